@@ -1,0 +1,65 @@
+package authz
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Chain asks tiers in order until one has proof.
+type Chain struct {
+	tiers []Tier
+	seen  func(tier string, v Verdict, err error, took time.Duration)
+}
+
+// NewChain returns a chain over tiers, nearest first. seen, if not nil, is
+// told of every lookup; it must not block.
+func NewChain(seen func(tier string, v Verdict, err error, took time.Duration), tiers ...Tier) *Chain {
+	return &Chain{tiers: tiers, seen: seen}
+}
+
+// Lookup returns the first proven verdict. Without any, it returns Unknown and
+// the joined errors of the tiers that failed; tiers that were passed by are
+// taught what a later one proved. An empty chain knows nothing.
+func (c *Chain) Lookup(ctx context.Context, q *Query) (Verdict, error) {
+	var errs []error
+	var fills []fill
+	for i, t := range c.tiers {
+		v, err := c.ask(ctx, t, q)
+		if err == nil && v != Unknown {
+			for _, f := range fills {
+				f.to.Fill(*q, v, f.mark)
+			}
+			return v, nil
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue // a tier that failed is not asked to learn either
+		}
+		if f, ok := t.(Filler); ok && i < len(c.tiers)-1 {
+			if mark, ok := f.Begin(ctx, q); ok {
+				fills = append(fills, fill{f, mark})
+			}
+		}
+		if ctx.Err() != nil {
+			errs = append(errs, ctx.Err())
+			break
+		}
+	}
+	return Unknown, errors.Join(errs...)
+}
+
+type fill struct {
+	to   Filler
+	mark time.Time
+}
+
+func (c *Chain) ask(ctx context.Context, t Tier, q *Query) (Verdict, error) {
+	if c.seen == nil {
+		return t.Lookup(ctx, q)
+	}
+	start := time.Now()
+	v, err := t.Lookup(ctx, q)
+	c.seen(t.Name(), v, err, time.Since(start))
+	return v, err
+}

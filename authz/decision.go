@@ -1,0 +1,75 @@
+package authz
+
+// Reason is why a request was allowed or denied. The envoy package has one
+// table from Reason to the reply; metrics use String as their label.
+type Reason uint8
+
+// The reasons. The zero Reason denies.
+const (
+	ReasonUnset             Reason = iota // nothing was decided: denied (500-like, answered 403)
+	ReasonAllowed                         // valid token, not revoked
+	ReasonAllowedAnonymous                // public route
+	ReasonNoCredential                    // 401, bare challenge
+	ReasonMalformedRequest                // 400 invalid_request: two credentials, unusable Authorization
+	ReasonMalformedToken                  // 401 invalid_token from here …
+	ReasonUnsupportedToken                // alg, typ, crit, JWE
+	ReasonUnknownIssuer                   //
+	ReasonUnknownKey                      //
+	ReasonBadSignature                    //
+	ReasonExpired                         //
+	ReasonNotYetValid                     // nbf or iat in the future
+	ReasonLifetimeTooLong                 // exp - iat above max_token_ttl
+	ReasonWrongAudience                   //
+	ReasonBadClaim                        // a claim has the wrong type or cannot be passed on
+	ReasonRevoked                         //
+	ReasonBindingMismatch                 // … to here: sender-constrained token without its proof (RFC 8705, 9449)
+	ReasonInsufficientScope               // 403 insufficient_scope
+	ReasonPolicyDenied                    // 403: CEL or route rule says no
+	ReasonNoRoute                         // 403: no route matches
+	ReasonKeysUnavailable                 // 503: the issuer's keys have never been fetched
+	ReasonUnprovable                      // 503: nothing could prove that the token is not revoked
+	ReasonOverloaded                      // 503: out of time or capacity before a decision
+	ReasonInternal                        // 503: a defect, recovered
+	reasonCount
+)
+
+var reasonNames = [reasonCount]string{
+	"unset", "allowed", "allowed_anonymous", "no_credential", "malformed_request", "malformed_token", "unsupported_token",
+	"unknown_issuer", "unknown_key", "bad_signature", "expired", "not_yet_valid", "lifetime_too_long", "wrong_audience",
+	"bad_claim", "revoked", "binding_mismatch", "insufficient_scope", "policy_denied", "no_route", "keys_unavailable",
+	"unprovable", "overloaded", "internal",
+}
+
+// String returns the reason as metrics and logs spell it.
+func (r Reason) String() string {
+	if r < reasonCount {
+		return reasonNames[r]
+	}
+	return "invalid"
+}
+
+// Reasons returns every reason, for tables that must be complete.
+func Reasons() []Reason {
+	all := make([]Reason, reasonCount)
+	for i := range all {
+		all[i] = Reason(i)
+	}
+	return all
+}
+
+// Decision is the answer to a Request. The zero Decision denies.
+type Decision struct {
+	Reason     Reason
+	Token      *Token // set when allowed with a token, and when a verified token was denied
+	Route      *Route // the route that matched; nil when none did
+	Detail     string // for logs and `check`; never sent to the caller, never holds a token
+	Unprovable bool   // allowed although nothing could prove it (on_unprovable: allow)
+	// Credential says where the token was found, so that an adapter can remove
+	// it upstream.
+	Credential Credential
+}
+
+// Allowed reports whether the request may pass.
+func (d Decision) Allowed() bool {
+	return d.Reason == ReasonAllowed || d.Reason == ReasonAllowedAnonymous
+}

@@ -1,0 +1,51 @@
+package authz
+
+// Header is one request header. Names are lower case.
+type Header struct{ Name, Value string }
+
+// Request is what the decision may depend on. Its strings may alias the wire
+// buffer of the request: whoever keeps one beyond the check clones it.
+type Request struct {
+	ID       string
+	Method   string
+	Scheme   string
+	Host     string
+	Path     string // as sent: with query, not decoded, not normalised
+	Protocol string
+	// Headers in order of arrival; a name may occur more than once.
+	Headers           []Header
+	ContextExtensions []Header // Envoy's per-route context_extensions, sorted or not; few
+	Source            Peer
+	Destination       Peer
+}
+
+// Peer is one end of the downstream connection as Envoy reports it.
+type Peer struct {
+	Address     string // IP without port; empty when unknown
+	Principal   string // identity from the mTLS certificate, as Envoy states it
+	Certificate string // URL-encoded PEM of the client certificate (include_peer_certificate); empty: none
+}
+
+// Header returns the first value of the header and how often it occurs.
+// name must be lower case.
+func (r *Request) Header(name string) (value string, n int) {
+	for i := range r.Headers {
+		if r.Headers[i].Name == name {
+			if n == 0 {
+				value = r.Headers[i].Value
+			}
+			n++
+		}
+	}
+	return value, n
+}
+
+// Extension returns the context extension's value.
+func (r *Request) Extension(name string) (string, bool) {
+	for i := range r.ContextExtensions {
+		if r.ContextExtensions[i].Name == name {
+			return r.ContextExtensions[i].Value, true
+		}
+	}
+	return "", false
+}

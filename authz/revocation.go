@@ -1,0 +1,170 @@
+package authz
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"math"
+	"strconv"
+	"time"
+)
+
+// Kind says which property of a token a revocation names. Revocations are
+// always scoped by issuer: the same jti from two issuers is two tokens.
+type Kind uint8
+
+// The kinds of revocation. Their numbers are stored and must not change.
+const (
+	KindUnknown Kind = 0 // the zero Kind names nothing and is refused everywhere
+	KindJTI     Kind = 1 // one token, by its "jti" (RFC 7519, section 4.1.7)
+	KindSub     Kind = 2 // the tokens of a subject issued before NotBefore
+	KindSID     Kind = 3 // the tokens of a login session ("sid", OpenID Connect)
+	KindKID     Kind = 4 // the tokens signed with a key, by its "kid"
+	KindIss     Kind = 5 // the tokens of the whole issuer issued before NotBefore; Value is empty
+	KindToken   Kind = 6 // one token, by TokenValue (for tokens without jti)
+)
+
+var kindNames = [...]string{KindUnknown: "unknown", KindJTI: "jti", KindSub: "sub", KindSID: "sid", KindKID: "kid", KindIss: "iss", KindToken: "token"}
+
+// String returns the kind's name as the API and the command line spell it.
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return "kind(" + strconv.Itoa(int(k)) + ")"
+}
+
+// ParseKind is the inverse of Kind.String for the six kinds.
+func ParseKind(s string) (Kind, bool) {
+	for k := KindJTI; k <= KindToken; k++ {
+		if kindNames[k] == s {
+			return k, true
+		}
+	}
+	return KindUnknown, false
+}
+
+// Key identifies what a revocation matches: the first 16 bytes of
+// SHA-256("kind:len(iss):iss" + ":" + value), with kind and len in decimal and
+// len counted in bytes. The length makes the text unambiguous whatever
+// characters issuer and value hold.
+type Key [16]byte
+
+// RevocationKey computes the key of (kind, issuer, value).
+func RevocationKey(kind Kind, issuer, value string) Key {
+	b := make([]byte, 0, 128)
+	b = strconv.AppendUint(b, uint64(kind), 10)
+	b = append(b, ':')
+	b = strconv.AppendInt(b, int64(len(issuer)), 10)
+	b = append(b, ':')
+	b = append(b, issuer...)
+	b = append(b, ':')
+	b = append(b, value...)
+	sum := sha256.Sum256(b)
+	return Key(sum[:16])
+}
+
+// Always is Entry.NotBefore of a revocation without a not_before: every
+// matching token is revoked, whenever it was issued.
+const Always = int64(math.MaxInt64)
+
+// Entry is a revocation reduced to what enforcement needs.
+type Entry struct {
+	Key Key
+	// NotBefore is in whole Unix seconds, rounded up; tokens whose iat
+	// (rounded down; 0 when absent) is below it are revoked. Always: all are.
+	// The zero value revokes nothing, so an Entry must come from Revocation.Entry.
+	NotBefore int64
+	// Expires is in whole Unix seconds, rounded up: from then on no token that
+	// the entry can match is still valid.
+	Expires int64
+}
+
+// Revokes reports whether the entry revokes a token issued at iat (Unix
+// seconds, rounded down, 0 when the token has none).
+func (e Entry) Revokes(iat int64) bool { return e.NotBefore == Always || iat < e.NotBefore }
+
+// Merge combines two entries of one key: the strictest not_before and the
+// latest expiry win.
+func (e Entry) Merge(o Entry) Entry {
+	e.NotBefore = max(e.NotBefore, o.NotBefore)
+	e.Expires = max(e.Expires, o.Expires)
+	return e
+}
+
+// Revocation is one order to stop honouring tokens, as people and the ledger
+// see it.
+type Revocation struct {
+	ID     string // assigned by the ledger; empty before
+	Kind   Kind
+	Issuer string
+	Value  string // jti, sub, sid, kid, or TokenValue; empty for KindIss
+	// NotBefore: tokens issued before it are revoked. Zero: every matching
+	// token, which is allowed for all kinds but sub and iss (there it becomes
+	// the time of the revocation, so that logging in again works).
+	NotBefore time.Time
+	// ExpiresAt is when the last token it can match has expired. Zero: the
+	// ledger fills now + max_token_ttl.
+	ExpiresAt time.Time
+	RevokedAt time.Time // filled by the ledger
+	Actor     string    // who ordered it; filled by the door it came through
+	Reason    string    // free text for the audit trail
+}
+
+// Key returns the revocation's key.
+func (r Revocation) Key() Key { return RevocationKey(r.Kind, r.Issuer, r.Value) }
+
+// Entry reduces r for enforcement. ExpiresAt must have been filled.
+func (r Revocation) Entry() Entry {
+	nb := Always
+	if !r.NotBefore.IsZero() {
+		nb = ceilUnix(r.NotBefore)
+	}
+	return Entry{Key: r.Key(), NotBefore: nb, Expires: ceilUnix(r.ExpiresAt)}
+}
+
+func ceilUnix(t time.Time) int64 {
+	s := t.Unix()
+	if t.Nanosecond() > 0 {
+		s++
+	}
+	return s
+}
+
+// Errors of the ledger. Implementations wrap them with detail.
+var (
+	// ErrUnavailable: the ledger could not be reached or refused to write;
+	// nothing was stored.
+	ErrUnavailable = errors.New("revocation ledger unavailable")
+	// ErrOutcomeUnknown: the connection was lost while committing. The
+	// revocation may or may not be stored; ordering it again is safe.
+	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown; repeat the request")
+	// ErrInvalid: the revocation itself is malformed. The message says where.
+	ErrInvalid = errors.New("invalid revocation")
+)
+
+// Ledger is the write side of the authority: what it has committed is revoked.
+type Ledger interface {
+	// Append stores the revocations, all or none, durably, and returns them
+	// with ID, ExpiresAt, RevokedAt and (sub, iss) NotBefore filled. It is
+	// idempotent: an equal (kind, issuer, value, not_before) that is stored
+	// already is returned as stored, with the later expiry of the two.
+	// Errors: ErrInvalid, ErrUnavailable, ErrOutcomeUnknown, or ctx's.
+	Append(ctx context.Context, revocations []Revocation) ([]Revocation, error)
+}
+
+// Filter selects revocations for Lister. Zero fields select everything.
+type Filter struct {
+	Kind           Kind
+	Issuer         string
+	Value          string
+	IncludeExpired bool
+	Limit          int    // at most this many a page; 0: 100; at most 1000
+	After          string // continue behind this cursor, as returned by List
+}
+
+// Lister is the read side for people: newest first.
+type Lister interface {
+	// List returns one page and the cursor of the next; "" when it was the last.
+	List(ctx context.Context, filter Filter) (page []Revocation, next string, err error)
+}

@@ -1,0 +1,107 @@
+package authz
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Announcer spreads the news of committed revocations: a hint that makes
+// enforcement fast, never part of the proof.
+type Announcer interface {
+	// Announce returns whether the news was handed over at once. What was not
+	// is retried in the background within the announcer's own bounds.
+	Announce(ctx context.Context, revocations []Revocation) (published bool)
+}
+
+// Wait says when Revoke returns.
+type Wait uint8
+
+// WaitCommitted returns after the commit; WaitEnforced when max_staleness has
+// passed since, so that no sidecar can allow the token any more.
+const (
+	WaitCommitted Wait = iota
+	WaitEnforced
+)
+
+// Receipt is the answer to Revoke.
+type Receipt struct {
+	Revocations []Revocation
+	// EnforcedWithin is the proven bound after Committed; normally it takes
+	// milliseconds when Published.
+	EnforcedWithin time.Duration
+	Committed      time.Time
+	Published      bool
+}
+
+// Revoker is the write path: ledger first (from the commit on it is revoked),
+// then the announcement.
+type Revoker struct {
+	ledger    Ledger
+	announcer Announcer // nil: sidecars learn by their own sync
+	bound     time.Duration
+	clock     Clock
+}
+
+// NewRevoker returns a Revoker whose receipts promise bound (max_staleness).
+func NewRevoker(l Ledger, a Announcer, bound time.Duration, clock Clock) *Revoker {
+	return &Revoker{ledger: l, announcer: a, bound: bound, clock: clock}
+}
+
+// Revoke stores the revocations, all or none, and announces them. An error
+// means that success is not known; see Ledger.Append for which.
+func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wait) (Receipt, error) {
+	for i := range revocations {
+		if err := revocations[i].Normalize(r.clock.Now()); err != nil {
+			return Receipt{}, fmt.Errorf("revocation %d: %w", i+1, err)
+		}
+	}
+	stored, err := r.ledger.Append(ctx, revocations)
+	if err != nil {
+		return Receipt{}, err
+	}
+	committed := r.clock.Boot()
+	rec := Receipt{Revocations: stored, EnforcedWithin: r.bound, Committed: r.clock.Now()}
+	if r.announcer != nil {
+		rec.Published = r.announcer.Announce(ctx, stored)
+	}
+	if wait != WaitEnforced {
+		return rec, nil
+	}
+	timer := time.NewTimer(r.bound - (r.clock.Boot() - committed))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return rec, nil
+	case <-ctx.Done():
+		return rec, fmt.Errorf("stored and durable, but not waited for enforcement: %w", ctx.Err())
+	}
+}
+
+// Normalize checks r against the rules of its kind and fills NotBefore of sub
+// and iss with now. Errors wrap ErrInvalid and name the field.
+func (r *Revocation) Normalize(now time.Time) error {
+	const maxText = 1024 // bytes; longer identifiers do not occur in practice and would fatten every index
+	switch {
+	case r.Kind < KindJTI || r.Kind > KindToken:
+		return fmt.Errorf("%w: kind: one of jti, sub, sid, kid, iss, token is needed", ErrInvalid)
+	case r.Issuer == "":
+		return fmt.Errorf("%w: iss: must not be empty", ErrInvalid)
+	case r.Kind == KindIss && r.Value != "":
+		return fmt.Errorf("%w: a revocation of a whole issuer takes no other value", ErrInvalid)
+	case r.Kind != KindIss && r.Value == "":
+		return fmt.Errorf("%w: %s: must not be empty", ErrInvalid, r.Kind)
+	case len(r.Issuer) > maxText || len(r.Value) > maxText || len(r.Reason) > maxText:
+		return fmt.Errorf("%w: iss, %s and reason may have at most %d bytes", ErrInvalid, r.Kind, maxText)
+	case !validText(r.Issuer) || !validText(r.Value) || !validText(r.Reason) || !validText(r.Actor):
+		return fmt.Errorf("%w: text must be valid UTF-8 without NUL", ErrInvalid)
+	case r.Kind == KindToken && !isHexSHA256(r.Value):
+		return fmt.Errorf("%w: token: 64 lower-case hex digits of SHA-256 are needed", ErrInvalid)
+	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
+		return fmt.Errorf("%w: expires_at: %s has passed", ErrInvalid, r.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	if (r.Kind == KindSub || r.Kind == KindIss) && r.NotBefore.IsZero() {
+		r.NotBefore = now
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package authz
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"sync/atomic"
+)
+
+// Token is a verified JWT. It is immutable and shared between requests: nobody
+// may change what it refers to.
+type Token struct {
+	Raw      string // compact serialization (RFC 7515, section 7.1); a secret: never logged
+	Issuer   string // "iss"
+	Subject  string // "sub"
+	ID       string // "jti"; empty when absent
+	Session  string // "sid"; empty when absent
+	KeyID    string // "kid" of the header; empty when absent
+	Type     string // "typ" of the header, lower case, without "application/"; empty when absent
+	Audience []string
+	Scopes   []string // from "scope" (space separated, RFC 8693) or "scp"
+	// Accepted: "aud" contains one of the audiences configured for the issuer.
+	// A route without audiences of its own requires it.
+	Accepted       bool
+	Claims         map[string]any // every claim as decoded JSON; numbers are json.Number
+	IssuedAt       int64          // Unix seconds, rounded down; 0: absent
+	Expires        int64          // Unix seconds, rounded up; always present
+	NotValidBefore int64          // "nbf" in Unix seconds, rounded up; 0: absent
+	// Generation is the issuer's key generation the token was verified under;
+	// see Verifier.Current.
+	Generation uint64
+	Keys       []Key // every revocation key that can match, the KindToken key last
+	// Encoded holds an adapter's encoded answer for this token, so that it is
+	// made once. Whoever stores there owns the concrete type.
+	Encoded atomic.Pointer[any]
+}
+
+// TokenValue is the Value of a KindToken revocation: lower-case hex SHA-256 of
+// the token's header and payload segments with the dot between them. The
+// signature is left out because some algorithms let anyone make another valid
+// one (ECDSA: s and n-s).
+func TokenValue(raw string) string {
+	if i := strings.LastIndexByte(raw, '.'); i >= 0 {
+		raw = raw[:i]
+	}
+	sum := sha256.Sum256([]byte(raw))
+	return hex.EncodeToString(sum[:])
+}
+
+// SetKeys computes Keys from the other fields.
+func (t *Token) SetKeys() {
+	keys := make([]Key, 0, 6)
+	if t.ID != "" {
+		keys = append(keys, RevocationKey(KindJTI, t.Issuer, t.ID))
+	}
+	if t.Subject != "" {
+		keys = append(keys, RevocationKey(KindSub, t.Issuer, t.Subject))
+	}
+	if t.Session != "" {
+		keys = append(keys, RevocationKey(KindSID, t.Issuer, t.Session))
+	}
+	if t.KeyID != "" {
+		keys = append(keys, RevocationKey(KindKID, t.Issuer, t.KeyID))
+	}
+	t.Keys = append(keys,
+		RevocationKey(KindIss, t.Issuer, ""),
+		RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw)))
+}
+
+// Query returns the question the revocation chain is asked about t.
+func (t *Token) Query() Query {
+	return Query{Keys: t.Keys, TokenKey: t.Keys[len(t.Keys)-1], IssuedAt: t.IssuedAt, Expires: t.Expires, Issuer: t.Issuer, ID: t.ID}
+}
+
+// Verifier turns the text of a bearer credential into a verified Token.
+type Verifier interface {
+	// Verify checks form, signature, issuer and times (not audience: that is
+	// the route's). On failure it returns a nil Token and an error that wraps
+	// a *Failure, whose Reason is the answer; a panic below is such a failure.
+	Verify(ctx context.Context, raw string) (*Token, error)
+	// Current reports whether a token verified earlier is still good: not
+	// expired at now (leeway included), valid by nbf, and its signing key not
+	// withdrawn since. It does no I/O.
+	Current(t *Token, now int64) bool
+}
+
+// TokenCache remembers verified tokens by their whole text. It never remembers
+// failures, and it is no authority: every hit is checked by Verifier.Current.
+type TokenCache interface {
+	Get(raw string) (*Token, bool)
+	Put(t *Token)
+}
+
+// Failure is why a request is not let through: the reason that decides the
+// answer, and a detail for logs and for `check`. Detail never holds a token,
+// a signature, or text an attacker chose beyond a quoted, shortened value.
+type Failure struct {
+	Reason Reason
+	Detail string
+}
+
+func (f *Failure) Error() string { return f.Reason.String() + ": " + f.Detail }

@@ -1,0 +1,64 @@
+package authz
+
+import (
+	"context"
+	"time"
+)
+
+// Verdict is what a tier knows about a token's revocation.
+type Verdict uint8
+
+// The verdicts. The zero Verdict is Unknown, and Unknown denies.
+const (
+	Unknown    Verdict = iota // could not find out
+	Revoked                   // proven revoked
+	NotRevoked                // proven not revoked, as of no longer than max_staleness ago
+)
+
+func (v Verdict) String() string {
+	switch v {
+	case Revoked:
+		return "revoked"
+	case NotRevoked:
+		return "not_revoked"
+	}
+	return "unknown"
+}
+
+// Query asks about one token. It must not be retained after Lookup returns.
+type Query struct {
+	// Keys are the keys of all revocations that could match the token.
+	Keys []Key
+	// TokenKey is the KindToken key; it is among Keys and identifies the token.
+	TokenKey Key
+	IssuedAt int64 // Unix seconds, rounded down; 0: the token has no iat
+	Expires  int64 // Unix seconds, rounded up
+	// Issuer and ID are the token's "iss" and "jti", for bridges to foreign
+	// key layouts. They are the token's own words: never log or label them.
+	Issuer, ID string
+}
+
+// Tier is one place that may know whether a token is revoked.
+type Tier interface {
+	// Name is a constant, short, lower-case word for metrics and logs:
+	// "replica", "redis", "postgres", "sqlite".
+	Name() string
+	// Lookup answers for one token. Unknown with a nil error means that this
+	// tier cannot tell (a miss in a cache); Unknown with an error, that it
+	// failed. An implementation returns Revoked or NotRevoked only with a nil
+	// error and only with proof, and never returns later than ctx's deadline
+	// by more than scheduling noise.
+	Lookup(ctx context.Context, q *Query) (Verdict, error)
+}
+
+// Filler is a Tier that wants to learn what a later tier proved.
+type Filler interface {
+	// Begin is called before later tiers are asked; the mark it returns (for
+	// Redis: the server's own time) bounds how long the fill may be believed.
+	// ok=false: cannot be filled now.
+	Begin(ctx context.Context, q *Query) (mark time.Time, ok bool)
+	// Fill hands over a verdict that a later tier proved after Begin returned
+	// mark. It must not block the caller: the work is done in the background
+	// within the filler's own bounds, or dropped.
+	Fill(q Query, verdict Verdict, mark time.Time)
+}
