@@ -1,0 +1,179 @@
+package config_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"jwtbouncer/authz/config"
+)
+
+type inner struct {
+	Wait  time.Duration `yaml:"wait" doc:"How long."`
+	Mode  string        `yaml:"mode" enum:"a,b" doc:"Which."`
+	Names []string      `yaml:"names"`
+}
+
+type sample struct {
+	Listen string            `yaml:"listen" doc:"Where."`
+	Inner  inner             `yaml:"inner"`
+	List   []inner           `yaml:"list"`
+	Map    map[string]string `yaml:"map"`
+	On     bool              `yaml:"on"`
+	Count  int               `yaml:"count"`
+}
+
+func defaults() sample {
+	return sample{Listen: "here", Inner: inner{Wait: 30 * time.Second, Mode: "a"}}
+}
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	got := defaults()
+	f := config.Parse("c.yaml", []byte(`
+listen: 127.0.0.1:80
+on: on
+count: 1_000
+inner: &in
+  wait: 5m
+  names: [x, "1", 2]
+list:
+  - *in
+  - {mode: b}
+map: {k: v, x-jwt-sub: sub}
+`), &got)
+	if err := f.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := defaults()
+	want.Listen, want.On, want.Count = "127.0.0.1:80", true, 1000
+	want.Inner.Wait, want.Inner.Names = 5*time.Minute, []string{"x", "1", "2"}
+	want.List = []inner{{Wait: 5 * time.Minute, Names: []string{"x", "1", "2"}}, {Mode: "b"}}
+	want.Map = map[string]string{"k": "v", "x-jwt-sub": "sub"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestEveryFaultAtOnceWithItsLine(t *testing.T) {
+	t.Parallel()
+	c := defaults()
+	f := config.Parse("c.yaml", []byte(`listne: x
+inner:
+  wait: 30
+  mod: a
+  names: one
+list:
+  - wait: soon
+  -
+map: [1]
+on: maybe
+on: off
+count: "7"
+`), &c)
+	f.At("inner")("mode", "must be %s", "a or b")
+	f.At("list")("[0].mode", "missing")
+	err := f.Err()
+	var all config.Error
+	if !errors.As(err, &all) {
+		t.Fatalf("got %T %v", err, err)
+	}
+	want := []string{
+		`c.yaml:1:1: listne: unknown key; did you mean "listen"?`,
+		`c.yaml:2:1: inner.mode: must be a or b`,
+		`c.yaml:3:9: inner.wait: "30" is not a duration`,
+		`c.yaml:4:3: inner.mod: unknown key; did you mean "mode"?`,
+		`c.yaml:5:10: inner.names: a list is needed`,
+		`list[0].wait: "soon" is not a duration`,
+		`list[0].mode: missing`,
+		`list[1]: empty list entry`,
+		`map: a mapping (key: value) is needed`,
+		`on: "maybe" is neither on nor off`,
+		`on: key stands twice`,
+		`count: a number is needed, found the text "7"`,
+	}
+	text := err.Error()
+	if len(all) != len(want) {
+		t.Errorf("%d faults, want %d:\n%s", len(all), len(want), text)
+	}
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("missing %q in\n%s", w, text)
+		}
+	}
+}
+
+func TestSyntaxErrorsNameTheLine(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"a: b\n  c: [", "\tlisten: x", "listen: 'x", "- a", "listen: *nowhere", "listen: !!binary x", "listen: a\n---\nlisten: b"} {
+		c := defaults()
+		if err := config.Parse("c.yaml", []byte(text), &c).Err(); err == nil || !strings.Contains(err.Error(), "c.yaml") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestOverlay(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{"JWT_BOUNCER_LISTEN": "there", "JWT_BOUNCER_INNER_WAIT": "1h", "JWT_BOUNCER_INNER_NAMES": "a, b", "JWT_BOUNCER_COUNT": "many", "JWT_BOUNCER_PORT_80_TCP": "tcp://10.0.0.1"}
+	c := defaults()
+	f := config.Parse("c.yaml", []byte("listen: file\n"), &c)
+	f.Overlay(&c, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
+	f.Fault("listen", "is wrong")
+	err := f.Err()
+	if err == nil || !strings.Contains(err.Error(), "environment variable JWT_BOUNCER_COUNT: count:") || !strings.Contains(err.Error(), "environment variable JWT_BOUNCER_LISTEN: listen: is wrong") {
+		t.Errorf("got %v", err)
+	}
+	if c.Listen != "there" || c.Inner.Wait != time.Hour || len(c.Inner.Names) != 2 || c.Inner.Names[1] != "b" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestSchemaAndReference(t *testing.T) {
+	t.Parallel()
+	d := defaults()
+	text, err := config.Schema(&d, "https://example.org/s.json", "sample")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct {
+		AdditionalProperties any `json:"additionalProperties"`
+		Properties           map[string]struct {
+			Type, Description string
+			Default           any
+			Properties        map[string]map[string]any
+		}
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.AdditionalProperties != false || s.Properties["listen"].Description != "Where." || s.Properties["listen"].Default != "here" {
+		t.Errorf("schema:\n%s", text)
+	}
+	if m := s.Properties["inner"].Properties["mode"]; len(m["enum"].([]any)) != 2 || s.Properties["inner"].Properties["wait"]["default"] != "30s" {
+		t.Errorf("schema:\n%s", text)
+	}
+	ref := config.Reference(&d)
+	for _, w := range []string{"| `inner.wait` | duration | `30s` | `JWT_BOUNCER_INNER_WAIT` | How long. |", "| `list[].mode` | one of a, b |  |  | Which. |"} {
+		if !strings.Contains(ref, w) {
+			t.Errorf("missing %q in\n%s", w, ref)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("listen: x\ninner: {wait: 1s}\nlist: [{mode: a}]\n"))
+	f.Add([]byte("inner: &a\n  names: *a\n"))
+	f.Add([]byte("map: {<<: *x}\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c := defaults()
+		if len(text) > 4096 {
+			return
+		}
+		_ = config.Parse("f", text, &c).Err()
+	})
+}

@@ -1,0 +1,300 @@
+package config
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// maxDepth bounds the nesting of a configuration, aliases included.
+const maxDepth = 32
+
+var (
+	durationType = reflect.TypeFor[time.Duration]()
+	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+func (f *File) decode(text []byte, dst any) {
+	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		f.syntax("", err)
+		return
+	}
+	if len(file.Docs) > 1 && file.Docs[1].Body != nil {
+		f.add(Problem{File: f.name, Message: "more than one YAML document (---); put everything into the first"})
+	}
+	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
+		return
+	}
+	d := decoder{file: f, anchors: map[string]ast.Node{}}
+	d.value("", file.Docs[0].Body, reflect.ValueOf(dst).Elem(), 0)
+}
+
+// syntax reports an error of the YAML library with the place it names.
+func (f *File) syntax(path string, err error) {
+	p := Problem{File: f.name, Key: path, Message: err.Error()}
+	var ye yaml.Error
+	if errors.As(err, &ye) {
+		p.Message = ye.GetMessage()
+		if tk := ye.GetToken(); tk != nil && tk.Position != nil {
+			p.Line, p.Column = tk.Position.Line, tk.Position.Column
+		}
+	}
+	f.add(p)
+}
+
+type decoder struct {
+	file    *File
+	anchors map[string]ast.Node
+}
+
+func (d *decoder) fault(path string, n ast.Node, format string, args ...any) {
+	pos := n.GetToken().Position
+	d.file.add(Problem{File: d.file.name, Line: pos.Line, Column: pos.Column, Key: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// value decodes n into v, going on after faults so that all are found.
+func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
+	if depth > maxDepth {
+		d.fault(path, n, "nested more than %d deep", maxDepth)
+		return
+	}
+	switch t := n.(type) {
+	case *ast.AnchorNode:
+		d.anchors[t.Name.GetToken().Value] = t.Value
+		d.value(path, t.Value, v, depth+1)
+		return
+	case *ast.AliasNode:
+		target, ok := d.anchors[t.Value.GetToken().Value]
+		if !ok {
+			d.fault(path, n, "alias *%s has no anchor before it", t.Value.GetToken().Value)
+			return
+		}
+		d.value(path, target, v, depth+1)
+		return
+	case *ast.TagNode:
+		d.fault(path, n, "YAML tags (%s) are not used here", t.GetToken().Value)
+		return
+	case *ast.MappingValueNode:
+		n = ast.Mapping(t.GetToken(), false, t)
+	}
+	if _, seen := d.file.origin[path]; !seen {
+		pos := n.GetToken().Position
+		d.file.origin[path] = origin{line: pos.Line, column: pos.Column}
+	}
+	if _, null := n.(*ast.NullNode); null {
+		return // "key:" with nothing behind it leaves the default
+	}
+	if d.custom(path, n, v) {
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+		}
+		d.value(path, n, v.Elem(), depth+1)
+	case reflect.Struct:
+		d.structure(path, n, v, depth)
+	case reflect.Map:
+		d.mapping(path, n, v, depth)
+	case reflect.Slice:
+		d.sequence(path, n, v, depth)
+	default:
+		text, plain, ok := scalar(n)
+		if !ok {
+			d.fault(path, n, "%s is needed, found a %s", want(v.Type()), describe(n))
+			return
+		}
+		if v.Kind() != reflect.String && !plain {
+			d.fault(path, n, "%s is needed, found the text %q", want(v.Type()), text)
+			return
+		}
+		if err := setScalar(v, text); err != nil {
+			d.fault(path, n, "%s", err)
+		}
+	}
+}
+
+// custom lets types that unmarshal themselves do so.
+func (d *decoder) custom(path string, n ast.Node, v reflect.Value) bool {
+	if !v.CanAddr() {
+		return false
+	}
+	switch u := v.Addr().Interface().(type) {
+	case yaml.InterfaceUnmarshaler, yaml.BytesUnmarshaler, yaml.NodeUnmarshaler,
+		yaml.InterfaceUnmarshalerContext, yaml.BytesUnmarshalerContext, yaml.NodeUnmarshalerContext:
+		if err := yaml.NodeToValue(n, u, yaml.Strict()); err != nil {
+			var ye yaml.Error
+			if errors.As(err, &ye) {
+				d.file.syntax(path, err)
+			} else {
+				d.fault(path, n, "%s", err)
+			}
+		}
+		return true
+	case encoding.TextUnmarshaler:
+		text, _, ok := scalar(n)
+		if !ok {
+			d.fault(path, n, "a text is needed, found a %s", describe(n))
+		} else if err := u.UnmarshalText([]byte(text)); err != nil {
+			d.fault(path, n, "%s", err)
+		}
+		return true
+	}
+	return false
+}
+
+func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int) {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		d.fault(path, n, "a mapping (key: value) is needed, found a %s", describe(n))
+		return
+	}
+	fields := fieldsOf(v.Type())
+	for _, entry := range d.entries(path, m) {
+		at := join(path, entry.key)
+		field, known := fields.byName[entry.key]
+		if !known {
+			d.fault(at, entry.node, "unknown key; %s", suggest(entry.key, fields.names))
+			continue
+		}
+		d.value(at, entry.value, v.FieldByIndex(field), depth+1)
+	}
+}
+
+func (d *decoder) mapping(path string, n ast.Node, v reflect.Value, depth int) {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		d.fault(path, n, "a mapping (key: value) is needed, found a %s", describe(n))
+		return
+	}
+	out := reflect.MakeMap(v.Type()) // a map in the file replaces the default map
+	for _, entry := range d.entries(path, m) {
+		elem := reflect.New(v.Type().Elem()).Elem()
+		d.value(join(path, entry.key), entry.value, elem, depth+1)
+		out.SetMapIndex(reflect.ValueOf(entry.key).Convert(v.Type().Key()), elem)
+	}
+	v.Set(out)
+}
+
+func (d *decoder) sequence(path string, n ast.Node, v reflect.Value, depth int) {
+	s, ok := n.(*ast.SequenceNode)
+	if !ok {
+		d.fault(path, n, "a list is needed, found a %s", describe(n))
+		return
+	}
+	out := reflect.MakeSlice(v.Type(), len(s.Values), len(s.Values))
+	for i, item := range s.Values {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if _, null := item.(*ast.NullNode); null {
+			d.fault(at, item, "empty list entry")
+			continue
+		}
+		d.value(at, item, out.Index(i), depth+1)
+	}
+	v.Set(out)
+}
+
+type entry struct {
+	key   string
+	node  ast.Node
+	value ast.Node
+}
+
+// entries returns the mapping's pairs, faulting duplicates and merge keys.
+func (d *decoder) entries(path string, m *ast.MappingNode) []entry {
+	seen := map[string]bool{}
+	var out []entry
+	for _, kv := range m.Values {
+		if _, merge := kv.Key.(*ast.MergeKeyNode); merge {
+			d.fault(path, kv.Key, "merge keys (<<) are not supported; use an anchor for the whole value")
+			continue
+		}
+		key := kv.Key.GetToken().Value
+		if seen[key] {
+			d.fault(join(path, key), kv.Key, "key stands twice in this mapping")
+			continue
+		}
+		seen[key] = true
+		pos := kv.Key.GetToken().Position
+		d.file.origin[join(path, key)] = origin{line: pos.Line, column: pos.Column}
+		out = append(out, entry{key, kv.Key, kv.Value})
+	}
+	return out
+}
+
+// scalar returns a node's text and whether it was written plainly (unquoted).
+func scalar(n ast.Node) (text string, plain, ok bool) {
+	switch t := n.(type) {
+	case *ast.StringNode:
+		k := t.GetToken().Type.String()
+		return t.Value, !strings.Contains(k, "Quote"), true
+	case *ast.LiteralNode:
+		return t.Value.Value, false, true
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		return n.GetToken().Value, true, true
+	}
+	return "", false, false
+}
+
+// setScalar parses text into v; it serves the file and the environment alike.
+func setScalar(v reflect.Value, text string) error {
+	if v.Type() == durationType {
+		dur, err := time.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration; write a number with a unit, such as 500ms, 30s, 5m or 24h", text)
+		}
+		v.SetInt(int64(dur))
+		return nil
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(text)
+	case reflect.Bool:
+		b, err := parseBool(text)
+		if err != nil {
+			return err
+		}
+		v.SetBool(b)
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		i, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 10, v.Type().Bits())
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number that fits %d bits", text, v.Type().Bits())
+		}
+		v.SetInt(i)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		u, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, v.Type().Bits())
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number from 0 that fits %d bits", text, v.Type().Bits())
+		}
+		v.SetUint(u)
+	case reflect.Float32, reflect.Float64:
+		x, err := strconv.ParseFloat(text, v.Type().Bits())
+		if err != nil {
+			return fmt.Errorf("%q is not a number", text)
+		}
+		v.SetFloat(x)
+	default:
+		return fmt.Errorf("values of type %s cannot be configured", v.Type())
+	}
+	return nil
+}
+
+func parseBool(text string) (bool, error) {
+	switch strings.ToLower(text) {
+	case "true", "on", "yes", "1":
+		return true, nil
+	case "false", "off", "no", "0":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is neither on nor off; allowed: true, on, yes, false, off, no", text)
+}

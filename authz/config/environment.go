@@ -1,0 +1,77 @@
+package config
+
+import (
+	"encoding"
+	"reflect"
+	"strings"
+)
+
+// Prefix begins the name of every environment variable that sets a key.
+const Prefix = "JWT_BOUNCER_"
+
+// EnvName returns the environment variable for a YAML path: "listen.grpc" is
+// JWT_BOUNCER_LISTEN_GRPC.
+func EnvName(path string) string {
+	return Prefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
+}
+
+// Overlay sets every single-valued key, and every list of texts (separated by
+// commas), whose variable lookup finds non-empty. Keys inside lists can only be set in the file.
+// Variables with the prefix that name no key are left alone: Kubernetes makes
+// such variables for a Service of that name.
+func (f *File) Overlay(dst any, lookup func(string) (string, bool)) {
+	walk("", reflect.ValueOf(dst).Elem(), func(path string, v reflect.Value, _ reflect.StructField) {
+		if text, ok := lookup(EnvName(path)); ok && text != "" {
+			f.SetEnv(path, EnvName(path), v, text)
+		}
+	})
+}
+
+// SetEnv sets one value from the environment variable called name.
+func (f *File) SetEnv(path, name string, v reflect.Value, text string) {
+	f.origin[path] = origin{env: name}
+	var err error
+	switch {
+	case v.CanAddr() && isText(v):
+		err = v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
+	case v.Kind() == reflect.Slice:
+		parts := strings.Split(text, ",")
+		list := reflect.MakeSlice(v.Type(), len(parts), len(parts))
+		for i, p := range parts {
+			list.Index(i).SetString(strings.TrimSpace(p))
+		}
+		v.Set(list)
+	default:
+		err = setScalar(v, text)
+	}
+	if err != nil {
+		f.Fault(path, "%s", err)
+	}
+}
+
+func isText(v reflect.Value) bool {
+	_, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
+	return ok
+}
+
+// walk visits every key below v that the environment can set.
+func walk(path string, v reflect.Value, visit func(string, reflect.Value, reflect.StructField)) {
+	t := v.Type()
+	fs := fieldsOf(t)
+	for _, name := range fs.names {
+		sf := t.FieldByIndex(fs.byName[name])
+		at, fv := join(path, name), v.FieldByIndex(fs.byName[name])
+		switch {
+		case fv.CanAddr() && isText(fv):
+			visit(at, fv, sf)
+		case fv.Kind() == reflect.Struct:
+			walk(at, fv, visit)
+		case fv.Kind() == reflect.Slice && fv.Type().Elem().Kind() == reflect.String, scalarKind(fv.Kind()):
+			visit(at, fv, sf)
+		}
+	}
+}
+
+func scalarKind(k reflect.Kind) bool {
+	return k == reflect.Bool || k == reflect.String || k >= reflect.Int && k <= reflect.Uint64 || k == reflect.Float32 || k == reflect.Float64
+}
