@@ -1,0 +1,129 @@
+package authztest
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Fault is how one of the issuer's documents misbehaves. The zero Fault
+// serves an empty 200.
+type Fault struct {
+	Delay    time.Duration // wait before answering; a client that leaves ends it
+	Hang     bool          // never answer: wait until the client leaves
+	Status   int           // 0: 200
+	Body     string        // what is sent instead of the document
+	Genuine  bool          // send the document after all (for Delay alone)
+	Flood    int64         // send this many further bytes of white space
+	Redirect string        // answer 302 to this location
+}
+
+// FailJWKS makes the key set misbehave from now on; nil heals it.
+func (i *Issuer) FailJWKS(f *Fault) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.jwksFault = f
+}
+
+// FailDiscovery makes the discovery document misbehave; nil heals it.
+func (i *Issuer) FailDiscovery(f *Fault) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.metaFault = f
+}
+
+// Fetches is how often the key set has been asked for.
+func (i *Issuer) Fetches() int64 { return i.jwksFetches.Load() }
+
+// DiscoveryFetches is how often the discovery document has been asked for.
+func (i *Issuer) DiscoveryFetches() int64 { return i.metaFetches.Load() }
+
+// JWKSURL is where the issuer's own server serves its key set.
+func (i *Issuer) JWKSURL() string { return i.URL + "/jwks.json" }
+
+// Handler serves /jwks.json and /.well-known/openid-configuration.
+func (i *Issuer) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /jwks.json", func(w http.ResponseWriter, r *http.Request) {
+		i.jwksFetches.Add(1)
+		i.mu.Lock()
+		f := i.jwksFault
+		i.mu.Unlock()
+		serve(w, r, f, i.JWKS())
+	})
+	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, r *http.Request) {
+		i.metaFetches.Add(1)
+		i.mu.Lock()
+		f := i.metaFault
+		i.mu.Unlock()
+		base := i.URL
+		if base == "" {
+			base = "http://" + r.Host
+		}
+		serve(w, r, f, encode(map[string]any{
+			"issuer": i.Name, "jwks_uri": base + "/jwks.json",
+			"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
+			"id_token_signing_alg_values_supported": i.algorithms(),
+		}))
+	})
+	return mux
+}
+
+func (i *Issuer) algorithms() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	algs := []string{}
+	for _, k := range i.keys {
+		algs = append(algs, k.Alg)
+	}
+	return algs
+}
+
+func serve(w http.ResponseWriter, r *http.Request, f *Fault, document []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	if f == nil {
+		_, _ = w.Write(document)
+		return
+	}
+	var timer <-chan time.Time
+	if f.Delay > 0 {
+		timer = time.After(f.Delay)
+	}
+	if f.Hang || timer != nil {
+		select {
+		case <-timer: // nil with Hang alone: never
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if f.Redirect != "" {
+		http.Redirect(w, r, f.Redirect, http.StatusFound)
+		return
+	}
+	if f.Status != 0 {
+		w.WriteHeader(f.Status)
+	}
+	if f.Genuine {
+		_, _ = w.Write(document)
+	} else {
+		_, _ = w.Write([]byte(f.Body))
+	}
+	flood(w, f.Flood)
+}
+
+func flood(w http.ResponseWriter, n int64) {
+	chunk := []byte(strings.Repeat(" ", 64<<10))
+	for n > 0 {
+		c := chunk[:min(n, int64(len(chunk)))]
+		if _, err := w.Write(c); err != nil {
+			return
+		}
+		n -= int64(len(c))
+	}
+}
+
+// String names the issuer in test output.
+func (i *Issuer) String() string {
+	return "issuer " + strconv.Quote(i.Name)
+}

@@ -1,0 +1,182 @@
+package authztest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"fmt"
+	"math/big"
+	"strings"
+
+	_ "crypto/sha256" // linked for crypto.Hash
+	_ "crypto/sha512"
+)
+
+// Key is a private signing key with the name and algorithm it goes by.
+type Key struct {
+	ID  string // "kid"; empty: published and used without
+	Alg string // "alg", such as ES256
+
+	private crypto.Signer
+	extra   map[string]any // members of the JWK to add, replace, or (nil) leave out
+}
+
+// NewKey makes a key for alg with a random kid: RS/PS 256–512 (2048 bits),
+// ES 256–512, or EdDSA (Ed25519). It panics on any other algorithm.
+func NewKey(alg string) *Key {
+	k := &Key{ID: randomID(), Alg: alg}
+	var err error
+	switch {
+	case alg == "EdDSA":
+		_, k.private, err = ed25519.GenerateKey(rand.Reader)
+	case curveOf(alg) != nil:
+		k.private, err = ecdsa.GenerateKey(curveOf(alg), rand.Reader)
+	case strings.HasPrefix(alg, "RS"), strings.HasPrefix(alg, "PS"):
+		k.private, err = rsa.GenerateKey(rand.Reader, 2048)
+	default:
+		panic("authztest: no such algorithm: " + alg)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("authztest: make %s key: %v", alg, err))
+	}
+	return k
+}
+
+// KeyFrom wraps a private key made elsewhere: a weak one, or one on a curve
+// that does not fit alg.
+func KeyFrom(alg, kid string, private crypto.Signer) *Key {
+	return &Key{ID: kid, Alg: alg, private: private}
+}
+
+// Named returns the key under another kid.
+func (k *Key) Named(kid string) *Key {
+	c := *k
+	c.ID = kid
+	return &c
+}
+
+// With returns the key with members of its JWK added or replaced; a nil value
+// leaves a member out.
+func (k *Key) With(member string, value any) *Key {
+	c := *k
+	c.extra = map[string]any{member: value}
+	for m, v := range k.extra {
+		if m != member {
+			c.extra[m] = v
+		}
+	}
+	return &c
+}
+
+// Public returns the public half.
+func (k *Key) Public() crypto.PublicKey { return k.private.Public() }
+
+// JWK renders the public half (RFC 7517, 7518 section 6, 8037).
+func (k *Key) JWK() map[string]any {
+	m := map[string]any{"use": "sig", "alg": k.Alg}
+	if k.ID != "" {
+		m["kid"] = k.ID
+	}
+	switch pub := k.private.Public().(type) {
+	case *rsa.PublicKey:
+		m["kty"], m["n"], m["e"] = "RSA", b64(pub.N.Bytes()), b64(big.NewInt(int64(pub.E)).Bytes())
+	case *ecdsa.PublicKey:
+		size := (pub.Curve.Params().BitSize + 7) / 8
+		point, err := pub.Bytes()
+		if err != nil {
+			panic(fmt.Sprintf("authztest: encode point: %v", err))
+		}
+		m["kty"], m["crv"] = "EC", pub.Curve.Params().Name
+		m["x"], m["y"] = b64(point[1:1+size]), b64(point[1+size:])
+	case ed25519.PublicKey:
+		m["kty"], m["crv"], m["x"] = "OKP", "Ed25519", b64(pub)
+	}
+	for member, v := range k.extra {
+		if v == nil {
+			delete(m, member)
+		} else {
+			m[member] = v
+		}
+	}
+	return m
+}
+
+// Sign signs input as alg demands (RFC 7518, section 3; RFC 8037). alg need
+// not be the key's own, so that mismatches can be made.
+func (k *Key) Sign(alg string, input []byte) []byte {
+	sig, err := k.sign(alg, input)
+	if err != nil {
+		panic(fmt.Sprintf("authztest: sign %s: %v", alg, err))
+	}
+	return sig
+}
+
+func (k *Key) sign(alg string, input []byte) ([]byte, error) {
+	hash := hashOf(alg)
+	var digest []byte
+	if hash != 0 {
+		h := hash.New()
+		h.Write(input)
+		digest = h.Sum(nil)
+	}
+	switch private := k.private.(type) {
+	case *rsa.PrivateKey:
+		if strings.HasPrefix(alg, "PS") {
+			return rsa.SignPSS(rand.Reader, private, hash, digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+		}
+		return rsa.SignPKCS1v15(rand.Reader, private, hash, digest)
+	case *ecdsa.PrivateKey:
+		r, s, err := ecdsa.Sign(rand.Reader, private, digest)
+		if err != nil {
+			return nil, err
+		}
+		size := (private.Curve.Params().BitSize + 7) / 8
+		sig := make([]byte, 2*size)
+		r.FillBytes(sig[:size])
+		s.FillBytes(sig[size:])
+		return sig, nil
+	case ed25519.PrivateKey:
+		return ed25519.Sign(private, input), nil
+	default:
+		return private.Sign(rand.Reader, digest, hash)
+	}
+}
+
+// HMAC signs input with HS256/384/512 and an arbitrary secret: the way to
+// forge a token where a public key is taken for one.
+func HMAC(alg string, secret, input []byte) []byte {
+	h := hmac.New(hashOf(alg).New, secret)
+	h.Write(input)
+	return h.Sum(nil)
+}
+
+func hashOf(alg string) crypto.Hash {
+	switch {
+	case strings.HasSuffix(alg, "256"), strings.HasSuffix(alg, "256K"):
+		return crypto.SHA256
+	case strings.HasSuffix(alg, "384"):
+		return crypto.SHA384
+	case strings.HasSuffix(alg, "512"):
+		return crypto.SHA512
+	}
+	return 0
+}
+
+func curveOf(alg string) elliptic.Curve {
+	switch alg {
+	case "ES256":
+		return elliptic.P256()
+	case "ES384":
+		return elliptic.P384()
+	case "ES512":
+		return elliptic.P521()
+	}
+	return nil
+}
+
+func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
