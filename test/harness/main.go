@@ -1,0 +1,49 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// shared holds what one test process starts at most once.
+var shared struct {
+	sync.Mutex
+	stops []func()
+}
+
+// atEnd registers stop for Main. Without Main the kernel ends the children and
+// the next run removes the directories.
+func atEnd(stop func()) {
+	shared.Lock()
+	defer shared.Unlock()
+	shared.stops = append(shared.stops, stop)
+}
+
+// Main runs the tests of a package, stops the servers they shared, fails if a
+// goroutine is left, and exits. Call it from TestMain.
+func Main(m *testing.M, options ...goleak.Option) {
+	code := m.Run()
+	shared.Lock()
+	stops := shared.stops
+	shared.stops = nil
+	shared.Unlock()
+	for i := len(stops) - 1; i >= 0; i-- {
+		stops[i]()
+	}
+	copies.Lock()
+	if copies.dir != "" {
+		_ = os.RemoveAll(copies.dir)
+	}
+	copies.Unlock()
+	if code == 0 {
+		if err := goleak.Find(options...); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines are left after the tests:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}

