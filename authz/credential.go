@@ -1,6 +1,10 @@
 package authz
 
-import "strings"
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
 
 // Credential is a token as presented, and where it was found.
 type Credential struct {
@@ -9,30 +13,193 @@ type Credential struct {
 	Source string // "authorization", "cookie:NAME" or "query:NAME"
 }
 
-// bearerFromHeader reads "Authorization: Bearer …" (RFC 6750, section 2.1).
-// Two credentials, or one that HTTP cannot have meant, are a malformed
-// request: which of them a server behind would use cannot be known.
-func bearerFromHeader(req *Request) (Credential, *Failure) {
-	v, n := req.Header("authorization")
-	if n == 0 {
-		return Credential{}, &Failure{Reason: ReasonNoCredential, Detail: "no Authorization header"}
+// credentialSources are the places besides the Authorization header.
+type credentialSources struct {
+	cookies, queries []string
+}
+
+func (c CredentialsConfig) compile(fault Fault) credentialSources {
+	checkTexts("credentials.cookies", c.Cookies, fault, isToken)
+	checkTexts("credentials.queries", c.Queries, fault, func(s string) bool { return s != "" && url.QueryEscape(s) == s })
+	return credentialSources{cookies: c.Cookies, queries: c.Queries}
+}
+
+// Find takes the credential out of the request (RFC 6750, section 2). A
+// request with more than one is malformed: which of them a server behind
+// would use cannot be known.
+func (r *Route) Find(req *Request) (Credential, *Failure) {
+	cred, fail := credentialFromHeader(req)
+	if len(r.sources.cookies) == 0 && len(r.sources.queries) == 0 {
+		return cred, fail
 	}
-	if n > 1 {
+	if fail != nil && fail.Reason != ReasonNoCredential {
+		return Credential{}, fail
+	}
+	found := &finding{none: fail}
+	if fail == nil {
+		found.add(cred)
+	}
+	for _, name := range r.sources.cookies {
+		findCookie(req, name, found)
+	}
+	for _, name := range r.sources.queries {
+		findQuery(req.Path, name, found)
+	}
+	return found.result()
+}
+
+// finding collects credentials from several places.
+type finding struct {
+	cred  Credential
+	count int
+	bad   string
+	none  *Failure
+}
+
+func (f *finding) add(c Credential) {
+	if c.Raw == "" {
+		return // an emptied cookie is no credential
+	}
+	f.cred = c
+	f.count++
+}
+
+func (f *finding) result() (Credential, *Failure) {
+	switch {
+	case f.bad != "":
+		return Credential{}, &Failure{Reason: ReasonMalformedRequest, Detail: f.bad}
+	case f.count > 1:
+		return Credential{}, &Failure{Reason: ReasonMalformedRequest, Detail: "more than one credential"}
+	case f.count == 0:
+		return Credential{}, f.none
+	}
+	return f.cred, nil
+}
+
+// credentialFromHeader reads "Authorization: Bearer …" (RFC 6750, section 2.1)
+// or "Authorization: DPoP …" (RFC 9449, section 7.1). Another scheme is no
+// credential: it is for somebody else.
+func credentialFromHeader(req *Request) (Credential, *Failure) {
+	v, n := req.Header("authorization")
+	switch {
+	case n == 0:
+		return Credential{}, &Failure{Reason: ReasonNoCredential, Detail: "no Authorization header"}
+	case n > 1:
 		return Credential{}, &Failure{Reason: ReasonMalformedRequest, Detail: "more than one Authorization header"}
 	}
-	scheme, raw, ok := strings.Cut(v, " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		if strings.Contains(v, ",") {
-			return Credential{}, &Failure{Reason: ReasonMalformedRequest, Detail: "Authorization holds a list"}
+	return parseAuthorization(v)
+}
+
+func parseAuthorization(v string) (Credential, *Failure) {
+	malformed := func(detail string) (Credential, *Failure) {
+		return Credential{}, &Failure{Reason: ReasonMalformedRequest, Detail: detail}
+	}
+	v = strings.Trim(v, " \t")
+	if v == "" {
+		return malformed("Authorization is empty")
+	}
+	end := strings.IndexAny(v, " \t,=")
+	scheme := v
+	if end >= 0 {
+		scheme = v[:end]
+	}
+	if !isToken(scheme) {
+		return malformed("Authorization has no scheme")
+	}
+	switch {
+	case strings.EqualFold(scheme, "bearer"):
+		scheme = "bearer"
+	case strings.EqualFold(scheme, "dpop"):
+		scheme = "dpop"
+	default:
+		if holdsOurScheme(v) {
+			return malformed("Authorization holds a list")
 		}
-		return Credential{}, &Failure{Reason: ReasonNoCredential, Detail: "Authorization scheme is not Bearer"}
+		return Credential{}, &Failure{Reason: ReasonNoCredential, Detail: "Authorization scheme is neither Bearer nor DPoP"}
 	}
-	raw = strings.Trim(raw, " ")
-	if !ok || raw == "" {
-		return Credential{}, &Failure{Reason: ReasonMalformedRequest, Detail: "Bearer without a token"}
+	if end < 0 {
+		return malformed("Authorization has a scheme without a token")
 	}
-	if strings.ContainsAny(raw, ", \t") {
-		return Credential{}, &Failure{Reason: ReasonMalformedRequest, Detail: "Authorization holds more than one token"}
+	if v[end] != ' ' {
+		return malformed("Authorization: one space separates scheme and token")
 	}
-	return Credential{Raw: raw, Scheme: "bearer", Source: "authorization"}, nil
+	raw := strings.TrimLeft(v[end:], " ")
+	switch {
+	case strings.ContainsAny(raw, ","):
+		return malformed("Authorization holds more than one token")
+	case !isToken68(raw):
+		return malformed("Authorization holds characters that no token has")
+	}
+	return Credential{Raw: raw, Scheme: scheme, Source: "authorization"}, nil
+}
+
+// holdsOurScheme reports whether a list of credentials hides one of ours
+// behind another scheme ("Basic abc, Bearer …").
+func holdsOurScheme(v string) bool {
+	for part := range strings.SplitSeq(v, ",") {
+		word, _, _ := strings.Cut(strings.TrimLeft(part, " \t"), " ")
+		if strings.EqualFold(word, "bearer") || strings.EqualFold(word, "dpop") {
+			return true
+		}
+	}
+	return false
+}
+
+// isToken68 is RFC 6750's b64token (section 2.1), which is RFC 9110's token68.
+func isToken68(s string) bool {
+	end := len(strings.TrimRight(s, "="))
+	for i := range end {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
+			c == '-' || c == '.' || c == '_' || c == '~' || c == '+' || c == '/') {
+			return false
+		}
+	}
+	return end > 0
+}
+
+// findCookie looks for the cookie (RFC 6265, section 5.4). HTTP/2 may split
+// cookies over several headers (RFC 9113, section 8.2.3).
+func findCookie(req *Request, name string, found *finding) {
+	for i := range req.Headers {
+		if req.Headers[i].Name != "cookie" {
+			continue
+		}
+		for pair := range strings.SplitSeq(req.Headers[i].Value, ";") {
+			k, v, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
+			if strings.Trim(k, " \t") == name {
+				v = strings.Trim(v, " \t")
+				if n := len(v); n >= 2 && v[0] == '"' && v[n-1] == '"' {
+					v = v[1 : n-1]
+				}
+				found.add(Credential{Raw: v, Scheme: "bearer", Source: "cookie:" + name})
+			}
+		}
+	}
+}
+
+// findQuery looks for the parameter (RFC 6750, section 2.3), decoding names as
+// a server behind would.
+func findQuery(path, name string, found *finding) {
+	path, _, _ = strings.Cut(path, "#")
+	_, query, _ := strings.Cut(path, "?")
+	for query != "" {
+		var pair string
+		if i := strings.IndexAny(query, "&;"); i >= 0 {
+			pair, query = query[:i], query[i+1:]
+		} else {
+			pair, query = query, ""
+		}
+		k, v, _ := strings.Cut(pair, "=")
+		key, err := url.QueryUnescape(k)
+		if err != nil || key != name {
+			continue
+		}
+		value, err := url.QueryUnescape(v)
+		if err != nil {
+			found.bad = fmt.Sprintf("query parameter %s is not encoded properly", name)
+			return
+		}
+		found.add(Credential{Raw: value, Scheme: "bearer", Source: "query:" + name})
+	}
 }
