@@ -1,0 +1,288 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"jwtbouncer/authz"
+)
+
+// Revoker is the write path.
+type Revoker interface {
+	// Revoke stores the revocations, all or none, as authz.Revoker does.
+	Revoke(ctx context.Context, revocations []authz.Revocation, wait authz.Wait) (authz.Receipt, error)
+}
+
+var _ Revoker = (*authz.Revoker)(nil)
+
+// Part is something that must be well for the process to be ready.
+type Part struct {
+	Name  string       // short, lower case
+	Ready func() error // nil: ready. Must not block
+}
+
+// Options are what New needs. Revoker, Lister, Gatherer, Registry, Logger and
+// Clock are required.
+type Options struct {
+	Config   Config
+	Listen   string   // listen.http: decides whether a token is required
+	Issuers  []string // the configured issuers, as tokens name them in "iss"
+	Revoker  Revoker
+	Lister   authz.Lister
+	Parts    []Part          // of /readyz
+	Draining <-chan struct{} // closed when the process begins to stop; nil: never
+	Gatherer prometheus.Gatherer
+	Registry prometheus.Registerer
+	Logger   *slog.Logger
+	Clock    authz.Clock
+}
+
+// The doors, as metrics and the audit log name them.
+const (
+	doorAPI    = "api"
+	doorHealth = "health"
+)
+
+type api struct {
+	issuers       []string
+	revoker       Revoker
+	lister        authz.Lister
+	parts         []Part
+	draining      <-chan struct{}
+	log           *slog.Logger
+	clock         authz.Clock
+	metrics       *metrics
+	tokens        *tokenFile // nil: no token is asked for
+	hosts         []string
+	commitTimeout time.Duration
+}
+
+// access says who may call a route.
+type access uint8
+
+const (
+	accessOpen  access = iota // anybody; what is said here is public, or the message authenticates itself
+	accessToken               // the API's token, or (on loopback without a token) anybody on this machine
+)
+
+type endpoint struct {
+	method, path string
+	door         string
+	access       access
+	serve        http.HandlerFunc
+}
+
+// New returns the handler of the HTTP port. It starts nothing; what is wrong
+// with the configuration or with a file it names is an error.
+func New(o Options) (http.Handler, error) {
+	var faults []error
+	fault := func(path, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+	}
+	o.Config.Validate(func(path, format string, args ...any) { fault("api."+path, format, args...) })
+	o.Config.ValidateListen(o.Listen, fault)
+	for name, missing := range map[string]bool{
+		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,
+		"Registry": o.Registry == nil, "Logger": o.Logger == nil, "Clock": o.Clock == nil,
+	} {
+		if missing {
+			fault("httpapi.Options."+name, "is required")
+		}
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	a := &api{
+		issuers: slices.Clone(o.Issuers), revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
+		log: o.Logger, clock: o.Clock, hosts: o.Config.Hosts, commitTimeout: orDefault(o.Config.WriteTimeout, DefaultConfig().WriteTimeout),
+	}
+	var err error
+	if o.Config.TokenFile != "" {
+		if a.tokens, err = openTokenFile(o.Config.TokenFile); err != nil {
+			return nil, fmt.Errorf("api.token_file: %w", err)
+		}
+	}
+	if a.metrics, err = newMetrics(o.Registry); err != nil {
+		return nil, err
+	}
+	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorLog: promLog{o.Logger}})
+	return a.handler([]endpoint{
+		{"GET", "/livez", doorHealth, accessOpen, a.livez},
+		{"GET", "/readyz", doorHealth, accessOpen, a.readyz},
+		{"GET", "/metrics", doorHealth, accessOpen, scrape.ServeHTTP},
+		{"POST", "/v1/revocations", doorAPI, accessToken, a.postRevocations},
+		{"GET", "/v1/revocations", doorAPI, accessToken, a.getRevocations},
+	}), nil
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}
+
+type promLog struct{ log *slog.Logger }
+
+func (p promLog) Println(v ...any) { p.log.Warn("gathering metrics failed", "err", fmt.Sprint(v...)) }
+
+// handler routes by exact path. Nothing else is served.
+func (a *api) handler(endpoints []endpoint) http.Handler {
+	paths := map[string]map[string]endpoint{}
+	for _, e := range endpoints {
+		if paths[e.path] == nil {
+			paths[e.path] = map[string]endpoint{}
+		}
+		paths[e.path][e.method] = e
+	}
+	// Refuses what a browser sends on behalf of another site: a loopback API
+	// without a token would otherwise be open to every page.
+	origin := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Referrer-Policy", "no-referrer")
+		methods := paths[r.URL.Path]
+		if methods == nil {
+			fail(http.StatusNotFound, "no such resource").write(w)
+			return
+		}
+		method := r.Method
+		if method == http.MethodHead {
+			method = http.MethodGet
+		}
+		e, ok := methods[method]
+		if !ok {
+			allowed := make([]string, 0, len(methods))
+			for m := range methods {
+				allowed = append(allowed, m)
+			}
+			slices.Sort(allowed)
+			h.Set("Allow", strings.Join(allowed, ", "))
+			fail(http.StatusMethodNotAllowed, "allowed: "+strings.Join(allowed, ", ")).write(w)
+			return
+		}
+		a.metrics.measure(e, w, func(w http.ResponseWriter) {
+			defer a.recover(w, r)
+			if e.access == accessToken {
+				if err := origin.Check(r); err != nil {
+					fail(http.StatusForbidden, "requests from other sites are refused").write(w)
+					return
+				}
+				var p *problem
+				if r, p = a.authenticate(w, r); p != nil {
+					p.write(w)
+					return
+				}
+			}
+			e.serve(w, r)
+		})
+	})
+}
+
+func (a *api) recover(w http.ResponseWriter, r *http.Request) {
+	if p := recover(); p != nil {
+		if p == http.ErrAbortHandler {
+			panic(p)
+		}
+		a.log.ErrorContext(r.Context(), "panic in an HTTP handler", "path", r.URL.Path, "type", fmt.Sprintf("%T", p))
+		fail(http.StatusInternalServerError, "internal error; it is not known what was done").write(w)
+	}
+}
+
+type actorKey struct{}
+
+// actorOf is who the request was authenticated as.
+func actorOf(r *http.Request) string {
+	s, _ := r.Context().Value(actorKey{}).(string)
+	return s
+}
+
+// admit says who a request comes from. Without a token file, which Validate
+// allows on loopback only, it admits everybody on this machine, but no web page
+// that got here through a name of its own.
+func (a *api) admit(r *http.Request) (actor string, p *problem) {
+	if a.tokens == nil {
+		if !a.knownHost(r.Host) {
+			return "", fail(http.StatusForbidden, "the Host header names neither localhost nor an IP address nor one of api.hosts")
+		}
+		return "local", nil
+	}
+	scheme, presented, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if len(r.Header.Values("Authorization")) != 1 || !strings.EqualFold(scheme, "Bearer") {
+		return "", fail(http.StatusUnauthorized, "the API's token is needed: Authorization: Bearer …")
+	}
+	name, ok, err := a.tokens.match(strings.TrimSpace(presented))
+	switch {
+	case err != nil:
+		a.log.ErrorContext(r.Context(), "api.token_file cannot be used; nobody is admitted", "err", err)
+		return "", unavailable("the API's tokens cannot be read")
+	case !ok:
+		return "", fail(http.StatusUnauthorized, "the token is not one of the API's")
+	}
+	return "api:" + name, nil
+}
+
+// authenticate puts the actor into the request's context, or says why not.
+func (a *api) authenticate(w http.ResponseWriter, r *http.Request) (*http.Request, *problem) {
+	actor, p := a.admit(r)
+	if p == nil {
+		return r.WithContext(context.WithValue(r.Context(), actorKey{}, actor)), nil
+	}
+	if p.Status != http.StatusServiceUnavailable {
+		a.metrics.authFailures.Inc()
+	}
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="jwt-bouncer"`)
+	}
+	return r, p
+}
+
+// knownHost refuses names that an attacker's DNS could point at this machine.
+func (a *api) knownHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"), ".")
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host) != nil ||
+		slices.ContainsFunc(a.hosts, func(h string) bool { return strings.EqualFold(h, host) })
+}
+
+// needType insists on a body of one media type, unencoded. A browser cannot
+// send application/json across sites without asking first.
+func needType(r *http.Request, want string) *problem {
+	got, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || got != want {
+		return fail(http.StatusUnsupportedMediaType, "Content-Type: "+want+" is needed")
+	}
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return fail(http.StatusUnsupportedMediaType, "Content-Encoding is not supported")
+	}
+	return nil
+}
+
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *problem) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("at most %d bytes are taken", limit))
+	case err != nil:
+		return nil, fail(http.StatusBadRequest, "the body did not arrive whole")
+	}
+	return body, nil
+}

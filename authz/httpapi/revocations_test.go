@@ -1,0 +1,249 @@
+package httpapi
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+)
+
+func unsignedJWT(claims string) string {
+	enc := base64.RawURLEncoding.EncodeToString
+	return enc([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + enc([]byte(claims)) + "." + enc([]byte("signature"))
+}
+
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	future := time.Now().Add(time.Hour).Unix()
+	jwt := unsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":%d}`, issuerA, future))
+	for name, c := range map[string]struct {
+		body string
+		want authz.Revocation
+	}{
+		"jti":                {`{"jti":"x"}`, authz.Revocation{Kind: authz.KindJTI, Value: "x"}},
+		"sub with times":     {`{"sub":"bob","not_before":"2026-01-02T03:04:05Z","reason":"left"}`, authz.Revocation{Kind: authz.KindSub, Value: "bob", NotBefore: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Reason: "left"}},
+		"numeric date":       {`{"sub":"bob","not_before":1767323045}`, authz.Revocation{Kind: authz.KindSub, Value: "bob", NotBefore: time.Unix(1767323045, 0)}},
+		"null means absent":  {`{"sid":"s","jti":null,"not_before":null}`, authz.Revocation{Kind: authz.KindSID, Value: "s"}},
+		"kid":                {`{"kid":"k","iss":"` + issuerA + `"}`, authz.Revocation{Kind: authz.KindKID, Value: "k"}},
+		"expires":            {fmt.Sprintf(`{"jti":"x","expires_at":%d}`, future), authz.Revocation{Kind: authz.KindJTI, Value: "x", ExpiresAt: time.Unix(future, 0)}},
+		"token hash":         {`{"token":"` + strings.Repeat("0a", 32) + `"}`, authz.Revocation{Kind: authz.KindToken, Value: strings.Repeat("0a", 32)}},
+		"whole token":        {`{"token":"` + jwt + `"}`, authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(jwt), ExpiresAt: time.Unix(future, 0).Add(expiryMargin)}},
+		"issuer":             {`{"iss":"` + issuerA + `","all":true,"not_before":1767323045}`, authz.Revocation{Kind: authz.KindIss, NotBefore: time.Unix(1767323045, 0)}},
+		"unicode and quotes": {`{"sub":"Zoë \"\u0007\" \ud83d\ude00"}`, authz.Revocation{Kind: authz.KindSub, Value: "Zoë \"\a\" 😀"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, nil)
+			w := b.do("POST", "/v1/revocations", c.body)
+			require.Equal(t, http.StatusCreated, w.Code, w.Body)
+			var out receipt
+			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &out))
+			stored := b.ledger.all()
+			require.Len(t, stored, 1)
+			got := stored[0]
+			assert.Equal(t, c.want.Kind, got.Kind)
+			assert.Equal(t, issuerA, got.Issuer)
+			assert.Equal(t, c.want.Value, got.Value)
+			assert.Equal(t, c.want.Reason, got.Reason)
+			assert.Equal(t, "local", got.Actor)
+			if c.want.NotBefore.IsZero() && (got.Kind == authz.KindSub || got.Kind == authz.KindIss) {
+				assert.False(t, got.NotBefore.IsZero(), "filled by the core")
+			} else {
+				assert.True(t, c.want.NotBefore.Equal(got.NotBefore), "%s", got.NotBefore)
+			}
+			if !c.want.ExpiresAt.IsZero() {
+				assert.True(t, c.want.ExpiresAt.Equal(got.ExpiresAt), "%s", got.ExpiresAt)
+			}
+			assert.Equal(t, got.ID, out.ID)
+			assert.Equal(t, []string{got.ID}, out.IDs)
+			assert.Equal(t, 30.0, out.EnforcedWithin)
+			assert.True(t, out.Published)
+			assert.False(t, out.Enforced)
+			committed, err := time.Parse(time.RFC3339Nano, out.Committed)
+			require.NoError(t, err)
+			assert.False(t, committed.IsZero())
+			assert.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+		})
+	}
+}
+
+func TestRevokeRefuses(t *testing.T) {
+	t.Parallel()
+	expired := unsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":1600000000}`, issuerA))
+	for name, c := range map[string]struct {
+		body   string
+		status int
+		field  string
+		says   string
+		index  int
+	}{
+		"empty":                     {"", 400, "", "empty", 0},
+		"no object":                 {`"jti"`, 400, "", "type", 0},
+		"empty array":               {`[]`, 400, "", "empty", 0},
+		"cut":                       {`{"jti":"x"`, 400, "", "well-formed", 0},
+		"trailing":                  {`{"jti":"x"}{}`, 400, "", "well-formed", 0},
+		"unknown member":            {`{"jti":"x","jtis":"y"}`, 400, "jtis", "not a member", 0},
+		"other case":                {`{"JTI":"x"}`, 400, "JTI", "not a member", 0},
+		"duplicate":                 {`{"jti":"x","jti":"y"}`, 400, "jti", "twice", 0},
+		"not UTF-8":                 {"{\"jti\":\"\xff\"}", 400, "", "well-formed", 0},
+		"lone surrogate":            {`{"jti":"\ud800"}`, 400, "", "well-formed", 0},
+		"NUL":                       {`{"jti":"a\u0000b"}`, 400, "", "NUL", 0},
+		"wrong type":                {`{"jti":7}`, 400, "jti", "wrong type", 0},
+		"deep":                      {strings.Repeat("[", 20000), 400, "", "", 0},
+		"nothing named":             {`{"reason":"x"}`, 400, "", "one of jti", 0},
+		"only iss":                  {`{"iss":"` + issuerA + `"}`, 400, "", `"all": true`, 0},
+		"only iss and not_before":   {`{"iss":"` + issuerA + `","not_before":1767323045}`, 400, "", `"all": true`, 0},
+		"all without iss":           {`{"all":true}`, 400, "iss", "must be named", 0},
+		"all with sub":              {`{"all":true,"iss":"` + issuerA + `","sub":"x"}`, 400, "", "only one", 0},
+		"two selectors":             {`{"jti":"x","sub":"y"}`, 400, "", "only one", 0},
+		"empty value":               {`{"sub":""}`, 400, "sub", "empty", 0},
+		"unknown issuer":            {`{"jti":"x","iss":"https://evil.example"}`, 400, "iss", "not a configured issuer", 0},
+		"bad time":                  {`{"jti":"x","expires_at":"tomorrow"}`, 400, "expires_at", "RFC 3339", 0},
+		"milliseconds":              {`{"sub":"x","not_before":1767323045000}`, 400, "not_before", "milliseconds", 0},
+		"negative time":             {`{"sub":"x","not_before":-1}`, 400, "not_before", "seconds", 0},
+		"time of wrong type":        {`{"sub":"x","not_before":true}`, 400, "not_before", "needed", 0},
+		"expired":                   {`{"jti":"x","expires_at":1600000000}`, 400, "", "has passed", 0},
+		"token too short":           {`{"token":"abc"}`, 400, "token", "neither", 0},
+		"token upper case":          {`{"token":"` + strings.Repeat("0A", 32) + `"}`, 400, "token", "neither", 0},
+		"token of other issuer":     {`{"token":"` + unsignedJWT(`{"iss":"https://evil.example"}`) + `"}`, 400, "token", "not configured", 0},
+		"token without iss":         {`{"token":"` + unsignedJWT(`{}`) + `"}`, 400, "token", "not configured", 0},
+		"expired token":             {`{"token":"` + expired + `"}`, 400, "token", "expired", 0},
+		"not a JWT":                 {`{"token":"a.b.c"}`, 400, "token", "not a compact JWT", 0},
+		"a JWT where a jti belongs": {`{"jti":"` + expired + `"}`, 400, "jti", "looks like a token", 0},
+		"a JWT in the reason":       {`{"jti":"x","reason":"see ` + expired + `"}`, 400, "reason", "looks like a token", 0},
+		"long":                      {`{"jti":"` + strings.Repeat("x", 1025) + `"}`, 400, "", "1024", 0},
+		"second of three":           {`[{"jti":"x"},{"jti":""},{"jti":"z"}]`, 400, "jti", "empty", 1},
+		"third has bad JSON type":   {`[{"jti":"x"},{"jti":"y"},{"jti":[]}]`, 400, "jti", "wrong type", 2},
+		"too many":                  {"[" + strings.Repeat(`{"jti":"x"},`, 10000) + `{"jti":"x"}]`, 400, "", "10000", 0},
+		"huge":                      {`{"jti":"` + strings.Repeat("x", 3<<20) + `"}`, 413, "", "bytes", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, nil)
+			w := b.do("POST", "/v1/revocations", c.body)
+			require.Equal(t, c.status, w.Code, w.Body)
+			assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+			assert.Contains(t, w.Body.String(), jsonText(c.says))
+			var p problem
+			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
+			if c.field != "" || c.index > 0 {
+				require.NotEmpty(t, p.Errors)
+				assert.Equal(t, c.field, p.Errors[0].Field)
+				assert.Equal(t, c.index, p.Errors[0].Index)
+			}
+			assert.Empty(t, b.ledger.all(), "all or none")
+			assert.NotContains(t, w.Body.String(), "eyJ", "an answer repeats no token")
+		})
+	}
+}
+
+func jsonText(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err)
+	}
+	return strings.Trim(string(b), `"`)
+}
+
+func TestRevokeSeveralIssuers(t *testing.T) {
+	t.Parallel()
+	two := func(o *Options) { o.Issuers = []string{issuerA, issuerB} }
+	b := newBench(t, two)
+	w := b.do("POST", "/v1/revocations", `{"jti":"x"}`)
+	require.Equal(t, 400, w.Code)
+	assert.Contains(t, w.Body.String(), "more than one issuer")
+	token := unsignedJWT(fmt.Sprintf(`{"iss":%q}`, issuerB))
+	require.Equal(t, 201, b.do("POST", "/v1/revocations", `{"token":"`+token+`"}`).Code)
+	assert.Equal(t, issuerB, b.ledger.all()[0].Issuer, "the token's own word scopes it")
+	w = b.do("POST", "/v1/revocations", `{"iss":"`+issuerA+`","token":"`+token+`"}`)
+	require.Equal(t, 400, w.Code)
+	assert.Contains(t, w.Body.String(), "not the issuer that the token names")
+}
+
+func TestRevokeBulkIsIdempotent(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	body := `[{"jti":"a"},{"sub":"b","not_before":1767323045},{"sid":"c"}]`
+	first := b.do("POST", "/v1/revocations", body)
+	second := b.do("POST", "/v1/revocations?wait=none", body)
+	require.Equal(t, 201, first.Code, first.Body)
+	require.Equal(t, 201, second.Code)
+	var one, two receipt
+	require.NoError(t, json.Unmarshal(first.Body.Bytes(), &one))
+	require.NoError(t, json.Unmarshal(second.Body.Bytes(), &two))
+	assert.Equal(t, one.IDs, two.IDs)
+	assert.Len(t, one.Revocations, 3)
+	assert.Empty(t, one.ID, "a list has no single id")
+	assert.Len(t, b.ledger.all(), 3)
+}
+
+func TestRevokeLedgerFails(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		err    error
+		status int
+		kind   string
+	}{
+		"away":            {fmt.Errorf("dial 10.1.2.3: %w", authz.ErrUnavailable), 503, typeUnavailable},
+		"outcome unknown": {fmt.Errorf("commit: %w", authz.ErrOutcomeUnknown), 504, typeOutcomeUnknown},
+		"both":            {errors.Join(authz.ErrUnavailable, authz.ErrOutcomeUnknown), 504, typeOutcomeUnknown},
+		"anything else":   {errors.New("what"), 504, typeOutcomeUnknown},
+		"invalid":         {fmt.Errorf("%w: expires_at: too late", authz.ErrInvalid), 400, typeInvalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, nil)
+			b.ledger.setFail(c.err)
+			w := b.do("POST", "/v1/revocations?wait=enforced", `{"jti":"x"}`)
+			require.Equal(t, c.status, w.Code, w.Body)
+			var p problem
+			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
+			assert.Equal(t, c.kind, p.Type)
+			assert.NotContains(t, w.Body.String(), "10.1.2.3", "the detail is for the log")
+			if c.status >= 500 {
+				assert.NotEmpty(t, w.Header().Get("Retry-After"))
+			}
+			b.ledger.setFail(nil)
+			assert.Equal(t, 201, b.do("POST", "/v1/revocations", `{"jti":"x"}`).Code, "repeating succeeds")
+		})
+	}
+}
+
+func TestListRevocations(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(o *Options) { o.Issuers = []string{issuerA, issuerB} })
+	for i := range 7 {
+		require.Equal(t, 201, b.do("POST", "/v1/revocations", fmt.Sprintf(`{"iss":%q,"jti":"t%d"}`, []string{issuerA, issuerB}[i%2], i)).Code)
+	}
+	var got []string
+	cursor := ""
+	for pages := 0; ; pages++ {
+		require.Less(t, pages, 10)
+		w := b.do("GET", "/v1/revocations?kind=jti&limit=2&cursor="+cursor+"&iss="+issuerA, "")
+		require.Equal(t, 200, w.Code, w.Body)
+		var out page
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &out))
+		for _, r := range out.Revocations {
+			got = append(got, r.Value)
+		}
+		if cursor = out.Next; cursor == "" {
+			break
+		}
+	}
+	assert.Equal(t, []string{"t6", "t4", "t2", "t0"}, got)
+	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz"} {
+		w := b.do("GET", "/v1/revocations?"+query, "")
+		assert.Equal(t, 400, w.Code, query)
+	}
+	b.ledger.setFail(authz.ErrUnavailable)
+	assert.Equal(t, 503, b.do("GET", "/v1/revocations", "").Code)
+}

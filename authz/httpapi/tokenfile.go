@@ -1,0 +1,134 @@
+package httpapi
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// minSecret is the shortest secret accepted, in bytes: 16 random characters
+// withstand guessing over a network for good.
+const minSecret = 16
+
+// maxSecretFile bounds what is read of a secret file, in bytes.
+const maxSecretFile = 64 << 10
+
+// tokenFile is a file of secrets, one a line, read again whenever it changes
+// so that secrets can be rotated without a restart. A file that has become
+// unreadable or faulty opens for nobody.
+type tokenFile struct {
+	path string
+
+	mu     sync.Mutex
+	stamp  fileStamp
+	tokens []namedDigest
+	err    error
+}
+
+type fileStamp struct {
+	mod  time.Time
+	size int64
+	id   os.FileInfo
+}
+
+// namedDigest holds a secret's digest, never the secret: digests have one
+// length, so that comparing them tells nothing about the secret's.
+type namedDigest struct {
+	name   string
+	digest [sha256.Size]byte
+}
+
+func openTokenFile(path string) (*tokenFile, error) {
+	f := &tokenFile{path: path}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reload()
+	return f, f.err
+}
+
+// match returns the name of the secret that presented equals. An error means
+// that the file could not be read: nothing is known then.
+func (f *tokenFile) match(presented string) (name string, ok bool, err error) {
+	f.mu.Lock()
+	f.reload()
+	tokens, err := f.tokens, f.err
+	f.mu.Unlock()
+	if err != nil {
+		return "", false, err
+	}
+	digest := sha256.Sum256([]byte(presented))
+	for i := range tokens { // to the end in any case: the time must not tell which one it was
+		if subtle.ConstantTimeCompare(digest[:], tokens[i].digest[:]) == 1 {
+			name, ok = tokens[i].name, true
+		}
+	}
+	return name, ok, nil
+}
+
+func (f *tokenFile) reload() {
+	info, err := os.Stat(f.path)
+	if err != nil {
+		f.tokens, f.err, f.stamp = nil, err, fileStamp{}
+		return
+	}
+	if f.stamp.id != nil && os.SameFile(f.stamp.id, info) && f.stamp.mod.Equal(info.ModTime()) && f.stamp.size == info.Size() {
+		return
+	}
+	f.stamp = fileStamp{mod: info.ModTime(), size: info.Size(), id: info}
+	if info.Size() > maxSecretFile {
+		f.tokens, f.err = nil, fmt.Errorf("%s is larger than %d bytes", f.path, maxSecretFile)
+		return
+	}
+	text, err := os.ReadFile(f.path)
+	if err != nil {
+		f.tokens, f.err = nil, err
+		return
+	}
+	f.tokens, f.err = parseTokens(text)
+	if f.err != nil {
+		f.err = fmt.Errorf("%s: %w", f.path, f.err)
+	}
+}
+
+// parseTokens reads lines of TOKEN or NAME TOKEN. Empty lines and those that
+// begin with # are passed over. No error ever holds a secret.
+func parseTokens(text []byte) ([]namedDigest, error) {
+	var all []namedDigest
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	lines.Buffer(nil, maxSecretFile+1)
+	for n := 1; lines.Scan(); n++ {
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		if len(fields) > 2 {
+			return nil, fmt.Errorf("line %d: TOKEN or NAME TOKEN is needed", n)
+		}
+		name, secret := "token-"+strconv.Itoa(len(all)+1), fields[len(fields)-1]
+		if len(fields) == 2 {
+			name = fields[0]
+		}
+		if len(secret) < minSecret {
+			return nil, fmt.Errorf("line %d: the token has %d characters; at least %d are needed", n, len(secret), minSecret)
+		}
+		if strings.ContainsFunc(secret, func(r rune) bool { return r < '!' || r > '~' }) || strings.ContainsFunc(name, func(r rune) bool { return r < '!' || r > '~' }) {
+			return nil, fmt.Errorf("line %d: only visible ASCII characters are allowed", n)
+		}
+		all = append(all, namedDigest{name: name, digest: sha256.Sum256([]byte(secret))})
+	}
+	if err := lines.Err(); err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return nil, errors.New("holds no token")
+	}
+	return all, nil
+}
