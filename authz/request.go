@@ -17,6 +17,7 @@ type Request struct {
 	ContextExtensions []Header // Envoy's per-route context_extensions, sorted or not; few
 	Source            Peer
 	Destination       Peer
+	ServerName        string // SNI of the downstream TLS session (include_tls_session); empty: none
 }
 
 // Peer is one end of the downstream connection as Envoy reports it.

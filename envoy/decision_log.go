@@ -1,0 +1,157 @@
+package envoy
+
+import (
+	"context"
+	"encoding/hex"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+)
+
+// decisionLog writes decisions to the log, away from the checks: a check only
+// hands a record over, and drops it when there are too many.
+type decisionLog struct {
+	level   string
+	logger  *slog.Logger
+	dropped prometheus.Counter
+
+	mu     sync.Mutex
+	second int64 // of the current budget
+	left   int
+	per    int
+
+	records chan decisionRecord
+	done    chan struct{}
+	closed  sync.Once
+}
+
+// decisionRecord holds copies: the request's memory is gone when it is written.
+type decisionRecord struct {
+	at                                 time.Time
+	took                               time.Duration
+	reason                             authz.Reason
+	allowed, unprovable                bool
+	route, detail, id, trace           string
+	method, host, path, source, issuer string
+}
+
+func newDecisionLog(c DecisionLogConfig, logger *slog.Logger, dropped prometheus.Counter) *decisionLog {
+	l := &decisionLog{level: c.Decisions, logger: logger, dropped: dropped, per: c.PerSecond}
+	if c.Decisions == logNone || !logger.Enabled(context.Background(), slog.LevelInfo) {
+		l.level = logNone
+		return l
+	}
+	l.records = make(chan decisionRecord, 256)
+	l.done = make(chan struct{})
+	go l.write()
+	return l
+}
+
+// decision takes d for the log. It does not block.
+func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.Duration) {
+	if l.level == logNone || (l.level == logDenied && d.Allowed() && !d.Unprovable) {
+		return
+	}
+	now := time.Now()
+	if !l.take(now.Unix()) {
+		l.dropped.Inc()
+		return
+	}
+	r := decisionRecord{
+		at: now, took: took, reason: d.Reason, allowed: d.Allowed(), unprovable: d.Unprovable,
+		detail: clip(d.Detail, 256), id: clip(req.ID, 64), trace: traceID(req),
+		method: clip(req.Method, 16), host: clip(req.Host, 128), source: clip(req.Source.Address, 64),
+	}
+	// A query may carry a credential (RFC 6750, section 2.3).
+	path, _, _ := strings.Cut(req.Path, "?")
+	r.path = clip(path, 256)
+	if d.Route != nil {
+		r.route = d.Route.Name
+	}
+	if d.Token != nil {
+		r.issuer = clip(d.Token.Issuer, 128)
+	}
+	select {
+	case l.records <- r:
+	default:
+		l.dropped.Inc()
+	}
+}
+
+// take spends one of this second's records.
+func (l *decisionLog) take(second int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if second != l.second {
+		l.second, l.left = second, l.per
+	}
+	if l.left == 0 {
+		return false
+	}
+	l.left--
+	return true
+}
+
+func (l *decisionLog) write() {
+	defer close(l.done)
+	for r := range l.records {
+		attrs := []slog.Attr{
+			slog.String("reason", r.reason.String()),
+			slog.Bool("allowed", r.allowed),
+			slog.String("route", r.route),
+			slog.String("request_id", r.id),
+			slog.String("trace_id", r.trace),
+			slog.String("method", r.method),
+			slog.String("host", r.host),
+			slog.String("path", r.path),
+			slog.String("source", r.source),
+			slog.Time("at", r.at),
+			slog.Duration("took", r.took),
+		}
+		if r.issuer != "" {
+			attrs = append(attrs, slog.String("issuer", r.issuer))
+		}
+		if r.detail != "" {
+			attrs = append(attrs, slog.String("detail", r.detail))
+		}
+		if r.unprovable {
+			attrs = append(attrs, slog.Bool("unprovable", true))
+		}
+		l.logger.LogAttrs(context.Background(), slog.LevelInfo, "decision", attrs...)
+	}
+}
+
+// close writes what was taken and ends. No decision may come after it.
+func (l *decisionLog) close() {
+	if l.records == nil {
+		return
+	}
+	l.closed.Do(func() { close(l.records) })
+	<-l.done
+}
+
+// clip returns a copy of at most n bytes of s, whole characters only.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(strings.Clone(s), "\uFFFD")
+}
+
+// traceID returns the trace id of the request's traceparent (W3C Trace
+// Context, section 3.2), empty when there is none.
+func traceID(req *authz.Request) string {
+	v, n := req.Header("traceparent")
+	if n != 1 || len(v) < 55 || v[2] != '-' || v[35] != '-' {
+		return ""
+	}
+	if _, err := hex.DecodeString(v[3:35]); err != nil {
+		return ""
+	}
+	return strings.Clone(v[3:35])
+}

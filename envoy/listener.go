@@ -1,0 +1,81 @@
+package envoy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listen opens the address of cfg. A Unix socket gets mode 0660; one left
+// behind by a process that died is replaced, one that is in use is an error.
+func Listen(cfg ListenConfig) (net.Listener, error) {
+	network, address, err := splitAddress(cfg.GRPC)
+	if err != nil {
+		return nil, fmt.Errorf("listen.grpc: %w", err)
+	}
+	if network == "unix" {
+		return listenUnix(address)
+	}
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), network, address)
+	if err != nil {
+		return nil, fmt.Errorf("listen.grpc: %w", err)
+	}
+	return l, nil
+}
+
+const socketMode = 0o660
+
+// listenUnix creates the socket. Between bind and chmod it has the mode the
+// umask leaves; the directory is what keeps strangers out until then.
+func listenUnix(path string) (net.Listener, error) {
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen.grpc: %w", hint(err, path))
+	}
+	if err := os.Chmod(path, socketMode); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen.grpc: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// removeStale removes the socket at path if nobody listens on it.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("listen.grpc: %w", err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("listen.grpc: %s exists and is not a socket (%s): remove it or choose another path", path, info.Mode().Type())
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close() // it has said what it had to say
+		return fmt.Errorf("listen.grpc: %s is in use by a running process", path)
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("listen.grpc: cannot tell whether %s is in use: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("listen.grpc: stale socket: %w", err)
+	}
+	return nil
+}
+
+func hint(err error, path string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w (the directory %s must exist)", err, filepath.Dir(path))
+	}
+	return err
+}

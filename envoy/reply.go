@@ -1,0 +1,165 @@
+package envoy
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"jwtbouncer/authz"
+)
+
+// reply is what a denied caller is told for a reason.
+type reply struct {
+	status   int        // HTTP
+	grpc     codes.Code // for gRPC callers, and the status of the CheckResponse
+	code     string     // RFC 6750, section 3.1; empty: none is sent
+	sentence string
+}
+
+// replies is the one table from Reason to reply. Reasons that would tell an
+// attacker how far a forged token came share a sentence.
+var replies = map[authz.Reason]reply{
+	authz.ReasonUnset:             {http.StatusForbidden, codes.PermissionDenied, "", "Access is denied."},
+	authz.ReasonNoCredential:      {http.StatusUnauthorized, codes.Unauthenticated, "", "This resource needs an access token."},
+	authz.ReasonMalformedRequest:  {http.StatusBadRequest, codes.InvalidArgument, "invalid_request", "The request does not carry exactly one well-formed access token."},
+	authz.ReasonMalformedToken:    {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is malformed."},
+	authz.ReasonUnsupportedToken:  {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is of a kind that is not accepted."},
+	authz.ReasonUnknownIssuer:     {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is invalid."},
+	authz.ReasonUnknownKey:        {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is invalid."},
+	authz.ReasonBadSignature:      {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is invalid."},
+	authz.ReasonExpired:           {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token has expired."},
+	authz.ReasonNotYetValid:       {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is not valid yet."},
+	authz.ReasonLifetimeTooLong:   {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is valid for longer than is accepted."},
+	authz.ReasonWrongAudience:     {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is meant for another audience."},
+	authz.ReasonBadClaim:          {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token holds a claim that cannot be used."},
+	authz.ReasonRevoked:           {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token has been revoked."},
+	authz.ReasonBindingMismatch:   {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is bound to a key that the request does not prove."},
+	authz.ReasonInsufficientScope: {http.StatusForbidden, codes.PermissionDenied, "insufficient_scope", "The access token lacks a scope that this resource needs."},
+	authz.ReasonPolicyDenied:      {http.StatusForbidden, codes.PermissionDenied, "", "Access is denied by policy."},
+	authz.ReasonNoRoute:           {http.StatusForbidden, codes.PermissionDenied, "", "Access is denied: nothing is served here."},
+	authz.ReasonKeysUnavailable:   {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
+	authz.ReasonUnprovable:        {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
+	authz.ReasonOverloaded:        {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
+	authz.ReasonInternal:          {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
+}
+
+// replyTo returns the row of a denial. A reason without one, a reason that
+// allows included, is denied like the zero reason.
+func replyTo(r authz.Reason) reply {
+	if row, ok := replies[r]; ok {
+		return row
+	}
+	return replies[authz.ReasonUnset]
+}
+
+// denials writes denied answers.
+type denials struct {
+	realm            string
+	resourceMetadata string
+	retryAfter       string
+	ready            [2][]map[string][]byte // [grpc][reason][scheme]: encoded once
+}
+
+func newDenials(c RepliesConfig) *denials {
+	d := &denials{
+		realm:            c.Realm,
+		resourceMetadata: c.ResourceMetadata,
+		retryAfter:       strconv.Itoa(int(c.RetryAfter / time.Second)),
+	}
+	for grpc := range d.ready {
+		d.ready[grpc] = make([]map[string][]byte, len(authz.Reasons()))
+		for _, r := range authz.Reasons() {
+			d.ready[grpc][r] = map[string][]byte{}
+			for _, scheme := range []string{"bearer", "dpop"} {
+				d.ready[grpc][r][scheme] = d.encode(r, scheme, nil, grpc == 1)
+			}
+		}
+	}
+	return d
+}
+
+// answer returns the CheckResponse of a denial. It is shared: nobody may
+// change it.
+func (d *denials) answer(dec *authz.Decision, grpc bool) []byte {
+	scheme := "bearer"
+	if dec.Credential.Scheme == "dpop" {
+		scheme = "dpop"
+	}
+	if dec.Reason == authz.ReasonInsufficientScope && dec.Route != nil && len(dec.Route.Scopes) > 0 {
+		return d.encode(dec.Reason, scheme, dec.Route.Scopes, grpc)
+	}
+	i := 0
+	if grpc {
+		i = 1
+	}
+	if int(dec.Reason) < len(d.ready[i]) {
+		return d.ready[i][dec.Reason][scheme]
+	}
+	return d.ready[i][authz.ReasonUnset][scheme]
+}
+
+// encode builds the answer. Envoy turns the body of a denial into grpc-message
+// for gRPC callers, who therefore get the bare sentence.
+func (d *denials) encode(r authz.Reason, scheme string, scopes []string, grpc bool) []byte {
+	row := replyTo(r)
+	a := deniedAnswer{status: row.status, code: row.grpc}
+	if row.status == http.StatusUnauthorized || row.code != "" {
+		a.header("www-authenticate", d.challenge(row, scheme, scopes))
+	}
+	if row.status == http.StatusServiceUnavailable {
+		a.header("retry-after", d.retryAfter)
+	}
+	// What was denied now may be allowed in a moment, and to others.
+	a.header("cache-control", "no-store")
+	if grpc {
+		a.header("grpc-status", strconv.Itoa(int(row.grpc)))
+		a.body = row.sentence
+		return a.encode()
+	}
+	a.header("content-type", "application/problem+json")
+	a.body = problem(row)
+	return a.encode()
+}
+
+// challenge writes WWW-Authenticate (RFC 6750, section 3; RFC 9449, section
+// 7.1; RFC 9728, section 5.1).
+func (d *denials) challenge(row reply, scheme string, scopes []string) string {
+	var b strings.Builder
+	b.WriteString("Bearer")
+	if scheme == "dpop" {
+		b.Reset()
+		b.WriteString("DPoP")
+	}
+	b.WriteString(` realm="` + d.realm + `"`)
+	if row.code != "" {
+		b.WriteString(`, error="` + row.code + `", error_description="` + row.sentence + `"`)
+	}
+	if len(scopes) > 0 {
+		if s := strings.Join(scopes, " "); quotable(s) {
+			b.WriteString(`, scope="` + s + `"`)
+		}
+	}
+	if d.resourceMetadata != "" {
+		b.WriteString(`, resource_metadata="` + d.resourceMetadata + `"`)
+	}
+	return b.String()
+}
+
+// problem writes the body (RFC 9457). error repeats the RFC 6750 code for
+// clients that cannot see the challenge, such as scripts in a browser.
+func problem(row reply) string {
+	b, err := json.Marshal(struct {
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+		Error  string `json:"error,omitempty"`
+	}{http.StatusText(row.status), row.status, row.sentence, row.code})
+	if err != nil { // four plain values: cannot happen, and must not become an allow
+		return `{}`
+	}
+	return string(b)
+}

@@ -1,0 +1,64 @@
+package envoy
+
+import (
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc/metadata"
+
+	"jwtbouncer/authz"
+)
+
+// checkSpan is the span of one check; the zero checkSpan records nothing.
+type checkSpan struct{ span trace.Span }
+
+// startSpan joins the trace that Envoy's call belongs to, else the request's.
+// The span travels in ctx to the tiers.
+func (s *Server) startSpan(ctx *deadlineContext, req *authz.Request) checkSpan {
+	if s.tracer == nil {
+		return checkSpan{}
+	}
+	var carrier propagation.TextMapCarrier = requestCarrier{req}
+	if md, ok := metadata.FromIncomingContext(ctx.parent); ok && len(md["traceparent"]) == 1 {
+		carrier = propagation.HeaderCarrier{"Traceparent": md["traceparent"], "Tracestate": md["tracestate"]}
+	}
+	parent := propagation.TraceContext{}.Extract(ctx.parent, carrier)
+	parent, span := s.tracer.Start(parent, "jwt-bouncer check", trace.WithSpanKind(trace.SpanKindServer))
+	ctx.parent = parent
+	return checkSpan{span}
+}
+
+func (c checkSpan) end(d *authz.Decision) {
+	if c.span == nil {
+		return
+	}
+	c.span.SetAttributes(attribute.String("jwt_bouncer.reason", d.Reason.String()), attribute.Bool("jwt_bouncer.allowed", d.Allowed()))
+	if d.Route != nil {
+		c.span.SetAttributes(attribute.String("jwt_bouncer.route", d.Route.Name))
+	}
+	if replyTo(d.Reason).status == 503 {
+		c.span.SetStatus(codes.Error, d.Reason.String())
+	}
+	c.span.End()
+}
+
+// requestCarrier reads trace context from the headers of the checked request.
+type requestCarrier struct{ req *authz.Request }
+
+var _ propagation.TextMapCarrier = requestCarrier{}
+
+// Get returns the header's value, empty when it is missing or repeated.
+func (c requestCarrier) Get(key string) string {
+	v, n := c.req.Header(key)
+	if n != 1 {
+		return ""
+	}
+	return v
+}
+
+// Set does nothing: a checked request is only read.
+func (requestCarrier) Set(string, string) {}
+
+// Keys returns nothing: no propagator in use asks for it.
+func (requestCarrier) Keys() []string { return nil }
