@@ -58,7 +58,9 @@ func start(c command) (*Process, error) {
 		return nil, fmt.Errorf("start %s: %w", c.name, err)
 	}
 	go func() {
-		p.err = cmd.Wait()
+		if p.err = cmd.Wait(); p.err == nil {
+			p.err = errors.New("exit status 0")
+		}
 		close(p.exited)
 		forks.done()
 	}()
@@ -160,7 +162,7 @@ func (p *Process) await(wait time.Duration, ready func(context.Context) error) e
 		}
 		select {
 		case <-p.exited:
-			return fmt.Errorf("%s ended before it was ready (%v):\n%s", p.Name, p.err, p.tail())
+			return fmt.Errorf("%s ended before it was ready: %w\n%s", p.Name, p.err, p.tail())
 		case <-ctx.Done():
 			return fmt.Errorf("%s was not ready within %s: %w\n%s", p.Name, wait, err, p.tail())
 		case <-time.After(10 * time.Millisecond):
