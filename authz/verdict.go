@@ -53,9 +53,9 @@ type Tier interface {
 
 // Filler is a Tier that wants to learn what a later tier proved.
 type Filler interface {
-	// Begin is called before later tiers are asked; the mark it returns (for
-	// Redis: the server's own time) bounds how long the fill may be believed.
-	// ok=false: cannot be filled now.
+	// Begin is called before later tiers are asked; the mark it returns says,
+	// in the filler's own terms, when that was, and bounds how long the fill
+	// may be believed. ok=false: cannot be filled now.
 	Begin(ctx context.Context, q *Query) (mark time.Time, ok bool)
 	// Fill hands over a verdict that a later tier proved after Begin returned
 	// mark. It must not block the caller: the work is done in the background

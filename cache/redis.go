@@ -1,0 +1,296 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"jwtbouncer/authz"
+)
+
+// Names in Redis. The two prefixes are shared with older deployments.
+const (
+	revokedPrefix = "token:revoked:"
+	validPrefix   = "token:valid:"
+	seenPrefix    = "jwt-bouncer:seen:"
+	// RedisChannel is where announcements are published. A message only says
+	// that something has changed.
+	RedisChannel = "jwt-bouncer:revocations"
+)
+
+// always is the stored form of authz.Always.
+const always = "always"
+
+// graceSeconds keeps a revoked key beyond its tokens' expiry: verifiers allow
+// leeway, and the server's clock may be ahead.
+const graceSeconds = 300
+
+// Redis is the tier "redis": an accelerator that many sidecars share. It is
+// never part of the proof in the negative sense: a missing key proves nothing,
+// and a token:valid entry is believed only within max_staleness as this
+// process measures it (see rollCall).
+type Redis struct {
+	client  redis.UniversalClient
+	cfg     RedisConfig
+	bound   time.Duration // max_staleness
+	clock   authz.Clock
+	log     *slog.Logger
+	breaker *breaker
+	roll    *rollCall // nil: token:valid keys are neither read nor written
+	fills   chan fillJob
+	news    *announcer
+	metrics redisMetrics
+	sub     subscriberTimes
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	closing sync.Once
+	closed  error
+}
+
+var (
+	_ authz.Tier      = (*Redis)(nil)
+	_ authz.Filler    = (*Redis)(nil)
+	_ authz.Announcer = (*Redis)(nil)
+)
+
+// RedisOptions are what a Redis needs from outside.
+type RedisOptions struct {
+	// MaxStaleness is how long a token:valid entry may be believed; required.
+	MaxStaleness time.Duration
+	// Fill reads and writes token:valid keys: lookup mode. A sidecar with a
+	// replica proves freshness by itself and leaves it false.
+	Fill     bool
+	Clock    authz.Clock           // nil: authz.SystemClock
+	Logger   *slog.Logger          // nil: nothing is logged
+	Registry prometheus.Registerer // nil: nothing is counted
+}
+
+// OpenRedis returns a client of the configured Redis. It does not wait for a
+// connection: a Redis that is away is a slower system, not a broken one.
+// Errors are those of the configuration and of the files it names.
+func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
+	if !cfg.Enabled() {
+		return nil, errors.New("redis: no address is configured")
+	}
+	if o.MaxStaleness <= 0 {
+		return nil, errors.New("redis: MaxStaleness must be above zero")
+	}
+	if o.Clock == nil {
+		o.Clock = authz.SystemClock{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	opts, err := cfg.options()
+	if err != nil {
+		return nil, err
+	}
+	quietGoRedis()
+	ctx, stop := context.WithCancel(context.Background())
+	r := &Redis{
+		client: redis.NewUniversalClient(opts), cfg: cfg, bound: o.MaxStaleness, clock: o.Clock,
+		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes, stop: stop,
+		fills: make(chan fillJob, fillQueue),
+	}
+	if r.metrics, err = newRedisMetrics(o.Registry); err == nil {
+		r.news = newAnnouncer(r)
+		r.breaker, err = newBreaker(r.log, o.Registry)
+	}
+	if err != nil {
+		stop()
+		return nil, errors.Join(err, r.client.Close())
+	}
+	if o.Fill {
+		r.roll = newRollCall(o.Clock, o.MaxStaleness)
+		r.run(ctx, r.callRolls)
+	}
+	r.run(ctx, r.probeLoop)
+	r.run(ctx, r.news.run)
+	for range fillWorkers {
+		r.run(ctx, r.fillLoop)
+	}
+	return r, nil
+}
+
+func (r *Redis) run(ctx context.Context, loop func(context.Context)) {
+	r.done.Add(1)
+	go func() {
+		defer r.done.Done()
+		loop(ctx)
+	}()
+}
+
+// Close hands over what is still to be announced, for at most two seconds, and
+// ends the background work and the connections. The error says how many
+// announcements were given up; sidecars then learn of those by their own sync.
+func (r *Redis) Close() error {
+	r.closing.Do(func() {
+		r.stop()
+		r.done.Wait()
+		r.closed = errors.Join(r.news.drain(2*time.Second), r.client.Close())
+	})
+	return r.closed
+}
+
+// Name implements authz.Tier.
+func (r *Redis) Name() string { return "redis" }
+
+// Ping asks a server whether it is there.
+func (r *Redis) Ping(ctx context.Context) error {
+	if err := r.client.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("redis %s: %w", r.cfg, err)
+	}
+	return nil
+}
+
+// Lookup implements authz.Tier in one round trip (one per node of a Cluster,
+// at the same time). Revoked wins over valid. A reply that is missing or in
+// error makes the answer Unknown unless another one says revoked.
+func (r *Redis) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	return r.breaker.do(ctx, r.cfg.Timeout, func(ctx context.Context) (authz.Verdict, error) {
+		return r.lookup(ctx, q)
+	})
+}
+
+func (r *Redis) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	keys := r.revokedKeys(q)
+	own := len(q.Keys) // from here on legacy keys, then the valid key
+	legacy := len(keys)
+	if r.roll != nil {
+		keys = append(keys, validKey(q.TokenKey))
+	}
+	replies, err := r.read(ctx, keys)
+	for i, reply := range replies[:min(legacy, len(replies))] {
+		if reply == nil {
+			continue
+		}
+		if i >= own || parseEntry(*reply).Revokes(q.IssuedAt) {
+			return authz.Revoked, nil
+		}
+	}
+	if err != nil {
+		return authz.Unknown, fmt.Errorf("redis: %w", err)
+	}
+	if r.roll != nil && replies[legacy] != nil && r.roll.proves(*replies[legacy], r.bound) {
+		return authz.NotRevoked, nil
+	}
+	return authz.Unknown, nil
+}
+
+// read returns one reply per key, nil for a key that is missing or failed, and
+// the first error. One MGET is the cheapest for a server; a Cluster takes keys
+// of different slots only as single commands.
+func (r *Redis) read(ctx context.Context, keys []string) ([]*string, error) {
+	replies := make([]*string, len(keys))
+	if !r.cfg.Cluster {
+		values, err := r.client.MGet(ctx, keys...).Result()
+		if err != nil {
+			return nil, err
+		}
+		if len(values) != len(keys) {
+			return nil, fmt.Errorf("MGET answered %d values for %d keys", len(values), len(keys))
+		}
+		for i, v := range values {
+			if s, ok := v.(string); ok {
+				replies[i] = &s
+			}
+		}
+		return replies, nil
+	}
+	gets := make([]*redis.StringCmd, len(keys))
+	pipe := r.client.Pipeline()
+	for i, k := range keys {
+		gets[i] = pipe.Get(ctx, k)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	var first error
+	for i, get := range gets {
+		s, err := get.Result()
+		switch {
+		case err == nil:
+			replies[i] = &s
+		case !errors.Is(err, redis.Nil) && first == nil:
+			first = err
+		}
+	}
+	return replies, first
+}
+
+// Seen records key for ttl and reports whether it was there already: the
+// replay check of DPoP proofs (RFC 9449, section 11.1) and logout tokens
+// across sidecars. On an error nothing is known. A failover may lose what was
+// recorded in the moments before it.
+func (r *Redis) Seen(ctx context.Context, key string, ttl time.Duration) (bool, error) {
+	if ttl < time.Millisecond {
+		ttl = time.Millisecond // SET refuses less, and a proof that old is refused elsewhere
+	}
+	sum := sha256.Sum256([]byte(key)) // fixed length, no foreign text in key names
+	verdict, err := r.breaker.do(ctx, r.cfg.Timeout, func(ctx context.Context) (authz.Verdict, error) {
+		_, err := r.client.SetArgs(ctx, seenPrefix+hex.EncodeToString(sum[:]), "1", redis.SetArgs{Mode: "NX", TTL: ttl}).Result()
+		switch {
+		case err == nil:
+			return authz.NotRevoked, nil
+		case errors.Is(err, redis.Nil): // NX found the key
+			return authz.Revoked, nil
+		}
+		return authz.Unknown, fmt.Errorf("redis: %w", err)
+	})
+	return verdict == authz.Revoked, err
+}
+
+// revokedKeys lists every key whose presence may revoke the token: its own
+// first, then the older layout's.
+func (r *Redis) revokedKeys(q *authz.Query) []string {
+	keys := make([]string, 0, len(q.Keys)+2)
+	for _, k := range q.Keys {
+		keys = append(keys, revokedKey(k))
+	}
+	if r.cfg.LegacyKeys && q.ID != "" {
+		keys = append(keys, revokedPrefix+q.ID)
+	}
+	return keys
+}
+
+func revokedKey(k authz.Key) string { return keyName(revokedPrefix, k) }
+func validKey(k authz.Key) string   { return keyName(validPrefix, k) }
+
+func keyName(prefix string, k authz.Key) string {
+	b := make([]byte, 0, len(prefix)+2*len(k))
+	return string(hex.AppendEncode(append(b, prefix...), k[:]))
+}
+
+func formatEntry(e authz.Entry) string {
+	if e.NotBefore == authz.Always {
+		return always
+	}
+	return strconv.FormatInt(e.NotBefore, 10)
+}
+
+// parseEntry reads a stored not_before. What it cannot read revokes always:
+// somebody put a revocation there, and that it does not match is not proven.
+func parseEntry(s string) authz.Entry {
+	nb, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		nb = authz.Always
+	}
+	return authz.Entry{NotBefore: nb}
+}
+
+var quietOnce sync.Once
+
+// quietGoRedis stops the library from writing lines of its own to standard
+// error: every failure it logs also comes back as an error and is logged here.
+func quietGoRedis() { quietOnce.Do(func() { redis.SetLogger(silent{}) }) }
+
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}

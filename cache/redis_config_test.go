@@ -1,0 +1,163 @@
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+)
+
+type redisStanza struct {
+	Redis RedisConfig `yaml:"redis"`
+}
+
+func loadRedis(text string) (RedisConfig, error) {
+	s := redisStanza{Redis: DefaultRedisConfig()}
+	err := yaml.NewDecoder(strings.NewReader(text), yaml.Strict()).Decode(&s)
+	return s.Redis, err
+}
+
+func TestRedisConfigYAML(t *testing.T) {
+	t.Parallel()
+	with := func(change func(*RedisConfig)) RedisConfig {
+		c := DefaultRedisConfig()
+		change(&c)
+		return c
+	}
+	for name, c := range map[string]struct {
+		yaml string
+		want RedisConfig
+	}{
+		"left out": {"{}", DefaultRedisConfig()},
+		"a URL":    {"redis: redis://localhost:6379/2", with(func(c *RedisConfig) { c.URL = "redis://localhost:6379/2" })},
+		"a mapping": {"redis:\n  url: rediss://h:1\n  timeout: 20ms\n  legacy_keys: true", with(func(c *RedisConfig) {
+			c.URL, c.Timeout, c.LegacyKeys = "rediss://h:1", 20*time.Millisecond, true
+		})},
+		"a cluster": {"redis:\n  addrs: [a:1, b:2]\n  cluster: true\n  tls: {enabled: true}", with(func(c *RedisConfig) {
+			c.Addrs, c.Cluster, c.TLS.Enabled = []string{"a:1", "b:2"}, true, true
+		})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := loadRedis(c.yaml)
+			require.NoError(t, err)
+			require.Empty(t, cmp.Diff(fields(c.want), fields(got)))
+			got.Validate(func(path, format string, args ...any) { t.Errorf(path+": "+format, args...) })
+		})
+	}
+	_, err := loadRedis("redis:\n  url: redis://h:1\n  tiemout: 1s")
+	require.ErrorContains(t, err, "[3:3]", "an unknown key is reported with its line")
+}
+
+// fields shows what String hides.
+func fields(c RedisConfig) string {
+	type plain RedisConfig
+	b, _ := json.Marshal(plain(c))
+	return string(b)
+}
+
+func TestRedisConfigFaults(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		yaml string
+		want []string // paths at fault
+	}{
+		"scheme":             {"redis: http://h:1", []string{"url"}},
+		"number":             {"redis: 6379", []string{"url"}},
+		"database":           {"redis: redis://h:1/x", []string{"url"}},
+		"parameter":          {"redis: redis://h:1/0?read_timeout=9s", []string{"url"}},
+		"both":               {"redis: {url: 'redis://h:1', addrs: ['h:2']}", []string{"addrs"}},
+		"not host:port":      {"redis: {addrs: [h]}", []string{"addrs[0]"}},
+		"several":            {"redis: {addrs: ['h:1', 'i:1']}", []string{"addrs"}},
+		"sentinel + cluster": {"redis: {addrs: ['h:1'], cluster: true, master_name: m}", []string{"cluster"}},
+		"no address":         {"redis: {cluster: true}", []string{"addrs"}},
+		"all at once": {"redis: {url: 'redis://h:1', timeout: 2s, dial_timeout: 0s, pool_size: 0, max_ttl: -1s, db: -1, tls: {cert_file: x}, password: p, password_file: f}",
+			[]string{"db", "password_file", "tls.cert_file", "timeout", "dial_timeout", "pool_size", "max_ttl"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := loadRedis(c.yaml)
+			require.NoError(t, err)
+			var paths []string
+			got.Validate(func(path, format string, args ...any) {
+				paths = append(paths, path)
+				require.NotContains(t, fmt.Sprintf(format, args...), "%!")
+			})
+			require.Equal(t, c.want, paths)
+		})
+	}
+}
+
+func TestRedisConfigHidesSecrets(t *testing.T) {
+	t.Parallel()
+	var logged bytes.Buffer
+	for _, text := range []string{
+		"redis: redis://user:hunter2@h:1/0", "redis: 'redis://user:hunter2@h:1/x y'", "redis: 'redis://user:hunter2%zz@h:1'",
+		"redis: 'foo://user:hunter2@h'", "redis: {addrs: ['h:1'], password: hunter2}", "redis: 'redis://user:hunter2@h:1?hunter2'",
+	} {
+		c, err := loadRedis(text)
+		require.NoError(t, err)
+		log := slog.New(slog.NewJSONHandler(&logged, nil))
+		log.Info("x", "redis", c)
+		fmt.Fprintf(&logged, "%v %+v %#v %s", c, c, c, c)
+		if !strings.Contains(text, "?hunter2") { // a parameter's name is no secret
+			c.Validate(func(path, format string, args ...any) { fmt.Fprintf(&logged, path+format, args...) })
+		}
+		_, err = OpenRedis(RedisConfig{URL: c.URL}, RedisOptions{MaxStaleness: -1})
+		fmt.Fprint(&logged, err)
+	}
+	require.NotContains(t, logged.String(), "hunter2")
+}
+
+func TestRedisConfigFiles(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(secret, []byte("first\n"), 0o600))
+	c := DefaultRedisConfig()
+	c.Addrs, c.Username, c.PasswordFile = []string{"h:1"}, "u", secret
+	o, err := c.options()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(secret, []byte("second\n"), 0o600))
+	user, password, err := o.CredentialsProviderContext(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"u", "second"}, []string{user, password}, "a rotated password is used by the next connection")
+
+	for name, change := range map[string]func(*RedisConfig){
+		"password_file":          func(c *RedisConfig) { c.PasswordFile = "/nonexistent" },
+		"sentinel_password_file": func(c *RedisConfig) { c.SentinelPasswordFile = "/nonexistent" },
+		"tls.ca_file":            func(c *RedisConfig) { c.TLS = RedisTLSConfig{Enabled: true, CAFile: secret} },
+		"tls.cert_file":          func(c *RedisConfig) { c.TLS = RedisTLSConfig{Enabled: true, CertFile: secret, KeyFile: secret} },
+		"tls":                    func(c *RedisConfig) { c.TLS = RedisTLSConfig{CAFile: secret} },
+	} {
+		c := DefaultRedisConfig()
+		c.Addrs = []string{"h:1"}
+		change(&c)
+		_, err := OpenRedis(c, RedisOptions{MaxStaleness: time.Second})
+		require.ErrorContains(t, err, name)
+	}
+}
+
+// The options that keep a dead server from hurting; each has its reason where
+// it is set.
+func TestRedisOptions(t *testing.T) {
+	t.Parallel()
+	c := DefaultRedisConfig()
+	c.URL = "rediss://u:p@h:1/3"
+	o, err := c.options()
+	require.NoError(t, err)
+	require.True(t, o.ContextTimeoutEnabled)
+	require.Equal(t, -1, o.MaxRetries)
+	require.Equal(t, 1, o.DialerRetries)
+	require.Equal(t, c.PoolSize, o.MaxActiveConns)
+	require.Less(t, o.MaxConcurrentDials, o.PoolSize)
+	require.Equal(t, []any{"u", "p", 3, "h"}, []any{o.Username, o.Password, o.DB, o.TLSConfig.ServerName})
+}

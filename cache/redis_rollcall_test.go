@@ -1,0 +1,158 @@
+package cache
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+)
+
+// handClock is moved by hand. Wall and boot time are independent.
+type handClock struct {
+	boot atomic.Int64
+	wall atomic.Int64
+}
+
+var _ authz.Clock = (*handClock)(nil)
+
+func (c *handClock) Now() time.Time          { return time.Unix(0, c.wall.Load()) }
+func (c *handClock) Boot() time.Duration     { return time.Duration(c.boot.Load()) }
+func (c *handClock) advance(d time.Duration) { c.boot.Add(int64(d)); c.wall.Add(int64(d)) }
+
+// board is the shared set of stamps, without any expiry: whatever a server
+// forgets, revives or keeps too long is a choice of the test.
+type board struct{ stamps []string }
+
+func (b *board) put(c *rollCall) {
+	fresh, previous := c.stamp()
+	kept := b.stamps[:0]
+	for _, s := range b.stamps {
+		if s != previous {
+			kept = append(kept, s)
+		}
+	}
+	b.stamps = append(kept, fresh)
+}
+func (b *board) call() string { return strings.Join(b.stamps, "") }
+
+func entryOf(t *testing.T, c *rollCall) string {
+	id, ok := c.before(c.clock.Boot())
+	require.True(t, ok)
+	return id
+}
+
+func TestRollCall(t *testing.T) {
+	t.Parallel()
+	const bound = 30 * time.Second
+	type world struct {
+		board          board
+		writer, reader *rollCall
+		wc, rc         *handClock
+	}
+	start := func() *world {
+		w := &world{wc: &handClock{}, rc: &handClock{}}
+		w.rc.advance(1000 * time.Hour) // another machine, up for longer
+		w.writer, w.reader = newRollCall(w.wc, bound), newRollCall(w.rc, bound)
+		return w
+	}
+	pass := func(w *world, d time.Duration) { w.wc.advance(d); w.rc.advance(d) }
+
+	t.Run("an entry is believed until bound after the reader's stamp", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		w.board.put(w.reader)
+		w.board.put(w.writer)
+		pass(w, time.Second)
+		call := w.board.call()
+		require.NoError(t, w.writer.learn(call))
+		require.NoError(t, w.reader.learn(call))
+		id := entryOf(t, w.writer)
+		pass(w, bound-time.Second)
+		require.True(t, w.reader.proves(id, bound))
+		pass(w, time.Nanosecond)
+		require.False(t, w.reader.proves(id, bound))
+	})
+	t.Run("a reader whose stamp is not in the roll call believes nothing", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		w.board.put(w.writer)
+		call := w.board.call()
+		w.board.put(w.reader) // came later
+		require.NoError(t, w.writer.learn(call))
+		require.NoError(t, w.reader.learn(call))
+		require.False(t, w.reader.proves(entryOf(t, w.writer), bound))
+		require.False(t, w.reader.proves("", bound))
+		require.False(t, w.reader.proves("always", bound))
+	})
+	t.Run("a revived old roll call is as old as the stamps in it", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		w.board.put(w.reader)
+		old := w.board.call()
+		for range 10 {
+			pass(w, 4*time.Second)
+			w.board.put(w.reader)
+			require.NoError(t, w.reader.learn(w.board.call()))
+		}
+		// A backup is restored: the writer reads and uses the old roll call.
+		require.NoError(t, w.writer.learn(old))
+		require.NoError(t, w.reader.learn(old))
+		require.False(t, w.reader.proves(entryOf(t, w.writer), bound))
+	})
+	t.Run("a suspended writer uses what it knew before it asked", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		w.board.put(w.reader)
+		require.NoError(t, w.writer.learn(w.board.call()))
+		mark := w.wc.Boot() // Begin; then the authority is asked, and the writer stops for a minute
+		pass(w, time.Minute)
+		w.board.put(w.reader)
+		fresh := w.board.call()
+		require.NoError(t, w.writer.learn(fresh))
+		require.NoError(t, w.reader.learn(fresh))
+		id, ok := w.writer.before(mark)
+		require.True(t, ok)
+		require.False(t, w.reader.proves(id, bound))
+		require.True(t, w.reader.proves(entryOf(t, w.writer), bound))
+	})
+	t.Run("nothing known before the mark", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		mark := w.wc.Boot()
+		pass(w, time.Second)
+		w.board.put(w.writer)
+		require.NoError(t, w.writer.learn(w.board.call()))
+		_, ok := w.writer.before(mark)
+		require.False(t, ok)
+	})
+	t.Run("memory is bounded", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		for range 10_000 {
+			pass(w, time.Second)
+			w.board.put(w.reader)
+			require.NoError(t, w.reader.learn(w.board.call()))
+		}
+		require.LessOrEqual(t, len(w.reader.stamps), 32)
+		require.LessOrEqual(t, len(w.reader.calls), 32)
+		require.LessOrEqual(t, len(w.reader.held), heldCalls)
+	})
+	t.Run("a damaged roll call is refused", func(t *testing.T) {
+		t.Parallel()
+		require.Error(t, start().reader.learn("short"))
+	})
+}
+
+func TestStoredEntries(t *testing.T) {
+	t.Parallel()
+	for _, e := range []authz.Entry{{NotBefore: authz.Always}, {NotBefore: 1}, {NotBefore: 1_800_000_000}} {
+		require.Equal(t, e.NotBefore, parseEntry(formatEntry(e)).NotBefore)
+	}
+	for _, odd := range []string{"", "1.5", "true", "99999999999999999999", "\x00"} {
+		require.True(t, parseEntry(odd).Revokes(1_800_000_000), "%q: what cannot be read revokes", odd)
+	}
+}
