@@ -1,0 +1,289 @@
+package cache
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	mrand "math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+)
+
+// Follower keeps a Replica in step with the authority and says how fresh it
+// is. It follows by an anchored watermark (authz.Position): what a reading of
+// the feed returned is added first, then the position moves, and only then,
+// last, the replica is called fresh as of the moment before the reading began.
+// Nothing is ever taken away because the authority no longer names it.
+type Follower struct {
+	feed    authz.Feed
+	replica *Replica
+	clock   authz.Clock
+	config  RevocationConfig
+	log     *slog.Logger
+	metrics *followerMetrics
+	jitter  func() float64 // in [0, 1)
+
+	// asof is Boot() in nanoseconds as read before the newest reading of the
+	// feed that proves freshness was begun: every revocation committed by then
+	// is in the replica. never: none yet.
+	asof   atomic.Int64
+	bound  atomic.Int64 // effective max_staleness in nanoseconds
+	ttl    atomic.Int64 // effective max_token_ttl in seconds
+	loaded atomic.Bool  // there has been a complete load
+
+	// Of the goroutine that syncs.
+	position  authz.Position
+	dropped   int64 // Unix seconds: entries that expired dropAfter before it may be gone
+	swept     time.Duration
+	fullTries int // full loads given up for silence, in a row
+
+	turn  turnstile
+	await func(ctx context.Context, ended <-chan struct{}) bool // waits for a sync to end
+}
+
+const never = math.MinInt64
+
+// FollowerOptions are what a Follower needs from outside.
+type FollowerOptions struct {
+	Config   RevocationConfig
+	Clock    authz.Clock           // nil: the system's
+	Logger   *slog.Logger          // nil: discarded
+	Registry prometheus.Registerer // nil: not registered
+}
+
+// NewFollower returns a follower that fills r from feed once Run is called.
+func NewFollower(feed authz.Feed, r *Replica, o FollowerOptions) *Follower {
+	f := &Follower{feed: feed, replica: r, clock: o.Clock, config: o.Config, log: o.Logger, jitter: mrand.Float64, await: awaitSync}
+	if f.clock == nil {
+		f.clock = authz.SystemClock{}
+	}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	f.asof.Store(never)
+	f.bound.Store(int64(o.Config.MaxStaleness))
+	f.ttl.Store(int64(o.Config.MaxTokenTTL / time.Second))
+	f.turn.init()
+	f.metrics = newFollowerMetrics(o.Registry, f)
+	return f
+}
+
+// Errors of a sync that heard from the authority but may not rely on it.
+var (
+	errReused   = errors.New("the answer carries another question's nonce: something between caches answers")
+	errUnproven = errors.New("the answer is not from the primary, or not from a snapshot of its own: it proves no freshness")
+	errBehind   = errors.New("the wall clock is so far behind the store's that the store may have deleted revocations that still matter here")
+	errSilent   = errors.New("no answer from the store within sync_timeout")
+	errFlapping = errors.New("the store's epoch changed during the reload")
+)
+
+// maxClockLag is how far the wall clock may be behind the authority's. The
+// authority deletes revocations an hour after they expired by its own clock.
+const maxClockLag = 30 * time.Minute
+
+// Sync reads the authority's changes once. It returns nil when the replica is
+// proven fresh as of the call. Calls must not overlap; Run makes them.
+func (f *Follower) Sync(ctx context.Context) error {
+	f.turn.begin()
+	start := f.clock.Boot()
+	err := f.sync(ctx)
+	f.metrics.synced(err, f.clock.Boot()-start)
+	f.turn.end(err)
+	return err
+}
+
+func (f *Follower) sync(ctx context.Context) error {
+	for range 3 {
+		again, err := f.read(ctx)
+		if err != nil || !again {
+			return err
+		}
+	}
+	return errFlapping
+}
+
+// read asks the feed once. again: the position was of another history, or the
+// wall clock went back behind what has been dropped; everything must be read.
+func (f *Follower) read(ctx context.Context) (again bool, err error) {
+	if now := f.clock.Now().Unix(); now < f.dropped-dropAfter/2 {
+		f.log.Warn("the wall clock went back; reloading the revocations that had been dropped as expired",
+			"seconds", f.dropped-now)
+		f.asof.Store(never)
+		f.dropped = now
+		f.restart("clock")
+	}
+	began := f.clock.Boot() // before the question is sent: the proof rests on it
+	nonce := rand.Text()
+	var ids []uint64
+	snap, err := f.changes(ctx, nonce, func(row authz.Row) {
+		f.replica.Add(row.Entry)
+		ids = append(ids, row.XID)
+	})
+	f.metrics.rows.Add(float64(len(ids)))
+	switch {
+	case err != nil:
+		return false, err
+	case snap.Nonce != nonce:
+		return false, errReused
+	case !snap.Proves:
+		return false, errUnproven
+	case f.fromStart():
+		f.position.Epoch = snap.Epoch
+	case snap.Epoch != f.position.Epoch:
+		f.log.Warn("the store's epoch changed; reloading", "from", f.position.Epoch, "to", snap.Epoch)
+		f.restart("epoch")
+		return true, nil
+	case snap.Xmax <= f.position.Last:
+		f.log.Warn("the store's transaction ids went back; reloading", "last", f.position.Last, "xmax", snap.Xmax)
+		f.restart("xmax")
+		return true, nil
+	}
+	f.advance(ids, snap)
+	f.limits(snap)
+	wall := f.clock.Now()
+	if !snap.Clock.IsZero() && snap.Clock.Sub(wall) > maxClockLag {
+		return false, errBehind
+	}
+	f.sweep(wall, snap.Clock, began)
+	f.loaded.Store(true)
+	f.asof.Store(max(f.asof.Load(), int64(began))) // last: whoever sees it sees the rows
+	return false, nil
+}
+
+// fromStart reports whether the next reading asks for everything.
+func (f *Follower) fromStart() bool { return f.position.Epoch == "" && f.position.Last == 0 }
+
+// restart makes the next reading ask for everything. What the replica holds
+// stays: rows are added, never replaced.
+func (f *Follower) restart(why string) {
+	f.position = authz.Position{}
+	f.metrics.reloads.WithLabelValues(why).Inc()
+}
+
+// advance moves the watermark: to the highest id received that had ended by
+// the snapshot, with the ids at or below it that had not.
+func (f *Follower) advance(ids []uint64, snap authz.Snapshot) {
+	for _, id := range ids {
+		if id < snap.Xmax {
+			f.position.Last = max(f.position.Last, id)
+		}
+	}
+	f.position.Open = slices.DeleteFunc(slices.Clone(snap.Open), func(id uint64) bool { return id > f.position.Last })
+}
+
+// limits applies the fleet-wide limits where they are stricter.
+func (f *Follower) limits(snap authz.Snapshot) {
+	bound, ttl := f.config.MaxStaleness, f.config.MaxTokenTTL
+	if snap.MaxStaleness > 0 {
+		bound = min(bound, snap.MaxStaleness)
+	}
+	if snap.MaxTokenTTL > 0 {
+		ttl = min(ttl, snap.MaxTokenTTL)
+	}
+	f.bound.Store(int64(bound))
+	f.ttl.Store(int64(ttl / time.Second))
+}
+
+// sweep drops what expired more than dropAfter ago by both clocks, the
+// authority's and the wall clock here: one that was stepped forward alone must
+// not make entries vanish that matter once it is stepped back.
+func (f *Follower) sweep(wall, authority time.Time, now time.Duration) {
+	if authority.IsZero() || authority.Year() < 2000 {
+		return
+	}
+	share := float64(now-f.swept) / float64(f.config.SweepInterval) * replicaShards
+	if share < 1 {
+		return
+	}
+	f.swept = now
+	t := min(wall.Unix(), authority.Unix())
+	f.dropped = max(f.dropped, t)
+	f.replica.Sweep(t, int(min(share, replicaShards)))
+}
+
+// changes asks the feed, giving up when it is silent for too long. A wedged
+// connection must not wedge the follower, and a load of millions of rows must
+// not be cut off because it takes long.
+func (f *Follower) changes(ctx context.Context, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+	patience := f.config.SyncTimeout
+	full := f.fromStart()
+	if full {
+		patience *= time.Duration(10 << min(f.fullTries, 4))
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(patience, func() { cancel(errSilent) })
+	defer watchdog.Stop()
+	n := 0
+	snap, err := f.feed.Changes(ctx, f.position, nonce, func(r authz.Row) {
+		if n++; n%1024 == 0 {
+			watchdog.Reset(patience)
+		}
+		row(r)
+	})
+	switch {
+	case err == nil:
+		f.fullTries = 0
+	case errors.Is(context.Cause(ctx), errSilent):
+		if full {
+			f.fullTries++
+		}
+		err = fmt.Errorf("%w: %w", errSilent, err)
+	}
+	return snap, err
+}
+
+// turnstile counts syncs and lets others wait for one to end.
+type turnstile struct {
+	mu     sync.Mutex
+	begun  uint64
+	ended  uint64
+	failed int           // syncs that failed, in a row
+	err    error         // of the last sync that ended
+	next   chan struct{} // closed when a sync ends
+	wake   chan struct{} // asks Run for a sync now
+}
+
+func (t *turnstile) init() {
+	t.next = make(chan struct{})
+	t.wake = make(chan struct{}, 1)
+}
+
+func (t *turnstile) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun++
+}
+
+func (t *turnstile) end(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended, t.err = t.begun, err
+	if t.failed++; err == nil {
+		t.failed = 0
+	}
+	close(t.next)
+	t.next = make(chan struct{})
+}
+
+func (t *turnstile) ask() {
+	select {
+	case t.wake <- struct{}{}:
+	default: // asked for already
+	}
+}
+
+func (t *turnstile) state() (begun, ended uint64, failed int, err error, next <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begun, t.ended, t.failed, t.err, t.next
+}

@@ -1,0 +1,91 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type followerMetrics struct {
+	syncs    *prometheus.CounterVec
+	duration prometheus.Histogram
+	reloads  *prometheus.CounterVec
+	rows     prometheus.Counter
+	catchups *prometheus.HistogramVec
+}
+
+func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics {
+	m := &followerMetrics{
+		syncs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jwt_bouncer_replica_syncs_total",
+			Help: "Syncs with the store by result: ok, error, timeout, unproven (answer of a standby), reused (answer of a cache), clock (wall clock far behind the store's), flapping (epoch changed twice).",
+		}, []string{"result"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "jwt_bouncer_replica_sync_duration_seconds",
+			Help:    "Time a sync took, whatever its result.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
+		}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jwt_bouncer_replica_reloads_total",
+			Help: "Full reloads after the first load by cause: epoch, xmax (transaction ids went back), clock (wall clock went back).",
+		}, []string{"cause"}),
+		rows: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "jwt_bouncer_replica_rows_total",
+			Help: "Revocations received from the store, repeated ones included.",
+		}),
+		catchups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "jwt_bouncer_replica_catchup_wait_seconds",
+			Help:    "Time checks waited because the replica was not fresh, by outcome: proven or unproven.",
+			Buckets: []float64{.001, .005, .01, .025, .05, .1, .15, .2},
+		}, []string{"outcome"}),
+	}
+	for _, r := range []string{"ok", "error", "timeout", "unproven", "reused", "clock", "flapping"} {
+		m.syncs.WithLabelValues(r)
+	}
+	for _, c := range []string{"epoch", "xmax", "clock"} {
+		m.reloads.WithLabelValues(c)
+	}
+	if reg == nil {
+		return m
+	}
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	reg.MustRegister(m.syncs, m.duration, m.reloads, m.rows, m.catchups,
+		gauge("jwt_bouncer_replica_entries", "Revocations held in memory.", func() float64 { return float64(f.replica.Len()) }),
+		gauge("jwt_bouncer_replica_bytes", "Memory the replica's tables occupy.", func() float64 { return float64(f.replica.Bytes()) }),
+		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge; above jwt_bouncer_replica_max_staleness_seconds nothing is allowed on it.", func() float64 { return f.Staleness().Seconds() }),
+		gauge("jwt_bouncer_replica_max_staleness_seconds", "The max_staleness in effect.", func() float64 { return f.Bound().Seconds() }),
+	)
+	return m
+}
+
+func (m *followerMetrics) synced(err error, took time.Duration) {
+	result := "error"
+	switch {
+	case err == nil:
+		result = "ok"
+	case errors.Is(err, errSilent), errors.Is(err, context.DeadlineExceeded):
+		result = "timeout"
+	case errors.Is(err, errUnproven):
+		result = "unproven"
+	case errors.Is(err, errReused):
+		result = "reused"
+	case errors.Is(err, errBehind):
+		result = "clock"
+	case errors.Is(err, errFlapping):
+		result = "flapping"
+	}
+	m.syncs.WithLabelValues(result).Inc()
+	m.duration.Observe(took.Seconds())
+}
+
+func (m *followerMetrics) caughtUp(proven bool, waited time.Duration) {
+	outcome := "unproven"
+	if proven {
+		outcome = "proven"
+	}
+	m.catchups.WithLabelValues(outcome).Observe(waited.Seconds())
+}

@@ -1,0 +1,111 @@
+package cache
+
+import (
+	"hash/maphash"
+	"math"
+	"sync/atomic"
+
+	"jwtbouncer/authz"
+)
+
+// Replica is the set of live revocations in memory. Readers never lock and
+// never wait; entries are added and, long after they expired, dropped.
+//
+// An entry is found by a 64-bit hash of its key under a seed drawn per
+// process, so that nobody outside can construct two keys that collide. Two
+// that do by chance are merged, which can only deny.
+type Replica struct {
+	seed    maphash.Seed
+	shards  [replicaShards]shard
+	entries atomic.Int64
+	bytes   atomic.Int64
+	next    int // the shard the next Sweep begins with
+}
+
+const (
+	shardBits     = 10 // a shard is the unit of growth: at most 1/1024 of the table exists twice
+	replicaShards = 1 << shardBits
+	dropAfter     = 5 * 60 // seconds an entry is kept beyond its expiry: leeway and clock differences
+)
+
+// NewReplica returns an empty replica.
+func NewReplica() *Replica { return &Replica{seed: maphash.MakeSeed()} }
+
+// Add merges e into the replica. It may be called while others look up, and
+// by several goroutines.
+func (r *Replica) Add(e authz.Entry) {
+	h := maphash.Bytes(r.seed, e.Key[:])
+	entries, bytes := r.shards[h>>(64-shardBits)].add(h, packEntry(e))
+	if entries != 0 {
+		r.entries.Add(entries)
+	}
+	if bytes != 0 {
+		r.bytes.Add(bytes)
+	}
+}
+
+// Revokes reports whether an entry under one of the keys revokes a token
+// issued at iat (Unix seconds, rounded down, 0 when the token has none).
+func (r *Replica) Revokes(keys []authz.Key, iat int64) bool {
+	for i := range keys {
+		h := maphash.Bytes(r.seed, keys[i][:])
+		if v, ok := r.shards[h>>(64-shardBits)].find(h); ok && v.revokes(iat) {
+			return true
+		}
+	}
+	return false
+}
+
+// Len is the number of entries.
+func (r *Replica) Len() int64 { return r.entries.Load() }
+
+// Bytes is the memory the tables occupy.
+func (r *Replica) Bytes() int64 { return r.bytes.Load() }
+
+// Sweep drops the entries of the next n shards (all, if n is more than there
+// are) that expired more than five minutes before now (Unix seconds), and
+// gives back memory that they leave empty. Readers go on. Calls must not
+// overlap.
+func (r *Replica) Sweep(now int64, n int) {
+	for range min(n, replicaShards) {
+		entries, bytes := r.shards[r.next].sweep(now - dropAfter)
+		r.entries.Add(entries)
+		r.bytes.Add(bytes)
+		r.next = (r.next + 1) % replicaShards
+	}
+}
+
+// packed is an entry's not_before (upper half) and expiry (lower half), each
+// in whole Unix seconds of 32 bits, in one word: read and written at once, so
+// that no reader ever sees the one without the other.
+//
+// What 32 bits cannot hold is rounded to the side that denies: a not_before
+// after 2106-02-07 becomes Always, one before 1970 becomes 0 (no token that
+// says when it was issued is that old), and an expiry after 2106 never comes.
+type packed uint64
+
+const always32 = math.MaxUint32
+
+func packEntry(e authz.Entry) packed {
+	return packed(clamp32(e.NotBefore)<<32 | clamp32(e.Expires))
+}
+
+func clamp32(s int64) uint64 { return uint64(min(max(s, 0), always32)) }
+
+func (p packed) notBefore() int64 { return int64(p >> 32) }
+
+// expired reports whether the expiry lies before t.
+func (p packed) expired(t int64) bool {
+	exp := int64(p & always32)
+	return exp != always32 && exp < t
+}
+
+func (p packed) revokes(iat int64) bool {
+	nb := p.notBefore()
+	return nb == always32 || iat < nb
+}
+
+// merge is authz.Entry.Merge on packed entries.
+func (p packed) merge(o packed) packed {
+	return max(p>>32, o>>32)<<32 | max(p&always32, o&always32)
+}
