@@ -1,0 +1,42 @@
+package envoy
+
+import (
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+func TestSampleFileIsCurrent(t *testing.T) {
+	t.Parallel()
+	got, err := SampleConfig(Sample{Listen: "0.0.0.0:8080", Service: "127.0.0.1:9191", Upstream: "127.0.0.1:8000", AdminPort: 9901})
+	require.NoError(t, err)
+	golden(t, "envoy.yaml", got)
+}
+
+func TestSampleRefusesBadAddresses(t *testing.T) {
+	t.Parallel()
+	for _, s := range []Sample{
+		{Listen: "nowhere", Service: "127.0.0.1:1", Upstream: "127.0.0.1:2"},
+		{Listen: "127.0.0.1:0", Service: "unix://relative", Upstream: "127.0.0.1:2"},
+		{Listen: "127.0.0.1:0", Service: "127.0.0.1:1", Upstream: "127.0.0.1"},
+	} {
+		_, err := SampleConfig(s)
+		assert.Error(t, err, "%+v", s)
+	}
+}
+
+// golden compares got with a file, or writes the file with -update.
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err, "run the test with -update to make it")
+	assert.Equal(t, string(want), got, "run the test with -update, then read the difference")
+}
