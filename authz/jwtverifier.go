@@ -1,0 +1,333 @@
+package authz
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// VerifierOptions is what a JWTVerifier works with. The zero value works.
+type VerifierOptions struct {
+	// MaxTokenTTL bounds exp - iat (without iat: exp - now); 0: 24h. Revocations
+	// are forgotten by it, so it cannot be switched off.
+	MaxTokenTTL time.Duration
+	// Leeway of issuers that set none; 0: 30s, negative: none.
+	Leeway time.Duration
+	// MaxTokenBytes bounds the text of a token; 0: DefaultMaxTokenBytes.
+	MaxTokenBytes int
+	Clock         Clock                 // nil: SystemClock
+	Logger        *slog.Logger          // nil: nothing is logged
+	Registry      prometheus.Registerer // nil: no metrics
+	Transport     http.RoundTripper     // for fetching keys; nil: one of the verifier's own per issuer
+}
+
+// JWTVerifier verifies the tokens of the configured issuers.
+type JWTVerifier struct {
+	issuers  map[string]*KeyRing
+	rings    []*KeyRing // by slot
+	maxTTL   int64      // seconds
+	maxBytes int
+	clock    Clock
+	registry prometheus.Registerer
+
+	base      context.Context
+	cancel    context.CancelFunc
+	wg        sync.WaitGroup
+	closeIdle []func()
+}
+
+var _ Verifier = (*JWTVerifier)(nil)
+
+// NewVerifier returns a verifier for the issuers, which must be valid
+// (IssuerConfig.Validate). It fetches nothing before Start, Refresh or the
+// first token. The caller ends it with Close.
+func NewVerifier(issuers []IssuerConfig, o VerifierOptions) (*JWTVerifier, error) {
+	if len(issuers) == 0 {
+		return nil, errors.New("no issuer is configured: no token could be accepted")
+	}
+	if len(issuers) >= 1<<(64-slotShift) {
+		return nil, errors.New("too many issuers")
+	}
+	if o.MaxTokenTTL == 0 {
+		o.MaxTokenTTL = 24 * time.Hour
+	}
+	if o.MaxTokenBytes == 0 {
+		o.MaxTokenBytes = DefaultMaxTokenBytes
+	}
+	if o.MaxTokenTTL < time.Second || o.MaxTokenBytes < 0 || o.Leeway > maxLeeway {
+		return nil, fmt.Errorf("max token ttl must be at least 1s, max token bytes positive, and leeway at most %s", maxLeeway)
+	}
+	if o.Clock == nil {
+		o.Clock = SystemClock{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	v := &JWTVerifier{
+		issuers: make(map[string]*KeyRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
+		maxBytes: o.MaxTokenBytes, clock: o.Clock, registry: o.Registry,
+	}
+	v.base, v.cancel = context.WithCancel(context.Background())
+	for i, c := range issuers {
+		if err := v.add(i, c, o); err != nil {
+			v.Close()
+			return nil, fmt.Errorf("issuer %s: %w", c.Issuer, err)
+		}
+	}
+	if o.Registry != nil {
+		if err := o.Registry.Register(v); err != nil {
+			v.registry = nil
+			v.Close()
+			return nil, fmt.Errorf("register metrics of the keys: %w", err)
+		}
+	}
+	return v, nil
+}
+
+func (v *JWTVerifier) add(slot int, c IssuerConfig, o VerifierOptions) error {
+	var faults []error
+	c.Validate(func(path, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+	})
+	if len(faults) > 0 {
+		return errors.Join(faults...)
+	}
+	if v.issuers[c.Issuer] != nil {
+		return errors.New("is configured twice")
+	}
+	c = c.withDefaults(o.Leeway)
+	source, closeIdle, err := newKeySource(c, o.Transport, o.Clock)
+	if err != nil {
+		return err
+	}
+	r := &KeyRing{
+		cfg: c, source: source, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(slot),
+		base: v.base, wg: &v.wg, unknown: map[uint64]time.Duration{}, seed: maphash.MakeSeed(),
+	}
+	v.issuers[c.Issuer] = r
+	v.rings = append(v.rings, r)
+	v.closeIdle = append(v.closeIdle, closeIdle)
+	return nil
+}
+
+// Start begins to keep every issuer's keys fresh, until ctx ends or Close. It
+// does not wait: an issuer that cannot be reached delays nobody.
+func (v *JWTVerifier) Start(ctx context.Context) {
+	for _, r := range v.rings {
+		v.wg.Go(func() { r.run(ctx) })
+	}
+}
+
+// Refresh fetches every issuer's keys now and returns the errors of those
+// whose could not be.
+func (v *JWTVerifier) Refresh(ctx context.Context) error {
+	errs := make([]error, len(v.rings))
+	var wg sync.WaitGroup
+	for i, r := range v.rings {
+		wg.Go(func() {
+			if err := r.Refresh(ctx); err != nil {
+				errs[i] = fmt.Errorf("issuer %s: %w", r.cfg.Issuer, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Close ends the refreshers and waits for them. Tokens can still be verified
+// with the keys at hand.
+func (v *JWTVerifier) Close() {
+	v.cancel()
+	v.wg.Wait()
+	for _, f := range v.closeIdle {
+		f()
+	}
+	if v.registry != nil {
+		v.registry.Unregister(v)
+	}
+}
+
+// Ready returns nil when at least one issuer has usable keys, otherwise why
+// none has.
+func (v *JWTVerifier) Ready() error {
+	var why []string
+	for _, s := range v.Status() {
+		if s.Keys > 0 {
+			return nil
+		}
+		why = append(why, s.Issuer+": "+cmp.Or(s.Err, "not fetched yet"))
+	}
+	return errors.New("no issuer has usable keys: " + strings.Join(why, "; "))
+}
+
+// IssuerStatus is the state of one issuer's keys.
+type IssuerStatus struct {
+	Issuer  string
+	Keys    int       // usable
+	Refused int       // members of the set that are not used
+	Fetched time.Time // last success; zero: never
+	Err     string    // why the last fetch failed; empty: it did not
+}
+
+// Status returns the state of every issuer, in order of configuration.
+func (v *JWTVerifier) Status() []IssuerStatus {
+	all := make([]IssuerStatus, len(v.rings))
+	for i, r := range v.rings {
+		all[i] = r.status()
+	}
+	return all
+}
+
+// Verify implements Verifier.
+func (v *JWTVerifier) Verify(ctx context.Context, raw string) (*Token, error) {
+	return v.verify(ctx, raw, nil)
+}
+
+// Statement is a signed message about tokens or sessions rather than a
+// credential: a back-channel logout token or a security event (RFC 8417). Its
+// typ keeps it apart from access tokens (RFC 8725, section 3.11).
+type Statement struct {
+	Types       []string // values of typ, as IssuerConfig.Types; needed
+	Audiences   []string // one of them must be in aud; empty: the issuer's
+	ExpOptional bool     // without exp, iat must be no older than max_token_ttl
+}
+
+// VerifyStatement checks a message as Verify checks a token, and its audience.
+func (v *JWTVerifier) VerifyStatement(ctx context.Context, raw string, s Statement) (*Token, error) {
+	if len(s.Types) == 0 {
+		return nil, &Failure{Reason: ReasonInternal, Detail: "no typ is expected"}
+	}
+	t, err := v.verify(ctx, raw, &s)
+	if err != nil {
+		return nil, err
+	}
+	ok := t.Accepted
+	if len(s.Audiences) > 0 {
+		ok = slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(s.Audiences, a) })
+	}
+	if !ok {
+		return nil, &Failure{Reason: ReasonWrongAudience, Detail: "the message is for another audience"}
+	}
+	return t, nil
+}
+
+func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *Token, err error) {
+	defer func() {
+		if p := recover(); p != nil { // whatever broke, the token is not good
+			t, err = nil, &Failure{Reason: ReasonInternal, Detail: fmt.Sprintf("panic while verifying: %T", p)}
+		}
+	}()
+	c, fail := parseCompact(raw, v.maxBytes)
+	if fail != nil {
+		return nil, fail
+	}
+	ring, fail := v.ring(c.claims)
+	if fail != nil {
+		return nil, fail
+	}
+	if fail := ring.cfg.admits(c.header, s); fail != nil {
+		return nil, fail
+	}
+	key, generation, fail := ring.key(ctx, c.header)
+	if fail != nil {
+		return nil, fail
+	}
+	if !algorithms[c.header.alg].verify(key.key, c.input, c.signature) {
+		if !c.header.keyed {
+			ring.ask() // without a kid nothing else tells of a new key
+		}
+		return nil, &Failure{Reason: ReasonBadSignature, Detail: "the signature does not verify"}
+	}
+	t = &Token{Raw: strings.Clone(raw), KeyID: c.header.kid, Type: c.header.typ, Generation: generation}
+	if fail := t.readClaims(c.claims, s == nil || !s.ExpOptional); fail != nil {
+		return nil, fail
+	}
+	if fail := v.checkTimes(t, ring.leeway()); fail != nil {
+		return nil, fail
+	}
+	t.Accepted = ring.cfg.accepts(t.Audience)
+	t.SetKeys()
+	return t, nil
+}
+
+// ring finds the issuer a token claims to be from. Until the signature has
+// been verified, that is all that is believed of the claims.
+func (v *JWTVerifier) ring(claims map[string]any) (*KeyRing, *Failure) {
+	claim, present := claims["iss"]
+	iss, ok := claim.(string)
+	if !present || !ok {
+		return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "the token names no issuer (iss)"}
+	}
+	r := v.issuers[iss]
+	if r == nil {
+		return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "issuer " + quoteShort(iss) + " is not configured"}
+	}
+	return r, nil
+}
+
+// admits applies the issuer's lists of algorithms and types.
+func (c *IssuerConfig) admits(h joseHeader, s *Statement) *Failure {
+	types := c.Types
+	if s != nil {
+		types = s.Types
+	}
+	switch {
+	case !slices.Contains(c.Algorithms, h.alg):
+		return unsupported("alg %s is not accepted from this issuer", h.alg)
+	case !slices.Contains(types, h.typ):
+		return unsupported("typ %s is not accepted here", quoteShort(h.typ))
+	}
+	return nil
+}
+
+// checkTimes compares exp, nbf, iat with the clock and the lifetime with its
+// bound.
+func (v *JWTVerifier) checkTimes(t *Token, leeway int64) *Failure {
+	now := v.clock.Now().Unix()
+	switch {
+	case t.Expires != 0 && now >= t.Expires+leeway:
+		return &Failure{Reason: ReasonExpired, Detail: "exp was " + stamp(t.Expires)}
+	case t.NotValidBefore > now+leeway:
+		return &Failure{Reason: ReasonNotYetValid, Detail: "nbf is " + stamp(t.NotValidBefore)}
+	case t.IssuedAt > now+leeway:
+		return &Failure{Reason: ReasonNotYetValid, Detail: "iat is " + stamp(t.IssuedAt)}
+	}
+	from, until := now, t.Expires
+	if _, ok := t.Claims["iat"]; ok {
+		from = t.IssuedAt
+	}
+	if until == 0 { // a statement without exp: its age is bounded instead
+		until = now
+		if _, ok := t.Claims["iat"]; !ok {
+			return badClaim("neither exp nor iat")
+		}
+	}
+	if until-from > v.maxTTL {
+		return &Failure{Reason: ReasonLifetimeTooLong, Detail: fmt.Sprintf("valid for %ds; at most %ds are accepted", until-from, v.maxTTL)}
+	}
+	return nil
+}
+
+func stamp(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+
+// Current implements Verifier. It is on the path of every request: two loads
+// and three comparisons.
+func (v *JWTVerifier) Current(t *Token, now int64) bool {
+	slot := t.Generation >> slotShift
+	if t.Generation == 0 || slot >= uint64(len(v.rings)) {
+		return false
+	}
+	r := v.rings[slot]
+	leeway := r.leeway()
+	return r.generation.Load() == t.Generation && now < t.Expires+leeway && now+leeway >= t.NotValidBefore
+}

@@ -1,0 +1,129 @@
+package authz_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+)
+
+// newVerifier returns a verifier of iss, with its keys fetched.
+func newVerifier(t *testing.T, iss *authztest.Issuer, change ...func(*authz.IssuerConfig)) *authz.JWTVerifier {
+	t.Helper()
+	cfg := authz.IssuerConfig{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: iss.JWKSURL()}
+	for _, f := range change {
+		f(&cfg)
+	}
+	v, err := authz.NewVerifier([]authz.IssuerConfig{cfg}, authz.VerifierOptions{})
+	require.NoError(t, err)
+	t.Cleanup(v.Close)
+	require.NoError(t, v.Refresh(t.Context()))
+	return v
+}
+
+func newIssuer(t *testing.T, options ...authztest.Option) *authztest.Issuer {
+	t.Helper()
+	iss := authztest.NewIssuer(options...)
+	t.Cleanup(iss.Close)
+	return iss
+}
+
+func reasonOf(err error) authz.Reason {
+	var f *authz.Failure
+	if errors.As(err, &f) {
+		return f.Reason
+	}
+	return authz.ReasonUnset
+}
+
+func TestVerifyEveryAlgorithm(t *testing.T) {
+	t.Parallel()
+	algs := []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+	iss := newIssuer(t, authztest.Algorithms(algs...))
+	v := newVerifier(t, iss)
+	for _, alg := range algs {
+		t.Run(alg, func(t *testing.T) {
+			t.Parallel()
+			good := iss.Mint(map[string]any{"scope": "read write", "sid": "s1"}, authztest.Alg(alg))
+			token, err := v.Verify(t.Context(), good)
+			require.NoError(t, err)
+			require.Equal(t, good, token.Raw)
+			require.Equal(t, iss.Name, token.Issuer)
+			require.Equal(t, "user-1", token.Subject)
+			require.Equal(t, "s1", token.Session)
+			require.Equal(t, iss.Key(alg).ID, token.KeyID)
+			require.Equal(t, "jwt", token.Type)
+			require.Equal(t, []string{"api"}, token.Audience)
+			require.Equal(t, []string{"read", "write"}, token.Scopes)
+			require.True(t, token.Accepted)
+			require.Len(t, token.Keys, 6)
+			require.True(t, v.Current(token, time.Now().Unix()))
+			require.False(t, v.Current(token, token.Expires+30))
+			require.True(t, v.Current(token, token.Expires+29))
+
+			_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.Alg(alg), authztest.Tampered()))
+			require.Equal(t, authz.ReasonBadSignature, reasonOf(err), "%v", err)
+		})
+	}
+}
+
+func TestVerifyOverDiscovery(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	v := newVerifier(t, iss, func(c *authz.IssuerConfig) { c.JWKS = "" })
+	_, err := v.Verify(t.Context(), iss.Mint(nil))
+	require.NoError(t, err)
+	require.NoError(t, v.Ready())
+}
+
+// A token that is both forged and expired must not tell the forger more than
+// that it is forged.
+func TestSignatureIsJudgedBeforeClaims(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	v := newVerifier(t, iss)
+	for name, claims := range map[string]map[string]any{
+		"expired": {"exp": 1000}, "no exp": {"exp": nil}, "bad sub": {"sub": 1}, "future": {"nbf": time.Now().Add(time.Hour).Unix()},
+	} {
+		_, err := v.Verify(t.Context(), iss.Mint(claims, authztest.Tampered()))
+		require.Equal(t, authz.ReasonBadSignature, reasonOf(err), name)
+	}
+}
+
+func TestUnconfiguredIssuer(t *testing.T) {
+	t.Parallel()
+	iss, other := newIssuer(t), newIssuer(t)
+	v := newVerifier(t, iss)
+	_, err := v.Verify(t.Context(), other.Mint(nil))
+	require.Equal(t, authz.ReasonUnknownIssuer, reasonOf(err))
+	_, err = v.Verify(t.Context(), other.Mint(map[string]any{"iss": iss.Name}))
+	require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+}
+
+// Start neither waits nor fails when one issuer is away; the other's tokens
+// pass and its own are answered with "could not find out".
+func TestUnreachableIssuerStopsNobody(t *testing.T) {
+	t.Parallel()
+	good, away := newIssuer(t), newIssuer(t)
+	away.FailJWKS(&authztest.Fault{Status: 500})
+	v, err := authz.NewVerifier([]authz.IssuerConfig{
+		{Issuer: away.Name, Audiences: []string{"api"}, JWKS: away.JWKSURL()},
+		{Issuer: good.Name, Audiences: []string{"api"}, JWKS: good.JWKSURL()},
+	}, authz.VerifierOptions{})
+	require.NoError(t, err)
+	defer v.Close()
+	require.Error(t, v.Ready())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	v.Start(ctx)
+	require.Eventually(t, func() bool { return v.Ready() == nil }, 5*time.Second, time.Millisecond)
+	_, err = v.Verify(ctx, good.Mint(nil))
+	require.NoError(t, err)
+	_, err = v.Verify(ctx, away.Mint(nil))
+	require.Equal(t, authz.ReasonKeysUnavailable, reasonOf(err))
+}

@@ -1,0 +1,210 @@
+package authz
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+)
+
+// maxDocument bounds key sets and discovery documents, in bytes.
+const maxDocument = 1 << 20
+
+// keySource is where an issuer's key set comes from.
+type keySource interface {
+	// fetch returns the document as it is now. It ends by ctx's deadline and
+	// reads no more than maxDocument. Calls are not concurrent.
+	fetch(ctx context.Context) ([]byte, error)
+}
+
+// newKeySource chooses the source that c.JWKS names. transport nil: one of
+// its own, which close ends.
+func newKeySource(c IssuerConfig, transport http.RoundTripper, clock Clock) (_ keySource, closeIdle func(), err error) {
+	if path, ok := c.keyFile(); ok {
+		return fileSource{path: path}, func() {}, nil
+	}
+	if transport == nil {
+		t, err := newKeyTransport(c)
+		if err != nil {
+			return nil, nil, err
+		}
+		transport, closeIdle = t, t.CloseIdleConnections
+	} else {
+		closeIdle = func() {}
+	}
+	client := &http.Client{Transport: transport, CheckRedirect: sameOrigin}
+	if c.JWKS != "" {
+		return &urlSource{client: client, url: c.JWKS, timeout: c.FetchTimeout}, closeIdle, nil
+	}
+	return &discoverySource{client: client, issuer: c.Issuer, timeout: c.FetchTimeout, clock: clock}, closeIdle, nil
+}
+
+// keyFile returns the path of the key set, if a file is what c.JWKS names.
+func (c IssuerConfig) keyFile() (string, bool) {
+	if path, ok := strings.CutPrefix(c.JWKS, "file://"); ok {
+		return path, true
+	}
+	return c.JWKS, c.JWKS != "" && !strings.Contains(c.JWKS, "://")
+}
+
+// newKeyTransport makes a transport whose every stage is bounded. It uses no
+// proxy from the environment, so that nobody else's setting decides whom the
+// keys come from.
+func newKeyTransport(c IssuerConfig) (*http.Transport, error) {
+	t := &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: c.FetchTimeout}).DialContext,
+		TLSHandshakeTimeout:    c.FetchTimeout,
+		ResponseHeaderTimeout:  c.FetchTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConns:           2,
+		MaxConnsPerHost:        2,
+		IdleConnTimeout:        30 * time.Second,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true, // the bound is on what is sent, and nothing swells
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	if c.CAFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	t.TLSClientConfig.RootCAs = x509.NewCertPool()
+	if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca_file %s holds no PEM certificate", c.CAFile)
+	}
+	return t, nil
+}
+
+// sameOrigin follows few redirects, and none to another scheme, host or port:
+// a redirect must not decide whose keys are trusted, or what else is reached.
+func sameOrigin(req *http.Request, via []*http.Request) error {
+	from := via[0].URL
+	if req.URL.Scheme != from.Scheme || req.URL.Host != from.Host || req.URL.User != nil {
+		return errors.New("redirect to another origin refused")
+	}
+	if len(via) > 3 {
+		return errors.New("too many redirects")
+	}
+	return nil
+}
+
+func get(ctx context.Context, client *http.Client, from string, timeout time.Duration) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/jwk-set+json, application/json")
+	req.Header.Set("User-Agent", "jwt-bouncer")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: status %d", from, resp.StatusCode)
+	}
+	return readBounded(resp.Body, from)
+}
+
+func readBounded(r io.Reader, from string) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", from, err)
+	}
+	if len(b) > maxDocument {
+		return nil, fmt.Errorf("%s is larger than %d bytes", from, maxDocument)
+	}
+	return b, nil
+}
+
+type urlSource struct {
+	client  *http.Client
+	url     string
+	timeout time.Duration
+}
+
+func (s *urlSource) fetch(ctx context.Context) ([]byte, error) {
+	return get(ctx, s.client, s.url, s.timeout)
+}
+
+// discoverySource finds the key set by OpenID Connect Discovery 1.0, section 4.
+type discoverySource struct {
+	client  *http.Client
+	issuer  string
+	timeout time.Duration
+	clock   Clock
+
+	jwks  string        // what discovery said; empty: ask it
+	until time.Duration // Clock.Boot when to ask it again
+}
+
+const discoveryTTL = time.Hour
+
+func (s *discoverySource) fetch(ctx context.Context) ([]byte, error) {
+	if now := s.clock.Boot(); s.jwks == "" || now > s.until {
+		from, err := s.discover(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.jwks, s.until = from, now+discoveryTTL
+	}
+	b, err := get(ctx, s.client, s.jwks, s.timeout)
+	if err != nil {
+		s.jwks = "" // it may have moved
+	}
+	return b, err
+}
+
+func (s *discoverySource) discover(ctx context.Context) (string, error) {
+	from := strings.TrimSuffix(s.issuer, "/") + "/.well-known/openid-configuration"
+	b, err := get(ctx, s.client, from, s.timeout)
+	if err != nil {
+		return "", err
+	}
+	m, err := parseObject(string(b))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", from, err)
+	}
+	if m["issuer"] != s.issuer { // section 4.3: an exact match, or anybody's keys would do
+		return "", fmt.Errorf("%s is the configuration of another issuer than %s", from, s.issuer)
+	}
+	text, _ := m["jwks_uri"].(string)
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http"):
+		return "", fmt.Errorf("%s: jwks_uri is no http(s) URL", from)
+	case u.Scheme == "http" && strings.HasPrefix(s.issuer, "https:"):
+		return "", fmt.Errorf("%s: jwks_uri leaves https", from)
+	}
+	return text, nil
+}
+
+type fileSource struct{ path string }
+
+func (s fileSource) fetch(context.Context) ([]byte, error) {
+	info, err := os.Stat(s.path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() { // a pipe or device could block for ever
+		return nil, fmt.Errorf("%s is not a regular file", s.path)
+	}
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readBounded(f, s.path)
+}
