@@ -1,0 +1,167 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"jwtbouncer/authz"
+)
+
+// changeReader takes what COPY … (FORMAT binary) sends for authz.changes, cut
+// anywhere, and hands on one row after the other.
+type changeReader struct {
+	row      func(authz.Row)
+	progress func()
+	snapshot []string // of the one row that describes the snapshot
+	rows     uint64
+
+	rest    []byte // an incomplete row
+	started bool
+	ended   bool
+}
+
+var errCopy = errors.New("the server's answer has an unknown form")
+
+// The head of a binary COPY: signature, flags, length of an extension.
+const (
+	copySignature = "PGCOPY\n\xff\r\n\x00"
+	copyHead      = len(copySignature) + 8
+)
+
+// Write implements io.Writer for pgconn's CopyTo.
+func (c *changeReader) Write(b []byte) (int, error) {
+	c.progress()
+	n := len(b)
+	if len(c.rest) > 0 {
+		c.rest = append(c.rest, b...)
+		b = c.rest
+	}
+	used, err := c.take(b)
+	if err != nil {
+		return 0, err
+	}
+	c.rest = append(c.rest[:0], b[used:]...)
+	return n, nil
+}
+
+func (c *changeReader) take(b []byte) (used int, err error) {
+	if !c.started {
+		if len(b) < copyHead {
+			return 0, nil
+		}
+		if string(b[:len(copySignature)]) != copySignature {
+			return 0, errCopy
+		}
+		ext := int(binary.BigEndian.Uint32(b[copyHead-4:]))
+		if ext > 1<<16 {
+			return 0, errCopy
+		}
+		if len(b) < copyHead+ext {
+			return 0, nil
+		}
+		c.started = true
+		used = copyHead + ext
+	}
+	for {
+		n, err := c.tuple(b[used:])
+		if n == 0 || err != nil {
+			return used, err
+		}
+		used += n
+	}
+}
+
+// tuple reads one row; 0: it is not complete yet.
+func (c *changeReader) tuple(b []byte) (int, error) {
+	if c.ended {
+		if len(b) > 0 {
+			return 0, errCopy
+		}
+		return 0, nil
+	}
+	if len(b) < 2 {
+		return 0, nil
+	}
+	fields := int16(binary.BigEndian.Uint16(b)) //nolint:gosec // -1 ends the copy
+	if fields == -1 {
+		c.ended = true
+		return 2, nil
+	}
+	if fields != 5 {
+		return 0, fmt.Errorf("%w: %d columns", errCopy, fields)
+	}
+	at := 2
+	var field [5][]byte
+	for i := range field {
+		if len(b) < at+4 {
+			return 0, nil
+		}
+		size := int32(binary.BigEndian.Uint32(b[at:])) //nolint:gosec // -1 is null
+		at += 4
+		if size == -1 {
+			continue
+		}
+		if size < 0 || size > 1<<26 {
+			return 0, errCopy
+		}
+		if len(b) < at+int(size) {
+			return 0, nil
+		}
+		field[i] = b[at : at+int(size) : at+int(size)]
+		at += int(size)
+	}
+	if field[4] != nil {
+		if c.snapshot != nil {
+			return 0, fmt.Errorf("%w: two snapshots", errCopy)
+		}
+		var err error
+		c.snapshot, err = textArray(field[4])
+		return at, err
+	}
+	if len(field[0]) != 16 || len(field[1]) != 8 || len(field[2]) != 8 || len(field[3]) != 8 {
+		return 0, fmt.Errorf("%w: a row's columns", errCopy)
+	}
+	number := func(i int) int64 { return int64(binary.BigEndian.Uint64(field[i])) } //nolint:gosec // two's complement on the wire
+	r := authz.Row{Entry: authz.Entry{Key: authz.Key(field[0]), NotBefore: number(1), Expires: number(2)}}
+	if number(3) < 0 {
+		return 0, fmt.Errorf("%w: a negative transaction id", errCopy)
+	}
+	r.XID = uint64(number(3)) //nolint:gosec // checked
+	c.row(r)
+	c.rows++
+	return at, nil
+}
+
+// end reports whether the answer was whole.
+func (c *changeReader) end() error {
+	if !c.ended || len(c.rest) > 0 || c.snapshot == nil {
+		return fmt.Errorf("%w: it is incomplete", errCopy)
+	}
+	return nil
+}
+
+// textArray reads a one-dimensional text[] without nulls.
+func textArray(b []byte) ([]string, error) {
+	if len(b) < 20 || binary.BigEndian.Uint32(b) != 1 {
+		return nil, fmt.Errorf("%w: an array", errCopy)
+	}
+	n := int(binary.BigEndian.Uint32(b[12:]))
+	b = b[20:]
+	if n > len(b)/4 {
+		return nil, fmt.Errorf("%w: an array's length", errCopy)
+	}
+	out := make([]string, 0, n)
+	for range n {
+		if len(b) < 4 {
+			return nil, errCopy
+		}
+		size := int(binary.BigEndian.Uint32(b))
+		if size < 0 || size > len(b)-4 {
+			return nil, fmt.Errorf("%w: an array's element", errCopy)
+		}
+		out = append(out, string(b[4:4+size]))
+		b = b[4+size:]
+	}
+	return out, nil
+}

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"jwtbouncer/authz"
+)
+
+// lookups bounds point lookups so that a slow database can neither hold up a
+// request beyond its deadline nor pile requests up: few run, few wait, and
+// when they keep failing a circuit breaker answers at once. The breaker is
+// closed again by probes in the background, never at a request's cost.
+type lookups struct {
+	name    string
+	slots   chan struct{}
+	pending atomic.Int64
+	limit   int64
+	timeout time.Duration
+	ask     func(ctx context.Context, keys []authz.Key) (level int64, err error)
+	breaker *gobreaker.CircuitBreaker[int64]
+	probing atomic.Bool
+	met     *metrics
+
+	stop    context.Context //nolint:containedctx // ends the probes, which outlive the request that started them
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	mu      sync.Mutex // orders running.Add against close's Wait
+}
+
+// errHurried marks a lookup that failed for want of time the caller did not
+// have; it says nothing about the database.
+type errHurried struct{ error }
+
+func (e errHurried) Unwrap() error { return e.error }
+
+func newLookups(name string, o *Options, met *metrics, ask func(context.Context, []authz.Key) (int64, error)) *lookups {
+	l := &lookups{
+		name: name, slots: make(chan struct{}, o.Lookups), limit: int64(o.Lookups + o.Waiting),
+		timeout: o.LookupTimeout, ask: ask, met: met,
+	}
+	l.stop, l.cancel = context.WithCancel(context.Background())
+	l.breaker = gobreaker.NewCircuitBreaker[int64](gobreaker.Settings{
+		Name: name, MaxRequests: 1, Interval: 10 * time.Second, Timeout: 100 * time.Millisecond,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.ConsecutiveFailures >= 5 || c.Requests >= 20 && c.TotalFailures*2 >= c.Requests
+		},
+		IsExcluded: func(err error) bool {
+			return errors.Is(err, context.Canceled) || errors.As(err, new(errHurried))
+		},
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			met.breaker.Set(float64(to))
+			if to == gobreaker.StateOpen && from == gobreaker.StateClosed {
+				l.probe()
+			}
+		},
+	})
+	return l
+}
+
+// level asks for the strictest not_before (Unix seconds, authz.Always, or 0
+// for none) among the revocations with these keys.
+func (l *lookups) level(ctx context.Context, keys []authz.Key) (int64, error) {
+	if len(keys) == 0 {
+		return 0, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)
+	}
+	if l.breaker.State() != gobreaker.StateClosed {
+		return 0, fmt.Errorf("%w: %s: it failed repeatedly and is being probed", authz.ErrUnavailable, l.name)
+	}
+	if l.pending.Add(1) > l.limit {
+		l.pending.Add(-1)
+		return 0, fmt.Errorf("%s: %w", l.name, ErrBusy)
+	}
+	l.met.waiting.Inc()
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	leave := func() { l.pending.Add(-1); l.met.waiting.Dec() }
+	select {
+	case l.slots <- struct{}{}:
+	case <-ctx.Done():
+		leave()
+		return 0, fmt.Errorf("%w: %s: %w while waiting for a connection", authz.ErrUnavailable, l.name, ctx.Err())
+	}
+	type answer struct {
+		level int64
+		err   error
+	}
+	// The query runs beside the request: cancelling one takes a moment (a
+	// cancel request to the server, a lock's timeout in SQLite) that the
+	// request does not have.
+	done := make(chan answer, 1)
+	keys = append([]authz.Key(nil), keys...) // a query's keys must not be kept beyond Lookup
+	if !l.spawn(func() {
+		defer func() { <-l.slots; leave() }()
+		n, err := l.breaker.Execute(func() (int64, error) { return l.timed(ctx, keys) })
+		done <- answer{n, err}
+	}) {
+		<-l.slots
+		leave()
+		return 0, fmt.Errorf("%w: %s: closed", authz.ErrUnavailable, l.name)
+	}
+	select {
+	case a := <-done:
+		if a.err != nil && !errors.Is(a.err, authz.ErrUnavailable) {
+			a.err = fmt.Errorf("%w: %s: %w", authz.ErrUnavailable, l.name, a.err)
+		}
+		return a.level, a.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("%w: %s: no answer: %w", authz.ErrUnavailable, l.name, ctx.Err())
+	}
+}
+
+func (l *lookups) timed(ctx context.Context, keys []authz.Key) (int64, error) {
+	deadline, _ := ctx.Deadline()
+	had := time.Until(deadline)
+	n, err := l.ask(ctx, keys)
+	if err != nil && ctx.Err() != nil && had < l.timeout/3 {
+		err = errHurried{err}
+	}
+	return n, err
+}
+
+// probe tries again until the breaker is closed.
+func (l *lookups) probe() {
+	if !l.probing.CompareAndSwap(false, true) {
+		return
+	}
+	l.spawn(func() {
+		defer l.probing.Store(false)
+		for wait := 200 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+			timer := time.NewTimer(jitter(wait, 0.25))
+			select {
+			case <-l.stop.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+			ctx, cancel := context.WithTimeout(l.stop, l.timeout)
+			_, err := l.breaker.Execute(func() (int64, error) { return l.ask(ctx, []authz.Key{{}}) })
+			cancel()
+			if err == nil && l.breaker.State() == gobreaker.StateClosed {
+				return
+			}
+		}
+	})
+}
+
+func (l *lookups) spawn(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stop.Err() != nil {
+		return false
+	}
+	l.running.Go(f)
+	return true
+}
+
+func (l *lookups) close() {
+	l.mu.Lock()
+	l.cancel()
+	l.mu.Unlock()
+	l.running.Wait()
+}
+
+// verdict turns a level into the answer for q.
+func verdict(q *authz.Query, level int64) authz.Verdict {
+	if (authz.Entry{NotBefore: level}).Revokes(q.IssuedAt) {
+		return authz.Revoked
+	}
+	return authz.NotRevoked
+}

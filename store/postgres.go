@@ -1,0 +1,191 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"jwtbouncer/authz"
+)
+
+// postgresStore keeps the ledger in PostgreSQL. Lookups, writes and the feed
+// have connections of their own, so that none can starve another.
+type postgresStore struct {
+	where  string // host and database, for messages
+	config *pgx.ConnConfig
+	reads  *pgxpool.Pool // point lookups
+	writes *pgxpool.Pool // Append, List, GC, Ping
+	lookup *lookups
+	feed   feedConn
+	o      *Options
+	met    *metrics
+
+	closing sync.Once
+}
+
+var _ engine = (*postgresStore)(nil)
+
+func openPostgres(_ context.Context, t target, o *Options, met *metrics) (*postgresStore, error) {
+	pool, err := pgxpool.ParseConfig(t.raw)
+	if err != nil {
+		// pgconn's message is made to be shown: it masks the password.
+		return nil, fmt.Errorf("store: postgres: %w", err)
+	}
+	c := pool.ConnConfig
+	if o.Password != "" {
+		c.Password = o.Password
+		for _, f := range c.Fallbacks {
+			_ = f // fallbacks differ in host and TLS only; the password is shared
+		}
+	}
+	p := &postgresStore{where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database), o: o, met: met}
+
+	// The simple protocol: one round trip, nothing prepared (a statement pooled
+	// by pgbouncer may land on another session), and the answer to the last
+	// statement comes after its commit, where the extended protocol reports
+	// completion before it.
+	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	// Only parameters that pgbouncer accepts at login; a statement_timeout is
+	// not among them, so every statement is bounded from here (see the watcher)
+	// and by lock_timeout inside the schema's functions.
+	setDefault(c.RuntimeParams, "application_name", "jwt-bouncer")
+	c.RuntimeParams["client_encoding"] = "UTF8"
+	c.RuntimeParams["standard_conforming_strings"] = "on"
+	if c.ConnectTimeout == 0 || c.ConnectTimeout > o.ConnectTimeout {
+		c.ConnectTimeout = o.ConnectTimeout
+	}
+	// A statement whose caller left is cancelled at the server; merely closing
+	// the socket would leave it running there, one more with every retry.
+	c.BuildContextWatcherHandler = func(pc *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: pc, CancelRequestDelay: 0, DeadlineDelay: time.Second}
+	}
+	c.OnNotice = noticed
+	p.config = c
+
+	reads, writes := pool.Copy(), pool.Copy()
+	reads.MaxConns = int32(o.Lookups) //nolint:gosec // a handful
+	reads.MinIdleConns = 1            // the first lookup of an emergency must not wait for TLS and login
+	writes.MaxConns = 2               // revoking is rare, and batches are large
+	for _, q := range []*pgxpool.Config{reads, writes} {
+		q.MaxConnLifetime = 30 * time.Minute // finds a moved primary, rebalances a pooler
+		q.MaxConnLifetimeJitter = 10 * time.Minute
+		q.MaxConnIdleTime = 5 * time.Minute
+		q.HealthCheckPeriod = 5 * time.Second // an outage's lost idle connection is replaced by then
+		q.PingTimeout = 100 * time.Millisecond
+		q.BeforeConnect = p.gate
+		q.AfterConnect = p.connected
+	}
+	if p.reads, err = pgxpool.NewWithConfig(context.Background(), reads); err != nil {
+		return nil, fmt.Errorf("store: postgres: %w", err)
+	}
+	if p.writes, err = pgxpool.NewWithConfig(context.Background(), writes); err != nil {
+		p.reads.Close()
+		return nil, fmt.Errorf("store: postgres: %w", err)
+	}
+	p.lookup = newLookups("postgres", o, met, p.level)
+	return p, nil
+}
+
+func setDefault(m map[string]string, k, v string) {
+	if m[k] == "" {
+		m[k] = v
+	}
+}
+
+// gate counts dials; connected the successes.
+func (p *postgresStore) gate(context.Context, *pgx.ConnConfig) error {
+	p.met.connects.WithLabelValues("tried").Inc()
+	return nil
+}
+
+func (p *postgresStore) connected(context.Context, *pgx.Conn) error {
+	p.met.connects.WithLabelValues("ok").Inc()
+	return nil
+}
+
+func (p *postgresStore) Name() string { return "postgres" }
+
+// fail names the store and sorts the cause. It is for statements of which it
+// is known that nothing was stored.
+func (p *postgresStore) fail(err error) error {
+	if err == nil || errors.Is(err, authz.ErrUnavailable) || errors.Is(err, authz.ErrInvalid) || errors.Is(err, authz.ErrOutcomeUnknown) {
+		return err
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case "3F000", "42883", "42P01": // schema, function or table missing
+			return fmt.Errorf("%w: postgres %s: %w (is it installed? run `jwt-bouncer migrate`)", ErrSchema, p.where, err)
+		case "42501":
+			return fmt.Errorf("%w: postgres %s: %w (grant authz_sidecar or authz_revoker to this login)", authz.ErrUnavailable, p.where, err)
+		}
+		if len(pg.Code) == 5 && (pg.Code[:2] == "22" || pg.Code[:2] == "23") {
+			return fmt.Errorf("%w: %w", authz.ErrInvalid, err)
+		}
+	}
+	return fmt.Errorf("%w: postgres %s: %w", authz.ErrUnavailable, p.where, err)
+}
+
+func (p *postgresStore) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
+	defer cancel()
+	_, err := p.about(ctx)
+	return err
+}
+
+func (p *postgresStore) about(ctx context.Context) (Limits, error) {
+	var version, compatible int
+	var staleness, ttl float64
+	var recovering bool
+	err := p.writes.QueryRow(ctx, `select schema_version, schema_compatible, max_staleness, max_token_ttl, recovering from authz.about()`).
+		Scan(&version, &compatible, &staleness, &ttl, &recovering)
+	if err != nil {
+		return Limits{}, p.fail(err)
+	}
+	if err := checkSchema(version, compatible); err != nil {
+		return Limits{}, fmt.Errorf("postgres %s: %w", p.where, err)
+	}
+	if recovering {
+		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
+	}
+	return Limits{MaxStaleness: seconds(staleness), MaxTokenTTL: seconds(ttl)}, nil
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func (p *postgresStore) limits(ctx context.Context) (Limits, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
+	defer cancel()
+	return p.about(ctx)
+}
+
+func (p *postgresStore) collect(ctx context.Context) (n int64, err error) {
+	defer p.met.done("gc", time.Now(), &err)
+	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
+	defer cancel()
+	err = p.writes.QueryRow(ctx, `select authz.gc(make_interval(secs => $1))`, p.o.GCGrace.Seconds()).Scan(&n)
+	return n, p.fail(err)
+}
+
+func (*postgresStore) watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Close ends all connections. It waits for lookups that are being cancelled.
+func (p *postgresStore) Close() error {
+	p.closing.Do(func() {
+		p.lookup.close()
+		p.feed.close()
+		p.reads.Close()
+		p.writes.Close()
+	})
+	return nil
+}

@@ -1,0 +1,193 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"jwtbouncer/authz"
+)
+
+// feedConn is the feed's own connection. It is opened when needed; after a
+// failed attempt the next one waits, so that hints and catch-ups that come in
+// an outage do not become a storm of dials.
+type feedConn struct {
+	mu     sync.Mutex // Changes is not concurrent; close may be
+	conn   *pgx.Conn
+	closed bool
+	wait   time.Duration
+	next   time.Time
+	last   error // of the last attempt
+}
+
+const (
+	firstRedial = 50 * time.Millisecond
+	lastRedial  = time.Second // healing must not take longer
+)
+
+func (p *postgresStore) feedConn(ctx context.Context) (*pgx.Conn, error) {
+	f := &p.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return nil, errors.New("closed")
+	case f.conn != nil && !f.conn.IsClosed():
+		return f.conn, nil
+	case time.Now().Before(f.next):
+		return nil, fmt.Errorf("not tried again yet after: %w", f.last)
+	}
+	p.met.connects.WithLabelValues("tried").Inc()
+	conn, err := pgx.ConnectConfig(ctx, p.config.Copy())
+	if err != nil {
+		f.wait = min(max(2*f.wait, firstRedial), lastRedial)
+		f.next, f.last = time.Now().Add(jitter(f.wait, 0.25)), err
+		return nil, err
+	}
+	p.met.connects.WithLabelValues("ok").Inc()
+	f.conn, f.wait, f.next = conn, 0, time.Time{}
+	return conn, nil
+}
+
+func (f *feedConn) drop() {
+	f.mu.Lock()
+	conn := f.conn
+	f.conn = nil
+	f.mu.Unlock()
+	if conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		conn.Close(ctx) //nolint:errcheck,gosec // it is being given up
+	}
+}
+
+func (f *feedConn) close() {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.drop()
+}
+
+// nonces go into the text of a COPY, which takes no parameters.
+var nonceForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// Changes streams authz.changes by COPY in binary: nothing is spooled on
+// either side, and reading a row allocates nothing. COPY goes through a pooler,
+// and as a simple query it lets the server tell whether it ran in a
+// transaction of its own.
+func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
+	defer p.met.done("changes", time.Now(), &err)
+	if !nonceForm.MatchString(nonce) {
+		return authz.Snapshot{}, errors.New("postgres: nonce: 1 to 64 letters, digits, - or _ are needed")
+	}
+	if since.Last > math.MaxInt64 {
+		return authz.Snapshot{}, fmt.Errorf("postgres: %w", errSince)
+	}
+	conn, err := p.feedConn(ctx)
+	if err != nil {
+		return authz.Snapshot{}, p.fail(err)
+	}
+	if status := conn.PgConn().TxStatus(); status != 'I' {
+		p.feed.drop()
+		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w: the connection is inside a transaction", p.where, ErrUnproven)
+	}
+	open := make([]string, len(since.Open))
+	for i, x := range since.Open {
+		open[i] = strconv.FormatUint(x, 10)
+	}
+	query := fmt.Sprintf(`copy (select (c).key, (c).not_before, (c).expires, (c).xid, (c).snapshot
+		from (select authz.changes(%d, '{%s}', '%s') as c) s) to stdout (format binary)`, since.Last, strings.Join(open, ","), nonce)
+
+	// Silence is what ends a query, not duration: ten million rows take a while.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	idle := time.AfterFunc(p.o.FeedTimeout, func() { cancel(errSilence) })
+	defer idle.Stop()
+	reader := &changeReader{row: row, progress: func() { idle.Reset(p.o.FeedTimeout) }}
+	_, err = conn.PgConn().CopyTo(ctx, reader, query)
+	p.met.rows.Add(float64(reader.rows))
+	if err == nil {
+		err = reader.end()
+	}
+	if err != nil {
+		if errors.Is(context.Cause(ctx), errSilence) {
+			err = errors.Join(errSilence, err)
+		}
+		p.feed.drop()
+		return authz.Snapshot{}, p.fail(err)
+	}
+	snap, err = parseSnapshot(reader.snapshot)
+	if err != nil {
+		p.feed.drop()
+		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w", p.where, err)
+	}
+	if snap.Nonce != nonce {
+		snap.Proves = false // the answer to another question; the connection is out of step
+		p.feed.drop()
+	}
+	return snap, nil
+}
+
+var errSilence = errors.New("the server has gone silent")
+
+// Fields of the snapshot, in the order of authz.changes.
+const (
+	snapNonce = iota
+	snapSchema
+	snapCompatible
+	snapSystem
+	snapTimeline
+	snapEpoch
+	snapRecovering
+	snapFresh
+	snapClock
+	snapStaleness
+	snapTTL
+	snapXmin
+	snapXmax
+	snapOpen // and all that follow
+)
+
+func parseSnapshot(f []string) (authz.Snapshot, error) {
+	if len(f) < snapOpen {
+		return authz.Snapshot{}, fmt.Errorf("%w: changes did not describe its snapshot", ErrSchema)
+	}
+	var bad error
+	number := func(i int) uint64 {
+		n, err := strconv.ParseUint(f[i], 10, 63)
+		bad = errors.Join(bad, err)
+		return n
+	}
+	secs := func(i int) float64 {
+		n, err := strconv.ParseFloat(f[i], 64)
+		bad = errors.Join(bad, err)
+		return n
+	}
+	if err := checkSchema(int(number(snapSchema)), int(number(snapCompatible))); bad == nil && err != nil { //nolint:gosec // small numbers
+		return authz.Snapshot{}, err
+	}
+	clock := secs(snapClock)
+	s := authz.Snapshot{
+		Nonce: f[snapNonce],
+		Epoch: f[snapSystem] + "/" + f[snapTimeline] + "/" + f[snapEpoch],
+		Xmin:  number(snapXmin), Xmax: number(snapXmax),
+		Proves:       f[snapRecovering] == "false" && f[snapFresh] == "true",
+		Clock:        time.UnixMicro(int64(clock * 1e6)),
+		MaxStaleness: seconds(secs(snapStaleness)), MaxTokenTTL: seconds(secs(snapTTL)),
+	}
+	for i := snapOpen; i < len(f); i++ {
+		s.Open = append(s.Open, number(i))
+	}
+	if bad != nil {
+		return authz.Snapshot{}, fmt.Errorf("%w: snapshot: %w", ErrSchema, bad)
+	}
+	return s, nil
+}

@@ -1,0 +1,244 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"jwtbouncer/authz"
+)
+
+// sqliteStore keeps the ledger in one file. Several processes may share it:
+// SQLite admits one writer at a time, and readers always see the last commit,
+// so reading the file is proof.
+type sqliteStore struct {
+	path   string
+	write  *sql.DB // one connection: SQLite has one writer, and queueing here is fairer than its busy loop
+	read   *sql.DB
+	feed   *sql.DB
+	lookup *lookups
+	o      *Options
+	met    *metrics
+}
+
+var _ engine = (*sqliteStore)(nil)
+
+func openSQLite(path string, o *Options, met *metrics) (*sqliteStore, error) {
+	if err := createFile(path); err != nil {
+		return nil, err
+	}
+	s := &sqliteStore{path: path, o: o, met: met}
+	// FULL: a commit is on disk before revoke succeeds. WAL: readers never wait
+	// for the writer. A reader waits shortly for a lock only while another
+	// process recovers or closes the file.
+	s.write = s.open(1, o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)")
+	s.read = s.open(o.Lookups, o.LookupTimeout/2, "deferred", "query_only(1)")
+	s.feed = s.open(2, o.FeedTimeout/2, "deferred", "query_only(1)")
+	s.lookup = newLookups("sqlite", o, met, s.level)
+	return s, nil
+}
+
+func (s *sqliteStore) open(conns int, busy time.Duration, lock string, pragmas ...string) *sql.DB {
+	q := url.Values{"_txlock": {lock}, "_pragma": pragmas}
+	q.Add("_pragma", "busy_timeout("+strconv.FormatInt(max(busy.Milliseconds(), 1), 10)+")")
+	q.Add("_pragma", "trusted_schema(0)")
+	dsn := (&url.URL{Scheme: "file", Path: s.path, RawQuery: q.Encode()}).String()
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		panic(err) // the driver is linked in, and opening connects to nothing
+	}
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return db
+}
+
+// createFile makes sure that the file exists and is its owner's alone; SQLite
+// gives its companions (-wal, -shm) the same mode.
+func createFile(path string) error {
+	dir := filepath.Dir(path)
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("store: sqlite: directory %s does not exist and cannot be created (create it, owned by uid %d): %w", dir, os.Getuid(), err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator's configured path
+	if err != nil {
+		hint := ""
+		if errors.Is(err, os.ErrPermission) {
+			hint = fmt.Sprintf(" (uid %d needs to write the file and its directory)", os.Getuid())
+		}
+		return fmt.Errorf("store: sqlite: %w%s", err, hint)
+	}
+	return f.Close()
+}
+
+func (s *sqliteStore) Name() string { return "sqlite" }
+
+// fail names the store and sorts the cause: an invalid row, an interrupted
+// call, or a file that cannot be used.
+func (s *sqliteStore) fail(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, authz.ErrInvalid), errors.Is(err, authz.ErrUnavailable), errors.Is(err, authz.ErrOutcomeUnknown):
+		return err
+	}
+	hint := ""
+	var se *sqlite.Error
+	if errors.As(err, &se) {
+		switch se.Code() & 0xff {
+		case sqlite3.SQLITE_INTERRUPT:
+			err = errors.Join(context.Canceled, err)
+		case sqlite3.SQLITE_CONSTRAINT:
+			return fmt.Errorf("%w: %w", authz.ErrInvalid, err)
+		case sqlite3.SQLITE_ERROR:
+			return fmt.Errorf("%w: sqlite %s: %w (is the schema installed? run `jwt-bouncer migrate`)", ErrSchema, s.path, err)
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			hint = " (the file is damaged: restore it from a backup, then run `jwt-bouncer migrate --bump-epoch`)"
+		case sqlite3.SQLITE_FULL:
+			hint = " (free space on its file system)"
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+			hint = " (another process holds its lock)"
+		case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
+			hint = fmt.Sprintf(" (uid %d needs to write the file and its directory)", os.Getuid())
+		}
+	}
+	return fmt.Errorf("%w: sqlite %s: %w%s", authz.ErrUnavailable, s.path, err, hint)
+}
+
+func (s *sqliteStore) migrate(ctx context.Context) error {
+	var err error
+	// Processes that start together may run the same migration: each is one
+	// transaction, the second fails as a whole, and on the next try it finds
+	// nothing left to do.
+	for try := range 6 {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return s.fail(errors.Join(ctx.Err(), err))
+			case <-time.After(time.Duration(10+rand.IntN(50<<try)) * time.Millisecond): //nolint:gosec // spreads retries, guards nothing
+			}
+		}
+		if err = s.migrateOnce(ctx); err == nil {
+			return nil
+		}
+	}
+	return s.fail(err)
+}
+
+func (s *sqliteStore) migrateOnce(ctx context.Context) error {
+	p, err := goose.NewProvider(goose.DialectSQLite3, s.write, migrationsOf("sqlite"), goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.o.Logger))
+	if err != nil {
+		return fmt.Errorf("reading migrations: %w", err)
+	}
+	// Not closed: it would close the writer.
+	if _, err := p.Up(ctx); err != nil {
+		return err
+	}
+	return s.raiseLimits(ctx)
+}
+
+// raiseLimits writes the configured limits where they are above the stored
+// ones. What was stored under the shorter token lifetime is made to last for
+// the longer one.
+func (s *sqliteStore) raiseLimits(ctx context.Context) error {
+	return s.inWrite(ctx, func(tx *sql.Tx) error {
+		ttl := s.o.MaxTokenTTL.Microseconds()
+		if _, err := tx.ExecContext(ctx, `update meta set max_staleness = ?1 where max_staleness < ?1`, s.o.MaxStaleness.Microseconds()); err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, `update meta set max_token_ttl = ?1 where max_token_ttl < ?1`, ttl)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `update revocations set expires_at = revoked_at + ?1 where expires_at < revoked_at + ?1 and revoked_at + ?1 > ?2`,
+			ttl, s.o.Clock.Now().UnixMicro())
+		return err
+	})
+}
+
+// inWrite runs f in one write transaction.
+func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing; otherwise the first error is the cause
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		var se *sqlite.Error
+		if errors.As(err, &se) && se.Code()&0xff == sqlite3.SQLITE_IOERR {
+			// The write-ahead log may hold the commit although syncing it failed.
+			return fmt.Errorf("%w: sqlite %s: %w", authz.ErrOutcomeUnknown, s.path, err)
+		}
+		return err
+	}
+	return nil
+}
+
+func (s *sqliteStore) ping(ctx context.Context) error {
+	var version, compatible int
+	if err := s.read.QueryRowContext(ctx, `select schema_version, schema_compatible from meta`).Scan(&version, &compatible); err != nil {
+		return s.fail(err)
+	}
+	if err := checkSchema(version, compatible); err != nil {
+		return fmt.Errorf("sqlite %s: %w", s.path, err)
+	}
+	return nil
+}
+
+func (s *sqliteStore) limits(ctx context.Context) (Limits, error) {
+	var staleness, ttl int64
+	err := s.read.QueryRowContext(ctx, `select max_staleness, max_token_ttl from meta`).Scan(&staleness, &ttl)
+	return Limits{MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond}, s.fail(err)
+}
+
+func (s *sqliteStore) bumpEpoch(ctx context.Context) error {
+	return s.fail(s.inWrite(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `update meta set epoch = epoch + 1`)
+		return err
+	}))
+}
+
+func (s *sqliteStore) collect(ctx context.Context) (n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
+	defer cancel()
+	defer s.met.done("gc", time.Now(), &err)
+	err = s.inWrite(ctx, func(tx *sql.Tx) error {
+		if err := adopt(ctx, tx); err != nil {
+			return err
+		}
+		// Small batches: another process's revoke waits for each.
+		res, err := tx.ExecContext(ctx, `delete from revocations where id in (select id from revocations where expires_at < ? limit 1000)`,
+			s.o.Clock.Now().Add(-s.o.GCGrace).UnixMicro())
+		if err != nil {
+			return err
+		}
+		n, err = res.RowsAffected()
+		return err
+	})
+	return n, s.fail(err)
+}
+
+func (*sqliteStore) bridge(context.Context, BridgeOptions) (int64, error) { return 0, errNoBridge }
+
+func (s *sqliteStore) Close() error {
+	s.lookup.close()
+	return errors.Join(s.read.Close(), s.feed.Close(), s.write.Close())
+}

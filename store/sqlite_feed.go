@@ -1,0 +1,114 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// Changes reads everything in one transaction. Writers take turns in SQLite,
+// so change numbers become visible in order and none is ever still open.
+func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
+	defer s.met.done("changes", time.Now(), &err)
+	if since.Last > math.MaxInt64 {
+		return authz.Snapshot{}, fmt.Errorf("sqlite: %w", errSince)
+	}
+	tx, err := s.feed.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return authz.Snapshot{}, s.fail(err)
+	}
+	defer tx.Rollback() //nolint:errcheck // it only read
+	var file string
+	var version, compatible int
+	var epoch, seq, staleness, ttl int64
+	if err := tx.QueryRowContext(ctx, `select schema_version, schema_compatible, file_id, epoch, seq, max_staleness, max_token_ttl from meta`).
+		Scan(&version, &compatible, &file, &epoch, &seq, &staleness, &ttl); err != nil {
+		return authz.Snapshot{}, s.fail(err)
+	}
+	if err := checkSchema(version, compatible); err != nil {
+		return authz.Snapshot{}, fmt.Errorf("sqlite %s: %w", s.path, err)
+	}
+	snap = authz.Snapshot{
+		Nonce: nonce, Epoch: fmt.Sprintf("%s/%d", file, epoch), Proves: true, Clock: s.o.Clock.Now(),
+		Xmin: uint64(seq) + 1, Xmax: uint64(seq) + 1, //nolint:gosec // seq counts up from 0
+		MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond,
+	}
+	rows, err := tx.QueryContext(ctx, `select key, kind, iss, value, not_before, expires_at, xid from revocations where xid > ? order by xid`, int64(since.Last)) //nolint:gosec // checked above
+	if err != nil {
+		return authz.Snapshot{}, s.fail(err)
+	}
+	defer rows.Close() //nolint:errcheck // reading errors are reported by Err
+	var n float64
+	var key, iss, value sql.RawBytes
+	for rows.Next() {
+		var kind authz.Kind
+		var notBefore sql.NullInt64
+		var expires, xid int64
+		if err := rows.Scan(&key, &kind, &iss, &value, &notBefore, &expires, &xid); err != nil {
+			return authz.Snapshot{}, s.fail(err)
+		}
+		r := authz.Row{Entry: authz.Entry{NotBefore: levelOf(notBefore), Expires: ceilSeconds(expires)}, XID: uint64(xid)} //nolint:gosec // xid counts up from 1
+		if len(key) == len(r.Key) {
+			copy(r.Key[:], key)
+		} else {
+			r.Key = authz.RevocationKey(kind, string(iss), string(value))
+		}
+		row(r)
+		n++
+	}
+	if err := rows.Err(); err != nil {
+		return authz.Snapshot{}, s.fail(err)
+	}
+	s.met.rows.Add(n)
+	return snap, nil
+}
+
+// watchInterval is how soon another process's commit is noticed. One poll
+// reads a counter in shared memory.
+const watchInterval = 20 * time.Millisecond
+
+// watch polls data_version, which changes when another connection commits.
+func (s *sqliteStore) watch(ctx context.Context, changed func()) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	var conn *sql.Conn
+	defer func() {
+		if conn != nil {
+			conn.Close() //nolint:errcheck,gosec // nothing to lose
+		}
+	}()
+	var last int64
+	for {
+		var version int64
+		err := error(nil)
+		if conn == nil {
+			conn, err = s.feed.Conn(ctx)
+			last = 0
+		}
+		if err == nil {
+			err = conn.QueryRowContext(ctx, `pragma data_version`).Scan(&version)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			// The number is only comparable on one connection: start over.
+			if conn != nil {
+				conn.Close() //nolint:errcheck,gosec // broken already
+				conn = nil
+			}
+		case version != last:
+			last = version
+			changed()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

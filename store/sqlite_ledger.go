@@ -1,0 +1,229 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+func (s *sqliteStore) Append(ctx context.Context, revocations []authz.Revocation) (stored []authz.Revocation, err error) {
+	defer s.met.done("append", time.Now(), &err)
+	orders, err := prepare(revocations, s.o.Clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
+	defer cancel()
+	err = s.inWrite(ctx, func(tx *sql.Tx) error {
+		if err := adopt(ctx, tx); err != nil {
+			return err
+		}
+		put, err := tx.PrepareContext(ctx, `insert into revocations (kind, iss, value, not_before, expires_at, actor, reason, key) values (?, ?, ?, ?, ?, ?, ?, ?)
+			on conflict (key, coalesce(not_before, 9223372036854775807)) do update set expires_at = excluded.expires_at where excluded.expires_at > expires_at`)
+		if err != nil {
+			return err
+		}
+		defer put.Close() //nolint:errcheck // ends with the transaction
+		get, err := tx.PrepareContext(ctx, `select `+sqliteColumns+` from revocations where key = ? and coalesce(not_before, 9223372036854775807) = ?`)
+		if err != nil {
+			return err
+		}
+		defer get.Close() //nolint:errcheck // ends with the transaction
+		var ttl int64
+		if err := tx.QueryRowContext(ctx, `select max_token_ttl from meta`).Scan(&ttl); err != nil {
+			return err
+		}
+		now := s.o.Clock.Now()
+		for _, o := range orders.unique {
+			r := o.Revocation
+			if r.ExpiresAt.IsZero() {
+				r.ExpiresAt = defaultExpiry(r, now, time.Duration(ttl)*time.Microsecond)
+			}
+			key := r.Key()
+			if _, err := put.ExecContext(ctx, r.Kind, r.Issuer, r.Value, micros(r.NotBefore), micros(r.ExpiresAt), r.Actor, r.Reason, key[:]); err != nil {
+				return err
+			}
+			level := any(authz.Always)
+			if !r.NotBefore.IsZero() {
+				level = r.NotBefore.UnixMicro()
+			}
+			got, err := scanSQLite(get.QueryRowContext(ctx, key[:], level))
+			if err != nil {
+				return fmt.Errorf("reading back what was stored: %w", err)
+			}
+			orders.fill(o.id, got)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	return orders.stored, nil
+}
+
+// adopt gives rows written by hand (which cannot compute it) their key. A
+// duplicate of an adopted row stays as it is: it is enforced all the same.
+func adopt(ctx context.Context, tx *sql.Tx) error {
+	rows, err := tx.QueryContext(ctx, `select id, kind, iss, value from revocations where key is null limit 1000`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() //nolint:errcheck // reading errors are reported by Err
+	keys := map[int64]authz.Key{}
+	for rows.Next() {
+		var id int64
+		var r authz.Revocation
+		if err := rows.Scan(&id, &r.Kind, &r.Issuer, &r.Value); err != nil {
+			return err
+		}
+		keys[id] = r.Key()
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for id, key := range keys {
+		if _, err := tx.ExecContext(ctx, `update or ignore revocations set key = ? where id = ?`, key[:], id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const sqliteColumns = `id, kind, iss, value, not_before, expires_at, revoked_at, actor, reason`
+
+func scanSQLite(row interface{ Scan(...any) error }) (authz.Revocation, error) {
+	var r authz.Revocation
+	var id, expires, revoked int64
+	var notBefore sql.NullInt64
+	if err := row.Scan(&id, &r.Kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.Actor, &r.Reason); err != nil {
+		return authz.Revocation{}, err
+	}
+	r.ID = strconv.FormatInt(id, 10)
+	if notBefore.Valid {
+		r.NotBefore = time.UnixMicro(notBefore.Int64).UTC()
+	}
+	r.ExpiresAt, r.RevokedAt = time.UnixMicro(expires).UTC(), time.UnixMicro(revoked).UTC()
+	return r, nil
+}
+
+func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Revocation, next string, err error) {
+	defer s.met.done("list", time.Now(), &err)
+	limit, after, err := pageOf(f)
+	if err != nil {
+		return nil, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
+	defer cancel()
+	where := []string{"id < ?"}
+	args := []any{after}
+	and := func(cond string, arg any) { where = append(where, cond); args = append(args, arg) }
+	if f.Kind != authz.KindUnknown {
+		and("kind = ?", f.Kind)
+	}
+	if f.Issuer != "" {
+		and("iss = ?", f.Issuer)
+	}
+	if f.Value != "" {
+		and("value = ?", f.Value)
+	}
+	if !f.IncludeExpired {
+		and("expires_at > ?", s.o.Clock.Now().UnixMicro())
+	}
+	// The conditions are constants; what a caller chose is only ever an argument.
+	rows, err := s.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations where `+strings.Join(where, " and ")+` order by id desc limit ?`, append(args, limit+1)...)
+	if err != nil {
+		return nil, "", s.fail(err)
+	}
+	defer rows.Close() //nolint:errcheck // reading errors are reported by Err
+	for rows.Next() {
+		r, err := scanSQLite(rows)
+		if err != nil {
+			return nil, "", s.fail(err)
+		}
+		page = append(page, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, "", s.fail(err)
+	}
+	page, next = cut(page, limit)
+	return page, next, nil
+}
+
+func (s *sqliteStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdict, err error) {
+	defer s.met.done("lookup", time.Now(), &err)
+	level, err := s.lookup.level(ctx, q.Keys)
+	if err != nil {
+		return authz.Unknown, err
+	}
+	return verdict(q, level), nil
+}
+
+// level reads the strictest not_before for the keys.
+func (s *sqliteStore) level(ctx context.Context, keys []authz.Key) (int64, error) {
+	since := s.o.Clock.Now().Add(-expiryGrace).UnixMicro()
+	args := make([]any, 0, len(keys)+1)
+	args = append(args, since)
+	for i := range keys {
+		args = append(args, keys[i][:])
+	}
+	rows, err := s.read.QueryContext(ctx, `select key, kind, iss, value, not_before from revocations where expires_at > ?1 and key in (?`+strings.Repeat(",?", len(keys)-1)+`)
+		union all select key, kind, iss, value, not_before from revocations where expires_at > ?1 and key is null`, args...)
+	if err != nil {
+		return 0, s.fail(err)
+	}
+	defer rows.Close() //nolint:errcheck // reading errors are reported by Err
+	var level int64
+	for rows.Next() {
+		var r authz.Revocation
+		var key []byte
+		var notBefore sql.NullInt64
+		if err := rows.Scan(&key, &r.Kind, &r.Issuer, &r.Value, &notBefore); err != nil {
+			return 0, s.fail(err)
+		}
+		if key == nil && !contains(keys, r.Key()) {
+			continue
+		}
+		level = max(level, levelOf(notBefore))
+	}
+	return level, s.fail(rows.Err())
+}
+
+func contains(keys []authz.Key, key authz.Key) bool {
+	for _, k := range keys {
+		if k == key {
+			return true
+		}
+	}
+	return false
+}
+
+// levelOf turns a stored not_before into whole seconds, rounded up.
+func levelOf(micros sql.NullInt64) int64 {
+	if !micros.Valid {
+		return authz.Always
+	}
+	return ceilSeconds(micros.Int64)
+}
+
+func ceilSeconds(micros int64) int64 {
+	s := micros / 1e6
+	if micros%1e6 > 0 {
+		s++
+	}
+	return s
+}
+
+func micros(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UnixMicro()
+}
+
+var errSince = errors.New("since: not a position of this store")

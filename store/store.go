@@ -1,0 +1,241 @@
+// Package store is the authority on revocations: what it has committed is
+// revoked. It keeps them in PostgreSQL or, embedded, in one SQLite file, both
+// behind the same contract (the suites in authz/authztest).
+//
+// It never decides about a request, and it never takes an answer that it could
+// not prove for a "not revoked".
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+)
+
+// SchemaVersion is the schema this code was written for. It works on every
+// schema that is at least as new and that says it still serves this version.
+const SchemaVersion = 1
+
+// expiryGrace is how long an expired revocation is still enforced, so that a
+// verifier's leeway and a skewed clock cannot reopen a token's last moments.
+const expiryGrace = 5 * time.Minute
+
+// Errors beyond those of authz.Ledger. They wrap authz.ErrUnavailable.
+var (
+	// ErrSchema: the schema is missing, too old or too new for this code.
+	ErrSchema = fmt.Errorf("%w: schema does not fit", authz.ErrUnavailable)
+	// ErrBusy: too many lookups are waiting already.
+	ErrBusy = fmt.Errorf("%w: too many lookups at once", authz.ErrUnavailable)
+	// ErrUnproven: an answer came, but from a place that proves nothing, such
+	// as a hot standby.
+	ErrUnproven = fmt.Errorf("%w: the answer proves nothing", authz.ErrUnavailable)
+)
+
+// Options are what Open needs beside the URL. The zero Options are usable.
+type Options struct {
+	// Password replaces the URL's; for secrets that come from a file.
+	Password string
+	Logger   *slog.Logger          // nil: discards
+	Registry prometheus.Registerer // nil: metrics are kept but not exported
+	Clock    authz.Clock           // nil: authz.SystemClock
+
+	// MaxStaleness and MaxTokenTTL are fleet-wide limits that Migrate writes
+	// into the schema. They are only ever raised there. 0: 30s and 24h.
+	MaxStaleness, MaxTokenTTL time.Duration
+
+	ConnectTimeout time.Duration // for one connection, TLS and login included; 0: 2s
+	LookupTimeout  time.Duration // for one point lookup, beside the caller's deadline; 0: 150ms
+	WriteTimeout   time.Duration // for one Append, List or GC batch; 0: 5s
+	FeedTimeout    time.Duration // silence after which a feed's query is given up; 0: 5s
+	Lookups        int           // point lookups at the same time, each on a connection of its own; 0: 4
+	Waiting        int           // lookups that may wait for one of those; further ones fail at once; 0: 256
+
+	GCInterval time.Duration // between two collections, ±25 %; 0: 10m
+	GCGrace    time.Duration // how long an expired revocation is kept; 0: 1h; at least 10m
+}
+
+func (o *Options) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = authz.SystemClock{}
+	}
+	def(&o.MaxStaleness, 30*time.Second)
+	def(&o.MaxTokenTTL, 24*time.Hour)
+	def(&o.ConnectTimeout, 2*time.Second)
+	def(&o.LookupTimeout, 150*time.Millisecond)
+	def(&o.WriteTimeout, 5*time.Second)
+	def(&o.FeedTimeout, 5*time.Second)
+	def(&o.GCInterval, 10*time.Minute)
+	def(&o.GCGrace, time.Hour)
+	o.GCGrace = max(o.GCGrace, 2*expiryGrace)
+	if o.Lookups <= 0 {
+		o.Lookups = 4
+	}
+	if o.Waiting <= 0 {
+		o.Waiting = 256
+	}
+}
+
+// Limits are facts every sidecar of the fleet has to keep to.
+type Limits struct {
+	MaxStaleness time.Duration // no sidecar may be configured above it
+	MaxTokenTTL  time.Duration // tokens that live longer are refused; a revocation without expiry lives this long
+}
+
+// engine is one kind of database.
+type engine interface {
+	authz.Ledger
+	authz.Lister
+	authz.Tier
+	authz.Feed
+	keeper
+	io.Closer
+}
+
+// keeper looks after the schema and what is in it.
+type keeper interface {
+	migrate(ctx context.Context) error
+	collect(ctx context.Context) (int64, error) // one batch; 0: nothing left
+	ping(ctx context.Context) error
+	limits(ctx context.Context) (Limits, error)
+	bumpEpoch(ctx context.Context) error
+	watch(ctx context.Context, changed func()) error
+	bridge(ctx context.Context, o BridgeOptions) (int64, error)
+}
+
+// Store is the ledger, the last tier of the chain, and the followers' feed.
+// All methods but Changes may be called concurrently.
+type Store struct {
+	engine
+	o   Options
+	met *metrics
+}
+
+var (
+	_ authz.Ledger = (*Store)(nil)
+	_ authz.Lister = (*Store)(nil)
+	_ authz.Tier   = (*Store)(nil)
+	_ authz.Feed   = (*Store)(nil)
+)
+
+// Open returns the store at rawURL: postgres://user@host/db or
+// sqlite:///absolute/path. It makes no network connection, so that a sidecar
+// starts (not ready) while its database is away and heals by itself; Ping says
+// whether the store can be used, and if not, why. Errors name the store and
+// never its password.
+func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
+	o.setDefaults()
+	target, err := parseURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{o: o}
+	switch target.scheme {
+	case "sqlite":
+		s.met = newMetrics(o.Registry, "sqlite")
+		s.engine, err = openSQLite(target.path, &s.o, s.met)
+	default:
+		s.met = newMetrics(o.Registry, "postgres")
+		s.engine, err = openPostgres(ctx, target, &s.o, s.met)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Migrate brings the schema up to date. Many processes may do so at once. On
+// PostgreSQL it needs the right to create schemas, and a connection that is
+// not pooled by transaction.
+func (s *Store) Migrate(ctx context.Context) error { return s.migrate(ctx) }
+
+// Ping reports whether the store can be used: reachable, and with a schema
+// that fits. The error names the store and the cause.
+func (s *Store) Ping(ctx context.Context) error { return s.ping(ctx) }
+
+// Limits returns the fleet-wide limits kept in the schema.
+func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.limits(ctx) }
+
+// BumpEpoch makes every sidecar reload all revocations; call it after a
+// restore. Nothing is forgotten by it.
+func (s *Store) BumpEpoch(ctx context.Context) error { return s.bumpEpoch(ctx) }
+
+// Watch calls changed whenever another connection or process may have
+// committed, until ctx ends. It is a hint that makes enforcement fast, never
+// part of the proof. On PostgreSQL there is no cheap hint that survives a
+// pooler, so it only waits for ctx.
+func (s *Store) Watch(ctx context.Context, changed func()) error { return s.watch(ctx, changed) }
+
+// InstallBridge lets another writer's table of revoked tokens flow into the
+// ledger; see BridgeOptions. It returns how many rows were taken over at once.
+func (s *Store) InstallBridge(ctx context.Context, o BridgeOptions) (int64, error) {
+	return s.bridge(ctx, o)
+}
+
+// GC deletes revocations that expired longer than Options.GCGrace ago and
+// returns how many.
+func (s *Store) GC(ctx context.Context) (int64, error) {
+	var total int64
+	for {
+		n, err := s.collect(ctx)
+		total += n
+		s.met.collected.Add(float64(n))
+		if err != nil || n == 0 {
+			return total, err
+		}
+	}
+}
+
+// RunGC collects every Options.GCInterval, ±25 % so that a fleet does not do
+// it at once, until ctx ends. Failures are logged and tried again.
+func (s *Store) RunGC(ctx context.Context) {
+	for {
+		timer := time.NewTimer(jitter(s.o.GCInterval, 0.25))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		n, err := s.GC(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.o.Logger.WarnContext(ctx, "expired revocations could not be deleted", "store", s.Name(), "error", err)
+		case n > 0:
+			s.o.Logger.InfoContext(ctx, "expired revocations deleted", "store", s.Name(), "rows", n)
+		}
+	}
+}
+
+// jitter returns d changed at random by up to part of it.
+func jitter(d time.Duration, part float64) time.Duration {
+	return time.Duration(float64(d) * (1 + part*(2*rand.Float64()-1))) //nolint:gosec // spreads load, guards nothing
+}
+
+// BridgeOptions describe the table of an existing writer.
+type BridgeOptions struct {
+	// Issuer is the "iss" its tokens have. Required.
+	Issuer string
+	// Table may be qualified by a schema; empty: revoked_tokens. Only its
+	// column jti is required; expires_at is used where there is one.
+	Table string
+}
+
+var errNoBridge = errors.New("a bridge needs a postgres store: other writers do not share a SQLite file's table")
