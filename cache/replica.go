@@ -23,7 +23,7 @@ type Replica struct {
 }
 
 const (
-	shardBits     = 10 // a shard is the unit of growth: at most 1/1024 of the table exists twice
+	shardBits     = 8 // a shard is the unit of growth: 1/256 of the table exists twice for a moment
 	replicaShards = 1 << shardBits
 	dropAfter     = 5 * 60 // seconds an entry is kept beyond its expiry: leeway and clock differences
 )
@@ -34,7 +34,7 @@ func NewReplica() *Replica { return &Replica{seed: maphash.MakeSeed()} }
 // Add merges e into the replica. It may be called while others look up, and
 // by several goroutines.
 func (r *Replica) Add(e authz.Entry) {
-	h := maphash.Bytes(r.seed, e.Key[:])
+	h := r.hash(&e.Key)
 	entries, bytes := r.shards[h>>(64-shardBits)].add(h, packEntry(e))
 	if entries != 0 {
 		r.entries.Add(entries)
@@ -47,14 +47,38 @@ func (r *Replica) Add(e authz.Entry) {
 // Revokes reports whether an entry under one of the keys revokes a token
 // issued at iat (Unix seconds, rounded down, 0 when the token has none).
 func (r *Replica) Revokes(keys []authz.Key, iat int64) bool {
+	for ; len(keys) > lookahead; keys = keys[lookahead:] {
+		if r.revokes(keys[:lookahead], iat) {
+			return true
+		}
+	}
+	return r.revokes(keys, iat)
+}
+
+// lookahead is the number of keys looked up at once: a token's six and some.
+const lookahead = 8
+
+// revokes answers for at most lookahead keys. It fetches the first tags of all
+// of them before it looks at any, so that the waits for memory overlap.
+func (r *Replica) revokes(keys []authz.Key, iat int64) bool {
+	var probes [lookahead]probe
+	n := 0
 	for i := range keys {
-		h := maphash.Bytes(r.seed, keys[i][:])
-		if v, ok := r.shards[h>>(64-shardBits)].find(h); ok && v.revokes(iat) {
+		h := r.hash(&keys[i])
+		if t := r.shards[h>>(64-shardBits)].table.Load(); t != nil {
+			probes[n] = t.start(h)
+			n++
+		}
+	}
+	for i := range probes[:n] {
+		if s := probes[i].find(); s != nil && packed(s.value.Load()).revokes(iat) {
 			return true
 		}
 	}
 	return false
 }
+
+func (r *Replica) hash(k *authz.Key) uint64 { return maphash.Bytes(r.seed, k[:]) }
 
 // Len is the number of entries.
 func (r *Replica) Len() int64 { return r.entries.Load() }

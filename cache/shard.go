@@ -76,13 +76,25 @@ func tagOf(h uint64) uint64 { return tagFull | h&0x7f }
 // the lowest, is exact.
 func zeroBytes(w uint64) uint64 { return (w - lowBits) &^ w & highBits }
 
-// find returns the slot of hash h, nil if the table has none.
-func (t *table) find(h uint64) *slot {
-	tag := tagOf(h) * lowBits
-	for g := t.home(h); ; {
-		w := t.tags[g].Load()
+// probe is a search for a hash that has loaded its first group's tags.
+type probe struct {
+	table *table
+	hash  uint64
+	group int
+	tags  uint64
+}
+
+func (t *table) start(h uint64) probe {
+	g := t.home(h)
+	return probe{t, h, g, t.tags[g].Load()}
+}
+
+// find returns the slot of the hash, nil if the table has none.
+func (p *probe) find() *slot {
+	t, tag := p.table, tagOf(p.hash)*lowBits
+	for g, w := p.group, p.tags; ; w = t.tags[g].Load() {
 		for m := zeroBytes(w ^ tag); m != 0; m &= m - 1 {
-			if s := &t.slots[g*groupSlots+bits.TrailingZeros64(m)/8]; s.hash.Load() == h {
+			if s := &t.slots[g*groupSlots+bits.TrailingZeros64(m)/8]; s.hash.Load() == p.hash {
 				return s
 			}
 		}
@@ -93,6 +105,11 @@ func (t *table) find(h uint64) *slot {
 			g = 0
 		}
 	}
+}
+
+func (t *table) find(h uint64) *slot {
+	p := t.start(h)
+	return p.find()
 }
 
 // insert adds a hash that the table does not hold. The table must have an
@@ -122,17 +139,6 @@ func (t *table) each(f func(g, i int, s *slot)) {
 			f(g, i, &t.slots[g*groupSlots+i])
 		}
 	}
-}
-
-func (s *shard) find(h uint64) (packed, bool) {
-	t := s.table.Load()
-	if t == nil {
-		return 0, false
-	}
-	if at := t.find(h); at != nil {
-		return packed(at.value.Load()), true
-	}
-	return 0, false
 }
 
 // add merges v into the entry of h and returns by how much the numbers of

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"encoding/json"
+	"sync"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -39,53 +40,92 @@ func (c *TokenCacheConfig) Validate(fault authz.Fault) {
 // never taken for one that is remembered, whatever their hashes. It is bounded
 // by bytes. Only what a Verifier accepted belongs into it.
 type TokenCache struct {
-	tokens *otter.Cache[string, *authz.Token]
+	tokens *otter.Cache[string, remembered]
 	hits   prometheus.Counter
 	misses prometheus.Counter
+	ttl    time.Duration
+
+	mu      sync.Mutex
+	janitor *time.Timer // nil: closed
+}
+
+type remembered struct {
+	token *authz.Token
+	since time.Time
 }
 
 var _ authz.TokenCache = (*TokenCache)(nil)
 
-// NewTokenCache returns a cache of at most maxBytes bytes whose entries are
-// good for ttl.
-func NewTokenCache(maxBytes int64, ttl time.Duration, reg prometheus.Registerer) *TokenCache {
-	c := &TokenCache{
+// NewTokenCache returns a cache of at most c.MaxBytes bytes whose entries are
+// good for c.TTL. Close ends it.
+func NewTokenCache(c TokenCacheConfig, reg prometheus.Registerer) *TokenCache {
+	t := &TokenCache{
 		hits: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "auth_cache_hits_total", Help: "Tokens found in the cache of verified tokens.",
 		}),
 		misses: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "auth_cache_misses_total", Help: "Tokens not found in the cache of verified tokens.",
 		}),
+		ttl: c.TTL,
+		tokens: otter.Must(&otter.Options[string, remembered]{
+			MaximumWeight: uint64(c.MaxBytes),
+			Weigher:       func(_ string, r remembered) uint32 { return weight(r.token) },
+		}),
 	}
-	c.tokens = otter.Must(&otter.Options[string, *authz.Token]{
-		MaximumWeight:    uint64(maxBytes),
-		Weigher:          func(_ string, t *authz.Token) uint32 { return weight(t) },
-		ExpiryCalculator: otter.ExpiryWriting[string, *authz.Token](ttl),
-	})
+	// The library's own expiry reads the clock at every hit, which doubles its
+	// cost; here nothing depends on the second.
+	t.janitor = time.AfterFunc(t.every(), t.clean)
 	if reg != nil {
-		reg.MustRegister(c.hits, c.misses, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(t.hits, t.misses, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "jwt_bouncer_token_cache_bytes", Help: "Estimated memory of the tokens remembered.",
-		}, func() float64 { return float64(c.tokens.WeightedSize()) }))
+		}, func() float64 { return float64(t.tokens.WeightedSize()) }))
 	}
-	return c
+	return t
 }
 
 // Get implements authz.TokenCache. It does not keep raw.
 func (c *TokenCache) Get(raw string) (*authz.Token, bool) {
-	t, ok := c.tokens.GetIfPresent(raw)
-	if ok {
-		c.hits.Inc()
-	} else {
+	r, ok := c.tokens.GetIfPresent(raw)
+	if !ok {
 		c.misses.Inc()
+		return nil, false
 	}
-	return t, ok
+	c.hits.Inc()
+	return r.token, true
 }
 
 // Put implements authz.TokenCache. t.Raw must not alias memory that is reused.
-func (c *TokenCache) Put(t *authz.Token) { c.tokens.Set(t.Raw, t) }
+func (c *TokenCache) Put(t *authz.Token) { c.tokens.Set(t.Raw, remembered{t, time.Now()}) }
 
-// Close ends the cache's own goroutines.
-func (c *TokenCache) Close() { c.tokens.StopAllGoroutines() }
+// Close forgets all tokens and ends what the cache does by itself.
+func (c *TokenCache) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.janitor == nil {
+		return
+	}
+	c.janitor.Stop()
+	c.janitor = nil
+	c.tokens.InvalidateAll()
+	c.tokens.StopAllGoroutines()
+}
+
+func (c *TokenCache) every() time.Duration { return max(c.ttl/16, time.Millisecond) }
+
+// clean forgets every token that would be too old before the next cleaning.
+func (c *TokenCache) clean() {
+	oldest := time.Now().Add(c.every() - c.ttl)
+	for raw, r := range c.tokens.All() {
+		if r.since.Before(oldest) {
+			c.tokens.Invalidate(raw)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.janitor != nil {
+		c.janitor.Reset(c.every())
+	}
+}
 
 // weight estimates what remembering t costs in bytes. Text that fields share
 // with Raw or with Claims is counted twice rather than not at all.

@@ -1,0 +1,205 @@
+package cache
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+)
+
+func token(i int) *authz.Token {
+	t := &authz.Token{Raw: fmt.Sprintf("%s.%s.%010d", strings.Repeat("a", 100), strings.Repeat("b", 400), i) + strings.Repeat("c", 250), Issuer: "https://issuer.example", Subject: fmt.Sprint("user-", i),
+		Claims: map[string]any{"sub": fmt.Sprint("user-", i), "iss": "https://issuer.example", "aud": []any{"api"}}}
+	return t
+}
+
+func newTestTokens(maxBytes int64, ttl time.Duration, reg prometheus.Registerer) *TokenCache {
+	return NewTokenCache(TokenCacheConfig{Enabled: true, MaxBytes: maxBytes, TTL: ttl}, reg)
+}
+
+func TestTokenCacheKeepsNothingOfTheQuestion(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	c := newTestTokens(1<<20, time.Hour, reg)
+	defer c.Close()
+	one := token(1)
+	buffer := []byte(one.Raw)
+	alias := unsafe.String(&buffer[0], len(buffer))
+	if _, ok := c.Get(alias); ok {
+		t.Error("found before it was put")
+	}
+	c.Put(one)
+	if got, ok := c.Get(alias); !ok || got != one {
+		t.Errorf("got %p %v", got, ok)
+	}
+	copy(buffer, token(2).Raw) // the request's buffer is reused
+	if _, ok := c.Get(alias); ok {
+		t.Error("another token was taken for the one remembered")
+	}
+	if got, ok := c.Get(token(1).Raw); !ok || got != one {
+		t.Error("lost when the request's buffer changed")
+	}
+	for name, want := range map[string]float64{"auth_cache_hits_total": 2, "auth_cache_misses_total": 2} {
+		if got := metric(t, reg, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
+func metric(t *testing.T, reg *prometheus.Registry, name string) float64 {
+	t.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, found := 0.0, false
+	for _, f := range all {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			found = true
+		}
+	}
+	if !found {
+		t.Errorf("no metric %s", name)
+	}
+	return sum
+}
+
+func TestTokenCacheForgetsAfterTTL(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestTokens(1<<20, time.Hour, nil)
+		defer c.Close()
+		c.Put(token(1))
+		time.Sleep(50 * time.Minute)
+		c.Put(token(2))
+		if _, ok := c.Get(token(1).Raw); !ok {
+			t.Error("forgotten long before its time")
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if _, ok := c.Get(token(1).Raw); ok {
+			t.Error("remembered beyond the TTL")
+		}
+		if _, ok := c.Get(token(2).Raw); !ok {
+			t.Error("forgotten with the other")
+		}
+	})
+}
+
+// TestTokenCacheBytes fills the cache far beyond its bound with tokens of all
+// sizes and holds what the heap gains to the bound.
+func TestTokenCacheBytes(t *testing.T) {
+	const limit = 16 << 20
+	c := newTestTokens(limit, time.Hour, nil)
+	defer c.Close()
+	before := heap()
+	for i := range 60_000 {
+		k := token(i)
+		if i%3 == 0 {
+			roles := make([]any, 40)
+			for j := range roles {
+				roles[j] = fmt.Sprint("role-", i, "-", j)
+			}
+			k.Claims["roles"] = roles
+		}
+		k.SetKeys()
+		c.Put(k)
+	}
+	c.tokens.CleanUp()
+	gained := heap() - before
+	t.Logf("%d tokens, weight %d, heap %d", c.tokens.EstimatedSize(), c.tokens.WeightedSize(), gained)
+	if c.tokens.WeightedSize() > limit || c.tokens.EstimatedSize() < 1000 {
+		t.Errorf("%d tokens weigh %d, limit %d", c.tokens.EstimatedSize(), c.tokens.WeightedSize(), limit)
+	}
+	if gained > limit*5/4 {
+		t.Errorf("the heap gained %d bytes, limit %d", gained, limit)
+	}
+}
+
+func TestTokenCacheConcurrent(t *testing.T) {
+	t.Parallel()
+	c := newTestTokens(1<<20, time.Hour, nil)
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 5000 {
+				k := token((i * (g + 1)) % 700)
+				if got, ok := c.Get(k.Raw); ok {
+					if got.Raw != k.Raw {
+						t.Error("another token's entry")
+						return
+					}
+				} else {
+					c.Put(k)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c.Close()
+	c.Close()
+	if _, ok := c.Get(token(1).Raw); ok {
+		t.Error("closed, but not empty")
+	}
+}
+
+func BenchmarkTokenCache(b *testing.B) {
+	c := newTestTokens(64<<20, time.Hour, nil)
+	defer c.Close()
+	var raws []string
+	for i := range 1000 {
+		t := token(i)
+		c.Put(t)
+		raws = append(raws, strings.Clone(t.Raw))
+	}
+	b.Run("hit", func(b *testing.B) {
+		b.ReportAllocs()
+		i := 0
+		for b.Loop() {
+			i++
+			if _, ok := c.Get(raws[i%1000]); !ok {
+				b.Fatal("missed")
+			}
+		}
+	})
+	b.Run("hit-parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			i := 0
+			for pb.Next() {
+				i++
+				if _, ok := c.Get(raws[i%1000]); !ok {
+					b.Fatal("missed")
+				}
+			}
+		})
+	})
+	miss := token(5000).Raw
+	b.Run("miss", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, ok := c.Get(miss); ok {
+				b.Fatal("hit")
+			}
+		}
+	})
+	n := 10000
+	b.Run("put", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			n++
+			c.Put(token(n))
+		}
+	})
+}
