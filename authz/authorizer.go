@@ -116,7 +116,7 @@ func (a *Authorizer) verify(ctx context.Context, raw string) (*Token, error) {
 func (d Decision) deny(err error) Decision {
 	var f *Failure
 	if errors.As(err, &f) && f.Reason != ReasonAllowed && f.Reason != ReasonAllowedAnonymous {
-		d.Reason, d.Detail = f.Reason, f.Detail
+		d.Reason, d.Detail, d.Challenge = f.Reason, f.Detail, f.Challenge
 	} else {
 		d.Reason, d.Detail = ReasonInternal, "unclassified failure"
 	}

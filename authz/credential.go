@@ -28,6 +28,14 @@ func (c CredentialsConfig) compile(fault Fault) credentialSources {
 // request with more than one is malformed: which of them a server behind
 // would use cannot be known.
 func (r *Route) Find(req *Request) (Credential, *Failure) {
+	cred, fail := r.find(req)
+	if fail != nil && r.require == needDPoP && r.binding != nil {
+		fail.Challenge = r.binding.challenge
+	}
+	return cred, fail
+}
+
+func (r *Route) find(req *Request) (Credential, *Failure) {
 	cred, fail := credentialFromHeader(req)
 	if len(r.sources.cookies) == 0 && len(r.sources.queries) == 0 {
 		return cred, fail

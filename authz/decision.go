@@ -64,6 +64,9 @@ type Decision struct {
 	Route      *Route // the route that matched; nil when none did
 	Detail     string // for logs and `check`; never sent to the caller, never holds a token
 	Unprovable bool   // allowed although nothing could prove it (on_unprovable: allow)
+	// Challenge is what a denial asks the caller for when it is not simply a
+	// bearer token; nil: it is.
+	Challenge *Challenge
 	// Credential says where the token was found, so that an adapter can remove
 	// it upstream.
 	Credential Credential
@@ -72,4 +75,13 @@ type Decision struct {
 // Allowed reports whether the request may pass.
 func (d Decision) Allowed() bool {
 	return d.Reason == ReasonAllowed || d.Reason == ReasonAllowedAnonymous
+}
+
+// Challenge changes the WWW-Authenticate header of a denial (RFC 9449,
+// section 7.1). It is shared and immutable.
+type Challenge struct {
+	Scheme     string   // "dpop"
+	Error      string   // replaces the reason's error code: "invalid_dpop_proof", "use_dpop_nonce"; empty: does not
+	Algorithms []string // "algs": what proofs may be signed with
+	Nonce      string   // value for the DPoP-Nonce header; empty: none is sent
 }

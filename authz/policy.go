@@ -101,9 +101,9 @@ func (p *Policy) Match(req *Request) (*Route, *Failure) {
 	}
 	for _, r := range p.routes {
 		switch r.test(&t) {
-		case yes:
+		case matchYes:
 			return r, nil
-		case unclear:
+		case matchUnclear:
 			return nil, &Failure{Reason: ReasonMalformedRequest, Detail: "route " + r.Name + " may or may not match: " + t.unclear}
 		}
 	}

@@ -188,7 +188,7 @@ func TestIndexEqualsScan(t *testing.T) {
 			tg := target{req: req, method: true, hostOK: true, host: req.Host, path: readPath(req.Path)}
 			want := "none"
 			for _, r := range routes {
-				if r.test(&tg) == yes {
+				if r.test(&tg) == matchYes {
 					want = r.Name
 					break
 				}

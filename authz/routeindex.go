@@ -158,7 +158,7 @@ func (f *finder) walk(n *pathNode, body string, empty bool) {
 
 func (f *finder) try(i int) {
 	c := &f.routes[i].when
-	if f.t.methodAnswer(c) == yes && c.matchesRest(f.t.req) {
+	if f.t.methodMatch(c) == matchYes && c.matchesRest(f.t.req) {
 		f.best = i
 	}
 }

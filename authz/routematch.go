@@ -2,14 +2,15 @@ package authz
 
 import "slices"
 
-// answer is whether a route is for a request. unclear: it depends on which of
-// several readings of the request another server takes.
-type answer uint8
+// match is whether a route is for a request. matchUnclear: it depends on which
+// of several readings of the request another server takes. Ordered so that of
+// several conditions the least decides.
+type match uint8
 
 const (
-	no answer = iota
-	unclear
-	yes
+	matchNo match = iota
+	matchUnclear
+	matchYes
 )
 
 // conditions are what a route is chosen by. Empty ones hold for everything.
@@ -35,44 +36,44 @@ type target struct {
 	unclear string // the first thing that is unclear
 }
 
-func (t *target) hostAnswer(c *conditions) answer {
+func (t *target) hostMatch(c *conditions) match {
 	switch {
 	case len(c.hosts) == 0:
-		return yes
+		return matchYes
 	case !t.hostOK:
-		return unclear
+		return matchUnclear
 	}
 	for _, p := range c.hosts {
 		if p.matches(t.host) {
-			return yes
+			return matchYes
 		}
 	}
-	return no
+	return matchNo
 }
 
-func (t *target) methodAnswer(c *conditions) answer {
+func (t *target) methodMatch(c *conditions) match {
 	switch {
 	case len(c.methods) == 0:
-		return yes
+		return matchYes
 	case !t.method:
-		return unclear
+		return matchUnclear
 	case slices.Contains(c.methods, t.req.Method):
-		return yes
+		return matchYes
 	}
-	return no
+	return matchNo
 }
 
-func (t *target) pathAnswer(c *conditions, public bool) answer {
+func (t *target) pathMatch(c *conditions, public bool) match {
 	switch {
 	case len(c.paths) == 0:
-		return yes
+		return matchYes
 	case t.path.unclear == "":
 		if c.matchesPath(t.path.text) {
-			return yes
+			return matchYes
 		}
-		return no
+		return matchNo
 	case t.path.readings == nil:
-		return unclear
+		return matchUnclear
 	}
 	matched := 0
 	for _, reading := range t.path.readings {
@@ -82,11 +83,11 @@ func (t *target) pathAnswer(c *conditions, public bool) answer {
 	}
 	switch {
 	case matched == 0:
-		return no
+		return matchNo
 	case matched == len(t.path.readings) && !public:
-		return yes
+		return matchYes
 	}
-	return unclear
+	return matchUnclear
 }
 
 func (c *conditions) matchesPath(path string) bool {
@@ -113,12 +114,12 @@ func (c *conditions) matchesRest(req *Request) bool {
 	return true
 }
 
-func (r *Route) test(t *target) answer {
+func (r *Route) test(t *target) match {
 	c := &r.when
 	if !c.matchesRest(t.req) {
-		return no
+		return matchNo
 	}
-	return min(t.methodAnswer(c), t.hostAnswer(c), t.pathAnswer(c, r.Public))
+	return min(t.methodMatch(c), t.hostMatch(c), t.pathMatch(c, r.Public))
 }
 
 // clearMethod reports whether no server can take the method for another one by

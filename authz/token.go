@@ -98,6 +98,8 @@ type TokenCache interface {
 type Failure struct {
 	Reason Reason
 	Detail string
+	// Challenge goes into the Decision; nil: none.
+	Challenge *Challenge
 }
 
 func (f *Failure) Error() string { return f.Reason.String() + ": " + f.Detail }

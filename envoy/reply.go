@@ -89,6 +89,9 @@ func (d *denials) answer(dec *authz.Decision, grpc bool) []byte {
 	if dec.Credential.Scheme == "dpop" {
 		scheme = "dpop"
 	}
+	if dec.Challenge != nil {
+		return d.encodeChallenge(dec.Reason, dec.Challenge, grpc)
+	}
 	if dec.Reason == authz.ReasonInsufficientScope && dec.Route != nil && len(dec.Route.Scopes) > 0 {
 		return d.encode(dec.Reason, scheme, dec.Route.Scopes, grpc)
 	}
@@ -110,6 +113,30 @@ func (d *denials) encode(r authz.Reason, scheme string, scopes []string, grpc bo
 	if row.status == http.StatusUnauthorized || row.code != "" {
 		a.header("www-authenticate", d.challenge(row, scheme, scopes))
 	}
+	return d.finish(a, row, grpc)
+}
+
+// encodeChallenge builds the answer that asks for a proof of possession
+// (RFC 9449, sections 7.1 and 9). It is not kept ready: c varies, and its
+// callers hold a bound token.
+func (d *denials) encodeChallenge(r authz.Reason, c *authz.Challenge, grpc bool) []byte {
+	row := replyTo(r)
+	if c.Error != "" {
+		row.code = c.Error
+	}
+	a := deniedAnswer{status: row.status, code: row.grpc}
+	challenge := d.challenge(row, c.Scheme, nil)
+	if algs := strings.Join(c.Algorithms, " "); algs != "" && quotable(algs) {
+		challenge += `, algs="` + algs + `"`
+	}
+	a.header("www-authenticate", challenge)
+	if c.Nonce != "" && quotable(c.Nonce) {
+		a.header("dpop-nonce", c.Nonce)
+	}
+	return d.finish(a, row, grpc)
+}
+
+func (d *denials) finish(a deniedAnswer, row reply, grpc bool) []byte {
 	if row.status == http.StatusServiceUnavailable {
 		a.header("retry-after", d.retryAfter)
 	}
