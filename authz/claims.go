@@ -2,8 +2,10 @@ package authz
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/big"
 	"strings"
+	"time"
 )
 
 // maxNumericDate is the last second of the year 9999: later times are faults,
@@ -114,3 +116,33 @@ func numericDate(v any, up bool) (int64, bool) {
 	}
 	return s, true
 }
+
+// checkTimes compares exp, nbf, iat with the clock and the lifetime with its
+// bound.
+func (v *JWTVerifier) checkTimes(t *Token, leeway int64) *Failure {
+	now := v.clock.Now().Unix()
+	switch {
+	case t.Expires != 0 && now >= t.Expires+leeway:
+		return &Failure{Reason: ReasonExpired, Detail: "exp was " + stamp(t.Expires)}
+	case t.NotValidBefore > now+leeway:
+		return &Failure{Reason: ReasonNotYetValid, Detail: "nbf is " + stamp(t.NotValidBefore)}
+	case t.IssuedAt > now+leeway:
+		return &Failure{Reason: ReasonNotYetValid, Detail: "iat is " + stamp(t.IssuedAt)}
+	}
+	from, until := now, t.Expires
+	if _, ok := t.Claims["iat"]; ok {
+		from = t.IssuedAt
+	}
+	if until == 0 { // a statement without exp: its age is bounded instead
+		until = now
+		if _, ok := t.Claims["iat"]; !ok {
+			return badClaim("neither exp nor iat")
+		}
+	}
+	if until-from > v.maxTTL {
+		return &Failure{Reason: ReasonLifetimeTooLong, Detail: fmt.Sprintf("valid for %ds; at most %ds are accepted", until-from, v.maxTTL)}
+	}
+	return nil
+}
+
+func stamp(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }

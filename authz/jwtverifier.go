@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,68 +156,9 @@ func (v *JWTVerifier) Close() {
 	}
 }
 
-// Ready returns nil when at least one issuer has usable keys, otherwise why
-// none has.
-func (v *JWTVerifier) Ready() error {
-	var why []string
-	for _, s := range v.Status() {
-		if s.Keys > 0 {
-			return nil
-		}
-		why = append(why, s.Issuer+": "+cmp.Or(s.Err, "not fetched yet"))
-	}
-	return errors.New("no issuer has usable keys: " + strings.Join(why, "; "))
-}
-
-// IssuerStatus is the state of one issuer's keys.
-type IssuerStatus struct {
-	Issuer  string
-	Keys    int       // usable
-	Refused int       // members of the set that are not used
-	Fetched time.Time // last success; zero: never
-	Err     string    // why the last fetch failed; empty: it did not
-}
-
-// Status returns the state of every issuer, in order of configuration.
-func (v *JWTVerifier) Status() []IssuerStatus {
-	all := make([]IssuerStatus, len(v.rings))
-	for i, r := range v.rings {
-		all[i] = r.status()
-	}
-	return all
-}
-
 // Verify implements Verifier.
 func (v *JWTVerifier) Verify(ctx context.Context, raw string) (*Token, error) {
 	return v.verify(ctx, raw, nil)
-}
-
-// Statement is a signed message about tokens or sessions rather than a
-// credential: a back-channel logout token or a security event (RFC 8417). Its
-// typ keeps it apart from access tokens (RFC 8725, section 3.11).
-type Statement struct {
-	Types       []string // values of typ, as IssuerConfig.Types; needed
-	Audiences   []string // one of them must be in aud; empty: the issuer's
-	ExpOptional bool     // without exp, iat must be no older than max_token_ttl
-}
-
-// VerifyStatement checks a message as Verify checks a token, and its audience.
-func (v *JWTVerifier) VerifyStatement(ctx context.Context, raw string, s Statement) (*Token, error) {
-	if len(s.Types) == 0 {
-		return nil, &Failure{Reason: ReasonInternal, Detail: "no typ is expected"}
-	}
-	t, err := v.verify(ctx, raw, &s)
-	if err != nil {
-		return nil, err
-	}
-	ok := t.Accepted
-	if len(s.Audiences) > 0 {
-		ok = slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(s.Audiences, a) })
-	}
-	if !ok {
-		return nil, &Failure{Reason: ReasonWrongAudience, Detail: "the message is for another audience"}
-	}
-	return t, nil
 }
 
 func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *Token, err error) {
@@ -289,36 +229,6 @@ func (c *IssuerConfig) admits(h joseHeader, s *Statement) *Failure {
 	}
 	return nil
 }
-
-// checkTimes compares exp, nbf, iat with the clock and the lifetime with its
-// bound.
-func (v *JWTVerifier) checkTimes(t *Token, leeway int64) *Failure {
-	now := v.clock.Now().Unix()
-	switch {
-	case t.Expires != 0 && now >= t.Expires+leeway:
-		return &Failure{Reason: ReasonExpired, Detail: "exp was " + stamp(t.Expires)}
-	case t.NotValidBefore > now+leeway:
-		return &Failure{Reason: ReasonNotYetValid, Detail: "nbf is " + stamp(t.NotValidBefore)}
-	case t.IssuedAt > now+leeway:
-		return &Failure{Reason: ReasonNotYetValid, Detail: "iat is " + stamp(t.IssuedAt)}
-	}
-	from, until := now, t.Expires
-	if _, ok := t.Claims["iat"]; ok {
-		from = t.IssuedAt
-	}
-	if until == 0 { // a statement without exp: its age is bounded instead
-		until = now
-		if _, ok := t.Claims["iat"]; !ok {
-			return badClaim("neither exp nor iat")
-		}
-	}
-	if until-from > v.maxTTL {
-		return &Failure{Reason: ReasonLifetimeTooLong, Detail: fmt.Sprintf("valid for %ds; at most %ds are accepted", until-from, v.maxTTL)}
-	}
-	return nil
-}
-
-func stamp(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
 
 // Current implements Verifier. It is on the path of every request: two loads
 // and three comparisons.

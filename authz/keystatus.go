@@ -1,10 +1,44 @@
 package authz
 
 import (
+	"cmp"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
+
+// IssuerStatus is the state of one issuer's keys.
+type IssuerStatus struct {
+	Issuer  string
+	Keys    int       // usable
+	Refused int       // members of the set that are not used
+	Fetched time.Time // last success; zero: never
+	Err     string    // why the last fetch failed; empty: it did not
+}
+
+// Status returns the state of every issuer, in order of configuration.
+func (v *JWTVerifier) Status() []IssuerStatus {
+	all := make([]IssuerStatus, len(v.rings))
+	for i, r := range v.rings {
+		all[i] = r.status()
+	}
+	return all
+}
+
+// Ready returns nil when at least one issuer has usable keys, otherwise why
+// none has.
+func (v *JWTVerifier) Ready() error {
+	var why []string
+	for _, s := range v.Status() {
+		if s.Keys > 0 {
+			return nil
+		}
+		why = append(why, s.Issuer+": "+cmp.Or(s.Err, "not fetched yet"))
+	}
+	return errors.New("no issuer has usable keys: " + strings.Join(why, "; "))
+}
 
 func (r *KeyRing) leeway() int64 { return int64(r.cfg.Leeway / time.Second) }
 

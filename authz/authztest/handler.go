@@ -2,6 +2,7 @@ package authztest
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"time"
@@ -59,7 +60,9 @@ func (i *Issuer) Handler() http.Handler {
 		i.mu.Unlock()
 		base := i.URL
 		if base == "" {
-			base = "http://" + r.Host
+			if base = "http://" + r.Host; strings.HasPrefix(i.Name, "https://") {
+				base = "https://" + r.Host
+			}
 		}
 		serve(w, r, f, encode(map[string]any{
 			"issuer": i.Name, "jwks_uri": base + "/jwks.json",
@@ -126,4 +129,21 @@ func flood(w http.ResponseWriter, n int64) {
 // String names the issuer in test output.
 func (i *Issuer) String() string {
 	return "issuer " + strconv.Quote(i.Name)
+}
+
+// Transport answers requests from Handler in memory, whatever host they are
+// for: an issuer without a network, for tests that control time.
+func (i *Issuer) Transport() http.RoundTripper { return inMemory{i.Handler()} }
+
+type inMemory struct{ http.Handler }
+
+func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
+	rec := httptest.NewRecorder()
+	m.ServeHTTP(rec, r)
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	resp := rec.Result()
+	resp.Request = r
+	return resp, nil
 }

@@ -1,0 +1,386 @@
+package authz_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+)
+
+// bubbleClock tells synctest's time.
+type bubbleClock struct{ start time.Time }
+
+func (bubbleClock) Now() time.Time        { return time.Now() }
+func (c bubbleClock) Boot() time.Duration { return time.Since(c.start) }
+
+const bubbleIssuer = "https://issuer.test"
+
+// inBubble runs f with a started verifier of an issuer in memory, under
+// synctest's time.
+func inBubble(t *testing.T, f func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier), change ...func(*authz.IssuerConfig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		iss := authztest.NewIssuer(authztest.Offline(), authztest.Named(bubbleIssuer))
+		cfg := authz.IssuerConfig{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: bubbleIssuer + "/jwks.json"}
+		for _, c := range change {
+			c(&cfg)
+		}
+		v, err := authz.NewVerifier([]authz.IssuerConfig{cfg}, authz.VerifierOptions{
+			Clock: bubbleClock{time.Now()}, Transport: iss.Transport(), MaxTokenTTL: 1000 * time.Hour,
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		v.Start(ctx)
+		synctest.Wait()
+		f(t, iss, v)
+		cancel()
+		v.Close()
+	})
+}
+
+func TestRotationNeedsNoWaiting(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		old := iss.Key("")
+		before, err := v.Verify(t.Context(), iss.Mint(nil))
+		require.NoError(t, err)
+
+		iss.Rotate("ES256")
+		start := time.Now()
+		after, err := v.Verify(t.Context(), iss.Mint(nil))
+		require.NoError(t, err)
+		require.Zero(t, time.Since(start))
+		require.True(t, v.Current(before, time.Now().Unix()), "a key added ends nobody's token")
+		require.Equal(t, before.Generation, after.Generation)
+
+		iss.Withdraw(old.ID)
+		require.True(t, v.Current(before, time.Now().Unix()), "nobody has looked yet")
+		require.NoError(t, v.Refresh(t.Context()))
+		require.False(t, v.Current(before, time.Now().Unix()), "its key is gone")
+		_, err = v.Verify(t.Context(), before.Raw)
+		require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+		again, err := v.Verify(t.Context(), after.Raw)
+		require.NoError(t, err)
+		require.True(t, v.Current(again, time.Now().Unix()))
+	})
+}
+
+// The refresher alone must notice a withdrawal.
+func TestWithdrawalIsNoticedInTheBackground(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		token, err := v.Verify(t.Context(), iss.Mint(nil))
+		require.NoError(t, err)
+		iss.Withdraw(token.KeyID)
+		iss.Rotate("ES256")
+		time.Sleep(6 * time.Minute) // interval 5m + 20 %
+		synctest.Wait()
+		require.False(t, v.Current(token, time.Now().Unix()-6*60))
+	})
+}
+
+// The same kid with another key is a withdrawal too.
+func TestKeyReplacedUnderItsName(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		token, err := v.Verify(t.Context(), iss.Mint(nil))
+		require.NoError(t, err)
+		iss.Publish(authztest.KeySet(authztest.NewKey("ES256").Named(token.KeyID)))
+		require.NoError(t, v.Refresh(t.Context()))
+		require.False(t, v.Current(token, time.Now().Unix()))
+		_, err = v.Verify(t.Context(), token.Raw)
+		require.Equal(t, authz.ReasonBadSignature, reasonOf(err))
+	})
+}
+
+func TestUnknownKeysCauseFewFetches(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		require.EqualValues(t, 1, iss.Fetches())
+		iss.FailJWKS(&authztest.Fault{Delay: 20 * time.Millisecond, Genuine: true})
+		foreign := authztest.NewKey("ES256")
+		var wg sync.WaitGroup
+		for i := range 200 {
+			raw := iss.Mint(nil, authztest.With(foreign.Named(fmt.Sprint("unknown-", i))))
+			wg.Go(func() {
+				_, err := v.Verify(t.Context(), raw)
+				require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, 2, iss.Fetches(), "one flight for all")
+		// One after the other over 20 s: a fetch per cooldown of 5 s.
+		for i := range 200 {
+			_, _ = v.Verify(t.Context(), iss.Mint(nil, authztest.With(foreign.Named(fmt.Sprint("later-", i)))))
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.LessOrEqual(t, iss.Fetches(), int64(10))
+		// One kid again and again causes fewer still.
+		before := iss.Fetches()
+		raw := iss.Mint(nil, authztest.With(foreign.Named("stale")))
+		for range 100 {
+			_, _ = v.Verify(t.Context(), raw)
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.LessOrEqual(t, iss.Fetches()-before, int64(1))
+	})
+}
+
+// Whatever the endpoint does, a check that has to wait for it ends in time and
+// good tokens do not wait at all.
+func TestKeyEndpointFaults(t *testing.T) {
+	t.Parallel()
+	faults := map[string]*authztest.Fault{
+		"hangs":               {Hang: true},
+		"slow":                {Delay: 1500 * time.Millisecond, Genuine: true},
+		"error":               {Status: http.StatusInternalServerError, Body: `{"keys":[]}`},
+		"no content":          {Status: http.StatusNoContent},
+		"garbage":             {Body: "<html>maintenance</html>"},
+		"empty":               {},
+		"empty object":        {Body: "{}"},
+		"null keys":           {Body: `{"keys":null}`},
+		"keys no array":       {Body: `{"keys":{}}`},
+		"keys twice":          {Body: `{"keys":[],"keys":[]}`},
+		"two documents":       {Body: `{"keys":[]}{"keys":[]}`},
+		"too large":           {Genuine: true, Flood: 2 << 20},
+		"redirect away":       {Redirect: "https://evil.test/jwks.json"},
+		"redirect to http":    {Redirect: "http://issuer.test/jwks.json"},
+		"redirect to a file":  {Redirect: "file:///etc/passwd"},
+		"redirect in circles": {Redirect: "/jwks.json"},
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+				good, err := v.Verify(t.Context(), iss.Mint(nil))
+				require.NoError(t, err)
+				iss.FailJWKS(fault)
+				start := time.Now()
+				_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
+				require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+				require.LessOrEqual(t, time.Since(start), 100*time.Millisecond)
+				time.Sleep(2 * time.Hour)
+				synctest.Wait()
+				require.True(t, v.Current(good, good.IssuedAt), "the last good keys stay")
+				_, err = v.Verify(t.Context(), iss.Mint(nil))
+				require.NoError(t, err)
+				if name != "slow" {
+					require.NotEmpty(t, v.Status()[0].Err)
+				}
+				iss.FailJWKS(nil)
+				iss.Rotate("ES256")
+				time.Sleep(5 * time.Second)
+				_, err = v.Verify(t.Context(), iss.Mint(nil))
+				require.NoError(t, err, "healed without a restart")
+			})
+		})
+	}
+}
+
+func TestEmptySetWithdrawsEverything(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		token, err := v.Verify(t.Context(), iss.Mint(nil))
+		require.NoError(t, err)
+		iss.Publish([]byte(`{"keys":[]}`))
+		require.NoError(t, v.Refresh(t.Context()))
+		require.False(t, v.Current(token, token.IssuedAt))
+		require.Error(t, v.Ready())
+	})
+}
+
+func TestKeysBecomeTooOld(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		token, err := v.Verify(t.Context(), iss.Mint(nil, authztest.Lifetime(900*time.Hour)))
+		require.NoError(t, err)
+		iss.FailJWKS(&authztest.Fault{Status: http.StatusBadGateway})
+		time.Sleep(53 * time.Minute)
+		require.True(t, v.Current(token, time.Now().Unix()))
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		require.False(t, v.Current(token, time.Now().Unix()))
+		require.Error(t, v.Ready())
+		start := time.Now()
+		_, err = v.Verify(t.Context(), token.Raw)
+		require.Equal(t, authz.ReasonKeysUnavailable, reasonOf(err))
+		require.LessOrEqual(t, time.Since(start), 100*time.Millisecond)
+		iss.FailJWKS(nil)
+		time.Sleep(5 * time.Second)
+		_, err = v.Verify(t.Context(), token.Raw)
+		require.NoError(t, err)
+	}, func(c *authz.IssuerConfig) { c.MaxKeyAge = time.Hour })
+}
+
+// Checks that wait for keys are few, so that a flood cannot pile up.
+func TestWaitersAreBounded(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		iss.FailJWKS(&authztest.Fault{Hang: true})
+		foreign := authztest.NewKey("ES256")
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		waited := 0
+		for i := range 500 {
+			raw := iss.Mint(nil, authztest.With(foreign.Named(fmt.Sprint("unknown-", i))))
+			wg.Go(func() {
+				start := time.Now()
+				_, err := v.Verify(t.Context(), raw)
+				require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+				if time.Since(start) > 0 {
+					mu.Lock()
+					waited++
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		require.LessOrEqual(t, waited, 64)
+	})
+}
+
+func TestWaitingEndsWithTheCheck(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		iss.FailJWKS(&authztest.Fault{Hang: true})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		_, err := v.Verify(ctx, iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
+		require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+		require.LessOrEqual(t, time.Since(start), 10*time.Millisecond)
+	})
+}
+
+// A token without kid cannot name the new key, so its bad signature is the hint.
+func TestRotationWithoutKeyIDs(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		next := authztest.NewKey("ES256").Named("")
+		iss.Publish(authztest.KeySet(authztest.NewKey("ES256").Named("")))
+		require.NoError(t, v.Refresh(t.Context()))
+		iss.Publish(authztest.KeySet(next))
+		raw := iss.Mint(nil, authztest.With(next))
+		_, err := v.Verify(t.Context(), raw)
+		require.Equal(t, authz.ReasonBadSignature, reasonOf(err))
+		synctest.Wait()
+		_, err = v.Verify(t.Context(), raw)
+		require.NoError(t, err)
+	})
+}
+
+// A first failure is retried soon, then ever later, never in a tight loop.
+func TestRefresherBacksOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		iss := authztest.NewIssuer(authztest.Offline(), authztest.Named(bubbleIssuer))
+		iss.FailJWKS(&authztest.Fault{Status: http.StatusInternalServerError})
+		v, err := authz.NewVerifier([]authz.IssuerConfig{{Issuer: iss.Name, Audiences: []string{"api"}}},
+			authz.VerifierOptions{Clock: bubbleClock{time.Now()}, Transport: iss.Transport()})
+		require.NoError(t, err)
+		defer v.Close()
+		v.Start(t.Context())
+		time.Sleep(2 * time.Second)
+		early := iss.Fetches()
+		require.GreaterOrEqual(t, early, int64(2))
+		time.Sleep(time.Hour)
+		late := iss.Fetches() - early
+		require.LessOrEqual(t, late, int64(160))
+		require.GreaterOrEqual(t, late, int64(90))
+		iss.FailJWKS(nil)
+		time.Sleep(time.Minute)
+		require.NoError(t, v.Ready())
+		healed := iss.Fetches()
+		time.Sleep(time.Hour)
+		require.InDelta(t, 12, iss.Fetches()-healed, 3)
+		require.LessOrEqual(t, iss.DiscoveryFetches(), late+early+4, "discovery is remembered while it works")
+	})
+}
+
+func TestDiscoveryOfAnotherIssuerIsRefused(t *testing.T) {
+	t.Parallel()
+	documents := map[string]string{
+		"other issuer":   `{"issuer":"https://evil.test","jwks_uri":"https://issuer.test/jwks.json"}`,
+		"slash added":    `{"issuer":"https://issuer.test/","jwks_uri":"https://issuer.test/jwks.json"}`,
+		"no issuer":      `{"jwks_uri":"https://issuer.test/jwks.json"}`,
+		"issuer twice":   `{"issuer":"https://evil.test","issuer":"https://issuer.test","jwks_uri":"https://issuer.test/jwks.json"}`,
+		"no jwks_uri":    `{"issuer":"https://issuer.test"}`,
+		"jwks_uri http":  `{"issuer":"https://issuer.test","jwks_uri":"http://issuer.test/jwks.json"}`,
+		"jwks_uri file":  `{"issuer":"https://issuer.test","jwks_uri":"file:///jwks.json"}`,
+		"jwks_uri login": `{"issuer":"https://issuer.test","jwks_uri":"https://a:b@issuer.test/jwks.json"}`,
+		"garbage":        `no`,
+	}
+	for name, body := range documents {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			iss := authztest.NewIssuer(authztest.Offline(), authztest.Named(bubbleIssuer))
+			iss.FailDiscovery(&authztest.Fault{Body: body})
+			v, err := authz.NewVerifier([]authz.IssuerConfig{{Issuer: iss.Name, Audiences: []string{"api"}}},
+				authz.VerifierOptions{Transport: iss.Transport()})
+			require.NoError(t, err)
+			defer v.Close()
+			require.Error(t, v.Refresh(t.Context()))
+			require.Zero(t, iss.Fetches())
+		})
+	}
+}
+
+func TestKeyMetrics(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	weak := authztest.NewKey("ES256").With("use", "enc")
+	iss.Add(weak)
+	registry := prometheus.NewPedanticRegistry()
+	cfg := []authz.IssuerConfig{{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: iss.JWKSURL()}}
+	v, err := authz.NewVerifier(cfg, authz.VerifierOptions{Registry: registry})
+	require.NoError(t, err)
+	require.NoError(t, v.Refresh(t.Context()))
+	_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
+	require.Error(t, err)
+	metrics, err := registry.Gather()
+	require.NoError(t, err)
+	values := map[string]float64{}
+	for _, f := range metrics {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				if l.GetName() != "issuer" {
+					name += "/" + l.GetValue()
+				} else {
+					require.Equal(t, iss.Name, l.GetValue())
+				}
+			}
+			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	require.Len(t, values, 8)
+	require.Equal(t, 1.0, values["jwt_bouncer_jwks_keys"])
+	require.Equal(t, 1.0, values["jwt_bouncer_jwks_refused_keys"])
+	require.Equal(t, 2.0, values["jwt_bouncer_jwks_refreshes_total/ok"])
+	require.Equal(t, 1.0, values["jwt_bouncer_jwks_token_fetches_total/started"])
+	v.Close()
+	_, err = authz.NewVerifier(cfg, authz.VerifierOptions{Registry: registry})
+	require.NoError(t, err, "Close gives the registry back")
+}
+
+// A verifier made later must not honour what an earlier one verified by
+// chance of equal numbers.
+func TestGenerationsAreNotShared(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	first, second := newVerifier(t, iss), newVerifier(t, iss)
+	token, err := first.Verify(t.Context(), iss.Mint(nil))
+	require.NoError(t, err)
+	require.True(t, first.Current(token, token.IssuedAt))
+	require.False(t, second.Current(token, token.IssuedAt))
+	require.False(t, first.Current(&authz.Token{Expires: token.Expires}, token.IssuedAt))
+}

@@ -1,0 +1,128 @@
+package authz_test
+
+import (
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+)
+
+// An endpoint that sends for ever is read no further than the limit.
+func TestFloodOfKeysIsCutOff(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	v := newVerifier(t, iss)
+	iss.FailJWKS(&authztest.Fault{Genuine: true, Flood: 256 << 20})
+	require.ErrorContains(t, v.Refresh(t.Context()), "larger than 1048576 bytes")
+	_, err := v.Verify(t.Context(), iss.Mint(nil))
+	require.NoError(t, err)
+}
+
+// Redirects stay on their origin: port, host and scheme.
+func TestRedirectsStayOnTheirOrigin(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	var reached atomic.Bool
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		reached.Store(true)
+		_, _ = w.Write(iss.JWKS())
+	}))
+	defer other.Close()
+	v := newVerifier(t, iss)
+	iss.FailJWKS(&authztest.Fault{Redirect: other.URL})
+	require.ErrorContains(t, v.Refresh(t.Context()), "another origin")
+	require.False(t, reached.Load())
+
+	mux := http.NewServeMux()
+	mux.Handle("/old", http.RedirectHandler("/new", http.StatusMovedPermanently))
+	mux.HandleFunc("/new", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(iss.JWKS()) })
+	same := httptest.NewServer(mux)
+	defer same.Close()
+	newVerifier(t, iss, func(c *authz.IssuerConfig) { c.JWKS = same.URL + "/old" })
+}
+
+func TestCertificateAuthority(t *testing.T) {
+	t.Parallel()
+	iss := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.test"))
+	server := httptest.NewTLSServer(iss.Handler())
+	defer server.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	block := &pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}
+	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(block), 0o600))
+	cfg := authz.IssuerConfig{Issuer: iss.Name, Audiences: []string{"*"}, JWKS: server.URL + "/jwks.json"}
+
+	untrusting, err := authz.NewVerifier([]authz.IssuerConfig{cfg}, authz.VerifierOptions{})
+	require.NoError(t, err)
+	defer untrusting.Close()
+	require.ErrorContains(t, untrusting.Refresh(t.Context()), "certificate")
+
+	cfg.CAFile = ca
+	trusting, err := authz.NewVerifier([]authz.IssuerConfig{cfg}, authz.VerifierOptions{})
+	require.NoError(t, err)
+	defer trusting.Close()
+	require.NoError(t, trusting.Refresh(t.Context()))
+
+	for _, file := range []string{filepath.Join(t.TempDir(), "none.pem"), os.Args[0]} {
+		cfg.CAFile = file
+		_, err = authz.NewVerifier([]authz.IssuerConfig{cfg}, authz.VerifierOptions{})
+		require.ErrorContains(t, err, "ca_file")
+	}
+}
+
+func TestKeyFileIsWatched(t *testing.T) {
+	t.Parallel()
+	iss := authztest.NewIssuer(authztest.Offline(), authztest.Named("file-issuer"))
+	path := filepath.Join(t.TempDir(), "jwks.json")
+	replace := func() { // as a careful writer does: whole or not at all
+		require.NoError(t, os.WriteFile(path+".new", iss.JWKS(), 0o600))
+		require.NoError(t, os.Rename(path+".new", path))
+	}
+	v, err := authz.NewVerifier([]authz.IssuerConfig{{
+		Issuer: iss.Name, Audiences: []string{"api"}, JWKS: path, RefreshCooldown: 100 * time.Millisecond,
+	}}, authz.VerifierOptions{})
+	require.NoError(t, err)
+	defer v.Close()
+	v.Start(t.Context())
+	_, err = v.Verify(t.Context(), iss.Mint(nil))
+	require.Equal(t, authz.ReasonKeysUnavailable, reasonOf(err), "the file is missing yet")
+	replace()
+	eventually(t, func() bool { return v.Ready() == nil })
+	token, err := v.Verify(t.Context(), iss.Mint(nil))
+	require.NoError(t, err)
+	iss.Withdraw(token.KeyID)
+	iss.Rotate("ES256")
+	replace()
+	eventually(t, func() bool { return !v.Current(token, token.IssuedAt) })
+	_, err = v.Verify(t.Context(), iss.Mint(nil))
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(path))
+	eventually(t, func() bool { return v.Status()[0].Err != "" })
+	_, err = v.Verify(t.Context(), iss.Mint(nil))
+	require.NoError(t, err, "the last good keys stay")
+}
+
+// A pipe in the file's place must not hang the refresher.
+func TestKeyFileMustBeRegular(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "jwks.json")
+	require.NoError(t, unix.Mkfifo(path, 0o600))
+	v, err := authz.NewVerifier([]authz.IssuerConfig{{Issuer: "x", Audiences: []string{"api"}, JWKS: "file://" + path}}, authz.VerifierOptions{})
+	require.NoError(t, err)
+	defer v.Close()
+	require.ErrorContains(t, v.Refresh(t.Context()), "not a regular file")
+}
+
+func eventually(t *testing.T, met func() bool) {
+	t.Helper()
+	require.Eventually(t, met, 10*time.Second, 2*time.Millisecond)
+}

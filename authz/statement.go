@@ -1,0 +1,34 @@
+package authz
+
+import (
+	"context"
+	"slices"
+)
+
+// Statement is a signed message about tokens or sessions rather than a
+// credential: a back-channel logout token or a security event (RFC 8417). Its
+// typ keeps it apart from access tokens (RFC 8725, section 3.11).
+type Statement struct {
+	Types       []string // values of typ, as IssuerConfig.Types; needed
+	Audiences   []string // one of them must be in aud; empty: the issuer's
+	ExpOptional bool     // without exp, iat must be no older than max_token_ttl
+}
+
+// VerifyStatement checks a message as Verify checks a token, and its audience.
+func (v *JWTVerifier) VerifyStatement(ctx context.Context, raw string, s Statement) (*Token, error) {
+	if len(s.Types) == 0 {
+		return nil, &Failure{Reason: ReasonInternal, Detail: "no typ is expected"}
+	}
+	t, err := v.verify(ctx, raw, &s)
+	if err != nil {
+		return nil, err
+	}
+	ok := t.Accepted
+	if len(s.Audiences) > 0 {
+		ok = slices.ContainsFunc(t.Audience, func(a string) bool { return slices.Contains(s.Audiences, a) })
+	}
+	if !ok {
+		return nil, &Failure{Reason: ReasonWrongAudience, Detail: "the message is for another audience"}
+	}
+	return t, nil
+}
