@@ -1,0 +1,185 @@
+// Package console is what the command line prints and asks: receipts, tables,
+// explanations, progress. It never prints a token.
+package console
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// Revoker is the write path that the commands order revocations from.
+type Revoker interface {
+	Revoke(ctx context.Context, revocations []authz.Revocation, wait authz.Wait) (authz.Receipt, error)
+}
+
+// Printer writes results to people or to programs.
+type Printer struct {
+	Out      io.Writer // results
+	Err      io.Writer // progress and hints
+	JSON     bool      // results as JSON, one document a line
+	Progress bool      // Err is a terminal: draw a progress bar
+}
+
+// Revoke orders the revocations in one piece and prints the receipt.
+func (p Printer) Revoke(ctx context.Context, r Revoker, revocations []authz.Revocation, wait authz.Wait) error {
+	rec, err := r.Revoke(ctx, revocations, wait)
+	if err != nil && len(rec.Revocations) == 0 {
+		return hint(err)
+	}
+	if p.JSON {
+		if werr := p.receiptJSON(rec); werr != nil {
+			return werr
+		}
+	} else {
+		for _, rv := range rec.Revocations {
+			fmt.Fprintf(p.Out, "revoked %s  %s\n", rv.ID, describe(rv))
+		}
+		fmt.Fprintf(p.Out, "committed %s, enforced everywhere within %s", rec.Committed.UTC().Format(time.RFC3339Nano), rec.EnforcedWithin)
+		switch {
+		case wait == authz.WaitEnforced && err == nil:
+			fmt.Fprintln(p.Out, " (which has passed: no sidecar allows it any more)")
+		case rec.Published:
+			fmt.Fprintln(p.Out, ", announced (normally enforced in milliseconds)")
+		default:
+			fmt.Fprintln(p.Out, ", not announced (each sidecar learns it by its own sync)")
+		}
+	}
+	return hint(err)
+}
+
+// receipt is the JSON form of authz.Receipt; its members are those of the HTTP API.
+type receipt struct {
+	IDs            []string  `json:"ids"`
+	Committed      time.Time `json:"committed"`
+	EnforcedWithin float64   `json:"enforced_within"` // seconds
+	Published      bool      `json:"published"`
+}
+
+func (p Printer) receiptJSON(rec authz.Receipt) error {
+	out := receipt{Committed: rec.Committed.UTC(), EnforcedWithin: rec.EnforcedWithin.Seconds(), Published: rec.Published}
+	for _, rv := range rec.Revocations {
+		out.IDs = append(out.IDs, rv.ID)
+	}
+	return json.NewEncoder(p.Out).Encode(out)
+}
+
+// bulkBatch is how many revocations one transaction of a bulk run holds.
+const bulkBatch = 1000
+
+// RevokeAll reads orders from in, one JSON object a line or one array, as
+// POST /v1/revocations takes them, and stores them in batches. A malformed
+// line stops the run before anything of its batch is stored; the error says
+// which line it was and how many were stored before, so that the run can be
+// repeated: orders are idempotent.
+func (p Printer) RevokeAll(ctx context.Context, r Revoker, in io.Reader, parse func([]byte) ([]authz.Revocation, error), wait authz.Wait) error {
+	scan := bufio.NewScanner(in)
+	scan.Buffer(make([]byte, 64<<10), 1<<20)
+	var (
+		batch  []authz.Revocation
+		stored int
+		line   int
+		last   authz.Receipt
+	)
+	flush := func(w authz.Wait) error {
+		if len(batch) == 0 {
+			return nil
+		}
+		rec, err := r.Revoke(ctx, batch, w)
+		if err != nil && len(rec.Revocations) == 0 {
+			return fmt.Errorf("lines up to %d: %w (%d stored before; repeating the whole input is safe)", line, hint(err), stored)
+		}
+		stored += len(batch)
+		last, batch = rec, batch[:0]
+		p.progress(stored)
+		return hint(err)
+	}
+	for scan.Scan() {
+		line++
+		text := bytes.TrimSpace(scan.Bytes())
+		if len(text) == 0 {
+			continue
+		}
+		orders, err := parse(text)
+		if err != nil {
+			return fmt.Errorf("line %d: %w (%d stored before; repeating the whole input is safe)", line, err, stored)
+		}
+		for _, rv := range orders {
+			if batch = append(batch, rv); len(batch) == bulkBatch {
+				if err := flush(authz.WaitCommitted); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := scan.Err(); err != nil {
+		return fmt.Errorf("line %d: %w (%d stored before)", line+1, err, stored)
+	}
+	if stored == 0 && len(batch) == 0 {
+		return errors.New("the input holds no revocation; one JSON object a line is expected, such as {\"jti\":\"…\"}")
+	}
+	if len(batch) == 0 && wait == authz.WaitEnforced {
+		// The last batch was full and has been stored: order its last entry
+		// again, which changes nothing, to wait from then on.
+		batch = append(batch, last.Revocations[len(last.Revocations)-1])
+		stored--
+	}
+	if err := flush(wait); err != nil {
+		return err
+	}
+	if p.Progress {
+		fmt.Fprintln(p.Err)
+	}
+	if p.JSON {
+		return json.NewEncoder(p.Out).Encode(map[string]any{"stored": stored, "committed": last.Committed.UTC(), "enforced_within": last.EnforcedWithin.Seconds(), "published": last.Published})
+	}
+	fmt.Fprintf(p.Out, "revoked %d, committed %s, enforced everywhere within %s\n", stored, last.Committed.UTC().Format(time.RFC3339), last.EnforcedWithin)
+	return nil
+}
+
+// progress redraws the bar. The length of a stream is unknown, so it counts
+// and turns rather than fills.
+func (p Printer) progress(n int) {
+	if !p.Progress {
+		return
+	}
+	const width = 24
+	at := n / bulkBatch % width
+	fmt.Fprintf(p.Err, "\r[%s>%s] %d revoked", strings.Repeat("=", at), strings.Repeat(" ", width-at-1), n)
+}
+
+// hint adds what to do to the errors a person can do something about.
+func hint(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, authz.ErrOutcomeUnknown):
+		return fmt.Errorf("%w\nhint: order it again; an order that is stored already changes nothing", err)
+	case errors.Is(err, authz.ErrUnavailable):
+		return fmt.Errorf("%w\nhint: nothing was stored; `jwt-bouncer health` tells what is away", err)
+	}
+	return err
+}
+
+// describe names a revocation in one line.
+func describe(r authz.Revocation) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s", r.Kind)
+	if r.Value != "" {
+		fmt.Fprintf(&b, " %q", r.Value)
+	}
+	fmt.Fprintf(&b, " of %q", r.Issuer)
+	if !r.NotBefore.IsZero() {
+		fmt.Fprintf(&b, " issued before %s", r.NotBefore.UTC().Format(time.RFC3339))
+	}
+	fmt.Fprintf(&b, " until %s", r.ExpiresAt.UTC().Format(time.RFC3339))
+	return b.String()
+}

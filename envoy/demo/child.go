@@ -1,0 +1,44 @@
+package demo
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// spawn starts a child whose output goes to NAME.log. It is in a process group
+// of its own, so that Ctrl-C reaches it only through us, and dies with us.
+func (s *stage) spawn(name, path string, args ...string) error {
+	log, err := os.Create(filepath.Join(s.dir, name+".log"))
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		_ = log.Close()
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = cmd.Wait() // how it ended shows in its log and in what no longer answers
+		_ = log.Close()
+	}()
+	s.stops = append(s.stops, func() error {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+		select {
+		case <-done:
+			return nil
+		case <-time.After(12 * time.Second):
+			_ = cmd.Process.Kill()
+			<-done
+			return fmt.Errorf("%s did not end on SIGTERM and was killed", name)
+		}
+	})
+	return nil
+}

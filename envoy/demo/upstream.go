@@ -1,0 +1,27 @@
+package demo
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+)
+
+// Upstream returns the protected service: it answers with what reached it, so
+// that one can see what the sidecar added and removed. A credential is shown
+// by its scheme only.
+func Upstream() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		headers := map[string]string{}
+		for name, values := range r.Header {
+			headers[strings.ToLower(name)] = strings.Join(values, ", ")
+		}
+		if a, ok := headers["authorization"]; ok {
+			scheme, _, _ := strings.Cut(a, " ")
+			headers["authorization"] = scheme + " …"
+		}
+		w.Header().Set("Content-Type", "application/json")
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		_ = enc.Encode(map[string]any{"method": r.Method, "path": r.URL.RequestURI(), "headers": headers})
+	})
+}

@@ -1,0 +1,299 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/cache"
+	"jwtbouncer/store"
+)
+
+// core is everything behind the doors: verification, tiers, write path.
+type core struct {
+	verifier   *authz.JWTVerifier
+	store      *store.Store
+	redis      *cache.Redis    // nil: not configured
+	follower   *cache.Follower // nil: lookup mode
+	revoker    *authz.Revoker
+	authorizer *authz.Authorizer
+	policy     authz.PolicyOptions
+	log        *slog.Logger
+	loops      sync.WaitGroup
+	storeWell  storeHealth
+}
+
+// newCore joins the parts. It needs no network: what is away is reported by
+// readiness and heals by itself.
+func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
+	clock := authz.SystemClock{}
+	c := &core{log: log, policy: s.policyOptions()}
+	var err error
+	defer func() {
+		if err != nil {
+			_ = c.close() // the cause is what matters
+		}
+	}()
+	c.verifier, err = authz.NewVerifier(s.Issuers, authz.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log, Registry: registry})
+	if err != nil {
+		return nil, err
+	}
+	if c.store, err = openStore(s, log, registry); err != nil {
+		return nil, err
+	}
+	var tiers []authz.Tier
+	if s.Revocation.Replica {
+		c.follower = cache.NewFollower(c.store, cache.NewReplica(), cache.FollowerOptions{Config: s.Revocation, Clock: clock, Logger: log, Registry: registry})
+		tiers = append(tiers, cache.NewReplicaTier(c.follower))
+	}
+	if s.Redis.Enabled() {
+		if c.redis, err = openRedis(s, log, registry); err != nil {
+			return nil, err
+		}
+		tiers = append(tiers, c.redis)
+	}
+	tiers = append(tiers, c.store)
+	c.revoker = authz.NewRevoker(c.store, c.announcer(), s.Revocation.MaxStaleness, clock)
+	var tokens authz.TokenCache
+	if s.Tokens.Enabled {
+		tokens = cache.NewTokenCache(s.Tokens, registry)
+	}
+	policy, err := authz.CompilePolicy(s.Routes, c.policy)
+	if err != nil {
+		return nil, err
+	}
+	c.authorizer = authz.NewAuthorizer(c.verifier, tokens, authz.NewChain(newTierMetrics(registry, tiers), tiers...), policy, clock)
+	return c, nil
+}
+
+func openStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*store.Store, error) {
+	password := ""
+	if s.StorePasswordFile != "" {
+		text, err := os.ReadFile(s.StorePasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("store_password_file: %w", err)
+		}
+		password = strings.TrimRight(string(text), "\r\n")
+	}
+	return store.Open(context.Background(), s.Store, store.Options{
+		Password: password, Logger: log, Registry: registry, Clock: authz.SystemClock{},
+		MaxStaleness: s.Revocation.MaxStaleness, MaxTokenTTL: s.Revocation.MaxTokenTTL,
+	})
+}
+
+func openRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cache.Redis, error) {
+	return cache.OpenRedis(s.Redis, cache.RedisOptions{
+		MaxStaleness: s.Revocation.MaxStaleness, Fill: !s.Revocation.Replica, Clock: authz.SystemClock{}, Logger: log, Registry: registry,
+	})
+}
+
+// announcer spreads the news: to this process's own replica at once, to the
+// others through Redis.
+func (c *core) announcer() authz.Announcer {
+	if c.redis == nil && c.follower == nil {
+		return nil
+	}
+	return announcer{c}
+}
+
+type announcer struct{ *core }
+
+func (a announcer) Announce(ctx context.Context, revocations []authz.Revocation) bool {
+	if a.follower != nil {
+		a.follower.Hint()
+	}
+	return a.redis != nil && a.redis.Announce(ctx, revocations)
+}
+
+// start begins the background work, which ends with ctx.
+func (c *core) start(ctx context.Context) {
+	c.verifier.Start(ctx)
+	c.loops.Go(func() { c.keepStore(ctx) })
+	c.loops.Go(func() { c.store.RunGC(ctx) })
+	if c.follower != nil {
+		c.loops.Go(func() { c.loop(ctx, "follower", c.follower.Run) })
+		c.loops.Go(func() {
+			c.loop(ctx, "store watch", func(ctx context.Context) error { return c.store.Watch(ctx, c.follower.Hint) })
+		})
+		if c.redis != nil {
+			c.loops.Go(func() {
+				c.loop(ctx, "subscriber", func(ctx context.Context) error { return c.redis.Subscribe(ctx, c.follower.Hint) })
+			})
+		}
+	}
+}
+
+// loop runs one of the endless functions again should it end early.
+func (c *core) loop(ctx context.Context, name string, f func(context.Context) error) {
+	for {
+		err := f(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		c.log.Error("background loop ended; starting it again", "loop", name, "error", err)
+		if !pause(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+// keepStore brings the schema up to date once the store can be reached, and
+// keeps its state for readiness.
+func (c *core) keepStore(ctx context.Context) {
+	migrated := false
+	for {
+		try, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := c.store.Ping(try)
+		if err != nil && !migrated && errors.Is(err, store.ErrSchema) {
+			if err = c.store.Migrate(try); err == nil {
+				err = c.store.Ping(try)
+			}
+		}
+		cancel()
+		if err == nil && !migrated {
+			migrated = true
+			c.log.Info("store is usable", "store", c.store.Name())
+		}
+		if c.storeWell.set(err) && err != nil && ctx.Err() == nil {
+			c.log.Error("store is not usable", "store", c.store.Name(), "error", err)
+		}
+		wait := 2 * time.Second
+		if err != nil {
+			wait = 500 * time.Millisecond
+		}
+		if !pause(ctx, wait) {
+			return
+		}
+	}
+}
+
+// pause waits for d and reports whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// storeHealth is what the last look at the store said.
+type storeHealth struct {
+	mu         sync.Mutex
+	seen, ever bool
+	err        error
+}
+
+// set reports whether the store went from usable to not, or back.
+func (h *storeHealth) set(err error) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	changed := !h.seen || (err == nil) != (h.err == nil)
+	h.seen, h.err = true, err
+	h.ever = h.ever || err == nil
+	return changed
+}
+
+// everWell returns nil once the store has answered, else why it has not.
+func (h *storeHealth) everWell() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.ever:
+		return nil
+	case !h.seen:
+		return errors.New("the store has not been asked yet")
+	}
+	return h.err
+}
+
+// parts are what /readyz lists. A sidecar is ready when it can prove things:
+// keys of an issuer are there, and either everything has been loaded once or,
+// in lookup mode, the store has answered once. It does not become unready when
+// the store goes away later: it goes on denying with reasons, and taking every
+// sidecar out of service at once would help nobody.
+func (c *core) parts() []httpapi.Part {
+	return []httpapi.Part{
+		{Name: "keys", Ready: c.verifier.Ready},
+		{Name: "revocations", Ready: c.revocationsReady},
+	}
+}
+
+func (c *core) revocationsReady() error {
+	if c.follower == nil {
+		return c.storeWell.everWell()
+	}
+	if !c.follower.Ready() {
+		return errors.Join(errors.New("the revocations have not been loaded yet"), c.storeWell.everWell())
+	}
+	return nil
+}
+
+func (c *core) ready() error {
+	var errs []error
+	for _, p := range c.parts() {
+		if err := p.Ready(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// reload takes the routes of changed settings. Anything else that changed is
+// named and waits for a restart; settings with a fault change nothing.
+func (c *core) reload(running Settings, load func() (Settings, error), log *slog.Logger) {
+	next, err := load()
+	if err == nil {
+		var policy *authz.Policy
+		if policy, err = authz.CompilePolicy(next.Routes, c.policy); err == nil {
+			c.authorizer.SetPolicy(policy)
+			log.Info("routes reloaded", "routes", len(next.Routes))
+			if rest := restartNeeded(running, next); len(rest) > 0 {
+				log.Warn("these settings changed as well and take effect with a restart", "settings", rest)
+			}
+			return
+		}
+	}
+	log.Error("configuration not reloaded: nothing has changed", "error", err)
+}
+
+// restartNeeded names the stanzas that differ, apart from routes.
+func restartNeeded(a, b Settings) []string {
+	var names []string
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range va.NumField() {
+		name := va.Type().Field(i).Tag.Get("yaml")
+		if name != "routes" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// close ends what start began; ctx of start must have ended.
+func (c *core) close() error {
+	c.loops.Wait()
+	var errs []error
+	if c.verifier != nil {
+		c.verifier.Close()
+	}
+	if c.redis != nil {
+		errs = append(errs, c.redis.Close())
+	}
+	if c.store != nil {
+		errs = append(errs, c.store.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,47 @@
+package sidecar
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+)
+
+// newTierMetrics returns the chain's observer: lookups and their duration by
+// tier, counters resolved beforehand so that a check only adds to them.
+func newTierMetrics(registry prometheus.Registerer, tiers []authz.Tier) func(string, authz.Verdict, error, time.Duration) {
+	lookups := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "jwt_bouncer_tier_lookups_total", Help: "Lookups by tier and what they found: revoked, not_revoked, unknown (a miss) or error."}, []string{"tier", "result"})
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "jwt_bouncer_tier_lookup_seconds", Help: "Duration of lookups that left the process, by tier.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 12)}, []string{"tier"})
+	registry.MustRegister(lookups, seconds)
+	type counters struct {
+		byVerdict [3]prometheus.Counter
+		failed    prometheus.Counter
+		took      prometheus.Observer
+	}
+	byTier := map[string]*counters{}
+	for _, t := range tiers {
+		c := &counters{failed: lookups.WithLabelValues(t.Name(), "error")}
+		for v := authz.Unknown; v <= authz.NotRevoked; v++ {
+			c.byVerdict[v] = lookups.WithLabelValues(t.Name(), v.String())
+		}
+		if t.Name() != "replica" {
+			c.took = seconds.WithLabelValues(t.Name())
+		}
+		byTier[t.Name()] = c
+	}
+	return func(tier string, v authz.Verdict, err error, took time.Duration) {
+		c := byTier[tier]
+		if c == nil {
+			return
+		}
+		if err != nil {
+			c.failed.Inc()
+		} else {
+			c.byVerdict[v].Inc()
+		}
+		if c.took != nil {
+			c.took.Observe(took.Seconds())
+		}
+	}
+}

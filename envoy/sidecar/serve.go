@@ -1,0 +1,186 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/envoy"
+)
+
+// drainTime is how long what is in flight may take after SIGTERM: inside the
+// 10 s that the whole end may take.
+const drainTime = 8 * time.Second
+
+// Process says how a sidecar is run.
+type Process struct {
+	Version string
+	Log     io.Writer
+	// File is the configuration file, watched for new routes; empty: none.
+	File string
+	// Reload reads the settings anew, as Load did.
+	Reload func() (Settings, error)
+}
+
+// Serve runs the sidecar until ctx ends, then drains: not ready, no new
+// connections, what is in flight answered. Its error says what could not be
+// started, or what was cut off.
+func Serve(ctx context.Context, s Settings, p Process) error {
+	level, err := s.logLevel()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(p.Log, &slog.HandlerOptions{Level: level}))
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(p.Version))
+
+	provider, endTracing, err := newTracing(ctx, s.Tracing, p.Version)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = endTracing(flush) // spans that cannot be delivered now are lost, which costs no one an answer
+	}()
+
+	// Loops end after the last check has been answered: a check may need them.
+	loops, endLoops := context.WithCancel(context.WithoutCancel(ctx))
+	core, err := newCore(s, log, registry)
+	if err != nil {
+		endLoops()
+		return err
+	}
+	core.start(loops)
+	defer func() {
+		endLoops()
+		if err := core.close(); err != nil {
+			log.Warn("closing", "error", err)
+		}
+	}()
+
+	server, err := envoy.NewServer(core.authorizer, envoy.Config{Listen: s.Listen.ListenConfig, Headers: s.Headers, Replies: s.Replies, DecisionLog: s.DecisionLog},
+		envoy.Options{Logger: log, Registerer: registry, TracerProvider: provider})
+	if err != nil {
+		return err
+	}
+	grpcL, err := envoy.Listen(s.Listen.ListenConfig)
+	if err != nil {
+		return err
+	}
+	draining := make(chan struct{})
+	var api *httpServer
+	if s.Listen.HTTP != "" {
+		if api, err = newHTTPServer(s, core, draining, log, registry); err != nil {
+			_ = grpcL.Close()
+			return err
+		}
+	}
+	log.Info("listening", "grpc", grpcL.Addr().String(), "http", s.Listen.HTTP, "store", core.store.Name(), "replica", s.Revocation.Replica, "version", p.Version)
+
+	var wg sync.WaitGroup
+	failed := make(chan error, 2)
+	wg.Go(func() {
+		if err := server.Serve(grpcL); err != nil {
+			failed <- fmt.Errorf("grpc: %w", err)
+		}
+	})
+	httpCtx, endHTTP := context.WithCancel(context.WithoutCancel(ctx))
+	if api != nil {
+		wg.Go(func() {
+			if err := httpapi.Serve(httpCtx, api.server, api.listener, time.Second); err != nil {
+				failed <- fmt.Errorf("http: %w", err)
+			}
+		})
+	}
+	watching, endWatching := context.WithCancel(ctx)
+	wg.Go(func() { watchReadiness(watching, core, server, log) })
+	if p.File != "" {
+		hup := make(chan os.Signal, 1)
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+		wg.Go(func() { watchFile(watching, p.File, 2*time.Second, hup, func() { core.reload(s, p.Reload, log) }) })
+	}
+
+	select {
+	case <-ctx.Done():
+		log.Info("draining")
+	case err = <-failed:
+		log.Error("stopping", "error", err)
+	}
+	endWatching()
+	close(draining)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if derr := server.Drain(drain); derr != nil {
+		err = errors.Join(err, fmt.Errorf("draining: %w", derr))
+	}
+	endHTTP()
+	wg.Wait()
+	return err
+}
+
+func buildInfo(version string) prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_build_info", Help: "Always 1; the label says which version runs.", ConstLabels: prometheus.Labels{"version": version}})
+	g.Set(1)
+	return g
+}
+
+// watchReadiness tells gRPC health what /readyz says.
+func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slog.Logger) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	was := false
+	for {
+		err := c.ready()
+		if now := err == nil; now != was {
+			was = now
+			server.SetReady(now)
+			if now {
+				log.Info("ready")
+			} else {
+				log.Warn("not ready", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			server.SetReady(false)
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+type httpServer struct {
+	server   *http.Server
+	listener net.Listener
+}
+
+func newHTTPServer(s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*httpServer, error) {
+	handler, err := httpapi.New(httpapi.Options{
+		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.IssuerNames(), Revoker: c.revoker, Lister: c.store, Parts: c.parts(),
+		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", s.Listen.HTTP)
+	if err != nil {
+		return nil, fmt.Errorf("listen.http: %w", err)
+	}
+	return &httpServer{server: httpapi.NewServer(handler, s.API, log), listener: l}, nil
+}

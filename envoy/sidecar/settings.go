@@ -1,0 +1,190 @@
+// Package sidecar is the running product: it reads the settings, joins the
+// parts that the other packages offer, and runs them until told to end. It
+// decides nothing about a request itself.
+package sidecar
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/config"
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/cache"
+	"jwtbouncer/envoy"
+	"jwtbouncer/store"
+)
+
+// Settings is the whole configuration file. Each stanza belongs to the package
+// that it configures.
+type Settings struct {
+	Listen            ListenSettings          `yaml:"listen" doc:"Where the sidecar listens."`
+	Issuers           []authz.IssuerConfig    `yaml:"issuers" doc:"Whose tokens are accepted; at least one is needed."`
+	Store             string                  `yaml:"store" doc:"Authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
+	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store. Empty: the URL's, or none."`
+	Redis             cache.RedisConfig       `yaml:"redis" doc:"Redis or Valkey that spreads revocations quickly: a URL alone or a mapping. Left out: none."`
+	Revocation        cache.RevocationConfig  `yaml:"revocation" doc:"How revocation is enforced."`
+	Tokens            cache.TokenCacheConfig  `yaml:"token_cache" doc:"The cache of verified tokens."`
+	Headers           envoy.HeadersConfig     `yaml:"headers" doc:"What the upstream gets to see."`
+	Replies           envoy.RepliesConfig     `yaml:"replies" doc:"What denied callers are told."`
+	DecisionLog       envoy.DecisionLogConfig `yaml:"decision_log" doc:"Which decisions are logged."`
+	API               httpapi.Config          `yaml:"api" doc:"Who may revoke over HTTP."`
+	Routes            []authz.RouteConfig     `yaml:"routes" doc:"Rules per route, the first that matches decides. None: every path needs a valid token."`
+	Log               LogConfig               `yaml:"log" doc:"The process's own log (JSON, standard error)."`
+	Tracing           TracingConfig           `yaml:"tracing" doc:"OpenTelemetry traces."`
+}
+
+// ListenSettings is the stanza "listen".
+type ListenSettings struct {
+	envoy.ListenConfig `yaml:",inline"`
+	HTTP               string `yaml:"http" doc:"host:port of /livez, /readyz, /metrics and the revocation API. Empty: not served."`
+}
+
+// LogConfig is the stanza "log".
+type LogConfig struct {
+	Level string `yaml:"level" enum:"debug,info,warn,error" doc:"The least severe level that is written."`
+}
+
+// Defaults returns the settings of an empty file.
+func Defaults() Settings {
+	e := envoy.DefaultConfig()
+	return Settings{
+		Listen:      ListenSettings{ListenConfig: e.Listen, HTTP: "127.0.0.1:9192"},
+		Store:       "sqlite:///var/lib/jwt-bouncer/revocations.db",
+		Redis:       cache.DefaultRedisConfig(),
+		Revocation:  cache.DefaultRevocationConfig(),
+		Tokens:      cache.DefaultTokenCacheConfig(),
+		Headers:     e.Headers,
+		Replies:     e.Replies,
+		DecisionLog: e.DecisionLog,
+		API:         httpapi.DefaultConfig(),
+		Log:         LogConfig{Level: "info"},
+		Tracing:     TracingConfig{Ratio: 0.01, Service: "jwt-bouncer"},
+	}
+}
+
+// Override is a value from the command line; it wins over everything.
+type Override func(*Settings)
+
+// Load reads file (none when empty), then the environment, then the
+// overrides, and validates the result. All faults come as one config.Error.
+func Load(file string, env func(string) (string, bool), overrides ...Override) (Settings, error) {
+	var text []byte
+	name := "configuration"
+	if file != "" {
+		var err error
+		if text, err = os.ReadFile(file); err != nil {
+			return Settings{}, fmt.Errorf("configuration file: %w", err)
+		}
+		name = file
+	}
+	return parse(name, text, env, overrides...)
+}
+
+func parse(name string, text []byte, env func(string) (string, bool), overrides ...Override) (Settings, error) {
+	s := Defaults()
+	f := config.Parse(name, text, &s)
+	if env != nil {
+		s.seedEnvironment(f, env)
+		f.Overlay(&s, env)
+	}
+	for _, o := range overrides {
+		o(&s)
+	}
+	s.validate(f)
+	return s, f.Err()
+}
+
+// seedEnvironment honours the variables of the scheme this product grew out
+// of: REDIS_HOST, REDIS_PORT, CACHE_TTL (seconds) and ENABLE_CACHE.
+func (s *Settings) seedEnvironment(f *config.File, env func(string) (string, bool)) {
+	if host, ok := env("REDIS_HOST"); ok && host != "" && !f.Set("redis") {
+		port := "6379"
+		if p, ok := env("REDIS_PORT"); ok && p != "" {
+			// Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 for a Service called redis.
+			if i := strings.LastIndexByte(p, ':'); i >= 0 {
+				p = p[i+1:]
+			}
+			port = p
+		}
+		f.SetEnv("redis.url", "REDIS_HOST", reflect.ValueOf(&s.Redis.URL).Elem(), "redis://"+net.JoinHostPort(host, port)+"/0")
+	}
+	if ttl, ok := env("CACHE_TTL"); ok && ttl != "" {
+		if n, err := strconv.Atoi(ttl); err == nil && n > 0 {
+			ttl = (time.Duration(n) * time.Second).String()
+		}
+		f.SetEnv("token_cache.ttl", "CACHE_TTL", reflect.ValueOf(&s.Tokens.TTL).Elem(), ttl)
+		s.Redis.MaxTTL = s.Tokens.TTL
+	}
+	if on, ok := env("ENABLE_CACHE"); ok && on != "" {
+		f.SetEnv("token_cache.enabled", "ENABLE_CACHE", reflect.ValueOf(&s.Tokens.Enabled).Elem(), on)
+	}
+}
+
+func (s *Settings) validate(f *config.File) {
+	s.Listen.Validate(f.At("listen"))
+	if len(s.Issuers) == 0 {
+		f.Fault("issuers", "at least one issuer is needed, such as\n  issuers:\n    - issuer: https://issuer.example\n      audiences: [api]")
+	}
+	seen := map[string]int{}
+	for i, iss := range s.Issuers {
+		at := fmt.Sprintf("issuers[%d]", i)
+		iss.Validate(f.At(at))
+		if first, twice := seen[iss.Issuer]; twice {
+			f.Fault(at+".issuer", "%q stands in issuers[%d] already", iss.Issuer, first)
+		}
+		seen[iss.Issuer] = i
+	}
+	if err := store.CheckURL(s.Store); err != nil {
+		f.Fault("store", "%s", err)
+	}
+	if s.Redis.Enabled() {
+		s.Redis.Validate(f.At("redis"))
+	}
+	s.Revocation.Validate(f.At("revocation"))
+	s.Tokens.Validate(f.At("token_cache"))
+	s.Headers.Validate(f.At("headers"))
+	s.Replies.Validate(f.At("replies"))
+	s.DecisionLog.Validate(f.At("decision_log"))
+	s.API.Validate(f.At("api"))
+	if s.Listen.HTTP != "" {
+		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
+	}
+	authz.ValidateRoutes(s.Routes, s.policyOptions(), f.At("routes"))
+	s.Tracing.Validate(f.At("tracing"))
+	if _, err := s.logLevel(); err != nil {
+		f.Fault("log.level", "%q: debug, info, warn or error is needed", s.Log.Level)
+	}
+}
+
+func (s *Settings) logLevel() (slog.Level, error) {
+	var level slog.Level
+	err := level.UnmarshalText([]byte(s.Log.Level))
+	return level, err
+}
+
+// policyOptions are what routes may refer to, as far as the settings tell.
+func (s *Settings) policyOptions() authz.PolicyOptions {
+	return authz.PolicyOptions{Issuers: s.IssuerNames(), AllowUnprovable: s.Revocation.OnUnprovable == "allow"}
+}
+
+// IssuerNames lists the configured issuers.
+func (s *Settings) IssuerNames() []string {
+	names := make([]string, len(s.Issuers))
+	for i, iss := range s.Issuers {
+		names[i] = iss.Issuer
+	}
+	return names
+}
+
+// StoreKind names the kind of store, without its address.
+func (s *Settings) StoreKind() string {
+	kind, _, _ := strings.Cut(s.Store, ":")
+	return kind
+}
