@@ -123,4 +123,3 @@ func TestHealthFollowsReady(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, healthpb.HealthCheckResponse_SERVING, resp.GetStatus())
 }
-

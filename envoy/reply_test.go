@@ -1,0 +1,139 @@
+package envoy
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"jwtbouncer/authz"
+)
+
+// strict decodes an answer and holds it to what every answer must be.
+func strict(t testing.TB, b []byte) *authv3.CheckResponse {
+	t.Helper()
+	var r authv3.CheckResponse
+	require.NoError(t, proto.Unmarshal(b, &r))
+	require.NoError(t, r.ValidateAll())
+	require.Empty(t, r.ProtoReflect().GetUnknown())
+	require.NotNil(t, r.GetStatus(), "Envoy takes an unset status for an allow")
+	require.Nil(t, r.GetErrorResponse(), "Envoy lets error_response through with failure_mode_allow")
+	ok, denied := r.GetOkResponse(), r.GetDeniedResponse()
+	if r.GetStatus().GetCode() == int32(codes.OK) {
+		require.NotNil(t, ok)
+		require.Nil(t, denied)
+		return &r
+	}
+	require.NotNil(t, denied)
+	require.Nil(t, ok)
+	require.GreaterOrEqual(t, int(denied.GetStatus().GetCode()), 400)
+	return &r
+}
+
+func headerMap(t testing.TB, list []*core.HeaderValueOption) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	for _, h := range list {
+		require.Equal(t, core.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD, h.GetAppendAction())
+		require.NotContains(t, m, h.GetHeader().GetKey(), "set twice")
+		m[h.GetHeader().GetKey()] = h.GetHeader().GetValue()
+	}
+	return m
+}
+
+func TestEveryReasonHasAReply(t *testing.T) {
+	t.Parallel()
+	for _, reason := range authz.Reasons() {
+		row, ok := replies[reason]
+		if (authz.Decision{Reason: reason}).Allowed() {
+			assert.False(t, ok, "%s allows: it has no reply, and asking for one denies", reason)
+			assert.Equal(t, http.StatusForbidden, replyTo(reason).status)
+			continue
+		}
+		require.True(t, ok, "%s has no row in the reply table", reason)
+		assert.True(t, quotable(row.sentence), reason.String())
+		assert.NotEqual(t, codes.OK, row.grpc, reason.String())
+		switch row.code { // RFC 6750, section 3.1
+		case "invalid_request":
+			assert.Equal(t, http.StatusBadRequest, row.status, reason.String())
+		case "invalid_token":
+			assert.Equal(t, http.StatusUnauthorized, row.status, reason.String())
+		case "insufficient_scope":
+			assert.Equal(t, http.StatusForbidden, row.status, reason.String())
+		default:
+			assert.Empty(t, row.code, reason.String())
+		}
+	}
+}
+
+func TestReplies(t *testing.T) {
+	t.Parallel()
+	d := newDenials(DefaultConfig().Replies)
+	var b strings.Builder
+	for _, reason := range authz.Reasons() {
+		if (authz.Decision{Reason: reason}).Allowed() {
+			continue
+		}
+		fmt.Fprintf(&b, "== %s\n", reason)
+		show(t, &b, d.answer(&authz.Decision{Reason: reason}, false))
+		b.WriteString("-- to gRPC\n")
+		show(t, &b, d.answer(&authz.Decision{Reason: reason}, true))
+	}
+	more := newDenials(RepliesConfig{Realm: "api", ResourceMetadata: "https://api.test/.well-known/oauth-protected-resource", RetryAfter: 7e9})
+	b.WriteString("== insufficient_scope of a route, with resource metadata\n")
+	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonInsufficientScope, Route: &authz.Route{Scopes: []string{"read", "write"}}}, false))
+	b.WriteString("== no_credential, with resource metadata\n")
+	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonNoCredential}, false))
+	b.WriteString("== binding_mismatch of a DPoP token\n")
+	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonBindingMismatch, Credential: authz.Credential{Scheme: "dpop"}}, false))
+	b.WriteString("== unprovable, retry after 7 s\n")
+	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonUnprovable}, false))
+	golden(t, "testdata/replies.golden", b.String())
+}
+
+func show(t *testing.T, b *strings.Builder, answer []byte) {
+	t.Helper()
+	r := strict(t, answer)
+	d := r.GetDeniedResponse()
+	fmt.Fprintf(b, "status %d, %s\n", d.GetStatus().GetCode(), codes.Code(r.GetStatus().GetCode()))
+	headerMap(t, d.GetHeaders())
+	for _, h := range d.GetHeaders() {
+		fmt.Fprintf(b, "%s: %s\n", h.GetHeader().GetKey(), h.GetHeader().GetValue())
+	}
+	b.WriteString(d.GetBody() + "\n")
+	if strings.HasPrefix(d.GetBody(), "{") {
+		assert.True(t, json.Valid([]byte(d.GetBody())))
+	}
+}
+
+func TestReasonsOutOfRangeAreDenied(t *testing.T) {
+	t.Parallel()
+	d := newDenials(DefaultConfig().Replies)
+	for _, reason := range []authz.Reason{authz.ReasonUnset, authz.ReasonAllowed, authz.ReasonAllowedAnonymous, authz.Reason(len(authz.Reasons())), 255} {
+		r := strict(t, d.answer(&authz.Decision{Reason: reason}, false))
+		assert.Equal(t, int32(codes.PermissionDenied), r.GetStatus().GetCode(), "reason %d", reason)
+	}
+}
+
+// The one function that makes responses cannot be talked into a contradiction.
+func TestContradictionsAreDenied(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string][]byte{
+		"OK with denied response": encodeResponse(codes.OK, responseDenied, nil, nil),
+		"denied with OK response": encodeResponse(codes.PermissionDenied, responseOK, nil, nil),
+		"OK with error response":  encodeResponse(codes.OK, 5, nil, nil),
+	} {
+		var r authv3.CheckResponse
+		require.NoError(t, proto.Unmarshal(b, &r), name)
+		assert.Equal(t, int32(codes.PermissionDenied), r.GetStatus().GetCode(), name)
+		assert.NotNil(t, r.GetDeniedResponse(), name)
+	}
+}
