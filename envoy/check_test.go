@@ -1,0 +1,478 @@
+package envoy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+
+	"jwtbouncer/authz"
+)
+
+// bytesCodec lets a client send what is no message at all.
+type bytesCodec struct{}
+
+var _ encoding.CodecV2 = bytesCodec{}
+
+func (bytesCodec) Marshal(v any) (mem.BufferSlice, error) {
+	b, _ := v.(*[]byte)
+	return mem.BufferSlice{mem.SliceBuffer(*b)}, nil
+}
+
+func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	b, _ := v.(*[]byte)
+	*b = data.Materialize()
+	return nil
+}
+
+func (bytesCodec) Name() string { return "proto" }
+
+const method = "/" + serviceName + "/Check"
+
+func allowAll() deciderFunc {
+	return decide(authz.Decision{Reason: authz.ReasonAllowedAnonymous})
+}
+
+func TestGarbageIsDenied(t *testing.T) {
+	t.Parallel()
+	r := run(t, allowAll(), testConfig(), Options{})
+	full := marshal(t, fullRequest())
+	for name, message := range map[string][]byte{
+		"empty":             {},
+		"empty attributes":  {0x0a, 0x00},
+		"no HTTP request":   marshal(t, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{Source: &authv3.AttributeContext_Peer{}}}),
+		"no method":         marshal(t, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Path: "/"}}}}),
+		"noise":             bytes.Repeat([]byte{0xff}, 1000),
+		"truncated":         full[:len(full)/2],
+		"text":              []byte("GET / HTTP/1.1\r\n\r\n"),
+		"5 MiB of a header": marshal(t, checkRequest(map[string]string{"x": strings.Repeat("x", 5<<20)}))[:5<<20],
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var answer []byte
+			require.NoError(t, r.conn.Invoke(t.Context(), method, &message, &answer, grpc.ForceCodecV2(bytesCodec{})))
+			resp := strict(t, answer)
+			assert.Equal(t, int32(400), int32(resp.GetDeniedResponse().GetStatus().GetCode()))
+		})
+	}
+}
+
+func TestLargeRequestIsAnswered(t *testing.T) {
+	t.Parallel()
+	r := run(t, allowAll(), testConfig(), Options{})
+	req := checkRequest(nil)
+	req.GetAttributes().GetRequest().GetHttp().RawBody = bytes.Repeat([]byte("x"), 20<<20) // with_request_body
+	resp, err := r.auth.Check(t.Context(), req, grpc.MaxCallSendMsgSize(32<<20))
+	require.NoError(t, err)
+	assert.Equal(t, int32(codes.OK), resp.GetStatus().GetCode())
+}
+
+// Clients that half-close without a question, never half-close, or ask twice.
+func TestOddStreams(t *testing.T) {
+	t.Parallel()
+	r := run(t, allowAll(), testConfig(), Options{})
+	open := func(t *testing.T) grpc.ClientStream {
+		t.Helper()
+		s, err := r.conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, grpc.ForceCodecV2(bytesCodec{}))
+		require.NoError(t, err)
+		return s
+	}
+	question := marshal(t, checkRequest(nil))
+	var answer []byte
+	t.Run("no question", func(t *testing.T) {
+		s := open(t)
+		require.NoError(t, s.CloseSend())
+		require.NoError(t, s.RecvMsg(&answer))
+		assert.NotNil(t, strict(t, answer).GetDeniedResponse())
+		assert.ErrorIs(t, s.RecvMsg(&answer), io.EOF)
+	})
+	t.Run("half open", func(t *testing.T) {
+		s := open(t)
+		require.NoError(t, s.SendMsg(&question))
+		require.NoError(t, s.RecvMsg(&answer))
+		assert.NotNil(t, strict(t, answer).GetOkResponse())
+		assert.ErrorIs(t, s.RecvMsg(&answer), io.EOF)
+	})
+	t.Run("two questions", func(t *testing.T) {
+		s := open(t)
+		require.NoError(t, s.SendMsg(&question))
+		_ = s.SendMsg(&question) // the stream may have ended already
+		require.NoError(t, s.RecvMsg(&answer))
+		assert.NotNil(t, strict(t, answer).GetOkResponse())
+		assert.ErrorIs(t, s.RecvMsg(&answer), io.EOF)
+	})
+}
+
+// Connections that say nothing, or nonsense, do not disturb the others.
+func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
+	r := run(t, allowAll(), testConfig(), Options{})
+	var conns []net.Conn
+	for i := range 60 {
+		c, err := net.Dial("tcp", r.addr)
+		require.NoError(t, err)
+		conns = append(conns, c)
+		switch i % 4 {
+		case 1:
+			_, err = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+		case 2:
+			_, err = c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")) // and no SETTINGS
+		case 3:
+			_, err = c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\xff\xff\xff\x01\x05\x00\x00\x00\x01garbage"))
+		}
+		require.NoError(t, err)
+	}
+	for range 20 {
+		resp, err := r.auth.Check(t.Context(), checkRequest(nil))
+		require.NoError(t, err)
+		assert.Equal(t, int32(codes.OK), resp.GetStatus().GetCode())
+	}
+	for _, c := range conns {
+		require.NoError(t, c.Close())
+	}
+}
+
+func TestWhateverHappensBelowIsAnAnswer(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	var mode atomic.Int32
+	modes := []struct {
+		name   string
+		decide deciderFunc
+		reason authz.Reason
+		status int32
+	}{
+		{"zero decision", decide(authz.Decision{}), authz.ReasonUnset, 403},
+		{"panic", func(context.Context, *authz.Request) authz.Decision { panic("boom") }, authz.ReasonInternal, 503},
+		{"nil panic", func(context.Context, *authz.Request) authz.Decision { panic(nil) }, authz.ReasonInternal, 503}, //nolint:govet // that too
+		{"nil dereference", func(context.Context, *authz.Request) authz.Decision {
+			var t *authz.Token
+			return authz.Decision{Detail: t.Raw}
+		}, authz.ReasonInternal, 503},
+		{"allowed without a token", decide(authz.Decision{Reason: authz.ReasonAllowed}), authz.ReasonInternal, 503},
+		{"unknown reason", decide(authz.Decision{Reason: 200}), authz.ReasonUnset, 403},
+		{"claim that HTTP cannot carry", decide(authz.Decision{Reason: authz.ReasonAllowed, Token: &authz.Token{Claims: map[string]any{"sub": "a\r\nb"}}}), authz.ReasonBadClaim, 401},
+		{"claim of an odd type", decide(authz.Decision{Reason: authz.ReasonAllowed, Token: &authz.Token{Claims: map[string]any{"sub": make(chan int)}}}), authz.ReasonBadClaim, 401},
+	}
+	r := run(t, deciderFunc(func(ctx context.Context, req *authz.Request) authz.Decision {
+		return modes[mode.Load()].decide(ctx, req)
+	}), testConfig(), Options{Registerer: reg})
+	for i, m := range modes {
+		mode.Store(int32(i))
+		before := testutil.ToFloat64(r.server.metrics.decisions[m.reason])
+		resp, err := r.auth.Check(t.Context(), checkRequest(nil))
+		require.NoError(t, err, m.name)
+		assert.NotEqual(t, int32(codes.OK), resp.GetStatus().GetCode(), m.name)
+		assert.Equal(t, m.status, int32(resp.GetDeniedResponse().GetStatus().GetCode()), m.name)
+		assert.InDelta(t, before+1, testutil.ToFloat64(r.server.metrics.decisions[m.reason]), 0, m.name)
+	}
+	assert.InDelta(t, 4, testutil.ToFloat64(r.server.metrics.errors), 0)
+	n, err := testutil.GatherAndCount(reg, "auth_validation_duration_seconds")
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+}
+
+// An Authorizer that hangs and does not look at its context is left behind at
+// the end of a check's time, or of what is left of Envoy's.
+func TestHangingAuthorizer(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		theirs time.Duration // 0: no deadline
+		want   time.Duration
+	}{
+		"no deadline":     {0, checkTime},
+		"long deadline":   {time.Minute, checkTime},
+		"short deadline":  {100 * time.Millisecond, 90 * time.Millisecond},
+		"deadline passed": {-time.Second, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				cfg := testConfig()
+				cfg.DecisionLog.Decisions = logNone
+				s, err := NewServer(deciderFunc(func(context.Context, *authz.Request) authz.Decision {
+					<-release
+					return authz.Decision{Reason: authz.ReasonAllowedAnonymous}
+				}), cfg, Options{})
+				require.NoError(t, err)
+				ctx, cancel := context.Background(), context.CancelFunc(func() {})
+				if c.theirs != 0 {
+					ctx, cancel = context.WithTimeout(ctx, c.theirs)
+				}
+				defer cancel()
+				start := time.Now()
+				r := strict(t, s.answer(ctx, marshal(t, checkRequest(nil))))
+				assert.Equal(t, c.want, time.Since(start))
+				assert.Equal(t, int32(503), int32(r.GetDeniedResponse().GetStatus().GetCode()))
+				assert.InDelta(t, 1, testutil.ToFloat64(s.metrics.late), 0)
+				close(release)
+				synctest.Wait()
+				// What came late is nobody's answer.
+				s.authorizer = decide(authz.Decision{})
+				r = strict(t, s.answer(context.Background(), marshal(t, checkRequest(nil))))
+				assert.Equal(t, int32(403), int32(r.GetDeniedResponse().GetStatus().GetCode()))
+			})
+		})
+	}
+}
+
+// The context an Authorizer gets ends when the check's time does.
+func TestContextOfACheck(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		parent, cancel := context.WithCancel(context.WithValue(context.Background(), key{}, "v"))
+		defer cancel()
+		fresh := func() *deadlineContext {
+			return &deadlineContext{parent: parent, deadline: time.Now().Add(checkTime)}
+		}
+		lazy, waited := fresh(), fresh()
+		at, ok := lazy.Deadline()
+		assert.True(t, ok)
+		assert.Equal(t, checkTime, time.Until(at))
+		assert.Equal(t, "v", lazy.Value(key{}))
+		require.NoError(t, lazy.Err())
+		done := waited.Done()
+		require.NoError(t, waited.Err())
+		child, stop := context.WithTimeout(waited, time.Hour)
+		defer stop()
+		<-done
+		assert.Equal(t, checkTime, checkTime-time.Until(at))
+		synctest.Wait()
+		require.ErrorIs(t, waited.Err(), context.DeadlineExceeded)
+		require.ErrorIs(t, child.Err(), context.DeadlineExceeded)
+		require.ErrorIs(t, lazy.Err(), context.DeadlineExceeded)
+		<-lazy.Done()
+
+		cancelled := fresh()
+		cancel()
+		require.ErrorIs(t, cancelled.Err(), context.Canceled)
+		<-cancelled.Done()
+		assert.Equal(t, "v", cancelled.Value(key{}))
+
+		released := &deadlineContext{parent: context.Background(), deadline: time.Now().Add(checkTime)}
+		released.Done()
+		released.release()
+		require.ErrorIs(t, released.Err(), context.Canceled)
+		fresh().release()
+	})
+}
+
+// Checks share buffers, timers and answers; none must see another's.
+func TestConcurrentChecksDoNotMix(t *testing.T) {
+	t.Parallel()
+	tokens := make([]*authz.Token, 50)
+	for i := range tokens {
+		tokens[i] = &authz.Token{Claims: map[string]any{"sub": fmt.Sprintf("user-%d", i)}}
+	}
+	r := run(t, deciderFunc(func(_ context.Context, req *authz.Request) authz.Decision {
+		v, _ := req.Header("x-user")
+		var i int
+		if _, err := fmt.Sscan(v, &i); err != nil {
+			return authz.Decision{Reason: authz.ReasonInternal}
+		}
+		if i%10 == 9 {
+			return authz.Decision{Reason: authz.ReasonRevoked, Token: tokens[i]}
+		}
+		return authz.Decision{Reason: authz.ReasonAllowed, Token: tokens[i], Credential: authz.Credential{Source: "authorization"}}
+	}), testConfig(), Options{})
+	var group sync.WaitGroup
+	for w := range 16 {
+		group.Go(func() {
+			for n := range 100 {
+				i := (w*7 + n) % len(tokens)
+				resp, err := r.auth.Check(t.Context(), checkRequest(map[string]string{"x-user": fmt.Sprint(i)}))
+				if !assert.NoError(t, err) {
+					return
+				}
+				if i%10 == 9 {
+					assert.Equal(t, int32(401), int32(resp.GetDeniedResponse().GetStatus().GetCode()))
+				} else {
+					assert.Equal(t, fmt.Sprintf("user-%d", i), headerMap(t, resp.GetOkResponse().GetHeaders())["x-jwt-sub"])
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+// neverVerify is a Verifier that must not be asked.
+type neverVerify struct{ t *testing.T }
+
+var _ authz.Verifier = neverVerify{}
+
+func (v neverVerify) Verify(context.Context, string) (*authz.Token, error) {
+	v.t.Error("a token was verified")
+	return nil, errors.New("not to be asked")
+}
+
+func (neverVerify) Current(*authz.Token, int64) bool { return false }
+
+// Two credentials are refused by the whole core before any is looked at.
+func TestTwoAuthorizationHeaders(t *testing.T) {
+	t.Parallel()
+	policy, err := authz.CompilePolicy(nil, authz.PolicyOptions{})
+	require.NoError(t, err)
+	r := run(t, authz.NewAuthorizer(neverVerify{t}, nil, authz.NewChain(nil), policy, authz.SystemClock{}), testConfig(), Options{})
+	raw := func(pairs ...string) *authv3.CheckRequest {
+		m := &core.HeaderMap{}
+		for i := 0; i < len(pairs); i += 2 {
+			m.Headers = append(m.Headers, &core.HeaderValue{Key: pairs[i], RawValue: []byte(pairs[i+1])})
+		}
+		req := checkRequest(nil)
+		req.GetAttributes().GetRequest().GetHttp().HeaderMap = m
+		return req
+	}
+	for name, c := range map[string]struct {
+		req    *authv3.CheckRequest
+		status int32
+	}{
+		"twice":                  {raw("authorization", "Bearer a.b.c", "authorization", "Bearer d.e.f"), 400},
+		"twice the same":         {raw("authorization", "Bearer a.b.c", "authorization", "Bearer a.b.c"), 400},
+		"twice, mixed case":      {raw("Authorization", "Bearer a.b.c", "AUTHORIZATION", "Bearer d.e.f"), 400},
+		"second is Basic":        {raw("authorization", "Bearer a.b.c", "authorization", "Basic eA=="), 400},
+		"joined":                 {checkRequest(map[string]string{"authorization": "Bearer a.b.c,Bearer d.e.f"}), 400},
+		"joined with a space":    {checkRequest(map[string]string{"authorization": "Bearer a.b.c, Bearer d.e.f"}), 400},
+		"joined, Basic first":    {checkRequest(map[string]string{"authorization": "Basic eA==,Bearer d.e.f"}), 400},
+		"two keys in a map":      {checkRequest(map[string]string{"authorization": "Bearer a.b.c", "Authorization": "Bearer d.e.f"}), 400},
+		"bytes that are no text": {raw("authorization", "Bearer a.b.\xff"), 400},
+		"only in the ignored map": {func() *authv3.CheckRequest {
+			r := raw("x", "y")
+			r.GetAttributes().GetRequest().GetHttp().Headers = map[string]string{"authorization": "Bearer a.b.c"}
+			return r
+		}(), 401},
+		"none": {checkRequest(nil), 401},
+	} {
+		resp, err := r.auth.Check(t.Context(), c.req)
+		require.NoError(t, err, name)
+		assert.Equal(t, c.status, int32(resp.GetDeniedResponse().GetStatus().GetCode()), name)
+	}
+}
+
+func TestRepliesToGRPCCallers(t *testing.T) {
+	t.Parallel()
+	r := run(t, decide(authz.Decision{Reason: authz.ReasonRevoked}), testConfig(), Options{})
+	for contentType, grpc := range map[string]bool{
+		"application/grpc": true, "application/grpc+proto": true, "application/grpc-web": false, "application/json": false, "": false,
+	} {
+		resp, err := r.auth.Check(t.Context(), checkRequest(map[string]string{"content-type": contentType}))
+		require.NoError(t, err)
+		h := headerMap(t, resp.GetDeniedResponse().GetHeaders())
+		assert.Equal(t, grpc, h["grpc-status"] == "16", contentType)
+		assert.Equal(t, !grpc, h["content-type"] == "application/problem+json", contentType)
+	}
+}
+
+func TestDecisionLog(t *testing.T) {
+	t.Parallel()
+	const secret = "eyJhbGciOiJSUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
+	token := testToken()
+	token.Raw = secret
+	for level, want := range map[string]map[string]int{
+		logNone:   {"allowed": 0, "revoked": 0},
+		logDenied: {"allowed": 0, "revoked": 1},
+		logAll:    {"allowed": 1, "revoked": 1},
+	} {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			cfg := testConfig()
+			cfg.DecisionLog = DecisionLogConfig{Decisions: level, PerSecond: 10}
+			s, err := NewServer(deciderFunc(func(_ context.Context, req *authz.Request) authz.Decision {
+				d := authz.Decision{Reason: authz.ReasonAllowed, Token: token, Route: &authz.Route{Name: "api"}, Credential: authz.Credential{Raw: secret, Source: "authorization"}}
+				if req.Method == "DELETE" {
+					d.Reason, d.Detail = authz.ReasonRevoked, "revoked"
+				}
+				return d
+			}), cfg, Options{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
+			require.NoError(t, err)
+			for _, m := range []string{"GET", "DELETE"} {
+				req := checkRequest(map[string]string{"authorization": "Bearer " + secret, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "cookie": "s=" + secret})
+				h := req.GetAttributes().GetRequest().GetHttp()
+				h.Method, h.Path, h.Id = m, "/a\n\"b\"?access_token="+secret, "request-7"
+				strict(t, s.answer(t.Context(), marshal(t, req)))
+			}
+			require.NoError(t, s.Drain(t.Context()))
+			text := out.String()
+			for reason, n := range want {
+				assert.Equal(t, n, strings.Count(text, `"reason":"`+reason+`"`), text)
+			}
+			assert.NotContains(t, text, secret)
+			assert.NotContains(t, text, "access_token")
+			if want["revoked"] > 0 {
+				assert.Contains(t, text, `"trace_id":"0af7651916cd43dd8448eb211c80319c"`)
+				assert.Contains(t, text, `"request_id":"request-7"`)
+				assert.Contains(t, text, `"route":"api"`)
+				assert.Contains(t, text, `"path":"/a\n\"b\""`, "escaped")
+			}
+		})
+	}
+}
+
+func TestDecisionLogIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		cfg := testConfig()
+		cfg.DecisionLog.PerSecond = 3
+		s, err := NewServer(decide(authz.Decision{Reason: authz.ReasonRevoked}), cfg, Options{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
+		require.NoError(t, err)
+		wire := marshal(t, checkRequest(nil))
+		for range 2 {
+			for range 10 {
+				s.answer(t.Context(), wire)
+			}
+			time.Sleep(time.Second) // of the bubble
+		}
+		require.NoError(t, s.Drain(t.Context()))
+		assert.Equal(t, 6, strings.Count(out.String(), "\n"))
+		assert.InDelta(t, 14, testutil.ToFloat64(s.metrics.logDropped), 0)
+	})
+}
+
+func TestSpans(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewInMemoryExporter()
+	provider := trace.NewTracerProvider(trace.WithSyncer(spans))
+	r := run(t, decide(authz.Decision{Reason: authz.ReasonUnprovable, Route: &authz.Route{Name: "api"}}), testConfig(), Options{TracerProvider: provider})
+	const ofRequest, ofEnvoy = "0af7651916cd43dd8448eb211c80319c", "1af7651916cd43dd8448eb211c80319c"
+	req := checkRequest(map[string]string{"traceparent": "00-" + ofRequest + "-b7ad6b7169203331-01"})
+	_, err := r.auth.Check(t.Context(), req)
+	require.NoError(t, err)
+	_, err = r.auth.Check(metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+ofEnvoy+"-b7ad6b7169203331-01"), req)
+	require.NoError(t, err)
+	_, err = r.auth.Check(t.Context(), checkRequest(nil))
+	require.NoError(t, err)
+	got := spans.GetSpans()
+	require.Len(t, got, 3)
+	assert.Equal(t, ofRequest, got[0].SpanContext.TraceID().String())
+	assert.Equal(t, ofEnvoy, got[1].SpanContext.TraceID().String())
+	assert.False(t, got[2].Parent.IsValid())
+	attributes := fmt.Sprint(got[0].Attributes)
+	assert.Contains(t, attributes, "unprovable")
+	assert.Contains(t, attributes, "api")
+}
