@@ -171,8 +171,12 @@ func (b *bench) request(method, target, body string, header ...string) *http.Req
 	return r
 }
 
-func (b *bench) do(method, target, body string, header ...string) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
+func (b *bench) do(method, target, body string, header ...string) *recorder {
+	w := newRecorder()
 	b.handler.ServeHTTP(w, b.request(method, target, body, header...))
 	return w
 }
+
+type recorder = httptest.ResponseRecorder
+
+func newRecorder() *recorder { return httptest.NewRecorder() }
