@@ -41,6 +41,7 @@ type Options struct {
 	Issuers  []string // the configured issuers, as tokens name them in "iss"
 	Revoker  Revoker
 	Lister   authz.Lister
+	Verifier Verifier        // nil: only the revocation resource is served, none of the doors that take tokens
 	Parts    []Part          // of /readyz
 	Draining <-chan struct{} // closed when the process begins to stop; nil: never
 	Gatherer prometheus.Gatherer
@@ -51,8 +52,12 @@ type Options struct {
 
 // The doors, as metrics and the audit log name them.
 const (
-	doorAPI    = "api"
-	doorHealth = "health"
+	doorAPI      = "api"
+	doorHealth   = "health"
+	doorOAuth    = "rfc7009"
+	doorLogout   = "backchannel_logout"
+	doorEvents   = "security_events"
+	doorKeycloak = "keycloak"
 )
 
 type api struct {
@@ -67,14 +72,23 @@ type api struct {
 	tokens        *tokenFile // nil: no token is asked for
 	hosts         []string
 	commitTimeout time.Duration
+
+	verifier Verifier
+	clients  []oauthClient
+	logout   LogoutConfig
+	logouts  *recent
+	events   EventsConfig
+	pushed   *recent
+	keycloak KeycloakConfig
 }
 
 // access says who may call a route.
 type access uint8
 
 const (
-	accessOpen  access = iota // anybody; what is said here is public, or the message authenticates itself
-	accessToken               // the API's token, or (on loopback without a token) anybody on this machine
+	accessOpen   access = iota // anybody; what is said here is public, or the message authenticates itself
+	accessToken                // the API's token, or (on loopback without a token) anybody on this machine
+	accessClient               // the handler authenticates the caller
 )
 
 type endpoint struct {
@@ -93,6 +107,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	o.Config.Validate(func(path, format string, args ...any) { fault("api."+path, format, args...) })
 	o.Config.ValidateListen(o.Listen, fault)
+	o.Config.ValidateIssuers(o.Issuers, fault)
 	for name, missing := range map[string]bool{
 		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,
 		"Registry": o.Registry == nil, "Logger": o.Logger == nil, "Clock": o.Clock == nil,
@@ -114,17 +129,48 @@ func New(o Options) (http.Handler, error) {
 			return nil, fmt.Errorf("api.token_file: %w", err)
 		}
 	}
+	if a.clients, err = openClients(o.Config.Clients); err != nil {
+		return nil, err
+	}
 	if a.metrics, err = newMetrics(o.Registry); err != nil {
 		return nil, err
 	}
 	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorLog: promLog{o.Logger}})
-	return a.handler([]endpoint{
+	return a.handler(append(a.messageEndpoints(o), []endpoint{
 		{"GET", "/livez", doorHealth, accessOpen, a.livez},
 		{"GET", "/readyz", doorHealth, accessOpen, a.readyz},
 		{"GET", "/metrics", doorHealth, accessOpen, scrape.ServeHTTP},
 		{"POST", "/v1/revocations", doorAPI, accessToken, a.postRevocations},
 		{"GET", "/v1/revocations", doorAPI, accessToken, a.getRevocations},
-	}), nil
+	}...)), nil
+}
+
+// messageEndpoints are the doors that take signed messages. Those that nobody
+// configured do not exist.
+func (a *api) messageEndpoints(o Options) []endpoint {
+	if o.Verifier == nil {
+		return nil
+	}
+	a.verifier = o.Verifier
+	all := []endpoint{{"POST", "/oauth2/revoke", doorOAuth, accessClient, a.oauthRevoke}}
+	if a.logout = o.Config.Logout; len(a.logout.Audiences) > 0 {
+		a.logout.MaxAge = orDefault(a.logout.MaxAge, DefaultConfig().Logout.MaxAge)
+		a.logouts = newRecent(2 * a.logout.MaxAge)
+		all = append(all, endpoint{"POST", "/oidc/backchannel-logout", doorLogout, accessOpen, a.backchannelLogout})
+	}
+	if a.events = o.Config.Events; len(a.events.Audiences) > 0 {
+		a.pushed = newRecent(time.Hour)
+		all = append(all, endpoint{"POST", "/ssf/events", doorEvents, accessOpen, a.receiveEvents})
+	}
+	if a.keycloak = o.Config.Keycloak; len(a.keycloak.Clients) > 0 {
+		if a.keycloak.Issuer == "" {
+			a.keycloak.Issuer = a.issuers[0]
+		}
+		for name, action := range map[string]string{"k_push_not_before": actionNotBefore, "k_logout": actionLogout, "k_test_available": actionTest} {
+			all = append(all, endpoint{"POST", "/keycloak/" + name, doorKeycloak, accessOpen, a.keycloakAction(action)})
+		}
+	}
+	return all
 }
 
 func orDefault(d, def time.Duration) time.Duration {
@@ -177,11 +223,13 @@ func (a *api) handler(endpoints []endpoint) http.Handler {
 		}
 		a.metrics.measure(e, w, func(w http.ResponseWriter) {
 			defer a.recover(w, r)
-			if e.access == accessToken {
+			if e.access != accessOpen {
 				if err := origin.Check(r); err != nil {
 					fail(http.StatusForbidden, "requests from other sites are refused").write(w)
 					return
 				}
+			}
+			if e.access == accessToken {
 				var p *problem
 				if r, p = a.authenticate(w, r); p != nil {
 					p.write(w)

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +39,8 @@ type LogoutConfig struct {
 
 // EventsConfig is the stanza "api.events".
 type EventsConfig struct {
-	Audiences []string `yaml:"audiences" doc:"The audiences (aud) under which the transmitter knows this receiver. Empty: the door is closed."`
+	Audiences []string            `yaml:"audiences" doc:"The audiences (aud) under which the transmitter knows this receiver. Empty: the door is closed."`
+	SpeaksFor map[string][]string `yaml:"speaks_for" doc:"For a transmitter that is not the issuer of the tokens: its iss, and the issuers whose subjects and sessions it speaks of. All of them must be under issuers. Empty: every transmitter speaks for itself alone."`
 }
 
 // KeycloakConfig is the stanza "api.keycloak".
@@ -102,6 +105,29 @@ func (c Config) ValidateListen(addr string, fault authz.Fault) {
 	}
 	if c.TokenFile == "" && !isLoopback(host) {
 		fault("api.token_file", "is required because listen.http (%s) can be reached from other machines; set it, or listen on 127.0.0.1", addr)
+	}
+}
+
+// ValidateIssuers checks the issuers that the stanza names against those that
+// are configured. The paths it reports are the whole configuration's.
+func (c Config) ValidateIssuers(issuers []string, fault authz.Fault) {
+	known := func(path, iss string) {
+		if !slices.Contains(issuers, iss) {
+			fault(path, "%q is not under issuers; its keys are needed to believe it", iss)
+		}
+	}
+	for _, transmitter := range slices.Sorted(maps.Keys(c.Events.SpeaksFor)) {
+		known("api.events.speaks_for", transmitter)
+		for _, iss := range c.Events.SpeaksFor[transmitter] {
+			known("api.events.speaks_for", iss)
+		}
+	}
+	switch {
+	case len(c.Keycloak.Clients) == 0:
+	case c.Keycloak.Issuer != "":
+		known("api.keycloak.issuer", c.Keycloak.Issuer)
+	case len(issuers) != 1:
+		fault("api.keycloak.issuer", "is needed because not exactly one issuer is configured")
 	}
 }
 

@@ -14,6 +14,7 @@ type metrics struct {
 	duration     *prometheus.HistogramVec
 	revocations  *prometheus.CounterVec
 	authFailures prometheus.Counter
+	events       *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -31,8 +32,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		authFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_http_auth_failures_total", Help: "Requests refused on the HTTP port for want of a valid token, client secret or session.",
 		}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jwt_bouncer_security_events_total", Help: "Security Event Tokens received, by outcome (enforced, ignored, repeated, refused, postponed).",
+		}, []string{"outcome"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.revocations, m.authFailures} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.revocations, m.authFailures, m.events} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

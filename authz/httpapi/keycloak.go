@@ -1,0 +1,87 @@
+package httpapi
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// Keycloak's admin actions are signed by the realm but are no JWTs in the
+// sense of RFC 7519: they carry id, expiration, resource and action in place
+// of jti, exp, aud and a type, and no iss. That no action has an iss, and
+// every token of the realm has one, keeps the two apart.
+const (
+	actionNotBefore = "PUSH_NOT_BEFORE"
+	actionLogout    = "LOGOUT"
+	actionTest      = "TEST_AVAILABILITY"
+)
+
+// keycloakAction takes the action that a client's admin URL receives.
+func (a *api) keycloakAction(want string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, p := readBody(w, r, maxForm)
+		if p != nil {
+			p.write(w)
+			return
+		}
+		issuer := a.keycloak.Issuer
+		t, err := a.verifier.VerifyStatement(r.Context(), strings.TrimSpace(string(body)), authz.Statement{
+			Types: []string{"jwt", ""}, Issuer: issuer,
+		})
+		if err != nil {
+			a.log.InfoContext(r.Context(), "Keycloak's action refused", "err", err)
+			if couldNotFindOut(reasonOf(err)) {
+				unavailable("the action could not be verified for now").write(w)
+				return
+			}
+			fail(http.StatusBadRequest, "the action is not valid: "+reasonOf(err).String()).write(w)
+			return
+		}
+		now := a.clock.Now()
+		expires, _ := secondsOf(t.Claims["expiration"])
+		switch {
+		case text(t.Claims, "action") != want:
+			p = fail(http.StatusBadRequest, "the action is another than this address is for")
+		case text(t.Claims, "id") == "":
+			p = fail(http.StatusBadRequest, "the action has no id")
+		case now.Unix() > expires || expires > now.Add(time.Hour).Unix():
+			p = fail(http.StatusBadRequest, "the action has expired, or never would")
+		case !slices.Contains(a.keycloak.Clients, text(t.Claims, "resource")):
+			p = fail(http.StatusBadRequest, "the action is for another client")
+		}
+		if p != nil {
+			p.write(w)
+			return
+		}
+		if revocations := keycloakRevocations(t.Claims, issuer, now); len(revocations) > 0 {
+			if _, p := a.order(r, doorKeycloak, "keycloak:"+issuer, revocations); p != nil {
+				p.write(w)
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// keycloakRevocations: notBefore ends every token of the realm issued before
+// it (0 means that none is set), and keycloakSessionIds are the sid of tokens.
+// A not-before of one client ends the tokens of the realm's other clients as
+// well, because a revocation cannot name a client: too much rather than too little.
+func keycloakRevocations(claims map[string]any, issuer string, now time.Time) []authz.Revocation {
+	var out []authz.Revocation
+	action := strings.ToLower(strings.ReplaceAll(text(claims, "action"), "_", " "))
+	if at, ok := secondsOf(claims["notBefore"]); ok {
+		out = append(out, authz.Revocation{Kind: authz.KindIss, Issuer: issuer, NotBefore: time.Unix(min(at, now.Unix()+1), 0).UTC(), Reason: "Keycloak " + action})
+	}
+	if sessions, _ := claims["keycloakSessionIds"].([]any); len(sessions) > 0 {
+		for _, s := range sessions {
+			if id, _ := s.(string); id != "" {
+				out = append(out, authz.Revocation{Kind: authz.KindSID, Issuer: issuer, Value: id, Reason: "Keycloak " + action})
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,166 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// oauthClient may call the RFC 7009 door.
+type oauthClient struct {
+	id      string
+	secrets *tokenFile
+}
+
+func openClients(configured []ClientConfig) ([]oauthClient, error) {
+	var clients []oauthClient
+	for i, c := range configured {
+		secrets, err := openTokenFile(c.SecretFile)
+		if err != nil {
+			return nil, fmt.Errorf("api.clients[%d].secret_file: %w", i, err)
+		}
+		clients = append(clients, oauthClient{c.ID, secrets})
+	}
+	return clients, nil
+}
+
+// oauthRevoke is the revocation endpoint of RFC 7009.
+func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
+	values, p := form(w, r)
+	if p != nil {
+		oauthProblem(w, p)
+		return
+	}
+	client, actor, ok := a.oauthCaller(w, r, values)
+	if !ok {
+		return
+	}
+	raw := values.Get("token")
+	if raw == "" {
+		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "token is missing")
+		return
+	}
+	claims, isJWT := peek(raw)
+	if !isJWT {
+		// Not the 200 for invalid tokens of section 2.2: an opaque or refresh
+		// token may well be good elsewhere, and this is not where it ends.
+		writeOAuthError(w, http.StatusBadRequest, "unsupported_token_type", "only JWT access tokens can be revoked here")
+		return
+	}
+	revocation, p := a.tokenRevocation(r, raw, claims, client)
+	switch {
+	case p != nil && p.Status == http.StatusForbidden:
+		writeOAuthError(w, http.StatusBadRequest, "unauthorized_client", p.Detail)
+		return
+	case p != nil:
+		oauthProblem(w, p)
+		return
+	case revocation == nil: // nothing that anybody would accept: section 2.2
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	if _, p := a.order(r, doorOAuth, actor, []authz.Revocation{*revocation}); p != nil {
+		oauthProblem(w, p)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// tokenRevocation returns what ends the token; nil when it has no effect
+// anyway. client is empty for a holder of the API's own token, who may revoke
+// everybody's.
+func (a *api) tokenRevocation(r *http.Request, raw string, claims peeked, client string) (*authz.Revocation, *problem) {
+	out := &authz.Revocation{Reason: "token revoked (RFC 7009)"}
+	t, err := a.verifier.Verify(r.Context(), raw)
+	switch reason := reasonOf(err); {
+	case err == nil:
+		owner := text(t.Claims, "client_id") // RFC 9068, section 2.2
+		if owner == "" {
+			owner = text(t.Claims, "azp")
+		}
+		if client != "" && owner != "" && owner != client {
+			return nil, fail(http.StatusForbidden, "the token was issued to another client")
+		}
+		out.Kind, out.Issuer, out.Value = authz.KindJTI, t.Issuer, t.ID
+		if t.ID == "" {
+			out.Kind, out.Value = authz.KindToken, authz.TokenValue(raw)
+		}
+		out.ExpiresAt = time.Unix(t.Expires, 0).Add(expiryMargin)
+	case couldNotFindOut(reason):
+		a.log.WarnContext(r.Context(), "a token to be revoked could not be verified", "reason", reason.String())
+		return nil, unavailable("the token could not be verified for now; repeat the request")
+	case reason == authz.ReasonNotYetValid && slices.Contains(a.issuers, claims.Iss) && claims.Exp < lastSecond:
+		// It will be good later. Whether the signature is cannot be told from
+		// here, but the hash of a forged one harms nobody.
+		out.Kind, out.Issuer, out.Value = authz.KindToken, claims.Iss, authz.TokenValue(raw)
+		out.ExpiresAt = time.Unix(int64(claims.Exp), 0).Add(expiryMargin)
+		if !out.ExpiresAt.After(a.clock.Now()) {
+			return nil, nil
+		}
+	default:
+		return nil, nil
+	}
+	return out, nil
+}
+
+// oauthCaller authenticates the client (RFC 6749, section 2.3.1), or else the
+// holder of the API's token. When it answers false, the reply has been written.
+func (a *api) oauthCaller(w http.ResponseWriter, r *http.Request, values url.Values) (client, actor string, ok bool) {
+	id, secret, basic := r.BasicAuth()
+	if basic {
+		var err1, err2 error
+		id, err1 = url.QueryUnescape(id)
+		secret, err2 = url.QueryUnescape(secret)
+		if err1 != nil || err2 != nil {
+			id, secret = "", ""
+		}
+	}
+	if values.Has("client_secret") {
+		if basic || r.Header.Get("Authorization") != "" {
+			writeOAuthError(w, http.StatusBadRequest, "invalid_request", "more than one way of client authentication")
+			return "", "", false
+		}
+		id, secret, basic = values.Get("client_id"), values.Get("client_secret"), true
+	}
+	if !basic {
+		actor, p := a.admit(r)
+		if p == nil {
+			return "", actor, true
+		}
+		if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusForbidden {
+			oauthProblem(w, p)
+			return "", "", false
+		}
+		return a.refuseClient(w)
+	}
+	if named := values.Get("client_id"); named != "" && named != id {
+		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "client_id is not the authenticated client")
+		return "", "", false
+	}
+	at := slices.IndexFunc(a.clients, func(c oauthClient) bool { return c.id == id })
+	if at < 0 {
+		return a.refuseClient(w)
+	}
+	switch _, match, err := a.clients[at].secrets.match(secret); {
+	case err != nil:
+		a.log.ErrorContext(r.Context(), "a client's secret_file cannot be used", "client", id, "err", err)
+		oauthProblem(w, unavailable("the client's secret cannot be read"))
+		return "", "", false
+	case !match:
+		return a.refuseClient(w)
+	}
+	return id, "client:" + id, true
+}
+
+func (a *api) refuseClient(w http.ResponseWriter) (client, actor string, ok bool) {
+	a.metrics.authFailures.Inc()
+	challenges := []string{`Basic realm="jwt-bouncer"`, `Bearer realm="jwt-bouncer"`}
+	w.Header().Set("WWW-Authenticate", strings.Join(challenges, ", "))
+	writeOAuthError(w, http.StatusUnauthorized, "invalid_client", "client authentication failed")
+	return "", "", false
+}
