@@ -22,6 +22,7 @@ import (
 // core is everything behind the doors: verification, tiers, write path.
 type core struct {
 	verifier   *authz.JWTVerifier
+	tokens     *cache.TokenCache // nil: switched off
 	store      *store.Store
 	redis      *cache.Redis    // nil: not configured
 	follower   *cache.Follower // nil: lookup mode
@@ -66,7 +67,8 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	c.revoker = authz.NewRevoker(c.store, c.announcer(), s.Revocation.MaxStaleness, clock)
 	var tokens authz.TokenCache
 	if s.Tokens.Enabled {
-		tokens = cache.NewTokenCache(s.Tokens, registry)
+		c.tokens = cache.NewTokenCache(s.Tokens, registry)
+		tokens = c.tokens
 	}
 	policy, err := authz.CompilePolicy(s.Routes, c.policy)
 	if err != nil {
@@ -288,6 +290,9 @@ func (c *core) close() error {
 	var errs []error
 	if c.verifier != nil {
 		c.verifier.Close()
+	}
+	if c.tokens != nil {
+		c.tokens.Close()
 	}
 	if c.redis != nil {
 		errs = append(errs, c.redis.Close())
