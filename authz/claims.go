@@ -117,6 +117,11 @@ func numericDate(v any, up bool) (int64, bool) {
 	return s, true
 }
 
+// ahead is the leeway for times in the future, in seconds. A token that was
+// minted this moment by an issuer whose clock is a little ahead is no attack,
+// while one that has expired is over: so only the future has a leeway always.
+func ahead(leeway int64) int64 { return max(leeway, 5) }
+
 // checkTimes compares exp, nbf, iat with the clock and the lifetime with its
 // bound.
 func (v *JWTVerifier) checkTimes(t *Token, leeway int64) *Failure {
@@ -124,9 +129,9 @@ func (v *JWTVerifier) checkTimes(t *Token, leeway int64) *Failure {
 	switch {
 	case t.Expires != 0 && now >= t.Expires+leeway:
 		return &Failure{Reason: ReasonExpired, Detail: "exp was " + stamp(t.Expires)}
-	case t.NotValidBefore > now+leeway:
+	case t.NotValidBefore > now+ahead(leeway):
 		return &Failure{Reason: ReasonNotYetValid, Detail: "nbf is " + stamp(t.NotValidBefore)}
-	case t.IssuedAt > now+leeway:
+	case t.IssuedAt > now+ahead(leeway):
 		return &Failure{Reason: ReasonNotYetValid, Detail: "iat is " + stamp(t.IssuedAt)}
 	}
 	from, until := now, t.Expires

@@ -20,7 +20,7 @@ type VerifierOptions struct {
 	// MaxTokenTTL bounds exp - iat (without iat: exp - now); 0: 24h. Revocations
 	// are forgotten by it, so it cannot be switched off.
 	MaxTokenTTL time.Duration
-	// Leeway of issuers that set none; 0: 30s, negative: none.
+	// Leeway of issuers that set none; 0: none for exp, 5s for nbf and iat.
 	Leeway time.Duration
 	// MaxTokenBytes bounds the text of a token; 0: DefaultMaxTokenBytes.
 	MaxTokenBytes int
@@ -249,5 +249,5 @@ func (v *JWTVerifier) Current(t *Token, now int64) bool {
 	}
 	r := v.rings[slot]
 	leeway := r.leeway()
-	return r.generation.Load() == t.Generation && now < t.Expires+leeway && now+leeway >= t.NotValidBefore
+	return r.generation.Load() == t.Generation && now < t.Expires+leeway && now+ahead(leeway) >= t.NotValidBefore
 }

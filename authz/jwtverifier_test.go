@@ -63,8 +63,8 @@ func TestVerifyEveryAlgorithm(t *testing.T) {
 			require.True(t, token.Accepted)
 			require.Len(t, token.Keys, 6)
 			require.True(t, v.Current(token, time.Now().Unix()))
-			require.False(t, v.Current(token, token.Expires+30))
-			require.True(t, v.Current(token, token.Expires+29))
+			require.False(t, v.Current(token, token.Expires))
+			require.True(t, v.Current(token, token.Expires-1))
 
 			_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.Alg(alg), authztest.Tampered()))
 			require.Equal(t, authz.ReasonBadSignature, reasonOf(err), "%v", err)

@@ -70,6 +70,9 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
 		tokens = c.tokens
 	}
+	if c.policy.Binding, err = authz.NewBinding(s.Binding, c.replays(s)); err != nil {
+		return nil, err
+	}
 	policy, err := authz.CompilePolicy(s.Routes, c.policy)
 	if err != nil {
 		return nil, err
@@ -97,6 +100,15 @@ func openRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*c
 	return cache.OpenRedis(s.Redis, cache.RedisOptions{
 		MaxStaleness: s.Revocation.MaxStaleness, Fill: !s.Revocation.Replica, Clock: authz.SystemClock{}, Logger: log, Registry: registry,
 	})
+}
+
+// replays remembers used proofs where every sidecar sees them, if there is
+// such a place.
+func (c *core) replays(s Settings) authz.ReplayStore {
+	if c.redis != nil {
+		return c.redis
+	}
+	return authz.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, authz.SystemClock{})
 }
 
 // announcer spreads the news: to this process's own replica at once, to the

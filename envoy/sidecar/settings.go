@@ -36,6 +36,7 @@ type Settings struct {
 	DecisionLog       envoy.DecisionLogConfig `yaml:"decision_log" doc:"Which decisions are logged."`
 	API               httpapi.Config          `yaml:"api" doc:"Who may revoke over HTTP."`
 	Routes            []authz.RouteConfig     `yaml:"routes" doc:"Rules per route, the first that matches decides. None: every path needs a valid token."`
+	Binding           authz.BindingConfig     `yaml:"binding" doc:"How sender-constrained tokens prove their sender (RFC 8705, RFC 9449)."`
 	Log               LogConfig               `yaml:"log" doc:"The process's own log (JSON, standard error)."`
 	Tracing           TracingConfig           `yaml:"tracing" doc:"OpenTelemetry traces."`
 }
@@ -64,6 +65,7 @@ func Defaults() Settings {
 		Replies:     e.Replies,
 		DecisionLog: e.DecisionLog,
 		API:         httpapi.DefaultConfig(),
+		Binding:     authz.DefaultBindingConfig(),
 		Log:         LogConfig{Level: "info"},
 		Tracing:     TracingConfig{Ratio: 0.01, Service: "jwt-bouncer"},
 	}
@@ -157,6 +159,7 @@ func (s *Settings) validate(f *config.File) {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
 	}
 	authz.ValidateRoutes(s.Routes, s.policyOptions(), f.At("routes"))
+	s.Binding.Validate(f.At("binding"))
 	s.Tracing.Validate(f.At("tracing"))
 	if _, err := s.logLevel(); err != nil {
 		f.Fault("log.level", "%q: debug, info, warn or error is needed", s.Log.Level)
