@@ -25,7 +25,7 @@ import (
 // Nothing is ever taken away because the authority no longer names it.
 type Follower struct {
 	feed    authz.Feed
-	replica *Replica
+	replica holder // a *Replica
 	clock   authz.Clock
 	config  RevocationConfig
 	log     *slog.Logger
@@ -51,6 +51,18 @@ type Follower struct {
 }
 
 const never = math.MinInt64
+
+// holder is what a follower needs of its Replica. Tests put themselves in
+// between to hold the order of steps to what the proof needs.
+type holder interface {
+	Add(authz.Entry)
+	Revokes(keys []authz.Key, iat int64) bool
+	Sweep(now int64, n int)
+	Len() int64
+	Bytes() int64
+}
+
+var _ holder = (*Replica)(nil)
 
 // FollowerOptions are what a Follower needs from outside.
 type FollowerOptions struct {
@@ -83,7 +95,6 @@ var (
 	errUnproven = errors.New("the answer is not from the primary, or not from a snapshot of its own: it proves no freshness")
 	errBehind   = errors.New("the wall clock is so far behind the store's that the store may have deleted revocations that still matter here")
 	errSilent   = errors.New("no answer from the store within sync_timeout")
-	errFlapping = errors.New("the store's epoch changed during the reload")
 )
 
 // maxClockLag is how far the wall clock may be behind the authority's. The
@@ -102,13 +113,11 @@ func (f *Follower) Sync(ctx context.Context) error {
 }
 
 func (f *Follower) sync(ctx context.Context) error {
-	for range 3 {
-		again, err := f.read(ctx)
-		if err != nil || !again {
-			return err
-		}
+	again, err := f.read(ctx)
+	if again {
+		_, err = f.read(ctx) // from the start, where no history can be wrong
 	}
-	return errFlapping
+	return err
 }
 
 // read asks the feed once. again: the position was of another history, or the
@@ -123,12 +132,11 @@ func (f *Follower) read(ctx context.Context) (again bool, err error) {
 	}
 	began := f.clock.Boot() // before the question is sent: the proof rests on it
 	nonce := rand.Text()
-	var ids []uint64
+	var highest uint64
 	snap, err := f.changes(ctx, nonce, func(row authz.Row) {
 		f.replica.Add(row.Entry)
-		ids = append(ids, row.XID)
+		highest = max(highest, row.XID)
 	})
-	f.metrics.rows.Add(float64(len(ids)))
 	switch {
 	case err != nil:
 		return false, err
@@ -147,7 +155,7 @@ func (f *Follower) read(ctx context.Context) (again bool, err error) {
 		f.restart("xmax")
 		return true, nil
 	}
-	f.advance(ids, snap)
+	f.advance(highest, snap)
 	f.limits(snap)
 	wall := f.clock.Now()
 	if !snap.Clock.IsZero() && snap.Clock.Sub(wall) > maxClockLag {
@@ -169,13 +177,13 @@ func (f *Follower) restart(why string) {
 	f.metrics.reloads.WithLabelValues(why).Inc()
 }
 
-// advance moves the watermark: to the highest id received that had ended by
-// the snapshot, with the ids at or below it that had not.
-func (f *Follower) advance(ids []uint64, snap authz.Snapshot) {
-	for _, id := range ids {
-		if id < snap.Xmax {
-			f.position.Last = max(f.position.Last, id)
-		}
+// advance moves the watermark: to the highest id received, with the ids at or
+// below it that had not ended by the snapshot. A row of a transaction that had
+// not begun by then cannot be in the snapshot; should a feed deliver one, the
+// watermark stays, and everything above it comes again.
+func (f *Follower) advance(highest uint64, snap authz.Snapshot) {
+	if highest < snap.Xmax {
+		f.position.Last = max(f.position.Last, highest)
 	}
 	f.position.Open = slices.DeleteFunc(slices.Clone(snap.Open), func(id uint64) bool { return id > f.position.Last })
 }
@@ -225,11 +233,12 @@ func (f *Follower) changes(ctx context.Context, nonce string, row func(authz.Row
 	defer watchdog.Stop()
 	n := 0
 	snap, err := f.feed.Changes(ctx, f.position, nonce, func(r authz.Row) {
-		if n++; n%1024 == 0 {
+		if n++; n%1024 == 1 {
 			watchdog.Reset(patience)
 		}
 		row(r)
 	})
+	f.metrics.rows.Add(float64(n))
 	switch {
 	case err == nil:
 		f.fullTries = 0

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"jwtbouncer/authz"
@@ -60,6 +59,7 @@ type fakeFeed struct {
 	skew    time.Duration
 	calls   []authz.Position
 	during  func(ctx context.Context) error // runs inside Changes, before the rows are delivered
+	after   int                             // the error comes after so many rows
 }
 
 func newFakeFeed(c authz.Clock) *fakeFeed { return &fakeFeed{clock: c, xmax: 10, epoch: "a"} }
@@ -82,7 +82,7 @@ func (f *fakeFeed) Changes(ctx context.Context, since authz.Position, nonce stri
 	if f.reuse {
 		s.Nonce = "old"
 	}
-	err := f.err
+	err, after := f.err, f.after
 	f.mu.Unlock()
 	if during != nil {
 		if err := during(ctx); err != nil {
@@ -91,10 +91,16 @@ func (f *fakeFeed) Changes(ctx context.Context, since authz.Position, nonce stri
 	}
 	for _, r := range rows {
 		if r.XID > since.Last || slices.Contains(since.Open, r.XID) {
+			if after--; err != nil && after < 0 {
+				return authz.Snapshot{}, err
+			}
 			row(r)
 		}
 	}
-	return s, err
+	if err != nil {
+		return authz.Snapshot{}, err
+	}
+	return s, nil
 }
 
 func (f *fakeFeed) set(change func(*fakeFeed)) { f.mu.Lock(); defer f.mu.Unlock(); change(f) }
@@ -107,13 +113,56 @@ func query(keys ...authz.Key) *authz.Query {
 	return &authz.Query{Keys: keys, TokenKey: keys[len(keys)-1], IssuedAt: 1_800_000_000 - 60, Expires: 1_800_000_000 + 600}
 }
 
-func newTestFollower(t *testing.T) (*Follower, *fakeFeed, *fakeClock) {
+func (f *fakeFeed) asked() []authz.Position {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
+func newTestFollower(t *testing.T, change ...func(*RevocationConfig)) (*Follower, *fakeFeed, *fakeClock) {
 	t.Helper()
 	c := newFakeClock()
 	feed := newFakeFeed(c)
 	cfg := DefaultRevocationConfig()
 	cfg.CatchUpWait = 0
+	for _, f := range change {
+		f(&cfg)
+	}
 	return NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: c}), feed, c
+}
+
+// hooked runs what a test wants to happen in the middle of a lookup or an add.
+type hooked struct {
+	holder
+	looked, adding func()
+}
+
+func (h *hooked) Revokes(keys []authz.Key, iat int64) bool {
+	v := h.holder.Revokes(keys, iat)
+	if h.looked != nil {
+		h.looked()
+	}
+	return v
+}
+
+func (h *hooked) Add(e authz.Entry) {
+	if h.adding != nil {
+		h.adding()
+	}
+	h.holder.Add(e)
+}
+
+func hook(f *Follower) *hooked {
+	h := &hooked{holder: f.replica}
+	f.replica = h
+	return h
+}
+
+func sync1(t *testing.T, f *Follower) {
+	t.Helper()
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func lookup(t *testing.T, f *Follower, q *authz.Query) authz.Verdict {
@@ -154,30 +203,304 @@ func TestFollowerFreshness(t *testing.T) {
 	}
 }
 
-func TestFollowerRunHintCatchUp(t *testing.T) {
+func TestFollowerWatermark(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	f, feed, _ := newTestFollower(t)
+	row := func(i int, xid uint64) authz.Row { return authz.Row{Entry: entry(i), XID: xid} }
+	for i, step := range []struct {
+		name string
+		rows []authz.Row // committed by this reading, besides those before
+		open []uint64
+		xmax uint64
+		want authz.Position // afterwards
+	}{
+		{"empty: every later id is above", nil, []uint64{7}, 10, authz.Position{Epoch: "a"}},
+		{"running ids above the highest row need no note", []authz.Row{row(1, 10)}, []uint64{7, 12}, 14, authz.Position{Epoch: "a", Last: 10, Open: []uint64{7}}},
+		{"no rows: the counter is no watermark", nil, []uint64{7, 12}, 100, authz.Position{Epoch: "a", Last: 10, Open: []uint64{7}}},
+		{"late commits, below and above", []authz.Row{row(2, 7), row(3, 12)}, []uint64{11}, 100, authz.Position{Epoch: "a", Last: 12, Open: []uint64{11}}},
+		{"rolled back", nil, nil, 100, authz.Position{Epoch: "a", Last: 12}},
+		{"a row the snapshot cannot hold", []authz.Row{row(4, 200)}, []uint64{150}, 120, authz.Position{Epoch: "a", Last: 12}},
+	} {
+		feed.set(func(f *fakeFeed) { f.rows = append(f.rows, step.rows...); f.open, f.xmax = step.open, step.xmax })
+		sync1(t, f)
+		if f.position.Epoch != step.want.Epoch || f.position.Last != step.want.Last || !slices.Equal(f.position.Open, step.want.Open) {
+			t.Errorf("%d %s: at %+v, want %+v", i, step.name, f.position, step.want)
+		}
+		for _, r := range step.rows {
+			if got := lookup(t, f, query(r.Key)); got != authz.Revoked {
+				t.Errorf("%d %s: row of %d is missing", i, step.name, r.XID)
+			}
+		}
+	}
+}
+
+func TestFollowerKeepsRowsOfReadingsThatProveNothing(t *testing.T) {
+	t.Parallel()
+	away := errors.New("connection reset")
+	for name, c := range map[string]struct {
+		knob func(*fakeFeed)
+		want error
+	}{
+		"standby":         {func(f *fakeFeed) { f.standby, f.epoch = true, "standby" }, errUnproven},
+		"answer reused":   {func(f *fakeFeed) { f.reuse = true }, errReused},
+		"cut in the rows": {func(f *fakeFeed) { f.err, f.after = away, 1 }, away},
+		"cut at the end":  {func(f *fakeFeed) { f.err, f.after = away, 99 }, away},
+		"far ahead clock": {func(f *fakeFeed) { f.skew = maxClockLag + time.Second }, errBehind},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, feed, clock := newTestFollower(t)
+			sync1(t, f)
+			before, asof := f.position, f.asof.Load()
+			clock.advance(time.Second)
+			feed.commit(entry(1), entry(2))
+			feed.set(c.knob)
+			if err := f.Sync(t.Context()); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+			if f.asof.Load() != asof {
+				t.Error("freshness was proven by it")
+			}
+			if c.want != errBehind && (f.position.Last != before.Last || f.position.Epoch != before.Epoch) {
+				t.Errorf("the position moved to %+v", f.position)
+			}
+			if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
+				t.Errorf("its row was not kept: %v", got)
+			}
+			feed.set(func(f *fakeFeed) { f.standby, f.reuse, f.err, f.skew, f.epoch = false, false, nil, 0, "a" })
+			sync1(t, f)
+			if got := lookup(t, f, query(entry(2).Key)); got != authz.Revoked || f.asof.Load() <= asof {
+				t.Errorf("after healing: %v", got)
+			}
+		})
+	}
+}
+
+func TestFollowerReloadsAndAdds(t *testing.T) {
+	t.Parallel()
+	for name, knob := range map[string]func(*fakeFeed){
+		"epoch": func(f *fakeFeed) { f.epoch = "b" },
+		"xmax":  func(f *fakeFeed) { f.xmax = 11 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, feed, clock := newTestFollower(t)
+			feed.commit(entry(1), entry(2))
+			sync1(t, f)
+			clock.advance(time.Second)
+			feed.set(func(f *fakeFeed) {
+				f.rows = []authz.Row{{Entry: entry(3), XID: 10}} // another history, with a smaller counter
+				f.calls = nil
+				knob(f)
+			})
+			sync1(t, f)
+			if calls := feed.asked(); len(calls) != 2 || calls[0].Last != 11 || calls[1].Last != 0 || calls[1].Epoch != "" {
+				t.Errorf("asked %+v", calls)
+			}
+			for i := 1; i <= 3; i++ {
+				if got := lookup(t, f, query(entry(i).Key)); got != authz.Revoked {
+					t.Errorf("entry %d: %v", i, got)
+				}
+			}
+			if f.Staleness() != 0 {
+				t.Errorf("staleness %v after the reload", f.Staleness())
+			}
+		})
+	}
+}
+
+func TestFollowerCountsFromBeforeTheQuestion(t *testing.T) {
+	t.Parallel()
+	f, feed, clock := newTestFollower(t)
+	feed.set(func(f *fakeFeed) {
+		f.during = func(context.Context) error { clock.advance(31 * time.Second); return nil }
+	})
+	sync1(t, f)
+	if got := lookup(t, f, query(entry(1).Key)); got != authz.Unknown {
+		t.Errorf("the answer was under way for 31 s, yet: %v", got)
+	}
+	feed.set(func(f *fakeFeed) {
+		f.during = func(context.Context) error { clock.advance(10 * time.Second); return nil }
+	})
+	sync1(t, f)
+	if got := f.Staleness(); got != 10*time.Second {
+		t.Errorf("staleness %v, want 10s", got)
+	}
+}
+
+func TestFollowerClocks(t *testing.T) {
+	t.Parallel()
+	step := func(c *fakeClock, wall, boot time.Duration) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.wall, c.boot = c.wall.Add(wall), c.boot+boot
+	}
+	for name, c := range map[string]struct {
+		wall, boot time.Duration
+		want       authz.Verdict
+	}{
+		"wall clock an hour on":       {time.Hour, time.Second, authz.NotRevoked},
+		"wall clock an hour back":     {-time.Hour, time.Second, authz.NotRevoked},
+		"suspended for an hour":       {time.Hour, time.Hour, authz.Unknown},
+		"suspended, wall clock stood": {0, time.Hour, authz.Unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, _, clock := newTestFollower(t)
+			sync1(t, f)
+			step(clock, c.wall, c.boot)
+			if got := lookup(t, f, query(entry(1).Key)); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+			sync1(t, f)
+			if got := lookup(t, f, query(entry(1).Key)); got != authz.NotRevoked {
+				t.Errorf("after the next sync: %v", got)
+			}
+		})
+	}
+}
+
+func TestFollowerDropsByBothClocks(t *testing.T) {
+	t.Parallel()
+	const over = time.Hour + dropAfter*time.Second + time.Second // entry(1) may go after it
+	for name, c := range map[string]struct {
+		here, there time.Duration
+		kept        bool
+	}{
+		"both later":                {over, over, false},
+		"stepped forward here":      {over, 0, true},
+		"stepped forward there":     {0, maxClockLag, true},
+		"here a little behind":      {over - 2*time.Second, over, true},
+		"there a little behind":     {over, over - 2*time.Second, true},
+		"neither":                   {over - 2*time.Second, over - 2*time.Second, true},
+		"both, the authority ahead": {over, over + time.Minute, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, feed, clock := newTestFollower(t)
+			feed.commit(entry(1))
+			sync1(t, f)
+			clock.mu.Lock()
+			clock.wall, clock.boot = clock.wall.Add(c.here), clock.boot+2*time.Minute
+			clock.mu.Unlock()
+			feed.set(func(f *fakeFeed) { f.skew = c.there - c.here })
+			sync1(t, f)
+			if got := f.replica.Len() == 1; got != c.kept {
+				t.Errorf("kept %v, want %v", got, c.kept)
+			}
+		})
+	}
+}
+
+func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.T) {
+	t.Parallel()
+	f, feed, clock := newTestFollower(t)
+	feed.commit(entry(1), authz.Entry{Key: entry(2).Key, NotBefore: authz.Always, Expires: now32 + 1<<20})
+	sync1(t, f)
+	clock.advance(2 * time.Hour)
+	sync1(t, f)
+	if f.replica.Len() != 1 {
+		t.Fatal("not dropped")
+	}
+	step := func(d time.Duration) {
+		clock.mu.Lock()
+		defer clock.mu.Unlock()
+		clock.wall = clock.wall.Add(d)
+	}
+	step(-2 * time.Minute) // less than what is kept beyond expiry
+	sync1(t, f)
+	if f.replica.Len() != 1 {
+		t.Error("reloaded without need")
+	}
+	step(-time.Hour)
+	feed.set(func(f *fakeFeed) { f.skew, f.err = 0, errors.New("away") })
+	if err := f.Sync(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	if got := lookup(t, f, query(entry(3).Key)); got != authz.Unknown {
+		t.Errorf("what was dropped may matter again, yet: %v", got)
+	}
+	feed.set(func(f *fakeFeed) { f.err = nil })
+	sync1(t, f)
+	if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
+		t.Errorf("dropped entry after the reload: %v", got)
+	}
+}
+
+func TestFollowerTakesTheStricterLimits(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ stored, want time.Duration }{{0, 30 * time.Second}, {5 * time.Second, 5 * time.Second}, {time.Hour, 30 * time.Second}} {
+		f, feed, clock := newTestFollower(t)
+		feed.limits.MaxStaleness = c.stored
+		sync1(t, f)
+		if f.Bound() != c.want {
+			t.Errorf("stored %v: bound %v, want %v", c.stored, f.Bound(), c.want)
+		}
+		clock.advance(c.want + 1)
+		if got := lookup(t, f, query(entry(1).Key)); got != authz.Unknown {
+			t.Errorf("stored %v: %v beyond the bound", c.stored, got)
+		}
+		if p := f.pause(0); p > c.want*5/12 {
+			t.Errorf("stored %v: the next sync after %v is too late for %v", c.stored, p, c.want)
+		}
+	}
+	for _, c := range []struct {
+		stored time.Duration
+		life   int64
+		want   authz.Verdict
+	}{{0, 24 * 3600, authz.NotRevoked}, {time.Hour, 3600, authz.NotRevoked}, {time.Hour, 2 * 3600, authz.Unknown}, {48 * time.Hour, 25 * 3600, authz.Unknown}} {
 		f, feed, _ := newTestFollower(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- f.Run(ctx) }()
-		synctest.Wait()
-		time.Sleep(minGap)
+		feed.limits.MaxTokenTTL = c.stored
+		sync1(t, f)
+		q := query(entry(1).Key)
+		q.Expires = q.IssuedAt + c.life
+		if got := lookup(t, f, q); got != c.want {
+			t.Errorf("max_token_ttl %v in the store, token lives %ds: %v, want %v", c.stored, c.life, got, c.want)
+		}
+	}
+}
+
+// TestLookupOrder fails if the tier does not read asof, look up, and read the
+// clock in this order.
+func TestLookupOrder(t *testing.T) {
+	t.Parallel()
+	t.Run("asof is read before the lookup", func(t *testing.T) {
+		t.Parallel()
+		f, feed, clock := newTestFollower(t)
+		sync1(t, f)
+		clock.advance(31 * time.Second)
+		// Between the lookup and its end a sync brings the revocation and fresh proof.
+		hook(f).looked = sync.OnceFunc(func() {
+			feed.commit(entry(1))
+			sync1(t, f)
+		})
+		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
+			t.Error("a lookup was covered with proof that came after it")
+		}
+		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v != authz.Revoked {
+			t.Errorf("next: %v", v)
+		}
+	})
+	t.Run("the clock is read after the lookup", func(t *testing.T) {
+		t.Parallel()
+		f, _, clock := newTestFollower(t)
+		sync1(t, f)
+		hook(f).looked = func() { clock.advance(31 * time.Second) } // suspended in it
+		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
+			t.Error("the time that the lookup took was not counted")
+		}
+	})
+	t.Run("asof is published after the rows", func(t *testing.T) {
+		t.Parallel()
+		f, feed, clock := newTestFollower(t)
+		sync1(t, f)
+		clock.advance(31 * time.Second)
 		feed.commit(entry(1))
-		start := time.Now()
-		if err := f.CatchUp(ctx); err != nil || time.Since(start) > minGap {
-			t.Errorf("catch-up: %v after %v", err, time.Since(start))
+		hook(f).adding = func() {
+			if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
+				t.Error("fresh before the rows were there")
+			}
 		}
-		if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-			t.Errorf("after catch-up: %v", got)
-		}
-		feed.set(func(f *fakeFeed) { f.err = errors.New("away") })
-		if err := f.CatchUp(ctx); err == nil {
-			t.Error("catch-up with the store away must fail")
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		sync1(t, f)
 	})
 }

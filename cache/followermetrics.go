@@ -20,7 +20,7 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 	m := &followerMetrics{
 		syncs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_replica_syncs_total",
-			Help: "Syncs with the store by result: ok, error, timeout, unproven (answer of a standby), reused (answer of a cache), clock (wall clock far behind the store's), flapping (epoch changed twice).",
+			Help: "Syncs with the store by result: ok, error, timeout, unproven (answer of a standby), reused (answer of a cache), clock (wall clock far behind the store's).",
 		}, []string{"result"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "jwt_bouncer_replica_sync_duration_seconds",
@@ -41,7 +41,7 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 			Buckets: []float64{.001, .005, .01, .025, .05, .1, .15, .2},
 		}, []string{"outcome"}),
 	}
-	for _, r := range []string{"ok", "error", "timeout", "unproven", "reused", "clock", "flapping"} {
+	for _, r := range []string{"ok", "error", "timeout", "unproven", "reused", "clock"} {
 		m.syncs.WithLabelValues(r)
 	}
 	for _, c := range []string{"epoch", "xmax", "clock"} {
@@ -75,8 +75,6 @@ func (m *followerMetrics) synced(err error, took time.Duration) {
 		result = "reused"
 	case errors.Is(err, errBehind):
 		result = "clock"
-	case errors.Is(err, errFlapping):
-		result = "flapping"
 	}
 	m.syncs.WithLabelValues(result).Inc()
 	m.duration.Observe(took.Seconds())

@@ -1,0 +1,393 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+)
+
+// bubbleClock shows the time of the synctest bubble it is used in.
+type bubbleClock struct{ start time.Time }
+
+func (bubbleClock) Now() time.Time        { return time.Now() }
+func (c bubbleClock) Boot() time.Duration { return time.Since(c.start) }
+
+// running starts a follower in a bubble; it ends with the test.
+func running(t *testing.T, change ...func(*RevocationConfig)) (*Follower, *fakeFeed) {
+	t.Helper()
+	c := bubbleClock{time.Now()}
+	feed := newFakeFeed(c)
+	cfg := DefaultRevocationConfig()
+	for _, f := range change {
+		f(&cfg)
+	}
+	f := NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: c})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- f.Run(ctx) }()
+	synctest.Wait()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return f, feed
+}
+
+// stall makes readings wait until it is called again or they are given up.
+func stall(feed *fakeFeed) (release func()) {
+	gate := make(chan struct{})
+	feed.set(func(f *fakeFeed) {
+		f.during = func(ctx context.Context) error {
+			select {
+			case <-gate:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	return func() { feed.set(func(f *fakeFeed) { f.during = nil }); close(gate) }
+}
+
+func TestRunSyncsWithJitter(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, feed := running(t)
+		if !f.Ready() || len(feed.asked()) != 1 {
+			t.Fatalf("ready %v after %d syncs", f.Ready(), len(feed.asked()))
+		}
+		var times []time.Time
+		feed.set(func(f *fakeFeed) {
+			f.during = func(context.Context) error { times = append(times, time.Now()); return nil }
+		})
+		time.Sleep(10 * time.Minute)
+		feed.set(func(f *fakeFeed) { f.during = nil })
+		least, most := time.Hour, time.Duration(0)
+		for i := 1; i < len(times); i++ {
+			least, most = min(least, times[i].Sub(times[i-1])), max(most, times[i].Sub(times[i-1]))
+		}
+		if least < 1500*time.Millisecond || most > 2500*time.Millisecond || most-least < 500*time.Millisecond {
+			t.Errorf("%d syncs, %v to %v apart; want 2s spread by a quarter", len(times), least, most)
+		}
+	})
+}
+
+func TestHintsAreOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, feed := running(t)
+		time.Sleep(minGap)
+		release := stall(feed)
+		f.Hint() // begins a sync
+		synctest.Wait()
+		for range 1000 {
+			f.Hint() // all of them while it runs: one more
+		}
+		before := len(feed.asked())
+		release()
+		time.Sleep(2 * minGap)
+		synctest.Wait()
+		if got := len(feed.asked()) - before; got != 1 {
+			t.Errorf("1000 hints made %d syncs", got)
+		}
+		// A flood is bounded by the gap, and no hint is lost in it.
+		before = len(feed.asked())
+		for i := range 1000 {
+			feed.commit(entry(i))
+			f.Hint()
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(minGap)
+		if got := len(feed.asked()) - before; got > 52 || got < 30 {
+			t.Errorf("%d syncs in a second full of hints", got)
+		}
+		if f.replica.Len() != 1000 {
+			t.Errorf("%d of 1000 entries", f.replica.Len())
+		}
+	})
+}
+
+func TestCatchUpWaitsForASyncThatBeganLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, feed := running(t)
+		time.Sleep(minGap)
+		release := stall(feed)
+		f.Hint()
+		synctest.Wait()       // this reading's snapshot is taken
+		feed.commit(entry(1)) // too late for it
+		done := make(chan error)
+		for range 50 {
+			go func() { done <- f.CatchUp(t.Context()) }()
+		}
+		synctest.Wait()
+		before := len(feed.asked())
+		release()
+		for range 50 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
+			t.Errorf("after CatchUp: %v", got)
+		}
+		if got := len(feed.asked()) - before; got != 1 {
+			t.Errorf("50 callers shared %d syncs", got)
+		}
+		stall(feed)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := f.CatchUp(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("with the store silent: %v", err)
+		}
+		feed.set(func(f *fakeFeed) { f.during, f.err = nil, errors.New("away") })
+		if err := f.CatchUp(t.Context()); err == nil {
+			t.Error("with the store away: no error")
+		}
+	})
+}
+
+func TestLookupSharesOneCatchUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, feed := running(t, func(c *RevocationConfig) { c.SyncTimeout = time.Hour; c.MaxStaleness = 4 * time.Second })
+		release := stall(feed)
+		time.Sleep(10 * time.Second) // a sync is under way and silent
+		tier := NewReplicaTier(f)
+		verdicts := make(chan authz.Verdict)
+		for i := range 100 {
+			go func() {
+				v, _ := tier.Lookup(t.Context(), query(entry(i%2).Key))
+				verdicts <- v
+			}()
+		}
+		start := time.Now()
+		for range 100 {
+			if v := <-verdicts; v != authz.Unknown {
+				t.Errorf("not fresh, yet: %v", v)
+			}
+		}
+		if waited := time.Since(start); waited != 150*time.Millisecond {
+			t.Errorf("gave up after %v, want 150ms", waited)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		start = time.Now()
+		if v, err := tier.Lookup(ctx, query(entry(1).Key)); v != authz.Unknown || err == nil || time.Since(start) != 20*time.Millisecond {
+			t.Errorf("short of time: %v %v after %v", v, err, time.Since(start))
+		}
+		// The sync under way began ten seconds ago and proves too little: one more is needed.
+		before := len(feed.asked())
+		feed.commit(entry(1))
+		for i := range 100 {
+			go func() {
+				v, err := tier.Lookup(t.Context(), query(entry(i%2).Key))
+				if want := []authz.Verdict{authz.NotRevoked, authz.Revoked}[i%2]; v != want {
+					t.Errorf("entry %d: %v (%v), want %v", i%2, v, err, want)
+				}
+				verdicts <- v
+			}()
+		}
+		synctest.Wait()
+		release()
+		for range 100 {
+			<-verdicts
+		}
+		if got := len(feed.asked()) - before; got != 1 {
+			t.Errorf("100 checks shared %d syncs", got)
+		}
+	})
+}
+
+func TestRunBacksOffAndHeals(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, feed := running(t)
+		feed.set(func(f *fakeFeed) { f.err = errors.New("away") })
+		time.Sleep(40 * time.Second)
+		before := len(feed.asked())
+		tier := NewReplicaTier(f)
+		start := time.Now()
+		for range 10_000 { // checks in an outage
+			f.Hint()
+			if v, err := tier.Lookup(t.Context(), query(entry(1).Key)); v != authz.Unknown || err == nil {
+				t.Fatalf("stale, yet: %v %v", v, err)
+			}
+		}
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("checks waited %v for a store known to be away", waited)
+		}
+		time.Sleep(60 * time.Second)
+		if got := len(feed.asked()) - before; got < 20 || got > 60 {
+			t.Errorf("%d tries in a minute of outage with 10,000 checks", got)
+		}
+		feed.set(func(f *fakeFeed) { f.err = nil })
+		time.Sleep(3 * time.Second)
+		if v, err := tier.Lookup(t.Context(), query(entry(1).Key)); v != authz.NotRevoked {
+			t.Errorf("3 s after healing: %v %v", v, err)
+		}
+	})
+}
+
+func TestSilentStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, feed := running(t)
+		time.Sleep(minGap)
+		stall(feed)
+		start := time.Now()
+		if err := f.CatchUp(t.Context()); !errors.Is(err, errSilent) || time.Since(start) > f.config.SyncTimeout+minGap {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		feed.set(func(f *fakeFeed) { f.during = nil })
+		time.Sleep(2 * time.Second)
+		if f.Staleness() > 3*time.Second {
+			t.Errorf("staleness %v after the silence ended", f.Staleness())
+		}
+	})
+}
+
+// TestLongLoad: a load may take as long as it needs while rows come, and the
+// first row may take longer than in a small sync; after failures even more.
+func TestLongLoad(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := bubbleClock{time.Now()}
+		first := 25 * time.Second
+		feed := feedFunc(func(ctx context.Context, _ authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+			select {
+			case <-time.After(first):
+			case <-ctx.Done():
+				return authz.Snapshot{}, ctx.Err()
+			}
+			for i := range 100 * 1024 {
+				if i%1024 == 0 {
+					time.Sleep(20 * time.Second)
+				}
+				if ctx.Err() != nil {
+					return authz.Snapshot{}, ctx.Err()
+				}
+				row(authz.Row{Entry: authz.Entry{Key: numbered(i), NotBefore: authz.Always, Expires: now32}, XID: uint64(i + 1)})
+			}
+			return authz.Snapshot{Nonce: nonce, Epoch: "a", Xmax: 1 << 20, Proves: true}, nil
+		})
+		cfg := DefaultRevocationConfig()
+		f := NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: c})
+		if err := f.Sync(t.Context()); err != nil || !f.Ready() {
+			t.Errorf("long load: %v", err)
+		}
+		f = NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: c})
+		first = 200 * time.Second
+		tries := 1
+		for ; f.Sync(t.Context()) != nil && tries < 10; tries++ {
+			if f.Ready() {
+				t.Fatal("ready without a load")
+			}
+		}
+		if tries != 4 { // patience 30 s, 60 s, 120 s, 240 s
+			t.Errorf("loaded at try %d, want 4", tries)
+		}
+	})
+}
+
+type feedFunc func(context.Context, authz.Position, string, func(authz.Row)) (authz.Snapshot, error)
+
+func (f feedFunc) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+	return f(ctx, since, nonce, row)
+}
+
+// TestChecksDuringSyncs runs checks against a follower that is really
+// concurrent: what CatchUp has covered is denied everywhere from then on.
+func TestChecksDuringSyncs(t *testing.T) {
+	t.Parallel()
+	clock := authz.SystemClock{}
+	feed := newFakeFeed(clock)
+	reg := prometheus.NewRegistry()
+	cfg := DefaultRevocationConfig()
+	f := NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: clock, Registry: reg})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = f.Run(ctx) })
+	if err := f.CatchUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	const n = 30
+	var covered atomic.Int64
+	tier := NewReplicaTier(f)
+	for g := range 4 {
+		rng := rand.New(rand.NewPCG(uint64(g), 3))
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				done := int(covered.Load())
+				i := rng.IntN(n)
+				v, err := tier.Lookup(context.Background(), query(entry(i).Key))
+				if v == authz.Unknown || i < done && v != authz.Revoked || err != nil {
+					t.Errorf("entry %d of %d covered: %v %v", i, done, v, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range n {
+		feed.commit(entry(i))
+		if err := f.CatchUp(ctx); err != nil {
+			t.Error(err)
+		}
+		covered.Store(int64(i + 1))
+	}
+	if got := metric(t, reg, "jwt_bouncer_replica_entries"); got != n {
+		t.Errorf("jwt_bouncer_replica_entries is %v, want %d", got, n)
+	}
+	for _, name := range []string{"jwt_bouncer_replica_syncs_total", "jwt_bouncer_replica_rows_total", "jwt_bouncer_replica_bytes", "jwt_bouncer_replica_max_staleness_seconds", "jwt_bouncer_replica_sync_duration_seconds"} {
+		if metric(t, reg, name) <= 0 {
+			t.Errorf("%s is not above zero", name)
+		}
+	}
+	cancel()
+	wg.Wait()
+}
+
+func TestRevocationConfigFaults(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		change func(*RevocationConfig)
+		want   []string
+	}{
+		{func(*RevocationConfig) {}, nil},
+		{func(c *RevocationConfig) { c.SyncInterval = 16 * time.Second }, []string{"sync_interval"}},
+		{func(c *RevocationConfig) { c.MaxStaleness = 0 }, []string{"max_staleness"}},
+		{func(c *RevocationConfig) { c.CatchUpWait = 0 }, nil},
+		{func(c *RevocationConfig) { *c = RevocationConfig{CatchUpWait: -1} }, []string{"max_staleness", "sync_interval", "sync_timeout", "catch_up_wait", "max_token_ttl", "sweep_interval", "on_unprovable"}},
+		{func(c *RevocationConfig) { c.OnUnprovable = "open" }, []string{"on_unprovable"}},
+	} {
+		cfg := DefaultRevocationConfig()
+		c.change(&cfg)
+		var got []string
+		cfg.Validate(func(path, _ string, _ ...any) { got = append(got, path) })
+		if fmt.Sprint(got) != fmt.Sprint(c.want) {
+			t.Errorf("%+v: faults at %v, want %v", cfg, got, c.want)
+		}
+	}
+	for _, c := range []TokenCacheConfig{{Enabled: true}, {Enabled: true, MaxBytes: 1 << 50, TTL: time.Millisecond}} {
+		n := 0
+		c.Validate(func(string, string, ...any) { n++ })
+		if n != 2 {
+			t.Errorf("%+v: %d faults, want 2", c, n)
+		}
+	}
+	for _, c := range []TokenCacheConfig{{}, DefaultTokenCacheConfig()} {
+		c.Validate(func(path, format string, args ...any) { t.Errorf("%+v: %s: %s", c, path, fmt.Sprintf(format, args...)) })
+	}
+}
