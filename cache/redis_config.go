@@ -64,16 +64,8 @@ func DefaultRedisConfig() RedisConfig {
 // Enabled reports whether a Redis is configured.
 func (c RedisConfig) Enabled() bool { return c.URL != "" || len(c.Addrs) > 0 }
 
-// UnmarshalYAML accepts a URL alone in place of the mapping.
-func (c *RedisConfig) UnmarshalYAML(unmarshal func(any) error) error {
-	var text string
-	if unmarshal(&text) == nil {
-		c.URL = text
-		return nil
-	}
-	type mapping RedisConfig // without this method
-	return unmarshal((*mapping)(c))
-}
+// SetShorthand takes a URL in place of the mapping.
+func (c *RedisConfig) SetShorthand(text string) { c.URL = text }
 
 // Validate reports every fault of c. A configuration without Redis is valid.
 func (c RedisConfig) Validate(fault authz.Fault) {

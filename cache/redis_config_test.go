@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz/config"
 )
 
 type redisStanza struct {
@@ -22,7 +23,7 @@ type redisStanza struct {
 
 func loadRedis(text string) (RedisConfig, error) {
 	s := redisStanza{Redis: DefaultRedisConfig()}
-	err := yaml.NewDecoder(strings.NewReader(text), yaml.Strict()).Decode(&s)
+	err := config.Parse("test.yaml", []byte(text), &s).Err()
 	return s.Redis, err
 }
 
@@ -55,7 +56,7 @@ func TestRedisConfigYAML(t *testing.T) {
 		})
 	}
 	_, err := loadRedis("redis:\n  url: redis://h:1\n  tiemout: 1s")
-	require.ErrorContains(t, err, "[3:3]", "an unknown key is reported with its line")
+	require.ErrorContains(t, err, "test.yaml:3:3: redis.tiemout: unknown key")
 }
 
 // fields shows what String hides.

@@ -177,3 +177,35 @@ func FuzzParse(f *testing.F) {
 		_ = config.Parse("f", text, &c).Err()
 	})
 }
+
+type target struct {
+	URL   string `yaml:"url" doc:"Where."`
+	Limit int    `yaml:"limit" doc:"How much."`
+}
+
+func (t *target) SetShorthand(text string) { t.URL = text }
+
+func TestShorthand(t *testing.T) {
+	t.Parallel()
+	type root struct {
+		Target target `yaml:"target" doc:"A target."`
+	}
+	for text, want := range map[string]root{
+		"target: http://h":                  {target{URL: "http://h", Limit: 5}},
+		"target: {url: http://h}":           {target{URL: "http://h", Limit: 5}},
+		"target: {url: http://h, limit: 7}": {target{URL: "http://h", Limit: 7}},
+	} {
+		got := root{target{Limit: 5}}
+		if err := config.Parse("t.yaml", []byte(text), &got).Err(); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v", text, got, err)
+		}
+	}
+	var got root
+	if err := config.Parse("t.yaml", []byte("target:\n  ulr: x"), &got).Err(); err == nil || !strings.Contains(err.Error(), "t.yaml:2:3: target.ulr: unknown key") {
+		t.Errorf("got %v", err)
+	}
+	schema, err := config.Schema(&root{}, "id", "title")
+	if err != nil || !strings.Contains(string(schema), `"anyOf"`) {
+		t.Errorf("schema allows one form only: %s, %v", schema, err)
+	}
+}

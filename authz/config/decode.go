@@ -153,7 +153,17 @@ func (d *decoder) custom(path string, n ast.Node, v reflect.Value) bool {
 	return false
 }
 
+// Shorthand is a stanza that can be written as one text instead of a mapping,
+// such as a URL.
+type Shorthand interface{ SetShorthand(text string) }
+
 func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int) {
+	if s, ok := v.Addr().Interface().(Shorthand); ok {
+		if text, _, ok := scalar(n); ok {
+			s.SetShorthand(text)
+			return
+		}
+	}
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
 		d.fault(path, n, "a mapping (key: value) is needed, found a %s", describe(n))

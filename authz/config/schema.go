@@ -74,6 +74,10 @@ func describeFields(s *jsonschema.Schema, v reflect.Value) {
 		switch {
 		case fv.Kind() == reflect.Struct:
 			describeFields(p, fv)
+			if _, ok := fv.Addr().Interface().(Shorthand); ok {
+				mapping := *p
+				*p = jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string"}, &mapping}, Description: mapping.Description}
+			}
 		case fv.Kind() == reflect.Slice && fv.Type().Elem().Kind() == reflect.Struct:
 			describeFields(p.Items, reflect.New(fv.Type().Elem()).Elem())
 		}
