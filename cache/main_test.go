@@ -3,7 +3,7 @@ package cache
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"jwtbouncer/test/harness"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { harness.Main(m) }

@@ -1,0 +1,351 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/test/harness"
+)
+
+const testBound = 2 * time.Second
+
+// open returns a Redis in lookup mode on cfg's servers.
+func open(t testing.TB, change func(*RedisConfig, *RedisOptions)) *Redis {
+	t.Helper()
+	cfg, o := DefaultRedisConfig(), RedisOptions{MaxStaleness: testBound, Fill: true, Registry: prometheus.NewRegistry()}
+	cfg.Timeout = 500 * time.Millisecond // a busy test machine is no fault; tests of faults shorten it
+	change(&cfg, &o)
+	cfg.Validate(func(path, format string, args ...any) { t.Errorf(path+": "+format, args...) })
+	r, err := OpenRedis(cfg, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+func at(addr string) func(*RedisConfig, *RedisOptions) {
+	return func(c *RedisConfig, _ *RedisOptions) { c.Addrs = []string{addr} }
+}
+
+// topologies are the ways Redis is run; each test of the tier's contract runs on all.
+func topologies(t *testing.T, f func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, do func(key string, args ...any) any)) {
+	run := func(name string, start func(*testing.T) func(*RedisConfig)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			where := start(t)
+			opener := func(change func(*RedisConfig, *RedisOptions)) *Redis {
+				return open(t, func(c *RedisConfig, o *RedisOptions) {
+					where(c)
+					if change != nil {
+						change(c, o)
+					}
+				})
+			}
+			plain := opener(nil)
+			f(t, opener, func(_ string, args ...any) any {
+				v, err := plain.client.Do(t.Context(), args...).Result()
+				if err != nil && !errors.Is(err, redis.Nil) {
+					t.Fatalf("%v: %v", args, err)
+				}
+				return v
+			})
+		})
+	}
+	run("standalone", func(t *testing.T) func(*RedisConfig) {
+		s := harness.Redis(t)
+		return func(c *RedisConfig) { c.URL = s.URL }
+	})
+	run("cluster", func(t *testing.T) func(*RedisConfig) {
+		s := harness.RedisCluster(t, 3)
+		return func(c *RedisConfig) { c.Addrs, c.Cluster = s.Addrs, true }
+	})
+	run("sentinel", func(t *testing.T) func(*RedisConfig) {
+		s := harness.Sentinel(t)
+		return func(c *RedisConfig) { c.Addrs, c.MasterName = s.Addrs, s.Name }
+	})
+}
+
+// token returns the query of a token with every kind of key, issued at iat.
+func tokenOf(name string, iat int64) authz.Query {
+	tok := &authz.Token{
+		Raw: "h." + name + ".s", Issuer: "https://i", ID: "jti-" + name, Subject: "sub-" + name, Session: "sid-" + name, KeyID: "kid-" + name,
+		IssuedAt: iat, Expires: time.Now().Add(time.Hour).Unix(),
+	}
+	tok.SetKeys()
+	return tok.Query()
+}
+
+func revocation(kind authz.Kind, value string, change func(*authz.Revocation)) authz.Revocation {
+	r := authz.Revocation{Kind: kind, Issuer: "https://i", Value: value, ExpiresAt: time.Now().Add(time.Hour)}
+	if kind == authz.KindIss {
+		r.Value = ""
+	}
+	if change != nil {
+		change(&r)
+	}
+	return r
+}
+
+func ask(t testing.TB, r *Redis, q authz.Query) authz.Verdict {
+	t.Helper()
+	v, err := r.Lookup(t.Context(), &q)
+	require.NoError(t, err)
+	return v
+}
+
+// teach fills NotRevoked the way a chain does, until it is believed.
+func teach(t testing.TB, writer, reader *Redis, q authz.Query) {
+	t.Helper()
+	harness.Eventually(t, 10*time.Second, "a filled entry is believed", func(ctx context.Context) error {
+		if mark, ok := writer.Begin(ctx, &q); ok {
+			writer.Fill(q, authz.NotRevoked, mark)
+		}
+		v, err := reader.Lookup(ctx, &q)
+		if err == nil && v != authz.NotRevoked {
+			err = errors.New(v.String())
+		}
+		return err
+	})
+}
+
+func TestRedisTier(t *testing.T) {
+	t.Parallel()
+	topologies(t, func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, do func(string, ...any) any) {
+		writer, reader := open(nil), open(nil)
+		const iat = 1_800_000_000
+		before, after := time.Unix(iat, 0), time.Unix(iat+1, 0)
+		for kind, value := range map[authz.Kind]string{
+			authz.KindJTI: "jti-%s", authz.KindSub: "sub-%s", authz.KindSID: "sid-%s", authz.KindKID: "kid-%s", authz.KindToken: "token", authz.KindIss: "",
+		} {
+			for _, c := range []struct {
+				name string
+				nb   time.Time
+				want authz.Verdict
+			}{
+				{"always", time.Time{}, authz.Revoked}, {"issued before", after, authz.Revoked}, {"issued at", before, authz.Unknown},
+			} {
+				if kind == authz.KindIss && c.want == authz.Revoked {
+					continue // would revoke every other case's token; tried last
+				}
+				name := kind.String() + "-" + strings.ReplaceAll(c.name, " ", "-")
+				q := tokenOf(name, iat)
+				v := strings.ReplaceAll(value, "%s", name)
+				if kind == authz.KindToken {
+					v = authz.TokenValue("h." + name + ".s")
+				}
+				require.Equal(t, authz.Unknown, ask(t, reader, q), "a miss proves nothing")
+				require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(kind, v, func(r *authz.Revocation) { r.NotBefore = c.nb })}))
+				require.Equal(t, c.want, ask(t, reader, q), name)
+			}
+		}
+
+		t.Run("revoked wins over valid", func(t *testing.T) {
+			q := tokenOf("wins", iat)
+			teach(t, writer, reader, q)
+			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-wins", nil)}))
+			require.Equal(t, authz.Revoked, ask(t, reader, q))
+		})
+		t.Run("announcing a token removes its valid entry", func(t *testing.T) {
+			q := tokenOf("gone", iat)
+			teach(t, writer, reader, q)
+			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindToken, authz.TokenValue("h.gone.s"), nil)}))
+			require.EqualValues(t, 0, do("", "EXISTS", validKey(q.TokenKey)))
+		})
+		t.Run("the stricter of two announcements stays, and the longer", func(t *testing.T) {
+			q := tokenOf("strict", iat)
+			late := time.Now().Add(2 * time.Hour)
+			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-strict", func(r *authz.Revocation) { r.ExpiresAt = late })}))
+			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-strict", func(r *authz.Revocation) { r.NotBefore = before })}))
+			require.Equal(t, authz.Revoked, ask(t, reader, q))
+			ttl, ok := do("", "TTL", revokedKey(q.Keys[1])).(int64)
+			require.True(t, ok)
+			require.Greater(t, ttl, int64(90*60))
+		})
+		t.Run("a valid entry is believed by others and ends within the bound", func(t *testing.T) {
+			q := tokenOf("bound", iat)
+			teach(t, writer, reader, q)
+			begun := reader.clock.Boot()
+			// Keys that never expire are what a stepped clock or a restored backup makes.
+			do("", "PERSIST", validKey(q.TokenKey))
+			harness.Eventually(t, testBound+time.Second, "disbelieved", func(context.Context) error {
+				if v := ask(t, reader, q); v != authz.Unknown {
+					return errors.New(v.String())
+				}
+				return nil
+			})
+			require.EqualValues(t, 1, do("", "EXISTS", validKey(q.TokenKey)), "it was still there")
+			require.LessOrEqual(t, reader.clock.Boot()-begun, testBound+time.Second)
+		})
+		t.Run("a revoked verdict is taught", func(t *testing.T) {
+			q := tokenOf("taught", iat)
+			mark, ok := writer.Begin(t.Context(), &q)
+			require.True(t, ok)
+			writer.Fill(q, authz.Revoked, mark)
+			harness.Eventually(t, 5*time.Second, "revoked", func(context.Context) error {
+				if v := ask(t, reader, q); v != authz.Revoked {
+					return errors.New(v.String())
+				}
+				return nil
+			})
+		})
+		t.Run("with a replica, valid entries are neither read nor written", func(t *testing.T) {
+			q := tokenOf("replica", iat)
+			replica := open(func(_ *RedisConfig, o *RedisOptions) { o.Fill = false })
+			teach(t, writer, reader, q)
+			require.Equal(t, authz.Unknown, ask(t, replica, q))
+		})
+		t.Run("unreadable values deny", func(t *testing.T) {
+			q := tokenOf("odd", iat)
+			do("", "SET", revokedKey(q.Keys[0]), "\x00?")
+			require.Equal(t, authz.Revoked, ask(t, reader, q))
+		})
+		t.Run("a large announcement", func(t *testing.T) {
+			many := make([]authz.Revocation, 1200)
+			for i := range many {
+				many[i] = revocation(authz.KindJTI, fmt.Sprintf("jti-many%d", i), nil)
+			}
+			harness.Eventually(t, 20*time.Second, "all are there", func(ctx context.Context) error {
+				writer.Announce(ctx, many)
+				v, err := reader.Lookup(ctx, ptr(tokenOf("many1199", iat)))
+				if err == nil && v != authz.Revoked {
+					err = errors.New(v.String())
+				}
+				return err
+			})
+		})
+		t.Run("replay check", func(t *testing.T) {
+			var hits int
+			for range 3 {
+				seen, err := writer.Seen(t.Context(), "proof\n1", time.Minute)
+				require.NoError(t, err)
+				if seen {
+					hits++
+				}
+			}
+			require.Equal(t, 2, hits)
+			seen, err := reader.Seen(t.Context(), "proof\n2", 0)
+			require.NoError(t, err)
+			require.False(t, seen)
+		})
+		t.Run("whole issuer", func(t *testing.T) {
+			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindIss, "", func(r *authz.Revocation) { r.NotBefore = after })}))
+			require.Equal(t, authz.Revoked, ask(t, reader, tokenOf("any", iat)))
+			require.Equal(t, authz.Unknown, ask(t, reader, tokenOf("any", iat+1)))
+		})
+	})
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// The older layout: token:revoked:{jti}, whatever the value.
+func TestRedisLegacyKeys(t *testing.T) {
+	t.Parallel()
+	topologies(t, func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, do func(string, ...any) any) {
+		on := open(func(c *RedisConfig, _ *RedisOptions) { c.LegacyKeys = true })
+		off := open(nil)
+		q := tokenOf("old", 1_800_000_000)
+		do("", "SETEX", "token:revoked:jti-old", 600, "1") // as redis-py's setex writes it
+		require.Equal(t, authz.Revoked, ask(t, on, q))
+		require.Equal(t, authz.Unknown, ask(t, off, q), "only where the bridge is on")
+
+		nameless := q
+		nameless.ID = ""
+		require.Equal(t, authz.Unknown, ask(t, on, nameless), "no jti, no legacy key")
+
+		do("", "SET", "token:valid:jti-new", "{}")
+		require.True(t, on.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-new", nil)}))
+		require.Equal(t, "1", do("", "GET", "token:revoked:jti-new"), "older readers see new revocations")
+		require.EqualValues(t, 0, do("", "EXISTS", "token:valid:jti-new"))
+		ttl, ok := do("", "TTL", "token:revoked:jti-new").(int64)
+		require.True(t, ok)
+		require.Greater(t, ttl, int64(0))
+
+		filled := tokenOf("old", 1_800_000_000)
+		mark, ok := on.Begin(t.Context(), &filled)
+		require.True(t, ok)
+		on.Fill(filled, authz.NotRevoked, mark)
+		require.Equal(t, authz.Revoked, ask(t, on, filled), "revoked wins over valid")
+	})
+}
+
+// answer serves every connection with the same bytes.
+func answer(t *testing.T, reply string) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Add(1)
+	var mu sync.Mutex
+	var conns []net.Conn
+	go func() {
+		defer wg.Done()
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, c)
+			mu.Unlock()
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				buf := make([]byte, 4096)
+				for {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, reply)
+				}
+			}()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		mu.Lock()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
+// Whatever a server answers, it is never taken for "not revoked".
+func TestRedisGarbage(t *testing.T) {
+	t.Parallel()
+	for _, reply := range []string{
+		"+OK\r\n", "$-1\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n", "-NOAUTH Authentication required.\r\n", "-LOADING\r\n", ":1\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n",
+		"*7\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n", "$9999999999999\r\n", "\x00", "*-1\r\n",
+	} {
+		t.Run(fmt.Sprintf("%.12q", reply), func(t *testing.T) {
+			t.Parallel()
+			r := open(t, func(c *RedisConfig, _ *RedisOptions) {
+				c.Addrs, c.Timeout = []string{answer(t, reply)}, 50*time.Millisecond
+			})
+			for range 3 {
+				v, _ := r.Lookup(t.Context(), ptr(tokenOf("x", 1)))
+				require.NotEqual(t, authz.NotRevoked, v)
+			}
+			require.False(t, r.Announce(t.Context(), nil) && r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "x", nil)}) && reply != "+OK\r\n")
+		})
+	}
+}
+
+func breakerState(r *Redis) float64 { return float64(r.breaker.cb.State()) }
+
+func counter(v *prometheus.CounterVec, label string) float64 {
+	return testutil.ToFloat64(v.WithLabelValues(label))
+}
