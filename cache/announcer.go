@@ -16,7 +16,7 @@ import (
 const (
 	announceAtOnce  = 250 * time.Millisecond // how long Announce may keep its caller
 	announceBatch   = 500                    // revocations per round trip
-	announcePending = 100_000                // revocations waiting at most; about 20 MB
+	announcePending = 100_000                // revocations waiting at most; about 15 MB
 	retryFirst      = 100 * time.Millisecond
 	retryLast       = 5 * time.Second
 )
@@ -75,7 +75,8 @@ func (r *Redis) Announce(ctx context.Context, revocations []authz.Revocation) bo
 
 // hand writes and publishes; on an error it may have done a part, which is
 // safe to repeat.
-func (r *Redis) hand(ctx context.Context, items []newsItem) error {
+func (r *Redis) hand(ctx context.Context, items []newsItem) (err error) {
+	defer func() { r.suspectTopology(err) }()
 	for batch := range slices.Chunk(items, announceBatch) {
 		if err := r.write(ctx, batch); err != nil {
 			return fmt.Errorf("redis: %w", err)

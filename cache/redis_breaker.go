@@ -129,9 +129,14 @@ func (r *Redis) probeLoop(ctx context.Context) {
 	}
 }
 
-// probeKeys lie in different slots, so that a probe meets several masters of a
+// probeKeys lie in different slots, so that a probe meets most masters of a
 // Cluster.
-var probeKeys = [...]authz.Key{{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}}
+var probeKeys = func() (keys [16]authz.Key) {
+	for i := range keys {
+		keys[i][0] = byte(i)
+	}
+	return keys
+}()
 
 // jitter returns d ± 25 %, so that sidecars that failed together do not come
 // back together.

@@ -1,0 +1,432 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/sony/gobreaker/v2"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/test/harness"
+)
+
+// impatient is how a tier in front of a faulty server is configured.
+func impatient(addr string) func(*RedisConfig, *RedisOptions) {
+	return func(c *RedisConfig, _ *RedisOptions) { c.Addrs, c.Timeout = []string{addr}, 100*time.Millisecond }
+}
+
+// healed waits until lookups are answered again.
+func healed(t *testing.T, r *Redis) {
+	t.Helper()
+	harness.Eventually(t, 5*time.Second, "lookups are answered again", func(ctx context.Context) error {
+		_, err := r.Lookup(ctx, ptr(tokenOf("heal", 1)))
+		return err
+	})
+}
+
+// In every fault: never NotRevoked without proof, an answer in time, no storm
+// of connections, and by itself back to work.
+func TestRedisFaults(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]struct {
+		begin func(*harness.RedisServer, *harness.FaultProxy)
+		end   func(*testing.T, *harness.RedisServer, *harness.FaultProxy)
+	}{
+		"killed, back empty": {
+			func(s *harness.RedisServer, _ *harness.FaultProxy) { s.Stop() },
+			func(t *testing.T, s *harness.RedisServer, _ *harness.FaultProxy) { s.Start(t) }},
+		"stopped by signal": {
+			func(s *harness.RedisServer, _ *harness.FaultProxy) { _ = s.Pause() },
+			func(_ *testing.T, s *harness.RedisServer, _ *harness.FaultProxy) { _ = s.Resume() }},
+		"black hole":                   {func(_ *harness.RedisServer, p *harness.FaultProxy) { p.BlackHole() }, heal},
+		"answers lost":                 {func(_ *harness.RedisServer, p *harness.FaultProxy) { p.BlackHoleAnswers() }, heal},
+		"reset":                        {func(_ *harness.RedisServer, p *harness.FaultProxy) { p.Reset() }, heal},
+		"refused":                      {func(_ *harness.RedisServer, p *harness.FaultProxy) { p.Down() }, heal},
+		"cut in the middle of a reply": {func(_ *harness.RedisServer, p *harness.FaultProxy) { p.Cut(3) }, heal},
+		"slow":                         {func(_ *harness.RedisServer, p *harness.FaultProxy) { p.Latency(800 * time.Millisecond) }, heal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := harness.Redis(t)
+			p := harness.Proxy(t, s.Addr)
+			r := open(t, impatient(p.Addr))
+			healed(t, r)
+
+			fault.begin(s, p)
+			var slowest atomic.Int64
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					for range 10 {
+						ctx, cancel := context.WithTimeout(t.Context(), 190*time.Millisecond)
+						begun := time.Now()
+						v, err := r.Lookup(ctx, ptr(tokenOf("x", 1)))
+						cancel()
+						for took := int64(time.Since(begun)); ; {
+							if old := slowest.Load(); took <= old || slowest.CompareAndSwap(old, took) {
+								break
+							}
+						}
+						if v != authz.Unknown || err == nil {
+							t.Errorf("got %s, %v", v, err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			// The bound is 95 ms here; the rest is for a busy machine.
+			require.Less(t, time.Duration(slowest.Load()), 190*time.Millisecond)
+			require.NotEqual(t, gobreaker.StateClosed, r.breaker.cb.State())
+
+			begun := time.Now()
+			_, err := r.Lookup(t.Context(), ptr(tokenOf("x", 1)))
+			require.ErrorIs(t, err, ErrBreakerOpen)
+			require.Less(t, time.Since(begun), 50*time.Millisecond, "no request pays for finding out")
+			_, ok := r.Begin(t.Context(), nil)
+			require.False(t, ok)
+			_, err = r.Seen(t.Context(), "k", time.Second)
+			require.ErrorIs(t, err, ErrBreakerOpen)
+
+			require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-late", nil)}))
+			fault.end(t, s, p)
+			healed(t, r)
+			harness.Eventually(t, 10*time.Second, "the announcement arrives by itself", func(ctx context.Context) error {
+				v, err := r.Lookup(ctx, ptr(tokenOf("late", 1)))
+				if err == nil && v != authz.Revoked {
+					err = errors.New(v.String())
+				}
+				return err
+			})
+			require.Zero(t, breakerState(r))
+			require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.pending) == 0 }, 5*time.Second, 10*time.Millisecond)
+			require.LessOrEqual(t, int(r.client.PoolStats().TotalConns), r.cfg.PoolSize)
+		})
+	}
+}
+
+func heal(_ *testing.T, _ *harness.RedisServer, p *harness.FaultProxy) { p.Heal() }
+
+// Servers that answer, but refuse.
+func TestRedisRefusals(t *testing.T) {
+	t.Parallel()
+	refused := func(t *testing.T, r *Redis, id string) {
+		t.Helper()
+		begun := time.Now()
+		require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-"+id, nil)}))
+		require.Less(t, time.Since(begun), time.Second)
+	}
+	arrives := func(t *testing.T, r *Redis, id string) {
+		t.Helper()
+		harness.Eventually(t, 15*time.Second, "retried until it arrives", func(ctx context.Context) error {
+			v, err := r.Lookup(ctx, ptr(tokenOf(id, 1)))
+			if err == nil && v != authz.Revoked {
+				err = errors.New(v.String())
+			}
+			return err
+		})
+	}
+	t.Run("READONLY", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t)
+		r := open(t, at(s.Addr))
+		healed(t, r)
+		s.Do(t, "REPLICAOF", "127.0.0.1", "1")
+		s.Do(t, "CONFIG", "SET", "replica-serve-stale-data", "yes")
+		refused(t, r, "ro")
+		v, err := r.Lookup(t.Context(), ptr(tokenOf("ro", 1)))
+		require.NoError(t, err, "reading still works")
+		require.Equal(t, authz.Unknown, v)
+		s.Do(t, "REPLICAOF", "NO", "ONE")
+		arrives(t, r, "ro")
+	})
+	t.Run("OOM", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t)
+		r := open(t, at(s.Addr))
+		healed(t, r)
+		s.Do(t, "CONFIG", "SET", "maxmemory", "1")
+		refused(t, r, "oom")
+		s.Do(t, "CONFIG", "SET", "maxmemory", "0")
+		arrives(t, r, "oom")
+	})
+	t.Run("NOAUTH", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t)
+		r := open(t, at(s.Addr))
+		healed(t, r)
+		s.Do(t, "CONFIG", "SET", "requirepass", "secret")
+		s2 := open(t, at(s.Addr)) // new connections are asked for the password
+		_, err := s2.Lookup(t.Context(), ptr(tokenOf("x", 1)))
+		require.ErrorContains(t, err, "NOAUTH")
+		refused(t, s2, "auth")
+		with := open(t, func(c *RedisConfig, _ *RedisOptions) { c.Addrs, c.Password = []string{s.Addr}, "secret" })
+		healed(t, with)
+		wrong := open(t, func(c *RedisConfig, _ *RedisOptions) { c.Addrs, c.Password = []string{s.Addr}, "hunter2" })
+		_, err = wrong.Lookup(t.Context(), ptr(tokenOf("x", 1)))
+		require.ErrorContains(t, err, "WRONGPASS")
+		require.NotContains(t, err.Error(), "hunter2")
+		require.NoError(t, with.client.ConfigSet(t.Context(), "requirepass", "").Err())
+		arrives(t, s2, "auth")
+	})
+	t.Run("FLUSHALL and SCRIPT FLUSH", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t)
+		r := open(t, at(s.Addr))
+		q := tokenOf("flush", 1)
+		teach(t, r, r, q)
+		require.True(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
+		s.Do(t, "FLUSHALL")
+		s.Do(t, "SCRIPT", "FLUSH")
+		require.Equal(t, authz.Unknown, ask(t, r, q), "what was forgotten proves nothing")
+		require.True(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
+		require.Equal(t, authz.Revoked, ask(t, r, q))
+		teach(t, r, r, tokenOf("flush2", 1))
+	})
+	t.Run("too many clients", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t, "maxclients", "1")
+		hog := s.Client(t)
+		require.NoError(t, hog.Ping(t.Context()).Err())
+		r := open(t, at(s.Addr))
+		_, err := r.Lookup(t.Context(), ptr(tokenOf("x", 1)))
+		require.Error(t, err)
+		require.NoError(t, hog.ConfigSet(t.Context(), "maxclients", "100").Err())
+		healed(t, r)
+	})
+}
+
+// A caller that has no time, or goes away, is not the server's failure.
+func TestRedisBreakerBlame(t *testing.T) {
+	t.Parallel()
+	s := harness.Redis(t)
+	r := open(t, at(s.Addr))
+	healed(t, r)
+	for range 100 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond)
+		_, err := r.Lookup(ctx, ptr(tokenOf("x", 1)))
+		cancel()
+		require.Error(t, err)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = r.Lookup(gone, ptr(tokenOf("x", 1)))
+		require.Error(t, err)
+	}
+	require.True(t, r.breaker.closed())
+	require.Equal(t, authz.Unknown, ask(t, r, tokenOf("x", 1)))
+}
+
+func TestRedisSentinelFailover(t *testing.T) {
+	t.Parallel()
+	g := harness.Sentinel(t)
+	r := open(t, func(c *RedisConfig, _ *RedisOptions) {
+		c.Addrs, c.MasterName, c.Timeout = g.Addrs, g.Name, 100*time.Millisecond
+	})
+	healed(t, r)
+	var hints atomic.Int64
+	subscribed(t, r, &hints)
+	require.True(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-a", nil)}))
+	require.NoError(t, r.client.Do(t.Context(), "WAIT", 1, 1000).Err())
+	before := hints.Load()
+	g.Master.Stop()
+	require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-b", nil)}))
+	harness.Eventually(t, 20*time.Second, "the new master answers, with old and new revocations", func(ctx context.Context) error {
+		for _, id := range []string{"a", "b"} {
+			if v, err := r.Lookup(ctx, ptr(tokenOf(id, 1))); v != authz.Revoked {
+				return fmt.Errorf("%s: %s, %w", id, v, err)
+			}
+		}
+		if hints.Load() == before {
+			return errors.New("no new subscription")
+		}
+		return nil
+	})
+	teach(t, r, r, tokenOf("c", 1))
+}
+
+func TestRedisClusterMasterLost(t *testing.T) {
+	t.Parallel()
+	c := harness.RedisCluster(t, 3, 1)
+	r := open(t, func(cfg *RedisConfig, _ *RedisOptions) {
+		cfg.Addrs, cfg.Cluster, cfg.Timeout = c.Addrs, true, 100*time.Millisecond
+	})
+	healed(t, r)
+	var many []authz.Revocation
+	for i := range 30 { // some on every master
+		many = append(many, revocation(authz.KindJTI, fmt.Sprintf("jti-%d", i), nil))
+	}
+	var hints atomic.Int64
+	subscribed(t, r, &hints)
+	c.Nodes[0].Stop()
+	r.Announce(t.Context(), many)
+	harness.Eventually(t, 30*time.Second, "every slot is served again and every revocation there", func(ctx context.Context) error {
+		for i := range many {
+			if v, err := r.Lookup(ctx, ptr(tokenOf(fmt.Sprint(i), 1))); v != authz.Revoked {
+				return fmt.Errorf("%d: %s, %w", i, v, err)
+			}
+		}
+		return nil
+	})
+	before := hints.Load()
+	require.Eventually(t, func() bool {
+		r.Announce(t.Context(), many[:1])
+		return hints.Load() > before
+	}, 10*time.Second, 50*time.Millisecond, "announcements are heard again")
+}
+
+// subscribed runs the subscriber for the test and waits for its first hint.
+func subscribed(t *testing.T, r *Redis, hints *atomic.Int64) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Subscribe(ctx, func() { hints.Add(1) }) }()
+	t.Cleanup(func() {
+		cancel()
+		require.ErrorIs(t, <-done, context.Canceled)
+	})
+	require.Eventually(t, func() bool { return hints.Load() > 0 }, 10*time.Second, 5*time.Millisecond)
+}
+
+func TestSubscriber(t *testing.T) {
+	t.Parallel()
+	topologies(t, func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, _ func(string, ...any) any) {
+		announcer := open(nil)
+		var hints [3]atomic.Int64
+		for i := range hints {
+			subscribed(t, open(nil), &hints[i])
+		}
+		for n := range 20 {
+			var before [3]int64
+			for i := range hints {
+				before[i] = hints[i].Load()
+			}
+			require.True(t, announcer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, fmt.Sprint(n), nil)}))
+			for i := range hints {
+				require.Eventually(t, func() bool { return hints[i].Load() > before[i] }, 5*time.Second, time.Millisecond, "message %d at %d", n, i)
+			}
+		}
+	})
+}
+
+// A subscription that died without a word is noticed, replaced, and followed
+// by a hint, because of what was missed.
+func TestSubscriberBlackHole(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(*harness.FaultProxy){
+		"black hole": (*harness.FaultProxy).BlackHole, "answers lost": (*harness.FaultProxy).BlackHoleAnswers,
+		"reset": (*harness.FaultProxy).Reset, "dropped": (*harness.FaultProxy).Drop,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := harness.Redis(t)
+			p := harness.Proxy(t, s.Addr)
+			r := open(t, impatient(p.Addr))
+			r.sub = subscriberTimes{ping: 50 * time.Millisecond, silence: 200 * time.Millisecond, life: time.Minute, backoff: 10 * time.Millisecond}
+			var hints atomic.Int64
+			subscribed(t, r, &hints)
+			for range 5 {
+				before := hints.Load()
+				fault(p)
+				if name != "dropped" {
+					require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.subscribed) == 0 }, 10*time.Second, time.Millisecond, "the loss is noticed")
+				}
+				p.Heal()
+				require.Eventually(t, func() bool { return hints.Load() > before }, 10*time.Second, time.Millisecond, "a new subscription gives a hint")
+			}
+			direct := open(t, at(s.Addr))
+			before := hints.Load()
+			require.Eventually(t, func() bool {
+				direct.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
+				return hints.Load() > before
+			}, 10*time.Second, 20*time.Millisecond)
+		})
+	}
+}
+
+// A subscription is renewed although nothing is wrong with it: a node cut off
+// from its cluster answers PING and hears nothing.
+func TestSubscriberRenews(t *testing.T) {
+	t.Parallel()
+	s := harness.Redis(t)
+	r := open(t, at(s.Addr))
+	r.sub.ping, r.sub.life = 10*time.Millisecond, 100*time.Millisecond
+	var hints atomic.Int64
+	subscribed(t, r, &hints)
+	require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.subscriptions) > 3 }, 10*time.Second, 10*time.Millisecond)
+}
+
+func TestAnnouncerClose(t *testing.T) {
+	t.Parallel()
+	t.Run("drains", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t)
+		p := harness.Proxy(t, s.Addr)
+		r := open(t, impatient(p.Addr))
+		healed(t, r)
+		p.Down()
+		require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-drain", nil)}))
+		p.Heal()
+		require.NoError(t, r.Close())
+		require.Equal(t, authz.Revoked, ask(t, open(t, at(s.Addr)), tokenOf("drain", 1)))
+	})
+	t.Run("reports what it gives up", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t)
+		p := harness.Proxy(t, s.Addr)
+		r := open(t, impatient(p.Addr))
+		p.BlackHole()
+		require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "1", nil), revocation(authz.KindSub, "2", nil)}))
+		begun := time.Now()
+		require.ErrorContains(t, r.Close(), "2 revocations were not announced")
+		require.Less(t, time.Since(begun), 5*time.Second)
+	})
+	t.Run("nothing to do without a server", func(t *testing.T) {
+		t.Parallel()
+		r := open(t, at("127.0.0.1:1"))
+		require.NoError(t, r.Close())
+		require.NoError(t, r.Close(), "twice is once")
+	})
+}
+
+func TestAnnouncerQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	r := open(t, at("127.0.0.1:1"))
+	items := make([]newsItem, announcePending+100)
+	for i := range items {
+		items[i].entry = revocation(authz.KindJTI, fmt.Sprint(i), nil).Entry()
+	}
+	r.news.enqueue(items)
+	require.EqualValues(t, 100, counter(r.metrics.announced, "dropped"))
+	weaker := items[0]
+	weaker.entry.NotBefore = 5
+	r.news.enqueue([]newsItem{weaker})
+	r.news.mu.Lock()
+	defer r.news.mu.Unlock()
+	require.Len(t, r.news.pending, announcePending)
+	require.Equal(t, authz.Always, r.news.pending[weaker.entry.Key].entry.NotBefore, "the stricter one stays")
+	clear(r.news.pending)
+	r.news.publish = false
+}
+
+func TestFillQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	s := harness.Redis(t)
+	r := open(t, at(s.Addr))
+	teach(t, r, r, tokenOf("x", 1))
+	require.NoError(t, s.Pause())
+	q := tokenOf("y", 1)
+	mark, _ := r.Begin(t.Context(), &q)
+	begun := time.Now()
+	for range 3 * fillQueue {
+		r.Fill(q, authz.Revoked, mark)
+	}
+	require.Less(t, time.Since(begun), time.Second, "never blocks")
+	require.NotZero(t, counter(r.metrics.fills, "dropped"))
+	require.NoError(t, s.Resume())
+}
