@@ -76,7 +76,7 @@ func (r *Redis) Announce(ctx context.Context, revocations []authz.Revocation) bo
 // hand writes and publishes; on an error it may have done a part, which is
 // safe to repeat.
 func (r *Redis) hand(ctx context.Context, items []newsItem) (err error) {
-	defer func() { r.suspectTopology(err) }()
+	defer func() { r.suspectTopology(ctx, err) }()
 	for batch := range slices.Chunk(items, announceBatch) {
 		if err := r.write(ctx, batch); err != nil {
 			return fmt.Errorf("redis: %w", err)

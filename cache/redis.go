@@ -222,16 +222,16 @@ func (r *Redis) read(ctx context.Context, keys []string) ([]*string, error) {
 			first = err
 		}
 	}
-	r.suspectTopology(first)
+	r.suspectTopology(ctx, first)
 	return replies, first
 }
 
 // suspectTopology has the map of a Cluster read again after an error. go-redis
 // does so by itself on MOVED, but not when a node is gone, and then knows of
 // the failover up to a minute too late. The client keeps the readings apart.
-func (r *Redis) suspectTopology(err error) {
+func (r *Redis) suspectTopology(ctx context.Context, err error) {
 	if c, ok := r.client.(*redis.ClusterClient); ok && err != nil {
-		c.ReloadState(context.Background())
+		c.ReloadState(ctx)
 	}
 }
 

@@ -141,7 +141,7 @@ var probeKeys = func() (keys [16]authz.Key) {
 // jitter returns d ± 25 %, so that sidecars that failed together do not come
 // back together.
 func jitter(d time.Duration) time.Duration {
-	return d*3/4 + rand.N(d/2+1)
+	return d*3/4 + rand.N(d/2+1) //nolint:gosec // only spreads load; nobody gains by guessing it
 }
 
 // sleep waits for d and reports whether ctx is still alive.

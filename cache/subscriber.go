@@ -43,7 +43,7 @@ func (r *Redis) Subscribe(ctx context.Context, hint func()) error {
 			wait = r.sub.backoff
 		}
 		if err != nil {
-			r.suspectTopology(err)
+			r.suspectTopology(ctx, err)
 			r.log.Warn("subscription lost", "error", err, "retry_in", wait)
 			if !sleep(ctx, jitter(wait)) {
 				break
