@@ -243,7 +243,7 @@ func (a *api) handler(endpoints []endpoint) http.Handler {
 
 func (a *api) recover(w http.ResponseWriter, r *http.Request) {
 	if p := recover(); p != nil {
-		if p == http.ErrAbortHandler {
+		if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 			panic(p)
 		}
 		a.log.ErrorContext(r.Context(), "panic in an HTTP handler", "path", r.URL.Path, "type", fmt.Sprintf("%T", p))

@@ -172,7 +172,7 @@ type httpServer struct {
 
 func newHTTPServer(s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*httpServer, error) {
 	handler, err := httpapi.New(httpapi.Options{
-		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.IssuerNames(), Revoker: c.revoker, Lister: c.store, Parts: c.parts(),
+		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.IssuerNames(), Revoker: c.revoker, Lister: c.store, Verifier: c.verifier, Parts: c.parts(),
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {

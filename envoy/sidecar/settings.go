@@ -157,6 +157,7 @@ func (s *Settings) validate(f *config.File) {
 	s.API.Validate(f.At("api"))
 	if s.Listen.HTTP != "" {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
+		s.API.ValidateIssuers(s.IssuerNames(), f.At(""))
 	}
 	authz.ValidateRoutes(s.Routes, s.policyOptions(), f.At("routes"))
 	s.Binding.Validate(f.At("binding"))

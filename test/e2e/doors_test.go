@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+// doorsConfig opens every door through which revocations can be ordered.
+func doorsConfig(t *testing.T, iss *authztest.Issuer, store, extra string) string {
+	t.Helper()
+	dir := harness.Dir(t)
+	token := harness.WriteFile(t, dir, "api-token", "operator door-test-api-token\n")
+	secret := harness.WriteFile(t, dir, "client-secret", "door-test-client-secret\n")
+	return fmt.Sprintf(`issuers:
+  - {issuer: %q, audiences: [api]}
+store: %q
+api:
+  token_file: %s
+  clients: [{id: shop, secret_file: %s}]
+  logout: {audiences: [shop]}
+  events: {audiences: ["https://bouncer.example/ssf"]}
+  keycloak: {clients: [shop]}
+%s`, iss.Name, store, token, secret, extra)
+}
+
+// send posts to one of the doors and returns status and body.
+func send(t *testing.T, b *harness.BouncerServer, path, contentType, body string, header ...string) (int, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.HTTP+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", contentType)
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+const (
+	formType = "application/x-www-form-urlencoded"
+	apiToken = "Bearer door-test-api-token"
+)
+
+// TestEveryDoor sends one message through each door and expects a real Envoy
+// to turn the token away that passed before, and nobody else's.
+func TestEveryDoor(t *testing.T) {
+	t.Parallel()
+	iss := authztest.NewIssuer()
+	t.Cleanup(iss.Close)
+	upstream := harness.Upstream(t)
+	past := time.Now().Add(-time.Minute).Unix()
+	mint := func(id string) string {
+		return iss.Mint(map[string]any{"sub": "user-" + id, "sid": "session-" + id, "jti": "jti-" + id, "iat": past, "client_id": "shop"})
+	}
+	statement := func(typ string, claims map[string]any) string {
+		return iss.Mint(claims, authztest.Header("typ", typ))
+	}
+	event := func(name string, subject map[string]any) string {
+		return statement("secevent+jwt", map[string]any{"aud": "https://bouncer.example/ssf", "sub": nil, "exp": nil, "sub_id": subject, "events": map[string]any{name: map[string]any{}}})
+	}
+	action := func(kind string, more map[string]any) string {
+		claims := map[string]any{"iss": nil, "sub": nil, "aud": nil, "iat": nil, "exp": nil, "jti": nil,
+			"id": "1", "expiration": time.Now().Add(30 * time.Second).Unix(), "resource": "shop", "action": kind}
+		for k, v := range more {
+			claims[k] = v
+		}
+		return iss.Mint(claims)
+	}
+	logout := map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}
+	type message struct {
+		path, contentType, body string
+		header                  []string
+		want                    int
+	}
+	doors := []struct {
+		name    string
+		message func(id, token string) message
+	}{
+		{"API, jti", func(id, _ string) message {
+			return message{"/v1/revocations", "application/json", `{"jti":"jti-` + id + `"}`, []string{"Authorization", apiToken}, 201}
+		}},
+		{"API, sub", func(id, _ string) message {
+			return message{"/v1/revocations", "application/json", `[{"sub":"user-` + id + `","reason":"left"}]`, []string{"Authorization", apiToken}, 201}
+		}},
+		{"API, whole token", func(_, token string) message {
+			return message{"/v1/revocations", "application/json", `{"token":"` + token + `"}`, []string{"Authorization", apiToken}, 201}
+		}},
+		{"RFC 7009", func(_, token string) message {
+			return message{"/oauth2/revoke", formType, url.Values{"token": {token}, "client_id": {"shop"}, "client_secret": {"door-test-client-secret"}}.Encode(), nil, 200}
+		}},
+		{"back-channel logout, sid", func(id, _ string) message {
+			return message{"/oidc/backchannel-logout", formType, url.Values{"logout_token": {statement("logout+jwt", map[string]any{"aud": "shop", "sub": nil, "sid": "session-" + id, "events": logout})}}.Encode(), nil, 200}
+		}},
+		{"back-channel logout, sub", func(id, _ string) message {
+			return message{"/oidc/backchannel-logout", formType, url.Values{"logout_token": {statement("logout+jwt", map[string]any{"aud": "shop", "sub": "user-" + id, "events": logout})}}.Encode(), nil, 200}
+		}},
+		{"CAEP session-revoked", func(id, _ string) message {
+			return message{"/ssf/events", "application/secevent+jwt", event("https://schemas.openid.net/secevent/caep/event-type/session-revoked", map[string]any{"format": "opaque", "id": "session-" + id}), nil, 202}
+		}},
+		{"RISC account-disabled", func(id, _ string) message {
+			return message{"/ssf/events", "application/secevent+jwt", event("https://schemas.openid.net/secevent/risc/event-type/account-disabled", map[string]any{"format": "iss_sub", "iss": iss.Name, "sub": "user-" + id}), nil, 202}
+		}},
+		{"Keycloak logout", func(id, _ string) message {
+			return message{"/keycloak/k_logout", "text/plain", action("LOGOUT", map[string]any{"keycloakSessionIds": []string{"session-" + id}}), nil, 204}
+		}},
+	}
+	for _, storage := range []string{"sqlite", "postgres"} {
+		t.Run(storage, func(t *testing.T) {
+			t.Parallel()
+			store := "sqlite://" + harness.Dir(t) + "/revocations.db"
+			if storage == "postgres" {
+				store = harness.Postgres(t).URL
+			}
+			b := harness.Bouncer(t, doorsConfig(t, iss, store, ""))
+			front := harness.NewFront(t, b.GRPC, upstream.Addr)
+			bystander := mint("bystander")
+			for i, door := range doors {
+				id := fmt.Sprint(i)
+				token := mint(id)
+				if r := front.Bearer(t, token); r.Status != 200 {
+					t.Fatalf("%s: before: %d %s", door.name, r.Status, r.Body)
+				}
+				m := door.message(id, token)
+				if status, body := send(t, b, m.path, m.contentType, m.body, m.header...); status != m.want {
+					t.Fatalf("%s: %d %s, want %d", door.name, status, body, m.want)
+				}
+				harness.Eventually(t, 10*time.Second, door.name+": the token is denied", func(ctx context.Context) error {
+					r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+token)
+					if err != nil {
+						return err
+					}
+					if r.Status != 401 || !strings.Contains(r.Header.Get("Www-Authenticate"), "invalid_token") {
+						return fmt.Errorf("status %d", r.Status)
+					}
+					return nil
+				})
+				if r := front.Bearer(t, bystander); r.Status != 200 {
+					t.Fatalf("%s: somebody else's token: %d %s", door.name, r.Status, r.Body)
+				}
+			}
+			// A not-before of the realm ends everything issued earlier, and only that.
+			if status, body := send(t, b, "/keycloak/k_push_not_before", "text/plain", action("PUSH_NOT_BEFORE", map[string]any{"notBefore": time.Now().Add(-10 * time.Second).Unix()})); status != 204 {
+				t.Fatalf("Keycloak not-before: %d %s", status, body)
+			}
+			harness.Eventually(t, 10*time.Second, "the bystander is denied", func(ctx context.Context) error {
+				r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+bystander)
+				if err == nil && r.Status != 401 {
+					err = fmt.Errorf("status %d", r.Status)
+				}
+				return err
+			})
+			if r := front.Bearer(t, iss.Mint(map[string]any{"sub": "somebody"})); r.Status != 200 {
+				t.Fatalf("a token issued since: %d", r.Status)
+			}
+			listed(t, b, len(doors)+2) // an opaque subject is ended both as sid and as sub
+		})
+	}
+}
+
+// listed expects n revocations in the list, each with an actor.
+func listed(t *testing.T, b *harness.BouncerServer, n int) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.HTTP+"/v1/revocations?limit=1000", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", apiToken)
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	var page struct {
+		Revocations []struct{ ID, Kind, Actor string }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
+		t.Fatal(err)
+	}
+	if len(page.Revocations) != n {
+		t.Fatalf("%d revocations are listed, want %d: %+v", len(page.Revocations), n, page.Revocations)
+	}
+	for _, r := range page.Revocations {
+		if r.ID == "" || r.Actor == "" {
+			t.Errorf("without id or actor: %+v", r)
+		}
+	}
+}
+
+// TestDoorsWithTheStoreAway: what cannot be committed is never answered as if
+// it were, and repeating it works once the store is back.
+func TestDoorsWithTheStoreAway(t *testing.T) {
+	t.Parallel()
+	iss := authztest.NewIssuer()
+	t.Cleanup(iss.Close)
+	pg := harness.Postgres(t)
+	proxy := harness.Proxy(t, pg.Addr)
+	b := harness.Bouncer(t, doorsConfig(t, iss, pg.Via(proxy.Addr), ""))
+	token := iss.Mint(map[string]any{"client_id": "shop"})
+	order := func() (int, string) {
+		return send(t, b, "/v1/revocations", "application/json", `{"token":"`+token+`"}`, "Authorization", apiToken)
+	}
+	revoke := func() (int, string) {
+		return send(t, b, "/oauth2/revoke", formType, url.Values{"token": {token}}.Encode(), "Authorization", apiToken)
+	}
+	proxy.Down()
+	for name, door := range map[string]func() (int, string){"API": order, "RFC 7009": revoke} {
+		if status, body := door(); status != 503 && status != 504 {
+			t.Errorf("%s: %d %s, want 503 or 504", name, status, body)
+		}
+	}
+	if err := b.Live(t.Context()); err != nil {
+		t.Errorf("liveness: %v", err)
+	}
+	proxy.Heal()
+	for name, door := range map[string]func() (int, string){"API": order, "RFC 7009": revoke} {
+		harness.Eventually(t, 10*time.Second, name+" works again", func(context.Context) error {
+			if status, body := door(); status >= 300 {
+				return fmt.Errorf("%d %s", status, body)
+			}
+			return nil
+		})
+	}
+}
