@@ -83,7 +83,7 @@ func (c *changeReader) tuple(b []byte) (int, error) {
 	if len(b) < 2 {
 		return 0, nil
 	}
-	fields := int16(binary.BigEndian.Uint16(b)) //nolint:gosec // -1 ends the copy
+	fields := int16(binary.BigEndian.Uint16(b))
 	if fields == -1 {
 		c.ended = true
 		return 2, nil
@@ -97,7 +97,7 @@ func (c *changeReader) tuple(b []byte) (int, error) {
 		if len(b) < at+4 {
 			return 0, nil
 		}
-		size := int32(binary.BigEndian.Uint32(b[at:])) //nolint:gosec // -1 is null
+		size := int32(binary.BigEndian.Uint32(b[at:]))
 		at += 4
 		if size == -1 {
 			continue
@@ -122,12 +122,12 @@ func (c *changeReader) tuple(b []byte) (int, error) {
 	if len(field[0]) != 16 || len(field[1]) != 8 || len(field[2]) != 8 || len(field[3]) != 8 {
 		return 0, fmt.Errorf("%w: a row's columns", errCopy)
 	}
-	number := func(i int) int64 { return int64(binary.BigEndian.Uint64(field[i])) } //nolint:gosec // two's complement on the wire
+	number := func(i int) int64 { return int64(binary.BigEndian.Uint64(field[i])) }
 	r := authz.Row{Entry: authz.Entry{Key: authz.Key(field[0]), NotBefore: number(1), Expires: number(2)}}
 	if number(3) < 0 {
 		return 0, fmt.Errorf("%w: a negative transaction id", errCopy)
 	}
-	r.XID = uint64(number(3)) //nolint:gosec // checked
+	r.XID = uint64(number(3))
 	c.row(r)
 	c.rows++
 	return at, nil

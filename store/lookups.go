@@ -28,7 +28,7 @@ type lookups struct {
 	probing atomic.Bool
 	met     *metrics
 
-	stop    context.Context //nolint:containedctx // ends the probes, which outlive the request that started them
+	stop    context.Context // ends the probes, which outlive the request that started them
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	mu      sync.Mutex // orders running.Add against close's Wait
@@ -40,12 +40,12 @@ type errHurried struct{ error }
 
 func (e errHurried) Unwrap() error { return e.error }
 
-func newLookups(name string, o *Options, met *metrics, ask func(context.Context, []authz.Key) (int64, error)) *lookups {
+func newLookups(ctx context.Context, name string, o *Options, met *metrics, ask func(context.Context, []authz.Key) (int64, error)) *lookups {
 	l := &lookups{
 		name: name, slots: make(chan struct{}, o.Lookups), limit: int64(o.Lookups + o.Waiting),
 		timeout: o.LookupTimeout, ask: ask, met: met,
 	}
-	l.stop, l.cancel = context.WithCancel(context.Background())
+	l.stop, l.cancel = context.WithCancel(ctx)
 	l.breaker = gobreaker.NewCircuitBreaker[int64](gobreaker.Settings{
 		Name: name, MaxRequests: 1, Interval: 10 * time.Second, Timeout: 100 * time.Millisecond,
 		ReadyToTrip: func(c gobreaker.Counts) bool {

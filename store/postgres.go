@@ -32,7 +32,7 @@ type postgresStore struct {
 
 var _ engine = (*postgresStore)(nil)
 
-func openPostgres(_ context.Context, t target, o *Options, met *metrics) (*postgresStore, error) {
+func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*postgresStore, error) {
 	pool, err := pgxpool.ParseConfig(t.raw)
 	if err != nil {
 		// pgconn's message is made to be shown: it masks the password.
@@ -41,9 +41,6 @@ func openPostgres(_ context.Context, t target, o *Options, met *metrics) (*postg
 	c := pool.ConnConfig
 	if o.Password != "" {
 		c.Password = o.Password
-		for _, f := range c.Fallbacks {
-			_ = f // fallbacks differ in host and TLS only; the password is shared
-		}
 	}
 	p := &postgresStore{where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database), o: o, met: met}
 
@@ -70,9 +67,9 @@ func openPostgres(_ context.Context, t target, o *Options, met *metrics) (*postg
 	p.config = c
 
 	reads, writes := pool.Copy(), pool.Copy()
-	reads.MaxConns = int32(o.Lookups) //nolint:gosec // a handful
-	reads.MinIdleConns = 1            // the first lookup of an emergency must not wait for TLS and login
-	writes.MaxConns = 2               // revoking is rare, and batches are large
+	reads.MaxConns = int32(o.Lookups)
+	reads.MinIdleConns = 1 // the first lookup of an emergency must not wait for TLS and login
+	writes.MaxConns = 2    // revoking is rare, and batches are large
 	for _, q := range []*pgxpool.Config{reads, writes} {
 		q.MaxConnLifetime = 30 * time.Minute // finds a moved primary, rebalances a pooler
 		q.MaxConnLifetimeJitter = 10 * time.Minute
@@ -82,14 +79,14 @@ func openPostgres(_ context.Context, t target, o *Options, met *metrics) (*postg
 		q.BeforeConnect = p.gate
 		q.AfterConnect = p.connected
 	}
-	if p.reads, err = pgxpool.NewWithConfig(context.Background(), reads); err != nil {
+	if p.reads, err = pgxpool.NewWithConfig(ctx, reads); err != nil {
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
-	if p.writes, err = pgxpool.NewWithConfig(context.Background(), writes); err != nil {
+	if p.writes, err = pgxpool.NewWithConfig(ctx, writes); err != nil {
 		p.reads.Close()
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
-	p.lookup = newLookups("postgres", o, met, p.level)
+	p.lookup = newLookups(ctx, "postgres", o, met, p.level)
 	return p, nil
 }
 
@@ -183,7 +180,7 @@ func (*postgresStore) watch(ctx context.Context, _ func()) error {
 func (p *postgresStore) Close() error {
 	p.closing.Do(func() {
 		p.lookup.close()
-		p.feed.close()
+		p.feed.close(context.Background())
 		p.reads.Close()
 		p.writes.Close()
 	})

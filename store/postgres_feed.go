@@ -57,23 +57,23 @@ func (p *postgresStore) feedConn(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-func (f *feedConn) drop() {
+func (f *feedConn) drop(ctx context.Context) {
 	f.mu.Lock()
 	conn := f.conn
 	f.conn = nil
 	f.mu.Unlock()
 	if conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 100*time.Millisecond)
 		defer cancel()
-		conn.Close(ctx) //nolint:errcheck,gosec // it is being given up
+		conn.Close(ctx)
 	}
 }
 
-func (f *feedConn) close() {
+func (f *feedConn) close(ctx context.Context) {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
-	f.drop()
+	f.drop(ctx)
 }
 
 // nonces go into the text of a COPY, which takes no parameters.
@@ -96,7 +96,7 @@ func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce
 		return authz.Snapshot{}, p.fail(err)
 	}
 	if status := conn.PgConn().TxStatus(); status != 'I' {
-		p.feed.drop()
+		p.feed.drop(ctx)
 		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w: the connection is inside a transaction", p.where, ErrUnproven)
 	}
 	open := make([]string, len(since.Open))
@@ -121,17 +121,17 @@ func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce
 		if errors.Is(context.Cause(ctx), errSilence) {
 			err = errors.Join(errSilence, err)
 		}
-		p.feed.drop()
+		p.feed.drop(ctx)
 		return authz.Snapshot{}, p.fail(err)
 	}
 	snap, err = parseSnapshot(reader.snapshot)
 	if err != nil {
-		p.feed.drop()
+		p.feed.drop(ctx)
 		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w", p.where, err)
 	}
 	if snap.Nonce != nonce {
 		snap.Proves = false // the answer to another question; the connection is out of step
-		p.feed.drop()
+		p.feed.drop(ctx)
 	}
 	return snap, nil
 }
@@ -171,7 +171,7 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		bad = errors.Join(bad, err)
 		return n
 	}
-	if err := checkSchema(int(number(snapSchema)), int(number(snapCompatible))); bad == nil && err != nil { //nolint:gosec // small numbers
+	if err := checkSchema(int(number(snapSchema)), int(number(snapCompatible))); bad == nil && err != nil {
 		return authz.Snapshot{}, err
 	}
 	clock := secs(snapClock)

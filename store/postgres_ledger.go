@@ -187,7 +187,7 @@ func scanPostgres(row pgx.CollectableRow) (authz.Revocation, error) {
 	if err := row.Scan(&id, &kind, &r.Issuer, &r.Value, &notBefore, &r.ExpiresAt, &r.RevokedAt, &r.Actor, &r.Reason); err != nil {
 		return r, err
 	}
-	r.ID, r.Kind = strconv.FormatInt(id, 10), authz.Kind(kind) //nolint:gosec // checked by the schema
+	r.ID, r.Kind = strconv.FormatInt(id, 10), authz.Kind(kind)
 	if notBefore != nil {
 		r.NotBefore = notBefore.UTC()
 	}

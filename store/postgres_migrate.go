@@ -22,7 +22,7 @@ const migrationLock int64 = -4891426068537921071
 // limits: building an index may take its time.
 func (p *postgresStore) migrate(ctx context.Context) error {
 	db := stdlib.OpenDB(*p.config.Copy())
-	defer db.Close() //nolint:errcheck // nothing is pending
+	defer db.Close()
 	// The version table lives in the schema, so the schema comes first.
 	// "if not exists" still fails when two sessions create it at the same instant.
 	for try := 0; ; try++ {

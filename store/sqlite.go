@@ -34,7 +34,7 @@ type sqliteStore struct {
 
 var _ engine = (*sqliteStore)(nil)
 
-func openSQLite(path string, o *Options, met *metrics) (*sqliteStore, error) {
+func openSQLite(ctx context.Context, path string, o *Options, met *metrics) (*sqliteStore, error) {
 	if err := createFile(path); err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func openSQLite(path string, o *Options, met *metrics) (*sqliteStore, error) {
 	s.write = s.open(1, o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)")
 	s.read = s.open(o.Lookups, o.LookupTimeout/2, "deferred", "query_only(1)")
 	s.feed = s.open(2, o.FeedTimeout/2, "deferred", "query_only(1)")
-	s.lookup = newLookups("sqlite", o, met, s.level)
+	s.lookup = newLookups(ctx, "sqlite", o, met, s.level)
 	return s, nil
 }
 
@@ -72,7 +72,7 @@ func createFile(path string) error {
 			return fmt.Errorf("store: sqlite: directory %s does not exist and cannot be created (create it, owned by uid %d): %w", dir, os.Getuid(), err)
 		}
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator's configured path
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		hint := ""
 		if errors.Is(err, os.ErrPermission) {
@@ -177,7 +177,7 @@ func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error 
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing; otherwise the first error is the cause
+	defer tx.Rollback()
 	if err := f(tx); err != nil {
 		return err
 	}

@@ -29,12 +29,12 @@ func (s *sqliteStore) Append(ctx context.Context, revocations []authz.Revocation
 		if err != nil {
 			return err
 		}
-		defer put.Close() //nolint:errcheck // ends with the transaction
+		defer put.Close()
 		get, err := tx.PrepareContext(ctx, `select `+sqliteColumns+` from revocations where key = ? and coalesce(not_before, 9223372036854775807) = ?`)
 		if err != nil {
 			return err
 		}
-		defer get.Close() //nolint:errcheck // ends with the transaction
+		defer get.Close()
 		var ttl int64
 		if err := tx.QueryRowContext(ctx, `select max_token_ttl from meta`).Scan(&ttl); err != nil {
 			return err
@@ -74,7 +74,7 @@ func adopt(ctx context.Context, tx *sql.Tx) error {
 	if err != nil {
 		return err
 	}
-	defer rows.Close() //nolint:errcheck // reading errors are reported by Err
+	defer rows.Close()
 	keys := map[int64]authz.Key{}
 	for rows.Next() {
 		var id int64
@@ -140,7 +140,7 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	if err != nil {
 		return nil, "", s.fail(err)
 	}
-	defer rows.Close() //nolint:errcheck // reading errors are reported by Err
+	defer rows.Close()
 	for rows.Next() {
 		r, err := scanSQLite(rows)
 		if err != nil {
@@ -177,7 +177,7 @@ func (s *sqliteStore) level(ctx context.Context, keys []authz.Key) (int64, error
 	if err != nil {
 		return 0, s.fail(err)
 	}
-	defer rows.Close() //nolint:errcheck // reading errors are reported by Err
+	defer rows.Close()
 	var level int64
 	for rows.Next() {
 		var r authz.Revocation

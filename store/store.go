@@ -59,7 +59,7 @@ type Options struct {
 	Waiting        int           // lookups that may wait for one of those; further ones fail at once; 0: 256
 
 	GCInterval time.Duration // between two collections, ±25 %; 0: 10m
-	GCGrace    time.Duration // how long an expired revocation is kept; 0: 1h; at least 10m
+	GCGrace    time.Duration // how long an expired revocation is kept; 0: 1h; at least 1h, because followers bear a clock that is half an hour late
 }
 
 func (o *Options) setDefaults() {
@@ -82,7 +82,7 @@ func (o *Options) setDefaults() {
 	def(&o.FeedTimeout, 5*time.Second)
 	def(&o.GCInterval, 10*time.Minute)
 	def(&o.GCGrace, time.Hour)
-	o.GCGrace = max(o.GCGrace, 2*expiryGrace)
+	o.GCGrace = max(o.GCGrace, time.Hour)
 	if o.Lookups <= 0 {
 		o.Lookups = 4
 	}
@@ -148,10 +148,10 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	switch target.scheme {
 	case "sqlite":
 		s.met = newMetrics(o.Registry, "sqlite")
-		s.engine, err = openSQLite(target.path, &s.o, s.met)
+		s.engine, err = openSQLite(context.WithoutCancel(ctx), target.path, &s.o, s.met)
 	default:
 		s.met = newMetrics(o.Registry, "postgres")
-		s.engine, err = openPostgres(ctx, target, &s.o, s.met)
+		s.engine, err = openPostgres(context.WithoutCancel(ctx), target, &s.o, s.met)
 	}
 	if err != nil {
 		return nil, err

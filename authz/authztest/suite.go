@@ -1,0 +1,88 @@
+package authztest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// Case is one clause of a contract. Check returns what is broken, so that the
+// suites themselves can be tried on implementations that are known to be bad.
+type Case[S any] struct {
+	Name  string
+	Check func(ctx context.Context, s S) error
+}
+
+// caseTimeout is how long one case may take on a busy machine.
+const caseTimeout = time.Minute
+
+func runCases[S any](t *testing.T, s S, cases []Case[S]) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.Name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), caseTimeout)
+			defer cancel()
+			if err := c.Check(ctx, s); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// collect joins what a case finds, up to a readable number.
+type collect struct {
+	errs []error
+	more int
+}
+
+func (c *collect) addf(format string, args ...any) {
+	if len(c.errs) == 10 {
+		c.more++
+		return
+	}
+	c.errs = append(c.errs, fmt.Errorf(format, args...))
+}
+
+func (c *collect) err() error {
+	if c.more > 0 {
+		c.errs = append(c.errs, fmt.Errorf("and %d more", c.more))
+		c.more = 0
+	}
+	return errors.Join(c.errs...)
+}
+
+// issuerFor makes cases independent of each other on one store. Two runs on
+// the same store do not meet either.
+func issuerFor(name string) string {
+	return fmt.Sprintf("https://%s.example/%d", name, time.Now().UnixNano())
+}
+
+// oddTexts are identifiers as an attacker, or merely another culture, writes them.
+func oddTexts() []string {
+	long := make([]byte, 1024)
+	for i := range long {
+		long[i] = "abcdefghij'\"\\%:"[i%15]
+	}
+	return []string{
+		"a:b", "a", "A", " a", "a ", "a'; drop table revocations; --", `"quoted" 'twice'`, `back\slash \x00 \\`, "%_*?[a]",
+		"snow ☃ \U0001F512 e\u0301", "snow ☃ \U0001F512 \u00e9", "\u202eright to left", "line\nbreak\ttab\r", "\x01\x1f\x7f", "{}", `{"a":1}`, "null", "NULL", "$1", "0", "-1",
+		string(long),
+	}
+}
+
+// of returns a revocation of the kind, with the value the kind allows.
+func of(kind authz.Kind, issuer, value string) authz.Revocation {
+	switch kind {
+	case authz.KindIss:
+		value = ""
+	case authz.KindToken:
+		value = authz.TokenValue(value + ".x")
+	}
+	return authz.Revocation{Kind: kind, Issuer: issuer, Value: value, Actor: "authztest"}
+}
+
+var kinds = []authz.Kind{authz.KindJTI, authz.KindSub, authz.KindSID, authz.KindKID, authz.KindIss, authz.KindToken}

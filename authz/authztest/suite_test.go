@@ -1,0 +1,392 @@
+package authztest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+func TestMemoryKeepsTheContracts(t *testing.T) {
+	t.Parallel()
+	m := &Memory{}
+	TestLedger(t, func(*testing.T) authz.Ledger { return m })
+	TestTier(t, func(*testing.T) TierSubject { return memoryTier(m, m) })
+	TestFeed(t, func(*testing.T) FeedSubject { return FeedSubject{Feed: m, Ledger: m} })
+}
+
+func memoryTier(m *Memory, tier authz.Tier) TierSubject {
+	return TierSubject{Tier: tier, Authority: true, Revoke: func(ctx context.Context, r ...authz.Revocation) error {
+		_, err := m.Append(ctx, r)
+		return err
+	}}
+}
+
+func TestMemoryFails(t *testing.T) {
+	t.Parallel()
+	m := &Memory{Fail: func(string) error { return authz.ErrUnavailable }}
+	_, err := m.Append(t.Context(), nil)
+	_, err2 := m.Lookup(t.Context(), &authz.Query{})
+	_, err3 := m.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+	_, _, err4 := m.List(t.Context(), authz.Filter{})
+	for _, err := range []error{err, err2, err3, err4} {
+		if !errors.Is(err, authz.ErrUnavailable) {
+			t.Error(err)
+		}
+	}
+}
+
+// caught runs the cases on a broken implementation: the named one, and
+// perhaps others, has to notice.
+func caught[S any](t *testing.T, s S, cases []Case[S], name string) {
+	t.Helper()
+	for _, c := range cases {
+		if c.Name != name {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), caseTimeout)
+		defer cancel()
+		if c.Check(ctx, s) == nil {
+			t.Errorf("%q passes something broken", name)
+		}
+		return
+	}
+	t.Errorf("there is no case %q", name)
+}
+
+// brokenLedger changes what goes in and what comes out.
+type brokenLedger struct {
+	*Memory
+	in  func([]authz.Revocation) []authz.Revocation
+	out func(got []authz.Revocation, err error) ([]authz.Revocation, error)
+	ctx func(context.Context) context.Context
+}
+
+func (b brokenLedger) Append(ctx context.Context, in []authz.Revocation) ([]authz.Revocation, error) {
+	if b.ctx != nil {
+		ctx = b.ctx(ctx)
+	}
+	if b.in != nil {
+		in = b.in(append([]authz.Revocation(nil), in...))
+	}
+	got, err := b.Memory.Append(ctx, in)
+	if b.out != nil {
+		return b.out(got, err)
+	}
+	return got, err
+}
+
+func TestLedgerSuiteCatches(t *testing.T) {
+	t.Parallel()
+	each := func(f func(*authz.Revocation)) func([]authz.Revocation, error) ([]authz.Revocation, error) {
+		return func(got []authz.Revocation, err error) ([]authz.Revocation, error) {
+			for i := range got {
+				f(&got[i])
+			}
+			return got, err
+		}
+	}
+	change := func(f func(*authz.Revocation)) func([]authz.Revocation) []authz.Revocation {
+		return func(in []authz.Revocation) []authz.Revocation {
+			for i := range in {
+				f(&in[i])
+			}
+			return in
+		}
+	}
+	for name, b := range map[string]struct {
+		broken brokenLedger
+		caught string
+	}{
+		"no ID":               {brokenLedger{out: each(func(r *authz.Revocation) { r.ID = "" })}, "fills what was left out"},
+		"no expiry":           {brokenLedger{out: each(func(r *authz.Revocation) { r.ExpiresAt = time.Time{} })}, "fills what was left out"},
+		"short key expiry":    {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Now().Add(time.Hour) })}, "fills what was left out"},
+		"a new ID each time":  {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "is idempotent"},
+		"first expiry stays":  {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Unix(4e9, 0) })}, "keeps the later expiry"},
+		"one level":           {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "tells not_before levels apart"},
+		"whole seconds":       {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = r.NotBefore.Truncate(time.Second) })}, "never rounds to the lenient side"},
+		"case-blind":          {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ToLower(r.Value) })}, "keeps every text as it is"},
+		"trims":               {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.TrimSpace(r.Value) })}, "keeps every text as it is"},
+		"NUL stripped":        {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ReplaceAll(r.Value, "\x00", "") })}, "refuses what is malformed"},
+		"skips the bad":       {brokenLedger{in: dropInvalid}, "stores all or none"},
+		"error as unavailble": {brokenLedger{out: func(got []authz.Revocation, _ error) ([]authz.Revocation, error) { return got, nil }}, "refuses what is malformed"},
+		"reversed":            {brokenLedger{out: reversed}, "answers in the order asked, duplicates included"},
+		"loses half": {brokenLedger{in: func(in []authz.Revocation) []authz.Revocation { return in[:(len(in)+1)/2] }},
+			"takes large batches"},
+		"deaf to leaving": {brokenLedger{ctx: context.WithoutCancel}, "does not store for a caller who left"},
+		"unsafe":          {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "stores once under concurrency"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b.broken.Memory = &Memory{}
+			caught(t, authz.Ledger(b.broken), LedgerCases(), b.caught)
+		})
+	}
+	for name, b := range map[string]struct {
+		list   func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error)
+		caught string
+	}{
+		"oldest first": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+			page, next, err := m.List(ctx, f)
+			page, _ = reversed(page, nil)
+			return page, next, err
+		}, "lists newest first, page by page"},
+		"no cursor": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+			page, _, err := m.List(ctx, f)
+			return page, "", err
+		}, "lists newest first, page by page"},
+		"filter ignored": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+			f.Kind = 0
+			return m.List(ctx, f)
+		}, "lists by filter"},
+		"expired shown": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+			f.IncludeExpired = true
+			return m.List(ctx, f)
+		}, "hides expired ones unless asked"},
+		"bad page taken": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+			f.Limit, f.After = 10, ""
+			return m.List(ctx, f)
+		}, "refuses a malformed page"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			caught(t, authz.Ledger(brokenList{&Memory{}, b.list}), LedgerCases(), b.caught)
+		})
+	}
+}
+
+type brokenList struct {
+	*Memory
+	list func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error)
+}
+
+func (b brokenList) List(ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+	return b.list(b.Memory, ctx, f)
+}
+
+func reversed(got []authz.Revocation, err error) ([]authz.Revocation, error) {
+	out := make([]authz.Revocation, 0, len(got))
+	for i := len(got) - 1; i >= 0; i-- {
+		out = append(out, got[i])
+	}
+	return out, err
+}
+
+func dropInvalid(in []authz.Revocation) []authz.Revocation {
+	var out []authz.Revocation
+	for _, r := range in {
+		if n := r; n.Normalize(time.Now()) == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// brokenTier answers from the memory, wrongly.
+type brokenTier struct {
+	*Memory
+	lookup func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error)
+	name   string
+}
+
+func (b brokenTier) Name() string { return b.name }
+
+func (b brokenTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	return b.lookup(b.Memory, ctx, q)
+}
+
+func TestTierSuiteCatches(t *testing.T) {
+	t.Parallel()
+	with := func(f func(q *authz.Query)) func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) {
+		return func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+			c := *q
+			c.Keys = append([]authz.Key(nil), q.Keys...)
+			f(&c)
+			return m.Lookup(ctx, &c)
+		}
+	}
+	right := with(func(*authz.Query) {})
+	for name, b := range map[string]struct {
+		broken brokenTier
+		caught string
+	}{
+		"allows all": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) { return authz.NotRevoked, nil }},
+			"each kind revokes what it names and nothing else"},
+		"denies all": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) { return authz.Revoked, nil }},
+			"each kind revokes what it names and nothing else"},
+		"verdict with error": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) {
+			return authz.NotRevoked, authz.ErrUnavailable
+		}}, "issuers do not touch each other"},
+		"first key only":     {brokenTier{lookup: with(func(q *authz.Query) { q.Keys = q.Keys[:1] })}, "any of the keys"},
+		"weakest level":      {brokenTier{lookup: firstLevel}, "the strictest of two levels wins"},
+		"iat later":          {brokenTier{lookup: with(func(q *authz.Query) { q.IssuedAt++ })}, "same second, missing iat"},
+		"iat earlier":        {brokenTier{lookup: with(func(q *authz.Query) { q.IssuedAt-- })}, "same second, missing iat"},
+		"missing iat is new": {brokenTier{lookup: with(newWithoutIat)}, "same second, missing iat"},
+		"expires early":      {brokenTier{lookup: expiresEarly}, "revokes until it expires"},
+		"answers those gone": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) { return authz.NotRevoked, nil }}, "a caller who left"},
+		"sorts the query": {brokenTier{lookup: func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+			q.Keys[0] = authz.Key{}
+			return m.Lookup(ctx, q)
+		}}, "does not touch the query"},
+		"remembers misses":     {brokenTier{lookup: remembersMisses()}, "revoked means revoked, under concurrency"},
+		"a name with a number": {brokenTier{lookup: right, name: "tier-1"}, "has a name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := &Memory{}
+			b.broken.Memory = m
+			caught(t, memoryTier(m, b.broken), TierCases(), b.caught)
+		})
+	}
+	t.Run("one issuer for all", func(t *testing.T) {
+		m := &Memory{}
+		caught(t, memoryTier(m, brokenTier{Memory: m, lookup: func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+			if len(m.rows) > 0 {
+				return authz.Revoked, nil
+			}
+			return m.Lookup(ctx, q)
+		}}), TierCases(), "issuers do not touch each other")
+	})
+	t.Run("text folded", func(t *testing.T) {
+		m := &Memory{}
+		s := memoryTier(m, m)
+		revoke := s.Revoke
+		s.Revoke = func(ctx context.Context, rs ...authz.Revocation) error {
+			folded := append([]authz.Revocation(nil), rs...)
+			for i := range folded {
+				folded[i].Value = strings.TrimSpace(strings.ToLower(folded[i].Value))
+			}
+			return revoke(ctx, append(folded, rs...)...)
+		}
+		caught(t, s, TierCases(), "every text is its own")
+	})
+}
+
+func newWithoutIat(q *authz.Query) {
+	if q.IssuedAt == 0 {
+		q.IssuedAt = time.Now().Unix()
+	}
+}
+
+// firstLevel looks at the first revocation of a key only.
+func firstLevel(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	if err := m.begin(ctx, "lookup"); err != nil {
+		return authz.Unknown, err
+	}
+	defer m.mu.Unlock()
+	for _, k := range q.Keys {
+		if at := m.byKey[k]; len(at) > 0 && m.rows[at[0]].Entry().Revokes(q.IssuedAt) {
+			return authz.Revoked, nil
+		}
+	}
+	return authz.NotRevoked, nil
+}
+
+// expiresEarly drops a revocation a second before its time.
+func expiresEarly(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	if err := m.begin(ctx, "lookup"); err != nil {
+		return authz.Unknown, err
+	}
+	defer m.mu.Unlock()
+	for _, k := range q.Keys {
+		for _, at := range m.byKey[k] {
+			if r := m.rows[at]; r.Entry().Revokes(q.IssuedAt) && time.Until(r.ExpiresAt) > time.Second {
+				return authz.Revoked, nil
+			}
+		}
+	}
+	return authz.NotRevoked, nil
+}
+
+// remembersMisses caches "not revoked" without a bound.
+func remembersMisses() func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) {
+	missed := map[authz.Key]bool{}
+	return func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+		m.mu.Lock()
+		known := missed[q.Keys[0]]
+		m.mu.Unlock()
+		if known {
+			return authz.NotRevoked, nil
+		}
+		v, err := m.Lookup(ctx, q)
+		if v == authz.NotRevoked {
+			m.mu.Lock()
+			missed[q.Keys[0]] = true
+			m.mu.Unlock()
+		}
+		return v, err
+	}
+}
+
+// brokenFeed tampers with what it is asked and what it answers.
+type brokenFeed struct {
+	*Memory
+	ask  func(*authz.Position)
+	row  func(since authz.Position, r *authz.Row) bool // false: lost
+	snap func(*authz.Snapshot)
+	deaf bool
+}
+
+func (b brokenFeed) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+	if b.deaf {
+		ctx = context.WithoutCancel(ctx)
+	}
+	if b.ask != nil {
+		b.ask(&since)
+	}
+	snap, err := b.Memory.Changes(ctx, since, nonce, func(r authz.Row) {
+		if b.row == nil || b.row(since, &r) {
+			row(r)
+		}
+	})
+	if err == nil && b.snap != nil {
+		b.snap(&snap)
+	}
+	return snap, err
+}
+
+func TestFeedSuiteCatches(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string]struct {
+		broken brokenFeed
+		caught string
+	}{
+		"loses a row":       {brokenFeed{row: func(_ authz.Position, r *authz.Row) bool { return r.NotBefore == authz.Always }}, "from the start, everything"},
+		"rounds expiry":     {brokenFeed{row: func(_ authz.Position, r *authz.Row) bool { r.Expires--; return true }}, "from the start, everything"},
+		"stale nonce":       {brokenFeed{snap: func(s *authz.Snapshot) { s.Nonce = "x" }}, "describes its snapshot"},
+		"proves nothing":    {brokenFeed{snap: func(s *authz.Snapshot) { s.Proves = false }}, "describes its snapshot"},
+		"wandering epoch":   {brokenFeed{snap: func(s *authz.Snapshot) { s.Epoch = rand.Text() }}, "describes its snapshot"},
+		"low xmax":          {brokenFeed{snap: func(s *authz.Snapshot) { s.Xmax = 1 }}, "describes its snapshot"},
+		"odd open":          {brokenFeed{snap: func(s *authz.Snapshot) { s.Open = []uint64{s.Xmax} }}, "describes its snapshot"},
+		"everything always": {brokenFeed{ask: func(p *authz.Position) { p.Last = 0 }}, "afterwards, what is new and nothing else"},
+		"skips ahead":       {brokenFeed{ask: func(p *authz.Position) { p.Last += min(p.Last, 1) }}, "afterwards, what is new and nothing else"},
+		"seq > last":        {brokenFeed{ask: func(p *authz.Position) { p.Open = nil }}, "rows of ids that were open come later"},
+		"no extension": {brokenFeed{row: func(since authz.Position, _ *authz.Row) bool { return since.Last == 0 }},
+			"an expiry moved later comes again"},
+		"loses now and then": {brokenFeed{row: func(since authz.Position, r *authz.Row) bool { return since.Last == 0 || r.Key[0]%16 != 0 }},
+			"nothing is lost under concurrent writers"},
+		"epoch fixed":  {brokenFeed{snap: func(s *authz.Snapshot) { s.Epoch = "1" }}, "an epoch that was raised shows"},
+		"proof anyhow": {brokenFeed{deaf: true}, "a caller who left gets no snapshot"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := &Memory{}
+			b.broken.Memory = m
+			caught(t, FeedSubject{Feed: b.broken, Ledger: m}, FeedCases(), b.caught)
+		})
+	}
+	t.Run("half a batch", func(t *testing.T) {
+		m := &Memory{}
+		l := brokenLedger{Memory: m, out: func(got []authz.Revocation, err error) ([]authz.Revocation, error) {
+			if err != nil {
+				_, _ = m.Append(context.Background(), []authz.Revocation{of(authz.KindJTI, issuerFor("half"), "v")})
+			}
+			return got, err
+		}}
+		caught(t, FeedSubject{Feed: m, Ledger: l}, FeedCases(), "a refused batch leaves no rows")
+	})
+}
