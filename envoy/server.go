@@ -15,7 +15,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -62,7 +61,7 @@ type Server struct {
 	log        *decisionLog
 	tracer     trace.Tracer // nil: off
 	grpc       *grpc.Server
-	health     *health.Server
+	health     *healthServer
 	checks     sync.Pool // *check
 }
 
@@ -95,7 +94,7 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 		denials:    newDenials(cfg.Replies),
 		metrics:    m,
 		log:        newDecisionLog(cfg.DecisionLog, o.Logger, m.logDropped),
-		health:     health.NewServer(),
+		health:     newHealthServer(),
 	}
 	s.checks.New = func() any { return newCheck(s) }
 	if o.TracerProvider != nil {
