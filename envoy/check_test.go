@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,7 +168,7 @@ func TestWhateverHappensBelowIsAnAnswer(t *testing.T) {
 	}{
 		{"zero decision", decide(authz.Decision{}), authz.ReasonUnset, 403},
 		{"panic", func(context.Context, *authz.Request) authz.Decision { panic("boom") }, authz.ReasonInternal, 503},
-		{"nil panic", func(context.Context, *authz.Request) authz.Decision { panic(nil) }, authz.ReasonInternal, 503}, //nolint:govet // that too
+		{"nil panic", func(context.Context, *authz.Request) authz.Decision { panic(nil) }, authz.ReasonInternal, 503},
 		{"nil dereference", func(context.Context, *authz.Request) authz.Decision {
 			var t *authz.Token
 			return authz.Decision{Detail: t.Raw}
@@ -404,7 +405,7 @@ func TestDecisionLog(t *testing.T) {
 			cfg.DecisionLog = DecisionLogConfig{Decisions: level, PerSecond: 10}
 			s, err := NewServer(deciderFunc(func(_ context.Context, req *authz.Request) authz.Decision {
 				d := authz.Decision{Reason: authz.ReasonAllowed, Token: token, Route: &authz.Route{Name: "api"}, Credential: authz.Credential{Raw: secret, Source: "authorization"}}
-				if req.Method == "DELETE" {
+				if req.Method == http.MethodDelete {
 					d.Reason, d.Detail = authz.ReasonRevoked, "revoked"
 				}
 				return d

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
@@ -147,7 +148,7 @@ func splitAddress(s string) (network, address string, err error) {
 	if err != nil || port == "" {
 		return "", "", fmt.Errorf("%q: host:port or unix:///path is needed, such as 127.0.0.1:9191", s)
 	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
+	if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil {
 		return "", "", fmt.Errorf("%q: %q is not a port", s, port)
 	}
 	return "tcp", s, nil

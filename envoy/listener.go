@@ -59,7 +59,7 @@ func removeStale(path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("listen.grpc: %s exists and is not a socket (%s): remove it or choose another path", path, info.Mode().Type())
 	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path)
 	if err == nil {
 		_ = conn.Close() // it has said what it had to say
 		return fmt.Errorf("listen.grpc: %s is in use by a running process", path)

@@ -76,9 +76,15 @@ static_resources:
   - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}%s}
   - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}, %s}
 `, o.FailureModeAllow, timeout, extra, envoyAddress(upstream), upstreamProtocol, envoyAddress(authz), http2))
+	return FrontOf(t, e, "front")
+}
+
+// FrontOf speaks to a listener of an Envoy with a configuration of its own.
+func FrontOf(t testing.TB, e *EnvoyServer, listener string) *Front {
+	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &Front{EnvoyServer: e, URL: "http://" + e.Addr("front"), client: &http.Client{
+	return &Front{EnvoyServer: e, URL: "http://" + e.Addr(listener), client: &http.Client{
 		Transport: transport, Timeout: 20 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

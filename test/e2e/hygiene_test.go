@@ -1,0 +1,230 @@
+package e2e
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/envoy"
+	"jwtbouncer/test/harness"
+)
+
+// byPath decides by the first segment of the path, so that these tests are
+// about Envoy and the envoy package alone.
+type byPath struct{}
+
+var _ envoy.Authorizer = byPath{}
+
+func (byPath) Authorize(_ context.Context, req *authz.Request) authz.Decision {
+	token := &authz.Token{Claims: map[string]any{"sub": "alice", "bad": "a\r\nx-admin: true"}}
+	allow := authz.Decision{Reason: authz.ReasonAllowed, Token: token, Credential: authz.Credential{Source: "authorization"}}
+	path, _, _ := strings.Cut(req.Path, "?")
+	switch path {
+	case "/token":
+	case "/other":
+		token.Claims = map[string]any{"groups": []any{"a", "b"}, "sub": "zoë"}
+	case "/public":
+		allow.Reason, allow.Token = authz.ReasonAllowedAnonymous, nil
+	case "/cookie":
+		allow.Credential.Source = "cookie:session"
+	case "/query":
+		allow.Credential.Source = "query:access_token"
+	case "/bad":
+		token.Claims["sub"] = token.Claims["bad"]
+	case "/unprovable":
+		allow = authz.Decision{Reason: authz.ReasonUnprovable}
+	case "/none":
+		allow = authz.Decision{Reason: authz.ReasonNoCredential}
+	case "/panic":
+		panic("defect")
+	default:
+		allow = authz.Decision{}
+	}
+	return allow
+}
+
+func serveByPath(t *testing.T, address string, forward bool) string {
+	t.Helper()
+	cfg := envoy.DefaultConfig()
+	cfg.Listen.GRPC = address
+	cfg.Headers.Claims = map[string]string{"x-jwt-sub": "sub", "x-jwt-groups": "groups", "x-jwt-none": "none"}
+	cfg.Headers.ForwardAuthorization = forward
+	s, err := envoy.NewServer(byPath{}, cfg, envoy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := envoy.Listen(cfg.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		if err := s.Drain(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		// Envoy runs as another user here than these tests do.
+		if err := os.Chmod(path, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return address
+	}
+	return l.Addr().String()
+}
+
+// What a client sends in the place of an identity never reaches the upstream,
+// on no path that allows, in no spelling, however Envoy hands headers over.
+func TestSpoofedIdentityHeaders(t *testing.T) {
+	t.Parallel()
+	upstream := harness.Upstream(t)
+	for name, extra := range map[string]string{"joined headers": "", "raw headers": "encode_raw_headers: true, validate_mutations: true"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			front := harness.NewFront(t, serveByPath(t, "127.0.0.1:0", false), upstream.Addr, harness.FrontOptions{Extra: extra})
+			spoof := []string{
+				"Authorization", "Bearer x",
+				"X-Jwt-Sub", "root", "X-Jwt-Sub", "admin", "x-jwt-groups", "root", "X-JWT-NONE", "root",
+				"x_jwt_sub", "root", "x-jwt_sub", "root", "x_jwt_none", "root", "X-Other", "kept",
+			}
+			for path, want := range map[string]http.Header{
+				"/token":  {"X-Jwt-Sub": {"alice"}},
+				"/other":  {"X-Jwt-Sub": {"zoë"}, "X-Jwt-Groups": {`["a","b"]`}},
+				"/public": {},
+				"/cookie": {"X-Jwt-Sub": {"alice"}},
+				"/query":  {"X-Jwt-Sub": {"alice"}},
+			} {
+				for range 2 { // the second answer may come from the token
+					r, err := front.Do(t.Context(), "GET", path, spoof...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if r.Upstream == nil {
+						t.Fatalf("%s: %d %s", path, r.Status, r.Body)
+					}
+					for name, values := range r.Upstream.Header {
+						if like := strings.ReplaceAll(strings.ToLower(name), "_", "-"); !strings.HasPrefix(like, "x-jwt-") {
+							continue
+						}
+						if !slices.Equal(values, want[name]) {
+							t.Errorf("%s: the upstream got %s: %q, want %q", path, name, values, want[name])
+						}
+					}
+					for name := range want {
+						if len(r.Upstream.Header[name]) == 0 {
+							t.Errorf("%s: the upstream did not get %s", path, name)
+						}
+					}
+					if r.Upstream.Header.Get("X-Other") != "kept" {
+						t.Errorf("%s: a header of the client's own is gone", path)
+					}
+					if a := r.Upstream.Header.Get("Authorization"); a != "" {
+						t.Errorf("%s: Authorization reached the upstream: %q", path, a)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestCredentialsAreRemoved(t *testing.T) {
+	t.Parallel()
+	front := harness.NewFront(t, serveByPath(t, "127.0.0.1:0", true), harness.Upstream(t).Addr)
+	r, err := front.Do(t.Context(), "GET", "/cookie", "Cookie", "a=1; session=secret; b=2")
+	if err != nil || r.Upstream == nil {
+		t.Fatal(r, err)
+	}
+	if got := r.Upstream.Header["Cookie"]; !slices.Equal(got, []string{"a=1; b=2"}) {
+		t.Errorf("cookies: %q", got)
+	}
+	r, err = front.Do(t.Context(), "GET", "/cookie", "Cookie", "session=secret")
+	if err != nil || r.Upstream == nil {
+		t.Fatal(r, err)
+	}
+	if got := r.Upstream.Header["Cookie"]; got != nil {
+		t.Errorf("cookies: %q", got)
+	}
+	r, err = front.Do(t.Context(), "GET", "/query?a=1&access_token=secret&b=2&access%5Ftoken=secret")
+	if err != nil || r.Upstream == nil {
+		t.Fatal(r, err)
+	}
+	if strings.Contains(r.Upstream.Path, "secret") || !strings.Contains(r.Upstream.Path, "a=1") || !strings.Contains(r.Upstream.Path, "b=2") {
+		t.Errorf("path: %q", r.Upstream.Path)
+	}
+	r, err = front.Do(t.Context(), "GET", "/token", "Authorization", "Bearer x")
+	if err != nil || r.Upstream == nil {
+		t.Fatal(r, err)
+	}
+	if got := r.Upstream.Header.Get("Authorization"); got != "Bearer x" {
+		t.Errorf("Authorization: %q", got)
+	}
+}
+
+// Denials stay denials with failure_mode_allow, and say why: over TCP and over
+// a Unix socket, with the configuration the product recommends.
+func TestDenialsThroughSampleConfig(t *testing.T) {
+	t.Parallel()
+	upstream := harness.Upstream(t)
+	for _, service := range []string{
+		serveByPath(t, "127.0.0.1:0", true),
+		serveByPath(t, "unix://"+filepath.Join(harness.Dir(t), "authz.sock"), true),
+	} {
+		text, err := envoy.SampleConfig(envoy.Sample{Listen: "127.0.0.1:0", Service: service, Upstream: upstream.Addr, FailureModeAllow: true, Extensions: map[string]string{"route": "api"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		front := harness.FrontOf(t, harness.Envoy(t, text), "ingress")
+		for path, want := range map[string]struct {
+			status    int
+			challenge string
+		}{
+			"/none":       {401, `Bearer realm="jwt-bouncer"`},
+			"/bad":        {401, `Bearer realm="jwt-bouncer", error="invalid_token", error_description="The access token holds a claim that cannot be used."`},
+			"/unprovable": {503, ""},
+			"/panic":      {503, ""},
+			"/zero":       {403, ""},
+		} {
+			r, err := front.Do(t.Context(), "GET", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Status != want.status || r.Upstream != nil || r.Header.Get("Www-Authenticate") != want.challenge {
+				t.Errorf("%s: %d %q", path, r.Status, r.Header)
+			}
+			if got := r.Header.Get("Content-Type"); got != "application/problem+json" {
+				t.Errorf("%s: content type %q", path, got)
+			}
+			if (r.Header.Get("Retry-After") != "") != (want.status == 503) {
+				t.Errorf("%s: Retry-After %q", path, r.Header.Get("Retry-After"))
+			}
+			r, err = front.Do(t.Context(), "POST", path, "Content-Type", "application/grpc")
+			if err != nil {
+				t.Fatal(err)
+			}
+			code := map[int]string{401: "16", 403: "7", 503: "14"}[want.status]
+			if r.Status != 200 || r.Header.Get("Grpc-Status") != code || r.Header.Get("Grpc-Message") == "" || strings.Contains(r.Header.Get("Grpc-Message"), "{") {
+				t.Errorf("%s for gRPC: %d %q", path, r.Status, r.Header)
+			}
+		}
+		if r, err := front.Do(t.Context(), "GET", "/token"); err != nil || r.Upstream == nil {
+			t.Error(r, err)
+		}
+		if r, err := front.Do(t.Context(), "GET", "/token", "x_jwt_sub", "root"); err != nil || r.Status != 400 {
+			t.Error(r, err)
+		}
+		for name, n := range front.Stats(t, "ext_authz") {
+			if strings.HasSuffix(name, "ext_authz.error") && n != 0 {
+				t.Errorf("%s: %d errors", name, n)
+			}
+		}
+	}
+}
