@@ -12,6 +12,11 @@ type Chain struct {
 	seen  func(tier string, v Verdict, err error, took time.Duration)
 }
 
+var _ Tier = (*Chain)(nil)
+
+// Name implements Tier: a chain can be one of All.
+func (c *Chain) Name() string { return "chain" }
+
 // NewChain returns a chain over tiers, nearest first. seen, if not nil, is
 // told of every lookup; it must not block.
 func NewChain(seen func(tier string, v Verdict, err error, took time.Duration), tiers ...Tier) *Chain {

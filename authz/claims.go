@@ -124,7 +124,7 @@ func ahead(leeway int64) int64 { return max(leeway, 5) }
 
 // checkTimes compares exp, nbf, iat with the clock and the lifetime with its
 // bound.
-func (v *JWTVerifier) checkTimes(t *Token, leeway int64) *Failure {
+func (v *JWTVerifier) checkTimes(t *Token, leeway int64, anyLifetime bool) *Failure {
 	now := v.clock.Now().Unix()
 	switch {
 	case t.Expires != 0 && now >= t.Expires+leeway:
@@ -133,6 +133,9 @@ func (v *JWTVerifier) checkTimes(t *Token, leeway int64) *Failure {
 		return &Failure{Reason: ReasonNotYetValid, Detail: "nbf is " + stamp(t.NotValidBefore)}
 	case t.IssuedAt > now+ahead(leeway):
 		return &Failure{Reason: ReasonNotYetValid, Detail: "iat is " + stamp(t.IssuedAt)}
+	}
+	if anyLifetime {
+		return nil
 	}
 	from, until := now, t.Expires
 	if _, ok := t.Claims["iat"]; ok {

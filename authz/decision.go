@@ -22,6 +22,7 @@ const (
 	ReasonWrongAudience                   //
 	ReasonBadClaim                        // a claim has the wrong type or cannot be passed on
 	ReasonRevoked                         //
+	ReasonInactive                        // the issuer says so of an opaque token (RFC 7662)
 	ReasonBindingMismatch                 // … to here: sender-constrained token without its proof (RFC 8705, 9449)
 	ReasonInsufficientScope               // 403 insufficient_scope
 	ReasonPolicyDenied                    // 403: CEL or route rule says no
@@ -36,7 +37,7 @@ const (
 var reasonNames = [reasonCount]string{
 	"unset", "allowed", "allowed_anonymous", "no_credential", "malformed_request", "malformed_token", "unsupported_token",
 	"unknown_issuer", "unknown_key", "bad_signature", "expired", "not_yet_valid", "lifetime_too_long", "wrong_audience",
-	"bad_claim", "revoked", "binding_mismatch", "insufficient_scope", "policy_denied", "no_route", "keys_unavailable",
+	"bad_claim", "revoked", "inactive", "binding_mismatch", "insufficient_scope", "policy_denied", "no_route", "keys_unavailable",
 	"unprovable", "overloaded", "internal",
 }
 

@@ -1,6 +1,25 @@
 package authz
 
-import "context"
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sony/gobreaker/v2"
+	"golang.org/x/sync/singleflight"
+)
 
 // Introspector turns an opaque token into a Token by asking its issuer
 // (RFC 7662).
@@ -10,4 +29,333 @@ type Introspector interface {
 	// Introspect returns the token's claims, or an error that wraps a
 	// *Failure. Nothing but an answer of the issuer makes a Token.
 	Introspect(ctx context.Context, raw string) (*Token, error)
+}
+
+// IntrospectionOptions is what introspection works with.
+type IntrospectionOptions struct {
+	// MaxTokenTTL bounds exp - now of an answer, because revocations are
+	// forgotten by it; 0: 24h.
+	MaxTokenTTL time.Duration
+	// MaxStaleness bounds cache_ttl; 0: 30s.
+	MaxStaleness time.Duration
+	Clock        Clock                 // nil: SystemClock
+	Registry     prometheus.Registerer // nil: no metrics
+	Transport    http.RoundTripper     // nil: one of its own per endpoint
+}
+
+// Introspections are the configured introspectors.
+type Introspections struct {
+	byName map[string]Introspector
+	all    []*introspection
+}
+
+// NewIntrospections returns an introspector per entry. They ask nothing before
+// the first token. The caller ends them with Close.
+func NewIntrospections(configs []IntrospectionConfig, o IntrospectionOptions) (*Introspections, error) {
+	if o.MaxTokenTTL == 0 {
+		o.MaxTokenTTL = 24 * time.Hour
+	}
+	if o.MaxStaleness == 0 {
+		o.MaxStaleness = 30 * time.Second
+	}
+	if o.Clock == nil {
+		o.Clock = SystemClock{}
+	}
+	asked := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "jwt_bouncer_introspections_total", Help: "Opaque tokens judged, by introspection and result: cached, active, inactive, refused, failed, overloaded.",
+	}, []string{"introspection", "result"})
+	s := &Introspections{byName: map[string]Introspector{}}
+	for i, c := range configs {
+		var faults []error
+		c.Validate(o.MaxStaleness, func(path, format string, args ...any) {
+			faults = append(faults, fmt.Errorf("introspection[%d].%s: %s", i, path, fmt.Sprintf(format, args...)))
+		})
+		if s.byName[c.Name] != nil {
+			faults = append(faults, fmt.Errorf("introspection[%d].name: %q occurs twice", i, c.Name))
+		}
+		if len(faults) > 0 {
+			s.Close()
+			return nil, errors.Join(faults...)
+		}
+		n, err := newIntrospection(c.withDefaults(), o, asked)
+		if err != nil {
+			s.Close()
+			return nil, fmt.Errorf("introspection %s: %w", c.Name, err)
+		}
+		s.byName[c.Name] = n
+		s.all = append(s.all, n)
+	}
+	if o.Registry != nil && len(configs) > 0 {
+		if err := o.Registry.Register(asked); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("register metrics of introspection: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// ByName returns the introspectors for PolicyOptions.
+func (s *Introspections) ByName() map[string]Introspector { return s.byName }
+
+// Close waits for the questions under way and forgets all answers.
+func (s *Introspections) Close() {
+	for _, n := range s.all {
+		n.wg.Wait()
+		n.closeIdle()
+		n.answers.InvalidateAll()
+		n.answers.StopAllGoroutines()
+		n.refusals.InvalidateAll()
+		n.refusals.StopAllGoroutines()
+	}
+}
+
+// introspection asks one endpoint.
+type introspection struct {
+	cfg       IntrospectionConfig
+	maxTTL    int64
+	clock     Clock
+	client    *http.Client
+	closeIdle func()
+	// Refusals are kept apart, so that a flood of invented tokens does not
+	// push out the good ones.
+	answers, refusals *otter.Cache[[sha256.Size]byte, introspected]
+	flights           singleflight.Group
+	slots             chan struct{}
+	breaker           *gobreaker.CircuitBreaker[introspected]
+	asked             func(result string)
+	wg                sync.WaitGroup
+}
+
+// introspected is an answer of the issuer and how long it may be believed.
+type introspected struct {
+	token *Token
+	fail  *Failure      // why there is none
+	until time.Duration // Clock.Boot
+}
+
+var _ Introspector = (*introspection)(nil)
+
+func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prometheus.CounterVec) (*introspection, error) {
+	n := &introspection{
+		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, closeIdle: func() {}, slots: make(chan struct{}, c.MaxConcurrent),
+		asked: func(result string) { asked.WithLabelValues(c.Name, result).Inc() },
+	}
+	transport := o.Transport
+	if transport == nil {
+		t, err := newKeyTransport(IssuerConfig{CAFile: c.CAFile, FetchTimeout: c.Timeout})
+		if err != nil {
+			return nil, err
+		}
+		t.MaxConnsPerHost, t.MaxIdleConns, t.MaxIdleConnsPerHost = c.MaxConcurrent, c.MaxConcurrent, c.MaxConcurrent
+		transport, n.closeIdle = t, t.CloseIdleConnections
+	}
+	n.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return errors.New("redirect refused") // a token would go where nobody said it may
+	}}
+	cache := func() *otter.Cache[[sha256.Size]byte, introspected] {
+		return otter.Must(&otter.Options[[sha256.Size]byte, introspected]{MaximumSize: c.CacheEntries})
+	}
+	n.answers, n.refusals = cache(), cache()
+	n.breaker = gobreaker.NewCircuitBreaker[introspected](gobreaker.Settings{
+		Name: c.Name, Timeout: time.Second, MaxRequests: 1,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
+	})
+	return n, nil
+}
+
+// Local implements Introspector.
+func (n *introspection) Local(raw string) bool {
+	return n.cfg.Tokens == "opaque" && strings.Count(raw, ".") == 2 && strings.HasPrefix(raw, "ey")
+}
+
+// Introspect implements Introspector.
+func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, error) {
+	if len(raw) > DefaultMaxTokenBytes || !isToken68(raw) {
+		return nil, malformed("not a token")
+	}
+	key := sha256.Sum256([]byte(raw))
+	if a, ok := n.cached(key); ok {
+		n.asked("cached")
+		return a.result(n.clock.Now())
+	}
+	raw = strings.Clone(raw) // it may alias the request, which the question can outlive
+	flight := n.flights.DoChan(string(key[:]), func() (any, error) {
+		n.wg.Add(1)
+		defer n.wg.Done()
+		return n.ask(key, raw)
+	})
+	select {
+	case <-ctx.Done():
+		return nil, &Failure{Reason: ReasonUnprovable, Detail: "introspection took too long"}
+	case r := <-flight:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		a, _ := r.Val.(introspected)
+		return a.result(n.clock.Now())
+	}
+}
+
+func (n *introspection) cached(key [sha256.Size]byte) (introspected, bool) {
+	now := n.clock.Boot()
+	if a, ok := n.answers.GetIfPresent(key); ok && now < a.until {
+		return a, true
+	}
+	a, ok := n.refusals.GetIfPresent(key)
+	return a, ok && now < a.until
+}
+
+func (a introspected) result(now time.Time) (*Token, error) {
+	switch {
+	case a.fail != nil:
+		return nil, a.fail
+	case a.token == nil:
+		return nil, &Failure{Reason: ReasonInternal, Detail: "introspection without a result"}
+	case now.Unix() >= a.token.Expires:
+		return nil, &Failure{Reason: ReasonExpired, Detail: "exp was " + stamp(a.token.Expires)}
+	case now.Unix() < a.token.NotValidBefore:
+		return nil, &Failure{Reason: ReasonNotYetValid, Detail: "nbf is " + stamp(a.token.NotValidBefore)}
+	}
+	return a.token, nil
+}
+
+// ask asks the endpoint and remembers its answer. It is bounded by the
+// configured timeout rather than by a caller's: several may wait for it.
+func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, error) {
+	select {
+	case n.slots <- struct{}{}:
+		defer func() { <-n.slots }()
+	default:
+		n.asked("overloaded")
+		return introspected{}, &Failure{Reason: ReasonOverloaded, Detail: "too many introspections at once"}
+	}
+	a, err := n.breaker.Execute(func() (introspected, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timeout)
+		defer cancel()
+		start := n.clock.Boot() // before the question: the answer is no older
+		claims, err := n.post(ctx, raw)
+		if err != nil {
+			return introspected{}, err
+		}
+		a := n.judge(raw, claims)
+		a.until = start + n.cfg.CacheTTL
+		return a, nil
+	})
+	if err != nil {
+		n.asked("failed")
+		return introspected{}, &Failure{Reason: ReasonUnprovable, Detail: "introspection " + n.cfg.Name + ": " + err.Error()}
+	}
+	switch {
+	case a.token != nil:
+		n.asked("active")
+		n.answers.Set(key, a)
+	case a.fail.Reason == ReasonInactive:
+		n.asked("inactive")
+		n.answers.Invalidate(key)
+		n.refusals.Set(key, a)
+	default:
+		n.asked("refused")
+		n.refusals.Set(key, a)
+	}
+	return a, nil
+}
+
+// maxIntrospection bounds an answer, in bytes.
+const maxIntrospection = 64 << 10
+
+// post sends the question (RFC 7662, section 2.1). Errors never hold the token.
+func (n *introspection) post(ctx context.Context, raw string) (map[string]any, error) {
+	secret, err := firstLine(n.cfg.ClientSecretFile)
+	if err != nil {
+		return nil, fmt.Errorf("client_secret_file: %w", err)
+	}
+	form := url.Values{"token": {raw}, "token_type_hint": {"access_token"}}
+	if n.cfg.ClientAuth == "post" {
+		form.Set("client_id", n.cfg.ClientID)
+		form.Set("client_secret", secret)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.cfg.Endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	switch n.cfg.ClientAuth {
+	case "basic": // RFC 6749, section 2.3.1: form-encoded first
+		req.SetBasicAuth(url.QueryEscape(n.cfg.ClientID), url.QueryEscape(secret))
+	case "bearer":
+		req.Header.Set("Authorization", "Bearer "+secret)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "jwt-bouncer")
+	resp, err := n.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the endpoint answered with status %d", resp.StatusCode)
+	}
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return nil, errors.New("the endpoint's answer is not application/json")
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxIntrospection+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxIntrospection {
+		return nil, errors.New("the endpoint's answer is too long")
+	}
+	claims, err := parseObject(string(b))
+	if err != nil {
+		return nil, fmt.Errorf("the endpoint's answer: %w", err)
+	}
+	if _, ok := claims["active"].(bool); !ok {
+		return nil, errors.New("the endpoint's answer has no active")
+	}
+	return claims, nil
+}
+
+// judge makes a Token of an answer (RFC 7662, section 2.2).
+func (n *introspection) judge(raw string, claims map[string]any) introspected {
+	refuse := func(r Reason, detail string) introspected {
+		return introspected{fail: &Failure{Reason: r, Detail: detail}}
+	}
+	if claims["active"] != true {
+		return refuse(ReasonInactive, "the issuer says that the token is not active")
+	}
+	t := &Token{Raw: raw}
+	if fail := t.readClaims(claims, true); fail != nil {
+		return introspected{fail: fail}
+	}
+	if t.Issuer == "" {
+		t.Issuer = n.cfg.Issuer
+		claims["iss"] = n.cfg.Issuer
+	}
+	switch now := n.clock.Now().Unix(); {
+	case t.Issuer != n.cfg.Issuer:
+		return refuse(ReasonUnknownIssuer, "the answer names another issuer")
+	case t.Expires-now > n.maxTTL:
+		return refuse(ReasonLifetimeTooLong, fmt.Sprintf("valid for %ds; at most %ds are accepted", t.Expires-now, n.maxTTL))
+	}
+	t.Accepted = (&IssuerConfig{Audiences: n.cfg.Audiences}).accepts(t.Audience)
+	t.SetKeys()
+	return introspected{token: t}
+}
+
+// firstLine reads a secret.
+func firstLine(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(io.LimitReader(f, 64<<10))
+	lines.Scan()
+	if line := strings.TrimSpace(lines.Text()); line != "" {
+		return line, nil
+	}
+	if err := lines.Err(); err != nil {
+		return "", err
+	}
+	return "", errors.New("is empty")
 }

@@ -167,7 +167,11 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 			t, err = nil, &Failure{Reason: ReasonInternal, Detail: fmt.Sprintf("panic while verifying: %T", p)}
 		}
 	}()
-	c, fail := parseCompact(raw, v.maxBytes)
+	limit := v.maxBytes
+	if s != nil && s.MaxBytes > 0 {
+		limit = s.MaxBytes
+	}
+	c, fail := parseCompact(raw, limit)
 	if fail != nil {
 		return nil, fail
 	}
@@ -196,7 +200,7 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 	if fail := t.readClaims(c.claims, s == nil || !s.ExpOptional); fail != nil {
 		return nil, fail
 	}
-	if fail := v.checkTimes(t, ring.leeway()); fail != nil {
+	if fail := v.checkTimes(t, ring.leeway(), s != nil && s.AnyLifetime); fail != nil {
 		return nil, fail
 	}
 	t.Accepted = ring.cfg.accepts(t.Audience)

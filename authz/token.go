@@ -31,6 +31,9 @@ type Token struct {
 	// see Verifier.Current.
 	Generation uint64
 	Keys       []Key // every revocation key that can match, the KindToken key last
+	// Status is where the issuer publishes whether the token is still good;
+	// nil: the token does not say.
+	Status *StatusRef
 	// Encoded holds an adapter's encoded answer for this token, so that it is
 	// made once. Whoever stores there owns the concrete type.
 	Encoded atomic.Pointer[any]
@@ -48,8 +51,9 @@ func TokenValue(raw string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// SetKeys computes Keys from the other fields.
+// SetKeys computes Keys and Status from the other fields.
 func (t *Token) SetKeys() {
+	t.Status = readStatusRef(t.Claims)
 	keys := make([]Key, 0, 6)
 	if t.ID != "" {
 		keys = append(keys, RevocationKey(KindJTI, t.Issuer, t.ID))
@@ -70,7 +74,7 @@ func (t *Token) SetKeys() {
 
 // Query returns the question the revocation chain is asked about t.
 func (t *Token) Query() Query {
-	return Query{Keys: t.Keys, TokenKey: t.Keys[len(t.Keys)-1], IssuedAt: t.IssuedAt, Expires: t.Expires, Issuer: t.Issuer, ID: t.ID}
+	return Query{Keys: t.Keys, TokenKey: t.Keys[len(t.Keys)-1], IssuedAt: t.IssuedAt, Expires: t.Expires, Issuer: t.Issuer, ID: t.ID, Status: t.Status}
 }
 
 // Verifier turns the text of a bearer credential into a verified Token.

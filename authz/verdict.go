@@ -36,6 +36,8 @@ type Query struct {
 	// Issuer and ID are the token's "iss" and "jti", for bridges to foreign
 	// key layouts. They are the token's own words: never log or label them.
 	Issuer, ID string
+	// Status is the token's place in a status list of its issuer; nil: none.
+	Status *StatusRef
 }
 
 // Tier is one place that may know whether a token is revoked.

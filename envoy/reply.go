@@ -37,6 +37,7 @@ var replies = map[authz.Reason]reply{
 	authz.ReasonWrongAudience:     {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is meant for another audience."},
 	authz.ReasonBadClaim:          {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token holds a claim that cannot be used."},
 	authz.ReasonRevoked:           {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token has been revoked."},
+	authz.ReasonInactive:          {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is not active."},
 	authz.ReasonBindingMismatch:   {http.StatusUnauthorized, codes.Unauthenticated, "invalid_token", "The access token is bound to a key that the request does not prove."},
 	authz.ReasonInsufficientScope: {http.StatusForbidden, codes.PermissionDenied, "insufficient_scope", "The access token lacks a scope that this resource needs."},
 	authz.ReasonPolicyDenied:      {http.StatusForbidden, codes.PermissionDenied, "", "Access is denied by policy."},

@@ -1,0 +1,380 @@
+package authz_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+)
+
+// authServer is an authorization server with an introspection endpoint.
+type authServer struct {
+	*httptest.Server
+	mu      sync.Mutex
+	tokens  map[string]string // token → answer
+	status  int
+	kind    string
+	block   chan struct{} // nil: answers at once
+	asked   atomic.Int32
+	lastReq atomic.Pointer[http.Request]
+}
+
+func newAuthServer(t testing.TB) *authServer {
+	t.Helper()
+	s := &authServer{tokens: map[string]string{}, status: 200, kind: "application/json"}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.asked.Add(1)
+		_ = r.ParseForm()
+		s.lastReq.Store(r)
+		s.mu.Lock()
+		body, ok := s.tokens[r.PostForm.Get("token")]
+		status, kind, block := s.status, s.kind, s.block
+		s.mu.Unlock()
+		if block != nil {
+			select {
+			case <-block:
+			case <-r.Context().Done():
+			}
+		}
+		if !ok {
+			body = `{"active":false}`
+		}
+		w.Header().Set("Content-Type", kind)
+		if status == http.StatusFound {
+			w.Header().Set("Location", "https://elsewhere.example/")
+		}
+		w.WriteHeader(status)
+		fmt.Fprint(w, body)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *authServer) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// activeAnswer is what a server says of a good token.
+func activeAnswer(change map[string]any) string {
+	m := map[string]any{"active": true, "sub": "alice", "aud": "api", "scope": "read write", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()}
+	for k, v := range change {
+		m[k] = v
+		if v == nil {
+			delete(m, k)
+		}
+	}
+	b, _ := json.Marshal(m)
+	return string(b)
+}
+
+func introspectionConfig(t testing.TB, s *authServer) authz.IntrospectionConfig {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte("p%ss word\nsecond line"), 0o600))
+	return authz.IntrospectionConfig{Name: "as", Endpoint: s.URL + "/introspect", Issuer: "https://as.example", Audiences: []string{"api"}, ClientID: "bouncer:1", ClientSecretFile: file}
+}
+
+func newIntrospector(t testing.TB, c authz.IntrospectionConfig, o authz.IntrospectionOptions) authz.Introspector {
+	t.Helper()
+	all, err := authz.NewIntrospections([]authz.IntrospectionConfig{c}, o)
+	require.NoError(t, err)
+	t.Cleanup(all.Close)
+	return all.ByName()["as"]
+}
+
+func TestIntrospect(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+	s.tokens["opaque-1"] = activeAnswer(map[string]any{"jti": "j1", "cnf": map[string]any{"jkt": "x"}})
+	token, err := in.Introspect(t.Context(), "opaque-1")
+	require.NoError(t, err)
+	require.Equal(t, "https://as.example", token.Issuer)
+	require.Equal(t, "alice", token.Subject)
+	require.Equal(t, "j1", token.ID)
+	require.Equal(t, []string{"read", "write"}, token.Scopes)
+	require.True(t, token.Accepted)
+	require.Contains(t, token.Claims, "cnf")
+	require.NotEmpty(t, token.Keys)
+	again, err := in.Introspect(t.Context(), "opaque-1")
+	require.NoError(t, err)
+	require.Same(t, token, again)
+	require.EqualValues(t, 1, s.asked.Load())
+	req := s.lastReq.Load()
+	user, pass, ok := req.BasicAuth()
+	require.True(t, ok)
+	require.Equal(t, "bouncer%3A1", user)
+	require.Equal(t, "p%25ss+word", pass)
+	require.Equal(t, "access_token", req.PostForm.Get("token_type_hint"))
+}
+
+func TestIntrospectionClientAuth(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	c := introspectionConfig(t, s)
+	c.ClientAuth = "post"
+	_, err := newIntrospector(t, c, authz.IntrospectionOptions{}).Introspect(t.Context(), "x")
+	require.Equal(t, authz.ReasonInactive, reasonOf(err))
+	require.Equal(t, "bouncer:1", s.lastReq.Load().PostForm.Get("client_id"))
+	require.Equal(t, "p%ss word", s.lastReq.Load().PostForm.Get("client_secret"))
+	c.ClientAuth, c.ClientID = "", ""
+	_, err = newIntrospector(t, c, authz.IntrospectionOptions{}).Introspect(t.Context(), "x")
+	require.Equal(t, authz.ReasonInactive, reasonOf(err))
+	require.Equal(t, "Bearer p%ss word", s.lastReq.Load().Header.Get("Authorization"))
+}
+
+func TestIntrospectionAnswers(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, tt := range map[string]struct {
+		answer string
+		want   authz.Reason
+	}{
+		"inactive":            {`{"active":false,"sub":"alice"}`, authz.ReasonInactive},
+		"active a string":     {`{"active":"true"}`, authz.ReasonUnprovable},
+		"active missing":      {`{"sub":"alice"}`, authz.ReasonUnprovable},
+		"active twice":        {`{"active":false,"active":true}`, authz.ReasonUnprovable},
+		"not JSON":            {`active`, authz.ReasonUnprovable},
+		"empty":               {``, authz.ReasonUnprovable},
+		"array":               {`[{"active":true}]`, authz.ReasonUnprovable},
+		"huge":                {`{"active":true,"x":"` + strings.Repeat("x", 1<<17) + `"}`, authz.ReasonUnprovable},
+		"no exp":              {activeAnswer(map[string]any{"exp": nil}), authz.ReasonBadClaim},
+		"exp a string":        {activeAnswer(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
+		"expired":             {activeAnswer(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
+		"not yet":             {activeAnswer(map[string]any{"nbf": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"beyond revocations":  {activeAnswer(map[string]any{"exp": now.Add(25 * time.Hour).Unix()}), authz.ReasonLifetimeTooLong},
+		"other issuer":        {activeAnswer(map[string]any{"iss": "https://other"}), authz.ReasonUnknownIssuer},
+		"same issuer":         {activeAnswer(map[string]any{"iss": "https://as.example"}), authz.ReasonAllowed},
+		"other audience":      {activeAnswer(map[string]any{"aud": []string{"billing"}}), authz.ReasonAllowed}, // not Accepted: the route's to say
+		"sub a number":        {activeAnswer(map[string]any{"sub": 7}), authz.ReasonBadClaim},
+		"scope with a number": {activeAnswer(map[string]any{"scope": []any{1}}), authz.ReasonBadClaim},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newAuthServer(t)
+			s.tokens["tok"] = tt.answer
+			in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+			token, err := in.Introspect(t.Context(), "tok")
+			if tt.want == authz.ReasonAllowed {
+				require.NoError(t, err)
+				require.Equal(t, name != "other audience", token.Accepted)
+				return
+			}
+			require.Nil(t, token)
+			require.Equal(t, tt.want, reasonOf(err), "%v", err)
+		})
+	}
+}
+
+func TestIntrospectionEndpointFaults(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(*authServer){
+		"500":          func(s *authServer) { s.status = 500 },
+		"401":          func(s *authServer) { s.status = 401 },
+		"redirect":     func(s *authServer) { s.status = http.StatusFound },
+		"content type": func(s *authServer) { s.kind = "text/html" },
+		"closed":       func(s *authServer) { s.Close() },
+		"hangs":        func(s *authServer) { s.block = make(chan struct{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newAuthServer(t)
+			s.tokens["tok"] = activeAnswer(nil)
+			in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+			s.set(func() { fault(s) })
+			_, err := in.Introspect(t.Context(), "tok")
+			require.Equal(t, authz.ReasonUnprovable, reasonOf(err), "%v", err)
+			require.NotContains(t, err.Error(), "tok=")
+		})
+	}
+}
+
+func TestIntrospectionGoesOnAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["tok"] = activeAnswer(nil)
+	in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+	s.set(func() { s.status = 503 })
+	for range 20 {
+		_, err := in.Introspect(t.Context(), "tok")
+		require.Equal(t, authz.ReasonUnprovable, reasonOf(err))
+	}
+	require.EqualValues(t, 5, s.asked.Load(), "the breaker stops asking")
+	s.set(func() { s.status = 200 })
+	require.Eventually(t, func() bool { _, err := in.Introspect(context.Background(), "tok"); return err == nil }, 5*time.Second, 20*time.Millisecond)
+}
+
+func TestIntrospectionCacheIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["tok"] = activeAnswer(nil)
+	clock := &movable{}
+	in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{Clock: clock})
+	ask := func() error { _, err := in.Introspect(t.Context(), "tok"); return err }
+	require.NoError(t, ask())
+	s.set(func() { delete(s.tokens, "tok") }) // the issuer revokes it
+	clock.move(9 * time.Second)
+	require.NoError(t, ask(), "still believed")
+	clock.move(2 * time.Second)
+	require.Equal(t, authz.ReasonInactive, reasonOf(ask()), "10s later it is not")
+	require.EqualValues(t, 2, s.asked.Load())
+	require.Equal(t, authz.ReasonInactive, reasonOf(ask()))
+	require.EqualValues(t, 2, s.asked.Load(), "refusals are remembered too")
+	clock.move(11 * time.Second)
+	s.set(func() { s.status = 500 })
+	require.Equal(t, authz.ReasonUnprovable, reasonOf(ask()), "an old answer is not used when the endpoint is away")
+}
+
+// movable is the machine's clock, moved on.
+type movable struct{ by atomic.Int64 }
+
+func (c *movable) Now() time.Time { return time.Now().Add(time.Duration(c.by.Load())) }
+func (c *movable) Boot() time.Duration {
+	return authz.SystemClock{}.Boot() + time.Duration(c.by.Load())
+}
+func (c *movable) move(d time.Duration) { c.by.Add(int64(d)) }
+
+func TestIntrospectionAsksOnceForManyCallers(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["tok"] = activeAnswer(nil)
+	s.block = make(chan struct{})
+	reg := prometheus.NewRegistry()
+	in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{Registry: reg})
+	var wg sync.WaitGroup
+	var allowed atomic.Int32
+	for range 50 {
+		wg.Go(func() {
+			if _, err := in.Introspect(context.Background(), "tok"); err == nil {
+				allowed.Add(1)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return s.asked.Load() > 0 }, time.Second, time.Millisecond)
+	close(s.block)
+	wg.Wait()
+	require.EqualValues(t, 50, allowed.Load())
+	require.LessOrEqual(t, s.asked.Load(), int32(2))
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	require.Len(t, families, 1)
+	require.Equal(t, "jwt_bouncer_introspections_total", families[0].GetName())
+}
+
+func TestIntrospectionIsBoundedInNumber(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.block = make(chan struct{})
+	c := introspectionConfig(t, s)
+	c.MaxConcurrent = 2
+	in := newIntrospector(t, c, authz.IntrospectionOptions{})
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() { _, _ = in.Introspect(context.Background(), fmt.Sprint("tok", i)) })
+	}
+	require.Eventually(t, func() bool { return s.asked.Load() == 2 }, time.Second, time.Millisecond)
+	_, err := in.Introspect(t.Context(), "tok9")
+	require.Equal(t, authz.ReasonOverloaded, reasonOf(err))
+	close(s.block)
+	wg.Wait()
+}
+
+func TestIntrospectionEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.block = make(chan struct{})
+	defer close(s.block)
+	in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := in.Introspect(ctx, "tok")
+	require.Equal(t, authz.ReasonUnprovable, reasonOf(err))
+}
+
+// Through the Authorizer: JWTs go to the verifier, the rest to the issuer, and
+// the answer is under the route's rules and under revocation.
+func TestOpaqueTokensThroughTheAuthorizer(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["good"], s.tokens["revoked"] = activeAnswer(nil), activeAnswer(map[string]any{"jti": "gone"})
+	s.tokens["foreign"] = activeAnswer(map[string]any{"aud": "billing"})
+	s.tokens["bound"] = activeAnswer(map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}})
+	all, err := authz.NewIntrospections([]authz.IntrospectionConfig{introspectionConfig(t, s)}, authz.IntrospectionOptions{})
+	require.NoError(t, err)
+	t.Cleanup(all.Close)
+	p, err := authz.CompilePolicy([]authz.RouteConfig{
+		{Name: "opaque", Introspection: "as", Match: authz.MatchConfig{Paths: []authz.PathConfig{{Prefix: "/opaque"}}}, Scopes: []string{"read"}, Allow: []string{"token.iss == 'https://as.example'"}},
+		{Name: "admin", Introspection: "as", Match: authz.MatchConfig{Paths: []authz.PathConfig{{Prefix: "/admin"}}}, Scopes: []string{"admin"}},
+		{Name: "jwt"},
+	}, authz.PolicyOptions{Introspectors: all.ByName()})
+	require.NoError(t, err)
+	gone := authz.RevocationKey(authz.KindJTI, "https://as.example", "gone")
+	iss := newIssuer(t)
+	a := authz.NewAuthorizer(newVerifier(t, iss), nil, authz.NewChain(nil, keyTier{gone: true}), p, authz.SystemClock{})
+	for _, tt := range []struct {
+		path, raw string
+		want      authz.Reason
+	}{
+		{"/opaque", "good", authz.ReasonAllowed},
+		{"/opaque", "unknown", authz.ReasonInactive},
+		{"/opaque", "revoked", authz.ReasonRevoked},
+		{"/opaque", "foreign", authz.ReasonWrongAudience},
+		{"/opaque", "bound", authz.ReasonBindingMismatch},
+		{"/admin", "good", authz.ReasonInsufficientScope},
+		{"/other", "good", authz.ReasonMalformedToken},
+		{"/opaque", iss.Mint(map[string]any{"scope": "read"}), authz.ReasonPolicyDenied}, // verified here; its iss is another
+		{"/opaque", iss.Mint(nil) + "x", authz.ReasonMalformedToken},
+	} {
+		d := a.Authorize(t.Context(), &authz.Request{Path: tt.path, Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}}})
+		require.Equal(t, tt.want, d.Reason, "%s %s: %s", tt.path, tt.raw, d.Detail)
+	}
+}
+
+// keyTier is a tier with proof about everything.
+type keyTier map[authz.Key]bool
+
+func (keyTier) Name() string { return "map" }
+func (k keyTier) Lookup(_ context.Context, q *authz.Query) (authz.Verdict, error) {
+	for _, key := range q.Keys {
+		if k[key] {
+			return authz.Revoked, nil
+		}
+	}
+	return authz.NotRevoked, nil
+}
+
+func TestIntrospectionFaults(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		c    authz.IntrospectionConfig
+		want []string
+	}{
+		{authz.IntrospectionConfig{}, []string{"name", "endpoint", "issuer", "audiences", "client_secret_file"}},
+		{authz.IntrospectionConfig{Name: "a", Endpoint: "http://as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientID: "x", ClientAuth: "bearer",
+			Tokens: "some", Timeout: time.Second, CacheTTL: time.Minute, CacheEntries: -1, MaxConcurrent: -1},
+			[]string{"endpoint", "client_id", "tokens", "timeout", "cache_ttl", "cache_entries", "max_concurrent"}},
+		{authz.IntrospectionConfig{Name: "a", Endpoint: "https://u:p@as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientAuth: "mac"}, []string{"endpoint", "client_auth"}},
+		{authz.IntrospectionConfig{Name: "a", Endpoint: "http://127.0.0.1/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f"}, nil},
+	} {
+		var got []string
+		tt.c.Validate(30*time.Second, func(path, _ string, _ ...any) { got = append(got, path) })
+		require.Equal(t, tt.want, got)
+	}
+	_, err := authz.NewIntrospections([]authz.IntrospectionConfig{{}}, authz.IntrospectionOptions{})
+	require.ErrorContains(t, err, "introspection[0].name")
+}

@@ -1,0 +1,444 @@
+package authz
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// StatusRef is a token's place in a list that its issuer publishes: the
+// "status_list" of its "status" claim (OAuth Token Status List,
+// draft-ietf-oauth-status-list, section 6).
+type StatusRef struct {
+	URI   string // empty: the claim is malformed, and nothing can be proven
+	Index uint64
+}
+
+func readStatusRef(claims map[string]any) *StatusRef {
+	v, present := claims["status"]
+	if !present {
+		return nil
+	}
+	status, ok := v.(map[string]any)
+	if !ok {
+		return &StatusRef{}
+	}
+	if v, present = status["status_list"]; !present {
+		return nil // another mechanism, which is not ours to judge
+	}
+	list, ok := v.(map[string]any)
+	if !ok {
+		return &StatusRef{}
+	}
+	uri, _ := list["uri"].(string)
+	n, _ := list["idx"].(json.Number)
+	idx, err := n.Int64()
+	if err != nil || idx < 0 || len(uri) > 2048 {
+		return &StatusRef{}
+	}
+	return &StatusRef{URI: uri, Index: uint64(idx)}
+}
+
+// StatusListConfig is the `status_lists` stanza: which published lists are
+// looked at. Without hosts, the "status" of tokens is not looked at.
+type StatusListConfig struct {
+	Hosts    []string      `yaml:"hosts" doc:"Hosts, with port unless it is 443, that lists may be fetched from, by https; loopback addresses also by http. Empty: status lists are off."`
+	CAFile   string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for fetching lists, instead of the system's; empty: the system's."`
+	MaxAge   time.Duration `yaml:"max_age" doc:"How long a list is believed after it was fetched, 1s up to revocation.max_staleness; the list's own ttl and exp can shorten it. 0: revocation.max_staleness."`
+	Timeout  time.Duration `yaml:"timeout" doc:"Limit for fetching one list, 50ms to 30s; 0: 2s."`
+	MaxBytes int           `yaml:"max_bytes" doc:"Size of a list in bytes, unpacked, up to 268435456; 0: 16777216, which is 134 million one-bit entries."`
+	MaxLists int           `yaml:"max_lists" doc:"Lists kept in memory, up to 10000; 0: 64."`
+}
+
+func (c StatusListConfig) withDefaults(maxStaleness time.Duration) StatusListConfig {
+	if c.MaxAge == 0 {
+		c.MaxAge = maxStaleness
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 2 * time.Second
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 16 << 20
+	}
+	if c.MaxLists == 0 {
+		c.MaxLists = 64
+	}
+	return c
+}
+
+// Validate reports every fault of the stanza. maxStaleness bounds max_age.
+func (c StatusListConfig) Validate(maxStaleness time.Duration, fault Fault) {
+	for i, h := range c.Hosts {
+		if u, err := url.Parse("https://" + h); err != nil || u.Host != h || h != strings.ToLower(h) || u.Hostname() == "" {
+			fault(itemPath("hosts", i), "%q: a host in lower case is needed, with port where it is not 443", h)
+		}
+	}
+	c = c.withDefaults(maxStaleness)
+	if c.MaxAge < time.Second || c.MaxAge > maxStaleness {
+		fault("max_age", "%s is out of range: 1s to revocation.max_staleness (%s)", c.MaxAge, maxStaleness)
+	}
+	if c.Timeout < 50*time.Millisecond || c.Timeout > 30*time.Second {
+		fault("timeout", "%s is out of range: 50ms to 30s", c.Timeout)
+	}
+	if c.MaxBytes < 1 || c.MaxBytes > 256<<20 {
+		fault("max_bytes", "%d is out of range: 1 to 268435456", c.MaxBytes)
+	}
+	if c.MaxLists < 1 || c.MaxLists > 10_000 {
+		fault("max_lists", "%d is out of range: 1 to 10000", c.MaxLists)
+	}
+}
+
+// StatementVerifier verifies signed messages that are no access tokens.
+type StatementVerifier interface {
+	// VerifyStatement returns the message of a configured issuer, or an error
+	// that wraps a *Failure.
+	VerifyStatement(ctx context.Context, raw string, s Statement) (*Token, error)
+}
+
+var _ StatementVerifier = (*JWTVerifier)(nil)
+
+// StatusListOptions is what StatusLists work with; Verifier is needed.
+type StatusListOptions struct {
+	Verifier     StatementVerifier
+	MaxStaleness time.Duration         // 0: 30s
+	Clock        Clock                 // nil: SystemClock
+	Registry     prometheus.Registerer // nil: no metrics
+	Transport    http.RoundTripper     // nil: one of its own
+}
+
+// StatusLists is a Tier that knows what issuers publish about their tokens. It
+// knows nothing of other revocations, so it belongs beside them, in All.
+type StatusLists struct {
+	cfg       StatusListConfig
+	verifier  StatementVerifier
+	clock     Clock
+	client    *http.Client
+	closeIdle func()
+	fetches   *prometheus.CounterVec
+
+	base   context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu    sync.RWMutex
+	lists map[statusKey]*statusEntry
+}
+
+var _ Tier = (*StatusLists)(nil)
+
+// NewStatusLists returns a tier that fetches lists when tokens refer to them.
+// The caller ends it with Close.
+func NewStatusLists(c StatusListConfig, o StatusListOptions) (*StatusLists, error) {
+	if o.MaxStaleness == 0 {
+		o.MaxStaleness = 30 * time.Second
+	}
+	if o.Clock == nil {
+		o.Clock = SystemClock{}
+	}
+	var faults []error
+	c.Validate(o.MaxStaleness, func(path, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("status_lists.%s: %s", path, fmt.Sprintf(format, args...)))
+	})
+	if o.Verifier == nil {
+		faults = append(faults, errors.New("status_lists: no verifier"))
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	s := &StatusLists{
+		cfg: c.withDefaults(o.MaxStaleness), verifier: o.Verifier, clock: o.Clock, closeIdle: func() {}, lists: map[statusKey]*statusEntry{},
+		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jwt_bouncer_status_list_fetches_total", Help: "Status lists fetched, by result: ok, failed.",
+		}, []string{"result"}),
+	}
+	transport := o.Transport
+	if transport == nil {
+		t, err := newKeyTransport(IssuerConfig{CAFile: c.CAFile, FetchTimeout: s.cfg.Timeout})
+		if err != nil {
+			return nil, fmt.Errorf("status_lists: %w", err)
+		}
+		t.MaxConnsPerHost = 8
+		transport, s.closeIdle = t, t.CloseIdleConnections
+	}
+	s.client = &http.Client{Transport: transport, CheckRedirect: sameOrigin}
+	if o.Registry != nil {
+		if err := o.Registry.Register(s.fetches); err != nil {
+			return nil, fmt.Errorf("register metrics of status lists: %w", err)
+		}
+	}
+	s.base, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Close ends the fetches under way.
+func (s *StatusLists) Close() {
+	s.cancel()
+	s.wg.Wait()
+	s.closeIdle()
+}
+
+// Name implements Tier.
+func (*StatusLists) Name() string { return "status_list" }
+
+// Lookup implements Tier. A token without a place in a list is not revoked by
+// one. As with every proof of freshness, the clock is read last.
+func (s *StatusLists) Lookup(ctx context.Context, q *Query) (Verdict, error) {
+	if q.Status == nil {
+		return NotRevoked, nil
+	}
+	if err := s.mayFetch(q.Status.URI); err != nil {
+		return Unknown, err
+	}
+	e := s.entry(statusKey{issuer: q.Issuer, uri: q.Status.URI})
+	list := e.list.Load()
+	v, err := list.verdict(q.Status.Index)
+	switch age := s.age(list); {
+	case age <= s.cfg.MaxAge/2:
+		return v, err
+	case age <= s.cfg.MaxAge:
+		s.refresh(e) // early, so that nobody has to wait
+		return v, err
+	}
+	select {
+	case <-s.refresh(e):
+	case <-ctx.Done():
+		return Unknown, ctx.Err()
+	}
+	list = e.list.Load()
+	v, err = list.verdict(q.Status.Index)
+	if v == Revoked || s.age(list) <= s.cfg.MaxAge { // revoked once is reason enough, however long ago
+		return v, err
+	}
+	return Unknown, fmt.Errorf("status list could not be fetched: %w", e.failure())
+}
+
+// age is how old the list is for the purpose of believing it: what its ttl or
+// exp forbids is too old.
+func (s *StatusLists) age(l *statusList) time.Duration {
+	const tooOld = time.Duration(1<<63 - 1)
+	if l == nil || l.expires != 0 && s.clock.Now().Unix() >= l.expires {
+		return tooOld
+	}
+	age := s.clock.Boot() - l.asof
+	if l.ttl != 0 && age > l.ttl {
+		return tooOld
+	}
+	return age
+}
+
+// mayFetch keeps a token from choosing whom the sidecar talks to.
+func (s *StatusLists) mayFetch(uri string) error {
+	if uri == "" {
+		return errors.New("the token's status claim is malformed")
+	}
+	u, err := url.Parse(uri)
+	if err != nil || u.User != nil || u.Fragment != "" || !slices.Contains(s.cfg.Hosts, u.Host) ||
+		u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+		return fmt.Errorf("status list %s is not on a configured host", quoteShort(uri))
+	}
+	return nil
+}
+
+type statusKey struct{ issuer, uri string }
+
+// statusEntry is a list under its address, whether fetched yet or not.
+type statusEntry struct {
+	key  statusKey
+	list atomic.Pointer[statusList]
+	used atomic.Int64 // Clock.Boot
+
+	mu     sync.Mutex
+	flight chan struct{} // closed when the last fetch ended; nil: none was made
+	busy   bool
+	err    error         // of the last fetch
+	retry  time.Duration // Clock.Boot from which another fetch may be made
+}
+
+// entry finds or makes the entry; the longest unused one gives way.
+func (s *StatusLists) entry(k statusKey) *statusEntry {
+	now := int64(s.clock.Boot())
+	s.mu.RLock()
+	e := s.lists[k]
+	s.mu.RUnlock()
+	if e == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if e = s.lists[k]; e == nil {
+			if len(s.lists) >= s.cfg.MaxLists {
+				var oldest *statusEntry
+				for _, c := range s.lists {
+					if oldest == nil || c.used.Load() < oldest.used.Load() {
+						oldest = c
+					}
+				}
+				delete(s.lists, oldest.key)
+			}
+			k.issuer, k.uri = strings.Clone(k.issuer), strings.Clone(k.uri)
+			e = &statusEntry{key: k}
+			s.lists[k] = e
+		}
+	}
+	e.used.Store(now)
+	return e
+}
+
+func (e *statusEntry) failure() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err == nil {
+		return errors.New("it is too old already")
+	}
+	return e.err
+}
+
+// statusRetry is the least time between two fetches of one list.
+const statusRetry = 500 * time.Millisecond
+
+// refresh joins the fetch under way or starts one, and returns what is closed
+// when it has ended.
+func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := s.clock.Boot()
+	if e.busy || e.flight != nil && now < e.retry {
+		return e.flight
+	}
+	e.busy, e.flight = true, make(chan struct{})
+	s.wg.Go(func() {
+		list, err := s.fetch(e.key)
+		result := "ok"
+		if err != nil {
+			result = "failed"
+		} else {
+			e.list.Store(list)
+		}
+		s.fetches.WithLabelValues(result).Inc()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.busy, e.err, e.retry = false, err, s.clock.Boot()+statusRetry
+		close(e.flight)
+	})
+	return e.flight
+}
+
+// maxStatusToken bounds a status list token, in bytes.
+const maxStatusToken = 8 << 20
+
+// fetch gets and verifies a status list token (section 8.1).
+func (s *StatusLists) fetch(k statusKey) (*statusList, error) {
+	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timeout)
+	defer cancel()
+	asof := s.clock.Boot() // before the question
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.uri, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/statuslist+jwt")
+	req.Header.Set("User-Agent", "jwt-bouncer")
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/statuslist+jwt" {
+		return nil, errors.New("not application/statuslist+jwt")
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxStatusToken+1))
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.verifier.VerifyStatement(ctx, string(raw), Statement{
+		Types: []string{"statuslist+jwt"}, ExpOptional: true, AnyAudience: true, AnyLifetime: true, MaxBytes: maxStatusToken,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if t.Issuer != k.issuer || t.Subject != k.uri || t.IssuedAt == 0 {
+		return nil, errors.New("the list is of another issuer or address, or has no iat")
+	}
+	list, err := readStatusList(t.Claims, s.cfg.MaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	list.asof, list.expires = asof, t.Expires
+	return list, nil
+}
+
+// statusList is an unpacked list. It is immutable.
+type statusList struct {
+	bits    uint64 // per entry: 1, 2, 4 or 8
+	data    []byte
+	asof    time.Duration // Clock.Boot before it was asked for
+	ttl     time.Duration // 0: none given
+	expires int64         // Unix seconds; 0: none given
+}
+
+// readStatusList unpacks "status_list" (section 4.2).
+func readStatusList(claims map[string]any, maxBytes int) (*statusList, error) {
+	m, _ := claims["status_list"].(map[string]any)
+	n, _ := m["bits"].(json.Number)
+	bits, err := n.Int64()
+	if err != nil || !slices.Contains([]int64{1, 2, 4, 8}, bits) {
+		return nil, errors.New("bits is not 1, 2, 4 or 8")
+	}
+	l := &statusList{bits: uint64(bits)}
+	if v, present := claims["ttl"]; present {
+		n, _ := v.(json.Number)
+		seconds, err := n.Float64()
+		if err != nil || seconds <= 0 {
+			return nil, errors.New("ttl is not a positive number")
+		}
+		l.ttl = time.Duration(min(seconds, 1e6) * float64(time.Second))
+	}
+	text, _ := m["lst"].(string)
+	packed, ok := decodeSegment(text)
+	if !ok {
+		return nil, errors.New("lst is not base64url")
+	}
+	r, err := zlib.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, fmt.Errorf("lst: %w", err)
+	}
+	if l.data, err = io.ReadAll(io.LimitReader(r, int64(maxBytes)+1)); err != nil {
+		return nil, fmt.Errorf("lst: %w", err)
+	}
+	if len(l.data) > maxBytes {
+		return nil, fmt.Errorf("the list is larger than %d bytes", maxBytes)
+	}
+	return l, nil
+}
+
+// verdict looks the entry up, least significant bits first (section 4.1).
+// VALID is 0; INVALID, SUSPENDED and what an application means by other values
+// are all no.
+func (l *statusList) verdict(index uint64) (Verdict, error) {
+	if l == nil {
+		return Unknown, nil
+	}
+	perByte := 8 / l.bits
+	if index/perByte >= uint64(len(l.data)) {
+		return Unknown, errors.New("the token's place is not in the status list")
+	}
+	value := uint64(l.data[index/perByte]) >> (index % perByte * l.bits) & (1<<l.bits - 1)
+	if value != 0 {
+		return Revoked, nil
+	}
+	return NotRevoked, nil
+}

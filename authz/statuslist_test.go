@@ -1,0 +1,412 @@
+package authz_test
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+)
+
+// statusServer publishes status lists.
+type statusServer struct {
+	*httptest.Server
+	fetched atomic.Int32
+	mu      sync.Mutex
+	body    func(uri string) string
+	status  int
+	kind    string
+	block   chan struct{}
+}
+
+func newStatusServer(t testing.TB) *statusServer {
+	t.Helper()
+	s := &statusServer{status: 200, kind: "application/statuslist+jwt"}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.fetched.Add(1)
+		s.mu.Lock()
+		body, status, kind, block := s.body, s.status, s.kind, s.block
+		s.mu.Unlock()
+		if block != nil {
+			select {
+			case <-block:
+			case <-r.Context().Done():
+			}
+		}
+		if status == http.StatusFound {
+			w.Header().Set("Location", "http://localhost:1/")
+		}
+		w.Header().Set("Content-Type", kind)
+		w.WriteHeader(status)
+		fmt.Fprint(w, body(s.URL+r.URL.Path))
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *statusServer) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+func (s *statusServer) host() string { return strings.TrimPrefix(s.URL, "http://") }
+
+// packList compresses entries of the given width.
+func packList(bits int, values ...byte) map[string]any {
+	per := 8 / bits
+	data := make([]byte, (len(values)+per-1)/per)
+	for i, v := range values {
+		data[i/per] |= v << (i % per * bits)
+	}
+	return map[string]any{"bits": bits, "lst": pack(data)}
+}
+
+func pack(data []byte) string {
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	_, _ = w.Write(data)
+	_ = w.Close()
+	return b64(b.Bytes())
+}
+
+// mintList signs a status list token; nil in change leaves a claim out.
+func mintList(iss *authztest.Issuer, uri string, list any, change map[string]any, options ...authztest.Minting) string {
+	claims := map[string]any{"sub": uri, "aud": nil, "jti": nil, "status_list": list}
+	for k, v := range change {
+		claims[k] = v
+	}
+	return iss.Mint(claims, append([]authztest.Minting{authztest.Header("typ", "statuslist+jwt")}, options...)...)
+}
+
+func newStatusLists(t testing.TB, s *statusServer, v authz.StatementVerifier, clock authz.Clock, change ...func(*authz.StatusListConfig)) *authz.StatusLists {
+	t.Helper()
+	c := authz.StatusListConfig{Hosts: []string{s.host()}}
+	for _, f := range change {
+		f(&c)
+	}
+	l, err := authz.NewStatusLists(c, authz.StatusListOptions{Verifier: v, Clock: clock})
+	require.NoError(t, err)
+	t.Cleanup(l.Close)
+	return l
+}
+
+func statusQuery(iss *authztest.Issuer, uri string, index uint64) *authz.Query {
+	return &authz.Query{Issuer: iss.Name, Status: &authz.StatusRef{URI: uri, Index: index}}
+}
+
+// The examples of the draft's section 4.1: one bit and two bits an entry.
+func TestStatusListExamples(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	one := map[string]any{"bits": 1, "lst": "eNrbuRgAAhcBXQ"}
+	two := map[string]any{"bits": 2, "lst": "eNo76fITAAPfAgc"}
+	s.body = func(uri string) string {
+		if strings.HasSuffix(uri, "/1") {
+			return mintList(iss, uri, one, nil)
+		}
+		return mintList(iss, uri, two, nil)
+	}
+	l := newStatusLists(t, s, newVerifier(t, iss), nil)
+	for i, want := range []int{1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0, 1} {
+		v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/1", uint64(i)))
+		require.NoError(t, err)
+		require.Equal(t, want != 0, v == authz.Revoked, "one bit, entry %d", i)
+	}
+	for i, want := range []int{1, 2, 0, 3, 0, 1, 0, 1, 1, 2, 3, 3} {
+		v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/2", uint64(i)))
+		require.NoError(t, err)
+		require.Equal(t, want != 0, v == authz.Revoked, "two bits, entry %d", i)
+	}
+	require.EqualValues(t, 2, s.fetched.Load())
+}
+
+func TestStatusListWidths(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	for _, bits := range []int{1, 2, 4, 8} {
+		s.set(func() {
+			s.body = func(uri string) string { return mintList(iss, uri, packList(bits, 0, 1, 0, 0, 1, 0, 0, 0, 1), nil) }
+		})
+		l := newStatusLists(t, s, newVerifier(t, iss), nil)
+		for i, want := range []int{0, 1, 0, 0, 1, 0, 0, 0, 1} {
+			v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/x", uint64(i)))
+			require.NoError(t, err)
+			require.Equal(t, want != 0, v == authz.Revoked, "%d bits, entry %d", bits, i)
+		}
+		v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/x", 1<<40))
+		require.Equal(t, authz.Unknown, v)
+		require.Error(t, err)
+	}
+}
+
+func TestStatusListRefusals(t *testing.T) {
+	t.Parallel()
+	iss, other := newIssuer(t), newIssuer(t)
+	good := packList(1, 0, 0, 0)
+	plain := func(s *statusServer, change map[string]any, list any, o ...authztest.Minting) {
+		s.body = func(uri string) string { return mintList(iss, uri, list, change, o...) }
+	}
+	for name, fault := range map[string]func(*statusServer){
+		"500":               func(s *statusServer) { s.status = 500 },
+		"redirect":          func(s *statusServer) { s.status = http.StatusFound },
+		"content type":      func(s *statusServer) { s.kind = "application/jwt" },
+		"hangs":             func(s *statusServer) { s.block = make(chan struct{}) },
+		"closed":            func(s *statusServer) { s.Close() },
+		"not a token":       func(s *statusServer) { s.body = func(string) string { return "x" } },
+		"access token":      func(s *statusServer) { plain(s, nil, good, authztest.Header("typ", "at+jwt")) },
+		"tampered":          func(s *statusServer) { plain(s, nil, good, authztest.Tampered()) },
+		"other issuer":      func(s *statusServer) { s.body = func(uri string) string { return mintList(other, uri, good, nil) } },
+		"other key":         func(s *statusServer) { plain(s, nil, good, authztest.With(authztest.NewKey("ES256"))) },
+		"another list":      func(s *statusServer) { plain(s, map[string]any{"sub": "https://elsewhere"}, good) },
+		"no sub":            func(s *statusServer) { plain(s, map[string]any{"sub": nil}, good) },
+		"no iat":            func(s *statusServer) { plain(s, map[string]any{"iat": nil}, good) },
+		"expired":           func(s *statusServer) { plain(s, nil, good, authztest.Lifetime(-time.Hour)) },
+		"no list":           func(s *statusServer) { plain(s, nil, nil) },
+		"bits 3":            func(s *statusServer) { plain(s, nil, map[string]any{"bits": 3, "lst": good["lst"]}) },
+		"bits text":         func(s *statusServer) { plain(s, nil, map[string]any{"bits": "1", "lst": good["lst"]}) },
+		"lst not base64url": func(s *statusServer) { plain(s, nil, map[string]any{"bits": 1, "lst": "!"}) },
+		"lst not zlib":      func(s *statusServer) { plain(s, nil, map[string]any{"bits": 1, "lst": "AAAA"}) },
+		"lst cut":           func(s *statusServer) { plain(s, nil, map[string]any{"bits": 1, "lst": pack(make([]byte, 999))[:12]}) },
+		"bomb":              func(s *statusServer) { plain(s, nil, map[string]any{"bits": 1, "lst": pack(make([]byte, 3<<20))}) },
+		"ttl 0":             func(s *statusServer) { plain(s, map[string]any{"ttl": 0}, good) },
+		"ttl text":          func(s *statusServer) { plain(s, map[string]any{"ttl": "x"}, good) },
+		"empty":             func(s *statusServer) { plain(s, nil, map[string]any{"bits": 1, "lst": pack(nil)}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStatusServer(t)
+			plain(s, nil, good)
+			s.set(func() { fault(s) })
+			l := newStatusLists(t, s, newVerifier(t, iss), nil, func(c *authz.StatusListConfig) {
+				c.MaxBytes, c.Timeout = 1<<20, 100*time.Millisecond
+			})
+			v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/l", 1))
+			require.Equal(t, authz.Unknown, v)
+			require.Error(t, err)
+		})
+	}
+}
+
+func TestStatusListLongLived(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	for _, change := range []map[string]any{nil, {"exp": nil}} {
+		s.set(func() {
+			s.body = func(uri string) string {
+				return mintList(iss, uri, packList(1, 0), change, authztest.Lifetime(90*24*time.Hour))
+			}
+		})
+		v, err := newStatusLists(t, s, newVerifier(t, iss), nil).Lookup(t.Context(), statusQuery(iss, s.URL+"/l", 0))
+		require.NoError(t, err)
+		require.Equal(t, authz.NotRevoked, v)
+	}
+}
+
+func TestStatusListHosts(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 0), nil) }
+	l := newStatusLists(t, s, newVerifier(t, iss), nil)
+	for _, uri := range []string{
+		"", "x", "/l", "http://169.254.169.254/latest", "https://evil.example/l", "file:///etc/passwd", "http://user@" + s.host() + "/l",
+		s.URL + "/l#x", "ftp://" + s.host() + "/l", "http://" + s.host() + ".evil.example/l", "http://localhost@" + s.host(), "gopher://x", "http://[::1]:80/l",
+	} {
+		v, err := l.Lookup(t.Context(), statusQuery(iss, uri, 0))
+		require.Equal(t, authz.Unknown, v, uri)
+		require.Error(t, err, uri)
+	}
+	require.Zero(t, s.fetched.Load())
+	v, err := l.Lookup(t.Context(), &authz.Query{})
+	require.NoError(t, err)
+	require.Equal(t, authz.NotRevoked, v, "a token without a list")
+}
+
+func TestStatusListFreshness(t *testing.T) {
+	t.Parallel()
+	iss, s, clock := newIssuer(t), newStatusServer(t), &movable{}
+	values := []byte{0, 0, 2}
+	s.body = func(uri string) string { return mintList(iss, uri, packList(2, values...), nil) }
+	l := newStatusLists(t, s, newVerifier(t, iss), clock)
+	ask := func(i uint64) authz.Verdict {
+		v, _ := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/l", i))
+		return v
+	}
+	require.Equal(t, authz.NotRevoked, ask(0))
+	require.Equal(t, authz.Revoked, ask(2))
+	clock.move(14 * time.Second)
+	require.Equal(t, authz.NotRevoked, ask(0))
+	require.EqualValues(t, 1, s.fetched.Load())
+	// In the second half of its life it is fetched again behind the scenes.
+	s.set(func() { values = []byte{1, 0, 0} })
+	clock.move(2 * time.Second)
+	require.Equal(t, authz.NotRevoked, ask(0))
+	require.Eventually(t, func() bool { return ask(0) == authz.Revoked }, 5*time.Second, time.Millisecond)
+	require.Equal(t, authz.NotRevoked, ask(2), "no longer suspended")
+	require.EqualValues(t, 2, s.fetched.Load())
+	// When it cannot be, it is not believed beyond its age; what it revoked stays so.
+	s.set(func() { s.status = 503 })
+	clock.move(31 * time.Second)
+	require.Equal(t, authz.Unknown, ask(1))
+	require.Equal(t, authz.Revoked, ask(0))
+	before := s.fetched.Load()
+	for range 50 {
+		require.Equal(t, authz.Unknown, ask(1))
+	}
+	require.Equal(t, before, s.fetched.Load(), "a cooldown between fetches")
+	s.set(func() { s.status = 200 })
+	clock.move(time.Second)
+	require.Equal(t, authz.NotRevoked, ask(1))
+}
+
+func TestStatusListShorterByItself(t *testing.T) {
+	t.Parallel()
+	iss, s, clock := newIssuer(t), newStatusServer(t), &movable{}
+	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 0), map[string]any{"ttl": 5}) }
+	l := newStatusLists(t, s, newVerifier(t, iss), clock)
+	for range 2 {
+		v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/l", 0))
+		require.NoError(t, err)
+		require.Equal(t, authz.NotRevoked, v)
+		clock.move(6 * time.Second)
+	}
+	require.EqualValues(t, 2, s.fetched.Load())
+}
+
+func TestStatusListOneFetchForMany(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 0), nil) }
+	s.block = make(chan struct{})
+	l := newStatusLists(t, s, newVerifier(t, iss), nil)
+	var wg sync.WaitGroup
+	var good atomic.Int32
+	for range 100 {
+		wg.Go(func() {
+			if v, _ := l.Lookup(context.Background(), statusQuery(iss, s.URL+"/l", 0)); v == authz.NotRevoked {
+				good.Add(1)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return s.fetched.Load() == 1 }, time.Second, time.Millisecond)
+	// A caller's deadline is kept though the list is not there.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	v, err := l.Lookup(ctx, statusQuery(iss, s.URL+"/l", 0))
+	require.Equal(t, authz.Unknown, v)
+	require.ErrorIs(t, err, context.Canceled)
+	close(s.block)
+	wg.Wait()
+	require.EqualValues(t, 100, good.Load())
+	require.EqualValues(t, 1, s.fetched.Load())
+}
+
+func TestStatusListsAreBounded(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 0), nil) }
+	l := newStatusLists(t, s, newVerifier(t, iss), nil, func(c *authz.StatusListConfig) { c.MaxLists = 2 })
+	for _, path := range []string{"/a", "/b", "/c", "/c", "/b", "/a"} { // a gives way to c, then c to a
+		v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+path, 0))
+		require.NoError(t, err)
+		require.Equal(t, authz.NotRevoked, v)
+	}
+	require.EqualValues(t, 4, s.fetched.Load())
+}
+
+// fixedTier always says the same.
+type fixedTier struct {
+	v   authz.Verdict
+	err error
+}
+
+func (fixedTier) Name() string { return "fixed" }
+func (f fixedTier) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
+	return f.v, f.err
+}
+
+func TestAll(t *testing.T) {
+	t.Parallel()
+	away := fixedTier{authz.Unknown, errors.New("away")}
+	liar := fixedTier{authz.NotRevoked, errors.New("both")}
+	good, bad, miss := fixedTier{authz.NotRevoked, nil}, fixedTier{authz.Revoked, nil}, fixedTier{}
+	for i, tt := range []struct {
+		tiers []authz.Tier
+		want  authz.Verdict
+		err   bool
+	}{
+		{nil, authz.Unknown, false},
+		{[]authz.Tier{good}, authz.NotRevoked, false},
+		{[]authz.Tier{good, good}, authz.NotRevoked, false},
+		{[]authz.Tier{good, bad}, authz.Revoked, false},
+		{[]authz.Tier{bad, good}, authz.Revoked, false},
+		{[]authz.Tier{away, bad}, authz.Revoked, false},
+		{[]authz.Tier{miss, bad}, authz.Revoked, false},
+		{[]authz.Tier{good, miss}, authz.Unknown, false},
+		{[]authz.Tier{good, away}, authz.Unknown, true},
+		{[]authz.Tier{away, good}, authz.Unknown, true},
+		{[]authz.Tier{liar, good}, authz.Unknown, true},
+		{[]authz.Tier{authz.NewChain(nil, miss, good), good}, authz.NotRevoked, false},
+		{[]authz.Tier{authz.NewChain(nil, miss, good), bad}, authz.Revoked, false},
+		{[]authz.Tier{authz.NewChain(nil, away, bad), good}, authz.Revoked, false},
+	} {
+		v, err := authz.All(tt.tiers...).Lookup(t.Context(), &authz.Query{})
+		require.Equal(t, tt.want, v, "case %d", i)
+		require.Equal(t, tt.err, err != nil, "case %d", i)
+	}
+}
+
+// Token in, denied by the list, through the Authorizer.
+func TestStatusListThroughTheAuthorizer(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 0, 1), nil) }
+	v := newVerifier(t, iss)
+	p, err := authz.CompilePolicy(nil, authz.PolicyOptions{})
+	require.NoError(t, err)
+	chain := authz.NewChain(nil, authz.All(authz.NewChain(nil, keyTier{}), newStatusLists(t, s, v, nil)))
+	a := authz.NewAuthorizer(v, nil, chain, p, authz.SystemClock{})
+	for name, tt := range map[string]struct {
+		status any
+		want   authz.Reason
+	}{
+		"none":            {nil, authz.ReasonAllowed},
+		"valid":           {map[string]any{"status_list": map[string]any{"idx": 0, "uri": s.URL + "/l"}}, authz.ReasonAllowed},
+		"invalid":         {map[string]any{"status_list": map[string]any{"idx": 1, "uri": s.URL + "/l"}}, authz.ReasonRevoked},
+		"out of range":    {map[string]any{"status_list": map[string]any{"idx": 99, "uri": s.URL + "/l"}}, authz.ReasonUnprovable},
+		"elsewhere":       {map[string]any{"status_list": map[string]any{"idx": 0, "uri": "https://evil.example/l"}}, authz.ReasonUnprovable},
+		"negative":        {map[string]any{"status_list": map[string]any{"idx": -1, "uri": s.URL + "/l"}}, authz.ReasonUnprovable},
+		"fraction":        {map[string]any{"status_list": map[string]any{"idx": 0.5, "uri": s.URL + "/l"}}, authz.ReasonUnprovable},
+		"no uri":          {map[string]any{"status_list": map[string]any{"idx": 0}}, authz.ReasonUnprovable},
+		"no object":       {map[string]any{"status_list": "x"}, authz.ReasonUnprovable},
+		"status a text":   {"x", authz.ReasonUnprovable},
+		"other mechanism": {map[string]any{"attestation": "x"}, authz.ReasonAllowed},
+	} {
+		raw := iss.Mint(map[string]any{"status": tt.status})
+		d := a.Authorize(t.Context(), &authz.Request{Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}})
+		require.Equal(t, tt.want, d.Reason, "%s: %s", name, d.Detail)
+	}
+}
+
+func TestStatusListFaults(t *testing.T) {
+	t.Parallel()
+	c := authz.StatusListConfig{Hosts: []string{"a.example:8443", "https://a", "A.example", "", "a/b"}, MaxAge: time.Hour, Timeout: time.Hour, MaxBytes: -1, MaxLists: -1}
+	var got []string
+	c.Validate(30*time.Second, func(path, _ string, _ ...any) { got = append(got, path) })
+	require.Equal(t, []string{"hosts[1]", "hosts[2]", "hosts[3]", "hosts[4]", "max_age", "timeout", "max_bytes", "max_lists"}, got)
+	authz.StatusListConfig{}.Validate(30*time.Second, func(path, format string, args ...any) { t.Errorf(path+": "+format, args...) })
+	_, err := authz.NewStatusLists(authz.StatusListConfig{}, authz.StatusListOptions{})
+	require.ErrorContains(t, err, "no verifier")
+}
