@@ -291,8 +291,16 @@ func (t *turnstile) ask() {
 	}
 }
 
-func (t *turnstile) state() (begun, ended uint64, failed int, err error, next <-chan struct{}) {
+// tally is a turnstile's state at one moment.
+type tally struct {
+	begun, ended uint64
+	failed       int
+	err          error
+	next         <-chan struct{}
+}
+
+func (t *turnstile) state() tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.begun, t.ended, t.failed, t.err, t.next
+	return tally{t.begun, t.ended, t.failed, t.err, t.next}
 }

@@ -28,7 +28,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		if err != nil {
 			f.log.Warn("sync with the store failed", "error", err, "staleness_seconds", f.Staleness().Seconds())
 		}
-		_, _, failed, _, _ := f.turn.state()
+		failed := f.turn.state().failed
 		wake := f.turn.wake
 		if failed > 0 {
 			wake = nil // a retry comes soon enough, and asking must not defeat the backoff
@@ -73,15 +73,15 @@ func (f *Follower) Hint() { f.turn.ask() }
 // CatchUp waits until a sync that began after the call has ended, and returns
 // its error, or ctx's. All callers share one sync.
 func (f *Follower) CatchUp(ctx context.Context) error {
-	begun, _, _, _, _ := f.turn.state()
+	begun := f.turn.state().begun
 	for {
-		_, ended, _, err, next := f.turn.state()
-		if ended > begun {
-			return err
+		now := f.turn.state()
+		if now.ended > begun {
+			return now.err
 		}
 		f.turn.ask()
 		select {
-		case <-next:
+		case <-now.next:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -74,6 +74,7 @@ func TestRunSyncsWithJitter(t *testing.T) {
 		})
 		time.Sleep(10 * time.Minute)
 		feed.set(func(f *fakeFeed) { f.during = nil })
+		synctest.Wait()
 		least, most := time.Hour, time.Duration(0)
 		for i := 1; i < len(times); i++ {
 			least, most = min(least, times[i].Sub(times[i-1])), max(most, times[i].Sub(times[i-1]))
@@ -265,7 +266,7 @@ func TestLongLoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := bubbleClock{time.Now()}
-		first := 25 * time.Second
+		first := 25 * time.Second // and a row every 20 ms from then on
 		feed := feedFunc(func(ctx context.Context, _ authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
 			select {
 			case <-time.After(first):
@@ -273,7 +274,7 @@ func TestLongLoad(t *testing.T) {
 				return authz.Snapshot{}, ctx.Err()
 			}
 			for i := range 100 * 1024 {
-				if i%1024 == 0 {
+				if i%1024 == 1023 {
 					time.Sleep(20 * time.Second)
 				}
 				if ctx.Err() != nil {

@@ -80,19 +80,19 @@ func (t *ReplicaTier) catchUp(ctx context.Context, q *authz.Query) (authz.Verdic
 	defer cancel()
 	start := time.Now()
 	for {
-		_, _, failed, cause, ended := t.f.turn.state()
+		syncs := t.f.turn.state()
 		// What ended between the first evaluation and the line above is seen here.
 		v, err := t.evaluate(q)
 		switch {
 		case !errors.Is(err, errStale):
 			t.f.metrics.caughtUp(true, time.Since(start))
 			return v, err
-		case failed >= giveUpAfter:
+		case syncs.failed >= giveUpAfter:
 			t.f.metrics.caughtUp(false, time.Since(start))
-			return authz.Unknown, fmt.Errorf("%w: %w", errStale, cause)
+			return authz.Unknown, fmt.Errorf("%w: %w", errStale, syncs.err)
 		}
 		t.f.turn.ask()
-		if !t.f.await(ctx, ended) {
+		if !t.f.await(ctx, syncs.next) {
 			t.f.metrics.caughtUp(false, time.Since(start))
 			return authz.Unknown, fmt.Errorf("%w after waiting %s", errStale, t.f.config.CatchUpWait)
 		}
