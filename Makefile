@@ -27,6 +27,14 @@ tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL) into .too
 build: ## the binary, bin/jwt-bouncer
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
 
+.PHONY: demo
+demo: build tools ## watch a token being revoked: issuer, upstream, sidecar, real Envoy (KEEP=1: leave it running)
+	bin/jwt-bouncer demo --envoy $(TOOLS)/envoy/_bin/envoy $(if $(KEEP),--keep)
+
+.PHONY: run
+run: build ## serve with CONFIG=FILE
+	bin/jwt-bouncer $(if $(CONFIG),--config $(CONFIG)) serve
+
 .PHONY: check
 check: fmt vet lint test ## everything that must be green before a change lands
 

@@ -159,7 +159,11 @@ func (s *Settings) validate(f *config.File) {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
 		s.API.ValidateIssuers(s.IssuerNames(), f.At(""))
 	}
-	authz.ValidateRoutes(s.Routes, s.policyOptions(), f.At("routes"))
+	options := s.policyOptions()
+	if b, err := authz.NewBinding(s.Binding, authz.NewMemoryReplay(1, authz.SystemClock{})); err == nil {
+		options.Binding = b // the stanza's own faults are reported below
+	}
+	authz.ValidateRoutes(s.Routes, options, f.At("routes"))
 	s.Binding.Validate(f.At("binding"))
 	s.Tracing.Validate(f.At("tracing"))
 	if _, err := s.logLevel(); err != nil {
