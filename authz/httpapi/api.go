@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -54,6 +55,7 @@ type Options struct {
 const (
 	doorAPI      = "api"
 	doorHealth   = "health"
+	doorPage     = "page"
 	doorOAuth    = "rfc7009"
 	doorLogout   = "backchannel_logout"
 	doorEvents   = "security_events"
@@ -136,7 +138,8 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorLog: promLog{o.Logger}})
-	return a.handler(append(a.messageEndpoints(o), []endpoint{
+	return a.route(append(a.messageEndpoints(o), []endpoint{
+		{"GET", "/openapi.json", doorHealth, accessOpen, a.getOpenAPI},
 		{"GET", "/livez", doorHealth, accessOpen, a.livez},
 		{"GET", "/readyz", doorHealth, accessOpen, a.readyz},
 		{"GET", "/metrics", doorHealth, accessOpen, scrape.ServeHTTP},
@@ -184,60 +187,65 @@ type promLog struct{ log *slog.Logger }
 
 func (p promLog) Println(v ...any) { p.log.Warn("gathering metrics failed", "err", fmt.Sprint(v...)) }
 
-// handler routes by exact path. Nothing else is served.
-func (a *api) handler(endpoints []endpoint) http.Handler {
-	paths := map[string]map[string]endpoint{}
+// router routes by exact path. Nothing else is served.
+type router struct {
+	*api
+	endpoints []endpoint
+	paths     map[string]map[string]endpoint // by path and method
+	// origin refuses what a browser sends on behalf of another site: a loopback
+	// API without a token would otherwise be open to every page.
+	origin *http.CrossOriginProtection
+}
+
+func (a *api) route(endpoints []endpoint) *router {
+	rt := &router{api: a, endpoints: endpoints, paths: map[string]map[string]endpoint{}, origin: http.NewCrossOriginProtection()}
 	for _, e := range endpoints {
-		if paths[e.path] == nil {
-			paths[e.path] = map[string]endpoint{}
+		if rt.paths[e.path] == nil {
+			rt.paths[e.path] = map[string]endpoint{}
 		}
-		paths[e.path][e.method] = e
+		rt.paths[e.path][e.method] = e
 	}
-	// Refuses what a browser sends on behalf of another site: a loopback API
-	// without a token would otherwise be open to every page.
-	origin := http.NewCrossOriginProtection()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Cache-Control", "no-store")
-		h.Set("Referrer-Policy", "no-referrer")
-		methods := paths[r.URL.Path]
-		if methods == nil {
-			fail(http.StatusNotFound, "no such resource").write(w)
-			return
-		}
-		method := r.Method
-		if method == http.MethodHead {
-			method = http.MethodGet
-		}
-		e, ok := methods[method]
-		if !ok {
-			allowed := make([]string, 0, len(methods))
-			for m := range methods {
-				allowed = append(allowed, m)
+	return rt
+}
+
+// ServeHTTP implements http.Handler.
+func (rt *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer")
+	methods := rt.paths[r.URL.Path]
+	if methods == nil {
+		fail(http.StatusNotFound, "no such resource").write(w)
+		return
+	}
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	e, ok := methods[method]
+	if !ok {
+		allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
+		h.Set("Allow", allowed)
+		fail(http.StatusMethodNotAllowed, "allowed: "+allowed).write(w)
+		return
+	}
+	rt.metrics.measure(e, w, func(w http.ResponseWriter) {
+		defer rt.recover(w, r)
+		if e.access != accessOpen {
+			if err := rt.origin.Check(r); err != nil {
+				fail(http.StatusForbidden, "requests from other sites are refused").write(w)
+				return
 			}
-			slices.Sort(allowed)
-			h.Set("Allow", strings.Join(allowed, ", "))
-			fail(http.StatusMethodNotAllowed, "allowed: "+strings.Join(allowed, ", ")).write(w)
-			return
 		}
-		a.metrics.measure(e, w, func(w http.ResponseWriter) {
-			defer a.recover(w, r)
-			if e.access != accessOpen {
-				if err := origin.Check(r); err != nil {
-					fail(http.StatusForbidden, "requests from other sites are refused").write(w)
-					return
-				}
+		if e.access == accessToken {
+			var p *problem
+			if r, p = rt.authenticate(w, r); p != nil {
+				p.write(w)
+				return
 			}
-			if e.access == accessToken {
-				var p *problem
-				if r, p = a.authenticate(w, r); p != nil {
-					p.write(w)
-					return
-				}
-			}
-			e.serve(w, r)
-		})
+		}
+		e.serve(w, r)
 	})
 }
 

@@ -171,9 +171,14 @@ func (b *bench) request(method, target, body string, header ...string) *http.Req
 	return r
 }
 
+// endpoints lists what the bench serves.
+func (b *bench) endpoints() []endpoint { return b.handler.(*router).endpoints }
+
 func (b *bench) do(method, target, body string, header ...string) *recorder {
 	w := newRecorder()
-	b.handler.ServeHTTP(w, b.request(method, target, body, header...))
+	r := b.request(method, target, body, header...)
+	b.handler.ServeHTTP(w, r)
+	b.conform(r, body, w)
 	return w
 }
 
