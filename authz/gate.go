@@ -21,7 +21,7 @@ const maxIdentifier = 1024
 // apart and decoded but not verified.
 type compact struct {
 	header    joseHeader
-	claims    map[string]any
+	payload   []byte
 	input     string // the ASCII text that was signed: "header.payload"
 	signature []byte
 }
@@ -49,7 +49,6 @@ func parseCompact(raw string, limit int) (*compact, *Failure) {
 		}
 		return nil, malformed("%d segments; a JWT has three", n+1)
 	}
-	c := &compact{input: raw[:last]}
 	head, ok := decodeSegment(raw[:first])
 	if !ok {
 		return nil, malformed("header is not base64url without padding")
@@ -62,22 +61,18 @@ func parseCompact(raw string, limit int) (*compact, *Failure) {
 	if !ok {
 		return nil, malformed("signature is not base64url without padding")
 	}
-	c.signature = sig
 	members, err := parseObject(string(head))
 	if err != nil {
 		return nil, malformed("header: %v", err)
 	}
-	var fail *Failure
-	if c.header, fail = readHeader(members); fail != nil {
+	h, fail := readHeader(members)
+	if fail != nil {
 		return nil, fail
 	}
 	if len(sig) == 0 {
 		return nil, malformed("no signature")
 	}
-	if c.claims, err = parseObject(string(body)); err != nil {
-		return nil, malformed("payload: %v", err)
-	}
-	return c, nil
+	return &compact{header: h, payload: body, input: raw[:last], signature: sig}, nil
 }
 
 // refusedParameters are header parameters whose presence changes what a token

@@ -175,7 +175,11 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 	if fail != nil {
 		return nil, fail
 	}
-	ring, fail := v.ring(c.claims, s)
+	claims, err := parseObject(string(c.payload))
+	if err != nil {
+		return nil, malformed("payload: %v", err)
+	}
+	ring, fail := v.ring(claims, s)
 	if fail != nil {
 		return nil, fail
 	}
@@ -194,10 +198,10 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 	}
 	t = &Token{Raw: strings.Clone(raw), KeyID: c.header.kid, Type: c.header.typ, Generation: generation}
 	if s.foreign() {
-		t.Issuer, t.Claims, t.Accepted = s.Issuer, c.claims, true
+		t.Issuer, t.Claims, t.Accepted = s.Issuer, claims, true
 		return t, nil
 	}
-	if fail := t.readClaims(c.claims, s == nil || !s.ExpOptional); fail != nil {
+	if fail := t.readClaims(claims, s == nil || !s.ExpOptional); fail != nil {
 		return nil, fail
 	}
 	if fail := v.checkTimes(t, ring.leeway(), s != nil && s.AnyLifetime); fail != nil {

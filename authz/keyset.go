@@ -166,6 +166,24 @@ func (s *KeySet) find(h joseHeader) (key *publicKey, known bool) {
 	return key, true
 }
 
+// VerifyJWS checks the form and the signature of a JWS whose payload is
+// opaque, and returns the payload. It says nothing about issuer, audience or
+// time: no bearer token is judged by it. Errors wrap a *Failure.
+func (s *KeySet) VerifyJWS(raw string) ([]byte, error) {
+	c, fail := parseCompact(raw, DefaultMaxTokenBytes)
+	if fail != nil {
+		return nil, fail
+	}
+	k, _ := s.find(c.header)
+	if k == nil {
+		return nil, &Failure{Reason: ReasonUnknownKey, Detail: "no key of the set is for kid and alg"}
+	}
+	if !algorithms[c.header.alg].verify(k.key, c.input, c.signature) {
+		return nil, &Failure{Reason: ReasonBadSignature, Detail: "the signature does not verify"}
+	}
+	return c.payload, nil
+}
+
 // keeps reports whether every key of old is in s as it was.
 func (s *KeySet) keeps(old *KeySet) bool {
 	for _, k := range old.keys {
