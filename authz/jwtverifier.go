@@ -204,6 +204,9 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 	if fail := t.readClaims(claims, s == nil || !s.ExpOptional); fail != nil {
 		return nil, fail
 	}
+	if _, event := claims["events"]; event && s == nil { // RFC 8417, section 4: a message about tokens is none
+		return nil, unsupported("a security event is no credential")
+	}
 	if fail := v.checkTimes(t, ring.leeway(), s != nil && s.AnyLifetime); fail != nil {
 		return nil, fail
 	}

@@ -1,0 +1,81 @@
+package vectors
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+)
+
+func TestKeySets(t *testing.T) {
+	t.Parallel()
+	list, err := load("testdata/keysets/*.txt", "set", "verifies", "fails")
+	require.NoError(t, err)
+	k := newKeys()
+	for _, bits := range []int{1024, 2047} {
+		name := fmt.Sprint("rsa", bits)
+		weak, err := rsa.GenerateKey(rand.Reader, bits)
+		require.NoError(t, err)
+		k[name] = authztest.KeyFrom("RS256", name, weak)
+	}
+	for _, s := range list {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			text := fillIn(t, s.fields["set"], k)
+			set, err := authz.ParseJWKS([]byte(text))
+			if s.expect == "error" {
+				require.Error(t, err, "%s:%d", s.file, s.line)
+				require.Nil(t, set)
+				return
+			}
+			require.NoError(t, err, "%s:%d", s.file, s.line)
+			require.Equal(t, s.expect, fmt.Sprintf("usable %d refused %d", set.Len(), len(set.Refused())),
+				"%s:%d: %v", s.file, s.line, set.Refused())
+			for _, name := range strings.Fields(s.fields["verifies"]) {
+				payload, err := set.VerifyJWS(signed(k[name]))
+				require.NoError(t, err, name)
+				require.Equal(t, "{}", string(payload))
+			}
+			for _, name := range strings.Fields(s.fields["fails"]) {
+				_, err := set.VerifyJWS(signed(k[name]))
+				require.Error(t, err, name)
+			}
+		})
+	}
+}
+
+func signed(k *authztest.Key) string {
+	iss := authztest.NewIssuer(authztest.Offline(), authztest.Algorithms())
+	return iss.Mint(nil, authztest.With(k), authztest.RawPayload([]byte("{}")))
+}
+
+var keyMacro = regexp.MustCompile(`@(\w+)(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})?`)
+
+// fillIn replaces @KEY and @KEY{members}, after @repeat and @byte.
+func fillIn(t *testing.T, text string, k keys) string {
+	t.Helper()
+	return keyMacro.ReplaceAllStringFunc(expand(text), func(m string) string {
+		g := keyMacro.FindStringSubmatch(m)
+		key := k[g[1]]
+		require.NotNil(t, key, "no key is called %q", g[1])
+		members := key.JWK()
+		if g[2] != "" {
+			var change map[string]any
+			require.NoError(t, json.Unmarshal([]byte(g[2]), &change), g[2])
+			maps.Copy(members, change)
+			maps.DeleteFunc(members, func(_ string, v any) bool { return v == nil })
+		}
+		b, err := json.Marshal(members)
+		require.NoError(t, err)
+		return string(b)
+	})
+}

@@ -1,0 +1,119 @@
+package vectors
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// stopped is a clock at the vectors' time.
+type stopped struct{}
+
+func (stopped) Now() time.Time      { return time.Unix(now, 0) }
+func (stopped) Boot() time.Duration { return time.Hour }
+
+// newVerifier returns the verifier all token vectors are for: three issuers,
+// of which the last two are there to be confused with the first.
+func newVerifier(t *testing.T, k keys) *authz.JWTVerifier {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name string, set []byte) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, set, 0o600))
+		return path
+	}
+	v, err := authz.NewVerifier([]authz.IssuerConfig{
+		{Issuer: issuer, Audiences: []string{"api"}, JWKS: file("main.json", k.set())},
+		{Issuer: "https://other.test", Audiences: []string{"api"}, JWKS: file("other.json", authztest.KeySet(authztest.NewKey("ES256")))},
+		{Issuer: "https://only-ed.test", Audiences: []string{"api"}, JWKS: file("main.json", k.set()), Algorithms: []string{"EdDSA"}},
+	}, authz.VerifierOptions{Clock: stopped{}})
+	require.NoError(t, err)
+	t.Cleanup(v.Close)
+	require.NoError(t, v.Refresh(t.Context()))
+	return v
+}
+
+// clean is a tier that has proof for every token, so that only verification
+// can deny.
+type clean struct{}
+
+func (clean) Name() string { return "clean" }
+func (clean) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
+	return authz.NotRevoked, nil
+}
+
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	list, err := load("testdata/tokens/*.txt", tokenDirectives...)
+	require.NoError(t, err)
+	k := newKeys()
+	v := newVerifier(t, k)
+	whole := authz.NewAuthorizer(v, nil, authz.NewChain(nil, clean{}), authz.NewPolicy(), stopped{})
+	for _, s := range list {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			raw, err := build(s, k)
+			require.NoError(t, err, "%s:%d", s.file, s.line)
+			got, detail := judge(t, v, raw)
+			require.Equal(t, s.expect, got, "%s:%d: %s", s.file, s.line, detail)
+
+			d := whole.Authorize(t.Context(), &authz.Request{Method: "GET", Path: "/",
+				Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}})
+			require.Equal(t, s.expect == "allowed", d.Allowed(), "%s:%d: %v", s.file, s.line, d.Reason)
+		})
+	}
+}
+
+// judge verifies raw and names the outcome as the decision would.
+func judge(t *testing.T, v authz.Verifier, raw string) (outcome, detail string) {
+	t.Helper()
+	token, err := v.Verify(t.Context(), raw)
+	if err != nil {
+		require.Nil(t, token, "a token beside an error")
+		var f *authz.Failure
+		require.True(t, errors.As(err, &f), "%v", err)
+		return f.Reason.String(), f.Detail
+	}
+	require.True(t, v.Current(token, now))
+	if !token.Accepted {
+		return authz.ReasonWrongAudience.String(), ""
+	}
+	return authz.ReasonAllowed.String(), ""
+}
+
+// The runner itself must fail where a vector cannot be what it says.
+func TestRunnerRefusesBadVectors(t *testing.T) {
+	t.Parallel()
+	_, err := load("testdata/none/*.txt")
+	require.ErrorContains(t, err, "no vector found")
+	for name, text := range map[string]string{
+		"unknown directive": "name: a\nexpect: allowed\nheadre: x\n",
+		"directive twice":   "name: a\nexpect: allowed\nexpect: expired\n",
+		"no expect":         "name: a\n",
+		"no name":           "expect: allowed\n",
+		"name twice":        "name: a\nexpect: allowed\n\nname: a\nexpect: allowed\n",
+	} {
+		path := filepath.Join(t.TempDir(), "v.txt")
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		_, err := load(path, tokenDirectives...)
+		require.Error(t, err, name)
+	}
+	k := newKeys()
+	for _, fields := range []map[string]string{
+		{"sign": "nobody"}, {"sign": "es with ES256"}, {"encode-header": "rot13"}, {"signature": "burnt"}, {"with": "exp: 0"},
+	} {
+		_, err := build(stanza{fields: fields}, k)
+		require.Error(t, err, "%v", fields)
+	}
+}
