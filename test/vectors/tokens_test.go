@@ -37,7 +37,7 @@ func newVerifier(t *testing.T, k keys) *authz.JWTVerifier {
 		{Issuer: issuer, Audiences: []string{"api"}, JWKS: file("main.json", k.set())},
 		{Issuer: "https://other.test", Audiences: []string{"api"}, JWKS: file("other.json", authztest.KeySet(authztest.NewKey("ES256")))},
 		{Issuer: "https://only-ed.test", Audiences: []string{"api"}, JWKS: file("main.json", k.set()), Algorithms: []string{"EdDSA"}},
-	}, authz.VerifierOptions{Clock: stopped{}})
+	}, authz.VerifierOptions{Clock: stopped{}, Leeway: 30 * time.Second})
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	require.NoError(t, v.Refresh(t.Context()))
