@@ -1,0 +1,297 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+// installations are the ways to run the product.
+var installations = []struct {
+	name string
+	o    harness.RigOptions
+}{
+	{"sqlite, replica", harness.RigOptions{}},
+	{"sqlite, lookup", harness.RigOptions{Lookup: true}},
+	{"postgres, replica", harness.RigOptions{Postgres: true}},
+	{"postgres, lookup", harness.RigOptions{Postgres: true, Lookup: true}},
+	{"postgres and redis, replica", harness.RigOptions{Postgres: true, Redis: true}},
+	{"postgres and redis, lookup", harness.RigOptions{Postgres: true, Redis: true, Lookup: true}},
+}
+
+// TestMainJob is the product's purpose, end to end, in every installation.
+func TestMainJob(t *testing.T) {
+	t.Parallel()
+	for _, in := range installations {
+		t.Run(in.name, func(t *testing.T) {
+			t.Parallel()
+			r := harness.NewRig(t, in.o)
+			good := r.Token(nil)
+			checks := []struct {
+				name   string
+				header []string
+				status int
+				scheme string // what WWW-Authenticate must contain
+			}{
+				{"valid", []string{"Authorization", "Bearer " + good}, 200, ""},
+				{"none", nil, 401, "Bearer"},
+				{"tampered", []string{"Authorization", "Bearer " + r.Issuer.Mint(nil, authztest.Tampered())}, 401, `error="invalid_token"`},
+				{"signed with another key", []string{"Authorization", "Bearer " + r.Issuer.Mint(nil, authztest.With(authztest.NewKey("ES256")))}, 401, `error="invalid_token"`},
+				{"expired", []string{"Authorization", "Bearer " + r.Issuer.Mint(nil, authztest.Lifetime(-time.Hour))}, 401, `error="invalid_token"`},
+				{"wrong audience", []string{"Authorization", "Bearer " + r.Token(map[string]any{"aud": "other"})}, 401, `error="invalid_token"`},
+				{"two Authorization headers", []string{"Authorization", "Bearer " + good, "Authorization", "Bearer " + good}, 400, `error="invalid_request"`},
+				{"comma-joined", []string{"Authorization", "Bearer " + good + ", Bearer " + good}, 400, `error="invalid_request"`},
+			}
+			for _, c := range checks {
+				reply := r.Front.Get(t, append(c.header, "X-Jwt-Sub", "spoofed", "X-Jwt-Iss", "spoofed")...)
+				if reply.Status != c.status {
+					t.Errorf("%s: status %d, want %d: %s", c.name, reply.Status, c.status, reply.Body)
+				}
+				if got := reply.Header.Get("WWW-Authenticate"); !strings.Contains(got, c.scheme) {
+					t.Errorf("%s: WWW-Authenticate %q, want %q in it", c.name, got, c.scheme)
+				}
+				if c.status != 200 {
+					if reply.Upstream != nil {
+						t.Errorf("%s: reached the upstream", c.name)
+					}
+					continue
+				}
+				if reply.Upstream == nil {
+					t.Fatalf("%s: did not reach the upstream", c.name)
+				}
+				if got := reply.Upstream.Header["X-Jwt-Sub"]; len(got) != 1 || got[0] != "user-1" {
+					t.Errorf("%s: x-jwt-sub at the upstream is %q", c.name, got)
+				}
+				if got := reply.Upstream.Header["X-Jwt-Iss"]; len(got) != 1 || got[0] != r.Issuer.Name {
+					t.Errorf("%s: x-jwt-iss at the upstream is %q", c.name, got)
+				}
+			}
+			r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": harness.Claim(good, "jti"), "reason": "test"})
+			took := r.Front.Denied(t, good, 401, 35*time.Second)
+			t.Logf("revoked by API, denied %s later", took.Round(100*time.Microsecond))
+			if other := r.Front.Bearer(t, r.Token(nil)); other.Status != 200 {
+				t.Errorf("another token after the revocation: status %d, want 200: %s", other.Status, other.Body)
+			}
+		})
+	}
+}
+
+// TestRevokedBy exercises every door of a revocation that a plain operator has.
+func TestRevokedBy(t *testing.T) {
+	t.Parallel()
+	for _, lookup := range []bool{false, true} {
+		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
+			t.Parallel()
+			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup})
+			iss := r.Issuer.Name
+			// Tokens a second old: the levels (sub, iss) revoke what was issued
+			// strictly before they are set.
+			old := time.Now().Add(-2 * time.Second).Unix()
+			doors := []struct {
+				name   string
+				claims map[string]any
+				revoke func(t *testing.T, token string)
+			}{
+				{"API, jti", nil, func(t *testing.T, token string) {
+					r.Revoke(t, map[string]any{"iss": iss, "jti": harness.Claim(token, "jti")})
+				}},
+				{"API, sub", map[string]any{"sub": "by-sub", "iat": old}, func(t *testing.T, _ string) {
+					r.Revoke(t, map[string]any{"iss": iss, "sub": "by-sub"})
+				}},
+				{"API, sid", map[string]any{"sid": "session-1"}, func(t *testing.T, _ string) {
+					r.Revoke(t, map[string]any{"iss": iss, "sid": "session-1"})
+				}},
+				{"API, iss left out with one issuer", nil, func(t *testing.T, token string) {
+					r.Revoke(t, map[string]any{"jti": harness.Claim(token, "jti")})
+				}},
+				{"API, token without jti", map[string]any{"jti": nil}, func(t *testing.T, token string) {
+					r.Revoke(t, map[string]any{"token": token})
+				}},
+				{"API, two at once", nil, func(t *testing.T, token string) {
+					r.Revoke(t, []map[string]any{{"jti": "another"}, {"jti": harness.Claim(token, "jti")}})
+				}},
+				{"CLI, jti", nil, func(t *testing.T, token string) {
+					res := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--iss", iss, "--jti", harness.Claim(token, "jti"))
+					if res.Code != 0 {
+						t.Fatalf("exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
+					}
+				}},
+				{"plain SQL", nil, func(t *testing.T, token string) {
+					r.PG.Exec(t, "insert into authz.revocations (kind, iss, value) values (1, $1, $2)", iss, harness.Claim(token, "jti"))
+				}},
+			}
+			for _, d := range doors {
+				t.Run(d.name, func(t *testing.T) {
+					token, other := r.Token(d.claims), r.Token(map[string]any{"sub": "bystander"})
+					for _, tok := range []string{token, other} {
+						if got := r.Front.Bearer(t, tok); got.Status != 200 {
+							t.Fatalf("before: status %d: %s", got.Status, got.Body)
+						}
+					}
+					d.revoke(t, token)
+					took := r.Front.Denied(t, token, 401, 35*time.Second)
+					t.Logf("denied %s later", took.Round(100*time.Microsecond))
+					if got := r.Front.Bearer(t, other); got.Status != 200 {
+						t.Errorf("a bystander's token: status %d: %s", got.Status, got.Body)
+					}
+				})
+			}
+		})
+	}
+}
+
+func TestSpoofedIdentityHeaders(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{Config: `
+headers: {claims: {x-jwt-sub: sub, x-jwt-iss: iss, x-jwt-email: email}, forward_authorization: false}
+routes:
+  - {name: public, match: {paths: [{prefix: /public}]}, public: true}
+  - {name: rest}
+`})
+	spoof := []string{"X-Jwt-Sub", "admin", "X-Jwt-Sub", "root", "x-jwt-iss", "admin", "X-Jwt-Email", "admin@example"}
+	reply, err := r.Front.Do(t.Context(), http.MethodGet, "/public/x", spoof...)
+	if err != nil || reply.Upstream == nil {
+		t.Fatalf("public route: %v %d %s", err, reply.Status, reply.Body)
+	}
+	for _, h := range []string{"X-Jwt-Sub", "X-Jwt-Iss", "X-Jwt-Email"} {
+		if got := reply.Upstream.Header[h]; len(got) != 0 {
+			t.Errorf("public route: %s reached the upstream as %q", h, got)
+		}
+	}
+	reply = r.Front.Get(t, append([]string{"Authorization", "Bearer " + r.Token(nil)}, spoof...)...)
+	if reply.Upstream == nil {
+		t.Fatalf("valid token: status %d %s", reply.Status, reply.Body)
+	}
+	for h, want := range map[string]string{"X-Jwt-Sub": "user-1", "X-Jwt-Iss": r.Issuer.Name, "X-Jwt-Email": "", "Authorization": ""} {
+		if got := strings.Join(reply.Upstream.Header[h], "|"); got != want {
+			t.Errorf("valid token: %s reached the upstream as %q, want %q", h, got, want)
+		}
+	}
+}
+
+func TestKeyRotation(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{})
+	before := r.Token(nil)
+	oldKey := r.Issuer.Key("")
+	if got := r.Front.Bearer(t, before); got.Status != 200 {
+		t.Fatalf("before rotation: %d %s", got.Status, got.Body)
+	}
+	r.Issuer.Rotate("ES256")
+	if after := r.Token(nil); r.Front.Bearer(t, after).Status != 200 {
+		// The unknown kid makes the sidecar fetch; the first request may find
+		// the cooldown of an earlier fetch.
+		r.Front.Denied(t, after, 200, 20*time.Second)
+	}
+	if got := r.Front.Bearer(t, before); got.Status != 200 {
+		t.Errorf("a token under the old key, still published: %d %s", got.Status, got.Body)
+	}
+	r.Issuer.Withdraw(oldKey.ID)
+	r.Issuer.Rotate("ES256")
+	r.Front.Denied(t, r.Token(nil), 200, 20*time.Second)
+	r.Front.Denied(t, before, 401, 20*time.Second)
+}
+
+func TestUnixSocket(t *testing.T) {
+	t.Parallel()
+	dir := harness.Dir(t)
+	r := harness.NewRig(t, harness.RigOptions{Bouncer: harness.BouncerOptions{GRPC: "unix://" + dir + "/authz.sock"}})
+	if got := r.Front.Bearer(t, r.Token(nil)); got.Status != 200 {
+		t.Fatalf("status %d %s", got.Status, got.Body)
+	}
+	// A socket left by a killed sidecar must not keep the next one out.
+	r.Bouncer.Kill()
+	r.Bouncer.Start(t)
+	r.Front.Denied(t, r.Token(nil), 200, 10*time.Second)
+}
+
+// TestDeniedGRPCCall: a gRPC client gets a gRPC status, not an HTTP page.
+func TestDeniedGRPCCall(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{Front: harness.FrontOptions{UpstreamH2: true}})
+	reply := r.Front.Get(t, "Content-Type", "application/grpc", "TE", "trailers")
+	if got := reply.Header.Get("Grpc-Status"); got != "16" {
+		t.Errorf("grpc-status %q, want 16 (UNAUTHENTICATED); HTTP status %d, headers %v", got, reply.Status, reply.Header)
+	}
+	if reply.Upstream != nil {
+		t.Error("reached the upstream")
+	}
+}
+
+func TestProblemBody(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{})
+	reply := r.Front.Get(t)
+	if got := reply.Header.Get("Content-Type"); got != "application/problem+json" {
+		t.Errorf("Content-Type %q", got)
+	}
+	var problem map[string]any
+	if err := json.Unmarshal([]byte(reply.Body), &problem); err != nil {
+		t.Errorf("body %q: %v", reply.Body, err)
+	}
+}
+
+// TestDrain: a SIGTERM under load costs nobody a wrong answer, and the process
+// ends with 0 within ten seconds.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true})
+	good, bad := r.Token(nil), r.Issuer.Mint(nil, authztest.Tampered())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	type answer struct {
+		token  string
+		status int
+	}
+	answers := make(chan answer, 100_000)
+	done := make(chan struct{})
+	for i := range 8 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for ctx.Err() == nil {
+				token := good
+				if i%2 == 1 {
+					token = bad
+				}
+				if reply, err := r.Front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+token); err == nil {
+					answers <- answer{token, reply.Status}
+				}
+			}
+		}()
+	}
+	for len(answers) < 200 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := r.Bouncer.Signal(syscallTERM); err != nil {
+		t.Fatal(err)
+	}
+	code, err := r.Bouncer.ExitCode(10 * time.Second)
+	if err != nil || code != 0 {
+		t.Errorf("exit code %d, %v; want 0 within 10 s", code, err)
+	}
+	cancel()
+	for range 8 {
+		<-done
+	}
+	close(answers)
+	counts := map[string]int{}
+	for a := range answers {
+		kind := "good"
+		if a.token == bad {
+			kind = "forged"
+		}
+		counts[fmt.Sprintf("%s %d", kind, a.status)]++
+		// 403 is Envoy's own answer where there is no sidecar any more.
+		if a.token == bad && a.status != 401 && a.status != 403 || a.token == good && a.status != 200 && a.status != 403 {
+			t.Errorf("%s token: status %d", kind, a.status)
+		}
+	}
+	t.Logf("answers: %v", counts)
+}

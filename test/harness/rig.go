@@ -1,0 +1,196 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+)
+
+// Rig is a whole installation: an issuer, a store, perhaps Redis, one or more
+// sidecars, each with an Envoy in front of one upstream.
+type Rig struct {
+	Issuer   *authztest.Issuer
+	Upstream *UpstreamServer
+	PG       *PG          // nil with SQLite
+	SQLite   string       // path of the database file; empty with PostgreSQL
+	Redis    *RedisServer // nil without
+	// The sidecars reach PostgreSQL and Redis through these; nil without Faults.
+	PGProxy, RedisProxy *FaultProxy
+	Bouncers            []*BouncerServer
+	Fronts              []*Front
+	// Bouncer and Front are the first of them.
+	Bouncer *BouncerServer
+	Front   *Front
+	Config  string // without the listen stanza
+}
+
+// RigOptions describe a Rig. The zero value is one sidecar on SQLite with a
+// replica.
+type RigOptions struct {
+	Postgres      bool
+	OwnPostgres   []string // settings of a server of its own; not nil: as Postgres
+	Redis         bool
+	RedisSettings []string
+	RedisURL      string // instead of a server of the rig's own
+	StoreURL      string // instead of a store of the rig's own
+	Lookup        bool   // replica: off
+	Allow         bool   // on_unprovable: allow
+	Faults        bool   // proxies before PostgreSQL and Redis
+	MaxStaleness  time.Duration
+	SyncInterval  time.Duration
+	Sidecars      int    // 0: 1
+	Config        string // further stanzas
+	Revocation    string // further settings of the revocation stanza: "a: b, c: d"
+	JWKS          string // 0: the issuer's URL
+	Issuer        *authztest.Issuer
+	Front         FrontOptions
+	NoFront       bool
+	Bouncer       BouncerOptions
+}
+
+// NewRig starts everything and waits until it is ready.
+func NewRig(t testing.TB, o RigOptions) *Rig {
+	t.Helper()
+	r := &Rig{Upstream: Upstream(t), Issuer: o.Issuer}
+	if r.Issuer == nil {
+		r.Issuer = authztest.NewIssuer(authztest.Named("https://issuer.example"))
+		t.Cleanup(r.Issuer.Close)
+	}
+	store := o.StoreURL
+	switch {
+	case store != "":
+	case o.OwnPostgres != nil:
+		r.PG = OwnPostgres(t, o.OwnPostgres...)
+	case o.Postgres:
+		r.PG = Postgres(t)
+	default:
+		r.SQLite = filepath.Join(Dir(t), "revocations.db")
+		store = "sqlite://" + r.SQLite
+	}
+	if r.PG != nil {
+		store = r.PG.URL
+		if o.Faults {
+			r.PGProxy = Proxy(t, r.PG.Addr)
+			store = r.PG.Via(r.PGProxy.Addr)
+		}
+	}
+	url := o.RedisURL
+	if o.Redis {
+		r.Redis = Redis(t, o.RedisSettings...)
+		url = r.Redis.URL
+		if o.Faults {
+			r.RedisProxy = Proxy(t, r.Redis.Addr)
+			url = strings.Replace(url, r.Redis.Addr, r.RedisProxy.Addr, 1)
+		}
+	}
+	jwks := o.JWKS
+	if jwks == "" {
+		jwks = r.Issuer.JWKSURL()
+	}
+	if o.MaxStaleness == 0 {
+		o.MaxStaleness = 30 * time.Second
+	}
+	if o.SyncInterval == 0 {
+		o.SyncInterval = 2 * time.Second
+	}
+	var c strings.Builder
+	fmt.Fprintf(&c, "issuers:\n  - issuer: %s\n    audiences: [api]\n    jwks: %s\nstore: %s\n", r.Issuer.Name, jwks, store)
+	if url != "" {
+		fmt.Fprintf(&c, "redis: %s\n", url)
+	}
+	more := ""
+	if o.Revocation != "" {
+		more = ", " + o.Revocation
+	}
+	fmt.Fprintf(&c, "revocation: {replica: %s, max_staleness: %s, sync_interval: %s, on_unprovable: %s%s}\n%s",
+		onOff(!o.Lookup, "on", "off"), o.MaxStaleness, o.SyncInterval, onOff(o.Allow, "allow", "deny"), more, o.Config)
+	r.Config = c.String()
+	for range max(o.Sidecars, 1) {
+		b := Bouncer(t, r.Config, o.Bouncer)
+		r.Bouncers = append(r.Bouncers, b)
+		if !o.NoFront {
+			r.Fronts = append(r.Fronts, NewFront(t, b.GRPC, r.Upstream.Addr, o.Front))
+		}
+	}
+	r.Bouncer = r.Bouncers[0]
+	if !o.NoFront {
+		r.Front = r.Fronts[0]
+	}
+	return r
+}
+
+func onOff(v bool, on, off string) string {
+	if v {
+		return on
+	}
+	return off
+}
+
+// Token mints a good token; claims may be nil.
+func (r *Rig) Token(claims map[string]any) string { return r.Issuer.Mint(claims) }
+
+// Receipt is the API's answer to a revocation.
+type Receipt struct {
+	Status int
+	Body   string
+}
+
+// TryRevoke posts a revocation, or an array of them, to the first sidecar.
+func (r *Rig) TryRevoke(ctx context.Context, revocation any) (Receipt, error) {
+	return PostRevocation(ctx, r.Bouncer.HTTP, revocation)
+}
+
+// Revoke is TryRevoke that must succeed.
+func (r *Rig) Revoke(t testing.TB, revocation any) Receipt {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	rec, err := r.TryRevoke(ctx, revocation)
+	if err != nil || rec.Status != http.StatusCreated {
+		t.Fatalf("revoke %v: %d %s %v", revocation, rec.Status, rec.Body, err)
+	}
+	return rec
+}
+
+// PostRevocation posts a revocation to the sidecar at base.
+func PostRevocation(ctx context.Context, base string, revocation any) (Receipt, error) {
+	body, err := json.Marshal(revocation)
+	if err != nil {
+		return Receipt{}, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/revocations", bytes.NewReader(body))
+	if err != nil {
+		return Receipt{}, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := plain.Do(req)
+	if err != nil {
+		return Receipt{}, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return Receipt{resp.StatusCode, string(text)}, err
+}
+
+// Denied waits until the front answers status for a token, and returns how
+// long that took.
+func (f *Front) Denied(t testing.TB, token string, status int, within time.Duration) time.Duration {
+	t.Helper()
+	start := time.Now()
+	Eventually(t, within, fmt.Sprintf("status %d", status), func(context.Context) error {
+		if r := f.Bearer(t, token); r.Status != status {
+			return fmt.Errorf("status %d %s", r.Status, r.Body)
+		}
+		return nil
+	})
+	return time.Since(start)
+}
