@@ -1,0 +1,29 @@
+package e2e
+
+import (
+	"regexp"
+	"strconv"
+	"testing"
+
+	"jwtbouncer/test/harness"
+)
+
+var statementLine = regexp.MustCompile(`(?m)(statement|execute [^:]*): `)
+
+// statements counts what the server's log (log_statement = all) has recorded.
+func statements(r *harness.Rig) int {
+	return len(statementLine.FindAllString(r.PG.Log(), -1))
+}
+
+var processed = regexp.MustCompile(`total_commands_processed:(\d+)`)
+
+func redisCalls(t *testing.T, r *harness.Rig) int {
+	t.Helper()
+	info, _ := r.Redis.Do(t, "INFO", "stats").(string)
+	m := processed.FindStringSubmatch(info)
+	if m == nil {
+		t.Fatalf("no total_commands_processed in %q", info)
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}

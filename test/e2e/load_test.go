@@ -1,0 +1,253 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+// TestLoadScenario: 100 tokens, each validated 10 times, by 50 workers, with
+// Redis and PostgreSQL; a third of the tokens is revoked beforehand, a few are
+// forged. Every answer must be right, with Redis stopped midway as well.
+func TestLoadScenario(t *testing.T) {
+	t.Parallel()
+	for _, lookup := range []bool{false, true} {
+		for _, stop := range []bool{false, true} {
+			t.Run(fmt.Sprintf("lookup %t, redis stopped midway %t", lookup, stop), func(t *testing.T) {
+				t.Parallel()
+				r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, NoFront: true})
+				runLoad(t, r, stop)
+			})
+		}
+	}
+}
+
+func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) {
+	const tokens, each, workers = 100, 10, 50
+	type subject struct {
+		token string
+		want  int
+	}
+	subjects := make([]subject, tokens)
+	var revoke []map[string]any
+	for i := range subjects {
+		switch {
+		case i%10 == 9:
+			subjects[i] = subject{r.Issuer.Mint(nil, authztest.Tampered()), 401}
+		case i%3 == 0:
+			s := subject{r.Token(nil), 401}
+			revoke = append(revoke, map[string]any{"jti": harness.Claim(s.token, "jti")})
+			subjects[i] = s
+		default:
+			subjects[i] = subject{r.Token(nil), 200}
+		}
+	}
+	c := harness.NewChecker(t, r.Bouncer.GRPC)
+	r.Revoke(t, revoke)
+	for _, s := range subjects {
+		if s.want == 401 {
+			harness.Eventually(t, 35*time.Second, "the revocations arrive", func(ctx context.Context) error {
+				if a := c.Check(ctx, s.token); a.Status != 401 {
+					return fmt.Errorf("%+v", a)
+				}
+				return nil
+			})
+		}
+	}
+	jobs := make(chan subject, tokens*each)
+	for range each {
+		for _, s := range subjects {
+			jobs <- s
+		}
+	}
+	close(jobs)
+	var right, unavailable, done atomic.Int64
+	var mu sync.Mutex
+	var took []time.Duration
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range workers {
+		wg.Go(func() {
+			for s := range jobs {
+				if stopRedis && done.Add(1) == tokens*each/2 {
+					r.Redis.Stop()
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				a := c.Check(ctx, s.token)
+				cancel()
+				switch {
+				case a.Err != nil:
+					t.Errorf("RPC error: %v", a.Err)
+				case a.Status == s.want:
+					right.Add(1)
+				case a.Status == 503 && s.want == 200:
+					unavailable.Add(1) // not wrong, but no success
+				default:
+					t.Errorf("status %d, want %d: %s", a.Status, s.want, a.Detail)
+				}
+				mu.Lock()
+				took = append(took, a.Took)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	total := time.Since(start)
+	t.Logf("%d checks in %s, %d right, %d times 503; p50 %s, p99 %s", tokens*each, total.Round(time.Millisecond), right.Load(), unavailable.Load(),
+		harness.Percentile(took, 50).Round(10*time.Microsecond), harness.Percentile(took, 99).Round(10*time.Microsecond))
+	if float64(right.Load()) < 0.999*tokens*each {
+		t.Errorf("%d of %d answers right, want more than 99.9 %%", right.Load(), tokens*each)
+	}
+}
+
+// TestFanOut: two sidecars on one PostgreSQL and Redis, under load. A token
+// revoked through one is denied by both; how soon is reported, and that it is
+// within the bound is asserted.
+func TestFanOut(t *testing.T) {
+	t.Parallel()
+	const bound = 4 * time.Second
+	for _, lookup := range []bool{false, true} {
+		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
+			t.Parallel()
+			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Faults: true, Lookup: lookup, Sidecars: 2, NoFront: true,
+				MaxStaleness: bound, SyncInterval: time.Second, Bouncer: harness.BouncerOptions{Plain: true}})
+			checkers := []*harness.Checker{harness.NewChecker(t, r.Bouncers[0].GRPC), harness.NewChecker(t, r.Bouncers[1].GRPC)}
+			stop := backgroundLoad(t, r, checkers)
+			defer stop()
+			for _, c := range []struct {
+				name   string
+				rounds int
+				fault  func()
+			}{
+				{"with Redis", 50, func() {}},
+				{"the subscriber's connection black-holed", 8, r.RedisProxy.BlackHole},
+				{"without Redis", 8, func() { r.RedisProxy.Heal(); r.RedisProxy.Down() }},
+			} {
+				c.fault()
+				var took []time.Duration
+				for range c.rounds {
+					took = append(took, revokeToDeny(t, r, checkers, bound)...)
+				}
+				t.Logf("%s: revoke to deny, %d measurements: p50 %s, p99 %s", c.name, len(took),
+					harness.Percentile(took, 50).Round(10*time.Microsecond), harness.Percentile(took, 99).Round(10*time.Microsecond))
+			}
+		})
+	}
+}
+
+// revokeToDeny revokes a token that all sidecars have just allowed, and
+// returns how long after the receipt each of them denied it for good.
+func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, bound time.Duration) []time.Duration {
+	t.Helper()
+	token := r.Token(nil)
+	for _, c := range checkers {
+		harness.Eventually(t, 5*time.Second, "a new token passes", func(ctx context.Context) error {
+			if a := c.Check(ctx, token); a.Status != 200 {
+				return fmt.Errorf("%+v", a)
+			}
+			return nil
+		})
+	}
+	r.Revoke(t, map[string]any{"jti": harness.Claim(token, "jti")})
+	start := time.Now()
+	took := make([]time.Duration, len(checkers))
+	var wg sync.WaitGroup
+	for i, c := range checkers {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), bound+5*time.Second)
+			defer cancel()
+			var lastAllowed time.Duration
+			for ctx.Err() == nil {
+				sent := time.Since(start)
+				a := c.Check(ctx, token)
+				if a.Status == 200 {
+					if lastAllowed = sent; sent > bound {
+						t.Errorf("allowed by a check that began %s after the receipt; the bound is %s", sent, bound)
+						return
+					}
+				} else if a.Status == 401 {
+					took[i] = time.Since(start)
+					break
+				}
+				time.Sleep(200 * time.Microsecond)
+			}
+			if took[i] == 0 {
+				t.Errorf("never denied; last allowed after %s", lastAllowed)
+			}
+		})
+	}
+	wg.Wait()
+	for _, c := range checkers {
+		if a := c.Check(t.Context(), token); a.Status == 200 {
+			t.Error("allowed again after a denial")
+		}
+	}
+	return took
+}
+
+// backgroundLoad keeps the sidecars busy with tokens new and seen before.
+func backgroundLoad(t *testing.T, r *harness.Rig, checkers []*harness.Checker) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	hot := r.Token(nil)
+	for i := range 4 {
+		wg.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				token := hot
+				if n%10 == 0 {
+					token = r.Token(nil)
+				}
+				if a := checkers[i%len(checkers)].Check(ctx, token); ctx.Err() == nil && (a.Err != nil || a.Status != 200 && a.Status != 503) {
+					t.Errorf("a good token under load: %+v", a)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+// TestStatementsPerCheck: with a replica PostgreSQL sees the sync and nothing
+// else, however many checks there are.
+func TestStatementsPerCheck(t *testing.T) {
+	t.Parallel()
+	const interval = 500 * time.Millisecond
+	r := harness.NewRig(t, harness.RigOptions{OwnPostgres: []string{"log_statement", "all", "log_min_messages", "warning"}, Redis: true, NoFront: true,
+		SyncInterval: interval, Bouncer: harness.BouncerOptions{Plain: true}})
+	c := harness.NewChecker(t, r.Bouncer.GRPC)
+	tokens := make([]string, 500)
+	for i := range tokens {
+		tokens[i] = r.Token(nil)
+	}
+	before, redisBefore := statements(r), redisCalls(t, r)
+	start := time.Now()
+	var checks atomic.Int64
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for n := w; n < 20_000; n += 8 {
+				if a := c.Check(t.Context(), tokens[n%len(tokens)]); a.Status != 200 {
+					t.Errorf("%+v", a)
+					return
+				}
+				checks.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	grew, redisGrew := statements(r)-before, redisCalls(t, r)-redisBefore
+	perMillion := float64(grew) / float64(checks.Load()) * 1e6
+	t.Logf("%d checks in %s: %d PostgreSQL statements (%.0f per million checks), %d Redis commands", checks.Load(), took.Round(time.Millisecond), grew, perMillion, redisGrew)
+	// A sync every interval less a quarter, one more that was under way, and a
+	// housekeeping statement now and then.
+	if most := int(took/(interval*3/4)) + 3; grew > most {
+		t.Errorf("%d statements in %s, want at most the %d of the sync", grew, took, most)
+	}
+}
