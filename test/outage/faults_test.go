@@ -1,0 +1,317 @@
+package outage
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"jwtbouncer/test/harness"
+)
+
+const (
+	short = 1500 * time.Millisecond // the replica stays fresh
+	long  = bound + 2*time.Second   // nothing stays fresh
+)
+
+// fault is one way to fail.
+type fault struct {
+	name string
+	hold time.Duration // how long it lasts
+	// inject makes it; what it returns heals it.
+	inject func(t *testing.T, r *harness.Rig) (heal func())
+	// The least share of good tokens that must pass meanwhile, in replica and
+	// in lookup mode.
+	replica, lookup float64
+}
+
+var redisFaults = []fault{
+	{"redis killed and back empty", short, func(t *testing.T, r *harness.Rig) func() {
+		r.Redis.Stop()
+		return func() { r.Redis.Start(t) }
+	}, 1, 0.9},
+	{"redis stopped in its tracks (SIGSTOP)", short, func(t *testing.T, r *harness.Rig) func() {
+		must(t, r.Redis.Pause())
+		return func() { must(t, r.Redis.Resume()) }
+	}, 1, 0.9},
+	{"redis black hole", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.RedisProxy.BlackHole()
+		return r.RedisProxy.Heal
+	}, 1, 0.9},
+	{"redis 60 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.RedisProxy.Latency(60 * time.Millisecond)
+		return r.RedisProxy.Heal
+	}, 1, 0.9},
+	{"redis 800 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.RedisProxy.Latency(800 * time.Millisecond)
+		return r.RedisProxy.Heal
+	}, 1, 0.9},
+	{"redis resets connections", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.RedisProxy.Reset()
+		return r.RedisProxy.Heal
+	}, 1, 0.9},
+	{"redis replies cut in the middle", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.RedisProxy.Cut(7)
+		return r.RedisProxy.Heal
+	}, 1, 0.9},
+	{"redis flapping", 2 * time.Second, func(t *testing.T, r *harness.Rig) func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for ctx.Err() == nil {
+				r.RedisProxy.Down()
+				pause(ctx, 100*time.Millisecond)
+				r.RedisProxy.Heal()
+				pause(ctx, 100*time.Millisecond)
+			}
+		}()
+		return func() { cancel(); <-done; r.RedisProxy.Heal() }
+	}, 1, 0.9},
+	{"redis DEBUG SLEEP", short, func(t *testing.T, r *harness.Rig) func() {
+		done := make(chan struct{})
+		go func() { defer close(done); r.Redis.Do(t, "DEBUG", "SLEEP", "1.4") }()
+		return func() { <-done }
+	}, 1, 0.9},
+	{"redis CLIENT PAUSE", short, func(t *testing.T, r *harness.Rig) func() {
+		r.Redis.Do(t, "CLIENT", "PAUSE", 1400, "ALL")
+		return func() {}
+	}, 1, 0.9},
+	{"redis READONLY", short, func(t *testing.T, r *harness.Rig) func() {
+		other := harness.Redis(t)
+		host, port := split(other.Addr)
+		r.Redis.Do(t, "REPLICAOF", host, port)
+		return func() { r.Redis.Do(t, "REPLICAOF", "NO", "ONE") }
+	}, 1, 0.9},
+	{"redis out of memory", short, func(t *testing.T, r *harness.Rig) func() {
+		r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "1")
+		return func() { r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "0") }
+	}, 1, 0.9},
+	{"redis evicts", short, func(t *testing.T, r *harness.Rig) func() {
+		r.Redis.Do(t, "CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+		r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "1")
+		return func() { r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction") }
+	}, 1, 0.9},
+	{"redis FLUSHALL over and over", short, func(t *testing.T, r *harness.Rig) func() {
+		return repeat(t, 20*time.Millisecond, func() { r.Redis.Do(t, "FLUSHALL") })
+	}, 1, 0.9},
+	{"redis maxclients reached", short, func(t *testing.T, r *harness.Rig) func() {
+		r.Redis.Do(t, "CONFIG", "SET", "maxclients", "1")
+		r.RedisProxy.Drop()
+		return func() {
+			r.Redis.Stop() // CONFIG SET would need a connection
+			r.Redis.Start(t)
+		}
+	}, 1, 0.9},
+	{"redis wants a password", short, func(t *testing.T, r *harness.Rig) func() {
+		r.Redis.Do(t, "CONFIG", "SET", "requirepass", "changed")
+		r.RedisProxy.Drop()
+		return func() {
+			r.Redis.Stop()
+			r.Redis.Start(t)
+		}
+	}, 1, 0.9},
+	{"redis subscribers killed over and over", short, func(t *testing.T, r *harness.Rig) func() {
+		return repeat(t, 50*time.Millisecond, func() { r.Redis.Do(t, "CLIENT", "KILL", "TYPE", "pubsub") })
+	}, 1, 0.9},
+}
+
+var postgresFaults = []fault{
+	{"postgres stopped", short, stopPostgres, 1, 0},
+	{"postgres stopped beyond the bound", long, stopPostgres, 0, 0},
+	{"postgres killed", short, func(t *testing.T, r *harness.Rig) func() {
+		r.PG.Crash()
+		return func() { r.PG.Start(t) }
+	}, 1, 0},
+	{"postgres stopped in its tracks (SIGSTOP)", short, func(t *testing.T, r *harness.Rig) func() {
+		must(t, r.PG.Pause())
+		return func() { must(t, r.PG.Resume()) }
+	}, 1, 0},
+	{"postgres black hole", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.PGProxy.BlackHole()
+		return r.PGProxy.Heal
+	}, 1, 0},
+	{"postgres black hole beyond the bound", long, func(_ *testing.T, r *harness.Rig) func() {
+		r.PGProxy.BlackHole()
+		return r.PGProxy.Heal
+	}, 0, 0},
+	{"postgres answers lost", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.PGProxy.BlackHoleAnswers()
+		return r.PGProxy.Heal
+	}, 1, 0},
+	{"postgres 60 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.PGProxy.Latency(60 * time.Millisecond)
+		return r.PGProxy.Heal
+	}, 1, 0},
+	{"postgres 800 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.PGProxy.Latency(800 * time.Millisecond)
+		return r.PGProxy.Heal
+	}, 1, 0},
+	{"postgres resets connections", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.PGProxy.Reset()
+		return r.PGProxy.Heal
+	}, 1, 0},
+	{"postgres replies cut in the middle", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.PGProxy.Cut(600)
+		return r.PGProxy.Heal
+	}, 1, 0},
+	{"postgres sessions terminated", short, func(t *testing.T, r *harness.Rig) func() {
+		r.PG.Terminate(t)
+		return func() {}
+	}, 1, 0.9},
+	{"postgres sessions terminated over and over", short, func(t *testing.T, r *harness.Rig) func() {
+		return repeat(t, 300*time.Millisecond, func() { r.PG.Terminate(t) })
+	}, 1, 0.9},
+	{"postgres table locked", short, func(t *testing.T, r *harness.Rig) func() {
+		c := r.PG.Connect(t)
+		tx, err := c.Begin(t.Context())
+		must(t, err)
+		_, err = tx.Exec(t.Context(), "lock table authz.revocations in access exclusive mode")
+		must(t, err)
+		return func() { must(t, tx.Rollback(context.WithoutCancel(t.Context()))) }
+	}, 1, 0},
+	{"postgres read-only", short, func(t *testing.T, r *harness.Rig) func() {
+		r.PG.Exec(t, "alter database "+r.PG.Database+" set default_transaction_read_only = on")
+		r.PG.Terminate(t)
+		return func() {
+			c := r.PG.Use("postgres").Connect(t)
+			_, err := c.Exec(t.Context(), "alter database "+r.PG.Database+" set default_transaction_read_only = off")
+			must(t, err)
+			r.PG.Terminate(t)
+		}
+	}, 1, 0.9},
+	{"postgres connections exhausted", short, exhaust, 1, 0},
+}
+
+var bothFaults = []fault{
+	{"both black holes", short, func(_ *testing.T, r *harness.Rig) func() {
+		r.RedisProxy.BlackHole()
+		r.PGProxy.BlackHole()
+		return func() { r.RedisProxy.Heal(); r.PGProxy.Heal() }
+	}, 1, 0},
+	{"both away beyond the bound", long, func(_ *testing.T, r *harness.Rig) func() {
+		r.RedisProxy.Down()
+		r.PGProxy.Down()
+		return func() { r.RedisProxy.Heal(); r.PGProxy.Heal() }
+	}, 0, 0},
+}
+
+func stopPostgres(t *testing.T, r *harness.Rig) func() {
+	r.PG.Stop()
+	return func() { r.PG.Start(t) }
+}
+
+// exhaust holds every connection slot and ends the product's sessions, so that
+// it cannot come back.
+func exhaust(t *testing.T, r *harness.Rig) func() {
+	ctx := context.WithoutCancel(t.Context())
+	var held []*pgx.Conn
+	fill := func() {
+		for len(held) < 300 {
+			c, err := pgx.Connect(ctx, r.PG.Use("postgres").URL)
+			if err != nil {
+				return
+			}
+			held = append(held, c)
+		}
+	}
+	fill()
+	// One of ours ends the product's, and the others take the slots.
+	for range 3 {
+		_, err := held[0].Exec(ctx, "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", r.PG.Database)
+		must(t, err)
+		fill()
+	}
+	return func() {
+		for _, c := range held {
+			_ = c.Close(ctx)
+		}
+	}
+}
+
+func repeat(t *testing.T, every time.Duration, do func()) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			do()
+			pause(ctx, every)
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFaults walks through every fault, in both modes and both policies for
+// what cannot be proved, against one installation each.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for _, lookup := range []bool{false, true} {
+		for _, allow := range []bool{false, true} {
+			for _, group := range []struct {
+				name   string
+				faults []fault
+			}{{"redis", redisFaults}, {"postgres", append(append([]fault(nil), postgresFaults...), bothFaults...)}} {
+				mode := fmt.Sprintf("%s, unprovable %s, %s", pick(lookup, "lookup", "replica"), pick(allow, "allow", "deny"), group.name)
+				t.Run(mode, func(t *testing.T) {
+					t.Parallel()
+					r := harness.NewRig(t, harness.RigOptions{
+						OwnPostgres: []string{"max_connections", "60"}, Redis: true, Faults: true,
+						Lookup: lookup, Allow: allow, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond,
+						Front: harness.FrontOptions{FailureModeAllow: true, Timeout: 2 * time.Second},
+					})
+					for _, f := range group.faults {
+						t.Run(f.name, func(t *testing.T) {
+							f.run(t, r, lookup, allow)
+						})
+					}
+				})
+			}
+		}
+	}
+}
+
+func (f fault) run(t *testing.T, r *harness.Rig, lookup, allow bool) {
+	w := watching(t, r, lookup && allow)
+	w.forget()
+	heal := f.inject(t, r)
+	pause(t.Context(), f.hold)
+	passed := w.passed()
+	want := f.replica
+	if lookup {
+		want = f.lookup
+	}
+	if allow {
+		want = max(want, 0.9) // what cannot be proved is allowed
+	}
+	// One in a hundred may meet the instant of the fault.
+	if passed < want-0.01 {
+		t.Errorf("%.1f %% of good tokens passed during the fault, want %.0f %%", 100*passed, 100*want)
+	}
+	heal()
+	took := w.recovered(5 * time.Second)
+	w.durable()
+	w.end()
+	t.Logf("%.1f %% of good tokens passed during the fault; recovered after %s", 100*passed, took.Round(time.Millisecond))
+	select {
+	case <-r.Bouncer.Exited():
+		t.Fatal("the sidecar has ended")
+	default:
+	}
+}
+
+func pick(v bool, yes, no string) string {
+	if v {
+		return yes
+	}
+	return no
+}

@@ -1,0 +1,17 @@
+package outage
+
+import (
+	"flag"
+	"testing"
+
+	"jwtbouncer/test/harness"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// These tests wait far more than they compute.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
+	harness.Main(m)
+}

@@ -1,0 +1,253 @@
+package outage
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+// passes waits until a new good token is allowed.
+func passes(t *testing.T, c *harness.Checker, issuer *authztest.Issuer, within time.Duration) time.Duration {
+	t.Helper()
+	start := time.Now()
+	harness.Eventually(t, within, "a good token passes", func(ctx context.Context) error {
+		if a := c.Check(ctx, issuer.Mint(nil)); a.Err != nil || a.Status != http.StatusOK {
+			return fmt.Errorf("%+v", a)
+		}
+		return nil
+	})
+	return time.Since(start)
+}
+
+// TestColdStart: the sidecar starts while something it needs is missing. It
+// answers, and denies; once the thing is there, it allows without a restart.
+func TestColdStart(t *testing.T) {
+	t.Parallel()
+	modes(t, func(t *testing.T, lookup bool) {
+		start := func(t *testing.T, o harness.RigOptions) (*harness.Rig, *harness.Checker) {
+			t.Helper()
+			o.Lookup, o.NoFront = lookup, true
+			o.Bouncer.NoWait = true
+			o.MaxStaleness, o.SyncInterval = bound, 500*time.Millisecond
+			r := harness.NewRig(t, o)
+			harness.Eventually(t, 20*time.Second, "alive", r.Bouncer.Live)
+			return r, harness.NewChecker(t, r.Bouncer.GRPC)
+		}
+		// closed: nothing passes, and nothing is an RPC error.
+		closed := func(t *testing.T, r *harness.Rig, c *harness.Checker, want int) {
+			t.Helper()
+			for range 20 {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				if a := c.Check(ctx, r.Token(nil)); a.Err != nil || a.Status != want {
+					t.Fatalf("a good token, before anything is there: %+v, want status %d", a, want)
+				}
+				cancel()
+			}
+			if err := r.Bouncer.Ready(t.Context()); err == nil {
+				t.Error("ready although nothing can be allowed")
+			}
+			if err := r.Bouncer.Live(t.Context()); err != nil {
+				t.Errorf("not alive: %v", err)
+			}
+		}
+		t.Run("without Postgres", func(t *testing.T) {
+			t.Parallel()
+			pg := harness.OwnPostgres(t)
+			proxy := harness.Proxy(t, pg.Addr)
+			proxy.Down()
+			r, c := start(t, harness.RigOptions{StoreURL: pg.Via(proxy.Addr)})
+			closed(t, r, c, http.StatusServiceUnavailable)
+			proxy.Heal()
+			t.Logf("recovered after %s", passes(t, c, r.Issuer, 5*time.Second))
+		})
+		t.Run("with a Postgres that does not answer", func(t *testing.T) {
+			t.Parallel()
+			pg := harness.OwnPostgres(t)
+			proxy := harness.Proxy(t, pg.Addr)
+			proxy.BlackHole()
+			r, c := start(t, harness.RigOptions{StoreURL: pg.Via(proxy.Addr)})
+			closed(t, r, c, http.StatusServiceUnavailable)
+			proxy.Heal()
+			t.Logf("recovered after %s", passes(t, c, r.Issuer, 5*time.Second))
+		})
+		t.Run("without Redis", func(t *testing.T) {
+			t.Parallel()
+			rd := harness.Redis(t)
+			rd.Stop()
+			r, c := start(t, harness.RigOptions{Postgres: true, RedisURL: rd.URL})
+			passes(t, c, r.Issuer, 10*time.Second)
+			rd.Start(t)
+			passes(t, c, r.Issuer, 5*time.Second)
+		})
+		t.Run("without keys", func(t *testing.T) {
+			t.Parallel()
+			issuer := authztest.NewIssuer(authztest.Named("https://issuer.example"))
+			t.Cleanup(issuer.Close)
+			issuer.FailJWKS(&authztest.Fault{Status: 500})
+			r, c := start(t, harness.RigOptions{Issuer: issuer})
+			closed(t, r, c, http.StatusServiceUnavailable)
+			issuer.FailJWKS(nil)
+			t.Logf("recovered after %s", passes(t, c, r.Issuer, 5*time.Second))
+		})
+	})
+}
+
+// TestKeySetFaults: the issuer's key endpoint fails after a good start. The
+// last good keys stay in use.
+func TestKeySetFaults(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]*authztest.Fault{
+		"away":    {Status: 503},
+		"hanging": {Hang: true},
+		"slow":    {Delay: 5 * time.Second, Genuine: true},
+		"garbage": {Body: "<html>Login</html>"},
+		"empty":   {Body: `{"keys":[]}`, Status: 500},
+		"flood":   {Flood: 64 << 20, Genuine: true},
+		"astray":  {Redirect: "http://127.0.0.1:1/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := harness.NewRig(t, harness.RigOptions{MaxStaleness: bound, SyncInterval: 500 * time.Millisecond,
+				Front: harness.FrontOptions{FailureModeAllow: true, Timeout: 2 * time.Second}})
+			w := watching(t, r, false)
+			w.forget()
+			r.Issuer.FailJWKS(fault)
+			// A key nobody has heard of makes the sidecar look for it, in vain.
+			unknown := r.Issuer.Mint(nil, authztest.With(authztest.NewKey("ES256")))
+			for range 50 {
+				if a, ok := w.check(t.Context(), unknown); ok && a.Status == http.StatusOK {
+					t.Fatal("a token under an unknown key was allowed")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if p := w.passed(); p < 0.99 {
+				t.Errorf("%.1f %% of good tokens passed, want 99 %%", 100*p)
+			}
+			r.Issuer.FailJWKS(nil)
+			w.recovered(5 * time.Second)
+			w.durable()
+			w.end()
+		})
+	}
+}
+
+// TestSIGKILL: a sidecar that is killed leaves nothing behind that would make
+// the next one allow what was revoked, or not start.
+func TestSIGKILL(t *testing.T) {
+	t.Parallel()
+	for _, o := range []harness.RigOptions{{}, {Postgres: true, Redis: true}, {Postgres: true, Redis: true, Lookup: true}} {
+		t.Run(fmt.Sprintf("postgres %t, lookup %t", o.Postgres, o.Lookup), func(t *testing.T) {
+			t.Parallel()
+			o.MaxStaleness, o.SyncInterval = bound, 500*time.Millisecond
+			r := harness.NewRig(t, o)
+			revoked := r.Token(nil)
+			r.Revoke(t, map[string]any{"jti": harness.Claim(revoked, "jti")})
+			r.Bouncer.Kill()
+			if reply := r.Front.Bearer(t, r.Token(nil)); reply.Status == http.StatusOK {
+				t.Error("allowed without a sidecar")
+			}
+			r.Bouncer.Start(t)
+			c := harness.NewChecker(t, r.Bouncer.GRPC)
+			passes(t, c, r.Issuer, 5*time.Second)
+			if a := c.Check(t.Context(), revoked); a.Status != http.StatusUnauthorized {
+				t.Errorf("a token revoked before the kill: %+v", a)
+			}
+			r.Front.Denied(t, r.Token(nil), http.StatusOK, 5*time.Second)
+		})
+	}
+}
+
+// TestMemoryLimit: many distinct tokens under a small GOMEMLIMIT cost speed at
+// most, never an answer.
+func TestMemoryLimit(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Bouncer: harness.BouncerOptions{Plain: true, Env: []string{"GOMEMLIMIT=48MiB"}}})
+	c := harness.NewChecker(t, r.Bouncer.GRPC)
+	padding := strings.Repeat("x", 2000)
+	const n = 8000
+	for i := range n {
+		if a := c.Check(t.Context(), r.Token(map[string]any{"padding": padding, "n": i})); a.Err != nil || a.Status != http.StatusOK {
+			t.Fatalf("check %d: %+v", i, a)
+		}
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.Bouncer.PID()))
+	must(t, err)
+	for line := range strings.Lines(string(status)) {
+		if strings.HasPrefix(line, "VmHWM") {
+			t.Logf("%d tokens of about 3 KB: %s", n, strings.TrimSpace(line))
+		}
+	}
+}
+
+// TestSQLiteFaults: the database file is locked, full or corrupt.
+func TestSQLiteFaults(t *testing.T) {
+	t.Parallel()
+	t.Run("full", func(t *testing.T) {
+		t.Parallel()
+		r := harness.NewRig(t, harness.RigOptions{MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
+		w := watching(t, r, false)
+		// No file of the process may grow any more; its log goes on, being small.
+		must(t, unix.Prlimit(r.Bouncer.PID(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 4096, Max: unix.RLIM_INFINITY}, nil))
+		pause(t.Context(), short)
+		limited, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		rec, err := r.TryRevoke(limited, map[string]any{"jti": "nowhere to put it"})
+		if err == nil && rec.Status/100 == 2 {
+			t.Errorf("a revocation was acknowledged on a full disk: %d %s", rec.Status, rec.Body)
+		}
+		must(t, unix.Prlimit(r.Bouncer.PID(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil))
+		w.recovered(5 * time.Second)
+		w.durable()
+		w.end()
+		r.Revoke(t, map[string]any{"jti": "there is room again"})
+	})
+	t.Run("corrupt at the start", func(t *testing.T) {
+		t.Parallel()
+		dir := harness.Dir(t)
+		path := harness.WriteFile(t, dir, "revocations.db", strings.Repeat("this is no database ", 1000))
+		r := harness.NewRig(t, harness.RigOptions{StoreURL: "sqlite://" + path, NoFront: true, Bouncer: harness.BouncerOptions{NoWait: true}})
+		code, err := r.Bouncer.ExitCode(20 * time.Second)
+		if err != nil || code == 0 {
+			t.Errorf("exit code %d, %v; want an error", code, err)
+		}
+		if log := r.Bouncer.Log(); !strings.Contains(log, "revocations.db") {
+			t.Errorf("the error does not name the file:\n%s", log)
+		}
+	})
+	t.Run("corrupted while running", func(t *testing.T) {
+		t.Parallel()
+		for _, lookup := range []bool{false, true} {
+			r := harness.NewRig(t, harness.RigOptions{Lookup: lookup, NoFront: true, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
+			c := harness.NewChecker(t, r.Bouncer.GRPC)
+			revoked := r.Token(nil)
+			r.Revoke(t, map[string]any{"jti": harness.Claim(revoked, "jti")})
+			for _, suffix := range []string{"", "-wal"} {
+				if st, err := os.Stat(r.SQLite + suffix); err == nil && st.Size() > 0 {
+					f, err := os.OpenFile(r.SQLite+suffix, os.O_WRONLY, 0)
+					must(t, err)
+					_, err = f.WriteAt([]byte(strings.Repeat("\xde\xad\xbe\xef", int(st.Size())/4)), 0)
+					must(t, err)
+					must(t, f.Close())
+				}
+			}
+			for start := time.Now(); time.Since(start) < bound+time.Second; {
+				if a := c.Check(t.Context(), revoked); a.Err != nil || a.Status == http.StatusOK {
+					t.Fatalf("lookup %t: a revoked token on a corrupt file: %+v", lookup, a)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			if err := r.Bouncer.Live(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
