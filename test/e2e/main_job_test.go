@@ -152,7 +152,7 @@ func TestRevokedBy(t *testing.T) {
 	}
 }
 
-func TestSpoofedIdentityHeaders(t *testing.T) {
+func TestSpoofedHeadersInTheProduct(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{Config: `
 headers: {claims: {x-jwt-sub: sub, x-jwt-iss: iss, x-jwt-email: email}, forward_authorization: false}

@@ -146,6 +146,14 @@ func (p *Process) tail() string {
 func (p *Process) attach(t testing.TB) {
 	if t.Failed() {
 		t.Logf("--- log of %s (pid %d):\n%s", p.Name, p.PID(), p.tail())
+		keep(p)
+	}
+}
+
+// keep copies the whole log to the directory HARNESS_LOGS names, if it does.
+func keep(p *Process) {
+	if dir := os.Getenv("HARNESS_LOGS"); dir != "" {
+		_ = os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d.log", p.Name, p.PID())), []byte(p.Log()), 0o600)
 	}
 }
 

@@ -205,7 +205,8 @@ func (w *watch) revokeMore(ctx context.Context) {
 			w.revoked = append(w.revoked, revocation{token, time.Now()})
 		}
 		w.mu.Unlock()
-		if err == nil && rec.Status/100 != 2 && rec.Status != http.StatusServiceUnavailable {
+		// 503: not stored; 504: it is not known.
+		if err == nil && rec.Status/100 != 2 && rec.Status != http.StatusServiceUnavailable && rec.Status != http.StatusGatewayTimeout {
 			w.violated("revoke: status %d %s", rec.Status, rec.Body)
 		}
 		pause(ctx, 100*time.Millisecond)
