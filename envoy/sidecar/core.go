@@ -26,6 +26,8 @@ type core struct {
 	store      *store.Store
 	redis      *cache.Redis    // nil: not configured
 	follower   *cache.Follower // nil: lookup mode
+	opaque     *authz.Introspections
+	statuses   *authz.StatusLists // nil: not configured
 	revoker    *authz.Revoker
 	authorizer *authz.Authorizer
 	policy     authz.PolicyOptions
@@ -73,11 +75,24 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	if c.policy.Binding, err = authz.NewBinding(s.Binding, c.replays(s)); err != nil {
 		return nil, err
 	}
+	if c.opaque, err = authz.NewIntrospections(s.Introspection, authz.IntrospectionOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
+		return nil, err
+	}
+	c.policy.Introspectors = c.opaque.ByName()
+	chain := authz.NewChain(newTierMetrics(registry, tiers), tiers...)
+	if len(s.StatusLists.Hosts) > 0 {
+		if c.statuses, err = authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: c.verifier, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
+			return nil, err
+		}
+		// What an issuer publishes says nothing about what was revoked here:
+		// both have to say no.
+		chain = authz.NewChain(nil, authz.All(chain, c.statuses))
+	}
 	policy, err := authz.CompilePolicy(s.Routes, c.policy)
 	if err != nil {
 		return nil, err
 	}
-	c.authorizer = authz.NewAuthorizer(c.verifier, tokens, authz.NewChain(newTierMetrics(registry, tiers), tiers...), policy, clock)
+	c.authorizer = authz.NewAuthorizer(c.verifier, tokens, chain, policy, clock)
 	return c, nil
 }
 
@@ -305,6 +320,12 @@ func (c *core) close() error {
 	}
 	if c.tokens != nil {
 		c.tokens.Close()
+	}
+	if c.opaque != nil {
+		c.opaque.Close()
+	}
+	if c.statuses != nil {
+		c.statuses.Close()
 	}
 	if c.redis != nil {
 		errs = append(errs, c.redis.Close())

@@ -24,21 +24,23 @@ import (
 // Settings is the whole configuration file. Each stanza belongs to the package
 // that it configures.
 type Settings struct {
-	Listen            ListenSettings          `yaml:"listen" doc:"Where the sidecar listens."`
-	Issuers           []authz.IssuerConfig    `yaml:"issuers" doc:"Whose tokens are accepted; at least one is needed."`
-	Store             string                  `yaml:"store" doc:"Authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
-	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store. Empty: the URL's, or none."`
-	Redis             cache.RedisConfig       `yaml:"redis" doc:"Redis or Valkey that spreads revocations quickly: a URL alone or a mapping. Left out: none."`
-	Revocation        cache.RevocationConfig  `yaml:"revocation" doc:"How revocation is enforced."`
-	Tokens            cache.TokenCacheConfig  `yaml:"token_cache" doc:"The cache of verified tokens."`
-	Headers           envoy.HeadersConfig     `yaml:"headers" doc:"What the upstream gets to see."`
-	Replies           envoy.RepliesConfig     `yaml:"replies" doc:"What denied callers are told."`
-	DecisionLog       envoy.DecisionLogConfig `yaml:"decision_log" doc:"Which decisions are logged."`
-	API               httpapi.Config          `yaml:"api" doc:"Who may revoke over HTTP."`
-	Routes            []authz.RouteConfig     `yaml:"routes" doc:"Rules per route, the first that matches decides. None: every path needs a valid token."`
-	Binding           authz.BindingConfig     `yaml:"binding" doc:"How sender-constrained tokens prove their sender (RFC 8705, RFC 9449)."`
-	Log               LogConfig               `yaml:"log" doc:"The process's own log (JSON, standard error)."`
-	Tracing           TracingConfig           `yaml:"tracing" doc:"OpenTelemetry traces."`
+	Listen            ListenSettings              `yaml:"listen" doc:"Where the sidecar listens."`
+	Issuers           []authz.IssuerConfig        `yaml:"issuers" doc:"Whose tokens are accepted; at least one is needed."`
+	Store             string                      `yaml:"store" doc:"Authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
+	StorePasswordFile string                      `yaml:"store_password_file" doc:"File with the password of the Postgres store. Empty: the URL's, or none."`
+	Redis             cache.RedisConfig           `yaml:"redis" doc:"Redis or Valkey that spreads revocations quickly: a URL alone or a mapping. Left out: none."`
+	Revocation        cache.RevocationConfig      `yaml:"revocation" doc:"How revocation is enforced."`
+	Tokens            cache.TokenCacheConfig      `yaml:"token_cache" doc:"The cache of verified tokens."`
+	Headers           envoy.HeadersConfig         `yaml:"headers" doc:"What the upstream gets to see."`
+	Replies           envoy.RepliesConfig         `yaml:"replies" doc:"What denied callers are told."`
+	DecisionLog       envoy.DecisionLogConfig     `yaml:"decision_log" doc:"Which decisions are logged."`
+	API               httpapi.Config              `yaml:"api" doc:"Who may revoke over HTTP."`
+	Routes            []authz.RouteConfig         `yaml:"routes" doc:"Rules per route, the first that matches decides. None: every path needs a valid token."`
+	Binding           authz.BindingConfig         `yaml:"binding" doc:"How sender-constrained tokens prove their sender (RFC 8705, RFC 9449)."`
+	Introspection     []authz.IntrospectionConfig `yaml:"introspection" doc:"Issuers of opaque tokens that are asked about them (RFC 7662), for routes that name them."`
+	StatusLists       authz.StatusListConfig      `yaml:"status_lists" doc:"Token Status Lists that issuers publish."`
+	Log               LogConfig                   `yaml:"log" doc:"The process's own log (JSON, standard error)."`
+	Tracing           TracingConfig               `yaml:"tracing" doc:"OpenTelemetry traces."`
 }
 
 // ListenSettings is the stanza "listen".
@@ -163,8 +165,22 @@ func (s *Settings) validate(f *config.File) {
 	if b, err := authz.NewBinding(s.Binding, authz.NewMemoryReplay(1, authz.SystemClock{})); err == nil {
 		options.Binding = b // the stanza's own faults are reported below
 	}
+	options.Introspectors = map[string]authz.Introspector{}
+	for _, in := range s.Introspection {
+		options.Introspectors[in.Name] = unasked{}
+	}
 	authz.ValidateRoutes(s.Routes, options, f.At("routes"))
 	s.Binding.Validate(f.At("binding"))
+	names := map[string]bool{}
+	for i, in := range s.Introspection {
+		at := fmt.Sprintf("introspection[%d]", i)
+		in.Validate(s.Revocation.MaxStaleness, f.At(at))
+		if names[in.Name] {
+			f.Fault(at+".name", "%q stands twice", in.Name)
+		}
+		names[in.Name] = true
+	}
+	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
 	s.Tracing.Validate(f.At("tracing"))
 	if _, err := s.logLevel(); err != nil {
 		f.Fault("log.level", "%q: debug, info, warn or error is needed", s.Log.Level)
@@ -176,6 +192,9 @@ func (s *Settings) logLevel() (slog.Level, error) {
 	err := level.UnmarshalText([]byte(s.Log.Level))
 	return level, err
 }
+
+// unasked stands for a configured introspection while settings are checked.
+type unasked struct{ authz.Introspector }
 
 // policyOptions are what routes may refer to, as far as the settings tell.
 func (s *Settings) policyOptions() authz.PolicyOptions {
