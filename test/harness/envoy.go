@@ -91,6 +91,9 @@ func ValidateEnvoy(t testing.TB, configYAML string) error {
 	return err
 }
 
+// EnvoyPath returns where the Envoy binary is.
+func EnvoyPath() (string, error) { return envoyPath() }
+
 func envoyPath() (string, error) { return find("Envoy", []string{"envoy"}, "envoy/_bin/envoy") }
 
 func startEnvoy(t testing.TB, configYAML string) (*EnvoyServer, error) {

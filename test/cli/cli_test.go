@@ -1,0 +1,46 @@
+// Package cli tests the command line as its users meet it: what is typed, what
+// is printed, and the exit code, as scripts in testdata.
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+func TestScripts(t *testing.T) {
+	binary, err := harness.Binary(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scripts, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	issuer := authztest.NewIssuer(authztest.Named("https://issuer.example"), authztest.Offline())
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("UPDATE") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("TOKEN", issuer.Mint(map[string]any{"jti": "token-1"}))
+			if err := os.Symlink(binary, filepath.Join(env.WorkDir, "jwt-bouncer")); err != nil {
+				return err
+			}
+			env.Setenv("PATH", env.WorkDir+":"+env.Getenv("PATH"))
+			// Scripts with other needs bring a file of their own.
+			config := "issuers:\n  - {issuer: https://issuer.example, audiences: [api], jwks: " + filepath.Join(env.WorkDir, "jwks.json") + "}\nstore: sqlite://" + filepath.Join(env.WorkDir, "r.db") + "\n"
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "jwks.json"), issuer.JWKS(), 0o600); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(env.WorkDir, "c.yaml"), []byte(config), 0o600)
+		},
+	})
+}

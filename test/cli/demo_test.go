@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"net"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"jwtbouncer/test/harness"
+)
+
+// demo starts the demonstration; it ends with the test at the latest.
+func demo(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	binary, err := harness.Binary(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	envoy, err := harness.EnvoyPath()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, binary, append([]string{"demo", "--envoy", envoy}, args...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 20 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + t.TempDir()}
+	return cmd
+}
+
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	out, err := demo(t).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"→ 200; upstream saw x-jwt-sub: alice", `→ 401 Bearer realm="jwt-bouncer"` + "\n", `error="invalid_token"`, "→ 201 {", "ms after the revocation was acknowledged"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("missing %q in\n%s", want, out)
+		}
+	}
+}
+
+// Ctrl-C ends everything that the demo started: its children are in process
+// groups of their own and die with it.
+func TestDemoKeepEndsOnInterrupt(t *testing.T) {
+	t.Parallel()
+	cmd := demo(t, "--keep")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var front string
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		if f := strings.Fields(lines.Text()); len(f) > 1 && f[0] == "envoy" {
+			front = f[1]
+		}
+		if strings.Contains(lines.Text(), "Everything is still running") {
+			break
+		}
+	}
+	if front == "" {
+		t.Fatalf("no envoy line: %v %s", lines.Err(), stderr.String())
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() { // to its end, so that Wait can close the pipe
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ended with %v\n%s", err, stderr.String())
+	}
+	if c, err := net.Dial("tcp", strings.TrimPrefix(front, "http://")); err == nil {
+		_ = c.Close()
+		t.Errorf("envoy still listens at %s", front)
+	}
+}
