@@ -124,7 +124,11 @@ func cell(s string) string {
 
 func typeName(sf reflect.StructField) string {
 	if e := sf.Tag.Get("enum"); e != "" {
-		return "one of " + strings.ReplaceAll(e, ",", ", ")
+		words := strings.ReplaceAll(e, ",", ", ")
+		if sf.Type.Kind() == reflect.Slice {
+			return "list of " + words
+		}
+		return "one of " + words
 	}
 	return kindName(sf.Type)
 }

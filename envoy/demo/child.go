@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,12 +12,13 @@ import (
 
 // spawn starts a child whose output goes to NAME.log. It is in a process group
 // of its own, so that Ctrl-C reaches it only through us, and dies with us.
-func (s *stage) spawn(name, path string, args ...string) error {
+func (s *stage) spawn(ctx context.Context, name, path string, args ...string) error {
 	log, err := os.Create(filepath.Join(s.dir, name+".log"))
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(path, args...)
+	// Not ended by ctx: stop ends the children in order, and politely.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, s.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

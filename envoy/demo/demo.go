@@ -75,26 +75,26 @@ func (s *stage) say(format string, args ...any) { fmt.Fprintf(s.Out, format+"\n"
 // start brings up issuer, upstream, sidecar and Envoy, and waits until a
 // request comes through all of them.
 func (s *stage) start(ctx context.Context) error {
-	issuerL, err := listen("127.0.0.1:9000")
+	issuerL, err := listen(ctx, "127.0.0.1:9000")
 	if err != nil {
 		return err
 	}
 	s.issuer = "http://" + issuerL.Addr().String()
 	s.serve(issuerL, NewIssuer(s.issuer))
-	upstreamL, err := listen("127.0.0.1:9001")
+	upstreamL, err := listen(ctx, "127.0.0.1:9001")
 	if err != nil {
 		return err
 	}
 	s.serve(upstreamL, Upstream())
-	grpcAddr, err := freeAddr("127.0.0.1:9191")
+	grpcAddr, err := freeAddr(ctx, "127.0.0.1:9191")
 	if err != nil {
 		return err
 	}
-	httpAddr, err := freeAddr("127.0.0.1:9192")
+	httpAddr, err := freeAddr(ctx, "127.0.0.1:9192")
 	if err != nil {
 		return err
 	}
-	frontAddr, err := freeAddr("127.0.0.1:10000")
+	frontAddr, err := freeAddr(ctx, "127.0.0.1:10000")
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (s *stage) start(ctx context.Context) error {
 	if err := os.WriteFile(config, sidecarConfig(s.issuer, grpcAddr, httpAddr, filepath.Join(s.dir, "revocations.db")), 0o600); err != nil {
 		return err
 	}
-	if err := s.spawn("sidecar", s.Executable, "--config", config, "serve"); err != nil {
+	if err := s.spawn(ctx, "sidecar", s.Executable, "--config", config, "serve"); err != nil {
 		return err
 	}
 	envoyYAML, err := envoy.SampleConfig(envoy.Sample{Listen: frontAddr, Service: grpcAddr, Upstream: upstreamL.Addr().String()})
@@ -115,7 +115,7 @@ func (s *stage) start(ctx context.Context) error {
 	if err := os.WriteFile(front, []byte(envoyYAML), 0o600); err != nil {
 		return err
 	}
-	if err := s.spawn("envoy", s.Envoy, "-c", front, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"); err != nil {
+	if err := s.spawn(ctx, "envoy", s.Envoy, "-c", front, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"); err != nil {
 		return err
 	}
 	s.say("issuer    %s   (GET /token mints a token)", s.issuer)
@@ -170,8 +170,11 @@ func (s *stage) logs() string {
 
 func (s *stage) serve(l net.Listener, h http.Handler) {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // always ErrServerClosed, by our own Close
+	}()
 	s.stops = append(s.stops, func() error {
 		err := srv.Close()
 		<-done
@@ -190,15 +193,16 @@ func (s *stage) stop() error {
 }
 
 // listen takes the preferred address, or any free port where it is taken.
-func listen(preferred string) (net.Listener, error) {
-	if l, err := net.Listen("tcp", preferred); err == nil {
+func listen(ctx context.Context, preferred string) (net.Listener, error) {
+	var lc net.ListenConfig
+	if l, err := lc.Listen(ctx, "tcp", preferred); err == nil {
 		return l, nil
 	}
-	return net.Listen("tcp", "127.0.0.1:0")
+	return lc.Listen(ctx, "tcp", "127.0.0.1:0")
 }
 
-func freeAddr(preferred string) (string, error) {
-	l, err := listen(preferred)
+func freeAddr(ctx context.Context, preferred string) (string, error) {
+	l, err := listen(ctx, preferred)
 	if err != nil {
 		return "", err
 	}
@@ -222,7 +226,8 @@ func sidecarConfig(issuer, grpcAddr, httpAddr, db string) []byte {
 
 // Serve serves h on addr until ctx ends.
 func Serve(ctx context.Context, addr string, h http.Handler) error {
-	l, err := net.Listen("tcp", addr)
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
 	}

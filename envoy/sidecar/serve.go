@@ -85,7 +85,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	draining := make(chan struct{})
 	var api *httpServer
 	if s.Listen.HTTP != "" {
-		if api, err = newHTTPServer(s, core, draining, log, registry); err != nil {
+		if api, err = newHTTPServer(ctx, s, core, draining, log, registry); err != nil {
 			_ = grpcL.Close()
 			return err
 		}
@@ -170,7 +170,7 @@ type httpServer struct {
 	listener net.Listener
 }
 
-func newHTTPServer(s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*httpServer, error) {
+func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*httpServer, error) {
 	handler, err := httpapi.New(httpapi.Options{
 		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.IssuerNames(), Revoker: c.revoker, Lister: c.store, Verifier: c.verifier, Parts: c.parts(),
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
@@ -178,7 +178,8 @@ func newHTTPServer(s Settings, c *core, draining <-chan struct{}, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", s.Listen.HTTP)
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", s.Listen.HTTP)
 	if err != nil {
 		return nil, fmt.Errorf("listen.http: %w", err)
 	}

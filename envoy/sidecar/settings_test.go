@@ -109,3 +109,17 @@ func TestRestartNeeded(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// fenced returns the contents of a Markdown text's code blocks in language.
+func fenced(text, language string) []string {
+	var blocks []string
+	for {
+		_, rest, ok := strings.Cut(text, "\n```"+language+"\n")
+		if !ok {
+			return blocks
+		}
+		var block string
+		block, text, _ = strings.Cut(rest, "\n```")
+		blocks = append(blocks, block+"\n")
+	}
+}
