@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -107,6 +108,19 @@ func (b *BouncerServer) Live(ctx context.Context) error { return get(ctx, b.HTTP
 // Ready asks /readyz.
 func (b *BouncerServer) Ready(ctx context.Context) error {
 	return get(ctx, b.HTTP+"/readyz", io.Discard)
+}
+
+// LimitFileSize sets the size in bytes up to which the process may write a
+// file ("unlimited": any), which is what a full disk is to it.
+func (b *BouncerServer) LimitFileSize(t testing.TB, size string) {
+	t.Helper()
+	// As the process's own user: raising the limit of another takes a
+	// capability that root in a container may lack.
+	cmd := exec.Command("prlimit", "--pid", strconv.Itoa(b.PID()), "--fsize="+size+":unlimited")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential()}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("prlimit: %v %s", err, out)
+	}
 }
 
 func (b *BouncerServer) run() error {

@@ -54,7 +54,7 @@ func TestSentinelFailover(t *testing.T) {
 	modes(t, func(t *testing.T, lookup bool) {
 		g := harness.Sentinel(t)
 		r := harness.NewRig(t, harness.RigOptions{Postgres: true, Lookup: lookup, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond,
-			Redis: false, RedisURL: fmt.Sprintf("{addrs: [%s], master_name: %s}", strings.Join(g.Addrs, ", "), g.Name)})
+			Redis: false, RedisURL: fmt.Sprintf("{addrs: [%s], master_name: %s}", quoted(g.Addrs), g.Name)})
 		w := watching(t, r, false)
 		w.forget()
 		g.Master.Stop()
@@ -81,7 +81,7 @@ func TestClusterMasterLost(t *testing.T) {
 	modes(t, func(t *testing.T, lookup bool) {
 		c := harness.RedisCluster(t, 3)
 		r := harness.NewRig(t, harness.RigOptions{Postgres: true, Lookup: lookup, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond,
-			RedisURL: fmt.Sprintf("{addrs: [%s], cluster: true}", strings.Join(c.Addrs, ", "))})
+			RedisURL: fmt.Sprintf("{addrs: [%s], cluster: true}", quoted(c.Addrs))})
 		w := watching(t, r, false)
 		w.forget()
 		c.Nodes[1].Stop()
@@ -95,6 +95,8 @@ func TestClusterMasterLost(t *testing.T) {
 		w.end()
 	})
 }
+
+func quoted(list []string) string { return `"` + strings.Join(list, `", "`) + `"` }
 
 // promote makes the standby a primary that waits for no standby of its own.
 func promote(t *testing.T, standby *harness.PGServer) {

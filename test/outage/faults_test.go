@@ -281,6 +281,7 @@ func TestFaults(t *testing.T) {
 }
 
 func (f fault) run(t *testing.T, r *harness.Rig, lookup, allow bool) {
+	fresh(t, r)
 	w := watching(t, r, lookup && allow)
 	w.forget()
 	heal := f.inject(t, r)

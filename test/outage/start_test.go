@@ -2,6 +2,7 @@ package outage
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite" // the driver
 
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
@@ -196,7 +197,7 @@ func TestSQLiteFaults(t *testing.T) {
 		r := harness.NewRig(t, harness.RigOptions{MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
 		w := watching(t, r, false)
 		// No file of the process may grow any more; its log goes on, being small.
-		must(t, unix.Prlimit(r.Bouncer.PID(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 4096, Max: unix.RLIM_INFINITY}, nil))
+		r.Bouncer.LimitFileSize(t, "4096")
 		pause(t.Context(), short)
 		limited, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
@@ -204,23 +205,52 @@ func TestSQLiteFaults(t *testing.T) {
 		if err == nil && rec.Status/100 == 2 {
 			t.Errorf("a revocation was acknowledged on a full disk: %d %s", rec.Status, rec.Body)
 		}
-		must(t, unix.Prlimit(r.Bouncer.PID(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil))
+		r.Bouncer.LimitFileSize(t, "unlimited")
 		w.recovered(5 * time.Second)
 		w.durable()
 		w.end()
 		r.Revoke(t, map[string]any{"jti": "there is room again"})
+	})
+	t.Run("locked", func(t *testing.T) {
+		t.Parallel()
+		r := harness.NewRig(t, harness.RigOptions{MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
+		w := watching(t, r, false)
+		db, err := sql.Open("sqlite", "file:"+r.SQLite)
+		must(t, err)
+		defer db.Close()
+		conn, err := db.Conn(t.Context())
+		must(t, err)
+		defer conn.Close()
+		_, err = conn.ExecContext(t.Context(), "begin exclusive")
+		must(t, err)
+		w.forget()
+		pause(t.Context(), short)
+		if p := w.passed(); p < 0.99 {
+			t.Errorf("%.1f %% of good tokens passed while another process held the write lock, want all", 100*p)
+		}
+		_, err = conn.ExecContext(t.Context(), "rollback")
+		must(t, err)
+		w.recovered(5 * time.Second)
+		w.durable()
+		w.end()
 	})
 	t.Run("corrupt at the start", func(t *testing.T) {
 		t.Parallel()
 		dir := harness.Dir(t)
 		path := harness.WriteFile(t, dir, "revocations.db", strings.Repeat("this is no database ", 1000))
 		r := harness.NewRig(t, harness.RigOptions{StoreURL: "sqlite://" + path, NoFront: true, Bouncer: harness.BouncerOptions{NoWait: true}})
-		code, err := r.Bouncer.ExitCode(20 * time.Second)
-		if err != nil || code == 0 {
-			t.Errorf("exit code %d, %v; want an error", code, err)
+		harness.Eventually(t, 20*time.Second, "alive", r.Bouncer.Live)
+		c := harness.NewChecker(t, r.Bouncer.GRPC)
+		for range 20 {
+			if a := c.Check(t.Context(), r.Token(nil)); a.Err != nil || a.Status != http.StatusServiceUnavailable {
+				t.Fatalf("%+v, want status 503", a)
+			}
 		}
-		if log := r.Bouncer.Log(); !strings.Contains(log, "revocations.db") {
-			t.Errorf("the error does not name the file:\n%s", log)
+		if err := r.Bouncer.Ready(t.Context()); err == nil {
+			t.Error("ready")
+		}
+		if log := r.Bouncer.Log(); !strings.Contains(log, path) || !strings.Contains(log, "damaged") {
+			t.Errorf("the log does not say what is wrong with which file:\n%s", log)
 		}
 	})
 	t.Run("corrupted while running", func(t *testing.T) {
@@ -230,6 +260,12 @@ func TestSQLiteFaults(t *testing.T) {
 			c := harness.NewChecker(t, r.Bouncer.GRPC)
 			revoked := r.Token(nil)
 			r.Revoke(t, map[string]any{"jti": harness.Claim(revoked, "jti")})
+			harness.Eventually(t, bound+5*time.Second, "revoked", func(ctx context.Context) error {
+				if a := c.Check(ctx, revoked); a.Status != http.StatusUnauthorized {
+					return fmt.Errorf("%+v", a)
+				}
+				return nil
+			})
 			for _, suffix := range []string{"", "-wal"} {
 				if st, err := os.Stat(r.SQLite + suffix); err == nil && st.Size() > 0 {
 					f, err := os.OpenFile(r.SQLite+suffix, os.O_WRONLY, 0)
