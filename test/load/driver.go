@@ -1,0 +1,170 @@
+package load
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+)
+
+// Check is one encoded CheckRequest and what its answer must be.
+type Check struct {
+	Wire  []byte
+	Allow bool
+}
+
+// Source hands out checks. n counts up from 0 over all workers of a run.
+type Source func(n int64) Check
+
+// Load is what a Driver does to a server.
+type Load struct {
+	Duration time.Duration // how long checks are started
+	Checks   int64         // how many at most; 0: as many as fit into Duration
+	InFlight int           // checks under way at the same time
+	// Rate is checks per second. With it the loop is open: a check is due at
+	// its time whether or not earlier ones have been answered, and its latency
+	// counts from when it was due. 0: closed, a worker's next check follows
+	// the answer to its last.
+	Rate   float64
+	Source Source
+}
+
+// Result is what happened.
+type Result struct {
+	Checks  int64 // answered
+	Wrong   int64 // answered otherwise than expected
+	Errors  int64 // RPC errors: never right
+	Elapsed time.Duration
+	Latency *hdrhistogram.Histogram // nanoseconds
+}
+
+// PerSecond returns checks answered per second.
+func (r Result) PerSecond() float64 { return float64(r.Checks) / r.Elapsed.Seconds() }
+
+// Quantile returns the latency that the share q of checks stayed below.
+func (r Result) Quantile(q float64) time.Duration {
+	return time.Duration(r.Latency.ValueAtQuantile(100 * q))
+}
+
+// Driver is a client of one server.
+type Driver struct{ conns []*grpc.ClientConn }
+
+// NewDriver returns a client with its own connections to target, which are
+// made when first used.
+func NewDriver(target string, connections int) (*Driver, error) {
+	d := &Driver{}
+	for range max(connections, 1) {
+		c, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wireCodec{})))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("driver: %w", err), d.Close())
+		}
+		d.conns = append(d.conns, c)
+	}
+	return d, nil
+}
+
+// Close ends the connections.
+func (d *Driver) Close() error {
+	var errs []error
+	for _, c := range d.conns {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+const (
+	checkMethod = "/envoy.service.auth.v3.Authorization/Check"
+	highest     = int64(10 * time.Second)
+)
+
+// Run puts the load on the server.
+func (d *Driver) Run(ctx context.Context, l Load) Result {
+	ctx, cancel := context.WithTimeout(ctx, l.Duration+10*time.Second)
+	defer cancel()
+	var (
+		next    atomic.Int64
+		workers sync.WaitGroup
+		start   = time.Now()
+		end     = start.Add(l.Duration)
+		results = make([]Result, l.InFlight)
+	)
+	for w := range results {
+		workers.Go(func() {
+			r := &results[w]
+			r.Latency = hdrhistogram.New(1, highest, 3)
+			var answer []byte
+			for {
+				n := next.Add(1) - 1
+				if l.Checks > 0 && n >= l.Checks {
+					return
+				}
+				due := time.Now()
+				if l.Rate > 0 {
+					due = start.Add(time.Duration(float64(n) / l.Rate * float64(time.Second)))
+					time.Sleep(time.Until(due))
+				}
+				if due.After(end) || ctx.Err() != nil {
+					return
+				}
+				c := l.Source(n)
+				answer = nil
+				if err := d.conns[w%len(d.conns)].Invoke(ctx, checkMethod, &c.Wire, &answer); err != nil {
+					r.Errors++
+					continue
+				}
+				_ = r.Latency.RecordValue(min(int64(time.Since(due)), highest)) // cannot be out of range
+				r.Checks++
+				if allowed(answer) != c.Allow {
+					r.Wrong++
+				}
+			}
+		})
+	}
+	workers.Wait()
+	total := Result{Elapsed: time.Since(start), Latency: hdrhistogram.New(1, highest, 3)}
+	for _, r := range results {
+		total.Checks += r.Checks
+		total.Wrong += r.Wrong
+		total.Errors += r.Errors
+		total.Latency.Merge(r.Latency)
+	}
+	return total
+}
+
+// allowed reports whether the answer is an explicit allow: its first field is
+// a status with code 0. Servers here put the status first.
+func allowed(answer []byte) bool { return bytes.HasPrefix(answer, []byte{0x0a, 0x00}) }
+
+// wireCodec passes bytes through.
+type wireCodec struct{}
+
+var _ encoding.CodecV2 = wireCodec{}
+
+func (wireCodec) Marshal(v any) (mem.BufferSlice, error) {
+	b, ok := v.(*[]byte)
+	if !ok {
+		return nil, fmt.Errorf("bytes are needed, not %T", v)
+	}
+	return mem.BufferSlice{mem.SliceBuffer(*b)}, nil
+}
+
+func (wireCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	b, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("bytes are needed, not %T", v)
+	}
+	*b = data.Materialize()
+	return nil
+}
+
+func (wireCodec) Name() string { return "proto" }

@@ -1,0 +1,89 @@
+package load
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// Every server answers every check rightly, and the driver counts them.
+func TestDriver(t *testing.T) {
+	w := newWorld(t)
+	good := w.checks("RS256", "smoke", 20)
+	forged := Check{Wire: Wire(w.token("RS256", "forged", 1)[:700]), Allow: false}
+	tests := []struct {
+		server   *server
+		verifies bool
+	}{
+		{w.baseline(t, "floor"), false},
+		{w.baseline(t, "noop"), false},
+		{w.baseline(t, "verify"), true},
+		{w.baseline(t, "redis"), true},
+		{w.baseline(t, "postgres"), true},
+		{w.product(t, "", "", ""), true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.server.name, func(t *testing.T) {
+			d := tt.server.driver(t, 2)
+			before, err := UsageOf(tt.server.pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checks := good
+			if tt.verifies {
+				checks = append([]Check{forged}, good...)
+			}
+			for _, l := range []Load{
+				{Duration: 20 * time.Second, Checks: 2000, InFlight: 8},
+				{Duration: 20 * time.Second, Checks: 500, InFlight: 8, Rate: 5000},
+			} {
+				l.Source = InTurn(checks)
+				r := d.Run(context.Background(), l)
+				if r.Checks != l.Checks || r.Wrong != 0 || r.Errors != 0 {
+					t.Errorf("%d checks answered of %d, %d wrong, %d errors", r.Checks, l.Checks, r.Wrong, r.Errors)
+				}
+				if n := r.Latency.TotalCount(); n != l.Checks || r.Quantile(0.5) <= 0 || r.Quantile(0.5) > r.Quantile(0.999) {
+					t.Errorf("latencies of %d checks: %v", n, r.Latency.CumulativeDistribution())
+				}
+			}
+			after, err := UsageOf(tt.server.pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after.CPU < before.CPU || after.Peak <= 0 || after.RSS > after.Peak {
+				t.Errorf("usage: %+v, then %+v", before, after)
+			}
+		})
+	}
+}
+
+// A driver that cannot find anything wrong would be no use.
+func TestDriverSeesWrongAnswers(t *testing.T) {
+	w := newWorld(t)
+	s := w.baseline(t, "noop")
+	d := s.driver(t, 1)
+	r := d.Run(context.Background(), Load{Duration: 10 * time.Second, Checks: 100, InFlight: 4, Source: InTurn([]Check{{Wire: Wire("x"), Allow: false}})})
+	if r.Wrong != 100 || r.Errors != 0 {
+		t.Errorf("%d wrong, %d errors; want 100 and 0", r.Wrong, r.Errors)
+	}
+	r = d.Run(context.Background(), Load{Duration: 10 * time.Second, Checks: 100, InFlight: 4, Source: InTurn([]Check{{Wire: []byte{0xff}, Allow: true}})})
+	if r.Errors != 100 || r.Checks != 0 {
+		t.Errorf("%d errors, %d answers; want 100 and 0", r.Errors, r.Checks)
+	}
+}
+
+func TestZipf(t *testing.T) {
+	checks := make([]Check, 1000)
+	for i := range checks {
+		checks[i].Wire = []byte{byte(i), byte(i >> 8)}
+	}
+	count := map[int]int{}
+	s := Zipf(checks, 1)
+	for n := range int64(100_000) {
+		c := s(n)
+		count[int(c.Wire[0])|int(c.Wire[1])<<8]++
+	}
+	if count[0] < 10*count[100] || len(count) < 900 {
+		t.Errorf("%d distinct, first %d, hundredth %d", len(count), count[0], count[100])
+	}
+}

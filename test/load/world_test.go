@@ -1,0 +1,154 @@
+package load
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// world is what the servers under load share.
+type world struct {
+	dir    string
+	bin    string // of what is built here
+	issuer *authztest.Issuer
+	jwks   string // file
+
+	redis    *harness.RedisServer // nil until needed
+	postgres *harness.PG          // nil until needed
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	w := &world{dir: harness.Dir(t), bin: t.TempDir()}
+	w.issuer = authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.example.com"), authztest.Algorithms("RS256", "ES256", "EdDSA"))
+	w.jwks = harness.WriteFile(t, w.dir, "jwks.json", string(w.issuer.JWKS()))
+	return w
+}
+
+// checks mints n tokens, each with its own jti ("PREFIX-i") and one of 500
+// subjects, and returns the checks that present them.
+func (w *world) checks(alg, prefix string, n int) []Check {
+	checks := make([]Check, n)
+	var group sync.WaitGroup
+	for part := range runtime.GOMAXPROCS(0) {
+		group.Go(func() {
+			for i := part; i < n; i += runtime.GOMAXPROCS(0) {
+				checks[i] = Check{Wire: Wire(w.token(alg, fmt.Sprintf("%s-%d", prefix, i), i)), Allow: true}
+			}
+		})
+	}
+	group.Wait()
+	return checks
+}
+
+// token is about 760 bytes long with RS256.
+func (w *world) token(alg, jti string, i int) string {
+	return w.issuer.Mint(map[string]any{
+		"jti": jti, "sub": fmt.Sprintf("user-%d", i%500), "email": fmt.Sprintf("user-%d@shop.example.com", i%500),
+		"scope": "openid profile orders:read orders:write", "azp": "web-shop", "roles": []string{"customer", "beta"},
+	}, authztest.Alg(alg), authztest.Lifetime(2*time.Hour))
+}
+
+// server is one under load.
+type server struct {
+	name   string
+	target string
+	pid    int
+	http   string // of the product
+}
+
+func (s *server) driver(t testing.TB, connections int) *Driver {
+	t.Helper()
+	d, err := NewDriver(s.target, connections)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+// baseline starts a server to compare with.
+func (w *world) baseline(t testing.TB, kind string) *server {
+	t.Helper()
+	path := filepath.Join(w.bin, "baseline")
+	if _, err := os.Stat(path); err != nil {
+		cmd := exec.Command("go", "build", "-o", path, "./baseline")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+	}
+	args := []string{"-kind", kind, "-jwks", w.jwks}
+	switch kind {
+	case "redis":
+		args = append(args, "-redis", w.needRedis(t).URL)
+	case "postgres":
+		pg := w.needPostgres(t)
+		pg.Exec(t, "create table if not exists revoked_tokens (jti text primary key)")
+		args = append(args, "-postgres", pg.URL)
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = in.Close(); _, _ = io.Copy(io.Discard, out); _ = cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("baseline %s: %v", kind, err)
+	}
+	return &server{name: kind, target: strings.TrimSpace(line), pid: cmd.Process.Pid}
+}
+
+func (w *world) needRedis(t testing.TB) *harness.RedisServer {
+	if w.redis == nil {
+		w.redis = harness.Redis(t)
+	}
+	return w.redis
+}
+
+func (w *world) needPostgres(t testing.TB) *harness.PG {
+	if w.postgres == nil {
+		w.postgres = harness.Postgres(t)
+	}
+	return w.postgres
+}
+
+// product starts the real binary. store and redis as in its configuration;
+// empty: SQLite, and no Redis. more is further configuration.
+func (w *world) product(t testing.TB, store, redis, more string) *server {
+	t.Helper()
+	dir := harness.Dir(t)
+	if store == "" {
+		store = "sqlite://" + filepath.Join(dir, "revocations.db")
+	}
+	config := fmt.Sprintf("issuers:\n- {issuer: https://issuer.example.com, audiences: [api], jwks: %s}\nstore: %q\n", w.jwks, store)
+	if redis != "" {
+		config += fmt.Sprintf("redis: %q\n", redis)
+	}
+	b := harness.Bouncer(t, config+more, harness.BouncerOptions{Plain: true, Dir: dir})
+	return &server{name: "product", target: strings.Replace(b.GRPC, "unix:///", "unix:/", 1), pid: b.PID(), http: b.HTTP}
+}
