@@ -1,0 +1,144 @@
+package load
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	rounds = flag.Int("load.rounds", 5, "rounds over all servers of a comparison")
+	length = flag.Duration("load.length", 3*time.Second, "how long each server is under load in a round")
+)
+
+// sample is one server in one round.
+type sample struct {
+	perSecond     float64
+	p50, p99, max time.Duration // max: the 99.9th percentile
+	cpu           time.Duration // of the server, per check
+	peak          int64
+}
+
+// measure loads s once. Every answer must be right.
+func measure(t testing.TB, s *server, d *Driver, l Load) sample {
+	t.Helper()
+	before, err := UsageOf(s.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := d.Run(context.Background(), l)
+	after, err := UsageOf(s.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Wrong != 0 || r.Errors != 0 || r.Checks == 0 {
+		t.Fatalf("%s: %d checks, %d wrong, %d errors", s.name, r.Checks, r.Wrong, r.Errors)
+	}
+	return sample{
+		perSecond: r.PerSecond(), p50: r.Quantile(0.5), p99: r.Quantile(0.99), max: r.Quantile(0.999),
+		cpu: (after.CPU - before.CPU) / time.Duration(r.Checks), peak: after.Peak,
+	}
+}
+
+// median returns the sample made of each column's median.
+func median(all []sample) sample {
+	of := func(get func(sample) float64) float64 {
+		v := make([]float64, len(all))
+		for i, s := range all {
+			v[i] = get(s)
+		}
+		slices.Sort(v)
+		return v[len(v)/2]
+	}
+	return sample{
+		perSecond: of(func(s sample) float64 { return s.perSecond }),
+		p50:       time.Duration(of(func(s sample) float64 { return float64(s.p50) })),
+		p99:       time.Duration(of(func(s sample) float64 { return float64(s.p99) })),
+		max:       time.Duration(of(func(s sample) float64 { return float64(s.max) })),
+		cpu:       time.Duration(of(func(s sample) float64 { return float64(s.cpu) })),
+		peak:      int64(of(func(s sample) float64 { return float64(s.peak) })),
+	}
+}
+
+// contender is a server with the load it gets.
+type contender struct {
+	name   string
+	server *server
+	source Source
+}
+
+// row is a contender's medians over the rounds, and the ratio of its processor
+// time to the first contender's, as the median of the ratios of each round.
+type row struct {
+	name string
+	sample
+	ratio float64
+}
+
+// compare runs the contenders in turns, so that what disturbs the machine
+// disturbs all of them. base is the index of the one the others are set
+// against.
+func compare(t testing.TB, contenders []contender, base int, l Load) []row {
+	t.Helper()
+	drivers := make([]*Driver, len(contenders))
+	samples := make([][]sample, len(contenders))
+	for i, c := range contenders {
+		drivers[i] = c.server.driver(t, 4)
+		warm := l
+		warm.Duration, warm.Source = 500*time.Millisecond, c.source
+		drivers[i].Run(context.Background(), warm)
+	}
+	for range *rounds {
+		for i, c := range contenders {
+			l.Source = c.source
+			samples[i] = append(samples[i], measure(t, c.server, drivers[i], l))
+		}
+	}
+	rows := make([]row, len(contenders))
+	for i, c := range contenders {
+		rows[i] = row{name: c.name, sample: median(samples[i])}
+		ratios := make([]float64, *rounds)
+		for r := range ratios {
+			ratios[r] = float64(samples[i][r].cpu) / float64(samples[base][r].cpu)
+		}
+		slices.Sort(ratios)
+		rows[i].ratio = ratios[len(ratios)/2]
+	}
+	return rows
+}
+
+// table renders rows as Markdown.
+func table(first string, rows []row) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "| %s | checks/s | p50 | p99 | p99.9 | server CPU per check | ratio | peak memory |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", first)
+	for _, r := range rows {
+		fmt.Fprintf(&b, "| %s | %.0f | %s | %s | %s | %.1f µs | %.2f | %d MB |\n",
+			r.name, r.perSecond, micro(r.p50), micro(r.p99), micro(r.max), float64(r.cpu)/1e3, r.ratio, r.peak>>20)
+	}
+	return b.String()
+}
+
+func micro(d time.Duration) string {
+	if d >= 10*time.Millisecond {
+		return fmt.Sprintf("%.1f ms", float64(d)/1e6)
+	}
+	return fmt.Sprintf("%.2f ms", float64(d)/1e6)
+}
+
+// BenchmarkHot: tokens seen before, the product against servers that do less.
+func BenchmarkHot(b *testing.B) {
+	w := newWorld(b)
+	hot := InTurn(w.checks("RS256", "hot", 100))
+	contenders := []contender{
+		{"stock no-op", w.baseline(b, "noop"), hot},
+		{"transport floor", w.baseline(b, "floor"), hot},
+		{"jwt-bouncer, hot", w.product(b, "", "", ""), hot},
+	}
+	for b.Loop() {
+		b.Log("\n" + table("server", compare(b, contenders, 0, Load{Duration: *length, InFlight: 32})))
+	}
+}
