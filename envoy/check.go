@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"jwtbouncer/authz"
@@ -12,19 +13,71 @@ import (
 
 // check is one question from its bytes to its answer. It is used again for
 // another one, unless its decision came too late.
+//
+// Its Authorizer runs on a goroutine of the check's own, so that the one of
+// the gRPC stream can leave it behind. The goroutine lives as long as the
+// check: starting one per question, with a stack that has to grow each time,
+// costs more than the whole decision.
 type check struct {
 	server *Server
 	dec    requestDecoder
 	ctx    context.Context //nolint:containedctx // of the current question
 	out    authz.Decision
+	asked  chan struct{} // one signal per question; closed: the goroutine ends
 	done   chan struct{} // one signal per decision
 	timer  *time.Timer
 }
 
 func newCheck(s *Server) *check {
-	c := &check{server: s, done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	c := &check{server: s, asked: make(chan struct{}, 1), done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
 	c.timer.Stop()
+	go c.run()
 	return c
+}
+
+// maxIdleChecks bounds the goroutines that wait for a question.
+const maxIdleChecks = 256
+
+// checkPool holds idle checks, the last used on top: its stack and its memory
+// are the warmest.
+type checkPool struct {
+	mu     sync.Mutex
+	idle   []*check
+	closed bool
+}
+
+func (p *checkPool) get(s *Server) *check {
+	p.mu.Lock()
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		return c
+	}
+	p.mu.Unlock()
+	return newCheck(s)
+}
+
+func (p *checkPool) put(c *check) {
+	p.mu.Lock()
+	if !p.closed && len(p.idle) < maxIdleChecks {
+		p.idle = append(p.idle, c)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	close(c.asked)
+}
+
+// close ends the idle goroutines, and the others when they come back.
+func (p *checkPool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, c := range p.idle {
+		close(c.asked)
+	}
+	p.idle = nil
 }
 
 // answer returns the encoded CheckResponse to an encoded CheckRequest. It
@@ -34,15 +87,19 @@ func (s *Server) answer(parent context.Context, wire []byte) (out []byte) {
 		start = time.Now()
 		d     authz.Decision
 		grpc  bool
+		c     *check // nil: not ours (any more)
 	)
 	defer func() {
 		if p := recover(); p != nil {
+			if c != nil {
+				close(c.asked)
+			}
 			d = authz.Decision{Reason: authz.ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
 			out = s.denials.answer(&d, grpc)
 			s.metrics.count(d.Reason, time.Since(start))
 		}
 	}()
-	c, _ := s.checks.Get().(*check)
+	c = s.checks.get(s)
 	if err := c.dec.decode(wire); err != nil || c.dec.req.Method == "" {
 		// Without a method this is no HTTP request, and no route was written
 		// with it in mind.
@@ -53,24 +110,24 @@ func (s *Server) answer(parent context.Context, wire []byte) (out []byte) {
 		c.free()
 		return out
 	}
-	grpc = isGRPC(&c.dec.req)
+	req := &c.dec.req
+	grpc = isGRPC(req)
 	ctx := &deadlineContext{parent: parent, deadline: deadline(parent, start)}
-	span := s.startSpan(ctx, &c.dec.req)
+	span := s.startSpan(ctx, req)
 	c.ctx = ctx
 	decided := c.decide(ctx.deadline.Sub(start))
 	if decided {
 		d = c.out
 		ctx.release()
 	} else {
+		c = nil
 		d = authz.Decision{Reason: authz.ReasonOverloaded, Detail: "no decision within the time of a check"}
 		s.metrics.late.Inc()
 	}
-	req := &c.dec.req
 	if d.Allowed() {
-		if out = s.allow(&d, req); out == nil {
-			out = s.denials.answer(&d, grpc)
-		}
-	} else {
+		out = s.allow(&d, req)
+	}
+	if out == nil {
 		out = s.denials.answer(&d, grpc)
 	}
 	s.finish(req, &d, start)
@@ -83,25 +140,32 @@ func (s *Server) answer(parent context.Context, wire []byte) (out []byte) {
 
 // decide has the Authorizer decide, and waits for it no longer than limit:
 // whatever hangs below, the caller is answered. What comes later is dropped,
-// with the check's memory.
+// with the check.
 func (c *check) decide(limit time.Duration) bool {
 	c.timer.Reset(limit)
-	go c.run()
+	c.asked <- struct{}{}
 	select {
 	case <-c.done:
 		c.timer.Stop()
 		return true
 	case <-c.timer.C:
+		close(c.asked)
 		return false
 	}
 }
 
 func (c *check) run() {
+	for range c.asked {
+		c.authorize()
+		c.done <- struct{}{}
+	}
+}
+
+func (c *check) authorize() {
 	defer func() {
 		if p := recover(); p != nil {
 			c.out = authz.Decision{Reason: authz.ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
 		}
-		c.done <- struct{}{}
 	}()
 	c.out = c.server.authorizer.Authorize(c.ctx, &c.dec.req)
 }
@@ -109,7 +173,7 @@ func (c *check) run() {
 func (c *check) free() {
 	c.dec.reset()
 	c.ctx, c.out = nil, authz.Decision{}
-	c.server.checks.Put(c)
+	c.server.checks.put(c)
 }
 
 // deadline leaves the caller, where it said how long it waits, time to hear

@@ -236,6 +236,7 @@ func TestHangingAuthorizer(t *testing.T) {
 				s.authorizer = decide(authz.Decision{})
 				r = strict(t, s.answer(context.Background(), marshal(t, checkRequest(nil))))
 				assert.Equal(t, int32(403), int32(r.GetDeniedResponse().GetStatus().GetCode()))
+				require.NoError(t, s.Drain(context.Background()))
 			})
 		})
 	}

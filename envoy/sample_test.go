@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -38,5 +39,7 @@ func golden(t *testing.T, file, got string) {
 	}
 	want, err := os.ReadFile(file)
 	require.NoError(t, err, "run the test with -update to make it")
-	assert.Equal(t, string(want), got, "run the test with -update, then read the difference")
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s differs; run the test with -update, then read the difference:\n%s", file, d)
+	}
 }

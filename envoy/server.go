@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	_ "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3" // descriptors for reflection
@@ -62,7 +61,7 @@ type Server struct {
 	tracer     trace.Tracer // nil: off
 	grpc       *grpc.Server
 	health     *healthServer
-	checks     sync.Pool // *check
+	checks     checkPool
 }
 
 // NewServer returns a Server that is not ready yet. The errors are those of
@@ -96,7 +95,6 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 		log:        newDecisionLog(cfg.DecisionLog, o.Logger, m.logDropped),
 		health:     newHealthServer(),
 	}
-	s.checks.New = func() any { return newCheck(s) }
 	if o.TracerProvider != nil {
 		s.tracer = o.TracerProvider.Tracer("jwtbouncer/envoy")
 	}
@@ -186,6 +184,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		<-done
 		err = fmt.Errorf("drain: connections were cut off: %w", ctx.Err())
 	}
+	s.checks.close()
 	s.log.close()
 	return err
 }
