@@ -56,6 +56,9 @@ func (p *postgresStore) append(ctx context.Context, orders *orders) error {
 		return p.fail(err)
 	}
 	defer conn.Release()
+	if err := ctx.Err(); err != nil {
+		return p.fail(err)
+	}
 	delete(conn.Conn().PgConn().CustomData(), unreplicated)
 	rows, err := conn.Query(ctx, `select key, id, not_before, expires_at, revoked_at, actor, reason
 		from authz.revoke($1::smallint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::text[])`,
@@ -128,9 +131,10 @@ func (p *postgresStore) unsettled(err error) error {
 		if severity == "ERROR" && pg.Code != "40003" {
 			return p.fail(err)
 		}
-	} else if pgconn.SafeToRetry(err) {
-		return p.fail(err) // nothing was sent
 	}
+	// pgconn.SafeToRetry is no help: when a simple query's connection is lost
+	// before its first result, the error left over is "conn closed", which
+	// claims that nothing was sent.
 	return fmt.Errorf("%w: postgres %s: %w", authz.ErrOutcomeUnknown, p.where, err)
 }
 

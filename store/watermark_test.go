@@ -1,0 +1,357 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/store"
+	"jwtbouncer/test/harness"
+)
+
+// sql runs a statement on the connection.
+func sql(t testing.TB, c *pgx.Conn, text string, args ...any) {
+	t.Helper()
+	if _, err := c.Exec(t.Context(), text, args...); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+}
+
+func insert(t testing.TB, c *pgx.Conn, value string) {
+	t.Helper()
+	sql(t, c, `insert into authz.revocations (kind, iss, value) values (1, $1, $2)`, issuer, value)
+}
+
+// followed is a follower by the product's rule whose progress a test checks.
+type followed struct {
+	authztest.Watermark
+	feed authz.Feed
+}
+
+// sync reads once and returns how many rows came.
+func (f *followed) sync(t testing.TB) (int, authz.Snapshot) {
+	t.Helper()
+	rows, snap, err := f.Sync(t.Context(), f.feed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(rows), snap
+}
+
+// sees reads once and checks which values are known.
+func (f *followed) sees(t testing.TB, want map[string]bool) {
+	t.Helper()
+	f.sync(t)
+	for value, known := range want {
+		if _, here := f.Entries[jti(value).Key()]; here != known {
+			t.Errorf("%q known: %t, want %t", value, here, known)
+		}
+	}
+}
+
+func newFollowed(t testing.TB, url string) (*followed, *store.Store) {
+	t.Helper()
+	s := open(t, url, store.Options{})
+	f := &followed{feed: s}
+	f.sync(t)
+	return f, s
+}
+
+// A transaction that stays open while others commit with higher ids: theirs
+// come at once, its own when it commits. A follower by "id > last" would never
+// get it, one by "id < xmin" would get nothing until it ends.
+func TestLongTransaction(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	f, _ := newFollowed(t, pg.URL)
+	long, other := pg.Connect(t), pg.Connect(t)
+	sql(t, long, "begin")
+	insert(t, long, "long")
+	var longID uint64
+	if err := long.QueryRow(t.Context(), "select pg_current_xact_id()::text::bigint").Scan(&longID); err != nil {
+		t.Fatal(err)
+	}
+	insert(t, other, "short")
+	f.sees(t, map[string]bool{"short": true, "long": false})
+	if f.Position.Last <= longID || len(f.Position.Open) != 1 || f.Position.Open[0] != longID {
+		t.Fatalf("position %+v, the open id is %d", f.Position, longID)
+	}
+	_, snap := f.sync(t)
+	if snap.Xmin != longID {
+		t.Errorf("xmin %d: a follower by xmin would not be held up by %d", snap.Xmin, longID)
+	}
+	insert(t, other, "short too")
+	f.sees(t, map[string]bool{"short too": true, "long": false})
+	sql(t, long, "commit")
+	f.sees(t, map[string]bool{"long": true})
+	if len(f.Position.Open) != 0 {
+		t.Errorf("still open: %v", f.Position.Open)
+	}
+	if n, _ := f.sync(t); n != 0 {
+		t.Errorf("%d rows came again", n)
+	}
+}
+
+func TestRollbackAndSavepoints(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	f, _ := newFollowed(t, pg.URL)
+	c, other := pg.Connect(t), pg.Connect(t)
+	sql(t, c, "begin")
+	insert(t, c, "kept")
+	sql(t, c, "savepoint a")
+	insert(t, c, "undone")
+	sql(t, c, "rollback to a")
+	sql(t, c, "savepoint b")
+	insert(t, c, "released")
+	sql(t, c, "release b")
+	insert(t, other, "between")
+	f.sees(t, map[string]bool{"between": true, "kept": false})
+	sql(t, c, "commit")
+	f.sees(t, map[string]bool{"kept": true, "released": true, "undone": false})
+	sql(t, c, "begin")
+	insert(t, c, "rolled back")
+	insert(t, other, "later")
+	f.sees(t, map[string]bool{"later": true})
+	sql(t, c, "rollback")
+	f.sees(t, map[string]bool{"rolled back": false})
+}
+
+func TestPreparedTransaction(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	f, _ := newFollowed(t, pg.URL)
+	c, other := pg.Connect(t), pg.Connect(t)
+	for _, name := range []string{"yes", "no"} {
+		sql(t, c, "begin")
+		insert(t, c, "prepared "+name)
+		sql(t, c, fmt.Sprintf("prepare transaction '%s_%s'", pg.Database, name))
+	}
+	insert(t, other, "between")
+	f.sees(t, map[string]bool{"between": true, "prepared yes": false})
+	sql(t, other, fmt.Sprintf("commit prepared '%s_yes'", pg.Database))
+	sql(t, other, fmt.Sprintf("rollback prepared '%s_no'", pg.Database))
+	f.sees(t, map[string]bool{"prepared yes": true, "prepared no": false})
+}
+
+func TestKilledBackend(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	f, _ := newFollowed(t, pg.URL)
+	c, other := pg.Connect(t), pg.Connect(t)
+	sql(t, c, "begin")
+	insert(t, c, "killed")
+	insert(t, other, "between")
+	f.sees(t, map[string]bool{"between": true})
+	var ended bool
+	if err := other.QueryRow(t.Context(), "select pg_terminate_backend($1, 5000)", c.PgConn().PID()).Scan(&ended); err != nil || !ended {
+		t.Fatal(ended, err)
+	}
+	f.sees(t, map[string]bool{"killed": false})
+	insert(t, other, "after")
+	f.sees(t, map[string]bool{"after": true})
+}
+
+// Ids that were handed out and never reached the log are handed out again
+// after a crash: a watermark taken from the counter loses those rows.
+func TestIdsReusedAfterCrash(t *testing.T) {
+	t.Parallel()
+	pg := harness.OwnPostgres(t, "wal_writer_delay", "'10s'")
+	f, _ := newFollowed(t, pg.URL)
+	insert(t, pg.Connect(t), "before")
+	f.sees(t, map[string]bool{"before": true})
+	var last *pgx.Conn
+	for range 20 {
+		last = pg.Connect(t)
+		sql(t, last, "begin")
+		sql(t, last, "select pg_current_xact_id()")
+	}
+	sql(t, last, "rollback") // moves xmax; its record is not flushed yet
+	_, snap := f.sync(t)
+	pg.Crash()
+	pg.Start(t)
+	c := pg.Connect(t)
+	insert(t, c, "after")
+	var id uint64
+	if err := c.QueryRow(t.Context(), "select xid from authz.revocations where value = 'after'").Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	if id >= snap.Xmax {
+		t.Fatalf("id %d was not reused (the counter had been at %d): the test shows nothing", id, snap.Xmax)
+	}
+	// The connection was cut by the crash; reconnecting may take a try.
+	harness.Eventually(t, 20*time.Second, "a sync after the crash", func(ctx context.Context) error {
+		_, _, err := f.Sync(ctx, f.feed)
+		return err
+	})
+	f.sees(t, map[string]bool{"before": true, "after": true})
+}
+
+// A hot standby's snapshot looks complete and is not; after its promotion it
+// is another history.
+func TestStandbyAndFailover(t *testing.T) {
+	t.Parallel()
+	pg := harness.OwnPostgres(t)
+	f, s := newFollowed(t, pg.URL)
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("before")}); err != nil {
+		t.Fatal(err)
+	}
+	_, primary := f.sync(t)
+	standby := pg.Standby(t)
+	url := standby.Use(pg.Database).URL
+	s2 := openOnly(t, url, store.Options{})
+	f2 := &followed{feed: s2}
+	_, snap := f2.sync(t)
+	if snap.Proves {
+		t.Error("a standby's answer proves freshness")
+	}
+	if _, here := f2.Entries[jti("before").Key()]; !here {
+		t.Error("the standby's rows did not come")
+	}
+	if f2.Position.Last != 0 {
+		t.Errorf("the position moved to %+v", f2.Position)
+	}
+	if v, err := s2.Lookup(t.Context(), queryFor(jti("before"))); v != authz.Revoked || err != nil {
+		t.Errorf("revoked, seen on a standby: %s, %v", v, err)
+	}
+	if v, err := s2.Lookup(t.Context(), queryFor(jti("other"))); v != authz.Unknown || err == nil {
+		t.Errorf("not revoked, seen on a standby: %s, %v", v, err)
+	}
+	if err := s2.Ping(t.Context()); err == nil {
+		t.Error("a standby is good enough for Ping")
+	}
+	if _, err := s2.Append(t.Context(), []authz.Revocation{jti("x")}); err == nil {
+		t.Error("a standby took a revocation")
+	}
+	pg.Stop()
+	standby.Promote(t)
+	f.feed = s2
+	_, snap = f.sync(t)
+	if !snap.Proves || snap.Epoch == primary.Epoch {
+		t.Errorf("after failover: %+v, before: %+v", snap, primary)
+	}
+	insert(t, standby.Use(pg.Database).Connect(t), "after")
+	f.sees(t, map[string]bool{"before": true, "after": true})
+}
+
+// Inside a transaction the snapshot may be older than the question.
+func TestInsideTransactionProvesNothing(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	newFollowed(t, pg.URL)
+	c, other := pg.Connect(t), pg.Connect(t)
+	const fresh = 8 // in the array that describes the snapshot
+	ask := func() (proves string, rows int) {
+		t.Helper()
+		r, err := c.Query(t.Context(), "select (c).snapshot from (select authz.changes(0, '{}', 'n') c) s", pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := pgx.CollectRows(r, pgx.RowTo[[]string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[0][fresh-1], len(all) - 1
+	}
+	if proves, _ := ask(); proves != "true" {
+		t.Errorf("outside: %s", proves)
+	}
+	sql(t, c, "begin isolation level repeatable read")
+	sql(t, c, "select 1")
+	insert(t, other, "a")
+	proves, rows := ask()
+	if rows != 0 {
+		t.Errorf("%d rows: the snapshot is not old, and the test shows nothing", rows)
+	}
+	if proves != "false" {
+		t.Errorf("inside: %s", proves)
+	}
+	sql(t, c, "commit")
+	if proves, rows := ask(); proves != "true" || rows != 1 {
+		t.Errorf("afterwards: %s, %d rows", proves, rows)
+	}
+	// A database whose default is another isolation level is no obstacle.
+	sql(t, other, "alter database "+pg.Database+" set default_transaction_isolation = 'serializable'")
+	s := openOnly(t, pg.URL, store.Options{})
+	if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); err != nil || !snap.Proves {
+		t.Errorf("default serializable: %+v, %v", snap, err)
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(jti("b"))); err != nil || v != authz.NotRevoked {
+		t.Errorf("default serializable: %s, %v", v, err)
+	}
+}
+
+// What is visible has to be durable, or a crash gives its id to another row.
+func TestSynchronousCommitIsRaised(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	newFollowed(t, pg.URL)
+	for _, level := range []string{"off", "local", "remote_write", "on", "remote_apply"} {
+		c := pg.Connect(t)
+		sql(t, c, "set synchronous_commit = "+level)
+		sql(t, c, "begin")
+		insert(t, c, level)
+		var now, after string
+		if err := c.QueryRow(t.Context(), "show synchronous_commit").Scan(&now); err != nil {
+			t.Fatal(err)
+		}
+		sql(t, c, "commit")
+		if err := c.QueryRow(t.Context(), "show synchronous_commit").Scan(&after); err != nil {
+			t.Fatal(err)
+		}
+		want := "on"
+		if level == "remote_apply" {
+			want = level
+		}
+		if now != want || after != level {
+			t.Errorf("%s: %s in the transaction, %s after it", level, now, after)
+		}
+	}
+}
+
+// The sync must not read the whole table, whatever the position.
+func TestSyncUsesTheIndex(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	f, _ := newFollowed(t, pg.URL)
+	c := pg.Connect(t)
+	sql(t, c, `insert into authz.revocations (kind, iss, value) select 1, 'i', n::text from generate_series(1, 20000) n`)
+	sql(t, c, `analyze authz.revocations`)
+	f.sync(t)
+	scans := func() (n int) {
+		sql(t, c, "select pg_stat_clear_snapshot()")
+		if err := c.QueryRow(t.Context(), `select seq_scan from pg_stat_user_tables where relid = 'authz.revocations'::regclass`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	// Sessions report their numbers with a delay; a closed one has.
+	flush := func() {
+		f.feed.(*store.Store).Close()
+		f.feed = openOnly(t, pg.URL, store.Options{})
+	}
+	flush()
+	var before int
+	harness.Eventually(t, 10*time.Second, "settled statistics", func(context.Context) error {
+		if n := scans(); n != before || n == 0 {
+			before = n
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	for i := range 20 {
+		insert(t, c, fmt.Sprint(i))
+		if n, _ := f.sync(t); n != 1 {
+			t.Fatalf("%d rows", n)
+		}
+	}
+	flush()
+	if after := scans(); after != before {
+		t.Errorf("%d sequential scans in 20 syncs", after-before)
+	}
+}
