@@ -166,8 +166,23 @@ func (s *PGServer) Stop() { s.Process.Stop(syscall.SIGINT, 20*time.Second) }
 
 // Crash kills the server and all its sessions.
 func (s *PGServer) Crash() {
+	pids := descendants(s.PID())
 	_ = s.signalAll(syscall.SIGKILL)
 	<-s.exited
+	// A session that is still ending holds the shared memory, and the server
+	// refuses to start beside it.
+	for range 500 {
+		left := 0
+		for _, pid := range pids {
+			if syscall.Kill(pid, 0) == nil {
+				left++
+			}
+		}
+		if left == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // Start brings a stopped or crashed server back on its port.

@@ -95,8 +95,9 @@ func (p *Process) Pause() error { return p.signalAll(syscall.SIGSTOP) }
 func (p *Process) Resume() error { return p.signalAll(syscall.SIGCONT) }
 
 func (p *Process) signalAll(s syscall.Signal) error {
+	pids := descendants(p.PID()) // first: they are nobody's once p is dead
 	errs := []error{p.Signal(s)}
-	for _, pid := range descendants(p.PID()) {
+	for _, pid := range pids {
 		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
 			errs = append(errs, err)
 		}
