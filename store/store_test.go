@@ -1,57 +1,356 @@
 package store_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
+	"jwtbouncer/test/harness"
 )
 
-func TestRevokedFromCommitOn(t *testing.T) {
+func TestURL(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"postgres://user@host/db":                      "",
+		"postgresql://user:s3cret@host:5432/db?a=b":    "",
+		"sqlite:///var/lib/jwt-bouncer/revocations.db": "",
+		"":                                 "a URL is needed",
+		"/var/lib/x.db":                    "a URL is needed",
+		"mysql://user:s3cret@host/db":      `unknown scheme "mysql"`,
+		"sqlite://var/lib/x.db":            "three slashes",
+		"sqlite:///":                       "absolute path of a file",
+		"sqlite:///dir/":                   "absolute path of a file",
+		"sqlite:///x.db?mode=memory":       "takes no parameters",
+		"postgres://user:s3cret@ho st/db":  "cannot be parsed",
+		"postgres://user:s3c%zzret@host/d": "cannot be parsed",
+		strings.Repeat("x", 99) + "://h":   "unknown scheme",
+	} {
+		err := store.CheckURL(url)
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", url, err, want)
+		}
+		if strings.Contains(fmt.Sprint(err), "s3c") || len(fmt.Sprint(err)) > 300 {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	// A URL that pgx refuses.
+	if _, err := store.Open(t.Context(), "postgres://user:s3cret@host:port/db?sslmode=perhaps", store.Options{}); err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("%v", err)
+	}
+	if _, err := store.Open(t.Context(), "postgres://user:s3cret@host/db?sslmode=perhaps", store.Options{}); err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestNotInstalled(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := openOnly(t, url, store.Options{})
+		_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		_, changesErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+		v, lookupErr := s.Lookup(t.Context(), queryFor(jti("a")))
+		for what, err := range map[string]error{"ping": s.Ping(t.Context()), "append": appendErr, "changes": changesErr, "lookup": lookupErr} {
+			if !errors.Is(err, store.ErrSchema) || !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "jwt-bouncer migrate") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if v != authz.Unknown {
+			t.Error(v)
+		}
+	})
+}
+
+// exec runs SQL beside the product, as an administrator would.
+func execute(t testing.TB, url, text string) {
+	t.Helper()
+	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
+		db := openFile(t, path)
+		defer db.Close()
+		if _, err := db.ExecContext(t.Context(), text); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		return
+	}
+	c := connectTo(t, url)
+	defer c.Close(context.Background())
+	sql(t, c, text)
+}
+
+// old code has to work on a new schema that says so, and to refuse any other.
+func TestSchemaVersions(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{})
-		if err := s.Ping(t.Context()); err != nil {
-			t.Fatal(err)
+		meta := "meta"
+		if strings.HasPrefix(url, "postgres") {
+			meta = "authz.meta"
 		}
-		v, err := s.Lookup(t.Context(), queryFor(jti("a")))
-		if err != nil || v != authz.NotRevoked {
-			t.Fatalf("before: %v, %v", v, err)
+		check := func(version, compatible int, want string) {
+			t.Helper()
+			execute(t, url, fmt.Sprintf("update %s set schema_version = %d, schema_compatible = %d", meta, version, compatible))
+			_, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+			for _, err := range []error{s.Ping(t.Context()), err} {
+				if want == "" && err != nil || want != "" && (!errors.Is(err, store.ErrSchema) || !strings.Contains(err.Error(), want)) {
+					t.Errorf("%d, %d: %v, want %q", version, compatible, err, want)
+				}
+			}
 		}
-		stored, err := s.Append(t.Context(), []authz.Revocation{jti("a"), jti("b"), jti("a")})
+		v := store.SchemaVersion
+		check(v, v, "")
+		check(v+5, v, "")
+		check(v+5, v+1, "upgrade jwt-bouncer")
+		check(v-1, v-1, "jwt-bouncer migrate")
+		check(v, v, "")
+	})
+}
+
+func TestManyMigrateAtOnce(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		var wg sync.WaitGroup
+		for range 8 {
+			s := openOnly(t, url, store.Options{})
+			wg.Go(func() {
+				if err := s.Migrate(t.Context()); err != nil {
+					t.Errorf("migrate: %v", err)
+				}
+				if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
+					t.Errorf("append: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		s := open(t, url, store.Options{})
+		if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) != 1 {
+			t.Errorf("%d, %v", len(page), err)
+		}
+	})
+}
+
+// The limits of the fleet are raised by configuration, never lowered, and what
+// was stored under a shorter token lifetime lasts for the longer one.
+func TestLimits(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{MaxStaleness: 10 * time.Second, MaxTokenTTL: time.Hour})
+		got, err := s.Limits(t.Context())
+		if err != nil || got != (store.Limits{MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour}) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		before, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if stored[0].ID == "" || stored[0] != stored[2] || stored[1].ID == stored[0].ID {
-			t.Errorf("stored: %+v", stored)
+		f := &followed{feed: s}
+		f.sync(t)
+		s2 := open(t, url, store.Options{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour})
+		want := store.Limits{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour}
+		if got, err := s2.Limits(t.Context()); err != nil || got != want {
+			t.Errorf("%+v, %v", got, err)
 		}
-		if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); err != nil || v != authz.Revoked {
-			t.Errorf("after: %v, %v", v, err)
+		n, snap := f.sync(t)
+		if snap.MaxStaleness != want.MaxStaleness || snap.MaxTokenTTL != want.MaxTokenTTL {
+			t.Errorf("%+v", snap)
 		}
-		if v, err := s.Lookup(t.Context(), queryFor(jti("c"))); err != nil || v != authz.NotRevoked {
-			t.Errorf("another: %v, %v", v, err)
+		e := f.Entries[jti("a").Key()]
+		if n != 1 || e.Expires < before[0].Entry().Expires+23*3600 {
+			t.Errorf("%d rows, %+v, was %+v", n, e, before[0].Entry())
 		}
-		page, next, err := s.List(t.Context(), authz.Filter{})
-		if err != nil || len(page) != 2 || next != "" || page[0].ID < page[1].ID {
-			t.Errorf("list: %+v, %q, %v", page, next, err)
+		if err := s.Migrate(t.Context()); err != nil { // an older configuration
+			t.Fatal(err)
 		}
-		var rows []authz.Row
-		snap, err := s.Changes(t.Context(), authz.Position{}, "n1", func(r authz.Row) { rows = append(rows, r) })
-		if err != nil || len(rows) != 2 || !snap.Proves || snap.Nonce != "n1" || snap.Xmax <= rows[1].XID {
-			t.Errorf("changes: %+v, %+v, %v", rows, snap, err)
-		}
-		for _, r := range rows {
-			if want := stored[0].Entry(); r.Key == want.Key && r.Entry != want {
-				t.Errorf("entry: %+v, want %+v", r.Entry, want)
-			}
-		}
-		if n, err := s.GC(t.Context()); err != nil || n != 0 {
-			t.Errorf("gc: %d, %v", n, err)
-		}
-		if err := s.BumpEpoch(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if again, err := s.Changes(t.Context(), authz.Position{Epoch: snap.Epoch, Last: rows[1].XID}, "n2", func(authz.Row) {}); err != nil || again.Epoch == snap.Epoch {
-			t.Errorf("epoch: %+v, %v", again, err)
+		if got, err := s.Limits(t.Context()); err != nil || got != want {
+			t.Errorf("%+v, %v", got, err)
 		}
 	})
+}
+
+// Only what expired longer ago than the grace is deleted.
+func TestGC(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("live")}); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(url, "sqlite") {
+			execute(t, url, `with recursive n (i) as (select 1 union all select i + 1 from n where i < 2500)
+				insert into revocations (kind, iss, value, expires_at) select 1, 'i', 'old ' || i, 1000000 from n`)
+			execute(t, url, `insert into revocations (kind, iss, value, expires_at) values (1, 'i', 'just expired', `+fmt.Sprint(time.Now().Add(-30*time.Minute).UnixMicro())+`)`)
+		} else {
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) select 1, 'i', 'old ' || i, '1970-01-02' from generate_series(1, 12000) i`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) values (1, 'i', 'just expired', now() - interval '30 minutes')`)
+		}
+		want := int64(2500)
+		if strings.HasPrefix(url, "postgres") {
+			want = 12000
+		}
+		if n, err := s.GC(t.Context()); err != nil || n != want {
+			t.Errorf("%d, %v, want %d", n, err, want)
+		}
+		page, _, err := s.List(t.Context(), authz.Filter{IncludeExpired: true})
+		if err != nil || len(page) != 2 {
+			t.Errorf("%d left, %v", len(page), err)
+		}
+	})
+}
+
+func TestRunGC(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	deleted := make(chan struct{}, 1)
+	s := open(t, url, store.Options{GCInterval: time.Millisecond, Logger: slog.New(handler(func(r slog.Record) {
+		if strings.Contains(r.Message, "deleted") {
+			select {
+			case deleted <- struct{}{}:
+			default:
+			}
+		}
+	}))})
+	execute(t, url, `insert into revocations (kind, iss, value, expires_at) values (1, 'i', 'old', 1000000)`)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.RunGC(ctx) }()
+	<-deleted
+	cancel()
+	<-ended
+}
+
+// handler is a log that tests listen to.
+type handler func(slog.Record)
+
+func (handler) Enabled(context.Context, slog.Level) bool        { return true }
+func (h handler) Handle(_ context.Context, r slog.Record) error { h(r); return nil }
+func (h handler) WithAttrs([]slog.Attr) slog.Handler            { return h }
+func (h handler) WithGroup(string) slog.Handler                 { return h }
+
+// A commit by another connection is noticed in milliseconds.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	cli, sidecar := open(t, url, store.Options{}), open(t, url, store.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	hints := make(chan struct{}, 100)
+	ended := make(chan error, 1)
+	go func() { ended <- sidecar.Watch(ctx, func() { hints <- struct{}{} }) }()
+	<-hints // the first look
+	f := &followed{feed: sidecar}
+	for i := range 5 {
+		if _, err := cli.Append(t.Context(), []authz.Revocation{jti(fmt.Sprint(i))}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		for here := false; !here; {
+			select {
+			case <-hints:
+			case <-time.After(20 * time.Second):
+				t.Fatal("no hint")
+			}
+			f.sync(t)
+			_, here = f.Entries[jti(fmt.Sprint(i)).Key()]
+		}
+		t.Logf("noticed after %s", time.Since(start))
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	// On PostgreSQL there is nothing to watch; it ends with its context.
+	p := openOnly(t, harness.Postgres(t).URL, store.Options{})
+	if err := p.Watch(ctx, func() { t.Error("a hint") }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSQLiteFile(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "new")
+	path := filepath.Join(dir, "r?#%20 odd.db")
+	s := open(t, "sqlite://"+strings.NewReplacer("?", "%3F", "#", "%23", "%", "%25", " ", "%20").Replace(path), store.Options{})
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", f.Name(), info.Mode(), err)
+		}
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	_, err = store.Open(t.Context(), "sqlite://"+filepath.Join(dir, "no", "such", "dir.db"), store.Options{})
+	if err == nil || !strings.Contains(err.Error(), "does not exist") || !strings.Contains(err.Error(), "sqlite") {
+		t.Errorf("%v", err)
+	}
+	if _, err = store.Open(t.Context(), "sqlite://"+dir, store.Options{}); err == nil || !strings.Contains(err.Error(), "sqlite") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Every operation after Close fails; none hangs or panics.
+func TestClosed(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.Unknown || err == nil {
+			t.Errorf("%s, %v", v, err)
+		}
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err == nil {
+			t.Error("appended")
+		}
+		if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); err == nil || snap.Proves {
+			t.Error("read")
+		}
+	})
+}
+
+// A flood of lookups is bounded: few run, few wait, the rest is told at once.
+func TestLookupsAreBounded(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	open(t, pg.URL, store.Options{})
+	s := openOnly(t, pg.URL, store.Options{Lookups: 2, Waiting: 10, LookupTimeout: 3 * time.Second})
+	c := pg.Connect(t)
+	sql(t, c, "begin")
+	sql(t, c, "lock table authz.revocations in access exclusive mode")
+	var busy, other atomic.Int64
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() {
+			v, err, _ := ask(t.Context(), s, jti("a"), 100*time.Millisecond)
+			switch {
+			case v != authz.Unknown:
+				t.Error(v)
+			case errors.Is(err, store.ErrBusy):
+				busy.Add(1)
+			default:
+				other.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if busy.Load() == 0 || other.Load() == 0 {
+		t.Errorf("%d busy, %d waited", busy.Load(), other.Load())
+	}
+	var sessions int
+	if err := c.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = $1 and wait_event_type = 'Lock'`, pg.Database).Scan(&sessions); err != nil || sessions > 3 {
+		t.Errorf("%d sessions wait for the lock, %v", sessions, err)
+	}
+	sql(t, c, "rollback")
+	healed(t, s)
 }

@@ -1,0 +1,283 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/store"
+	"jwtbouncer/test/harness"
+)
+
+// ask looks one token up as a request would.
+func ask(ctx context.Context, s authz.Tier, r authz.Revocation, within time.Duration) (authz.Verdict, error, time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	start := time.Now()
+	v, err := s.Lookup(ctx, queryFor(r))
+	return v, err, time.Since(start)
+}
+
+// healed waits until lookups, writes and the feed work again.
+func healed(t testing.TB, s *store.Store) {
+	t.Helper()
+	harness.Eventually(t, 20*time.Second, "healing", func(ctx context.Context) error {
+		if v, err, _ := ask(ctx, s, jti("good"), time.Second); v != authz.NotRevoked {
+			return fmt.Errorf("lookup: %s, %w", v, err)
+		}
+		if _, err := s.Append(ctx, []authz.Revocation{jti("bad")}); err != nil {
+			return err
+		}
+		if v, err, _ := ask(ctx, s, jti("bad"), time.Second); v != authz.Revoked {
+			return fmt.Errorf("lookup: %s, %w", v, err)
+		}
+		snap, err := s.Changes(ctx, authz.Position{}, "n", func(authz.Row) {})
+		if err == nil && !snap.Proves {
+			err = errors.New("no proof")
+		}
+		return err
+	})
+}
+
+// Whatever happens to the server: no verdict without proof, an answer in time,
+// few connections, and healing without a restart.
+func TestPostgresFaults(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]struct {
+		begin, end func(t *testing.T, pg *harness.PG, p *harness.FaultProxy)
+	}{
+		"paused": {
+			func(_ *testing.T, pg *harness.PG, _ *harness.FaultProxy) { pg.Pause() },
+			func(_ *testing.T, pg *harness.PG, _ *harness.FaultProxy) { pg.Resume() },
+		},
+		"stopped": {
+			func(_ *testing.T, pg *harness.PG, _ *harness.FaultProxy) { pg.Stop() },
+			func(t *testing.T, pg *harness.PG, _ *harness.FaultProxy) { pg.Start(t) },
+		},
+		"black hole": {
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.BlackHole() },
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.Heal() },
+		},
+		"slow": {
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.Latency(800 * time.Millisecond) },
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.Heal() },
+		},
+		"reset": {
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.Reset() },
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.Heal() },
+		},
+		"answers cut": {
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.Cut(7) },
+			func(_ *testing.T, _ *harness.PG, p *harness.FaultProxy) { p.Heal() },
+		},
+		"table locked": {
+			func(t *testing.T, pg *harness.PG, _ *harness.FaultProxy) {
+				c := pg.Connect(t)
+				sql(t, c, "set application_name = 'locker'")
+				sql(t, c, "begin")
+				sql(t, c, "lock table authz.revocations in access exclusive mode")
+			},
+			func(t *testing.T, pg *harness.PG, _ *harness.FaultProxy) {
+				pg.Exec(t, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'locker'")
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pg := harness.OwnPostgres(t, "max_connections", "40")
+			proxy := harness.Proxy(t, pg.Addr)
+			open(t, pg.URL, store.Options{})
+			reg := prometheus.NewRegistry()
+			s := openOnly(t, pg.Via(proxy.Addr), store.Options{Registry: reg, LookupTimeout: 300 * time.Millisecond,
+				ConnectTimeout: time.Second, WriteTimeout: 2 * time.Second, FeedTimeout: time.Second})
+			healed(t, s)
+			before := dials(t, reg)
+
+			fault.begin(t, pg, proxy)
+			var mu sync.Mutex
+			var wg sync.WaitGroup
+			slowest, unknown := time.Duration(0), 0
+			for range 16 {
+				wg.Go(func() {
+					for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+						v, err, took := ask(t.Context(), s, jti("bad"), 150*time.Millisecond)
+						mu.Lock()
+						slowest = max(slowest, took)
+						switch {
+						case v == authz.NotRevoked:
+							t.Errorf("a revoked token is not revoked, %v", err)
+						case v == authz.Unknown:
+							unknown++
+							if !errors.Is(err, authz.ErrUnavailable) {
+								t.Errorf("%v", err)
+							}
+						}
+						mu.Unlock()
+						time.Sleep(5 * time.Millisecond)
+					}
+				})
+			}
+			wg.Wait()
+			if slowest > 2*time.Second { // 150 ms were asked for; the rest is the test machine
+				t.Errorf("an answer took %s", slowest)
+			}
+			if unknown == 0 {
+				t.Error("no lookup failed: the fault had no effect")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			// A server that is merely slow may manage one of these in a second.
+			if _, err := s.Append(ctx, []authz.Revocation{jti("during")}); err == nil && name != "slow" {
+				t.Error("revoked during the fault")
+			}
+			if snap, err := s.Changes(ctx, authz.Position{}, "n", func(authz.Row) {}); (err == nil || snap.Proves) && name != "slow" {
+				t.Errorf("a sync during the fault: %+v", snap)
+			}
+			cancel()
+			// Thousands of requests may not have become thousands of connections.
+			if n := dials(t, reg) - before; n > 60 {
+				t.Errorf("%v dials", n)
+			}
+			fault.end(t, pg, proxy)
+			start := time.Now()
+			healed(t, s)
+			t.Logf("%d unknown, slowest %s, %v dials, healed after %s", unknown, slowest, dials(t, reg)-before, time.Since(start))
+		})
+	}
+}
+
+// dials is how many connections were tried.
+func dials(t testing.TB, reg *prometheus.Registry) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "jwt_bouncer_store_connects_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetValue() == "tried" {
+					return m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return 0
+}
+
+// While the breaker is open, no user's request goes to the server.
+func TestBreakerProbesByItself(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	proxy := harness.Proxy(t, pg.Addr)
+	open(t, pg.URL, store.Options{})
+	reg := prometheus.NewRegistry()
+	s := openOnly(t, pg.Via(proxy.Addr), store.Options{Registry: reg, LookupTimeout: 200 * time.Millisecond})
+	harness.Eventually(t, 20*time.Second, "the first lookup", func(ctx context.Context) error {
+		_, err := s.Lookup(ctx, queryFor(jti("a")))
+		return err
+	})
+	proxy.BlackHole()
+	state := func() float64 {
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "jwt_bouncer_store_breaker_state" {
+				return f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		return -1
+	}
+	harness.Eventually(t, 20*time.Second, "the breaker to open", func(ctx context.Context) error {
+		s.Lookup(ctx, queryFor(jti("a")))
+		if n := state(); n != 2 {
+			return fmt.Errorf("state %v", n)
+		}
+		return nil
+	})
+	start := time.Now()
+	for range 100 {
+		if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
+			t.Fatalf("%s, %v", v, err)
+		}
+	}
+	if took := time.Since(start); took > 10*time.Second { // 100 timeouts would be 20 s
+		t.Errorf("100 lookups behind an open breaker took %s", took)
+	}
+	proxy.Heal()
+	// Nobody asks any more, and it closes all the same.
+	harness.Eventually(t, 20*time.Second, "the breaker to close", func(context.Context) error {
+		if n := state(); n != 0 {
+			return fmt.Errorf("state %v", n)
+		}
+		return nil
+	})
+	if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.NotRevoked || err != nil {
+		t.Errorf("%s, %v", v, err)
+	}
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+// Sessions ended by an administrator cost hardly a lookup.
+func TestTerminatedSessions(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	s := open(t, pg.URL, store.Options{})
+	failed := 0
+	const rounds = 10
+	for range rounds {
+		for range 10 {
+			if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.NotRevoked || err != nil {
+				failed++
+			}
+		}
+		pg.Terminate(t)
+	}
+	if failed > rounds {
+		t.Errorf("%d of %d lookups failed", failed, 10*rounds)
+	}
+	healed(t, s)
+}
+
+// A sidecar starts while its database is away, says what is wrong, and heals.
+func TestStartWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	pg := harness.OwnPostgres(t)
+	open(t, pg.URL, store.Options{})
+	pg.Stop()
+	s := openOnly(t, pg.URL, store.Options{Password: "s3cret", LookupTimeout: 500 * time.Millisecond})
+	err := s.Ping(t.Context())
+	if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), pg.Addr) || !strings.Contains(err.Error(), "postgres") {
+		t.Errorf("%v", err)
+	}
+	if strings.Contains(fmt.Sprint(err), "s3cret") {
+		t.Errorf("the password is in %v", err)
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
+		t.Errorf("%s, %v", v, err)
+	}
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); !errors.Is(err, authz.ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
+	for range 50 { // hints in an outage are no storm of dials
+		if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); !errors.Is(err, authz.ErrUnavailable) {
+			t.Errorf("%v", err)
+		}
+	}
+	pg.Start(t)
+	healed(t, s)
+}

@@ -1,0 +1,365 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	stdsql "database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/store"
+)
+
+func openFile(t testing.TB, path string) *stdsql.DB {
+	t.Helper()
+	db, err := stdsql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	return db
+}
+
+func connectTo(t testing.TB, url string) *pgx.Conn {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// noAllow checks that a store that cannot work says so and allows nothing.
+func noAllow(t *testing.T, s *store.Store, want string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	v, lookupErr := s.Lookup(ctx, queryFor(jti("revoked")))
+	if v == authz.NotRevoked || v == authz.Unknown && !errors.Is(lookupErr, authz.ErrUnavailable) {
+		t.Errorf("lookup: %s, %v", v, lookupErr)
+	}
+	_, err := s.Append(ctx, []authz.Revocation{jti("new")})
+	if err == nil || errors.Is(err, authz.ErrInvalid) {
+		t.Errorf("append: %v", err)
+	}
+	if want != "" && !strings.Contains(err.Error(), want) {
+		t.Errorf("append: %v, want %q", err, want)
+	}
+	if !strings.Contains(err.Error(), "sqlite") {
+		t.Errorf("append: %v does not name the store", err)
+	}
+}
+
+func TestSQLiteCorrupt(t *testing.T) {
+	t.Parallel()
+	fill := func(t *testing.T) string {
+		path := filepath.Join(t.TempDir(), "r.db")
+		s := open(t, "sqlite://"+path, store.Options{})
+		batch := []authz.Revocation{jti("revoked")}
+		for i := range 5000 {
+			batch = append(batch, jti(fmt.Sprint(i)))
+		}
+		if _, err := s.Append(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	t.Run("not a database", func(t *testing.T) {
+		t.Parallel()
+		path := filepath.Join(t.TempDir(), "r.db")
+		if err := os.WriteFile(path, bytes.Repeat([]byte("no database. "), 1000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := openOnly(t, "sqlite://"+path, store.Options{})
+		noAllow(t, s, "restore it from a backup")
+		for what, err := range map[string]error{"ping": s.Ping(t.Context()), "migrate": s.Migrate(t.Context())} {
+			if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	})
+	t.Run("pages overwritten", func(t *testing.T) {
+		t.Parallel()
+		path := fill(t)
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, _ := f.Stat()
+		if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, int(info.Size())-4096), 4096); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		s := openOnly(t, "sqlite://"+path, store.Options{})
+		noAllow(t, s, "")
+		if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); !errors.Is(err, authz.ErrUnavailable) {
+			t.Errorf("changes: %v", err)
+		}
+	})
+	t.Run("cut off", func(t *testing.T) {
+		t.Parallel()
+		path := fill(t)
+		if err := os.Truncate(path, 8192); err != nil {
+			t.Fatal(err)
+		}
+		noAllow(t, openOnly(t, "sqlite://"+path, store.Options{}), "")
+	})
+	t.Run("emptied", func(t *testing.T) {
+		t.Parallel()
+		path := fill(t)
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		noAllow(t, openOnly(t, "sqlite://"+path, store.Options{}), "jwt-bouncer migrate")
+	})
+}
+
+func TestSQLiteLocked(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	s := open(t, url, store.Options{WriteTimeout: 300 * time.Millisecond, LookupTimeout: 300 * time.Millisecond})
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("revoked")}); err != nil {
+		t.Fatal(err)
+	}
+	db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
+	defer db.Close()
+	if _, err := db.Exec("begin immediate"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); !errors.Is(err, authz.ErrUnavailable) {
+		t.Errorf("while another process writes: %v", err)
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(jti("revoked"))); v != authz.Revoked || err != nil {
+		t.Errorf("a writer blocks readers: %s, %v", v, err)
+	}
+	if _, err := db.Exec("rollback"); err != nil {
+		t.Fatal(err)
+	}
+	healed(t, s)
+}
+
+// By hand means from a program that cannot compute the key.
+func TestSQLiteByHand(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	s := open(t, url, store.Options{})
+	f := &followed{feed: s}
+	f.sync(t)
+	execute(t, url, `insert into revocations (kind, iss, value) values (1, '`+issuer+`', 'by hand'), (2, '`+issuer+`', 'alice'), (4, '`+issuer+`', 'key')`)
+	check := func() {
+		t.Helper()
+		if v, err := s.Lookup(t.Context(), queryFor(jti("by hand"))); v != authz.Revoked || err != nil {
+			t.Errorf("%s, %v", v, err)
+		}
+		if v, err := s.Lookup(t.Context(), queryFor(jti("other"))); v != authz.NotRevoked || err != nil {
+			t.Errorf("%s, %v", v, err)
+		}
+		alice := queryFor(authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "alice"})
+		if v, err := s.Lookup(t.Context(), alice); v != authz.Revoked || err != nil {
+			t.Errorf("alice without iat: %s, %v", v, err)
+		}
+		alice.IssuedAt = time.Now().Unix() + 10
+		if v, err := s.Lookup(t.Context(), alice); v != authz.NotRevoked || err != nil {
+			t.Errorf("alice, logged in again: %s, %v", v, err)
+		}
+	}
+	check()
+	f.sees(t, map[string]bool{"by hand": true})
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("adopts")}); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	got, err := s.Append(t.Context(), []authz.Revocation{jti("by hand")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, _, err := s.List(t.Context(), authz.Filter{Value: "by hand"})
+	if err != nil || len(page) != 1 || page[0] != got[0] {
+		t.Errorf("stored again: %+v, %v", page, err)
+	}
+	db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
+	defer db.Close()
+	for _, text := range []string{
+		`update revocations set expires_at = expires_at - 1`, `update revocations set value = 'x' where kind = 1`, `update revocations set not_before = 5 where kind = 1`,
+		`update revocations set key = zeroblob(16)`, `delete from revocations`, `delete from revocations where kind = 1`,
+		`insert into revocations (kind, iss, value) values (7, 'i', 'v')`, `insert into revocations (kind, iss, value) values (1, '', 'v')`, `insert into revocations (kind, iss, value) values (5, 'i', 'v')`,
+	} {
+		if _, err := db.Exec(text); err == nil {
+			t.Errorf("allowed: %s", text)
+		}
+	}
+	if _, err := db.Exec(`update revocations set expires_at = expires_at + 3600000000 where value = 'by hand'`); err != nil {
+		t.Error(err)
+	}
+	before := f.Entries[jti("by hand").Key()]
+	f.sync(t)
+	if e := f.Entries[jti("by hand").Key()]; e.Expires < before.Expires+3600 {
+		t.Errorf("extended from %d to %d", before.Expires, e.Expires)
+	}
+}
+
+// TestSQLiteChild is what other tests run as a process of its own.
+func TestSQLiteChild(t *testing.T) {
+	mode, path := os.Getenv("STORE_CHILD"), os.Getenv("STORE_CHILD_PATH")
+	if mode == "" {
+		t.Log("runs only as a child of other tests")
+		return
+	}
+	switch mode {
+	case "revoke":
+		s := open(t, "sqlite://"+path, store.Options{})
+		for i := range 50 {
+			if _, err := s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprintf("child-%d-%d", os.Getpid(), i))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	case "full":
+		s := openOnly(t, "sqlite://"+path, store.Options{})
+		const size = 300 << 10
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: size, Max: size}); err != nil {
+			t.Fatal(err)
+		}
+		var last error
+		stored := 0
+		for i := 0; i < 10_000 && last == nil; i++ {
+			if _, last = s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprintf("full-%d", i))}); last == nil {
+				stored++
+			}
+		}
+		if !errors.Is(last, authz.ErrUnavailable) && !errors.Is(last, authz.ErrOutcomeUnknown) {
+			t.Errorf("after %d: %v", stored, last)
+		}
+		for i := range stored {
+			if v, err := s.Lookup(t.Context(), queryFor(jti(fmt.Sprintf("full-%d", i)))); v != authz.Revoked {
+				t.Fatalf("%d of %d: %s, %v", i, stored, v, err)
+			}
+		}
+		fmt.Printf("stored %d, then: %v\n", stored, last)
+	case "read-only":
+		s, err := store.Open(t.Context(), "sqlite://"+path, store.Options{})
+		if err == nil {
+			s.Close()
+		}
+		fmt.Printf("open: %v\n", err)
+	}
+}
+
+func child(t *testing.T, mode, path string, asNobody bool) (output string, err error) {
+	t.Helper()
+	exe, exeErr := os.Executable()
+	if exeErr != nil {
+		t.Fatal(exeErr)
+	}
+	if asNobody && os.Getuid() == 0 {
+		// The test binary lies where nobody may not read.
+		b, readErr := os.ReadFile(exe)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		exe = filepath.Join(filepath.Dir(path), "child.test")
+		if err := os.WriteFile(exe, b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(exe, "-test.run=^TestSQLiteChild$", "-test.v", "-test.count=1")
+	cmd.Dir = "/"
+	cmd.Env = append(os.Environ(), "STORE_CHILD="+mode, "STORE_CHILD_PATH="+path)
+	if asNobody && os.Getuid() == 0 {
+		u, err := user.Lookup("nobody")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid, _ := strconv.ParseUint(u.Uid, 10, 32)
+		gid, _ := strconv.ParseUint(u.Gid, 10, 32)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Several processes on one file: a command line that revokes, a sidecar.
+func TestSQLiteProcesses(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	s := open(t, url, store.Options{})
+	f := &followed{feed: s}
+	f.sync(t)
+	ended := make(chan error, 3)
+	for range cap(ended) {
+		go func() {
+			out, err := child(t, "revoke", strings.TrimPrefix(url, "sqlite://"), false)
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			ended <- err
+		}()
+	}
+	for i := range 30 { // this process writes too
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprint(i))}); err != nil {
+			t.Error(err)
+		}
+		f.sync(t)
+	}
+	for range cap(ended) {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	f.sync(t)
+	if want := 30 + 50*cap(ended); len(f.Entries) != want {
+		t.Errorf("%d of %d", len(f.Entries), want)
+	}
+}
+
+func TestSQLiteFull(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	open(t, url, store.Options{}).Close()
+	out, err := child(t, "full", strings.TrimPrefix(url, "sqlite://"), false)
+	t.Log(out)
+	if err != nil || !strings.Contains(out, "stored ") {
+		t.Error(err)
+	}
+	// With room again it works, and nothing that was stored is gone.
+	s := open(t, url, store.Options{})
+	if v, err := s.Lookup(t.Context(), queryFor(jti("full-0"))); v != authz.Revoked || err != nil {
+		t.Errorf("%s, %v", v, err)
+	}
+	healed(t, s)
+}
+
+func TestSQLiteReadOnly(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "store-") // reachable for nobody, which t.TempDir is not
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "r.db")
+	open(t, "sqlite://"+path, store.Options{}).Close()
+	if err := os.Chmod(path, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	out, err := child(t, "read-only", path, true)
+	if err != nil || !strings.Contains(out, "permission denied") || !strings.Contains(out, "sqlite") || !strings.Contains(out, "needs to write") {
+		t.Errorf("%v: %s", err, out)
+	}
+}

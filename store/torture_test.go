@@ -1,0 +1,291 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/store"
+	"jwtbouncer/test/harness"
+)
+
+// writer is one of several sessions that write at once and come to grief.
+type writer struct {
+	name string
+	url  string
+	rnd  *rand.Rand
+	pid  atomic.Uint32
+	n    int
+
+	committed func(values ...string) // known to be committed
+	prepared  chan<- string
+}
+
+func (w *writer) value() string {
+	w.n++
+	return fmt.Sprintf("%s-%d", w.name, w.n)
+}
+
+// run writes until ctx ends, connecting again whenever it was killed.
+func (w *writer) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		c, err := pgx.Connect(ctx, w.url)
+		if err != nil {
+			continue
+		}
+		w.pid.Store(c.PgConn().PID())
+		for ctx.Err() == nil && w.once(c) == nil {
+		}
+		c.Close(context.Background())
+	}
+}
+
+func (w *writer) once(c *pgx.Conn) error {
+	ctx := context.Background()
+	put := func(v string) error {
+		_, err := c.Exec(ctx, `insert into authz.revocations (kind, iss, value) values (1, $1, $2)`, issuer, v)
+		return err
+	}
+	pause := func() { time.Sleep(time.Duration(w.rnd.IntN(30)) * time.Millisecond) }
+	kind := w.rnd.IntN(10)
+	if kind < 3 { // alone
+		v := w.value()
+		err := put(v)
+		if err == nil {
+			w.committed(v)
+		}
+		return err
+	}
+	if _, err := c.Exec(ctx, "begin"); err != nil {
+		return err
+	}
+	var kept []string
+	for range 1 + w.rnd.IntN(3) {
+		v := w.value()
+		if err := put(v); err != nil {
+			return err
+		}
+		kept = append(kept, v)
+		pause()
+	}
+	if kind >= 6 { // a part of it undone, a part released
+		if _, err := c.Exec(ctx, "savepoint s"); err != nil {
+			return err
+		}
+		if err := put(w.value()); err != nil {
+			return err
+		}
+		if _, err := c.Exec(ctx, "rollback to s; savepoint r"); err != nil {
+			return err
+		}
+		v := w.value()
+		if err := put(v); err != nil {
+			return err
+		}
+		kept = append(kept, v)
+		if _, err := c.Exec(ctx, "release r"); err != nil {
+			return err
+		}
+	}
+	switch kind {
+	case 3:
+		_, err := c.Exec(ctx, "rollback")
+		return err
+	case 4, 8:
+		id := w.name + "_" + fmt.Sprint(w.n)
+		_, err := c.Exec(ctx, "prepare transaction '"+id+"'")
+		if err == nil {
+			w.prepared <- id
+		}
+		return err
+	}
+	_, err := c.Exec(ctx, "commit")
+	if err == nil {
+		w.committed(kept...)
+	}
+	return err
+}
+
+// Under concurrent commits, rollbacks, savepoints, prepared transactions and
+// killed sessions the anchored watermark loses nothing: whatever had been
+// committed before a sync began is known after it. Followers by "id > last"
+// and "xid > last" lose rows in the same run.
+func TestTortureOfChanges(t *testing.T) {
+	t.Parallel()
+	pg := harness.OwnPostgres(t, "max_prepared_transactions", "100", "max_connections", "60")
+	s := open(t, pg.URL, store.Options{})
+	ctx, stop := context.WithTimeout(t.Context(), 6*time.Second)
+	defer stop()
+
+	var mu sync.Mutex
+	var done []string
+	committed := func(values ...string) {
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, values...)
+	}
+	prepared := make(chan string, 10_000)
+	var wg sync.WaitGroup
+	var writers []*writer
+	for i := range 8 {
+		w := &writer{name: fmt.Sprintf("w%d", i), url: pg.URL, rnd: rand.New(rand.NewPCG(1, uint64(i))), committed: committed, prepared: prepared}
+		writers = append(writers, w)
+		wg.Go(func() { w.run(ctx) })
+	}
+	admin := pg.Connect(t)
+	kills := 0
+	wg.Go(func() { // kills sessions
+		for ctx.Err() == nil {
+			time.Sleep(70 * time.Millisecond)
+			if _, err := admin.Exec(context.Background(), "select pg_terminate_backend($1)", int32(writers[kills%len(writers)].pid.Load())); err == nil {
+				kills++
+			}
+		}
+	})
+	second := pg.Connect(t)
+	settle := func(id string, n int) {
+		end := "commit"
+		if n%3 == 0 {
+			end = "rollback"
+		}
+		if _, err := second.Exec(context.Background(), end+" prepared '"+id+"'"); err != nil {
+			t.Errorf("%s prepared: %v", end, err)
+		}
+	}
+	settled := 0
+	wg.Go(func() { // ends prepared transactions, out of order and late
+		var waiting []string
+		for ctx.Err() == nil {
+			select {
+			case id := <-prepared:
+				waiting = append(waiting, id)
+			case <-time.After(20 * time.Millisecond):
+			}
+			if len(waiting) > 12 {
+				i := settled * 7 % len(waiting)
+				settle(waiting[i], settled)
+				waiting = append(waiting[:i], waiting[i+1:]...)
+				settled++
+			}
+		}
+		for _, id := range waiting {
+			settle(id, settled)
+			settled++
+		}
+	})
+
+	f := &followed{feed: s}
+	naive := newNaive(t, pg)
+	syncs, late := 0, 0
+	step := func() {
+		mu.Lock()
+		before := len(done)
+		mu.Unlock()
+		f.sync(t)
+		syncs++
+		naive.sync(t)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, v := range done[:before] {
+			if _, here := f.Entries[jti(v).Key()]; !here {
+				late++
+			}
+		}
+	}
+	for ctx.Err() == nil {
+		step()
+	}
+	wg.Wait()
+	for len(prepared) > 0 {
+		settle(<-prepared, settled)
+		settled++
+	}
+	step()
+	step()
+
+	rows, err := admin.Query(t.Context(), "select value from authz.revocations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for _, v := range all {
+		if _, here := f.Entries[jti(v).Key()]; !here {
+			lost++
+		}
+	}
+	byID, byXID := naive.lost(all)
+	t.Logf("%d rows, %d syncs, %d sessions killed, %d prepared transactions ended: %d lost, %d late; by id > last: %d lost, by xid > last: %d lost",
+		len(all), syncs, kills, settled, lost, late, byID, byXID)
+	if lost+late > 0 {
+		t.Errorf("%d lost, %d late", lost, late)
+	}
+	if extra := len(f.Entries) - len(all); extra != 0 {
+		t.Errorf("%d rows more than were committed", extra)
+	}
+	if byID == 0 || byXID == 0 {
+		t.Error("the naive followers lost nothing: the run was too tame to show anything")
+	}
+	if len(all) < 200 || syncs < 50 || kills < 10 || settled < 5 {
+		t.Error("too little happened")
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(jti(all[0]))); v != authz.Revoked || err != nil {
+		t.Errorf("%s, %v", v, err)
+	}
+}
+
+// naive are followers as one would write them at first.
+type naive struct {
+	c           *pgx.Conn
+	lastID      int64
+	lastXID     int64
+	byID, byXID map[string]bool
+}
+
+func newNaive(t testing.TB, pg *harness.PG) *naive {
+	return &naive{c: pg.Connect(t), byID: map[string]bool{}, byXID: map[string]bool{}}
+}
+
+func (n *naive) sync(t testing.TB) {
+	t.Helper()
+	follow := func(column string, last *int64, seen map[string]bool) {
+		rows, err := n.c.Query(context.Background(), "select value, "+column+" from authz.revocations where "+column+" > $1", *last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var v string
+			var at int64
+			if err := rows.Scan(&v, &at); err != nil {
+				t.Fatal(err)
+			}
+			seen[v] = true
+			*last = max(*last, at)
+		}
+	}
+	follow("id", &n.lastID, n.byID)
+	follow("xid", &n.lastXID, n.byXID)
+}
+
+func (n *naive) lost(all []string) (byID, byXID int) {
+	for _, v := range all {
+		if !n.byID[v] {
+			byID++
+		}
+		if !n.byXID[v] {
+			byXID++
+		}
+	}
+	return byID, byXID
+}
