@@ -82,6 +82,9 @@ type api struct {
 	events   EventsConfig
 	pushed   *recent
 	keycloak KeycloakConfig
+
+	gatherer prometheus.Gatherer
+	sessions *sessions
 }
 
 // access says who may call a route.
@@ -91,6 +94,7 @@ const (
 	accessOpen   access = iota // anybody; what is said here is public, or the message authenticates itself
 	accessToken                // the API's token, or (on loopback without a token) anybody on this machine
 	accessClient               // the handler authenticates the caller
+	accessPage                 // whoever is signed in at the page
 )
 
 type endpoint struct {
@@ -125,6 +129,7 @@ func New(o Options) (http.Handler, error) {
 		issuers: slices.Clone(o.Issuers), revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
 		log: o.Logger, clock: o.Clock, hosts: o.Config.Hosts, commitTimeout: orDefault(o.Config.WriteTimeout, DefaultConfig().WriteTimeout),
 	}
+	a.gatherer = o.Gatherer
 	var err error
 	if o.Config.TokenFile != "" {
 		if a.tokens, err = openTokenFile(o.Config.TokenFile); err != nil {
@@ -138,7 +143,11 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorLog: promLog{o.Logger}})
-	return a.route(append(a.messageEndpoints(o), []endpoint{
+	endpoints := a.messageEndpoints(o)
+	if o.Config.Page {
+		endpoints = append(endpoints, a.pageEndpoints()...)
+	}
+	return a.route(append(endpoints, []endpoint{
 		{"GET", "/openapi.json", doorHealth, accessOpen, a.getOpenAPI},
 		{"GET", "/livez", doorHealth, accessOpen, a.livez},
 		{"GET", "/readyz", doorHealth, accessOpen, a.readyz},
@@ -235,6 +244,11 @@ func (rt *router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if e.access != accessOpen {
 			if err := rt.origin.Check(r); err != nil {
 				fail(http.StatusForbidden, "requests from other sites are refused").write(w)
+				return
+			}
+		}
+		if e.access == accessPage {
+			if r = rt.admitPage(w, r); r == nil {
 				return
 			}
 		}

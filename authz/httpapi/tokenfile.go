@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,6 +72,14 @@ func (f *tokenFile) match(presented string) (name string, ok bool, err error) {
 		}
 	}
 	return name, ok, nil
+}
+
+// holds reports whether a secret with this digest is still in the file.
+func (f *tokenFile) holds(digest [sha256.Size]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reload()
+	return slices.ContainsFunc(f.tokens, func(t namedDigest) bool { return t.digest == digest })
 }
 
 func (f *tokenFile) reload() {
