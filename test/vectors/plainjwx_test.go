@@ -37,7 +37,7 @@ func TestPlainJWXFailsTheVectors(t *testing.T) {
 	const golden = "testdata/plainjwx.txt"
 	text := strings.Join(through, "\n") + "\n"
 	if os.Getenv("UPDATE") != "" {
-		require.NoError(t, os.WriteFile(golden, []byte(text), 0o644)) //nolint:gosec // a file of the repository
+		require.NoError(t, os.WriteFile(golden, []byte(text), 0o644))
 	}
 	want, err := os.ReadFile(golden)
 	require.NoError(t, err)
