@@ -113,6 +113,9 @@ func (v *JWTVerifier) add(slot int, c IssuerConfig, o VerifierOptions) error {
 		cfg: c, source: source, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(slot),
 		base: v.base, wg: &v.wg, unknown: map[uint64]time.Duration{}, seed: maphash.MakeSeed(),
 	}
+	if c.plaintext() {
+		r.log.Warn("signing keys are fetched without TLS: whoever can change them on the way can mint tokens")
+	}
 	v.issuers[c.Issuer] = r
 	v.rings = append(v.rings, r)
 	v.closeIdle = append(v.closeIdle, closeIdle)
@@ -147,6 +150,10 @@ func (v *JWTVerifier) Refresh(ctx context.Context) error {
 // with the keys at hand.
 func (v *JWTVerifier) Close() {
 	v.cancel()
+	for _, r := range v.rings { // whoever was about to fetch has begun now, or sees that it is over
+		r.mu.Lock()
+		r.mu.Unlock() //nolint:staticcheck // an empty critical section is the point
+	}
 	v.wg.Wait()
 	for _, f := range v.closeIdle {
 		f()

@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -41,13 +42,26 @@ func (r *KeyRing) launch() *flight {
 	}
 	r.flight = f
 	r.wg.Go(func() {
-		f.err = r.load()
+		f.err = r.loadSafely()
 		r.mu.Lock()
 		r.flight = nil
 		r.mu.Unlock()
 		close(f.done)
 	})
 	return f
+}
+
+// loadSafely keeps a defect in reading foreign documents from ending the
+// process: it is a failed fetch.
+func (r *KeyRing) loadSafely() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic while reading the keys: %T", p)
+			r.counts.failed.Add(1)
+			r.note(err.Error())
+		}
+	}()
+	return r.load()
 }
 
 func (r *KeyRing) load() error {

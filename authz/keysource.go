@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -53,6 +54,17 @@ func (c IssuerConfig) keyFile() (string, bool) {
 		return path, true
 	}
 	return c.JWKS, c.JWKS != "" && !strings.Contains(c.JWKS, "://")
+}
+
+// plaintext reports whether the keys come over http from beyond this host.
+func (c IssuerConfig) plaintext() bool {
+	from := cmp.Or(c.JWKS, c.Issuer)
+	u, err := url.Parse(from)
+	if err != nil || u.Scheme != "http" {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
 }
 
 // newKeyTransport makes a transport whose every stage is bounded. It uses no

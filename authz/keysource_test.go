@@ -1,11 +1,14 @@
 package authz_test
 
 import (
+	"bytes"
 	"encoding/pem"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,4 +128,46 @@ func TestKeyFileMustBeRegular(t *testing.T) {
 func eventually(t *testing.T, met func() bool) {
 	t.Helper()
 	require.Eventually(t, met, 10*time.Second, 2*time.Millisecond)
+}
+
+// A transport that panics is a failed fetch, not the end of the process.
+func TestPanicWhileFetchingIsAFailure(t *testing.T) {
+	t.Parallel()
+	iss := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.test"))
+	var broken atomic.Bool
+	v, err := authz.NewVerifier([]authz.IssuerConfig{{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: "https://issuer.test/jwks.json"}},
+		authz.VerifierOptions{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			if broken.Load() {
+				panic("broken")
+			}
+			return iss.Transport().RoundTrip(r)
+		})})
+	require.NoError(t, err)
+	defer v.Close()
+	require.NoError(t, v.Refresh(t.Context()))
+	broken.Store(true)
+	require.ErrorContains(t, v.Refresh(t.Context()), "panic")
+	_, err = v.Verify(t.Context(), iss.Mint(nil))
+	require.NoError(t, err)
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Keys that anybody on the way could replace are worth a warning.
+func TestKeysWithoutTLSAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[string]bool{
+		"http://issuer.example/jwks": true, "http://10.0.0.1/jwks": true, "http://localhost.evil.example/jwks": true,
+		"https://issuer.example/jwks": false, "http://127.0.0.1:8080/jwks": false, "http://[::1]/jwks": false,
+		"http://localhost/jwks": false, "/etc/jwks.json": false,
+	} {
+		var log bytes.Buffer
+		v, err := authz.NewVerifier([]authz.IssuerConfig{{Issuer: "x", Audiences: []string{"api"}, JWKS: from}},
+			authz.VerifierOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(t, err)
+		v.Close()
+		require.Equal(t, want, strings.Contains(log.String(), "without TLS"), from)
+	}
 }
