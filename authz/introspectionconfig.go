@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"context"
 	"net/netip"
 	"net/url"
 	"time"
@@ -114,4 +115,28 @@ func checkEndpoint(path, text string, fault Fault) {
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// ValidateIntrospections reports every fault of the `introspection` stanza,
+// and returns what ValidateRoutes needs to know of it. Paths are relative to
+// the list: "[1].endpoint".
+func ValidateIntrospections(configs []IntrospectionConfig, maxStaleness time.Duration, fault Fault) map[string]Introspector {
+	names := map[string]Introspector{}
+	for i, c := range configs {
+		c.Validate(maxStaleness, func(path, format string, args ...any) { fault(itemPath("", i)+"."+path, format, args...) })
+		if names[c.Name] != nil {
+			fault(itemPath("", i)+".name", "%q is the name of another one already", c.Name)
+		}
+		names[c.Name] = unasked{}
+	}
+	return names
+}
+
+// unasked stands for an introspection that must not be asked.
+type unasked struct{}
+
+func (unasked) Local(string) bool { return false }
+
+func (unasked) Introspect(context.Context, string) (*Token, error) {
+	return nil, &Failure{Reason: ReasonInternal, Detail: "introspection is only being checked"}
 }

@@ -26,21 +26,47 @@ type Route struct {
 	opaque  Introspector // nil: opaque tokens are malformed
 }
 
-// Admit applies the route's rules to a verified token. nil: admitted.
+// Admit applies the route's rules to a verified token. nil: admitted. Who may
+// use the token at all comes before what it may be used for.
 func (r *Route) Admit(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure {
-	if len(r.Issuers) > 0 && !slices.Contains(r.Issuers, t.Issuer) {
-		return &Failure{Reason: ReasonUnknownIssuer, Detail: "the route does not take tokens of this issuer"}
+	if fail := r.checkIssuer(t); fail != nil {
+		return fail
 	}
-	if len(r.Audiences) == 0 {
-		if !t.Accepted {
-			return &Failure{Reason: ReasonWrongAudience, Detail: "aud names none of the issuer's audiences"}
-		}
-	} else if !containsAny(t.Audience, r.Audiences) {
-		return &Failure{Reason: ReasonWrongAudience, Detail: "aud names none of the route's audiences"}
+	if fail := r.checkAudience(t); fail != nil {
+		return fail
 	}
 	if fail := r.checkBinding(ctx, req, cred, t, now); fail != nil {
 		return fail
 	}
+	if fail := r.checkScopes(t); fail != nil {
+		return fail
+	}
+	for _, e := range r.allow {
+		if fail := e.admit(ctx, req, t); fail != nil {
+			return fail
+		}
+	}
+	return nil
+}
+
+func (r *Route) checkIssuer(t *Token) *Failure {
+	if len(r.Issuers) > 0 && !slices.Contains(r.Issuers, t.Issuer) {
+		return &Failure{Reason: ReasonUnknownIssuer, Detail: "the route does not take tokens of this issuer"}
+	}
+	return nil
+}
+
+func (r *Route) checkAudience(t *Token) *Failure {
+	switch {
+	case len(r.Audiences) == 0 && !t.Accepted:
+		return &Failure{Reason: ReasonWrongAudience, Detail: "aud names none of the issuer's audiences"}
+	case len(r.Audiences) > 0 && !containsAny(t.Audience, r.Audiences):
+		return &Failure{Reason: ReasonWrongAudience, Detail: "aud names none of the route's audiences"}
+	}
+	return nil
+}
+
+func (r *Route) checkScopes(t *Token) *Failure {
 	for _, s := range r.Scopes {
 		if !slices.Contains(t.Scopes, s) {
 			return &Failure{Reason: ReasonInsufficientScope, Detail: "scope " + s + " is missing"}
@@ -48,11 +74,6 @@ func (r *Route) Admit(ctx context.Context, req *Request, cred Credential, t *Tok
 	}
 	if len(r.AnyScopes) > 0 && !containsAny(t.Scopes, r.AnyScopes) {
 		return &Failure{Reason: ReasonInsufficientScope, Detail: "none of the scopes in any_scopes is present"}
-	}
-	for _, e := range r.allow {
-		if fail := e.admit(ctx, req, t); fail != nil {
-			return fail
-		}
 	}
 	return nil
 }

@@ -1,0 +1,240 @@
+package authz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Outcome is how a step of an explanation ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Passed  Outcome = "passed"
+	Refused Outcome = "refused" // the request would be denied for it
+	Skipped Outcome = "skipped" // not looked at: it would need the network, or something that is not there
+)
+
+// Step is one rule on the way to a decision, as people read it.
+type Step struct {
+	Rule    string // what was looked at: "route", "signature", "scopes" …
+	Outcome Outcome
+	Reason  Reason // of a refusal
+	Detail  string // never holds a token; may quote claims of the token asked about
+}
+
+// Explainer tells step by step why a request would pass or not. Unlike a
+// decision it goes on after a refusal as far as it makes sense.
+type Explainer struct {
+	Policy   *Policy
+	Verifier *JWTVerifier
+	// Revocation is asked whether the token is revoked; nil: that is skipped.
+	Revocation Tier
+	// Network: keys may be fetched and issuers asked. Otherwise only what is
+	// on this machine is used.
+	Network bool
+	Clock   Clock // nil: SystemClock
+}
+
+// Explain returns the steps in order. The first refused one is what a decision
+// would be; without any, the request would be allowed as far as nothing was
+// skipped. It uses up no DPoP proof.
+func (e Explainer) Explain(ctx context.Context, req *Request) []Step {
+	if e.Clock == nil {
+		e.Clock = SystemClock{}
+	}
+	x := &explanation{Explainer: e, ctx: ctx, req: req}
+	x.run()
+	return x.steps
+}
+
+type explanation struct {
+	Explainer
+	ctx   context.Context
+	req   *Request
+	steps []Step
+}
+
+func (x *explanation) add(rule string, o Outcome, format string, args ...any) {
+	x.steps = append(x.steps, Step{Rule: rule, Outcome: o, Detail: fmt.Sprintf(format, args...)})
+}
+
+// judge adds a step that failed with fail, or passed.
+func (x *explanation) judge(rule string, err error, passed string, args ...any) bool {
+	var f *Failure
+	switch {
+	case err == nil:
+		x.add(rule, Passed, passed, args...)
+		return true
+	case errors.As(err, &f):
+		x.steps = append(x.steps, Step{Rule: rule, Outcome: Refused, Reason: f.Reason, Detail: f.Detail})
+	default:
+		x.steps = append(x.steps, Step{Rule: rule, Outcome: Refused, Reason: ReasonInternal, Detail: err.Error()})
+	}
+	return false
+}
+
+// asError keeps a nil *Failure from becoming an error that is not nil.
+func asError(f *Failure) error {
+	if f == nil {
+		return nil
+	}
+	return f
+}
+
+func (x *explanation) run() {
+	route, fail := x.Policy.Match(x.req)
+	switch {
+	case fail != nil:
+		x.judge("route", fail, "")
+		return
+	case route == nil:
+		x.judge("route", &Failure{Reason: ReasonNoRoute, Detail: "no route matches"}, "")
+		return
+	case route.Public:
+		x.add("route", Passed, "route %s is public: no token is looked at", route.Name)
+		return
+	}
+	x.add("route", Passed, "route %s", route.Name)
+	cred, fail := route.Find(x.req)
+	if !x.judge("credential", asError(fail), "%s token found in %s", cred.Scheme, cred.Source) {
+		return
+	}
+	token := x.identify(route, cred.Raw)
+	if token == nil {
+		return
+	}
+	x.rules(route, cred, token)
+	x.revocation(route, token)
+}
+
+// identify explains the token itself; nil when nothing more can be said.
+func (x *explanation) identify(route *Route, raw string) *Token {
+	if route.opaque != nil && !route.opaque.Local(raw) {
+		if !x.Network {
+			x.add("introspection", Skipped, "the issuer would be asked about this token, which needs the network")
+			return nil
+		}
+		t, err := route.opaque.Introspect(x.ctx, raw)
+		if !x.judge("introspection", err, "the issuer says that the token is active") {
+			return nil
+		}
+		return t
+	}
+	c, fail := parseCompact(raw, x.Verifier.maxBytes)
+	if !x.judge("form", asError(fail), "a signed JWT") {
+		return nil
+	}
+	ring, fail := x.Verifier.ring(c.claims, nil)
+	if !x.judge("issuer", asError(fail), "%s is configured", quoteShort(text(c.claims["iss"]))) {
+		return nil
+	}
+	x.judge("header", asError(ring.cfg.admits(c.header, nil)), "alg %s, typ %s, kid %s", c.header.alg, quoteShort(c.header.typ), quoteShort(c.header.kid))
+	t := &Token{Raw: raw, KeyID: c.header.kid, Type: c.header.typ}
+	if fail := t.readClaims(c.claims, true); fail != nil {
+		x.judge("claims", fail, "")
+		return nil
+	}
+	x.signature(ring, raw)
+	x.times(ring, t)
+	t.Accepted = ring.cfg.accepts(t.Audience)
+	t.SetKeys()
+	return t
+}
+
+func text(v any) string { s, _ := v.(string); return s }
+
+// signature has the whole token verified where that needs no network, or the
+// network may be used; of the result only what is about keys is new here.
+func (x *explanation) signature(ring *KeyRing, raw string) {
+	if _, local := ring.cfg.keyFile(); !local && !x.Network && ring.state.Load() == nil {
+		x.add("signature", Skipped, "the issuer's keys would have to be fetched")
+		return
+	}
+	_, err := x.Verifier.Verify(x.ctx, raw)
+	var f *Failure
+	if errors.As(err, &f) {
+		switch f.Reason {
+		case ReasonUnknownKey, ReasonBadSignature, ReasonKeysUnavailable, ReasonInternal:
+			x.judge("signature", f, "")
+			return
+		case ReasonUnsupportedToken: // the header was refused, and the signature not looked at
+			x.add("signature", Skipped, "not looked at, because of the header")
+			return
+		}
+	}
+	x.add("signature", Passed, "made with a key of the issuer")
+}
+
+func (x *explanation) times(ring *KeyRing, t *Token) {
+	now := x.Clock.Now()
+	detail := fmt.Sprintf("expires %s (in %s)", stamp(t.Expires), time.Unix(t.Expires, 0).Sub(now).Round(time.Second))
+	if t.IssuedAt != 0 {
+		detail = "issued " + stamp(t.IssuedAt) + ", " + detail
+	}
+	x.judge("times", asError(x.Verifier.checkTimes(t, ring.leeway(), false)), "%s", detail)
+}
+
+// rules explains the route's, each by the code that decides.
+func (x *explanation) rules(route *Route, cred Credential, t *Token) {
+	if len(route.Issuers) > 0 {
+		x.judge("route issuers", asError(route.checkIssuer(t)), "the route takes tokens of this issuer")
+	}
+	x.judge("audience", asError(route.checkAudience(t)), "aud %s", quoteList(t.Audience))
+	if _, bound := t.Claims["cnf"]; bound || route.require != needNone || cred.Scheme == "dpop" {
+		r := *route
+		if r.binding != nil {
+			b := *r.binding
+			b.replay = unrecorded{}
+			r.binding = &b
+		}
+		x.judge("binding", asError(r.checkBinding(x.ctx, x.req, cred, t, x.Clock.Now())), "the sender has proven possession")
+	}
+	if len(route.Scopes)+len(route.AnyScopes) > 0 {
+		x.judge("scopes", asError(route.checkScopes(t)), "has %s", quoteList(t.Scopes))
+	}
+	for _, e := range route.allow {
+		x.judge(e.label, asError(e.admit(x.ctx, x.req, t)), "%s", e.text)
+	}
+}
+
+func (x *explanation) revocation(route *Route, t *Token) {
+	if x.Revocation == nil {
+		x.add("revocation", Skipped, "not looked up")
+		return
+	}
+	q := t.Query()
+	verdict, err := x.Revocation.Lookup(x.ctx, &q)
+	switch {
+	case verdict == Revoked:
+		x.judge("revocation", &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked"}, "")
+	case verdict == NotRevoked && err == nil:
+		x.add("revocation", Passed, "not revoked")
+	case route.AllowUnprovable:
+		x.add("revocation", Passed, "nothing can prove that it is not revoked; the route allows that (on_unprovable)")
+	default:
+		detail := "nothing can prove that it is not revoked"
+		if err != nil {
+			detail += ": " + err.Error()
+		}
+		x.judge("revocation", &Failure{Reason: ReasonUnprovable, Detail: detail}, "")
+	}
+}
+
+func quoteList(list []string) string {
+	if len(list) == 0 {
+		return "is empty"
+	}
+	quoted := make([]string, 0, len(list))
+	for i, s := range list {
+		if i == 10 {
+			quoted = append(quoted, "…")
+			break
+		}
+		quoted = append(quoted, quoteShort(s))
+	}
+	return strings.Join(quoted, ", ")
+}
