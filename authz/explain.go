@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -128,18 +129,26 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 	if !x.judge("form", asError(fail), "a signed JWT") {
 		return nil
 	}
-	ring, fail := x.Verifier.ring(c.claims, nil)
-	if !x.judge("issuer", asError(fail), "%s is configured", quoteShort(text(c.claims["iss"]))) {
+	claims, err := parseObject(string(c.payload))
+	if err != nil {
+		x.judge("form", malformed("payload: %v", err), "")
 		return nil
 	}
-	x.judge("header", asError(ring.cfg.admits(c.header, nil)), "alg %s, typ %s, kid %s", c.header.alg, quoteShort(c.header.typ), quoteShort(c.header.kid))
+	ring, fail := x.Verifier.ring(claims, nil)
+	if !x.judge("issuer", asError(fail), "%s is configured", quoteShort(text(claims["iss"]))) {
+		return nil
+	}
+	known := x.judge("header", asError(ring.cfg.admits(c.header, nil)), "alg %s, typ %s, kid %s", c.header.alg, quoteShort(c.header.typ), quoteShort(c.header.kid))
+	err = x.signature(ring, raw, known)
 	t := &Token{Raw: raw, KeyID: c.header.kid, Type: c.header.typ}
-	if fail := t.readClaims(c.claims, true); fail != nil {
+	if fail := t.readClaims(claims, true); fail != nil {
 		x.judge("claims", fail, "")
 		return nil
 	}
-	x.signature(ring, raw)
 	x.times(ring, t)
+	if err != nil && !x.refused() { // a rule of the verifier that has no step of its own here
+		x.judge("token", err, "")
+	}
 	t.Accepted = ring.cfg.accepts(t.Audience)
 	t.SetKeys()
 	return t
@@ -147,12 +156,20 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 
 func text(v any) string { s, _ := v.(string); return s }
 
+func (x *explanation) refused() bool {
+	return slices.ContainsFunc(x.steps, func(s Step) bool { return s.Outcome == Refused })
+}
+
 // signature has the whole token verified where that needs no network, or the
-// network may be used; of the result only what is about keys is new here.
-func (x *explanation) signature(ring *KeyRing, raw string) {
+// network may be used, and returns what came of it; its step is about keys.
+func (x *explanation) signature(ring *KeyRing, raw string, known bool) error {
+	if !known {
+		x.add("signature", Skipped, "not looked at, because of the header")
+		return nil
+	}
 	if _, local := ring.cfg.keyFile(); !local && !x.Network && ring.state.Load() == nil {
 		x.add("signature", Skipped, "the issuer's keys would have to be fetched")
-		return
+		return nil
 	}
 	_, err := x.Verifier.Verify(x.ctx, raw)
 	var f *Failure
@@ -160,13 +177,11 @@ func (x *explanation) signature(ring *KeyRing, raw string) {
 		switch f.Reason {
 		case ReasonUnknownKey, ReasonBadSignature, ReasonKeysUnavailable, ReasonInternal:
 			x.judge("signature", f, "")
-			return
-		case ReasonUnsupportedToken: // the header was refused, and the signature not looked at
-			x.add("signature", Skipped, "not looked at, because of the header")
-			return
+			return err
 		}
 	}
 	x.add("signature", Passed, "made with a key of the issuer")
+	return err
 }
 
 func (x *explanation) times(ring *KeyRing, t *Token) {

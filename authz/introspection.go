@@ -179,6 +179,7 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, err
 		return a.result(n.clock.Now())
 	}
 	raw = strings.Clone(raw) // it may alias the request, which the question can outlive
+	//nolint:contextcheck // several callers may wait for the answer: none of them may end the question
 	flight := n.flights.DoChan(string(key[:]), func() (any, error) {
 		n.wg.Add(1)
 		defer n.wg.Done()

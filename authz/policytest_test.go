@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
 	"jwtbouncer/authz/config"
 )
 
@@ -180,6 +181,10 @@ func TestExplain(t *testing.T) {
 	last := good[:len(good)-8]
 	require.Equal(t, head+"signature refused bad_signature, times passed, audience passed, revocation passed", outcome(none, "/api", last+strings.Repeat("A", 8)))
 	require.Equal(t, head+"signature passed, times refused expired, audience passed, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"exp": 1000, "iat": 900})))
+	require.Equal(t, head+"signature passed, times passed, token refused unsupported_token, audience passed, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"events": map[string]any{}})))
+	require.Equal(t, "route passed, credential passed, form passed, issuer passed, header refused unsupported_token, signature skipped, times passed, audience passed, revocation passed",
+		outcome(none, "/api", iss.Mint(nil, authztest.Header("typ", "logout+jwt"))))
+	require.Equal(t, head+"signature passed, claims refused bad_claim", outcome(none, "/api", iss.Mint(map[string]any{"exp": "x"})))
 	// The first refusal is the decision.
 	a := authz.NewAuthorizer(v, nil, authz.NewChain(nil, keyTier{}), p, authz.SystemClock{})
 	for _, raw := range []string{good, "x", iss.Mint(map[string]any{"aud": "x"}), iss.Mint(map[string]any{"exp": 1000, "iat": 900}), iss.Mint(map[string]any{"sub": "root", "scope": "admin"})} {

@@ -15,7 +15,7 @@ import (
 type MemoryReplay struct {
 	mu      sync.Mutex
 	clock   Clock
-	max     int
+	limit   int
 	records map[[16]byte]struct{}
 	oldest  expiries
 }
@@ -25,9 +25,9 @@ var _ ReplayStore = (*MemoryReplay)(nil)
 // ErrReplayFull is MemoryReplay's error when it cannot remember more.
 var ErrReplayFull = errors.New("replay memory is full")
 
-// NewMemoryReplay returns a store of at most max records, about 100 bytes each.
-func NewMemoryReplay(max int, clock Clock) *MemoryReplay {
-	return &MemoryReplay{clock: clock, max: max, records: make(map[[16]byte]struct{})}
+// NewMemoryReplay returns a store of at most limit records, about 100 bytes each.
+func NewMemoryReplay(limit int, clock Clock) *MemoryReplay {
+	return &MemoryReplay{clock: clock, limit: limit, records: make(map[[16]byte]struct{})}
 }
 
 // Seen implements ReplayStore.
@@ -43,7 +43,7 @@ func (m *MemoryReplay) Seen(_ context.Context, key string, ttl time.Duration) (b
 	if _, seen := m.records[id]; seen {
 		return true, nil
 	}
-	if len(m.records) >= m.max {
+	if len(m.records) >= m.limit {
 		return false, ErrReplayFull
 	}
 	m.records[id] = struct{}{}

@@ -210,11 +210,11 @@ func (s *StatusLists) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 	case age <= s.cfg.MaxAge/2:
 		return v, err
 	case age <= s.cfg.MaxAge:
-		s.refresh(e) // early, so that nobody has to wait
+		s.refresh(e) //nolint:contextcheck // early, so that nobody has to wait; it outlives the check
 		return v, err
 	}
 	select {
-	case <-s.refresh(e):
+	case <-s.refresh(e): //nolint:contextcheck // shared by callers: none of them may end it
 	case <-ctx.Done():
 		return Unknown, ctx.Err()
 	}
