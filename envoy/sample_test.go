@@ -43,3 +43,24 @@ func golden(t *testing.T, file, got string) {
 		t.Errorf("%s differs; run the test with -update, then read the difference:\n%s", file, d)
 	}
 }
+
+// docker-compose.yml runs the same template with the names of its services.
+func TestComposeFileIsCurrent(t *testing.T) {
+	t.Parallel()
+	got, err := SampleConfig(Sample{Listen: "0.0.0.0:8080", Service: "jwt-bouncer:9191", Upstream: "upstream:9001"})
+	require.NoError(t, err)
+	golden(t, "compose.yaml", got)
+}
+
+// So do the Kubernetes overlays.
+func TestOverlayFilesAreCurrent(t *testing.T) {
+	t.Parallel()
+	for file, s := range map[string]Sample{
+		"../k8s/overlays/envoy/bootstrap.yaml":   {Listen: "0.0.0.0:8080", Service: "jwt-bouncer:9191", Upstream: "app.default.svc.cluster.local:80"},
+		"../k8s/overlays/sidecar/bootstrap.yaml": {Listen: "0.0.0.0:8080", Service: "unix:///run/jwt-bouncer/authz.sock", Upstream: "127.0.0.1:8000"},
+	} {
+		got, err := SampleConfig(s)
+		require.NoError(t, err)
+		golden(t, file, got)
+	}
+}

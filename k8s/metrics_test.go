@@ -1,0 +1,317 @@
+package k8s
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite generated files")
+
+// metric is one metric of the product.
+type metric struct {
+	Name, Type, Help string
+	Labels           []string
+}
+
+var measured = sync.OnceValues(func() (map[string]metric, error) {
+	known, err := declaredMetrics()
+	if err != nil {
+		return nil, err
+	}
+	exposed, err := exposedMetrics()
+	if err != nil {
+		return nil, err
+	}
+	for name, m := range exposed {
+		if d, ok := known[name]; ok {
+			m.Labels = append(m.Labels, d.Labels...)
+		}
+		slices.Sort(m.Labels)
+		m.Labels = slices.Compact(m.Labels)
+		known[name] = m
+	}
+	return known, nil
+})
+
+// metrics are the product's metrics: those that a running sidecar shows, and
+// those that its source declares (a vector shows nothing before its first use).
+func metrics(t testing.TB) map[string]metric {
+	t.Helper()
+	m, err := measured()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m) < 30 {
+		t.Fatalf("only %d metrics found", len(m))
+	}
+	return m
+}
+
+// declaredMetrics reads prometheus.NewX(prometheus.XOpts{Name: …, Help: …}, labels) calls.
+func declaredMetrics() (map[string]metric, error) {
+	found := map[string]metric{}
+	for _, root := range []string{"authz", "cache", "envoy", "store"} {
+		err := filepath.WalkDir(filepath.Join("..", root), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok || len(call.Args) == 0 {
+					return true
+				}
+				fun, ok := call.Fun.(*ast.SelectorExpr)
+				opts, isOpts := call.Args[0].(*ast.CompositeLit)
+				if !ok || !isOpts || !strings.HasPrefix(fun.Sel.Name, "New") {
+					return true
+				}
+				kind := strings.ToLower(strings.TrimPrefix(strings.TrimSuffix(strings.TrimSuffix(fun.Sel.Name, "Vec"), "Func"), "New"))
+				m := metric{Type: kind}
+				for _, e := range opts.Elts {
+					kv, ok := e.(*ast.KeyValueExpr)
+					if !ok {
+						continue
+					}
+					switch fmt.Sprint(kv.Key) {
+					case "Name":
+						m.Name = text(kv.Value)
+					case "Help":
+						m.Help = text(kv.Value)
+					}
+				}
+				if m.Name == "" {
+					return true
+				}
+				if strings.HasSuffix(fun.Sel.Name, "Vec") {
+					if labels, ok := call.Args[1].(*ast.CompositeLit); ok {
+						for _, l := range labels.Elts {
+							m.Labels = append(m.Labels, text(l))
+						}
+					}
+				}
+				found[m.Name] = m
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+func text(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		s, _ := strconv.Unquote(e.Value)
+		return s
+	case *ast.BinaryExpr:
+		return text(e.X) + text(e.Y)
+	}
+	return ""
+}
+
+// exposedMetrics runs the product with everything switched on and reads /metrics.
+func exposedMetrics() (map[string]metric, error) {
+	bin, err := product()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "jwt-bouncer-metrics-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	jwks := fmt.Sprintf(`{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"k","x":%q,"y":%q}]}`, b64(point[1:33]), b64(point[33:]))
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(dir, "config.yaml")
+	for file, text := range map[string]string{
+		filepath.Join(dir, "jwks.json"): jwks,
+		config: fmt.Sprintf("listen: {grpc: 'unix://%[1]s/s', http: %[2]q}\nissuers: [{issuer: 'https://i', audiences: [a], jwks: %[1]s/jwks.json}]\nstore: sqlite://%[1]s/db\nredis: {addrs: ['127.0.0.1:1']}\n",
+			dir, addr),
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.Command(bin, "--config", config)
+	cmd.Env = []string{}
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		found, err := scrape(ctx, "http://"+addr)
+		if err == nil {
+			return found, nil
+		}
+		select {
+		case <-ctx.Done():
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return nil, fmt.Errorf("%w\n%s", err, log.String())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+var (
+	sample = regexp.MustCompile(`^([a-z_]+)(?:\{(.*)\})? `)
+	label  = regexp.MustCompile(`([a-z_]+)="`)
+)
+
+func scrape(ctx context.Context, url string) (map[string]metric, error) {
+	get := func(path string) (*http.Response, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+path, nil)
+		if err != nil {
+			return nil, err
+		}
+		return http.DefaultClient.Do(req)
+	}
+	ready, err := get("/readyz")
+	if err != nil {
+		return nil, err
+	}
+	ready.Body.Close()
+	if ready.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("not ready: %s", ready.Status)
+	}
+	res, err := get("/metrics")
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	found := map[string]metric{}
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		line := lines.Text()
+		words := strings.SplitN(line, " ", 4)
+		switch {
+		case strings.HasPrefix(line, "# HELP "):
+			found[words[2]] = metric{Name: words[2], Help: words[3]}
+		case strings.HasPrefix(line, "# TYPE "):
+			m := found[words[2]]
+			m.Type = words[3]
+			found[words[2]] = m
+		default:
+			if s := sample.FindStringSubmatch(line); s != nil {
+				name := s[1]
+				if _, ok := found[name]; !ok {
+					name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_bucket"), "_sum"), "_count")
+				}
+				m := found[name]
+				for _, l := range label.FindAllStringSubmatch(s[2], -1) {
+					if l[1] != "le" && !slices.Contains(m.Labels, l[1]) {
+						m.Labels = append(m.Labels, l[1])
+					}
+				}
+				found[name] = m
+			}
+		}
+	}
+	for name := range found {
+		if !strings.HasPrefix(name, "jwt_bouncer_") && !strings.HasPrefix(name, "auth_") {
+			delete(found, name) // of Go and of the process: documented by their library
+		}
+	}
+	return found, nil
+}
+
+// docs/metrics.md is the reference of all of them.
+func TestMetricReference(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("# Metrics\n\nGenerated from the product; do not edit. `cd k8s && go test -run TestMetricReference -update .` rewrites it.\n\n" +
+		"Served at `/metrics` of `listen.http`, beside those of the Go runtime and the process. No label ever comes from a token.\n" +
+		"Alert rules and a Grafana dashboard are in [k8s/components/monitoring](../k8s/components/monitoring); what to do about an alert is in [operations.md](operations.md).\n\n" +
+		"| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
+	all := metrics(t)
+	names := make([]metric, 0, len(all))
+	for _, m := range all {
+		names = append(names, m)
+	}
+	slices.SortFunc(names, func(a, b metric) int { return cmp.Compare(a.Name, b.Name) })
+	for _, m := range names {
+		if m.Help == "" || m.Type == "" {
+			t.Errorf("%s has no help or no type", m.Name)
+		}
+		labels := ""
+		if len(m.Labels) > 0 {
+			labels = "`" + strings.Join(m.Labels, "`, `") + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.Name, m.Type, labels, m.Help)
+	}
+	generated(t, "../docs/metrics.md", b.String())
+}
+
+// generated compares a file with what it should be, or writes it with -update.
+func generated(t *testing.T, file, want string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is out of date; run this test with -update and read the difference", file)
+	}
+}

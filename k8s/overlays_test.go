@@ -1,0 +1,77 @@
+package k8s
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestOverlays(t *testing.T) {
+	t.Parallel()
+	for _, dir := range overlays(t) {
+		t.Run(dir, func(t *testing.T) {
+			t.Parallel()
+			objects, err := build(t, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := check(objects); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A test of the tests: every kind of mistake is found.
+func TestBrokenCopies(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		dir  string
+		edit edit
+		want string
+	}{
+		"unknown field":            {"overlays/shared", edit{"base/deployment.yaml", "terminationGracePeriodSeconds:", "terminationGraceSeconds:"}, `unknown field "terminationGraceSeconds"`},
+		"wrong type":               {"overlays/shared", edit{"base/deployment.yaml", "containerPort: 9191", `containerPort: "9191"`}, "cannot unmarshal string"},
+		"enum typo":                {"overlays/shared", edit{"overlays/shared/spread.yaml", "whenUnsatisfiable: ScheduleAnyway", "whenUnsatisfiable: ScheduleAnyways"}, `"ScheduleAnyways" is none of`},
+		"native sidecar typo":      {"overlays/sidecar", edit{"overlays/sidecar/workload.yaml", "restartPolicy: Always", "restartPolicy: Alway"}, `"Alway" is none of`},
+		"duplicate key":            {"overlays/sidecar", edit{"overlays/sidecar/workload.yaml", "  replicas: 2", "  replicas: 2\n  replicas: 3"}, "already defined"},
+		"privileged":               {"overlays/shared", edit{"base/deployment.yaml", "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true"}, "allowPrivilegeEscalation != false"},
+		"root":                     {"overlays/shared", edit{"base/deployment.yaml", "runAsNonRoot: true", "runAsNonRoot: false"}, "runAsNonRoot != true"},
+		"capabilities kept":        {"overlays/shared", edit{"components/redis/redis.yaml", "capabilities: {drop: [ALL]}", "capabilities: {}"}, "unrestricted capabilities"},
+		"host path":                {"overlays/sidecar", edit{"overlays/sidecar/workload.yaml", "emptyDir: {medium: Memory, sizeLimit: 1Mi}", "hostPath: {path: /run}"}, "restricted volume types"},
+		"writable root":            {"overlays/shared", edit{"base/deployment.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"}, "root filesystem can be written"},
+		"no memory limit":          {"overlays/shared", edit{"base/deployment.yaml", "limits: {memory: 512Mi}", "limits: {}"}, "memory limit"},
+		"latest":                   {"overlays/envoy", edit{"overlays/envoy/envoy.yaml", "distroless-v1.40.0", "latest"}, "no fixed tag"},
+		"no readiness probe":       {"overlays/shared", edit{"base/deployment.yaml", "readinessProbe:", "# readinessProbe:"}, "without a readiness probe"},
+		"probe's port":             {"overlays/shared", edit{"base/deployment.yaml", "{name: http, containerPort: 9192}", "{name: web, containerPort: 9192}"}, `port "http", which is not declared`},
+		"service's port":           {"overlays/shared", edit{"base/service.yaml", "targetPort: grpc", "targetPort: rpc"}, `has no port "rpc"`},
+		"service's selector":       {"overlays/shared", edit{"components/redis/redis.yaml", "selector: *labels", "selector: {app: redis}"}, "Service/redis selects no pod"},
+		"secret's key":             {"overlays/shared", edit{"components/common/secrets.env", "redis-password=", "redis-pasword="}, `key "redis-password"`},
+		"config map's name":        {"overlays/sidecar", edit{"overlays/sidecar/workload.yaml", "configMap: {name: envoy-config}", "configMap: {name: envoy-configs}"}, "ConfigMap/envoy-configs, which is not there"},
+		"undeclared volume":        {"overlays/shared", edit{"base/deployment.yaml", "{name: config, mountPath", "{name: conf, mountPath"}, `volume "conf"`},
+		"mount inside read-only":   {"overlays/shared", edit{"base/deployment.yaml", "mountPath: /etc/jwt-bouncer-secrets", "mountPath: /etc/jwt-bouncer/secrets"}, "inside the read-only mount"},
+		"autoscaler's target":      {"overlays/shared", edit{"overlays/shared/scaling.yaml", "kind: Deployment, name: jwt-bouncer", "kind: Deployment, name: jwt-bounce"}, "which is not there"},
+		"product: unknown key":     {"overlays/shared", edit{"base/auth-config.yaml", "max_staleness:", "max_stalenes:"}, "unknown key"},
+		"product: bad value":       {"overlays/sidecar", edit{"overlays/sidecar/auth-config.yaml", "unix:///run", "unix://run"}, "listen.grpc"},
+		"envoy: unknown field":     {"overlays/envoy", edit{"overlays/envoy/bootstrap.yaml", "failure_mode_allow:", "failure_mode_allows:"}, "failure_mode_allows"},
+		"envoy: bad enum":          {"overlays/sidecar", edit{"overlays/sidecar/bootstrap.yaml", "REJECT_REQUEST", "REJECT_REQUESTS"}, "REJECT_REQUESTS"},
+		"istio: unknown field":     {"overlays/istio", edit{"overlays/istio/policy.yaml", "provider: {name", "provider: {nam"}, "nam"},
+		"istio: enum typo":         {"overlays/istio", edit{"overlays/istio/policy.yaml", "action: CUSTOM", "action: CUSTOMS"}, "CUSTOMS"},
+		"istio: resolution":        {"overlays/istio", edit{"overlays/istio/local.yaml", "resolution: STATIC", "resolution: STATICS"}, "STATICS"},
+		"gateway: enum typo":       {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "type: PathPrefix", "type: PathPrefixes"}, "type"},
+		"gateway: unknown field":   {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "failOpen:", "failOpened:"}, "failOpened"},
+		"gateway: escaped slashes": {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "RejectRequest", "RejectRequests"}, "escapedSlashesAction"},
+		"gateway: target missing":  {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "grpc:\n      backendRefs", "grpcs:\n      backendRefs"}, "grpcs"},
+		"unknown kind":             {"overlays/shared", edit{"components/monitoring/podmonitor.yaml", "kind: PodMonitor", "kind: PodMonitors"}, "no type is known"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			objects, err := build(t, c.dir, c.edit)
+			if err == nil {
+				err = check(objects)
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("want an error with %q, got: %v", c.want, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,281 @@
+package k8s
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	psaapi "k8s.io/pod-security-admission/api"
+	psapolicy "k8s.io/pod-security-admission/policy"
+)
+
+// pod is a pod template and the workload it is from.
+type pod struct {
+	of   string
+	tmpl corev1.PodTemplateSpec
+	long bool // runs for ever, so it has probes
+}
+
+// set is everything an overlay applies.
+type set struct {
+	objects []any
+	pods    []pod
+	keys    map[string]map[string]bool // "ConfigMap/name" and "Secret/name" → keys
+	names   map[string]bool            // "Kind/name"
+}
+
+// check validates what an overlay applies, alone and together.
+func check(objects []object) error {
+	s := set{keys: map[string]map[string]bool{}, names: map[string]bool{}}
+	var errs []error
+	for _, o := range objects {
+		v, err := schema(o)
+		errs = append(errs, err)
+		if id := o.String() + "@" + o.namespace; s.names[id] {
+			errs = append(errs, fmt.Errorf("%s is there twice", id))
+		} else {
+			s.names[id], s.names[o.String()] = true, true
+		}
+		s.objects = append(s.objects, v)
+		switch v := v.(type) {
+		case *appsv1.Deployment:
+			s.pods = append(s.pods, pod{o.String(), v.Spec.Template, true})
+			errs = append(errs, selects(o, v.Spec.Selector, v.Spec.Template.Labels))
+		case *appsv1.StatefulSet:
+			s.pods = append(s.pods, pod{o.String(), v.Spec.Template, true})
+			errs = append(errs, selects(o, v.Spec.Selector, v.Spec.Template.Labels))
+		case *batchv1.Job:
+			s.pods = append(s.pods, pod{o.String(), v.Spec.Template, false})
+		case *corev1.ConfigMap:
+			s.keys[o.String()] = setOf(maps.Keys(v.Data))
+			errs = append(errs, content(v))
+		case *corev1.Secret:
+			s.keys[o.String()] = setOf(maps.Keys(v.Data))
+		}
+	}
+	for _, p := range s.pods {
+		errs = append(errs, s.pod(p))
+	}
+	for _, v := range s.objects {
+		errs = append(errs, s.targets(v))
+	}
+	return errors.Join(errs...)
+}
+
+// content checks the configurations inside a ConfigMap by those who read them.
+func content(c *corev1.ConfigMap) error {
+	var errs []error
+	for name, text := range c.Data {
+		switch name {
+		case "jwt-bouncer.yaml":
+			errs = append(errs, configCheck(text))
+		case "envoy.yaml":
+			errs = append(errs, envoyValidate(text))
+		case "dashboard.json", "roles.sh": // tested by their own tests
+		default:
+			errs = append(errs, fmt.Errorf("ConfigMap/%s: nobody checks %s", c.Name, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pod checks one template against the restricted Pod Security Standard, our
+// own rules, and what else is applied.
+func (s *set) pod(p pod) error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(p.of+": "+format, args...)) }
+	evaluator, err := psapolicy.NewEvaluator(psapolicy.DefaultChecks(), nil)
+	if err != nil {
+		return err
+	}
+	level := psaapi.LevelVersion{Level: psaapi.LevelRestricted, Version: psaapi.LatestVersion()}
+	for _, r := range evaluator.EvaluatePod(level, &p.tmpl.ObjectMeta, &p.tmpl.Spec) {
+		if !r.Allowed {
+			fail("not restricted: %s: %s", r.ForbiddenReason, r.ForbiddenDetail)
+		}
+	}
+	if a := p.tmpl.Spec.AutomountServiceAccountToken; a == nil || *a {
+		fail("mounts a service account token that nothing needs")
+	}
+	if sa := p.tmpl.Spec.ServiceAccountName; sa != "" && !s.names["ServiceAccount/"+sa] {
+		fail("there is no ServiceAccount %s", sa)
+	}
+	volumes := map[string]bool{}
+	for _, v := range p.tmpl.Spec.Volumes {
+		volumes[v.Name] = true
+		if v.ConfigMap != nil {
+			errs = append(errs, s.has(p.of, "ConfigMap/"+v.ConfigMap.Name, keysOf(v.ConfigMap.Items)...))
+		}
+		if v.Secret != nil {
+			errs = append(errs, s.has(p.of, "Secret/"+v.Secret.SecretName, keysOf(v.Secret.Items)...))
+		}
+	}
+	init := len(p.tmpl.Spec.InitContainers)
+	for i, c := range slices.Concat(p.tmpl.Spec.InitContainers, p.tmpl.Spec.Containers) {
+		at := "container " + c.Name + ": "
+		sidecar := c.RestartPolicy != nil
+		if c.SecurityContext == nil || c.SecurityContext.ReadOnlyRootFilesystem == nil || !*c.SecurityContext.ReadOnlyRootFilesystem {
+			fail(at + "the root filesystem can be written")
+		}
+		if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
+			fail(at + "cpu and memory requests and a memory limit are needed")
+		}
+		if name, tag, ok := strings.Cut(c.Image, ":"); !ok || tag == "latest" || name == "" {
+			fail(at+"image %q has no fixed tag", c.Image)
+		}
+		if p.long && (i >= init || sidecar) && len(c.Ports) > 0 && c.ReadinessProbe == nil {
+			fail(at + "serves a port without a readiness probe")
+		}
+		ports := map[string]bool{}
+		for _, port := range c.Ports {
+			ports[port.Name] = true
+		}
+		for _, probe := range []*corev1.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
+			if port, ok := probePort(probe); ok && port.Type == intstr.String && !ports[port.StrVal] {
+				fail(at+"a probe uses port %q, which is not declared", port.StrVal)
+			}
+		}
+		for _, m := range c.VolumeMounts {
+			if !volumes[m.Name] && !strings.HasPrefix(p.of, "StatefulSet/") {
+				fail(at+"mounts volume %q, which is not declared", m.Name)
+			}
+			for _, other := range c.VolumeMounts {
+				if other.ReadOnly && strings.HasPrefix(m.MountPath, other.MountPath+"/") {
+					fail(at+"%s is inside the read-only mount %s, where no mount point can be made", m.MountPath, other.MountPath)
+				}
+			}
+		}
+		for _, e := range c.Env {
+			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+				errs = append(errs, s.has(p.of, "Secret/"+e.ValueFrom.SecretKeyRef.Name, e.ValueFrom.SecretKeyRef.Key))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func probePort(p *corev1.Probe) (intstr.IntOrString, bool) {
+	switch {
+	case p == nil:
+	case p.HTTPGet != nil:
+		return p.HTTPGet.Port, true
+	case p.TCPSocket != nil:
+		return p.TCPSocket.Port, true
+	}
+	return intstr.IntOrString{}, false
+}
+
+// targets checks that what is selected, scaled or referred to exists.
+func (s *set) targets(v any) error {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch v := v.(type) {
+	case *corev1.Service:
+		pods := s.matching(labels.SelectorFromSet(v.Spec.Selector))
+		if len(pods) == 0 {
+			fail("Service/%s selects no pod", v.Name)
+		}
+		for _, port := range v.Spec.Ports {
+			for _, p := range pods {
+				if port.TargetPort.Type == intstr.String && !declares(p, port.TargetPort.StrVal) {
+					fail("Service/%s: %s has no port %q", v.Name, p.of, port.TargetPort.StrVal)
+				}
+			}
+		}
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		if ref := v.Spec.ScaleTargetRef; !s.names[ref.Kind+"/"+ref.Name] {
+			fail("HorizontalPodAutoscaler/%s scales %s/%s, which is not there", v.Name, ref.Kind, ref.Name)
+		}
+	case *policyv1.PodDisruptionBudget:
+		if len(s.matching(selector(v.Spec.Selector))) == 0 {
+			fail("PodDisruptionBudget/%s selects no pod", v.Name)
+		}
+	case *networkingv1.NetworkPolicy:
+		pods := s.matching(selector(&v.Spec.PodSelector))
+		if len(pods) == 0 {
+			fail("NetworkPolicy/%s selects no pod", v.Name)
+		}
+		for _, rule := range v.Spec.Ingress {
+			for _, port := range rule.Ports {
+				if port.Port.Type == intstr.String && !slices.ContainsFunc(pods, func(p pod) bool { return declares(p, port.Port.StrVal) }) {
+					fail("NetworkPolicy/%s: none of its pods has a port %q", v.Name, port.Port.StrVal)
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func declares(p pod, port string) bool {
+	for _, c := range slices.Concat(p.tmpl.Spec.InitContainers, p.tmpl.Spec.Containers) {
+		for _, have := range c.Ports {
+			if have.Name == port {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *set) matching(sel labels.Selector) (out []pod) {
+	for _, p := range s.pods {
+		if sel.Matches(labels.Set(p.tmpl.Labels)) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (s *set) has(who, what string, keys ...string) error {
+	have, ok := s.keys[what]
+	if !ok {
+		return fmt.Errorf("%s uses %s, which is not there", who, what)
+	}
+	for _, k := range keys {
+		if !have[k] {
+			return fmt.Errorf("%s uses key %q of %s, which is not there", who, k, what)
+		}
+	}
+	return nil
+}
+
+func keysOf(items []corev1.KeyToPath) (keys []string) {
+	for _, i := range items {
+		keys = append(keys, i.Key)
+	}
+	return keys
+}
+
+func selects(o object, s *metav1.LabelSelector, l map[string]string) error {
+	if !selector(s).Matches(labels.Set(l)) {
+		return fmt.Errorf("%s does not select its own pods", o)
+	}
+	return nil
+}
+
+func selector(s *metav1.LabelSelector) labels.Selector {
+	sel, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return labels.Nothing()
+	}
+	return sel
+}
+
+func setOf(keys func(func(string) bool)) map[string]bool {
+	m := map[string]bool{}
+	for k := range keys {
+		m[k] = true
+	}
+	return m
+}
