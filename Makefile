@@ -72,6 +72,42 @@ test: tools ## every test, with the race detector, on real servers
 test-short: ## the tests that need no server, without the race detector
 	$(GO) test -short $$($(GO) list ./... | grep -v /test/)
 
+.PHONY: bench
+bench: ## Go benchmarks with allocations
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: bench-load
+bench-load: tools ## the product and its baselines side by side, into docs/performance.md
+	$(GO) run ./test/load
+
+# One fuzz target at a time, for FUZZTIME each.
+FUZZTIME ?= 10s
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -h --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6-); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+		done; \
+	done
+
+DURATION ?= 30m
+SEED     ?= 0
+.PHONY: soak
+soak: tools ## random faults and revocations for DURATION (30m), every answer judged; SEED repeats an order
+	$(GO) test -count=1 -v -timeout 0 ./test/outage -run '^TestSoak$$' -args -soak $(DURATION) -soak-seed $(SEED)
+
+RELEASES := linux/amd64 linux/arm64
+.PHONY: release
+release: ## static binaries for amd64 and arm64 with checksums, in dist
+	@rm -rf dist && mkdir -p dist
+	@for r in $(RELEASES); do \
+		name=jwt-bouncer_$(VERSION)_$$(echo $$r | tr / _); mkdir dist/$$name; \
+		CGO_ENABLED=0 GOOS=$${r%/*} GOARCH=$${r#*/} $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/$$name/jwt-bouncer . || exit 1; \
+		cp LICENSE README.md dist/$$name/; $(GO) version -m dist/$$name/jwt-bouncer >dist/$$name/modules.txt; \
+		tar -C dist --sort=name --owner=0 --group=0 --numeric-owner --mtime='@0' -czf dist/$$name.tar.gz $$name && rm -rf dist/$$name; echo dist/$$name.tar.gz; \
+	done
+	@cd dist && sha256sum *.tar.gz >SHA256SUMS
+
 .PHONY: clean
 clean: ## remove what was built; .tools stays
 	rm -rf bin dist coverage.out
