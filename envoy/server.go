@@ -49,6 +49,8 @@ const (
 	// default) and, where with_request_body asks for it, a body. Above it grpc
 	// answers with an RPC error.
 	maxMessage = 64 << 20
+
+	streamWorkers = 64
 )
 
 // Server is the ext_authz gRPC service, with gRPC health and reflection.
@@ -108,6 +110,9 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second}),
 		// Who does not even greet in time holds a descriptor for nothing.
 		grpc.ConnectionTimeout(5 * time.Second),
+		// A stream on a goroutine that has served others before finds its stack
+		// grown already. When all are busy there is one goroutine per stream.
+		grpc.NumStreamWorkers(streamWorkers),
 		// The decision log closes after the last check.
 		grpc.WaitForHandlers(true),
 	}
