@@ -138,8 +138,8 @@ func (w *world) needPostgres(t testing.TB) *harness.PG {
 }
 
 // product starts the real binary. store and redis as in its configuration;
-// empty: SQLite, and no Redis. more is further configuration.
-func (w *world) product(t testing.TB, store, redis, more string) *server {
+// empty: SQLite, and no Redis. more is further configuration, env is NAME=value.
+func (w *world) product(t testing.TB, store, redis, more string, env ...string) *server {
 	t.Helper()
 	dir := harness.Dir(t)
 	if store == "" {
@@ -149,6 +149,6 @@ func (w *world) product(t testing.TB, store, redis, more string) *server {
 	if redis != "" {
 		config += fmt.Sprintf("redis: %q\n", redis)
 	}
-	b := harness.Bouncer(t, config+more, harness.BouncerOptions{Plain: true, Dir: dir})
+	b := harness.Bouncer(t, config+more, harness.BouncerOptions{Plain: true, Dir: dir, Env: env})
 	return &server{name: "product", target: strings.Replace(b.GRPC, "unix:///", "unix:/", 1), pid: b.PID(), http: b.HTTP}
 }
