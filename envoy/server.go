@@ -84,22 +84,6 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	if o.Registerer == nil {
 		o.Registerer = prometheus.NewRegistry()
 	}
-	m, err := newMetrics(o.Registerer)
-	if err != nil {
-		return nil, err
-	}
-	id, _ := newIdentity(cfg.Headers)
-	s := &Server{
-		authorizer: a,
-		identity:   id,
-		denials:    newDenials(cfg.Replies),
-		metrics:    m,
-		log:        newDecisionLog(cfg.DecisionLog, o.Logger, m.logDropped),
-		health:     newHealthServer(),
-	}
-	if o.TracerProvider != nil {
-		s.tracer = o.TracerProvider.Tracer("jwtbouncer/envoy")
-	}
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -122,6 +106,22 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 			return nil, err
 		}
 		opts = append(opts, grpc.Creds(credentials.NewTLS(t.config())))
+	}
+	m, err := newMetrics(o.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	id, _ := newIdentity(cfg.Headers)
+	s := &Server{
+		authorizer: a,
+		identity:   id,
+		denials:    newDenials(cfg.Replies),
+		metrics:    m,
+		log:        newDecisionLog(cfg.DecisionLog, o.Logger, m.logDropped),
+		health:     newHealthServer(),
+	}
+	if o.TracerProvider != nil {
+		s.tracer = o.TracerProvider.Tracer("jwtbouncer/envoy")
 	}
 	s.grpc = grpc.NewServer(opts...)
 	s.grpc.RegisterService(&serviceDesc, s)
