@@ -1,0 +1,536 @@
+package cache
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+var (
+	simSchedules = flag.Int("schedules", 0, "random schedules to simulate; 0: 20,000 (fewer with -race or -short)")
+	simSeed      = flag.Uint64("seed", 0, "replay only the schedule with this seed, printing its trace")
+)
+
+const (
+	simStaleness = 3 * time.Second
+	simInterval  = 500 * time.Millisecond
+	simTimeout   = 800 * time.Millisecond
+	simLength    = 16 * time.Second
+	simTokens    = 4
+	simIssuer    = "https://issuer.example"
+)
+
+// simVariant is a scheme to simulate. The zero variant is the product in
+// replica mode; the others are the product in lookup mode, and schemes that
+// are wrong, to see that the simulation finds it.
+type simVariant struct {
+	lookup bool    // replica: off
+	feed   simRule // wrong ways to follow
+	tier   simRule // wrong ways to look up
+	stops  bool    // a clock that stands still while suspended
+}
+
+type simRule int
+
+const (
+	_ simRule = iota // as built
+	// of feeds
+	naiveSequence   // watermark: the highest sequence number seen
+	counterPosition // watermark: the counter of transaction ids
+	trustStandby    // a standby's snapshot proves freshness
+	ignoreEpoch     // no reload after a failover or a crash
+	ignoreNonce     // an answer counts whatever was asked
+	ignoreOpen      // transactions running at the last snapshot are forgotten
+	// of tiers
+	lateProof  // asof is read after the lookup
+	seedScheme // Redis, then Postgres, then fill for CACHE_TTL
+)
+
+// simNode is a sidecar.
+type simNode struct {
+	w       *simWorld
+	name    string
+	variant simVariant
+	clock   *simClock
+	skew    time.Duration // of the wall clock
+	asleep  time.Duration // suspended or stopped until then
+	slept   time.Duration // in sum
+	cut     time.Duration // no connection to Postgres until then
+	proxied time.Duration // something between answers from memory until then
+	// onStandby: the feed is connected to a standby until then.
+	onStandby time.Duration
+	redisCut  time.Duration
+
+	follower *Follower
+	redis    *Redis
+	chain    *authz.Chain
+	syncer   *simActor
+	filler   *simActor
+}
+
+// simulation is one schedule.
+type simulation struct {
+	*simWorld
+	postgres *simPostgres
+	redis    *simRedis
+	nodes    []*simNode
+	tokens   []authz.Query
+	answers  [3]int // by verdict
+}
+
+func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
+	w := newSimWorld(seed, simLength)
+	s := &simulation{simWorld: w, postgres: newSimPostgres(w), redis: newSimRedis(w, scripts)}
+	for i := range simTokens {
+		t := authz.Token{Raw: fmt.Sprintf("h.%d.s", i), Issuer: simIssuer, ID: fmt.Sprint("jti-", i), Subject: fmt.Sprint("sub-", i%2),
+			IssuedAt: now32 - 100 + int64(i), Expires: now32 + 3600}
+		t.SetKeys()
+		s.tokens = append(s.tokens, t.Query())
+	}
+	for i := range 1 + w.rng.IntN(2) {
+		s.nodes = append(s.nodes, s.newNode(fmt.Sprint("node", i), v))
+	}
+	for i := range 1 + w.rng.IntN(2) {
+		w.spawn(fmt.Sprint("revoker", i), nil, w.upTo(simLength/4), s.revoke)
+	}
+	w.spawn("writer", nil, w.upTo(simLength/2), s.write)
+	w.spawn("faults", nil, w.upTo(simLength/2), s.faults)
+	return s
+}
+
+func (s *simulation) newNode(name string, v simVariant) *simNode {
+	w := s.simWorld
+	n := &simNode{w: w, name: name, variant: v, skew: w.upTo(time.Minute) - 30*time.Second}
+	n.clock = &simClock{w: w, node: n, base: w.upTo(24 * time.Hour), stops: v.stops}
+	n.redis = s.newRedis(n)
+	point := simPoint{s.postgres, n}
+	switch {
+	case v.tier == seedScheme:
+		n.chain = authz.NewChain(nil, simSeedTier{n, point})
+		return s.people(n)
+	case v.lookup:
+		n.chain = authz.NewChain(nil, n.redis, point)
+		w.spawn(name+"/roll", n, w.upTo(time.Second), func() { s.callRolls(n) })
+	default:
+		cfg := DefaultRevocationConfig()
+		cfg.MaxStaleness, cfg.SyncInterval, cfg.SyncTimeout = simStaleness, simInterval, simTimeout
+		feed := simRuledFeed{&simFeed{p: s.postgres, node: n}, v.feed, new(authz.Position)}
+		n.follower = NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: n.clock})
+		n.follower.replica = simHolder{n.follower.replica, w}
+		n.follower.jitter = w.rng.Float64
+		n.follower.await = n.await
+		n.syncer = w.spawn(name+"/sync", n, w.upTo(time.Second), func() { s.follow(n) })
+		s.redis.heard = append(s.redis.heard, n)
+		n.chain = authz.NewChain(nil, simRuledTier{NewReplicaTier(n.follower), v.tier, w}, n.redis, point)
+	}
+	n.filler = w.spawn(name+"/fill", n, 0, func() { s.fill(n) })
+	return s.people(n)
+}
+
+// newRedis is OpenRedis without the loops, which are actors here.
+func (s *simulation) newRedis(n *simNode) *Redis {
+	log := slog.New(slog.DiscardHandler)
+	r := &Redis{client: s.redis.client(n), cfg: DefaultRedisConfig(), bound: simStaleness, clock: n.clock, log: log, fills: make(chan fillJob, fillQueue)}
+	r.cfg.Timeout = time.Hour // real time, of which none passes here
+	r.metrics, _ = newRedisMetrics(nil)
+	r.breaker, _ = newBreaker(log, nil)
+	r.news = newAnnouncer(r)
+	if n.variant.lookup {
+		r.roll = newRollCall(n.clock, simStaleness)
+	}
+	return r
+}
+
+// people are those who use the node.
+func (s *simulation) people(n *simNode) *simNode {
+	for i := range 2 {
+		s.spawn(fmt.Sprint(n.name, "/check", i), n, s.upTo(time.Second), func() { s.check(n) })
+	}
+	s.spawn(n.name+"/news", n, 0, func() {
+		for !s.over() {
+			if n.redis.breaker.closed() {
+				_ = n.redis.news.flush(context.Background())
+			} else {
+				n.redis.breaker, _ = newBreaker(n.redis.log, nil) // its probes run by the real clock
+			}
+			s.sleep(s.upTo(simStaleness / 2))
+		}
+	})
+	return n
+}
+
+// follow is Run by the world's clock: the same syncs at the same distances.
+func (s *simulation) follow(n *simNode) {
+	for !s.over() {
+		err := n.follower.Sync(context.Background())
+		s.logf("sync: %v, at %+v", err, n.follower.position)
+		s.sleep(n.follower.pause(n.follower.turn.state().failed))
+	}
+}
+
+// await is what a check does while it waits for a sync.
+func (n *simNode) await(_ context.Context, ended <-chan struct{}) bool {
+	n.w.hurry(n.syncer, 0)
+	for range 15 {
+		n.w.sleep(10 * time.Millisecond)
+		select {
+		case <-ended:
+			return true
+		default:
+		}
+	}
+	return false
+}
+
+func (s *simulation) fill(n *simNode) {
+	for !s.over() {
+		select {
+		case job := <-n.redis.fills:
+			s.point()
+			err := n.redis.fill(context.Background(), job)
+			s.logf("fill %v: %v", job.verdict, err)
+		default:
+			s.sleep(time.Second)
+		}
+	}
+}
+
+func (s *simulation) callRolls(n *simNode) {
+	for !s.over() {
+		_ = n.redis.callRoll(context.Background())
+		s.sleep(n.redis.roll.every*3/4 + s.upTo(n.redis.roll.every/2))
+	}
+}
+
+// check asks about tokens, and holds every answer to what was committed.
+func (s *simulation) check(n *simNode) {
+	for !s.over() {
+		i := s.rng.IntN(simTokens)
+		q := s.tokens[i]
+		arrived := s.now
+		verdict, err := n.chain.Lookup(context.Background(), &q)
+		s.answers[verdict]++
+		if n.filler != nil {
+			s.hurry(n.filler, s.upTo(20*time.Millisecond))
+		}
+		s.logf("token %d: %v, arrived %.3fs (%v)", i, verdict, arrived.Seconds(), err)
+		ordered := false
+		for _, o := range s.postgres.orders {
+			if !slices.Contains(q.Keys, o.entry.Key) || !o.entry.Revokes(q.IssuedAt) {
+				continue
+			}
+			ordered = true
+			if verdict == authz.NotRevoked && o.committed+simStaleness < arrived {
+				s.violate("%s allowed token %d at %.3fs, revoked since %.3fs", n.name, i, arrived.Seconds(), o.committed.Seconds())
+			}
+		}
+		if verdict == authz.Revoked && !ordered {
+			s.violate("%s denied token %d, which nobody revoked", n.name, i)
+		}
+		s.sleep(s.upTo(300 * time.Millisecond))
+	}
+}
+
+// revoke is somebody who revokes through the product.
+func (s *simulation) revoke() {
+	n := s.nodes[s.rng.IntN(len(s.nodes))]
+	var announcer authz.Announcer = n.redis
+	if n.variant.tier == seedScheme {
+		announcer = simSeedAnnouncer{n}
+	}
+	r := authz.NewRevoker(s.postgres, announcer, simStaleness, n.clock)
+	for range 2 {
+		_, err := r.Revoke(context.Background(), []authz.Revocation{s.pick()}, authz.WaitCommitted)
+		s.logf("revoke: %v", err)
+		s.sleep(s.upTo(simLength / 4))
+	}
+}
+
+func (s *simulation) pick() authz.Revocation {
+	i := s.rng.IntN(simTokens)
+	if s.chance(30) {
+		return authz.Revocation{Kind: authz.KindSub, Issuer: simIssuer, Value: fmt.Sprint("sub-", i%2), NotBefore: time.Unix(now32-100+s.rng.Int64N(5), 0)}
+	}
+	return authz.Revocation{Kind: authz.KindJTI, Issuer: simIssuer, Value: fmt.Sprint("jti-", i)}
+}
+
+// write is a plain SQL client with transactions of any length.
+func (s *simulation) write() {
+	for range 4 {
+		var entries []authz.Entry
+		for range s.rng.IntN(3) {
+			r := s.pick()
+			r.ExpiresAt = simEpoch.Add(24 * time.Hour)
+			entries = append(entries, r.Entry())
+		}
+		entries = append(entries, entry(1000+s.rng.IntN(1000))) // of other tokens
+		s.postgres.transact(entries, s.upTo(simStaleness/2), s.chance(20))
+		s.sleep(s.upTo(simLength / 6))
+	}
+}
+
+func (s *simulation) faults() {
+	for !s.over() {
+		n := s.nodes[s.rng.IntN(len(s.nodes))]
+		d := s.upTo(2 * simStaleness)
+		if s.chance(30) {
+			s.redis.older = maps.Clone(s.redis.keys) // as far as the replica has come
+		}
+		switch s.rng.IntN(13) {
+		case 0, 1:
+			n.asleep = s.now + d
+			n.slept += d
+			s.logf("%s suspended for %v", n.name, d)
+		case 2:
+			s.postgres.crash(false)
+		case 3:
+			s.postgres.crash(true)
+		case 4:
+			s.postgres.down = s.now + d
+		case 5:
+			s.postgres.standby = slices.Clone(s.postgres.rows)
+			n.onStandby = s.now + d
+		case 6:
+			n.proxied = s.now + d
+		case 7:
+			n.cut = s.now + d
+		case 8:
+			n.redisCut = s.now + d
+		case 9:
+			s.redis.restart(false)
+		case 10:
+			s.redis.restart(true)
+		case 11:
+			s.redis.skew += d - simStaleness
+		case 12:
+			n.skew += s.upTo(2*time.Hour) - time.Hour
+		}
+		s.sleep(s.upTo(simStaleness))
+	}
+}
+
+// simHolder lets others act between the parts of a lookup and of a sync.
+type simHolder struct {
+	holder
+	w *simWorld
+}
+
+func (h simHolder) Add(e authz.Entry) { h.w.point(); h.holder.Add(e) }
+
+func (h simHolder) Revokes(keys []authz.Key, iat int64) bool {
+	h.w.point()
+	defer h.w.point()
+	return h.holder.Revokes(keys, iat)
+}
+
+// simRuledFeed bends a feed to a wrong rule: the product's follower believes it.
+type simRuledFeed struct {
+	authz.Feed
+	rule simRule
+	own  *authz.Position
+}
+
+func (f simRuledFeed) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+	switch f.rule {
+	case counterPosition:
+		since = *f.own
+	case ignoreOpen:
+		since.Open = nil
+	}
+	snap, err := f.Feed.Changes(ctx, since, nonce, row)
+	if err != nil {
+		return snap, err
+	}
+	switch f.rule {
+	case counterPosition:
+		*f.own = authz.Position{Epoch: snap.Epoch, Last: snap.Xmax - 1, Open: snap.Open}
+	case trustStandby:
+		snap.Proves = true
+	case ignoreEpoch:
+		snap.Epoch = "t"
+	case ignoreNonce:
+		snap.Nonce = nonce
+	}
+	return snap, nil
+}
+
+// simRuledTier does the product tier's steps in a wrong order.
+type simRuledTier struct {
+	*ReplicaTier
+	rule simRule
+	w    *simWorld
+}
+
+func (t simRuledTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	f := t.f
+	var asof, now int64
+	switch t.rule {
+	case lateProof:
+		if f.replica.Revokes(q.Keys, q.IssuedAt) {
+			return authz.Revoked, nil
+		}
+		asof, now = f.asof.Load(), int64(f.clock.Boot())
+	default:
+		return t.ReplicaTier.Lookup(ctx, q)
+	}
+	if asof != never && now-asof <= f.bound.Load() {
+		return authz.NotRevoked, nil
+	}
+	return authz.Unknown, errStale
+}
+
+// simSeedTier is the scheme with a cache of valid tokens for CACHE_TTL.
+type simSeedTier struct {
+	node  *simNode
+	point simPoint
+}
+
+const simCacheTTL = time.Hour
+
+func (simSeedTier) Name() string { return "seed" }
+
+func (t simSeedTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	c, key := t.node.redis.client, fmt.Sprintf("%x", q.TokenKey)
+	if c.Get(ctx, revokedPrefix+q.ID).Err() == nil {
+		return authz.Revoked, nil
+	}
+	if c.Get(ctx, validPrefix+key).Err() == nil {
+		return authz.NotRevoked, nil
+	}
+	v, err := t.point.Lookup(ctx, q)
+	if v == authz.NotRevoked {
+		c.Set(ctx, validPrefix+key, "1", simCacheTTL)
+	}
+	return v, err
+}
+
+type simSeedAnnouncer struct{ node *simNode }
+
+func (a simSeedAnnouncer) Announce(ctx context.Context, revocations []authz.Revocation) bool {
+	for _, r := range revocations {
+		if err := a.node.redis.client.Set(ctx, revokedPrefix+r.Value, "1", simCacheTTL).Err(); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// simulate runs schedules until n are done or, with find, one is broken. It
+// returns the seed of the broken one.
+func simulate(t *testing.T, v simVariant, n int, find bool) (broken *simulation) {
+	t.Helper()
+	scripts := newSimScripts()
+	defer scripts.state.Close()
+	first := rand.Uint64N(1 << 40)
+	if *simSeed != 0 {
+		first, n = *simSeed, 1
+	}
+	var answers [3]int
+	for i := range uint64(n) {
+		s := newSimulation(first+i, v, scripts)
+		if *simSeed != 0 {
+			s.trace = new(strings.Builder)
+		}
+		s.run()
+		for i, k := range s.answers {
+			answers[i] += k
+		}
+		if s.trace != nil {
+			t.Logf("trace of seed %d:\n%s", s.seed, s.trace)
+		}
+		if s.broken != "" {
+			if find {
+				t.Logf("found in schedule %d (-seed %d): %s", i+1, s.seed, s.broken)
+				return s
+			}
+			t.Errorf("-seed %d: %s", s.seed, s.broken)
+			return s
+		}
+	}
+	t.Logf("%d schedules from seed %d: %d allowed, %d denied, %d not provable", n, first, answers[authz.NotRevoked], answers[authz.Revoked], answers[authz.Unknown])
+	if sum := answers[0] + answers[1] + answers[2]; *simSeed == 0 && (answers[authz.NotRevoked] < sum/4 || answers[authz.Revoked] < sum/20) {
+		t.Errorf("the simulation is hollow: of %d checks only %d were allowed and %d denied", sum, answers[authz.NotRevoked], answers[authz.Revoked])
+	}
+	return nil
+}
+
+func TestSimulatedProductKeepsTheGuarantee(t *testing.T) {
+	t.Parallel()
+	n := *simSchedules
+	switch {
+	case n > 0:
+	case raceEnabled || testing.Short():
+		n = 1_000
+	default:
+		n = 20_000
+	}
+	for name, c := range map[string]struct {
+		v simVariant
+		n int
+	}{
+		"replica mode": {simVariant{}, n * 6 / 10},
+		"lookup mode":  {simVariant{lookup: true}, n * 4 / 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			simulate(t, c.v, c.n, false)
+		})
+	}
+}
+
+// TestSimulationFindsWhatIsWrong: schemes known to be wrong, the first two of
+// them in use elsewhere, must not survive.
+func TestSimulationFindsWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, v := range map[string]simVariant{
+		"cache of valid tokens for CACHE_TTL": {tier: seedScheme},
+		"follower by sequence number":         {feed: naiveSequence},
+		"follower by transaction counter":     {feed: counterPosition},
+		"running transactions forgotten":      {feed: ignoreOpen},
+		"standby trusted":                     {feed: trustStandby},
+		"epoch ignored":                       {feed: ignoreEpoch},
+		"nonce ignored":                       {feed: ignoreNonce},
+		"proof read after the lookup":         {tier: lateProof},
+		"clock that stops while suspended":    {stops: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if simulate(t, v, 20_000, true) == nil {
+				t.Error("nothing found")
+			}
+		})
+	}
+}
+
+// TestSimulationReplays: what a seed printed in a failure is worth.
+func TestSimulationReplays(t *testing.T) {
+	t.Parallel()
+	scripts := newSimScripts()
+	defer scripts.state.Close()
+	for seed := range uint64(30) {
+		v := simVariant{lookup: seed%2 == 0}
+		var traces [2]string
+		for i := range traces {
+			s := newSimulation(seed, v, scripts)
+			s.trace = new(strings.Builder)
+			s.run()
+			traces[i] = s.trace.String()
+		}
+		if traces[0] != traces[1] || len(traces[0]) < 1000 {
+			a, b := strings.Split(traces[0], "\n"), strings.Split(traces[1], "\n")
+			i := 0
+			for i < min(len(a), len(b))-1 && a[i] == b[i] {
+				i++
+			}
+			t.Fatalf("seed %d: line %d of %d\n%s\nbecame, of %d,\n%s", seed, i+1, len(a), a[i], len(b), b[i])
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// simPostgres is the authority as far as concurrency goes: transaction ids are
+// assigned at the first write, become visible at commit, in any order; a
+// snapshot is (xmin, xmax, xip). A crash ends what is running and may set the
+// counter of ids back to just above the highest that survived.
+type simPostgres struct {
+	w        *simWorld
+	nextXID  uint64
+	nextID   uint64 // identity column, drawn at insert: not in order of commit
+	running  []uint64
+	rows     []simRow // committed
+	timeline int
+	down     time.Duration // no answers until then
+	births   int           // counts crashes and failovers; a transaction does not survive one
+	standby  []simRow      // what a lagging standby shows
+	orders   []simOrder    // every revocation ever begun
+}
+
+type simRow struct {
+	authz.Row
+	id    uint64
+	order int // its place in orders
+}
+
+// simOrder is a revocation and when it came to count.
+type simOrder struct {
+	entry     authz.Entry
+	committed time.Duration // never: it did not
+}
+
+const simNever = time.Duration(1 << 62)
+
+var errSimAway = errors.New("sim: no connection")
+
+func newSimPostgres(w *simWorld) *simPostgres { return &simPostgres{w: w, nextXID: 100, timeline: 1} }
+
+// transact writes entries in one transaction that takes so long before it
+// commits. lost: the client does not hear the outcome.
+func (p *simPostgres) transact(entries []authz.Entry, takes time.Duration, rollback bool) (committed bool) {
+	if p.w.now < p.down {
+		return false
+	}
+	birth, xid := p.births, p.nextXID
+	p.nextXID++
+	p.running = append(p.running, xid)
+	rows := make([]simRow, len(entries))
+	for i, e := range entries {
+		p.nextID++
+		rows[i] = simRow{authz.Row{Entry: e, XID: xid}, p.nextID, len(p.orders)}
+		p.orders = append(p.orders, simOrder{e, simNever})
+	}
+	p.w.logf("begin %d", xid)
+	p.w.sleep(takes)
+	if p.births != birth {
+		return false
+	}
+	p.running = slices.DeleteFunc(p.running, func(x uint64) bool { return x == xid })
+	if rollback {
+		p.w.logf("roll back %d", xid)
+		return false
+	}
+	p.rows = append(p.rows, rows...)
+	for _, r := range rows {
+		p.orders[r.order].committed = p.w.now
+	}
+	p.w.logf("commit %d", xid)
+	return true
+}
+
+// crash loses nothing committed. The counter of ids falls back to any value
+// above the highest committed one. A failover may go to a replica that misses
+// the last commits: about those the guarantee is silent, but not about what is
+// revoked from then on, under ids that have been seen before.
+func (p *simPostgres) crash(failover bool) {
+	p.births++
+	p.running = nil
+	if failover && p.w.chance(30) {
+		kept := len(p.rows) - p.w.rng.IntN(min(3, len(p.rows)+1))
+		for _, r := range p.rows[kept:] {
+			p.orders[r.order].committed = simNever
+		}
+		p.rows = slices.Clone(p.rows[:kept])
+	}
+	least := uint64(100)
+	for _, r := range p.rows {
+		least = max(least, r.XID+1)
+	}
+	if p.nextXID > least {
+		p.nextXID = least + p.w.rng.Uint64N(p.nextXID-least+1)
+	}
+	p.down = p.w.now + p.w.upTo(2*time.Second)
+	if failover {
+		p.timeline++
+		if p.w.chance(50) { // the new primary counts on from elsewhere
+			p.nextXID += p.w.rng.Uint64N(1000)
+		}
+	}
+	p.w.logf("crash, failover %v, next id %d", failover, p.nextXID)
+}
+
+// Append implements authz.Ledger for the product's Revoker.
+func (p *simPostgres) Append(_ context.Context, revocations []authz.Revocation) ([]authz.Revocation, error) {
+	p.w.travel()
+	entries := make([]authz.Entry, len(revocations))
+	for i := range revocations {
+		revocations[i].ExpiresAt = simEpoch.Add(24 * time.Hour)
+		entries[i] = revocations[i].Entry()
+	}
+	takes := p.w.upTo(5 * time.Millisecond)
+	if p.w.chance(10) {
+		takes = p.w.upTo(2 * simStaleness)
+	}
+	ok := p.transact(entries, takes, p.w.chance(3))
+	p.w.travel()
+	switch {
+	case p.w.chance(3):
+		return nil, authz.ErrOutcomeUnknown
+	case !ok:
+		return nil, authz.ErrUnavailable
+	}
+	return revocations, nil
+}
+
+// simFeed is one sidecar's connection to the authority.
+type simFeed struct {
+	p    *simPostgres
+	node *simNode
+	last *simAnswer // for a proxy that answers from memory
+}
+
+type simAnswer struct {
+	rows []authz.Row
+	snap authz.Snapshot
+}
+
+// Changes implements authz.Feed.
+func (f *simFeed) Changes(_ context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+	w := f.p.w
+	w.travel()
+	if w.now < f.p.down || w.now < f.node.cut || w.chance(2) {
+		if w.chance(20) { // black hole: given up for silence
+			w.sleep(simTimeout)
+		}
+		return authz.Snapshot{}, errSimAway
+	}
+	var a simAnswer
+	switch {
+	case f.last != nil && w.now < f.node.proxied:
+		a = *f.last
+	case w.now < f.node.onStandby:
+		a = f.read(since, nonce, f.p.standby)
+		a.snap.Proves = false
+		if w.chance(50) { // standbys cannot name their timeline
+			a.snap.Epoch = "standby"
+		}
+	default:
+		a = f.read(since, nonce, f.p.rows)
+	}
+	f.last = &a
+	w.travel()
+	for i, r := range a.rows {
+		if w.chance(1) {
+			w.logf("answer cut after %d of %d rows", i, len(a.rows))
+			return authz.Snapshot{}, errSimAway
+		}
+		row(r)
+	}
+	w.logf("changes since (%d, %v): %d rows, xmax %d, open %v, epoch %s, proves %v", since.Last, since.Open, len(a.rows), a.snap.Xmax, a.snap.Open, a.snap.Epoch, a.snap.Proves)
+	return a.snap, nil
+}
+
+func (f *simFeed) read(since authz.Position, nonce string, from []simRow) (a simAnswer) {
+	p := f.p
+	for _, r := range from {
+		if f.node.variant.feed == naiveSequence {
+			r.XID = r.id
+		}
+		if r.XID > since.Last || slices.Contains(since.Open, r.XID) {
+			a.rows = append(a.rows, r.Row)
+		}
+	}
+	p.w.rng.Shuffle(len(a.rows), func(i, j int) { a.rows[i], a.rows[j] = a.rows[j], a.rows[i] })
+	a.snap = authz.Snapshot{Nonce: nonce, Epoch: fmt.Sprint("t", p.timeline), Xmin: p.nextXID, Xmax: p.nextXID,
+		Open: slices.Clone(p.running), Proves: true, Clock: simEpoch.Add(p.w.now)}
+	for _, x := range p.running {
+		a.snap.Xmin = min(a.snap.Xmin, x)
+	}
+	if f.node.variant.feed == naiveSequence {
+		a.snap.Open, a.snap.Xmax, a.snap.Epoch = nil, p.nextID+1, "t"
+	}
+	return a
+}
+
+// simPoint is the tier that asks the authority about one token.
+type simPoint struct {
+	p    *simPostgres
+	node *simNode
+}
+
+func (simPoint) Name() string { return "postgres" }
+
+func (t simPoint) Lookup(_ context.Context, q *authz.Query) (authz.Verdict, error) {
+	w := t.p.w
+	w.travel()
+	if w.now < t.p.down || w.now < t.node.cut || w.chance(2) {
+		return authz.Unknown, errSimAway
+	}
+	v := authz.NotRevoked
+	for _, r := range t.p.rows {
+		if slices.Contains(q.Keys, r.Key) && r.Revokes(q.IssuedAt) {
+			v = authz.Revoked
+		}
+	}
+	w.travel()
+	if w.chance(1) {
+		return authz.Unknown, errSimAway
+	}
+	return v, nil
+}
+
+var (
+	_ authz.Ledger = (*simPostgres)(nil)
+	_ authz.Feed   = (*simFeed)(nil)
+	_ authz.Tier   = simPoint{}
+)
