@@ -127,3 +127,19 @@ func TestUnreachableIssuerStopsNobody(t *testing.T) {
 	_, err = v.Verify(ctx, away.Mint(nil))
 	require.Equal(t, authz.ReasonKeysUnavailable, reasonOf(err))
 }
+
+// RFC 9068, section 4, for those who want it to the letter.
+func TestTypePolicy(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	v := newVerifier(t, iss, func(c *authz.IssuerConfig) { c.Types = []string{"at+jwt"} })
+	for typ, accepted := range map[any]bool{
+		"at+jwt": true, "AT+JWT": true, "application/at+jwt": true, "JWT": false, "jwt": false, nil: false, "id+jwt": false,
+	} {
+		_, err := v.Verify(t.Context(), iss.Mint(nil, authztest.Header("typ", typ)))
+		require.Equal(t, accepted, err == nil, "%v: %v", typ, err)
+		if !accepted {
+			require.Equal(t, authz.ReasonUnsupportedToken, reasonOf(err))
+		}
+	}
+}
