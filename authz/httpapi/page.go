@@ -20,9 +20,21 @@ var pageFiles embed.FS
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
 	"human": strings.NewReplacer("_", " ").Replace,
-	"when":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
+	"when":  when,
 	"stamp": timeText,
 }).ParseFS(pageFiles, "page/*.html"))
+
+// when writes a time for people. The ledger keeps what must not be forgotten
+// until the end of the year 9999.
+func when(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return ""
+	case t.Year() == 9999:
+		return "never"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05")
+}
 
 // contentPolicy lets the page load its own style and script and nothing else.
 const contentPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -270,7 +270,7 @@ func TestStats(t *testing.T) {
 		Latency:   latency{Count: 3, Buckets: [][2]float64{{.001, 1}, {.01, 2}}},
 		Parts: []partView{
 			{"replica", "bad", "complete as of 31s ago (bound 30s), 7 revocations"},
-			{"redis", "warning", "not subscribed: news arrive with the next sync"},
+			{"redis, news", "warning", "not subscribed: news arrive with the next sync"},
 			{"postgres", "bad", "away (breaker open)"},
 			{"keys of " + issuerA, "good", "2 usable, confirmed 90s ago"},
 			{"keys of " + issuerB, "bad", "not fetched yet"},

@@ -131,7 +131,7 @@ func (f families) redis() []partView {
 		return nil
 	}
 	pending, _ := f.value("jwt_bouncer_redis_announcements_pending")
-	v := partView{Name: "redis", State: "good", Detail: "subscribed to news"}
+	v := partView{Name: "redis, news", State: "good", Detail: "subscribed"}
 	if subscribed == 0 {
 		v.State, v.Detail = "warning", "not subscribed: news arrive with the next sync"
 	}

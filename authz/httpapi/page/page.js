@@ -35,6 +35,11 @@
         span.className = "badge " + text;
         span.textContent = text;
         td.append(span);
+      } else if (kind === "part") {
+        const b = document.createElement("b"), span = document.createElement("span");
+        b.textContent = text[0];
+        span.textContent = text[1];
+        td.append(b, " ", span);
       } else {
         td.textContent = text;
         if (kind) td.className = kind;
@@ -62,7 +67,7 @@
       return row([[d.reason.replaceAll("_", " ")], [d.count.toFixed(0), "n"], [dt ? rate(r) : "–", "n"]], d.allowed ? "good" : "denied");
     });
     if (rows.length) at("decisions").tBodies[0].replaceChildren(...rows);
-    at("parts").tBodies[0].replaceChildren(...now.stats.parts.map((p) => row([[p.state, "badge"], [p.name], [p.detail]])));
+    at("parts").tBodies[0].replaceChildren(...now.stats.parts.map((p) => row([[p.state, "badge"], [[p.name, p.detail], "part"]])));
     const status = at("status");
     status.textContent = now.stats.status.replaceAll("_", " ");
     status.className = "badge " + now.stats.status;

@@ -1,0 +1,221 @@
+//go:build idp
+
+package idp
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"jwtbouncer/test/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// provider is the running identity provider.
+type provider struct {
+	issuer string
+	log    *output
+}
+
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func startProvider(t *testing.T, port int, logoutURI string) *provider {
+	t.Helper()
+	p := &provider{issuer: fmt.Sprint("http://127.0.0.1:", port), log: &output{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, "node", "provider.mjs", fmt.Sprint(port), logoutURI)
+	cmd.Stdout, cmd.Stderr = p.log, p.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal("Node.js is needed: ", err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log("identity provider:\n" + p.log.String())
+		}
+	})
+	harness.Eventually(t, 60*time.Second, "the identity provider listens", func(context.Context) error {
+		if !strings.Contains(p.log.String(), "listening") {
+			return errors.New(p.log.String())
+		}
+		return nil
+	})
+	return p
+}
+
+// browser is a user's browser at the provider.
+type browser struct {
+	t      *testing.T
+	client *http.Client
+}
+
+func newBrowser(t *testing.T) *browser {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &browser{t, &http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(r *http.Request, _ []*http.Request) error {
+			if r.URL.Path == "/callback" {
+				return http.ErrUseLastResponse
+			}
+			return nil
+		}}}
+}
+
+// fetch returns the page's address, text, and where a redirect to the client led.
+func (b *browser) fetch(method, address string, form url.Values) (*url.URL, string, *url.URL) {
+	b.t.Helper()
+	req, err := http.NewRequestWithContext(b.t.Context(), method, address, strings.NewReader(form.Encode()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if resp.StatusCode >= 400 {
+		b.t.Fatalf("%s %s: %s %s", method, address, resp.Status, text)
+	}
+	location, _ := resp.Location()
+	return resp.Request.URL, string(text), location
+}
+
+var (
+	action = regexp.MustCompile(`action="([^"]+)"`)
+	prompt = regexp.MustCompile(`name="prompt" value="([^"]+)"`)
+	xsrf   = regexp.MustCompile(`name="xsrf" value="([^"]+)"`)
+)
+
+// signIn walks through login and consent and returns the access token.
+func (b *browser) signIn(issuer, user string) string {
+	b.t.Helper()
+	const verifier = "a-code-verifier-of-at-least-forty-three-characters"
+	sum := sha256.Sum256([]byte(verifier))
+	challenge := base64.RawURLEncoding.EncodeToString(sum[:])
+	at, text, back := b.fetch("GET", issuer+"/auth?"+url.Values{
+		"client_id": {"shop"}, "response_type": {"code"}, "scope": {"openid read"}, "resource": {"urn:api"}, "redirect_uri": {"http://127.0.0.1/callback"},
+		"code_challenge": {challenge}, "code_challenge_method": {"S256"}}.Encode(), nil)
+	for range 4 {
+		if back != nil {
+			break
+		}
+		where, kind := action.FindStringSubmatch(text), prompt.FindStringSubmatch(text)
+		if where == nil || kind == nil {
+			b.t.Fatalf("no form at %s:\n%s", at, text)
+		}
+		target, err := at.Parse(html.UnescapeString(where[1]))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		at, text, back = b.fetch("POST", target.String(), url.Values{"prompt": {kind[1]}, "login": {user}, "password": {"x"}})
+	}
+	if back == nil || back.Query().Get("code") == "" {
+		b.t.Fatalf("no code: %s", back)
+	}
+	_, text, _ = b.fetch("POST", issuer+"/token", url.Values{"grant_type": {"authorization_code"}, "code": {back.Query().Get("code")}, "code_verifier": {verifier},
+		"redirect_uri": {"http://127.0.0.1/callback"}, "client_id": {"shop"}, "client_secret": {"a-secret-of-the-test"}, "resource": {"urn:api"}})
+	var tokens struct {
+		AccessToken string `json:"access_token"`
+	}
+	if err := json.Unmarshal([]byte(text), &tokens); err != nil || strings.Count(tokens.AccessToken, ".") != 2 {
+		b.t.Fatalf("no JWT access token: %v %s", err, text)
+	}
+	return tokens.AccessToken
+}
+
+func (b *browser) signOut(issuer string) {
+	b.t.Helper()
+	_, text, _ := b.fetch("GET", issuer+"/session/end", nil)
+	token := xsrf.FindStringSubmatch(text)
+	if token == nil {
+		b.t.Fatalf("no form:\n%s", text)
+	}
+	b.fetch("POST", issuer+"/session/end/confirm", url.Values{"xsrf": {token[1]}, "logout": {"yes"}})
+}
+
+// TestLogoutAtARealProvider: a user signs in at the provider and is let
+// through by Envoy; signs out there, and is not; signs in again, and is.
+func TestLogoutAtARealProvider(t *testing.T) {
+	port := harness.Port(t)
+	issuer := fmt.Sprint("http://127.0.0.1:", port)
+	b := harness.Bouncer(t, fmt.Sprintf(`issuers:
+  - {issuer: %q, audiences: [api]}
+store: "sqlite://%s/r.db"
+api:
+  logout: {audiences: [shop], also_subject: true}
+`, issuer, harness.Dir(t)), harness.BouncerOptions{NoWait: true})
+	p := startProvider(t, port, b.HTTP+"/oidc/backchannel-logout")
+	harness.Eventually(t, 30*time.Second, "the sidecar is ready", b.Ready)
+	front := harness.NewFront(t, b.GRPC, harness.Upstream(t).Addr)
+
+	alice, bob := newBrowser(t), newBrowser(t)
+	first, other := alice.signIn(p.issuer, "alice"), bob.signIn(p.issuer, "bob")
+	for _, token := range []string{first, other} {
+		if r := front.Bearer(t, token); r.Status != 200 {
+			t.Fatalf("signed in: %d %s", r.Status, r.Header.Get("Www-Authenticate"))
+		}
+	}
+	alice.signOut(p.issuer)
+	harness.Eventually(t, 10*time.Second, "the token is denied", func(ctx context.Context) error {
+		r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+first)
+		if err == nil && r.Status != 401 {
+			err = errors.New(http.StatusText(r.Status))
+		}
+		return err
+	})
+	if !strings.Contains(p.log.String(), "backchannel.success") || strings.Contains(p.log.String(), "error") {
+		t.Errorf("the provider says:\n%s", p.log)
+	}
+	if r := front.Bearer(t, other); r.Status != 200 {
+		t.Errorf("somebody else: %d", r.Status)
+	}
+	harness.Eventually(t, 10*time.Second, "signing in again works", func(ctx context.Context) error {
+		r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+newBrowser(t).signIn(p.issuer, "alice"))
+		if err == nil && r.Status != 200 {
+			err = errors.New(http.StatusText(r.Status))
+		}
+		return err
+	})
+}
