@@ -68,6 +68,17 @@ $(TOOLS)/.govulncheck-$(GOVULNCHECK):
 test: tools ## every test, with the race detector, on real servers
 	@for m in $(MODULES); do echo "go test -race $$m"; (cd $$m && $(GO) test -race -timeout 20m ./...) || exit 1; done
 
+# Both are outside `make test` for what they need: a browser, and Node.js.
+.PHONY: screenshots
+screenshots: tools ## the operator's page tested in Chromium, pictures into docs/images
+	cd test/browser && $(GO) test -mod=mod . -args -images $(abspath docs/images)
+
+.PHONY: test-idp
+test-idp: tools ## logout at a real OpenID Provider, denied at a real Envoy (needs Node.js)
+	cd test/idp && npm ci --no-audit --no-fund
+	$(GO) vet -tags idp ./test/idp
+	$(GO) test -tags idp ./test/idp
+
 .PHONY: test-short
 test-short: ## the tests that need no server, without the race detector
 	$(GO) test -short $$($(GO) list ./... | grep -v /test/)
