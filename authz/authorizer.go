@@ -28,6 +28,9 @@ func NewAuthorizer(v Verifier, tokens TokenCache, chain *Chain, p *Policy, clock
 // SetPolicy replaces the routes for all requests that start later.
 func (a *Authorizer) SetPolicy(p *Policy) { a.policy.Store(p) }
 
+// Policy returns the routes in force.
+func (a *Authorizer) Policy() *Policy { return a.policy.Load() }
+
 // Authorize decides about one request. It never panics, and ends by ctx's
 // deadline; what could not be decided by then is denied.
 func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {

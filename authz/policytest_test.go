@@ -280,16 +280,15 @@ routes:
 	require.NoError(t, err)
 	require.Nil(t, doc)
 	for resource, want := range map[string]string{
-		"":                         "",
-		"https://api.example":      "https://api.example/.well-known/oauth-protected-resource",
-		"https://api.example/":     "https://api.example/.well-known/oauth-protected-resource",
-		"https://api.example/v1/":  "https://api.example/.well-known/oauth-protected-resource/v1/",
-		"https://api.example/v1?a": "https://api.example/.well-known/oauth-protected-resource/v1?a",
+		"":                        "",
+		"https://api.example":     "https://api.example/.well-known/oauth-protected-resource",
+		"https://api.example/":    "https://api.example/.well-known/oauth-protected-resource",
+		"https://api.example/v1/": "https://api.example/.well-known/oauth-protected-resource/v1/",
 	} {
 		require.Equal(t, want, authz.ResourceMetadataURL(authz.ResourceConfig{Resource: resource}))
 	}
 	var got []string
-	authz.ResourceConfig{Resource: "http://api.example/#x", AuthorizationServers: []string{"x"}, ScopesSupported: []string{"a b"}, Documentation: "d", Policy: "p", TermsOfService: "t"}.
+	authz.ResourceConfig{Resource: "http://api.example/?x", AuthorizationServers: []string{"x"}, ScopesSupported: []string{"a b"}, Documentation: "d", Policy: "p", TermsOfService: "t"}.
 		Validate(func(path, _ string, _ ...any) { got = append(got, path) })
 	require.Equal(t, []string{"resource", "authorization_servers[0]", "scopes_supported[0]", "documentation", "policy", "terms_of_service"}, got)
 	got = nil

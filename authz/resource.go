@@ -30,8 +30,8 @@ func (c ResourceConfig) Validate(fault Fault) {
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
 		fault("resource", "an absolute https URL is needed")
-	case u.Fragment != "" || strings.Contains(c.Resource, "#") || u.User != nil:
-		fault("resource", "must not have a fragment or a user name (RFC 9728, section 1.2)")
+	case strings.ContainsAny(c.Resource, "#?") || u.User != nil:
+		fault("resource", "must not have a fragment, a query or a user name (RFC 9728, section 1.2)")
 	}
 	for i, s := range c.AuthorizationServers {
 		if u, err := url.Parse(s); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" {
@@ -107,14 +107,10 @@ func ResourceMetadataPath(c ResourceConfig) string {
 	if err != nil {
 		return wellKnown
 	}
-	path := wellKnown
-	if u.EscapedPath() != "/" {
-		path += u.EscapedPath()
+	if u.Path == "/" {
+		return wellKnown
 	}
-	if u.RawQuery != "" {
-		path += "?" + u.RawQuery
-	}
-	return path
+	return wellKnown + u.EscapedPath()
 }
 
 // ResourceMetadataURL is the document's URL, for challenges; "" when nothing

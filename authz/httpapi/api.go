@@ -43,6 +43,7 @@ type Options struct {
 	Revoker  Revoker
 	Lister   authz.Lister
 	Verifier Verifier        // nil: only the revocation resource is served, none of the doors that take tokens
+	Resource *Resource       // nil: no metadata of the protected resource is served
 	Parts    []Part          // of /readyz
 	Draining <-chan struct{} // closed when the process begins to stop; nil: never
 	Gatherer prometheus.Gatherer
@@ -146,6 +147,9 @@ func New(o Options) (http.Handler, error) {
 	endpoints := a.messageEndpoints(o)
 	if o.Config.Page {
 		endpoints = append(endpoints, a.pageEndpoints()...)
+	}
+	if o.Resource != nil {
+		endpoints = append(endpoints, endpoint{"GET", o.Resource.Path, doorHealth, accessOpen, o.Resource.serve})
 	}
 	return a.route(append(endpoints, []endpoint{
 		{"GET", "/openapi.json", doorHealth, accessOpen, a.getOpenAPI},

@@ -74,7 +74,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 		}
 	}()
 
-	server, err := envoy.NewServer(core.authorizer, envoy.Config{Listen: s.Listen.ListenConfig, Headers: s.Headers, Replies: s.Replies, DecisionLog: s.DecisionLog},
+	server, err := envoy.NewServer(core.authorizer, envoy.Config{Listen: s.Listen.ListenConfig, Headers: s.Headers, Replies: s.replies(), DecisionLog: s.DecisionLog},
 		envoy.Options{Logger: log, Registerer: registry, TracerProvider: provider})
 	if err != nil {
 		return err
@@ -172,8 +172,15 @@ type httpServer struct {
 }
 
 func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*httpServer, error) {
+	var resource *httpapi.Resource
+	if s.Resource.Resource != "" {
+		resource = &httpapi.Resource{Path: authz.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
+			return authz.ResourceMetadata(s.Resource, c.authorizer.Policy(), s.authorizationServers())
+		}}
+	}
 	handler, err := httpapi.New(httpapi.Options{
-		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.IssuerNames(), Revoker: c.revoker, Lister: c.store, Verifier: c.verifier, Parts: c.parts(),
+		Resource: resource,
+		Config:   s.API, Listen: s.Listen.HTTP, Issuers: s.IssuerNames(), Revoker: c.revoker, Lister: c.store, Verifier: c.verifier, Parts: c.parts(),
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {

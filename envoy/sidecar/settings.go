@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,6 +40,7 @@ type Settings struct {
 	Binding           authz.BindingConfig         `yaml:"binding" doc:"How sender-constrained tokens prove their sender (RFC 8705, RFC 9449)."`
 	Introspection     []authz.IntrospectionConfig `yaml:"introspection" doc:"Issuers of opaque tokens that are asked about them (RFC 7662), for routes that name them."`
 	StatusLists       authz.StatusListConfig      `yaml:"status_lists" doc:"Token Status Lists that issuers publish."`
+	Resource          authz.ResourceConfig        `yaml:"resource" doc:"Metadata of the protected resource (RFC 9728), served on listen.http and named in challenges."`
 	Log               LogConfig                   `yaml:"log" doc:"The process's own log (JSON, standard error)."`
 	Tracing           TracingConfig               `yaml:"tracing" doc:"OpenTelemetry traces."`
 }
@@ -165,22 +167,14 @@ func (s *Settings) validate(f *config.File) {
 	if b, err := authz.NewBinding(s.Binding, authz.NewMemoryReplay(1, authz.SystemClock{})); err == nil {
 		options.Binding = b // the stanza's own faults are reported below
 	}
-	options.Introspectors = map[string]authz.Introspector{}
-	for _, in := range s.Introspection {
-		options.Introspectors[in.Name] = unasked{}
-	}
+	options.Introspectors = authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	authz.ValidateRoutes(s.Routes, options, f.At("routes"))
 	s.Binding.Validate(f.At("binding"))
-	names := map[string]bool{}
-	for i, in := range s.Introspection {
-		at := fmt.Sprintf("introspection[%d]", i)
-		in.Validate(s.Revocation.MaxStaleness, f.At(at))
-		if names[in.Name] {
-			f.Fault(at+".name", "%q stands twice", in.Name)
-		}
-		names[in.Name] = true
-	}
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
+	s.Resource.Validate(f.At("resource"))
+	if s.Resource.Resource != "" && s.Listen.HTTP == "" {
+		f.Fault("resource", "the document is served on listen.http, which is empty")
+	}
 	s.Tracing.Validate(f.At("tracing"))
 	if _, err := s.logLevel(); err != nil {
 		f.Fault("log.level", "%q: debug, info, warn or error is needed", s.Log.Level)
@@ -193,12 +187,29 @@ func (s *Settings) logLevel() (slog.Level, error) {
 	return level, err
 }
 
-// unasked stands for a configured introspection while settings are checked.
-type unasked struct{ authz.Introspector }
-
 // policyOptions are what routes may refer to, as far as the settings tell.
 func (s *Settings) policyOptions() authz.PolicyOptions {
 	return authz.PolicyOptions{Issuers: s.IssuerNames(), AllowUnprovable: s.Revocation.OnUnprovable == "allow"}
+}
+
+// replies are what denied callers are told: where the metadata is, too.
+func (s *Settings) replies() envoy.RepliesConfig {
+	r := s.Replies
+	if r.ResourceMetadata == "" {
+		r.ResourceMetadata = authz.ResourceMetadataURL(s.Resource)
+	}
+	return r
+}
+
+// authorizationServers lists everybody whose tokens can be good here.
+func (s *Settings) authorizationServers() []string {
+	names := s.IssuerNames()
+	for _, in := range s.Introspection {
+		if !slices.Contains(names, in.Issuer) {
+			names = append(names, in.Issuer)
+		}
+	}
+	return names
 }
 
 // IssuerNames lists the configured issuers.
