@@ -107,6 +107,8 @@ var closed = map[reflect.Type][]string{
 	reflect.TypeFor[corev1.ContainerRestartPolicy]():           {"Always"},
 	reflect.TypeFor[corev1.Protocol]():                         {"TCP", "UDP", "SCTP"},
 	reflect.TypeFor[corev1.DNSPolicy]():                        {"ClusterFirst", "Default", "None"},
+	reflect.TypeFor[corev1.TolerationOperator]():               {"Exists", "Equal"},
+	reflect.TypeFor[corev1.TaintEffect]():                      {"NoSchedule", "PreferNoSchedule", "NoExecute"},
 	reflect.TypeFor[corev1.StorageMedium]():                    {"Memory", "HugePages"},
 	reflect.TypeFor[corev1.SeccompProfileType]():               {"RuntimeDefault", "Localhost"},
 	reflect.TypeFor[corev1.Capability]():                       {"ALL"},

@@ -1,0 +1,151 @@
+package k8s
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"sigs.k8s.io/yaml"
+)
+
+// render does what `helm template jwt-bouncer chart` does.
+func render(t *testing.T, values map[string]any) []object {
+	t.Helper()
+	c, err := loader.LoadDir("chart")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "jwt-bouncer", Namespace: "jwt-bouncer", Revision: 1, IsInstall: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := engine.Engine{Strict: true}.Render(c, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []object
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if !strings.HasSuffix(name, ".yaml") {
+			continue
+		}
+		objects, err := split([]byte(files[name]))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		out = append(out, objects...)
+	}
+	return out
+}
+
+// secret stands for the one that the chart expects to be there.
+const secret = `apiVersion: v1
+kind: Secret
+metadata: {name: jwt-bouncer-secrets}
+data: {api-token: YQ==, store-password: YQ==, store-owner-password: YQ==, redis-password: YQ==}
+`
+
+func TestChart(t *testing.T) {
+	t.Parallel()
+	there, err := split([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, values := range map[string]map[string]any{
+		"defaults": {},
+		"little":   {"autoscaling": map[string]any{"enabled": false}, "monitoring": map[string]any{"enabled": false}, "networkPolicy": map[string]any{"enabled": false}, "migration": map[string]any{"enabled": false}, "podDisruptionBudget": map[string]any{"enabled": false}},
+		"much": {"podAnnotations": map[string]any{"a": "b"}, "nodeSelector": map[string]any{"kubernetes.io/arch": "arm64"}, "affinity": map[string]any{"nodeAffinity": map[string]any{}},
+			"tolerations": []any{map[string]any{"key": "k", "operator": "Exists"}}, "image": map[string]any{"tag": "1.2.3", "pullPolicy": "Always", "pullSecrets": []any{map[string]any{"name": "x"}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := check(append(render(t, values), there...)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The chart and kustomize deploy the same.
+func TestChartEqualsKustomize(t *testing.T) {
+	t.Parallel()
+	kustomized, err := build(t, "overlays/shared")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{}
+	for _, o := range kustomized {
+		switch name := o.String(); {
+		case o.kind == "Namespace" || o.kind == "Secret": // made by others where Helm is used
+		case strings.HasSuffix(name, "/redis") || strings.HasSuffix(name, "/postgres") || strings.HasSuffix(name, "/postgres-init"): // for trying out
+		case name == "NetworkPolicy/default-deny": // a namespace's rule, not a release's
+		default:
+			want[name] = plain(t, o)
+		}
+	}
+	got := map[string]any{}
+	for _, o := range render(t, nil) {
+		got[o.String()] = plain(t, o)
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if diff := cmp.Diff(want[name], got[name]); diff != "" {
+			t.Errorf("%s: kustomize (-) and chart (+) differ:\n%s", name, diff)
+		}
+	}
+	for name := range got {
+		if want[name] == nil {
+			t.Errorf("only the chart has %s", name)
+		}
+	}
+	// The chart's copies of files that kustomize takes from a component.
+	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
+		text, err := os.ReadFile(filepath.Join("components/monitoring", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		generated(t, filepath.Join("chart/files", file), string(text))
+	}
+}
+
+// plain is o without what the two tools add for themselves, and with embedded
+// YAML read.
+func plain(t *testing.T, o object) map[string]any {
+	meta, _ := o.tree["metadata"].(map[string]any)
+	delete(meta, "namespace")
+	delete(meta, "annotations")
+	if labels, ok := meta["labels"].(map[string]any); ok {
+		for l := range labels {
+			if strings.HasPrefix(l, "helm.sh/") || slices.Contains([]string{"name", "part-of", "instance", "version", "managed-by"}, strings.TrimPrefix(l, "app.kubernetes.io/")) {
+				delete(labels, l)
+			}
+		}
+		if len(labels) == 0 {
+			delete(meta, "labels")
+		}
+	}
+	if data, ok := o.tree["data"].(map[string]any); ok {
+		for name, text := range data {
+			var v any
+			if err := yaml.Unmarshal([]byte(fmt.Sprint(text)), &v); err != nil {
+				t.Fatal(err)
+			}
+			if m, ok := v.(map[string]any); ok {
+				if r, ok := m["revocation"].(map[string]any); ok && r["replica"] == "on" {
+					r["replica"] = true // Helm writes only this word for it
+				}
+			}
+			data[name] = v
+		}
+	}
+	return o.tree
+}

@@ -1,0 +1,177 @@
+package k8s
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+)
+
+// compose loads a compose file as `docker compose` does and checks what is in
+// it, by those who read it.
+func compose(ctx context.Context, file string) error {
+	options, err := cli.NewProjectOptions([]string{file}, cli.WithWorkingDirectory(".."), cli.WithConsistency(true), cli.WithInterpolation(true), cli.WithNormalization(true))
+	if err != nil {
+		return err
+	}
+	p, err := options.LoadProject(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for name, c := range p.Configs {
+		text := c.Content
+		if c.File != "" {
+			b, err := os.ReadFile(c.File)
+			if err != nil {
+				fail("config %s: %w", name, err)
+				continue
+			}
+			text = string(b)
+		}
+		switch name {
+		case "envoy":
+			errs = append(errs, envoyValidate(text))
+		case "jwt-bouncer":
+			errs = append(errs, configCheck(text))
+		}
+	}
+	for name, s := range p.Services {
+		own := s.Build != nil
+		if !own && (!strings.Contains(s.Image, ":") || strings.HasSuffix(s.Image, ":latest")) {
+			fail("%s: image %q has no fixed tag", name, s.Image)
+		}
+		if s.Privileged || s.NetworkMode == "host" || !slices.Contains(s.SecurityOpt, "no-new-privileges:true") {
+			fail("%s: is not confined", name)
+		}
+		for _, port := range s.Ports {
+			if port.HostIP != "127.0.0.1" {
+				fail("%s: port %s is published beyond loopback", name, port.Published)
+			}
+		}
+		for dep, d := range s.DependsOn {
+			to := p.Services[dep]
+			healthy := to.HealthCheck != nil && !to.HealthCheck.Disable || to.Build != nil && to.HealthCheck == nil // the image's own
+			if d.Condition == types.ServiceConditionHealthy && !healthy {
+				fail("%s waits for the health of %s, which has no check", name, dep)
+			}
+		}
+	}
+	if r, ok := p.Services["redis"]; !ok || !strings.HasPrefix(r.Image, "redis:7") || !slices.Contains(r.Command, "--appendonly") || r.HealthCheck == nil {
+		fail("redis: version 7, append-only and a health check are needed")
+	}
+	return errors.Join(errs...)
+}
+
+func TestCompose(t *testing.T) {
+	t.Parallel()
+	if err := compose(t.Context(), "../docker-compose.yml"); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../docker-compose.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string][3]string{
+		"unknown key":         {"depends_on:", "depend_on:", "depend_on"},
+		"unknown service":     {"upstream: {condition: service_started}", "upstreams: {condition: service_started}", "upstreams"},
+		"bad condition":       {"condition: service_completed_successfully", "condition: service_completed", "condition"},
+		"no health check":     {"issuer: {condition: service_started}", "issuer: {condition: service_healthy}", "which has no check"},
+		"published":           {`"127.0.0.1:8080:8080"`, `"8080:8080"`, "beyond loopback"},
+		"missing config file": {"envoy/compose.yaml", "envoy/composed.yaml", "composed.yaml"},
+		"undeclared config":   {"source: api-token,", "source: api-tokens,", "api-tokens"},
+		"product's config":    {"audiences: [demo]", "audience: [demo]", "unknown key"},
+		"latest":              {"distroless-v1.40.0", "latest", "no fixed tag"},
+		"redis":               {`"--appendonly", "yes", `, "", "append-only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if !bytes.Contains(text, []byte(c[0])) {
+				t.Fatalf("the file does not contain %q", c[0])
+			}
+			broken := filepath.Join(t.TempDir(), "docker-compose.yml")
+			if err := os.WriteFile(broken, bytes.Replace(text, []byte(c[0]), []byte(c[1]), 1), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := compose(t.Context(), broken); err == nil || !strings.Contains(err.Error(), c[2]) {
+				t.Errorf("want an error with %q, got: %v", c[2], err)
+			}
+		})
+	}
+}
+
+// The image: parsed by BuildKit's own parser, static, on an empty base, not
+// root, and built from what .dockerignore lets in.
+func TestDockerfile(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := parser.Parse(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range file.Warnings {
+		t.Error(w.Short)
+	}
+	stages, _, err := instructions.Parse(file.AST, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := stages[len(stages)-1]
+	if last.BaseName != "scratch" {
+		t.Errorf("the image is based on %s", last.BaseName)
+	}
+	var user, entry, health bool
+	for _, c := range last.Commands {
+		switch c := c.(type) {
+		case *instructions.UserCommand:
+			user = c.User == "65532:65532"
+		case *instructions.EntrypointCommand:
+			entry = !c.PrependShell && slices.Equal(c.CmdLine, []string{"/jwt-bouncer"})
+		case *instructions.HealthCheckCommand:
+			health = slices.Equal(c.Health.Test, []string{"CMD", "/jwt-bouncer", "health"})
+		case *instructions.RunCommand:
+			t.Error("nothing can run in an empty image")
+		}
+	}
+	if !user || !entry || !health {
+		t.Errorf("user %t, entry point %t, health check %t", user, entry, health)
+	}
+	if !bytes.Contains(text, []byte("CGO_ENABLED=0")) || !bytes.Contains(text, []byte("--platform=$BUILDPLATFORM")) {
+		t.Error("the build is not static, or emulates other architectures")
+	}
+	goMod, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(goMod)) {
+		if version, ok := strings.CutPrefix(strings.TrimSpace(line), "go "); ok {
+			if want := "golang:" + strings.Join(strings.Split(version, ".")[:2], "."); !strings.HasPrefix(stages[0].BaseName, want) {
+				t.Errorf("built with %s, go.mod wants %s", stages[0].BaseName, want)
+			}
+		}
+	}
+	// Every directory that the binary is built from is in the build context.
+	ignore, err := os.ReadFile("../.dockerignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"authz", "cache", "envoy", "store", "main.go", "go.mod", "go.sum"} {
+		if !strings.Contains(string(ignore), "\n!"+dir+"\n") {
+			t.Errorf(".dockerignore keeps %s out", dir)
+		}
+	}
+}
