@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,6 +21,10 @@ const (
 	retryFirst      = 100 * time.Millisecond
 	retryLast       = 5 * time.Second
 )
+
+// ErrNotAnnounced is Close's error when it gave up announcements: what they
+// announce is in force all the same, and sidecars learn of it by their own sync.
+var ErrNotAnnounced = errors.New("revocations were not announced")
 
 // newsItem is one revocation on its way to Redis.
 type newsItem struct {
@@ -258,7 +263,7 @@ func (a *announcer) drain(limit time.Duration) error {
 		if !sleep(ctx, jitter(wait)) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			return fmt.Errorf("redis: %d revocations were not announced; sidecars learn of them by their own sync: %w", len(a.pending), err)
+			return fmt.Errorf("redis: %d %w; sidecars learn of them by their own sync: %w", len(a.pending), ErrNotAnnounced, err)
 		}
 	}
 }

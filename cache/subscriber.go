@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"time"
 
@@ -33,6 +34,7 @@ var defaultSubscriberTimes = subscriberTimes{
 // and waits for ever on a connection that is dead without saying so.
 func (r *Redis) Subscribe(ctx context.Context, hint func()) error {
 	wait := r.sub.backoff
+	failing := false
 	for ctx.Err() == nil {
 		heard, err := r.listen(ctx, hint)
 		r.metrics.subscribed.Set(0)
@@ -40,11 +42,15 @@ func (r *Redis) Subscribe(ctx context.Context, hint func()) error {
 			break
 		}
 		if err == nil || heard { // the connection worked: begin with short waits again
-			wait = r.sub.backoff
+			wait, failing = r.sub.backoff, false
 		}
 		if err != nil {
 			r.suspectTopology(ctx, err)
-			r.log.Warn("subscription lost", "error", err, "retry_in", wait)
+			level := slog.LevelDebug // an outage is one line, not one for each attempt
+			if !failing {
+				level, failing = slog.LevelWarn, true
+			}
+			r.log.Log(ctx, level, "subscription lost; trying again", "error", err, "retry_in", wait.String())
 			if !sleep(ctx, jitter(wait)) {
 				break
 			}
