@@ -45,6 +45,7 @@ type cli struct {
 	Demo        demoCmd        `cmd:"" help:"Show revocation at work: issuer, upstream, sidecar and a real Envoy on this machine."`
 	Revoke      revokeCmd      `cmd:"" help:"Revoke tokens: one by its properties, or many from standard input."`
 	Revocations revocationsCmd `cmd:"" help:"List or export what is revoked."`
+	Check       checkCmd       `cmd:"" help:"Explain step by step why a token would pass or not."`
 	Conf        configCmd      `cmd:"" name:"config" help:"Check and describe the configuration."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the revocation store's schema up to date."`
 	Health      healthCmd      `cmd:"" help:"Ask a running sidecar whether it is ready."`
@@ -197,20 +198,20 @@ func (c *cli) admin(ctx context.Context, io *streams, do func(sidecar.Settings, 
 }
 
 type revokeCmd struct {
-	JTI   string `name:"jti" xor:"what" help:"One token, by its jti."`
-	Sub   string `name:"sub" xor:"what" help:"The tokens of a subject issued until now (or --not-before)."`
-	SID   string `name:"sid" xor:"what" help:"The tokens of a login session."`
-	KID   string `name:"kid" xor:"what" help:"The tokens signed with a key."`
-	Token string `name:"token" xor:"what" placeholder:"-|SHA256" help:"One token: '-' reads the token from standard input; or the SHA-256 of header.payload in hex. A token itself is never taken as an argument, where others could see it."`
-	All   bool   `xor:"what" help:"All tokens of the issuer issued until now (or --not-before)."`
-	Bulk  bool   `xor:"what" help:"Read orders from standard input: one JSON object a line (or an array), as POST /v1/revocations takes them."`
+	JTI   *string `name:"jti" xor:"what" help:"One token, by its jti."`
+	Sub   *string `name:"sub" xor:"what" help:"The tokens of a subject issued until now (or --not-before)."`
+	SID   *string `name:"sid" xor:"what" help:"The tokens of a login session."`
+	KID   *string `name:"kid" xor:"what" help:"The tokens signed with a key."`
+	Token *string `name:"token" xor:"what" placeholder:"-|TOKEN|SHA256" help:"One token; '-' reads it from standard input, where no other user can see it. Or the SHA-256 of its header.payload in hex."`
+	All   bool    `xor:"what" help:"All tokens of the issuer issued until now (or --not-before); so does --iss alone."`
+	Bulk  bool    `xor:"what" help:"Read orders from standard input: one JSON object a line (or an array), as POST /v1/revocations takes them."`
 
-	Iss       string `name:"iss" help:"The issuer; may be left out when one is configured."`
-	NotBefore string `placeholder:"TIME" help:"Only tokens issued before this time (RFC 3339 or Unix seconds)."`
-	ExpiresAt string `placeholder:"TIME" help:"When the last such token has expired; default: now + max_token_ttl."`
-	Reason    string `help:"For the audit trail."`
-	Wait      string `enum:"none,enforced" default:"none" help:"enforced: return when no sidecar can allow it any more."`
-	JSON      bool   `name:"json" help:"Print JSON."`
+	Iss       *string `name:"iss" help:"The issuer; may be left out when one is configured."`
+	NotBefore string  `placeholder:"TIME" help:"Only tokens issued before this time (RFC 3339 or Unix seconds)."`
+	ExpiresAt string  `placeholder:"TIME" help:"When the last such token has expired; default: now + max_token_ttl."`
+	Reason    string  `help:"For the audit trail."`
+	Wait      string  `enum:"none,enforced" default:"none" help:"enforced: return when no sidecar can allow it any more."`
+	JSON      bool    `name:"json" help:"Print JSON."`
 }
 
 // Run implements the command.
@@ -249,20 +250,26 @@ func (r *revokeCmd) Run(ctx context.Context, c *cli, io *streams) error {
 // order writes the flags as the HTTP API would take them, so that both doors
 // have one set of rules.
 func (r *revokeCmd) order(stdin io.Reader) ([]byte, error) {
-	if r.Token == "-" {
-		text, err := io.ReadAll(io.LimitReader(stdin, 64<<10))
+	if r.Token != nil {
+		text, err := readToken(*r.Token, stdin)
 		if err != nil {
 			return nil, err
 		}
-		r.Token = strings.TrimSpace(string(text))
-	} else if strings.Contains(r.Token, ".") {
-		return nil, errors.New("--token: a token is not taken as an argument, where other users of the machine could see it; pipe it in: echo \"$TOKEN\" | jwt-bouncer revoke --token -")
+		r.Token = &text
 	}
 	doc := map[string]any{}
-	for name, value := range map[string]string{"jti": r.JTI, "sub": r.Sub, "sid": r.SID, "kid": r.KID, "token": r.Token, "iss": r.Iss, "reason": r.Reason} {
-		if value != "" {
-			doc[name] = value
+	// An empty text is passed on and refused: it is a variable that was not
+	// set, and without it the order would be about more than was meant.
+	for name, value := range map[string]*string{"jti": r.JTI, "sub": r.Sub, "sid": r.SID, "kid": r.KID, "token": r.Token, "iss": r.Iss} {
+		if value != nil {
+			doc[name] = *value
 		}
+	}
+	if _, named := doc["iss"]; r.All || named && len(doc) == 1 {
+		doc["all"] = true
+	}
+	if r.Reason != "" {
+		doc["reason"] = r.Reason
 	}
 	for name, value := range map[string]string{"not_before": r.NotBefore, "expires_at": r.ExpiresAt} {
 		if seconds, err := strconv.ParseFloat(value, 64); err == nil {
@@ -270,9 +277,6 @@ func (r *revokeCmd) order(stdin io.Reader) ([]byte, error) {
 		} else if value != "" {
 			doc[name] = value
 		}
-	}
-	if r.All {
-		doc["all"] = true
 	}
 	return json.Marshal(doc)
 }
@@ -339,7 +343,49 @@ func listRevocations(ctx context.Context, c *cli, io *streams, f authz.Filter, l
 	})
 }
 
+type checkCmd struct {
+	Token   string            `arg:"" optional:"" default:"-" help:"The token; '-' (the default) reads it from standard input, where no other user can see it."`
+	Request string            `default:"GET /" help:"Method and URL it would be presented with, such as 'POST https://api.example/orders'."`
+	Header  map[string]string `help:"Further request headers, name=value."`
+	Network bool              `help:"Keys may be fetched, and the store asked whether the token is revoked. Without it only files are read."`
+	JSON    bool              `name:"json" help:"Print JSON."`
+}
+
+// Run implements the command.
+func (k *checkCmd) Run(ctx context.Context, c *cli, io *streams) error {
+	s, err := c.settings()
+	if err != nil {
+		return err
+	}
+	token, err := readToken(k.Token, io.in)
+	if err != nil {
+		return err
+	}
+	req, err := sidecar.ExampleRequest(k.Request, k.Header, token)
+	if err != nil {
+		return err
+	}
+	steps, err := sidecar.Explain(ctx, s, req, k.Network)
+	if err != nil {
+		return err
+	}
+	if !(console.Printer{Out: io.out, Err: io.err, JSON: k.JSON}).Explanation(steps) {
+		return errNo
+	}
+	return nil
+}
+
+// readToken returns the argument, or what standard input holds.
+func readToken(arg string, stdin io.Reader) (string, error) {
+	if arg != "-" {
+		return arg, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(stdin, 64<<10))
+	return strings.TrimSpace(string(text)), err
+}
+
 type configCmd struct {
+	Test      configTestCmd      `cmd:"" help:"Run a file of example requests against the routes."`
 	Check     configCheckCmd     `cmd:"" help:"Report every fault of the configuration; exit code 2 when there is one."`
 	Schema    configSchemaCmd    `cmd:"" help:"Print a JSON Schema, for editors."`
 	Reference configReferenceCmd `cmd:"" help:"Print every key as a Markdown table."`
@@ -359,6 +405,26 @@ func (k *configCheckCmd) Run(c *cli, io *streams) error {
 		return err
 	}
 	fmt.Fprintf(io.out, "the configuration is good: %d issuer(s), %d route(s), store %s\n", len(s.Issuers), len(s.Routes), s.StoreKind())
+	return nil
+}
+
+type configTestCmd struct {
+	File string `arg:"" type:"existingfile" help:"YAML file of example requests and the decisions they must get."`
+}
+
+// Run implements the command.
+func (k *configTestCmd) Run(ctx context.Context, c *cli, io *streams) error {
+	s, err := c.settings()
+	if err != nil {
+		return err
+	}
+	report, err := sidecar.TestPolicy(ctx, s, k.File)
+	if err != nil {
+		return err
+	}
+	if !(console.Printer{Out: io.out, Err: io.err}).PolicyTests(report) {
+		return errNo
+	}
 	return nil
 }
 

@@ -28,6 +28,7 @@ func (s *stage) spawn(ctx context.Context, name, path string, args ...string) er
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer s.ended.Store(true)
 		_ = cmd.Wait() // how it ended shows in its log and in what no longer answers
 		_ = log.Close()
 	}()

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"jwtbouncer/envoy"
@@ -66,6 +67,7 @@ type stage struct {
 	Options
 	dir                      string
 	stops                    []func() error
+	ended                    atomic.Bool // a child has ended
 	envoyURL, apiURL, issuer string
 	client                   http.Client
 }
@@ -144,10 +146,13 @@ func (s *stage) await(ctx context.Context, url string, status int) error {
 		if res, err := s.client.Do(req); err == nil {
 			text, _ := io.ReadAll(io.LimitReader(res.Body, 4096))
 			_ = res.Body.Close()
-			if res.StatusCode == status {
+			if res.StatusCode == status && !s.ended.Load() {
 				return nil
 			}
 			last = fmt.Sprintf("%s %s", res.Status, text)
+		}
+		if s.ended.Load() {
+			return fmt.Errorf("a part ended while starting; is one of its ports taken?\n%s", s.logs())
 		}
 		select {
 		case <-ctx.Done():

@@ -31,6 +31,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       os.Getenv("UPDATE") != "",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TOKEN", issuer.Mint(map[string]any{"jti": "token-1"}))
+			env.Setenv("EXPIRED", issuer.Mint(map[string]any{"exp": 1700000000, "iat": 1699999000}))
 			if err := os.Symlink(binary, filepath.Join(env.WorkDir, "jwt-bouncer")); err != nil {
 				return err
 			}

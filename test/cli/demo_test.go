@@ -35,8 +35,8 @@ func demo(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Not parallel: two demonstrations would want the same ports.
 func TestDemo(t *testing.T) {
-	t.Parallel()
 	out, err := demo(t).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -51,7 +51,6 @@ func TestDemo(t *testing.T) {
 // Ctrl-C ends everything that the demo started: its children are in process
 // groups of their own and die with it.
 func TestDemoKeepEndsOnInterrupt(t *testing.T) {
-	t.Parallel()
 	cmd := demo(t, "--keep")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

@@ -1,0 +1,96 @@
+package console
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"jwtbouncer/authz"
+)
+
+// stepRecord is the JSON form of a step.
+type stepRecord struct {
+	Rule    string `json:"rule"`
+	Outcome string `json:"outcome"`
+	Reason  string `json:"reason,omitempty"`
+	Detail  string `json:"detail,omitempty"`
+}
+
+// Explanation prints the steps of a check and reports whether the request
+// would pass, as far as nothing was skipped.
+func (p Printer) Explanation(steps []authz.Step) (passes bool) {
+	var refusal *authz.Step
+	skipped := 0
+	records := make([]stepRecord, len(steps))
+	for i, s := range steps {
+		records[i] = stepRecord{Rule: s.Rule, Outcome: string(s.Outcome), Detail: s.Detail}
+		switch s.Outcome {
+		case authz.Refused:
+			records[i].Reason = s.Reason.String()
+			if refusal == nil {
+				refusal = &steps[i]
+			}
+		case authz.Skipped:
+			skipped++
+		}
+	}
+	passes = refusal == nil && len(steps) > 0
+	if p.JSON {
+		doc := map[string]any{"passes": passes, "skipped": skipped, "steps": records}
+		if refusal != nil {
+			doc["reason"] = refusal.Reason.String()
+		}
+		_ = json.NewEncoder(p.Out).Encode(doc) // strings and numbers: only writing can fail, and then nobody reads
+		return passes
+	}
+	marks := map[authz.Outcome]string{authz.Passed: "ok  ", authz.Refused: "NO  ", authz.Skipped: "?   "}
+	for _, s := range steps {
+		fmt.Fprintf(p.Out, "%s%-14s %s", marks[s.Outcome], s.Rule, safeText(s.Detail))
+		if s.Outcome == authz.Refused {
+			fmt.Fprintf(p.Out, " (%s)", s.Reason)
+		}
+		fmt.Fprintln(p.Out)
+	}
+	switch {
+	case refusal != nil:
+		fmt.Fprintf(p.Out, "\ndenied: %s: %s\n", refusal.Reason, safeText(refusal.Detail))
+	case skipped > 0:
+		fmt.Fprintf(p.Out, "\nwould pass, as far as could be seen; %d step(s) were skipped (--network looks at them)\n", skipped)
+	default:
+		fmt.Fprintln(p.Out, "\nallowed")
+	}
+	return passes
+}
+
+// PolicyTests prints the outcome of a file of policy tests and reports whether
+// all of them passed.
+func (p Printer) PolicyTests(r authz.PolicyTestReport) bool {
+	for _, t := range r.Results {
+		if len(t.Wrong) == 0 {
+			fmt.Fprintf(p.Out, "ok    %s\n", safeText(t.Name))
+			continue
+		}
+		fmt.Fprintf(p.Out, "FAIL  %s\n", safeText(t.Name))
+		for _, w := range t.Wrong {
+			fmt.Fprintf(p.Out, "      %s\n", safeText(w))
+		}
+		if t.Detail != "" {
+			fmt.Fprintf(p.Out, "      because: %s\n", safeText(t.Detail))
+		}
+	}
+	fmt.Fprintf(p.Out, "%d passed, %d failed\n", len(r.Results)-r.Failed, r.Failed)
+	if len(r.Untried) > 0 {
+		fmt.Fprintf(p.Err, "no test reached: %s\n", strings.Join(r.Untried, ", "))
+	}
+	return r.Failed == 0
+}
+
+// safeText keeps what tokens and files say from steering the terminal.
+func safeText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
