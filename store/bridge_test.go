@@ -1,0 +1,186 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/store"
+	"jwtbouncer/test/harness"
+)
+
+// An existing writer of revoked_tokens keeps working, knows nothing of this
+// schema, and what it writes is revoked from its commit on.
+func TestBridge(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	c := pg.Connect(t)
+	sql(t, c, `create table revoked_tokens (jti text primary key, user_id text, revoked_at timestamptz default now(), expires_at timestamptz)`)
+	sql(t, c, `insert into revoked_tokens (jti, expires_at) values ('old', now() + interval '1 hour'), ('open end', null), ('long gone', now() - interval '1 day')`)
+	f, s := newFollowed(t, pg.URL)
+	n, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
+	if err != nil || n != 2 {
+		t.Fatalf("%d taken over, %v", n, err)
+	}
+	f.sees(t, map[string]bool{"old": true, "open end": true, "long gone": false})
+
+	// The writer's own login has no rights in this schema.
+	role := pg.Database + "_writer"
+	sql(t, c, "create role "+role+" login")
+	t.Cleanup(func() { sql2(pg, role) })
+	sql(t, c, "grant select, insert, update on revoked_tokens to "+role)
+	w, err := pgx.Connect(t.Context(), strings.Replace(pg.URL, "postgres@", role+"@", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close(context.Background())
+	until := time.Now().Add(2 * time.Hour).Truncate(time.Second)
+	sql(t, w, `insert into revoked_tokens (jti, user_id, expires_at) values ($1, 'u-1', $2)`, "new", until)
+	f.sees(t, map[string]bool{"new": true})
+	if e := f.Entries[jti("new").Key()]; e.Expires != until.Unix() || e.NotBefore != authz.Always {
+		t.Errorf("%+v, expires %d", e, until.Unix())
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(jti("new"))); v != authz.Revoked || err != nil {
+		t.Errorf("%s, %v", v, err)
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(authz.Revocation{Kind: authz.KindJTI, Issuer: "https://other.example", Value: "new"})); v != authz.NotRevoked || err != nil {
+		t.Errorf("another issuer's: %s, %v", v, err)
+	}
+	page, _, err := s.List(t.Context(), authz.Filter{Value: "new"})
+	if err != nil || len(page) != 1 || page[0].Actor != "u-1" || page[0].Reason != "bridge: revoked_tokens" {
+		t.Errorf("%+v, %v", page, err)
+	}
+	sql(t, w, `insert into revoked_tokens (jti) values ('new') on conflict (jti) do update set expires_at = now() + interval '9 hours'`)
+	f.sync(t)
+	if e := f.Entries[jti("new").Key()]; e.Expires < until.Add(6*time.Hour).Unix() {
+		t.Errorf("not extended: %+v", e)
+	}
+	// A bulk writer, and one that rolls back.
+	sql(t, w, `insert into revoked_tokens (jti) select 'bulk ' || i from generate_series(1, 1000) i`)
+	sql(t, w, "begin")
+	sql(t, w, `insert into revoked_tokens (jti) values ('undone')`)
+	sql(t, w, "rollback")
+	f.sees(t, map[string]bool{"bulk 1": true, "bulk 1000": true, "undone": false})
+	// Installing it again changes nothing.
+	before := len(f.Entries)
+	if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "public.revoked_tokens"}); err != nil {
+		t.Error(err)
+	}
+	f.sync(t)
+	if len(f.Entries) != before {
+		t.Errorf("%d, had been %d", len(f.Entries), before)
+	}
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("new")}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Writers differ in their columns; only jti is needed.
+func TestBridgeTables(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	c := pg.Connect(t)
+	f, s := newFollowed(t, pg.URL)
+	sql(t, c, `create schema "Odd Schema"`)
+	for i, table := range []struct{ name, columns, row string }{
+		{`bare`, `jti text`, `'%s'`},
+		{`"Odd Schema"."Revoked Tokens"`, `jti varchar(300), "User ID" int`, `'%s', 7`},
+		{`typed`, `jti uuid, user_id bigint, expires_at timestamptz`, `'00000000-0000-0000-0000-0000000000%s', 42, now() + interval '3 hours'`},
+		{`naive`, `jti text, expires_at timestamp`, `'%s', (now() at time zone 'UTC') + interval '3 hours'`},
+		{`days`, `jti text, expires_at date`, `'%s', current_date + 2`},
+		{`endless`, `jti text, expires_at timestamptz`, `'%s', 'infinity'`},
+	} {
+		sql(t, c, "create table "+table.name+" ("+table.columns+")")
+		if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: table.name}); err != nil {
+			t.Errorf("%s: %v", table.name, err)
+			continue
+		}
+		id := fmt.Sprintf("%02d", i)
+		w := pg.Connect(t)
+		sql(t, w, "set timezone = 'Asia/Tokyo'") // behind which a naive time would be hours early
+		sql(t, w, "insert into "+table.name+" values ("+fmt.Sprintf(table.row, id)+")")
+		f.sync(t)
+		value := id
+		if table.name == "typed" {
+			value = "00000000-0000-0000-0000-0000000000" + id
+		}
+		e, here := f.Entries[jti(value).Key()]
+		if !here || e.Expires < time.Now().Add(3*time.Hour-time.Minute).Unix() {
+			t.Errorf("%s: %+v, %t", table.name, e, here)
+		}
+	}
+	sql(t, c, `create table without (id text)`)
+	for what, o := range map[string]store.BridgeOptions{
+		"does not exist": {Issuer: issuer, Table: "missing"},
+		"no column jti":  {Issuer: issuer, Table: "without"},
+		"issuer":         {Table: "bare"},
+	} {
+		if _, err := s.InstallBridge(t.Context(), o); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, err := open(t, sqliteURL(t), store.Options{}).InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
+	if err == nil || errors.Is(err, authz.ErrUnavailable) {
+		t.Errorf("sqlite: %v", err)
+	}
+}
+
+// Rows that a writer is committing while the bridge is installed are either
+// copied or triggered, never missed.
+func TestBridgeWhileWriting(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	c := pg.Connect(t)
+	sql(t, c, `create table revoked_tokens (jti text primary key)`)
+	f, s := newFollowed(t, pg.URL)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan int)
+	for range 4 {
+		w := pg.Connect(t)
+		go func() {
+			n := 0
+			for ; ctx.Err() == nil; n++ {
+				if _, err := w.Exec(context.Background(), `insert into revoked_tokens (jti) values (gen_random_uuid()::text)`); err != nil {
+					t.Errorf("the writer: %v", err)
+					break
+				}
+			}
+			ended <- n
+		}()
+	}
+	harness.Eventually(t, 20*time.Second, "some rows", func(ctx context.Context) error {
+		var n int
+		err := c.QueryRow(ctx, "select count(*) from revoked_tokens").Scan(&n)
+		if err == nil && n < 100 {
+			err = fmt.Errorf("%d", n)
+		}
+		return err
+	})
+	copied, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 20*time.Second, "more rows", func(ctx context.Context) error {
+		var n int64
+		err := c.QueryRow(ctx, "select count(*) from revoked_tokens").Scan(&n)
+		if err == nil && n < copied+100 {
+			err = fmt.Errorf("%d", n)
+		}
+		return err
+	})
+	stop()
+	total := 0
+	for range 4 {
+		total += <-ended
+	}
+	f.sync(t)
+	if len(f.Entries) != total {
+		t.Errorf("%d of %d; %d were copied", len(f.Entries), total, copied)
+	}
+}
