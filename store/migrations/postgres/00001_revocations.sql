@@ -75,7 +75,8 @@ begin
     end if;
   end if;
   new.expires_at := least(new.expires_at, '9999-12-31 00:00:00+00'::timestamptz);
-  new.key := authz.revocation_key(new.kind, new.iss, new.value);
+  -- authz.revocation_key spelled out: calling it would make a single insert a fifth slower.
+  new.key := substr(sha256(convert_to(new.kind::text || ':' || octet_length(convert_to(new.iss, 'UTF8'))::text || ':' || new.iss || ':' || new.value, 'UTF8')), 1, 16);
   new.xid := pg_current_xact_id()::text::bigint;
   -- Others see a row at commit. Were it not durable by then, a crash could take it back and give its
   -- transaction id to another row, which a follower that saw the first would never be sent.

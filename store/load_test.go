@@ -1,0 +1,161 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/store"
+	"jwtbouncer/test/harness"
+)
+
+// Loading allocates per connection, not per row, and the server spools nothing.
+func TestLoadStreams(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	s := open(t, pg.URL, store.Options{})
+	const n = 100_000
+	pg.Exec(t, `create table spools as select i from generate_series(1, 200000) i order by md5(i::text)`) // shows that spooling is counted
+	pg.Exec(t, fmt.Sprintf(`insert into authz.revocations (kind, iss, value) select 1, 'i', i::text from generate_series(1, %d) i`, n))
+	c := pg.Connect(t)
+	spooledBefore := int64(0)
+	harness.Eventually(t, 20*time.Second, "statistics", func(context.Context) error {
+		last := spooledBefore
+		if spooledBefore = spooled(t, pg, c); spooledBefore == 0 || spooledBefore != last {
+			return fmt.Errorf("%d bytes", spooledBefore)
+		}
+		return nil
+	})
+	rows := 0
+	var before, after runtime.MemStats
+	start := time.Now()
+	runtime.ReadMemStats(&before)
+	if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ }); err != nil || rows != n {
+		t.Fatalf("%d, %v", rows, err)
+	}
+	runtime.ReadMemStats(&after)
+	took := time.Since(start)
+	// Other tests allocate at the same time: a bound per row that only a leak of
+	// some bytes per row, not noise, would break.
+	perRow := float64(after.Mallocs-before.Mallocs) / n
+	t.Logf("%d rows in %s, %.0f rows/s, %.3f allocations a row", n, took, n/took.Seconds(), perRow)
+	if perRow > 1 {
+		t.Errorf("%.2f allocations a row", perRow)
+	}
+	// Sessions report their numbers, at the latest, when they end.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 20*time.Second, "the sessions' end", func(ctx context.Context) error {
+		var left int
+		err := c.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid()`, pg.Database).Scan(&left)
+		if err == nil && left > 0 {
+			err = fmt.Errorf("%d left", left)
+		}
+		return err
+	})
+	if more := spooled(t, pg, c) - spooledBefore; more > 0 {
+		t.Errorf("the server spooled %d bytes", more)
+	}
+}
+
+// spooled is how much the sessions on the database have written to temporary files.
+func spooled(t testing.TB, pg *harness.PG, c *pgx.Conn) (n int64) {
+	t.Helper()
+	sql(t, c, "select pg_stat_clear_snapshot()")
+	if err := c.QueryRow(t.Context(), `select temp_bytes from pg_stat_database where datname = $1`, pg.Database).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// What stamping costs writers, against the same table without the trigger.
+// Run by hand: go test ./store -run xxx -bench Append.
+func BenchmarkAppend(b *testing.B) {
+	pg := harness.OwnPostgres(b, "fsync", "on")
+	s := open(b, pg.URL, store.Options{})
+	c := pg.Connect(b)
+	if _, err := c.Exec(b.Context(), `create table bare (like authz.revocations including all)`); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := c.Exec(b.Context(), `alter table bare alter key set default decode(md5(random()::text), 'hex'), alter xid set default 1, alter expires_at set default now() + interval '1 day'`); err != nil {
+		b.Fatal(err)
+	}
+	insert := func(table string) func(b *testing.B) {
+		return func(b *testing.B) {
+			var wg sync.WaitGroup
+			const writers = 16
+			for w := range writers {
+				conn, err := pgx.Connect(b.Context(), pg.URL)
+				if err != nil {
+					b.Fatal(err)
+				}
+				wg.Go(func() {
+					defer conn.Close(context.Background())
+					for i := w; i < b.N; i += writers {
+						if _, err := conn.Exec(b.Context(), `insert into `+table+` (kind, iss, value) values (1, 'i', gen_random_uuid()::text)`); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+		}
+	}
+	b.Run("bare table, 16 sessions", insert("bare"))
+	b.Run("stamped, 16 sessions", insert("authz.revocations"))
+	b.Run("Append of 1000", func(b *testing.B) {
+		n := 0
+		for b.Loop() {
+			batch := make([]authz.Revocation, 1000)
+			for i := range batch {
+				n++
+				batch[i] = jti(fmt.Sprint(n))
+			}
+			if _, err := s.Append(b.Context(), batch); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(1000*b.N)/b.Elapsed().Seconds(), "rows/s")
+	})
+}
+
+func BenchmarkLookup(b *testing.B) {
+	for name, url := range map[string]string{"sqlite": sqliteURL(b), "postgres": harness.Postgres(b).URL} {
+		b.Run(name, func(b *testing.B) {
+			s := open(b, url, store.Options{})
+			q := queryFor(jti("a"))
+			b.ReportAllocs()
+			for b.Loop() {
+				if v, err := s.Lookup(b.Context(), q); v != authz.NotRevoked {
+					b.Fatal(v, err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkLoad loads a million revocations.
+func BenchmarkLoad(b *testing.B) {
+	pg := harness.Postgres(b)
+	s := open(b, pg.URL, store.Options{})
+	const n = 1_000_000
+	for i := range 20 {
+		pg.Exec(b, fmt.Sprintf(`insert into authz.revocations (kind, iss, value) select 1, 'i', i::text from generate_series(%d, %d) i`, i*n/20+1, (i+1)*n/20))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Changes(b.Context(), authz.Position{}, "n", func(authz.Row) {}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "rows/s")
+}
