@@ -104,7 +104,9 @@ type Revocation struct {
 	// the time of the revocation, so that logging in again works).
 	NotBefore time.Time
 	// ExpiresAt is when the last token it can match has expired. Zero: the
-	// ledger fills now + max_token_ttl.
+	// ledger fills the later of now and NotBefore, + max_token_ttl; for a kid
+	// without NotBefore it fills the year 9999, because a key that is not
+	// trusted any more can sign tokens of any age while it is published.
 	ExpiresAt time.Time
 	RevokedAt time.Time // filled by the ledger
 	Actor     string    // who ordered it; filled by the door it came through

@@ -51,7 +51,7 @@ func newMetrics(reg prometheus.Registerer, store string) *metrics {
 		}),
 		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_store_connects_total", ConstLabels: l,
-			Help: "Connections opened, by outcome (ok, failed).",
+			Help: "Connections to the server: tried, and ok.",
 		}, []string{"outcome"}),
 	}
 	if reg != nil {

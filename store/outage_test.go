@@ -18,25 +18,25 @@ import (
 )
 
 // ask looks one token up as a request would.
-func ask(ctx context.Context, s authz.Tier, r authz.Revocation, within time.Duration) (authz.Verdict, error, time.Duration) {
+func ask(ctx context.Context, s authz.Tier, r authz.Revocation, within time.Duration) (authz.Verdict, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	start := time.Now()
 	v, err := s.Lookup(ctx, queryFor(r))
-	return v, err, time.Since(start)
+	return v, time.Since(start), err
 }
 
 // healed waits until lookups, writes and the feed work again.
 func healed(t testing.TB, s *store.Store) {
 	t.Helper()
 	harness.Eventually(t, 20*time.Second, "healing", func(ctx context.Context) error {
-		if v, err, _ := ask(ctx, s, jti("good"), time.Second); v != authz.NotRevoked {
+		if v, _, err := ask(ctx, s, jti("good"), time.Second); v != authz.NotRevoked {
 			return fmt.Errorf("lookup: %s, %w", v, err)
 		}
 		if _, err := s.Append(ctx, []authz.Revocation{jti("bad")}); err != nil {
 			return err
 		}
-		if v, err, _ := ask(ctx, s, jti("bad"), time.Second); v != authz.Revoked {
+		if v, _, err := ask(ctx, s, jti("bad"), time.Second); v != authz.Revoked {
 			return fmt.Errorf("lookup: %s, %w", v, err)
 		}
 		snap, err := s.Changes(ctx, authz.Position{}, "n", func(authz.Row) {})
@@ -86,13 +86,16 @@ func TestPostgresFaults(t *testing.T) {
 				sql(t, c, "lock table authz.revocations in access exclusive mode")
 			},
 			func(t *testing.T, pg *harness.PG, _ *harness.FaultProxy) {
-				pg.Exec(t, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'locker'")
+				pg.Exec(t, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'locker' and datname = current_database()")
 			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			pg := harness.OwnPostgres(t, "max_connections", "40")
+			pg := harness.Postgres(t)
+			if name == "paused" || name == "stopped" {
+				pg = harness.OwnPostgres(t)
+			}
 			proxy := harness.Proxy(t, pg.Addr)
 			open(t, pg.URL, store.Options{})
 			reg := prometheus.NewRegistry()
@@ -107,8 +110,8 @@ func TestPostgresFaults(t *testing.T) {
 			slowest, unknown := time.Duration(0), 0
 			for range 16 {
 				wg.Go(func() {
-					for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-						v, err, took := ask(t.Context(), s, jti("bad"), 150*time.Millisecond)
+					for end := time.Now().Add(1200 * time.Millisecond); time.Now().Before(end); {
+						v, took, err := ask(t.Context(), s, jti("bad"), 150*time.Millisecond)
 						mu.Lock()
 						slowest = max(slowest, took)
 						switch {

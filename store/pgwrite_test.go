@@ -311,6 +311,11 @@ func TestRoles(t *testing.T) {
 		if _, _, err := s.List(t.Context(), authz.Filter{}); err == nil {
 			t.Error("it lists")
 		}
+		if _, err := s.GC(t.Context()); !errors.Is(err, store.ErrForbidden) {
+			t.Errorf("gc: %v", err)
+		}
+		quick := openOnly(t, as(sidecar), store.Options{GCInterval: time.Millisecond})
+		quick.RunGC(t.Context()) // gives up by itself
 		refused(t, as(sidecar), `insert into authz.revocations (kind, iss, value) values (1, 'i', 'v')`, `select 1 from authz.revocations`, `select 1 from authz.meta`,
 			`update authz.revocations set expires_at = now() + interval '1 day'`, `delete from authz.revocations`, `truncate authz.revocations`,
 			`select authz.gc()`, `select authz.install_bridge('x', 'y')`, `update authz.meta set epoch = 9`, `drop table authz.revocations`, `create table authz.x ()`,

@@ -121,7 +121,7 @@ func (p *postgresStore) fail(err error) error {
 		case "3F000", "42883", "42P01": // schema, function or table missing
 			return fmt.Errorf("%w: postgres %s: %w (is it installed? run `jwt-bouncer migrate`)", ErrSchema, p.where, err)
 		case "42501":
-			return fmt.Errorf("%w: postgres %s: %w (grant authz_sidecar or authz_revoker to this login)", authz.ErrUnavailable, p.where, err)
+			return fmt.Errorf("%w: postgres %s: %w (grant authz_sidecar or authz_revoker to this login)", ErrForbidden, p.where, err)
 		}
 		if len(pg.Code) == 5 && (pg.Code[:2] == "22" || pg.Code[:2] == "23") {
 			return fmt.Errorf("%w: %w", authz.ErrInvalid, err)

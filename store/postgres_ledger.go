@@ -24,11 +24,18 @@ func (p *postgresStore) Append(ctx context.Context, revocations []authz.Revocati
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
 	err = p.append(ctx, orders)
-	if errors.Is(err, authz.ErrOutcomeUnknown) && ctx.Err() == nil {
+	if errors.Is(err, errLost) {
 		// A lost connection leaves the outcome open; asking for the same again
 		// settles it, because appending is idempotent.
-		if again := p.append(ctx, orders); again == nil {
-			err = nil
+		for wait := 20 * time.Millisecond; err != nil && wait < 400*time.Millisecond; wait *= 3 {
+			select {
+			case <-ctx.Done():
+				return nil, err
+			case <-time.After(jitter(wait, 0.25)):
+			}
+			if p.append(ctx, orders) == nil {
+				err = nil
+			}
 		}
 	}
 	if err != nil {
@@ -135,8 +142,11 @@ func (p *postgresStore) unsettled(err error) error {
 	// pgconn.SafeToRetry is no help: when a simple query's connection is lost
 	// before its first result, the error left over is "conn closed", which
 	// claims that nothing was sent.
-	return fmt.Errorf("%w: postgres %s: %w", authz.ErrOutcomeUnknown, p.where, err)
+	return fmt.Errorf("%w: postgres %s: %w", errLost, p.where, err)
 }
+
+// errLost is the unknown outcome of a statement whose connection was lost.
+var errLost = fmt.Errorf("%w: the connection was lost", authz.ErrOutcomeUnknown)
 
 func (p *postgresStore) List(ctx context.Context, f authz.Filter) (page []authz.Revocation, next string, err error) {
 	defer p.met.done("list", time.Now(), &err)

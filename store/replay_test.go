@@ -130,7 +130,10 @@ func relay(from, to net.Conn, typed int) error {
 	if _, err := io.ReadFull(from, body); err != nil {
 		return err
 	}
-	_, err := to.Write(append(head, body...))
+	if _, err := to.Write(head); err != nil {
+		return err
+	}
+	_, err := to.Write(body)
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
+	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -72,15 +73,29 @@ func createFile(path string) error {
 			return fmt.Errorf("store: sqlite: directory %s does not exist and cannot be created (create it, owned by uid %d): %w", dir, os.Getuid(), err)
 		}
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	// An existing file is not opened: closing it would release the locks that
+	// another store in this process holds on it (POSIX locks are like that).
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, os.ErrExist):
+		var info os.FileInfo
+		if info, err = os.Stat(path); err == nil && !info.Mode().IsRegular() {
+			err = errors.New("not a regular file")
+		}
+		if err == nil {
+			err = unix.Access(path, unix.R_OK|unix.W_OK)
+		}
+	}
 	if err != nil {
 		hint := ""
 		if errors.Is(err, os.ErrPermission) {
 			hint = fmt.Sprintf(" (uid %d needs to write the file and its directory)", os.Getuid())
 		}
-		return fmt.Errorf("store: sqlite: %w%s", err, hint)
+		return fmt.Errorf("store: sqlite: %s: %w%s", path, err, hint)
 	}
-	return f.Close()
+	return nil
 }
 
 func (s *sqliteStore) Name() string { return "sqlite" }

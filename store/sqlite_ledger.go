@@ -5,8 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"jwtbouncer/authz"
@@ -120,23 +121,13 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
 	defer cancel()
-	where := []string{"id < ?"}
-	args := []any{after}
-	and := func(cond string, arg any) { where = append(where, cond); args = append(args, arg) }
-	if f.Kind != authz.KindUnknown {
-		and("kind = ?", f.Kind)
-	}
-	if f.Issuer != "" {
-		and("iss = ?", f.Issuer)
-	}
-	if f.Value != "" {
-		and("value = ?", f.Value)
-	}
+	live := int64(math.MinInt64)
 	if !f.IncludeExpired {
-		and("expires_at > ?", s.o.Clock.Now().UnixMicro())
+		live = s.o.Clock.Now().UnixMicro()
 	}
-	// The conditions are constants; what a caller chose is only ever an argument.
-	rows, err := s.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations where `+strings.Join(where, " and ")+` order by id desc limit ?`, append(args, limit+1)...)
+	rows, err := s.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations
+		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and expires_at > ?5 order by id desc limit ?6`,
+		after, f.Kind, f.Issuer, f.Value, live, limit+1)
 	if err != nil {
 		return nil, "", s.fail(err)
 	}
@@ -165,42 +156,43 @@ func (s *sqliteStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdi
 }
 
 // level reads the strictest not_before for the keys.
-func (s *sqliteStore) level(ctx context.Context, keys []authz.Key) (int64, error) {
-	since := s.o.Clock.Now().Add(-expiryGrace).UnixMicro()
-	args := make([]any, 0, len(keys)+1)
-	args = append(args, since)
-	for i := range keys {
-		args = append(args, keys[i][:])
+func (s *sqliteStore) level(ctx context.Context, keys []authz.Key) (level int64, err error) {
+	const atOnce = 6 // a token has no more
+	for chunk := range slices.Chunk(keys, atOnce) {
+		args := make([]any, atOnce+1)
+		args[0] = s.o.Clock.Now().Add(-expiryGrace).UnixMicro()
+		for i := range chunk {
+			args[i+1] = chunk[i][:]
+		}
+		some, err := s.levelOf(ctx, keys, args)
+		if err != nil {
+			return 0, s.fail(err)
+		}
+		level = max(level, some)
 	}
-	rows, err := s.read.QueryContext(ctx, `select key, kind, iss, value, not_before from revocations where expires_at > ?1 and key in (?`+strings.Repeat(",?", len(keys)-1)+`)
+	return level, nil
+}
+
+func (s *sqliteStore) levelOf(ctx context.Context, keys []authz.Key, args []any) (level int64, err error) {
+	rows, err := s.read.QueryContext(ctx, `select key, kind, iss, value, not_before from revocations where expires_at > ?1 and key in (?2, ?3, ?4, ?5, ?6, ?7)
 		union all select key, kind, iss, value, not_before from revocations where expires_at > ?1 and key is null`, args...)
 	if err != nil {
-		return 0, s.fail(err)
+		return 0, err
 	}
 	defer rows.Close()
-	var level int64
 	for rows.Next() {
 		var r authz.Revocation
 		var key []byte
 		var notBefore sql.NullInt64
 		if err := rows.Scan(&key, &r.Kind, &r.Issuer, &r.Value, &notBefore); err != nil {
-			return 0, s.fail(err)
+			return 0, err
 		}
-		if key == nil && !contains(keys, r.Key()) {
-			continue
+		if key == nil && !slices.Contains(keys, r.Key()) {
+			continue // written by hand, and about another token
 		}
 		level = max(level, levelOf(notBefore))
 	}
-	return level, s.fail(rows.Err())
-}
-
-func contains(keys []authz.Key, key authz.Key) bool {
-	for _, k := range keys {
-		if k == key {
-			return true
-		}
-	}
-	return false
+	return level, rows.Err()
 }
 
 // levelOf turns a stored not_before into whole seconds, rounded up.

@@ -34,6 +34,8 @@ var (
 	ErrSchema = fmt.Errorf("%w: schema does not fit", authz.ErrUnavailable)
 	// ErrBusy: too many lookups are waiting already.
 	ErrBusy = fmt.Errorf("%w: too many lookups at once", authz.ErrUnavailable)
+	// ErrForbidden: the login lacks a role for the operation.
+	ErrForbidden = fmt.Errorf("%w: not permitted", authz.ErrUnavailable)
 	// ErrUnproven: an answer came, but from a place that proves nothing, such
 	// as a hot standby.
 	ErrUnproven = fmt.Errorf("%w: the answer proves nothing", authz.ErrUnavailable)
@@ -202,7 +204,8 @@ func (s *Store) GC(ctx context.Context) (int64, error) {
 }
 
 // RunGC collects every Options.GCInterval, ±25 % so that a fleet does not do
-// it at once, until ctx ends. Failures are logged and tried again.
+// it at once, until ctx ends or it turns out that this login may not. Other
+// failures are logged and tried again.
 func (s *Store) RunGC(ctx context.Context) {
 	for {
 		timer := time.NewTimer(jitter(s.o.GCInterval, 0.25))
@@ -215,6 +218,9 @@ func (s *Store) RunGC(ctx context.Context) {
 		n, err := s.GC(ctx)
 		switch {
 		case ctx.Err() != nil:
+			return
+		case errors.Is(err, ErrForbidden):
+			s.o.Logger.InfoContext(ctx, "deleting expired revocations is left to others: this login may not", "store", s.Name())
 			return
 		case err != nil:
 			s.o.Logger.WarnContext(ctx, "expired revocations could not be deleted", "store", s.Name(), "error", err)

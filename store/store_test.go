@@ -24,16 +24,21 @@ func TestURL(t *testing.T) {
 		"postgres://user@host/db":                      "",
 		"postgresql://user:s3cret@host:5432/db?a=b":    "",
 		"sqlite:///var/lib/jwt-bouncer/revocations.db": "",
-		"":                                 "a URL is needed",
-		"/var/lib/x.db":                    "a URL is needed",
-		"mysql://user:s3cret@host/db":      `unknown scheme "mysql"`,
-		"sqlite://var/lib/x.db":            "three slashes",
-		"sqlite:///":                       "absolute path of a file",
-		"sqlite:///dir/":                   "absolute path of a file",
-		"sqlite:///x.db?mode=memory":       "takes no parameters",
-		"postgres://user:s3cret@ho st/db":  "cannot be parsed",
-		"postgres://user:s3c%zzret@host/d": "cannot be parsed",
-		strings.Repeat("x", 99) + "://h":   "unknown scheme",
+		"":                                    "a URL is needed",
+		"/var/lib/x.db":                       "a URL is needed",
+		"mysql://user:s3cret@host/db":         `unknown scheme "mysql"`,
+		"sqlite://var/lib/x.db":               "three slashes",
+		"sqlite:///":                          "absolute path of a file",
+		"sqlite:///dir/":                      "absolute path of a file",
+		"sqlite:///x.db?mode=memory":          "takes no parameters",
+		"postgres://user:s3cret@ho st/db":     "malformed",
+		"postgres://user:s3c%zzret@host/d":    "malformed",
+		"postgres://user:s3cret@host:port/db": "cannot be used",
+		"postgres://user:s3cret@host/db?sslmode=perhaps":                            "sslmode",
+		"postgres://user:s3cret@host/db?sslrootcert=/no/s3cret":                     "cannot be used",
+		"postgres://user:s3cret@h1:5432,h2:5433/db?target_session_attrs=primary":    "",
+		"postgres://user:s3cret@h1:5432,h2:5433/db?target_session_attrs=s3cretwhim": "target_session_attrs",
+		strings.Repeat("x", 99) + "://h":                                            "unknown scheme",
 	} {
 		err := store.CheckURL(url)
 		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
@@ -42,13 +47,6 @@ func TestURL(t *testing.T) {
 		if strings.Contains(fmt.Sprint(err), "s3c") || len(fmt.Sprint(err)) > 300 {
 			t.Errorf("%s: %v", url, err)
 		}
-	}
-	// A URL that pgx refuses.
-	if _, err := store.Open(t.Context(), "postgres://user:s3cret@host:port/db?sslmode=perhaps", store.Options{}); err == nil || strings.Contains(err.Error(), "s3cret") {
-		t.Errorf("%v", err)
-	}
-	if _, err := store.Open(t.Context(), "postgres://user:s3cret@host/db?sslmode=perhaps", store.Options{}); err == nil || strings.Contains(err.Error(), "s3cret") {
-		t.Errorf("%v", err)
 	}
 }
 
@@ -109,6 +107,16 @@ func TestSchemaVersions(t *testing.T) {
 		check(v+5, v+1, "upgrade jwt-bouncer")
 		check(v-1, v-1, "jwt-bouncer migrate")
 		check(v, v, "")
+		// A newer program has migrated further than this one knows.
+		table := "goose_db_version"
+		if meta != "meta" {
+			table = "authz.migrations"
+		}
+		execute(t, url, "insert into "+table+" (version_id, is_applied) values (99, true)")
+		if err := s.Migrate(t.Context()); err != nil {
+			t.Errorf("old code on a new schema: %v", err)
+		}
+		check(v+1, v, "")
 	})
 }
 
@@ -332,7 +340,7 @@ func TestLookupsAreBounded(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() {
-			v, err, _ := ask(t.Context(), s, jti("a"), 100*time.Millisecond)
+			v, _, err := ask(t.Context(), s, jti("a"), 100*time.Millisecond)
 			switch {
 			case v != authz.Unknown:
 				t.Error(v)

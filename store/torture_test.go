@@ -121,7 +121,7 @@ func TestTortureOfChanges(t *testing.T) {
 	t.Parallel()
 	pg := harness.OwnPostgres(t, "max_prepared_transactions", "100", "max_connections", "60")
 	s := open(t, pg.URL, store.Options{})
-	ctx, stop := context.WithTimeout(t.Context(), 6*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()
 
 	var mu sync.Mutex
@@ -236,7 +236,7 @@ func TestTortureOfChanges(t *testing.T) {
 	if byID == 0 || byXID == 0 {
 		t.Error("the naive followers lost nothing: the run was too tame to show anything")
 	}
-	if len(all) < 200 || syncs < 50 || kills < 10 || settled < 5 {
+	if len(all) < 200 || syncs < 20 || kills < 10 || settled < 5 {
 		t.Error("too little happened")
 	}
 	if v, err := s.Lookup(t.Context(), queryFor(jti(all[0]))); v != authz.Revoked || err != nil {

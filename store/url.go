@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // target is where a store is.
@@ -26,30 +28,50 @@ func parseURL(raw string) (target, error) {
 	if !found {
 		return target{}, errors.New("store: a URL is needed: postgres://user@host/db or sqlite:///absolute/path")
 	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		// url.Error repeats the URL, password included.
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return target{}, fmt.Errorf("store: %s URL cannot be parsed: %w", quoteScheme(scheme), err)
-	}
-	switch u.Scheme {
+	switch scheme {
 	case "postgres", "postgresql":
+		// Several hosts (host1:5432,host2:5432) are no URL to net/url. The
+		// error is ours: pgconn's repeats parts of what it could not take apart.
+		if _, err := pgconn.ParseConfig(raw); err != nil {
+			return target{}, fmt.Errorf("store: postgres URL cannot be used: %s", why(err))
+		}
 		return target{scheme: "postgres", raw: raw}, nil
 	case "sqlite":
-		switch {
-		case u.Host != "":
-			return target{}, fmt.Errorf("store: sqlite://%s…: three slashes and an absolute path are needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db", u.Host)
-		case u.RawQuery != "" || u.Fragment != "":
-			return target{}, errors.New("store: a sqlite URL takes no parameters")
-		case !filepath.IsAbs(u.Path) || strings.HasSuffix(u.Path, "/"):
-			return target{}, errors.New("store: the absolute path of a file is needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db")
-		}
-		return target{scheme: "sqlite", raw: raw, path: filepath.Clean(u.Path)}, nil
+		return parseSQLite(raw)
 	}
 	return target{}, fmt.Errorf("store: unknown scheme %s; postgres, postgresql and sqlite are supported", quoteScheme(scheme))
+}
+
+// why is the innermost cause, as far as it cannot hold a part of the URL.
+func why(err error) string {
+	var parse *url.Error
+	if errors.As(err, &parse) {
+		return "it is malformed (percent-encode what is special in user and password)"
+	}
+	var config *pgconn.ParseConfigError
+	if errors.As(err, &config) {
+		for _, hint := range []string{"sslmode", "target_session_attrs", "port", "connect_timeout", "sslrootcert", "sslcert", "sslkey", "service", "passfile", "channel_binding"} {
+			if strings.Contains(config.Error(), hint) {
+				return "its " + hint + " cannot be used"
+			}
+		}
+	}
+	return "it is malformed"
+}
+
+func parseSQLite(raw string) (target, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return target{}, errors.New("store: sqlite URL is malformed (percent-encode what is special in the path)")
+	case u.Host != "":
+		return target{}, fmt.Errorf("store: sqlite://%s…: three slashes and an absolute path are needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db", u.Host)
+	case u.RawQuery != "" || u.Fragment != "":
+		return target{}, errors.New("store: a sqlite URL takes no parameters")
+	case !filepath.IsAbs(u.Path) || strings.HasSuffix(u.Path, "/"):
+		return target{}, errors.New("store: the absolute path of a file is needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db")
+	}
+	return target{scheme: "sqlite", raw: raw, path: filepath.Clean(u.Path)}, nil
 }
 
 func quoteScheme(s string) string {

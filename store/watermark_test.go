@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -78,18 +79,18 @@ func TestLongTransaction(t *testing.T) {
 	}
 	insert(t, other, "short")
 	f.sees(t, map[string]bool{"short": true, "long": false})
-	if f.Position.Last <= longID || len(f.Position.Open) != 1 || f.Position.Open[0] != longID {
+	if f.Position.Last <= longID || !slices.Contains(f.Position.Open, longID) { // others on the server have transactions too
 		t.Fatalf("position %+v, the open id is %d", f.Position, longID)
 	}
 	_, snap := f.sync(t)
-	if snap.Xmin != longID {
+	if snap.Xmin > longID {
 		t.Errorf("xmin %d: a follower by xmin would not be held up by %d", snap.Xmin, longID)
 	}
 	insert(t, other, "short too")
 	f.sees(t, map[string]bool{"short too": true, "long": false})
 	sql(t, long, "commit")
 	f.sees(t, map[string]bool{"long": true})
-	if len(f.Position.Open) != 0 {
+	if slices.Contains(f.Position.Open, longID) {
 		t.Errorf("still open: %v", f.Position.Open)
 	}
 	if n, _ := f.sync(t); n != 0 {

@@ -288,7 +288,7 @@ func feedCanceled(ctx context.Context, s FeedSubject) error {
 	cancel()
 	snap, err := s.Feed.Changes(gone, authz.Position{}, "n", func(authz.Row) {})
 	if err == nil || snap.Proves {
-		return fmt.Errorf("%+v, %v", snap, err)
+		return fmt.Errorf("%+v, error %w", snap, err)
 	}
 	// It works again for the next.
 	if _, err := s.Feed.Changes(ctx, authz.Position{}, "n", func(authz.Row) {}); err != nil {

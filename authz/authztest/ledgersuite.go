@@ -201,7 +201,7 @@ func ledgerAllOrNone(ctx context.Context, l authz.Ledger) error {
 	iss := issuerFor("allornone")
 	in := []authz.Revocation{of(authz.KindJTI, iss, "good"), of(authz.KindJTI, iss, ""), of(authz.KindJTI, iss, "good too")}
 	if _, err := l.Append(ctx, in); !errors.Is(err, authz.ErrInvalid) {
-		return fmt.Errorf("a batch with a bad one: %v", err)
+		return fmt.Errorf("a batch with a bad one: error %w", err)
 	}
 	lister, ok := l.(authz.Lister)
 	if !ok {
@@ -209,7 +209,7 @@ func ledgerAllOrNone(ctx context.Context, l authz.Ledger) error {
 	}
 	page, _, err := lister.List(ctx, authz.Filter{Issuer: iss})
 	if err != nil || len(page) != 0 {
-		return fmt.Errorf("a refused batch left %d behind, %v", len(page), err)
+		return fmt.Errorf("a refused batch left %d behind, error %w", len(page), err)
 	}
 	return nil
 }
@@ -317,7 +317,7 @@ func ledgerLarge(ctx context.Context, l authz.Ledger) error {
 func ledgerEmpty(ctx context.Context, l authz.Ledger) error {
 	got, err := l.Append(ctx, nil)
 	if err != nil || len(got) != 0 {
-		return fmt.Errorf("%v, %v", got, err)
+		return fmt.Errorf("%v, error %w", got, err)
 	}
 	return nil
 }
@@ -365,7 +365,7 @@ func ledgerCanceled(ctx context.Context, l authz.Ledger) error {
 	}
 	if lister, ok := l.(authz.Lister); ok {
 		if page, _, err := lister.List(ctx, authz.Filter{Issuer: in.Issuer}); err != nil || len(page) != 0 {
-			return fmt.Errorf("stored all the same: %d, %v", len(page), err)
+			return fmt.Errorf("stored all the same: %d, error %w", len(page), err)
 		}
 	}
 	return nil
@@ -491,7 +491,7 @@ func ledgerExpired(ctx context.Context, l authz.Ledger) error {
 	}
 	page, _, err := lister.List(ctx, authz.Filter{Issuer: iss, IncludeExpired: true})
 	if err != nil || len(page) != 2 {
-		return fmt.Errorf("with expired ones: %d, %v", len(page), err)
+		return fmt.Errorf("with expired ones: %d, error %w", len(page), err)
 	}
 	return nil
 }

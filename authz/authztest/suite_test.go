@@ -102,19 +102,19 @@ func TestLedgerSuiteCatches(t *testing.T) {
 		broken brokenLedger
 		caught string
 	}{
-		"no ID":               {brokenLedger{out: each(func(r *authz.Revocation) { r.ID = "" })}, "fills what was left out"},
-		"no expiry":           {brokenLedger{out: each(func(r *authz.Revocation) { r.ExpiresAt = time.Time{} })}, "fills what was left out"},
-		"short key expiry":    {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Now().Add(time.Hour) })}, "fills what was left out"},
-		"a new ID each time":  {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "is idempotent"},
-		"first expiry stays":  {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Unix(4e9, 0) })}, "keeps the later expiry"},
-		"one level":           {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "tells not_before levels apart"},
-		"whole seconds":       {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = r.NotBefore.Truncate(time.Second) })}, "never rounds to the lenient side"},
-		"case-blind":          {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ToLower(r.Value) })}, "keeps every text as it is"},
-		"trims":               {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.TrimSpace(r.Value) })}, "keeps every text as it is"},
-		"NUL stripped":        {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ReplaceAll(r.Value, "\x00", "") })}, "refuses what is malformed"},
-		"skips the bad":       {brokenLedger{in: dropInvalid}, "stores all or none"},
-		"error as unavailble": {brokenLedger{out: func(got []authz.Revocation, _ error) ([]authz.Revocation, error) { return got, nil }}, "refuses what is malformed"},
-		"reversed":            {brokenLedger{out: reversed}, "answers in the order asked, duplicates included"},
+		"no ID":                {brokenLedger{out: each(func(r *authz.Revocation) { r.ID = "" })}, "fills what was left out"},
+		"no expiry":            {brokenLedger{out: each(func(r *authz.Revocation) { r.ExpiresAt = time.Time{} })}, "fills what was left out"},
+		"short key expiry":     {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Now().Add(time.Hour) })}, "fills what was left out"},
+		"a new ID each time":   {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "is idempotent"},
+		"first expiry stays":   {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Unix(4e9, 0) })}, "keeps the later expiry"},
+		"one level":            {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "tells not_before levels apart"},
+		"whole seconds":        {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = r.NotBefore.Truncate(time.Second) })}, "never rounds to the lenient side"},
+		"case-blind":           {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ToLower(r.Value) })}, "keeps every text as it is"},
+		"trims":                {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.TrimSpace(r.Value) })}, "keeps every text as it is"},
+		"NUL stripped":         {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ReplaceAll(r.Value, "\x00", "") })}, "refuses what is malformed"},
+		"skips the bad":        {brokenLedger{in: dropInvalid}, "stores all or none"},
+		"error as unavailable": {brokenLedger{out: func(got []authz.Revocation, _ error) ([]authz.Revocation, error) { return got, nil }}, "refuses what is malformed"},
+		"reversed":             {brokenLedger{out: reversed}, "answers in the order asked, duplicates included"},
 		"loses half": {brokenLedger{in: func(in []authz.Revocation) []authz.Revocation { return in[:(len(in)+1)/2] }},
 			"takes large batches"},
 		"deaf to leaving": {brokenLedger{ctx: context.WithoutCancel}, "does not store for a caller who left"},
@@ -127,27 +127,27 @@ func TestLedgerSuiteCatches(t *testing.T) {
 		})
 	}
 	for name, b := range map[string]struct {
-		list   func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error)
+		list   func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error)
 		caught string
 	}{
-		"oldest first": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+		"oldest first": {func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error) {
 			page, next, err := m.List(ctx, f)
 			page, _ = reversed(page, nil)
 			return page, next, err
 		}, "lists newest first, page by page"},
-		"no cursor": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+		"no cursor": {func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error) {
 			page, _, err := m.List(ctx, f)
 			return page, "", err
 		}, "lists newest first, page by page"},
-		"filter ignored": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+		"filter ignored": {func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error) {
 			f.Kind = 0
 			return m.List(ctx, f)
 		}, "lists by filter"},
-		"expired shown": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+		"expired shown": {func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error) {
 			f.IncludeExpired = true
 			return m.List(ctx, f)
 		}, "hides expired ones unless asked"},
-		"bad page taken": {func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
+		"bad page taken": {func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error) {
 			f.Limit, f.After = 10, ""
 			return m.List(ctx, f)
 		}, "refuses a malformed page"},
@@ -161,11 +161,11 @@ func TestLedgerSuiteCatches(t *testing.T) {
 
 type brokenList struct {
 	*Memory
-	list func(m *Memory, ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error)
+	list func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error)
 }
 
 func (b brokenList) List(ctx context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
-	return b.list(b.Memory, ctx, f)
+	return b.list(ctx, b.Memory, f)
 }
 
 func reversed(got []authz.Revocation, err error) ([]authz.Revocation, error) {
@@ -189,20 +189,20 @@ func dropInvalid(in []authz.Revocation) []authz.Revocation {
 // brokenTier answers from the memory, wrongly.
 type brokenTier struct {
 	*Memory
-	lookup func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error)
+	lookup func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error)
 	name   string
 }
 
 func (b brokenTier) Name() string { return b.name }
 
 func (b brokenTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
-	return b.lookup(b.Memory, ctx, q)
+	return b.lookup(ctx, b.Memory, q)
 }
 
 func TestTierSuiteCatches(t *testing.T) {
 	t.Parallel()
-	with := func(f func(q *authz.Query)) func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) {
-		return func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	with := func(f func(q *authz.Query)) func(context.Context, *Memory, *authz.Query) (authz.Verdict, error) {
+		return func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 			c := *q
 			c.Keys = append([]authz.Key(nil), q.Keys...)
 			f(&c)
@@ -214,11 +214,11 @@ func TestTierSuiteCatches(t *testing.T) {
 		broken brokenTier
 		caught string
 	}{
-		"allows all": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) { return authz.NotRevoked, nil }},
+		"allows all": {brokenTier{lookup: func(context.Context, *Memory, *authz.Query) (authz.Verdict, error) { return authz.NotRevoked, nil }},
 			"each kind revokes what it names and nothing else"},
-		"denies all": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) { return authz.Revoked, nil }},
+		"denies all": {brokenTier{lookup: func(context.Context, *Memory, *authz.Query) (authz.Verdict, error) { return authz.Revoked, nil }},
 			"each kind revokes what it names and nothing else"},
-		"verdict with error": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) {
+		"verdict with error": {brokenTier{lookup: func(context.Context, *Memory, *authz.Query) (authz.Verdict, error) {
 			return authz.NotRevoked, authz.ErrUnavailable
 		}}, "issuers do not touch each other"},
 		"first key only":     {brokenTier{lookup: with(func(q *authz.Query) { q.Keys = q.Keys[:1] })}, "any of the keys"},
@@ -227,8 +227,8 @@ func TestTierSuiteCatches(t *testing.T) {
 		"iat earlier":        {brokenTier{lookup: with(func(q *authz.Query) { q.IssuedAt-- })}, "same second, missing iat"},
 		"missing iat is new": {brokenTier{lookup: with(newWithoutIat)}, "same second, missing iat"},
 		"expires early":      {brokenTier{lookup: expiresEarly}, "revokes until it expires"},
-		"answers those gone": {brokenTier{lookup: func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) { return authz.NotRevoked, nil }}, "a caller who left"},
-		"sorts the query": {brokenTier{lookup: func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+		"answers those gone": {brokenTier{lookup: func(context.Context, *Memory, *authz.Query) (authz.Verdict, error) { return authz.NotRevoked, nil }}, "a caller who left"},
+		"sorts the query": {brokenTier{lookup: func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 			q.Keys[0] = authz.Key{}
 			return m.Lookup(ctx, q)
 		}}, "does not touch the query"},
@@ -244,7 +244,7 @@ func TestTierSuiteCatches(t *testing.T) {
 	}
 	t.Run("one issuer for all", func(t *testing.T) {
 		m := &Memory{}
-		caught(t, memoryTier(m, brokenTier{Memory: m, lookup: func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+		caught(t, memoryTier(m, brokenTier{Memory: m, lookup: func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 			if len(m.rows) > 0 {
 				return authz.Revoked, nil
 			}
@@ -273,7 +273,7 @@ func newWithoutIat(q *authz.Query) {
 }
 
 // firstLevel looks at the first revocation of a key only.
-func firstLevel(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+func firstLevel(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 	if err := m.begin(ctx, "lookup"); err != nil {
 		return authz.Unknown, err
 	}
@@ -287,7 +287,7 @@ func firstLevel(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, 
 }
 
 // expiresEarly drops a revocation a second before its time.
-func expiresEarly(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+func expiresEarly(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 	if err := m.begin(ctx, "lookup"); err != nil {
 		return authz.Unknown, err
 	}
@@ -303,9 +303,9 @@ func expiresEarly(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict
 }
 
 // remembersMisses caches "not revoked" without a bound.
-func remembersMisses() func(*Memory, context.Context, *authz.Query) (authz.Verdict, error) {
+func remembersMisses() func(context.Context, *Memory, *authz.Query) (authz.Verdict, error) {
 	missed := map[authz.Key]bool{}
-	return func(m *Memory, ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	return func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 		m.mu.Lock()
 		known := missed[q.Keys[0]]
 		m.mu.Unlock()
@@ -367,7 +367,7 @@ func TestFeedSuiteCatches(t *testing.T) {
 		"seq > last":        {brokenFeed{ask: func(p *authz.Position) { p.Open = nil }}, "rows of ids that were open come later"},
 		"no extension": {brokenFeed{row: func(since authz.Position, _ *authz.Row) bool { return since.Last == 0 }},
 			"an expiry moved later comes again"},
-		"loses now and then": {brokenFeed{row: func(since authz.Position, r *authz.Row) bool { return since.Last == 0 || r.Key[0]%16 != 0 }},
+		"loses now and then": {brokenFeed{row: func(_ authz.Position, r *authz.Row) bool { return r.Key[0]%16 != 0 }},
 			"nothing is lost under concurrent writers"},
 		"epoch fixed":  {brokenFeed{snap: func(s *authz.Snapshot) { s.Epoch = "1" }}, "an epoch that was raised shows"},
 		"proof anyhow": {brokenFeed{deaf: true}, "a caller who left gets no snapshot"},
