@@ -66,15 +66,17 @@ func (a *api) keycloakAction(want string) http.HandlerFunc {
 	}
 }
 
-// keycloakRevocations: notBefore ends every token of the realm issued before
-// it (0 means that none is set), and keycloakSessionIds are the sid of tokens.
+// keycloakRevocations: notBefore ends every token of the realm issued up to
+// that second (0 means that none is set; Keycloak itself still takes tokens of
+// the very second, which "log everybody out" should not), and
+// keycloakSessionIds are the sid of tokens.
 // A not-before of one client ends the tokens of the realm's other clients as
 // well, because a revocation cannot name a client: too much rather than too little.
 func keycloakRevocations(claims map[string]any, issuer string, now time.Time) []authz.Revocation {
 	var out []authz.Revocation
 	action := strings.ToLower(strings.ReplaceAll(text(claims, "action"), "_", " "))
 	if at, ok := secondsOf(claims["notBefore"]); ok {
-		out = append(out, authz.Revocation{Kind: authz.KindIss, Issuer: issuer, NotBefore: time.Unix(min(at, now.Unix()+1), 0).UTC(), Reason: "Keycloak " + action})
+		out = append(out, authz.Revocation{Kind: authz.KindIss, Issuer: issuer, NotBefore: before(at, now), Reason: "Keycloak " + action})
 	}
 	if sessions, _ := claims["keycloakSessionIds"].([]any); len(sessions) > 0 {
 		for _, s := range sessions {

@@ -25,8 +25,6 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
-
 // provider is the running identity provider.
 type provider struct {
 	issuer string

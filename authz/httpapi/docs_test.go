@@ -1,0 +1,173 @@
+package httpapi
+
+import (
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func apiDoc(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/api.md")
+	require.NoError(t, err)
+	return string(text)
+}
+
+var fenced = regexp.MustCompile("(?s)```sh\n(.*?)```")
+
+// TestDocsCommands runs every command of docs/api.md, in order, and expects
+// the status that the comment behind it names.
+func TestDocsCommands(t *testing.T) {
+	t.Parallel()
+	draining := make(chan struct{})
+	close(draining) // so that wait=enforced does not wait
+	d := newDoors(t, func(o *Options) {
+		o.Config.TokenFile = secretFile(t, apiToken)
+		o.Config.Clients = []ClientConfig{{ID: "shop", SecretFile: secretFile(t, "a-client-secret-of-16")}}
+		o.Config.Keycloak.Issuer = issuerA
+		o.Issuers = []string{issuerA}
+		o.Draining = draining
+	})
+	variables := strings.NewReplacer(
+		"$API_TOKEN", apiToken, "$ACCESS_TOKEN", d.a.Mint(nil), "$LOGOUT_TOKEN", d.logoutToken(nil), "$SECURITY_EVENT", d.set(nil),
+		"$KEYCLOAK_NOT_BEFORE", d.action(claims{"action": actionNotBefore, "notBefore": ago(time.Minute)}), "$KEYCLOAK_LOGOUT", d.action(nil),
+		"$KEYCLOAK_TEST", d.action(claims{"action": actionTest}))
+	visited := map[string]bool{}
+	for _, block := range fenced.FindAllStringSubmatch(apiDoc(t), -1) {
+		for line := range strings.Lines(strings.ReplaceAll(block[1], "\\\n", " ")) {
+			command, want, ok := strings.Cut(strings.TrimSpace(line), " # ")
+			require.True(t, ok, "no expected status: %s", line)
+			status, err := strconv.Atoi(want)
+			require.NoError(t, err, line)
+			method, target, body, header := curl(t, words(t, command), variables)
+			if target == "/readyz" {
+				status = 503 // draining here
+			}
+			w := d.do(method, target, body, header...)
+			assert.Equal(t, status, w.Code, "%s\n%s", command, w.Body)
+			path, _, _ := strings.Cut(target, "?")
+			visited[path] = true
+		}
+	}
+	paths, _ := theDocument().at("paths")
+	for path := range paths.(map[string]any) {
+		assert.True(t, visited[path], "docs/api.md has no command for %s", path)
+	}
+}
+
+// words splits a command as a shell does, as far as the page needs it.
+func words(t *testing.T, s string) []string {
+	t.Helper()
+	var out []string
+	var word strings.Builder
+	quote, in := rune(0), false
+	for i, r := range s {
+		switch {
+		case quote == '"' && r == '\\', quote == '"' && i > 0 && s[i-1] == '\\':
+			if r == '"' {
+				word.WriteRune(r)
+			}
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote == 0 && (r == '\'' || r == '"'):
+			quote, in = r, true
+		case quote == 0 && r == ' ':
+			if in {
+				out = append(out, word.String())
+				word.Reset()
+			}
+			in = false
+		default:
+			word.WriteRune(r)
+			in = true
+		}
+	}
+	require.Zero(t, quote, "open quote: %s", s)
+	if in {
+		out = append(out, word.String())
+	}
+	return out
+}
+
+// curl understands the options that the page uses, and no others.
+func curl(t *testing.T, args []string, variables *strings.Replacer) (method, target, body string, header []string) {
+	t.Helper()
+	require.Equal(t, "curl", args[0])
+	method = "GET"
+	for i := 1; i < len(args); i++ {
+		next := func() string { i++; return variables.Replace(args[i]) }
+		switch arg := args[i]; arg {
+		case "-sS":
+		case "-H":
+			name, value, ok := strings.Cut(next(), ": ")
+			require.True(t, ok)
+			header = append(header, name, value)
+		case "-d", "--data-binary":
+			method, body = "POST", next()
+		case "--data-urlencode":
+			name, value, _ := strings.Cut(next(), "=")
+			method, body = "POST", formBody(name, value)
+			header = append(header, "Content-Type", formType)
+		case "-u":
+			id, secret, _ := strings.Cut(next(), ":")
+			r := httptest.NewRequest("GET", "/", nil)
+			r.SetBasicAuth(id, secret)
+			header = append(header, "Authorization", r.Header.Get("Authorization"))
+		default:
+			var ok bool
+			target, ok = strings.CutPrefix(arg, "http://127.0.0.1:9192")
+			require.True(t, ok, "unknown option %s", arg)
+		}
+	}
+	return method, target, body, header
+}
+
+// TestDocsComplete: the page names every setting, member, event and metric,
+// and its example of a configuration is a valid one.
+func TestDocsComplete(t *testing.T) {
+	t.Parallel()
+	text := apiDoc(t)
+	var stanza strings.Builder
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, "    "); ok {
+			stanza.WriteString(rest)
+		} else if stanza.Len() > 0 {
+			break
+		}
+	}
+	file := struct {
+		API Config `yaml:"api"`
+	}{DefaultConfig()}
+	require.NoError(t, yaml.NewDecoder(strings.NewReader(stanza.String()), yaml.DisallowUnknownField()).Decode(&file))
+	file.API.Validate(func(path, format string, args ...any) { t.Errorf("%s: "+format, append([]any{path}, args...)...) })
+	for _, of := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[ClientConfig](), reflect.TypeFor[LogoutConfig](), reflect.TypeFor[EventsConfig](), reflect.TypeFor[KeycloakConfig]()} {
+		for i := range of.NumField() {
+			assert.Contains(t, stanza.String(), of.Field(i).Tag.Get("yaml")+":", "setting")
+		}
+	}
+	members, _ := theDocument().at("components", "schemas", "Order", "properties")
+	for name := range members.(map[string]any) {
+		assert.Contains(t, text, "`"+name+"`", "member")
+	}
+	for uri := range effects {
+		assert.Contains(t, text, "`"+eventName(uri)+"`", "event")
+	}
+	families, err := newDoors(t, nil).metrics.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		assert.Contains(t, text, "`"+f.GetName()+"`", "metric")
+	}
+	for _, picture := range regexp.MustCompile(`\]\((images/[^)]+)\)`).FindAllStringSubmatch(text, -1) {
+		_, err := os.Stat("../../docs/" + picture[1])
+		assert.NoError(t, err)
+	}
+}

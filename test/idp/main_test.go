@@ -1,0 +1,11 @@
+//go:build idp || keycloak
+
+package idp
+
+import (
+	"testing"
+
+	"jwtbouncer/test/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
