@@ -334,6 +334,34 @@ func TestDiscoveryOfAnotherIssuerIsRefused(t *testing.T) {
 	}
 }
 
+// The key set may move: when it is not where discovery said, discovery is
+// asked again.
+func TestDiscoveryFollowsAMove(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		iss.FailDiscovery(&authztest.Fault{Body: `{"issuer":"https://issuer.test","jwks_uri":"https://issuer.test/gone.json"}`})
+		time.Sleep(2 * time.Hour) // discovery is believed for one
+		require.NotEmpty(t, v.Status()[0].Err)
+		iss.FailDiscovery(nil)
+		time.Sleep(time.Minute)
+		require.Empty(t, v.Status()[0].Err)
+	}, func(c *authz.IssuerConfig) { c.JWKS = "" })
+}
+
+// nbf is compared again when a remembered token is used: the clock may have
+// been set back since.
+func TestCurrentComparesTimes(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	v := newVerifier(t, iss)
+	now := time.Now().Unix()
+	token, err := v.Verify(t.Context(), iss.Mint(map[string]any{"nbf": now - 10}))
+	require.NoError(t, err)
+	require.True(t, v.Current(token, now))
+	require.False(t, v.Current(token, now-100))
+	require.False(t, v.Current(token, token.Expires))
+}
+
 func TestKeyMetrics(t *testing.T) {
 	t.Parallel()
 	iss := newIssuer(t)

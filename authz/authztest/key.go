@@ -76,6 +76,9 @@ func (k *Key) With(member string, value any) *Key {
 // Public returns the public half.
 func (k *Key) Public() crypto.PublicKey { return k.private.Public() }
 
+// Private returns the private half, for signatures Sign does not make.
+func (k *Key) Private() crypto.Signer { return k.private }
+
 // JWK renders the public half (RFC 7517, 7518 section 6, 8037).
 func (k *Key) JWK() map[string]any {
 	m := map[string]any{"use": "sig", "alg": k.Alg}

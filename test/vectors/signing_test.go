@@ -1,14 +1,18 @@
 package vectors
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"strconv"
 	"strings"
 
 	"jwtbouncer/authz/authztest"
@@ -29,6 +33,10 @@ func signer(directive string, k keys) (sign func([]byte) []byte, header string, 
 			fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":"JWT"}`, words[1], words[2]), err
 	}
 	key := k[words[0]]
+	if key != nil && len(words) == 3 && words[1] == "salt" {
+		length, err := strconv.Atoi(words[2])
+		return func(in []byte) []byte { return pss(key, in, length) }, fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":"JWT"}`, key.Alg, key.ID), err
+	}
 	if key == nil || (len(words) != 1 && (len(words) != 3 || words[1] != "as")) {
 		return nil, "", fmt.Errorf("sign: %q is not understood", directive)
 	}
@@ -42,6 +50,16 @@ func signer(directive string, k keys) (sign func([]byte) []byte, header string, 
 	}
 	b, err := json.Marshal(h)
 	return func(in []byte) []byte { return key.Sign(alg, in) }, string(b), err
+}
+
+// pss signs as PS256 does, but with another salt length than it fixes.
+func pss(k *authztest.Key, in []byte, salt int) []byte {
+	sum := sha256.Sum256(in)
+	sig, err := k.Private().Sign(rand.Reader, sum[:], &rsa.PSSOptions{SaltLength: salt, Hash: crypto.SHA256})
+	if err != nil {
+		panic(err)
+	}
+	return sig
 }
 
 // publicBytes are the forms of a public key that an attacker would try as an

@@ -49,7 +49,7 @@ var tokenDirectives = []string{
 	"payload",          // the payload's text; default see claims
 	"without",          // names of default claims to leave out, space separated
 	"with",             // members that replace default claims, as text: "exp": 0
-	"sign",             // "KEY [as ALG]" (default es), "nothing", or "hmac ALG KEY der|pem|jwk|modulus"
+	"sign",             // "KEY [as ALG]" (default es), "KEY salt LENGTH", "nothing", or "hmac ALG KEY der|pem|jwk|modulus"
 	"encode-header",    // see encodings; the signature is made over what comes out
 	"encode-payload",   //
 	"encode-signature", //
