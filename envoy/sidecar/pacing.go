@@ -67,7 +67,8 @@ func (p *pacer) adjust() (more bool) {
 // pace returns the GOGC with which a heap with so many live bytes is collected
 // at minHeap, or when it has doubled if that is later.
 func pace(live uint64) int {
-	live = max(live, minHeap/32)
+	// Go scales its own minimum, 4 MB, by GOGC, too.
+	live = max(live, 4<<20)
 	return max(100, int(minHeap*100/live)-100)
 }
 

@@ -9,7 +9,7 @@ import (
 func TestPace(t *testing.T) {
 	t.Parallel()
 	for live, want := range map[uint64]int{
-		0: 3100, minHeap / 32: 3100, minHeap / 8: 700, minHeap / 4: 300, minHeap / 2: 100, minHeap: 100, 100 * minHeap: 100,
+		0: 1500, minHeap / 16: 1500, minHeap / 8: 700, minHeap / 4: 300, minHeap / 2: 100, minHeap: 100, 100 * minHeap: 100,
 	} {
 		if got := pace(live); got != want {
 			t.Errorf("%d bytes live: GOGC %d, want %d", live, got, want)

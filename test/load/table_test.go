@@ -128,17 +128,3 @@ func micro(d time.Duration) string {
 	}
 	return fmt.Sprintf("%.2f ms", float64(d)/1e6)
 }
-
-// BenchmarkHot: tokens seen before, the product against servers that do less.
-func BenchmarkHot(b *testing.B) {
-	w := newWorld(b)
-	hot := InTurn(w.checks("RS256", "hot", 100))
-	contenders := []contender{
-		{"stock no-op", w.baseline(b, "noop"), hot},
-		{"transport floor", w.baseline(b, "floor"), hot},
-		{"jwt-bouncer, hot", w.product(b, "", "", ""), hot},
-	}
-	for b.Loop() {
-		b.Log("\n" + table("server", compare(b, contenders, 0, Load{Duration: *length, InFlight: 32})))
-	}
-}

@@ -69,6 +69,7 @@ type server struct {
 	target string
 	pid    int
 	http   string // of the product
+	stop   func() // ends it before the test does
 }
 
 func (s *server) driver(t testing.TB, connections int) *Driver {
@@ -138,17 +139,38 @@ func (w *world) needPostgres(t testing.TB) *harness.PG {
 }
 
 // product starts the real binary. store and redis as in its configuration;
-// empty: SQLite, and no Redis. more is further configuration, env is NAME=value.
-func (w *world) product(t testing.TB, store, redis, more string, env ...string) *server {
+// empty: SQLite, and no Redis. more is further configuration.
+func (w *world) product(t testing.TB, store, redis, more string) *server {
+	t.Helper()
+	return w.productAt(t, "", store, redis, more)
+}
+
+// productAt starts it with an address of its own, such as a Unix socket in a
+// directory made by harness.Dir.
+func (w *world) productAt(t testing.TB, grpc, store, redis, more string) *server {
+	t.Helper()
+	return w.start(t, grpc, store, redis, "", more)
+}
+
+// productWith starts it with further issuers, before the one of the checks.
+func (w *world) productWith(t testing.TB, issuers string) *server {
+	t.Helper()
+	return w.start(t, "", "", "", issuers, "")
+}
+
+func (w *world) start(t testing.TB, grpc, store, redis, issuers, more string) *server {
 	t.Helper()
 	dir := harness.Dir(t)
 	if store == "" {
 		store = "sqlite://" + filepath.Join(dir, "revocations.db")
 	}
-	config := fmt.Sprintf("issuers:\n- {issuer: https://issuer.example.com, audiences: [api], jwks: %s}\nstore: %q\n", w.jwks, store)
+	config := fmt.Sprintf("issuers:\n%s- {issuer: https://issuer.example.com, audiences: [api], jwks: %s}\nstore: %q\n", issuers, w.jwks, store)
 	if redis != "" {
 		config += fmt.Sprintf("redis: %q\n", redis)
 	}
-	b := harness.Bouncer(t, config+more, harness.BouncerOptions{Plain: true, Dir: dir, Env: env})
-	return &server{name: "product", target: strings.Replace(b.GRPC, "unix:///", "unix:/", 1), pid: b.PID(), http: b.HTTP}
+	b := harness.Bouncer(t, config+more, harness.BouncerOptions{Plain: true, Dir: dir, GRPC: grpc})
+	return &server{
+		name: "product", target: b.GRPC, pid: b.PID(), http: b.HTTP,
+		stop: func() { b.Process.Stop(syscall.SIGTERM, 12*time.Second) },
+	}
 }

@@ -1,0 +1,135 @@
+package envoy
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"jwtbouncer/authz"
+)
+
+// realistic is a request with 16 headers and a token of 766 bytes.
+func realistic(t testing.TB) []byte {
+	return marshal(t, checkRequest(map[string]string{
+		":authority": "shop.example.com", ":method": "GET", ":path": "/api/v1/orders/48213?expand=items", ":scheme": "https",
+		"accept": "application/json, text/plain, */*", "accept-encoding": "gzip, deflate, br, zstd", "accept-language": "en-GB,en;q=0.9,de;q=0.8",
+		"authorization": "Bearer " + strings.Repeat("x", 766), "cookie": "theme=dark; consent=1", "referer": "https://shop.example.com/orders",
+		"sec-fetch-mode": "cors", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "user-agent": "Mozilla/5.0 (X11; Linux x86_64)",
+		"x-forwarded-for": "203.0.113.77", "x-forwarded-proto": "https", "x-request-id": "6f1c2d3e-4b5a-6978-8a9b-acbdcedf0011",
+	}))
+}
+
+func costServer(t testing.TB, d authz.Decision) *Server {
+	t.Helper()
+	cfg := testConfig()
+	cfg.DecisionLog.Decisions = logNone
+	s, err := NewServer(decide(d), cfg, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Drain(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func allowed() authz.Decision {
+	return authz.Decision{Reason: authz.ReasonAllowed, Token: testToken(), Credential: authz.Credential{Source: "authorization"}}
+}
+
+// stock is what every server with the generated types does, and nothing else.
+func stock(t testing.TB, wire []byte) {
+	var req authv3.CheckRequest
+	if err := proto.Unmarshal(wire, &req); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := proto.Marshal(&authv3.CheckResponse{Status: &rpcstatus.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Allocations are counted, not timed: they do not depend on the machine. Not
+// parallel, because other tests' would be counted with them.
+func TestAllocations(t *testing.T) {
+	wire := realistic(t)
+	allow, deny := costServer(t, allowed()), costServer(t, authz.Decision{Reason: authz.ReasonBadSignature})
+	var d requestDecoder
+	ctx := context.Background()
+	for _, c := range []struct {
+		name string
+		most float64
+		run  func()
+	}{
+		{"decode", 0, func() { d.reset(); _ = d.decode(wire) }},
+		{"check, allowed", 1, func() { allow.answer(ctx, wire) }}, // its context
+		{"check, denied", 1, func() { deny.answer(ctx, wire) }},
+	} {
+		if got := testing.AllocsPerRun(200, c.run); got > c.most {
+			t.Errorf("%s: %.0f allocations, at most %.0f are right", c.name, got, c.most)
+		}
+	}
+	if ours, theirs := testing.AllocsPerRun(200, func() { allow.answer(ctx, wire) }), testing.AllocsPerRun(200, func() { stock(t, wire) }); ours*10 > theirs {
+		t.Errorf("a whole check makes %.0f allocations, the generated types alone %.0f: a tenth is the limit", ours, theirs)
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	wire := realistic(b)
+	var d requestDecoder
+	b.ReportAllocs()
+	for b.Loop() {
+		d.reset()
+		if err := d.decode(wire); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDecodeOfficial(b *testing.B) {
+	wire := realistic(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		var m authv3.CheckRequest
+		if err := proto.Unmarshal(wire, &m); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkCheck is everything between the transport's two ends but the
+// Authorizer.
+func BenchmarkCheck(b *testing.B) {
+	for name, d := range map[string]authz.Decision{"allowed": allowed(), "denied": {Reason: authz.ReasonRevoked}} {
+		b.Run(name, func(b *testing.B) {
+			s, wire, ctx := costServer(b, d), realistic(b), context.Background()
+			b.ReportAllocs()
+			for b.Loop() {
+				s.answer(ctx, wire)
+			}
+		})
+	}
+}
+
+func BenchmarkStock(b *testing.B) {
+	wire := realistic(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		stock(b, wire)
+	}
+}
+
+func BenchmarkEncodeAllow(b *testing.B) {
+	id, token, req := identityOf(b, DefaultConfig().Headers), testToken(), &authz.Request{}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := id.allowed(token, authz.Credential{Source: "authorization"}, req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package load
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/test/harness"
+)
+
+var (
+	report      = flag.String("load.report", "", "Markdown file whose generated part is written anew, with plots beside it; empty: the log only")
+	only        = flag.String("load.only", "", "sections to measure, separated by commas; empty: all")
+	revocations = flag.Int("load.revocations", 1_000_000, "live revocations in the replica of the rows that say so")
+)
+
+// section is a part of the report.
+type section struct {
+	name  string
+	write func(b *testing.B, w *world) string
+}
+
+var sections = []section{
+	{"hot", hotSection},
+	{"half", halfSection},
+	{"cold", coldSection},
+	{"mixes", mixesSection},
+	{"calls", callsSection},
+	{"envoy", envoySection},
+	{"growth", growthSection},
+}
+
+// BenchmarkReport measures everything side by side. `make bench-load` runs it.
+func BenchmarkReport(b *testing.B) {
+	for b.Loop() {
+		for _, s := range sections {
+			if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
+				continue
+			}
+			b.Run(s.name, func(b *testing.B) {
+				for b.Loop() {
+					text := s.write(b, newWorld(b))
+					b.Log("\n" + text)
+					if *report != "" {
+						splice(b, *report, s.name, text)
+					}
+				}
+			})
+		}
+	}
+}
+
+// splice replaces what stands between the section's markers.
+func splice(t testing.TB, file, name, text string) {
+	t.Helper()
+	old, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, end := "<!-- measured: "+name+" -->\n", "<!-- end: "+name+" -->"
+	before, rest, ok := strings.Cut(string(old), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no section %q", file, name)
+	}
+	stamp := fmt.Sprintf("*%d CPUs, %s, %d rounds of %s, medians; load average before: %s.*\n\n", runtime.NumCPU(), runtime.Version(), *rounds, *length, loadAverage())
+	if err := os.WriteFile(file, []byte(before+begin+stamp+text+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func loadAverage() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Fields(string(text))[0]
+}
+
+func closed() Load { return Load{Duration: *length, InFlight: 32} }
+
+// hotSection: the product on tokens it has seen, against servers that do less.
+func hotSection(b *testing.B, w *world) string {
+	hot := InTurn(w.checks("RS256", "hot", 100))
+	rows := compare(b, []contender{
+		{"stock no-op (generated types, does nothing)", w.baseline(b, "noop"), hot},
+		{"transport floor (nothing decoded, constant answer)", w.baseline(b, "floor"), hot},
+		{"**jwt-bouncer**, token seen before", w.product(b, "", "", ""), hot},
+		{"verify only (jwx, RS256), every time", w.baseline(b, "verify"), hot},
+		{"verify + Redis GET", w.baseline(b, "redis"), hot},
+		{"verify + Postgres SELECT", w.baseline(b, "postgres"), hot},
+	}, 0, closed())
+	plot(b, "performance-cpu.svg", "server CPU per check, µs (less is better)", rows, func(r row) float64 { return float64(r.cpu) / 1e3 })
+	return table("32 in flight, 4 connections", rows)
+}
+
+// halfSection: latency at half of what the no-op server can do.
+func halfSection(b *testing.B, w *world) string {
+	hot := InTurn(w.checks("RS256", "half", 100))
+	noop, product := w.baseline(b, "noop"), w.product(b, "", "", "")
+	full := compare(b, []contender{{"no-op", noop, hot}}, 0, closed())[0].perSecond
+	l := closed()
+	l.InFlight, l.Rate = 128, math.Round(full/2)
+	rows := compare(b, []contender{{"stock no-op", noop, hot}, {"**jwt-bouncer**, token seen before", product, hot}}, 0, l)
+	return fmt.Sprintf("Open loop at %.0f checks/s, half of what the no-op server did at most.\n\n", l.Rate) + table("half load", rows)
+}
+
+// coldSection: tokens never seen before. Each round has a new process.
+func coldSection(b *testing.B, w *world) string {
+	var rows []row
+	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
+		const n = 8000
+		checks := w.checks(alg, "cold", n)
+		verify := w.baseline(b, "verify")
+		var samples [2][]sample
+		for range *rounds {
+			l := Load{Duration: time.Minute, Checks: n, InFlight: 32, Source: InTurn(checks)}
+			samples[0] = append(samples[0], measure(b, verify, verify.driver(b, 4), l))
+			fresh := w.product(b, "", "", "")
+			d := fresh.driver(b, 4)
+			samples[1] = append(samples[1], measure(b, fresh, d, l))
+			fresh.stop()
+		}
+		var ratios []float64
+		for r := range samples[0] {
+			ratios = append(ratios, float64(samples[1][r].cpu)/float64(samples[0][r].cpu))
+		}
+		slices.Sort(ratios)
+		rows = append(rows,
+			row{name: "verify only, " + alg, sample: median(samples[0]), ratio: 1},
+			row{name: "**jwt-bouncer**, " + alg + ", every token new", sample: median(samples[1]), ratio: ratios[len(ratios)/2]})
+	}
+	return table("every token new", rows)
+}
+
+// revoke puts n revocations of jti PREFIX-0 … into the database.
+func revoke(t testing.TB, pg *harness.PG, prefix string, n int) {
+	t.Helper()
+	pg.Exec(t, `insert into authz.revocations (kind, iss, value, expires_at)
+		select 1, 'https://issuer.example.com', $1::text || '-' || i, now() + interval '2 hours' from generate_series(0, $2::int - 1) i`, prefix, n)
+}
+
+// mixesSection: what tokens look like in life.
+func mixesSection(b *testing.B, w *world) string {
+	pg := w.needPostgres(b)
+	first := w.product(b, pg.URL, "", "") // makes the schema
+	first.stop()
+	hot := w.checks("ES256", "hot", 100)
+	wide := w.checks("ES256", "wide", 100_000)
+	one, half := w.checks("ES256", "one", 1000), w.checks("ES256", "half", 1000)
+	revoke(b, pg, "filler", *revocations)
+	revoke(b, pg, "one", 10)
+	revoke(b, pg, "half", 500)
+	for i := range 10 {
+		one[i].Allow = false
+	}
+	for i := range 500 {
+		half[i].Allow = false
+	}
+	empty, full := w.product(b, "", "", ""), w.product(b, pg.URL, "", "")
+	live := fmt.Sprintf("%d live revocations", *revocations)
+	return table("ES256", compare(b, []contender{
+		{"100 tokens", empty, InTurn(hot)},
+		{"100 000 tokens, Zipf, many of them new", empty, Zipf(wide, 1)},
+		{"100 tokens, " + live, full, InTurn(hot)},
+		{"1 % revoked, " + live, full, InTurn(one)},
+		{"50 % revoked, " + live, full, InTurn(half)},
+	}, 0, closed()))
+}
+
+// callsSection: what the sidecar asks of Redis and Postgres while it is asked.
+func callsSection(b *testing.B, w *world) string {
+	pg, rd := w.needPostgres(b), w.needRedis(b)
+	s := w.product(b, pg.URL, rd.URL, "")
+	d := s.driver(b, 4)
+	l := closed()
+	l.Duration, l.Source = 10*time.Second, InTurn(w.checks("ES256", "calls", 5000))
+	conn := pg.Connect(b)
+	statements := func() (n int64) {
+		if err := conn.QueryRow(b.Context(), "select xact_commit + xact_rollback from pg_stat_database where datname = $1", pg.Database).Scan(&n); err != nil {
+			b.Fatal(err)
+		}
+		return n
+	}
+	commands := func() (n int64) {
+		text, _ := rd.Do(b, "info", "stats").(string)
+		_, rest, _ := strings.Cut(text, "total_commands_processed:")
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			b.Fatal(err)
+		}
+		return n
+	}
+	pgBefore, redisBefore := statements(), commands()
+	r := d.Run(context.Background(), l)
+	if r.Wrong != 0 || r.Errors != 0 {
+		b.Fatalf("%d wrong, %d errors", r.Wrong, r.Errors)
+	}
+	time.Sleep(time.Second) // Postgres reports its statistics with delay
+	pgCalls, redisCalls := statements()-pgBefore, commands()-redisBefore
+	million := func(n int64) float64 { return float64(n) * 1e6 / float64(r.Checks) }
+	return fmt.Sprintf("%d checks in %s, replica mode, Redis and Postgres connected: %d Postgres transactions and %d Redis commands, those of this measurement included. "+
+		"That is %.0f and %.0f per million checks; they come with time (a sync every 2 s, PINGs), not with checks.\n",
+		r.Checks, r.Elapsed.Round(time.Second), pgCalls, redisCalls, million(pgCalls), million(redisCalls))
+}
