@@ -85,11 +85,11 @@ test-short: ## the tests that need no server, without the race detector
 
 .PHONY: bench
 bench: ## Go benchmarks with allocations
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v /test/load)
 
 .PHONY: bench-load
-bench-load: tools ## the product and its baselines side by side, into docs/performance.md
-	$(GO) run ./test/load
+bench-load: tools ## the product and its baselines side by side, into docs/performance.md (LOAD: flags, such as -load.only=hot)
+	$(GO) test ./test/load -run '^$$' -bench Report -benchtime 1x -timeout 2h -v -load.report $(CURDIR)/docs/performance.md $(LOAD)
 
 # One fuzz target at a time, for FUZZTIME each.
 FUZZTIME ?= 10s
