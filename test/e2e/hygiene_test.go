@@ -50,11 +50,16 @@ func (byPath) Authorize(_ context.Context, req *authz.Request) authz.Decision {
 
 func serveByPath(t *testing.T, address string, forward bool) string {
 	t.Helper()
+	return serve(t, byPath{}, address, forward)
+}
+
+func serve(t *testing.T, a envoy.Authorizer, address string, forward bool) string {
+	t.Helper()
 	cfg := envoy.DefaultConfig()
 	cfg.Listen.GRPC = address
 	cfg.Headers.Claims = map[string]string{"x-jwt-sub": "sub", "x-jwt-groups": "groups", "x-jwt-none": "none"}
 	cfg.Headers.ForwardAuthorization = forward
-	s, err := envoy.NewServer(byPath{}, cfg, envoy.Options{})
+	s, err := envoy.NewServer(a, cfg, envoy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,6 +229,44 @@ func TestDenialsThroughSampleConfig(t *testing.T) {
 		for name, n := range front.Stats(t, "ext_authz") {
 			if strings.HasSuffix(name, "ext_authz.error") && n != 0 {
 				t.Errorf("%s: %d errors", name, n)
+			}
+		}
+	}
+}
+
+// noVerifier fails the test when it is asked: a request with two credentials
+// is refused before any is looked at.
+type noVerifier struct{ t *testing.T }
+
+var _ authz.Verifier = noVerifier{}
+
+func (v noVerifier) Verify(context.Context, string) (*authz.Token, error) {
+	v.t.Error("a token was verified")
+	return nil, &authz.Failure{Reason: authz.ReasonInternal}
+}
+
+func (noVerifier) Current(*authz.Token, int64) bool { return false }
+
+func TestTwoAuthorizationHeadersThroughEnvoy(t *testing.T) {
+	t.Parallel()
+	policy, err := authz.CompilePolicy(nil, authz.PolicyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := serve(t, authz.NewAuthorizer(noVerifier{t}, nil, authz.NewChain(nil), policy, authz.SystemClock{}), "127.0.0.1:0", true)
+	upstream := harness.Upstream(t)
+	for name, extra := range map[string]string{"joined headers": "", "raw headers": "encode_raw_headers: true"} {
+		front := harness.NewFront(t, service, upstream.Addr, harness.FrontOptions{Extra: extra, FailureModeAllow: true})
+		for _, values := range [][]string{
+			{"Bearer a.b.c", "Bearer d.e.f"}, {"Bearer a.b.c", "Bearer a.b.c"}, {"Bearer a.b.c,Bearer d.e.f"}, {"Basic eA==, Bearer d.e.f"},
+		} {
+			var header []string
+			for _, v := range values {
+				header = append(header, "Authorization", v)
+			}
+			r := front.Get(t, header...)
+			if r.Status != 400 || r.Upstream != nil || !strings.Contains(r.Header.Get("Www-Authenticate"), `error="invalid_request"`) {
+				t.Errorf("%s: %q: %d %q", name, values, r.Status, r.Header)
 			}
 		}
 	}
