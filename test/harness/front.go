@@ -128,10 +128,16 @@ func (f *Front) Bearer(t testing.TB, token string) Reply {
 
 // Do sends a request with header fields given as pairs.
 func (f *Front) Do(ctx context.Context, method, path string, header ...string) (Reply, error) {
+	return f.DoAs(ctx, "", method, path, header...)
+}
+
+// DoAs is Do with another Host; empty: Envoy's address.
+func (f *Front) DoAs(ctx context.Context, host, method, path string, header ...string) (Reply, error) {
 	req, err := http.NewRequestWithContext(ctx, method, f.URL+path, nil)
 	if err != nil {
 		return Reply{}, err
 	}
+	req.Host = host
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header[http.CanonicalHeaderKey(header[i])] = append(req.Header[http.CanonicalHeaderKey(header[i])], header[i+1])
 	}

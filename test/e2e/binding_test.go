@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+
+func hash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return b64(sum[:])
+}
+
+// prover holds a key and makes DPoP proofs with it.
+type prover struct {
+	key *authztest.Key
+	jwk map[string]any
+}
+
+func newProver() *prover {
+	p := &prover{key: authztest.NewKey("ES256")}
+	p.jwk = p.key.JWK()
+	for _, member := range []string{"use", "alg", "kid"} {
+		delete(p.jwk, member)
+	}
+	return p
+}
+
+// thumbprint is RFC 7638's; Go sorts the members, as it demands.
+func (p *prover) thumbprint() string {
+	text, _ := json.Marshal(p.jwk)
+	return hash(string(text))
+}
+
+func (p *prover) proof(method, url, token string, change map[string]any) string {
+	claims := map[string]any{"jti": rand.Text(), "htm": method, "htu": url, "iat": time.Now().Unix(), "ath": hash(token)}
+	for k, v := range change {
+		claims[k] = v
+	}
+	head, _ := json.Marshal(map[string]any{"typ": "dpop+jwt", "alg": "ES256", "jwk": p.jwk})
+	body, _ := json.Marshal(claims)
+	input := b64(head) + "." + b64(body)
+	return input + "." + b64(p.key.Sign("ES256", []byte(input)))
+}
+
+// DPoP through real Envoys, two sidecars and one Redis: the holder gets in, a
+// thief does not, and a proof is good once in the whole fleet.
+func TestDPoP(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{Redis: true, Sidecars: 2, Config: `
+binding: {dpop: {max_age: 60s}}
+routes:
+  - {name: needed, match: {paths: [{prefix: /payments}]}, require: dpop}
+  - {name: rest}
+`})
+	holder, thief := newProver(), newProver()
+	token := r.Token(map[string]any{"cnf": map[string]any{"jkt": holder.thumbprint()}})
+	plain := r.Token(nil)
+	url := r.Front.URL + "/"
+	used := holder.proof("GET", url, token, nil)
+	const bad, unbound = "invalid_dpop_proof", `error="invalid_token"`
+	for _, c := range []struct {
+		name, path, scheme, token string
+		proofs                    []string
+		status                    int
+		challenge                 string
+	}{
+		{"as a bearer token", "/", "Bearer", token, nil, 401, "DPoP realm"},
+		{"as a bearer token with a proof", "/", "Bearer", token, []string{holder.proof("GET", url, token, nil)}, 401, "DPoP realm"},
+		{"without a proof", "/", "DPoP", token, nil, 401, bad},
+		{"with its proof", "/", "DPoP", token, []string{used}, 200, ""},
+		{"with it again", "/", "DPoP", token, []string{used}, 401, bad},
+		{"with another", "/?page=2", "DPoP", token, []string{holder.proof("GET", url, token, nil)}, 200, ""},
+		{"with two", "/", "DPoP", token, []string{holder.proof("GET", url, token, nil), holder.proof("GET", url, token, nil)}, 401, bad},
+		{"a thief's key", "/", "DPoP", token, []string{thief.proof("GET", url, token, nil)}, 401, bad},
+		{"for another method", "/", "DPoP", token, []string{holder.proof("POST", url, token, nil)}, 401, bad},
+		{"for another path", "/", "DPoP", token, []string{holder.proof("GET", url+"x", token, nil)}, 401, bad},
+		{"for another host", "/", "DPoP", token, []string{holder.proof("GET", "https://elsewhere.example/", token, nil)}, 401, bad},
+		{"for another token", "/", "DPoP", token, []string{holder.proof("GET", url, plain, nil)}, 401, bad},
+		{"an old one", "/", "DPoP", token, []string{holder.proof("GET", url, token, map[string]any{"iat": time.Now().Add(-5 * time.Minute).Unix()})}, 401, bad},
+		{"unbound with DPoP", "/", "DPoP", plain, []string{holder.proof("GET", url, plain, nil)}, 401, unbound},
+		{"unbound", "/", "Bearer", plain, nil, 200, ""},
+		{"unbound where DPoP is needed", "/payments", "Bearer", plain, nil, 401, "DPoP realm"},
+		{"bound where DPoP is needed", "/payments", "DPoP", token, []string{holder.proof("GET", url+"payments", token, nil)}, 200, ""},
+	} {
+		header := []string{"Authorization", c.scheme + " " + c.token}
+		for _, p := range c.proofs {
+			header = append(header, "DPoP", p)
+		}
+		reply, err := r.Front.Do(t.Context(), "GET", c.path, header...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.Status != c.status || !strings.Contains(reply.Header.Get("Www-Authenticate"), c.challenge) {
+			t.Errorf("%s: %d %q, want %d and %q", c.name, reply.Status, reply.Header.Get("Www-Authenticate"), c.status, c.challenge)
+		}
+	}
+	if reply, err := r.Front.Do(t.Context(), "GET", "/payments"); err != nil || reply.Status != 401 || !strings.HasPrefix(reply.Header.Get("Www-Authenticate"), "DPoP ") {
+		t.Errorf("no credential where DPoP is needed: %d %v %v", reply.Status, reply.Header, err)
+	}
+	// The same proof at the other sidecar, as a client with the same Host.
+	other, err := r.Fronts[1].DoAs(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), "GET", "/", "Authorization", "DPoP "+token, "DPoP", used)
+	if err != nil || other.Status != 401 || !strings.Contains(other.Header.Get("Www-Authenticate"), bad) {
+		t.Errorf("a used proof at another sidecar: %d %v", other.Status, err)
+	}
+	fresh := holder.proof("GET", url, token, nil)
+	if other, err = r.Fronts[1].DoAs(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), "GET", "/", "Authorization", "DPoP "+token, "DPoP", fresh); err != nil || other.Status != 200 {
+		t.Errorf("a fresh proof at the other sidecar: %d %v", other.Status, err)
+	}
+	// Whether a proof is new cannot be told without Redis: that is no allow.
+	r.Redis.Stop()
+	reply, err := r.Front.Do(t.Context(), "GET", "/", "Authorization", "DPoP "+token, "DPoP", holder.proof("GET", url, token, nil))
+	if err != nil || reply.Status != 503 {
+		t.Errorf("Redis away: %d %v", reply.Status, err)
+	}
+	if reply, err = r.Front.Do(t.Context(), "GET", "/", "Authorization", "Bearer "+plain); err != nil || reply.Status != 200 {
+		t.Errorf("Redis away, unbound token: %d %v", reply.Status, err)
+	}
+}
+
+// selfSigned makes a key pair with a certificate.
+func selfSigned(t *testing.T, name string) (cert tls.Certificate, certPEM, keyPEM string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certPEM = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	keyPEM = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}, certPEM, keyPEM
+}
+
+// A token bound to a client certificate is good on connections with that
+// certificate only, as Envoy reports it.
+func TestCertificateBoundToken(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "routes:\n  - {name: needed, match: {paths: [{prefix: /bank}]}, require: mtls}\n  - {name: rest}\n"})
+	_, serverPEM, serverKey := selfSigned(t, "front")
+	mine, minePEM, _ := selfSigned(t, "mine")
+	theirs, theirsPEM, _ := selfSigned(t, "theirs")
+	inline := func(s string) string { text, _ := json.Marshal(s); return string(text) }
+	host, port, _ := net.SplitHostPort(r.Bouncer.GRPC)
+	upHost, upPort, _ := net.SplitHostPort(r.Upstream.Addr)
+	e := harness.Envoy(t, fmt.Sprintf(`
+static_resources:
+  listeners:
+  - name: tls
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: false
+          common_tls_context:
+            tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}]
+            validation_context: {trusted_ca: {inline_string: %s}}
+      filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: upstream}}]}]}
+          http_filters:
+          - name: envoy.filters.http.ext_authz
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, include_peer_certificate: true, grpc_service: {envoy_grpc: {cluster_name: authz}, timeout: 5s}}
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+  clusters:
+  - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}}
+  - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}, typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}}
+`, inline(serverPEM), inline(serverKey), inline(minePEM+theirsPEM), upHost, upPort, host, port))
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(serverPEM))
+	bound := r.Token(map[string]any{"cnf": map[string]any{"x5t#S256": hash(string(mine.Certificate[0]))}})
+	plain := r.Token(nil)
+	forged := "Hash=" + fmt.Sprintf("%x", sha256.Sum256(mine.Certificate[0]))
+	for _, c := range []struct {
+		name, path, token string
+		cert              *tls.Certificate
+		header            string
+		want              int
+	}{
+		{"the right certificate", "/", bound, &mine, "", 200},
+		{"another certificate", "/", bound, &theirs, "", 401},
+		{"no certificate", "/", bound, nil, "", 401},
+		{"another, and a header that claims the right one", "/", bound, &theirs, forged, 401},
+		{"no certificate, and such a header", "/", bound, nil, forged, 401},
+		{"unbound token", "/", plain, &theirs, "", 200},
+		{"unbound token where a certificate is needed", "/bank", plain, &mine, "", 401},
+		{"bound token where a certificate is needed", "/bank", bound, &mine, "", 200},
+	} {
+		config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+		if c.cert != nil {
+			config.Certificates = []tls.Certificate{*c.cert}
+		}
+		client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+e.Addr("tls")+c.path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+c.token)
+		if c.header != "" {
+			req.Header.Set("X-Forwarded-Client-Cert", c.header)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(c.name, err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != c.want {
+			t.Errorf("%s: %d, want %d (%s)", c.name, resp.StatusCode, c.want, resp.Header.Get("Www-Authenticate"))
+		}
+	}
+}

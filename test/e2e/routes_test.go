@@ -1,0 +1,312 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+// rawUpstream is a server that takes any request line there is, and keeps it.
+type rawUpstream struct {
+	addr string
+	mu   sync.Mutex
+	seen []string // request lines and header lines of each request
+}
+
+func newRawUpstream(t *testing.T) *rawUpstream {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &rawUpstream{addr: l.Addr().String()}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { u.serve(c) })
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
+	return u
+}
+
+func (u *rawUpstream) serve(c net.Conn) {
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	var head strings.Builder
+	r := bufio.NewReader(c)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		if strings.TrimSpace(line) == "" {
+			break
+		}
+		head.WriteString(strings.TrimRight(line, "\r\n") + "\n")
+	}
+	u.mu.Lock()
+	u.seen = append(u.seen, head.String())
+	u.mu.Unlock()
+	_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+// take returns what has arrived since the last call.
+func (u *rawUpstream) take() []string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	seen := u.seen
+	u.seen = nil
+	return seen
+}
+
+// rawRequest writes the request line as it is and returns the status.
+func rawRequest(t *testing.T, addr, method, target string, header ...string) int {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	text := method + " " + target + " HTTP/1.1\r\nHost: api.example\r\nConnection: close\r\n"
+	for i := 0; i+1 < len(header); i += 2 {
+		text += header[i] + ": " + header[i+1] + "\r\n"
+	}
+	if _, err := io.WriteString(c, text+"\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0 // Envoy hung up on what is no HTTP
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode
+}
+
+// plainFront is an Envoy that passes paths on as they come, or normalises them.
+func plainFront(t *testing.T, authz, upstream string, normalise bool) string {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(authz)
+	upHost, upPort, _ := net.SplitHostPort(upstream)
+	e := harness.Envoy(t, fmt.Sprintf(`
+static_resources:
+  listeners:
+  - name: front
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          normalize_path: %[1]t
+          merge_slashes: %[1]t
+          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: upstream}}]}]}
+          http_filters:
+          - name: envoy.filters.http.ext_authz
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, encode_raw_headers: true, grpc_service: {envoy_grpc: {cluster_name: authz}, timeout: 5s}}
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+  clusters:
+  - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %[4]s, port_value: %[5]s}}}}]}]}}
+  - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %[2]s, port_value: %[3]s}}}}]}]}, typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}}
+`, normalise, host, port, upHost, upPort))
+	return e.Addr("front")
+}
+
+const tricksRoutes = `
+routes:
+  - {name: public, public: true, match: {paths: [{prefix: /public}, {exact: /healthz}]}}
+  - {name: admin, match: {paths: [{prefix: /admin}]}, scopes: [admin]}
+  - {name: rest}
+`
+
+// No way of writing a path gets an anonymous request out of the public routes,
+// or a common token past the stricter route: with an Envoy that normalises
+// paths and with one that does not.
+func TestPathTricks(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: tricksRoutes + "headers: {claims: {x-jwt-sub: sub}}\n"})
+	upstream := newRawUpstream(t)
+	token := "Bearer " + r.Token(nil)
+	tricks := []string{
+		"/public/../admin", "/public/./../admin", "/public/%2e%2e/admin", "/public/%2E%2e/admin", "/public/.%2e/admin", "/public/..%2fadmin", "/public/..%2Fadmin",
+		"/public%2f..%2fadmin", "/public/%2e%2e%2fadmin", "/public/..;/admin", "/public/..;x=y/admin", "/public;/../admin", "/public/x;y=/../../admin",
+		`/public/..\admin`, `/public\..\admin`, "/public/..%5cadmin", "/public/%5c../admin", "/public//../admin", "/public/x//../../admin", "//admin", "//public/../admin", "///admin",
+		"/public/%252e%252e/admin", "/public/%252e%252e%252fadmin", "/public/%25%32%65%25%32%65/admin", "/public/%00/../admin", "/public/..%00/admin", "/public/%0d%0aX:y/../admin",
+		"/public#/../../admin", "/public/%23/../../admin", "/public/%3f/../../admin", "/public/%3f/..%2f../admin", "/public/%c0%ae%c0%ae/admin", "/public/%c0%2e%c0%2e/admin", "/public/%e0%80%ae./admin", "/public/..%c0%afadmin",
+		"/public/%ef%bc%8e%ef%bc%8e/admin", "/public/..%ef%bc%8fadmin", "/public/%u002e%u002e/admin", "/public/%%32%65%%32%65/admin", "/public/..%u2215admin",
+		"/admin", "/admin/", "/./admin", "/%61dmin", "/admin;x", "/admin%2f", "/admin/..;/public", "/%2fadmin", "/;/admin", "/;x/admin", "/x/../admin", "/admin#/public", "/admin?/public", "/admin%3f/public", "/admin%23/public",
+		"http://api.example/admin", "http://api.example/public/../admin", "http://other.example/public/../admin", "/healthz/../admin", "/healthz;/../admin", "/healthz/", "/healthz%2f", "/healthz%00", "/publicx", "/public.", "/public%20/../admin", "/PUBLIC",
+	}
+	for name, normalise := range map[string]bool{"as it comes": false, "normalised": true} {
+		front := plainFront(t, r.Bouncer.GRPC, upstream.addr, normalise)
+		for _, good := range []string{"/public", "/public/x?a=/../b", "/healthz", "/public/%61", "http://api.example/public/x"} {
+			if status := rawRequest(t, front, "GET", good, "x-jwt-sub", "root", "X-Jwt-Sub", "admin"); status != 200 {
+				t.Errorf("%s: %s is public, but answered %d", name, good, status)
+			}
+			for _, head := range upstream.take() {
+				if strings.Contains(strings.ToLower(head), "x-jwt-sub") {
+					t.Errorf("%s: %s: a spoofed identity reached the upstream:\n%s", name, good, head)
+				}
+			}
+		}
+		for _, trick := range tricks {
+			for _, method := range []string{"GET", "POST", "get"} {
+				status := rawRequest(t, front, method, trick)
+				for _, head := range upstream.take() {
+					line, _, _ := strings.Cut(head, "\n")
+					if _, target, _ := strings.Cut(line, " "); !strings.HasPrefix(path.Clean(target), "/public") || strings.ContainsAny(target, `%\;#`) || strings.Contains(target, "..") {
+						t.Errorf("%s: anonymous %s %q came through as %q (%d)", name, method, trick, line, status)
+					}
+				}
+			}
+			status := rawRequest(t, front, "GET", trick, "Authorization", token)
+			for _, head := range upstream.take() {
+				line, _, _ := strings.Cut(head, "\n")
+				target := strings.Fields(line)[1]
+				if p := path.Clean(loosely(target)); p == "/admin" || strings.HasPrefix(p, "/admin/") {
+					t.Errorf("%s: %q with a common token came through as %q (%d)", name, trick, line, status)
+				}
+			}
+		}
+		// What an operator may do works.
+		if status := rawRequest(t, front, "GET", "/admin/users", "Authorization", "Bearer "+r.Token(map[string]any{"scope": "admin"})); status != 200 {
+			t.Errorf("%s: the administrator: %d", name, status)
+		}
+		upstream.take()
+	}
+}
+
+// loosely reads a path as the most lenient of servers would.
+func loosely(p string) string {
+	p, _, _ = strings.Cut(p, "?")
+	p, _, _ = strings.Cut(p, "#")
+	for range 2 {
+		for code, c := range map[string]string{"%2e": ".", "%2f": "/", "%5c": `\`, "%61": "a", "%25": "%", "%3b": ";", "%32": "2", "%65": "e", "%66": "f"} {
+			p = strings.ReplaceAll(strings.ReplaceAll(p, code, c), strings.ToUpper(code), c)
+		}
+	}
+	p = strings.ReplaceAll(p, `\`, "/")
+	segments := strings.Split(p, "/")
+	for i, s := range segments {
+		segments[i], _, _ = strings.Cut(s, ";")
+	}
+	return strings.Join(segments, "/")
+}
+
+// Opaque tokens, status lists and the resource's metadata, from outside.
+func TestOtherSources(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	active := true
+	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		w.Header().Set("Content-Type", "application/json")
+		if _, secret, _ := r.BasicAuth(); secret != "introspection-secret" || !active || r.PostFormValue("token") != "opaque-token" {
+			fmt.Fprint(w, `{"active":false}`)
+			return
+		}
+		fmt.Fprintf(w, `{"active":true,"sub":"carol","aud":"api","jti":"op-1","exp":%d}`, time.Now().Add(time.Hour).Unix())
+	}))
+	t.Cleanup(login.Close)
+	issuer := authztest.NewIssuer(authztest.Named("https://issuer.example"))
+	t.Cleanup(issuer.Close)
+	var lists *httptest.Server
+	lists = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/statuslist+jwt")
+		fmt.Fprint(w, issuer.Mint(map[string]any{"sub": lists.URL + r.URL.Path, "aud": nil,
+			"status_list": map[string]any{"bits": 1, "lst": "eNrbuRgAAhcBXQ"}}, authztest.Header("typ", "statuslist+jwt"))) // entries 0 and 3 to 5 are set
+	}))
+	t.Cleanup(lists.Close)
+	secret := harness.WriteFile(t, harness.Dir(t), "secret", "introspection-secret\n")
+	r := harness.NewRig(t, harness.RigOptions{Issuer: issuer, MaxStaleness: bound, SyncInterval: time.Second, Config: fmt.Sprintf(`
+routes:
+  - {name: legacy, match: {paths: [{prefix: /legacy}]}, introspection: login}
+  - {name: rest, scopes: [read]}
+introspection:
+  - {name: login, endpoint: %q, issuer: "https://login.example", audiences: [api], client_id: bouncer, client_secret_file: %s, cache_ttl: 1s}
+status_lists: {hosts: [%q]}
+resource: {resource: "https://api.example/v1"}
+headers: {claims: {x-jwt-sub: sub}}
+`, login.URL, secret, strings.TrimPrefix(lists.URL, "http://"))})
+	get := func(path, token string) harness.Reply {
+		t.Helper()
+		reply, err := r.Front.Do(t.Context(), "GET", path, "Authorization", "Bearer "+token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	reply := get("/legacy", "opaque-token")
+	if reply.Status != 200 || reply.Upstream == nil || reply.Upstream.Header.Get("X-Jwt-Sub") != "carol" {
+		t.Errorf("opaque token: %d %+v", reply.Status, reply.Upstream)
+	}
+	for path, token := range map[string]string{"/legacy": "another-token", "/other": "opaque-token"} {
+		if reply = get(path, token); reply.Status != 401 {
+			t.Errorf("%s with %s: %d", path, token, reply.Status)
+		}
+	}
+	mu.Lock()
+	active = false
+	mu.Unlock()
+	harness.Eventually(t, bound, "what the issuer has ended is denied", func(ctx context.Context) error {
+		reply, err := r.Front.Do(ctx, "GET", "/legacy", "Authorization", "Bearer opaque-token")
+		if err == nil && reply.Status != 401 {
+			err = fmt.Errorf("status %d", reply.Status)
+		}
+		return err
+	})
+
+	listed := func(index int) map[string]any {
+		return map[string]any{"scope": "read", "status": map[string]any{"status_list": map[string]any{"idx": index, "uri": lists.URL + "/1"}}}
+	}
+	for index, want := range map[int]int{0: 401, 1: 200, 3: 401, 6: 200, 999: 503} {
+		if reply = get("/x", r.Token(listed(index))); reply.Status != want {
+			t.Errorf("status list entry %d: %d, want %d: %s", index, reply.Status, want, reply.Body)
+		}
+	}
+	// Both must agree: one that the list calls valid, revoked here.
+	r.Revoke(t, map[string]any{"jti": "listed-and-revoked"})
+	claims := listed(1)
+	claims["jti"] = "listed-and-revoked"
+	if reply = get("/x", r.Token(claims)); reply.Status != 401 {
+		t.Errorf("valid by the list, revoked here: %d", reply.Status)
+	}
+
+	reply = r.Front.Get(t)
+	const meta = "/.well-known/oauth-protected-resource/v1"
+	if c := reply.Header.Get("Www-Authenticate"); !strings.Contains(c, `resource_metadata="https://api.example`+meta+`"`) {
+		t.Errorf("challenge: %s", c)
+	}
+	resp, err := http.Get(r.Bouncer.HTTP + meta) //nolint:noctx // one request to a server of this test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	doc, _ := io.ReadAll(resp.Body)
+	for _, part := range []string{`"resource": "https://api.example/v1"`, `"https://issuer.example"`, `"https://login.example"`, `"read"`} {
+		if !strings.Contains(string(doc), part) {
+			t.Errorf("metadata lacks %s: %s", part, doc)
+		}
+	}
+}
