@@ -17,7 +17,7 @@ MODULES := . $(dir $(wildcard k8s/go.mod))
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
 tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL) into .tools
@@ -82,6 +82,10 @@ test-idp: tools ## logout at a real OpenID Provider, denied at a real Envoy (nee
 .PHONY: test-short
 test-short: ## the tests that need no server, without the race detector
 	$(GO) test -short $$($(GO) list ./... | grep -v /test/)
+
+.PHONY: test-pgbouncer
+test-pgbouncer: tools ## a pooler before PostgreSQL; needs Debian's package pgbouncer
+	$(GO) test -race -count=1 -tags pgbouncer ./test/outage -run '^TestPgBouncer$$'
 
 .PHONY: bench
 bench: ## Go benchmarks with allocations
