@@ -56,7 +56,7 @@ type Options struct {
 	ConnectTimeout time.Duration // for one connection, TLS and login included; 0: 2s
 	LookupTimeout  time.Duration // for one point lookup, beside the caller's deadline; 0: 150ms
 	WriteTimeout   time.Duration // for one Append, List or GC batch; 0: 5s
-	FeedTimeout    time.Duration // silence after which a feed's query is given up; 0: 5s
+	FeedTimeout    time.Duration // silence after which a feed's query is given up, beside the follower's own patience; 0: 1m
 	Lookups        int           // point lookups at the same time, each on a connection of its own; 0: 4
 	Waiting        int           // lookups that may wait for one of those; further ones fail at once; 0: 256
 
@@ -81,7 +81,7 @@ func (o *Options) setDefaults() {
 	def(&o.ConnectTimeout, 2*time.Second)
 	def(&o.LookupTimeout, 150*time.Millisecond)
 	def(&o.WriteTimeout, 5*time.Second)
-	def(&o.FeedTimeout, 5*time.Second)
+	def(&o.FeedTimeout, time.Minute)
 	def(&o.GCInterval, 10*time.Minute)
 	def(&o.GCGrace, time.Hour)
 	o.GCGrace = max(o.GCGrace, time.Hour)
