@@ -85,7 +85,7 @@ func (p *simPostgres) transact(entries []authz.Entry, takes time.Duration, rollb
 func (p *simPostgres) crash(failover bool) {
 	p.births++
 	p.running = nil
-	if failover && p.w.chance(30) {
+	if failover && p.w.chance(60) {
 		kept := len(p.rows) - p.w.rng.IntN(min(3, len(p.rows)+1))
 		for _, r := range p.rows[kept:] {
 			p.orders[r.order].committed = simNever
@@ -102,7 +102,7 @@ func (p *simPostgres) crash(failover bool) {
 	p.down = p.w.now + p.w.upTo(2*time.Second)
 	if failover {
 		p.timeline++
-		if p.w.chance(50) { // the new primary counts on from elsewhere
+		if p.w.chance(20) { // the new primary counts on from elsewhere
 			p.nextXID += p.w.rng.Uint64N(1000)
 		}
 	}
