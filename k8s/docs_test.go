@@ -1,0 +1,182 @@
+package k8s
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rhysd/actionlint"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/yaml"
+)
+
+// pages are this directory's documentation and what is beside it.
+var pages = []string{"kubernetes.md", "envoy.md", "istio.md", "envoy-gateway.md", "comparison.md", "migration.md", "metrics.md"}
+
+// fenced returns the code blocks of a page that are in one language.
+func fenced(t *testing.T, page, language string) []string {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, m := range regexp.MustCompile("(?ms)^( *)```"+language+"\n(.*?)^ *```$").FindAllStringSubmatch(string(text), -1) {
+		out = append(out, strings.ReplaceAll("\n"+m[2], "\n"+m[1], "\n"))
+	}
+	return out
+}
+
+// The overlay of one's own that the guide shows builds and is valid.
+func TestOwnOverlay(t *testing.T) {
+	t.Parallel()
+	mem := tree(t)
+	for _, f := range [][2]string{{"/my/jwt-bouncer.yaml", "base/auth-config.yaml"}, {"/my/secrets.env", "components/common/secrets.env"}} {
+		b, err := os.ReadFile(f[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mem.WriteFile(f[0], b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := false
+	for _, block := range fenced(t, "../docs/kubernetes.md", "yaml") {
+		if strings.Contains(block, "# my/kustomization.yaml") {
+			found = true
+			if err := mem.WriteFile("/my/kustomization.yaml", []byte(block)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !found {
+		t.Fatal("the guide shows no overlay")
+	}
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(mem, "/my")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := resources.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := split(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := check(objects); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(string(text), "registry.example/jwt-bouncer:0.1.0") {
+		t.Error("the image was not replaced")
+	}
+}
+
+// The manifests that the pages show are as valid as those in the files.
+func TestManifestsInDocs(t *testing.T) {
+	t.Parallel()
+	n := 0
+	for _, page := range pages {
+		for _, block := range fenced(t, "../docs/"+page, "yaml") {
+			if !strings.Contains(block, "\nkind: SecurityPolicy") {
+				continue
+			}
+			objects, err := split([]byte(block))
+			if err != nil {
+				t.Errorf("%s: %v", page, err)
+			}
+			for _, o := range objects {
+				n++
+				if _, err := schema(o); err != nil {
+					t.Errorf("%s: %v", page, err)
+				}
+			}
+		}
+	}
+	if n == 0 {
+		t.Error("no manifest found")
+	}
+}
+
+// What a release builds is what Dockerfile builds, and its files are there.
+func TestReleaseConfig(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../.goreleaser.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct {
+		Version int `json:"version"`
+		Builds  []struct {
+			Env, Goos, Goarch, Flags, Ldflags []string
+		} `json:"builds"`
+		Archives []struct{ Files []string } `json:"archives"`
+		Dockers  []struct {
+			Dockerfile string   `json:"dockerfile"`
+			Platforms  []string `json:"platforms"`
+		} `json:"dockers_v2"`
+		SBOMs []any `json:"sboms"`
+	}
+	if err := yaml.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Version != 2 || len(c.Builds) != 1 || len(c.Dockers) != 1 || len(c.Archives) != 1 || len(c.SBOMs) == 0 {
+		t.Fatalf("%+v", c)
+	}
+	build, image := c.Builds[0], c.Dockers[0]
+	if !slices.Contains(build.Env, "CGO_ENABLED=0") || !slices.Contains(build.Flags, "-trimpath") || !strings.Contains(strings.Join(build.Ldflags, " "), "-X main.version=") {
+		t.Errorf("build: %+v", build)
+	}
+	for _, arch := range build.Goarch {
+		if !slices.Contains(image.Platforms, "linux/"+arch) {
+			t.Errorf("no image for %s", arch)
+		}
+	}
+	for _, file := range append([]string{image.Dockerfile}, c.Archives[0].Files...) {
+		if found, err := filepath.Glob("../" + file); err != nil || len(found) == 0 {
+			t.Errorf("%s is not there", file)
+		}
+	}
+	// Both images end in the same instructions.
+	last := func(name string) []string {
+		text, err := os.ReadFile("../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, tail, _ := strings.Cut(string(text), "\nUSER ")
+		return strings.Split(strings.TrimSpace(tail), "\n")
+	}
+	if a, b := last("Dockerfile"), last(image.Dockerfile); !slices.Equal(a, b) {
+		t.Errorf("Dockerfile and %s differ: %q, %q", image.Dockerfile, a, b)
+	}
+}
+
+// GitHub's workflows, by actionlint.
+func TestWorkflows(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../.github/workflows/*.yml")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	linter, err := actionlint.NewLinter(io.Discard, &actionlint.LinterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		faults, err := linter.LintFile(file, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range faults {
+			t.Error(f)
+		}
+	}
+	broken, err := linter.Lint("broken.yml", []byte("on: push\njobs: {a: {runs-on: ubuntu-24.04, step: []}}\n"), nil)
+	if err != nil || len(broken) == 0 {
+		t.Errorf("a broken copy was taken: %v, %v", broken, err)
+	}
+}

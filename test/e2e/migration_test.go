@@ -1,0 +1,67 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"jwtbouncer/test/harness"
+)
+
+// TestMigration walks through docs/migration.md: writers of the older scheme
+// (rows in revoked_tokens, keys token:revoked:{jti}) go on writing, and what
+// they revoke is denied at a real Envoy; what is revoked here, older readers see.
+func TestMigration(t *testing.T) {
+	t.Parallel()
+	for _, lookup := range []bool{false, true} {
+		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
+			t.Parallel()
+			redis := harness.Redis(t)
+			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Lookup: lookup, MaxStaleness: bound, SyncInterval: time.Second,
+				Config: fmt.Sprintf("redis: {url: %q, legacy_keys: true}\n", redis.URL)})
+			old := r.Token(nil)
+			r.PG.Exec(t, `create table revoked_tokens (jti text primary key, user_id text, expires_at timestamptz, revoked_at timestamptz default now())`)
+			r.PG.Exec(t, `insert into revoked_tokens (jti, user_id, expires_at) values ($1, 'u', now() + interval '1 hour')`, harness.Claim(old, "jti"))
+			if res := harness.Run(t, "", "--config", r.Bouncer.Config, "migrate", "--bridge", r.Issuer.Name); res.Code != 0 {
+				t.Fatalf("migrate --bridge: %+v", res)
+			}
+			r.Front.Denied(t, old, 401, bound+5*time.Second)
+
+			byRow := r.Token(nil)
+			if got := r.Front.Bearer(t, byRow); got.Status != 200 {
+				t.Fatalf("before: %d", got.Status)
+			}
+			r.PG.Exec(t, `insert into revoked_tokens (jti) values ($1)`, harness.Claim(byRow, "jti"))
+			r.Front.Denied(t, byRow, 401, bound+5*time.Second)
+			r.PG.Exec(t, `delete from revoked_tokens`)
+			if got := r.Front.Bearer(t, byRow); got.Status != 401 {
+				t.Errorf("a row that is deleted stays revoked, got %d", got.Status)
+			}
+
+			// A key alone, as redis-py's setex writes it: read where Redis is asked.
+			byKey := r.Token(nil)
+			redis.Do(t, "SETEX", "token:revoked:"+harness.Claim(byKey, "jti"), 600, "1")
+			want := 200
+			if lookup {
+				want = 401
+			}
+			if got := r.Front.Bearer(t, byKey); got.Status != want {
+				t.Errorf("key only: %d, want %d", got.Status, want)
+			}
+
+			// The other direction.
+			here := r.Token(nil)
+			key := harness.Claim(here, "jti")
+			redis.Do(t, "SET", "token:valid:"+key, "{}")
+			r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": key})
+			harness.Eventually(t, 5*time.Second, "older readers see it", func(context.Context) error {
+				if redis.Do(t, "EXISTS", "token:revoked:"+key) != int64(1) || redis.Do(t, "EXISTS", "token:valid:"+key) != int64(0) {
+					return errors.New("keys are not as they should be")
+				}
+				return nil
+			})
+		})
+	}
+}
