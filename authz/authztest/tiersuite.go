@@ -351,7 +351,7 @@ func tierCanceled(ctx context.Context, s TierSubject) error {
 	cancel()
 	v, err := s.Tier.Lookup(gone, someone(iss).with(authz.KindJTI, "v").query())
 	if v == authz.NotRevoked || err != nil && v != authz.Unknown {
-		return fmt.Errorf("%s, %v", v, err)
+		return fmt.Errorf("%s, error %w", v, err)
 	}
 	// Where there is a deadline, there is an answer by then.
 	soon, cancel := context.WithTimeout(ctx, time.Millisecond)
@@ -368,7 +368,7 @@ func tierCanceled(ctx context.Context, s TierSubject) error {
 		return fmt.Errorf("no answer long after the deadline")
 	}
 	if v == authz.NotRevoked || err != nil && v != authz.Unknown {
-		return fmt.Errorf("with a deadline: %s, %v", v, err)
+		return fmt.Errorf("with a deadline: %s, error %w", v, err)
 	}
 	return nil
 }

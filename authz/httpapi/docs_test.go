@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"reflect"
@@ -119,7 +120,7 @@ func curl(t *testing.T, args []string, variables *strings.Replacer) (method, tar
 			header = append(header, "Content-Type", formType)
 		case "-u":
 			id, secret, _ := strings.Cut(next(), ":")
-			r := httptest.NewRequest("GET", "/", nil)
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.SetBasicAuth(id, secret)
 			header = append(header, "Authorization", r.Header.Get("Authorization"))
 		default:

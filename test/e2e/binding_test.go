@@ -227,7 +227,7 @@ static_resources:
 			config.Certificates = []tls.Certificate{*c.cert}
 		}
 		client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+e.Addr("tls")+c.path, http.NoBody)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+e.Addr("tls")+c.path, http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -297,7 +297,7 @@ headers: {claims: {x-jwt-sub: sub}}
 	if c := reply.Header.Get("Www-Authenticate"); !strings.Contains(c, `resource_metadata="https://api.example`+meta+`"`) {
 		t.Errorf("challenge: %s", c)
 	}
-	resp, err := http.Get(r.Bouncer.HTTP + meta) //nolint:noctx // one request to a server of this test
+	resp, err := http.Get(r.Bouncer.HTTP + meta)
 	if err != nil {
 		t.Fatal(err)
 	}
