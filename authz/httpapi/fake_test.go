@@ -49,9 +49,12 @@ func (f *fakeLedger) all() []authz.Revocation {
 	return slices.Clone(f.stored)
 }
 
-func (f *fakeLedger) Append(_ context.Context, revocations []authz.Revocation) ([]authz.Revocation, error) {
+func (f *fakeLedger) Append(ctx context.Context, revocations []authz.Revocation) ([]authz.Revocation, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if f.fail != nil {
 		return nil, f.fail
 	}
