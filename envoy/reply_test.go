@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 
@@ -136,4 +137,24 @@ func TestContradictionsAreDenied(t *testing.T) {
 		assert.Equal(t, int32(codes.PermissionDenied), r.GetStatus().GetCode(), name)
 		assert.NotNil(t, r.GetDeniedResponse(), name)
 	}
+}
+
+// The table in the documentation is this one.
+func TestDocumentedReplies(t *testing.T) {
+	t.Parallel()
+	const file = "../docs/headers.md"
+	var b strings.Builder
+	b.WriteString("| reason | HTTP | gRPC | error | sentence |\n|---|---|---|---|---|\n")
+	for _, reason := range authz.Reasons() {
+		if row, ok := replies[reason]; ok {
+			fmt.Fprintf(&b, "| `%s` | %d | %s | %s | %s |\n", reason, row.status, row.grpc, row.code, row.sentence)
+		}
+	}
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	before, rest, ok := strings.Cut(string(text), "<!-- replies -->\n")
+	require.True(t, ok)
+	_, after, ok := strings.Cut(rest, "<!-- end: replies -->")
+	require.True(t, ok)
+	golden(t, file, before+"<!-- replies -->\n"+b.String()+"<!-- end: replies -->"+after)
 }
