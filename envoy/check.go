@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -149,6 +150,14 @@ func (c *check) decide(limit time.Duration) bool {
 		c.timer.Stop()
 		return true
 	case <-c.timer.C:
+	}
+	// When the whole process was kept from running, the decision may be there,
+	// or only wait for its turn.
+	runtime.Gosched()
+	select {
+	case <-c.done:
+		return true
+	default:
 		close(c.asked)
 		return false
 	}
