@@ -264,6 +264,33 @@ func BenchmarkReplica(b *testing.B) {
 				}
 			}
 		})
+		b.Run(fmt.Sprintf("%dM/miss6-while-adding", n/1_000_000), func(b *testing.B) {
+			stop, done := make(chan struct{}), make(chan int)
+			go func() { // a sync that never ends: new entries, shards that grow, expired ones dropped
+				added := 0
+				for ; ; added++ {
+					select {
+					case <-stop:
+						done <- added
+						return
+					default:
+					}
+					r.Add(authz.Entry{Key: numbered(1<<40 + added), NotBefore: authz.Always, Expires: now32 - 1000})
+					if added%200_000 == 199_999 {
+						r.Sweep(now32, replicaShards)
+					}
+				}
+			}()
+			i := 0
+			for b.Loop() {
+				i++
+				if r.Revokes(queries[i&(1<<12-1)][:], now32) {
+					b.Fatal("revoked")
+				}
+			}
+			close(stop)
+			b.ReportMetric(float64(<-done)/b.Elapsed().Seconds(), "adds/s")
+		})
 		b.Run(fmt.Sprintf("%dM/sweep", n/1_000_000), func(b *testing.B) {
 			for b.Loop() {
 				r.Sweep(now32, replicaShards)
