@@ -81,7 +81,7 @@ func (p *postgresStore) bumpEpoch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	return p.fail(pgx.BeginFunc(ctx, p.writes, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `update authz.revocations set expires_at = expires_at where xid > pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); err != nil {
+		if _, err := tx.Exec(ctx, `update authz.revocations set expires_at = expires_at where xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `update authz.meta set epoch = epoch + 1`)
