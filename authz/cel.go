@@ -84,7 +84,11 @@ func compileExpression(label, text string) (*expression, error) {
 		return nil, errors.New(strings.Join(lines, "; "))
 	}
 	if ast.OutputType() != cel.BoolType {
-		return nil, fmt.Errorf("line 1, column 1: the expression yields %s; true or false is needed", cel.FormatCELType(ast.OutputType()))
+		hint := ""
+		if ast.OutputType() == cel.DynType {
+			hint = "; a claim can have any type: compare it, such as token.email_verified == true"
+		}
+		return nil, fmt.Errorf("line 1, column 1: the expression yields %s; true or false is needed%s", cel.FormatCELType(ast.OutputType()), hint)
 	}
 	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxExpressionCost), cel.InterruptCheckFrequency(64))
 	if err != nil {

@@ -122,7 +122,7 @@ type introspection struct {
 	flights           singleflight.Group
 	slots             chan struct{}
 	breaker           *gobreaker.CircuitBreaker[introspected]
-	asked             func(result string)
+	asked             map[string]prometheus.Counter // by result
 	wg                sync.WaitGroup
 }
 
@@ -138,7 +138,10 @@ var _ Introspector = (*introspection)(nil)
 func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prometheus.CounterVec) (*introspection, error) {
 	n := &introspection{
 		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, closeIdle: func() {}, slots: make(chan struct{}, c.MaxConcurrent),
-		asked: func(result string) { asked.WithLabelValues(c.Name, result).Inc() },
+		asked: map[string]prometheus.Counter{},
+	}
+	for _, result := range []string{"cached", "active", "inactive", "refused", "failed", "overloaded"} {
+		n.asked[result] = asked.WithLabelValues(c.Name, result)
 	}
 	transport := o.Transport
 	if transport == nil {
@@ -175,7 +178,7 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, err
 	}
 	key := sha256.Sum256([]byte(raw))
 	if a, ok := n.cached(key); ok {
-		n.asked("cached")
+		n.asked["cached"].Inc()
 		return a.result(n.clock.Now())
 	}
 	raw = strings.Clone(raw) // it may alias the request, which the question can outlive
@@ -227,7 +230,7 @@ func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, er
 	case n.slots <- struct{}{}:
 		defer func() { <-n.slots }()
 	default:
-		n.asked("overloaded")
+		n.asked["overloaded"].Inc()
 		return introspected{}, &Failure{Reason: ReasonOverloaded, Detail: "too many introspections at once"}
 	}
 	a, err := n.breaker.Execute(func() (introspected, error) {
@@ -243,19 +246,19 @@ func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, er
 		return a, nil
 	})
 	if err != nil {
-		n.asked("failed")
+		n.asked["failed"].Inc()
 		return introspected{}, &Failure{Reason: ReasonUnprovable, Detail: "introspection " + n.cfg.Name + ": " + err.Error()}
 	}
 	switch {
 	case a.token != nil:
-		n.asked("active")
+		n.asked["active"].Inc()
 		n.answers.Set(key, a)
 	case a.fail.Reason == ReasonInactive:
-		n.asked("inactive")
+		n.asked["inactive"].Inc()
 		n.answers.Invalidate(key)
 		n.refusals.Set(key, a)
 	default:
-		n.asked("refused")
+		n.asked["refused"].Inc()
 		n.refusals.Set(key, a)
 	}
 	return a, nil

@@ -223,6 +223,7 @@ func TestRouteFaults(t *testing.T) {
 		"credentials":       {[]RouteConfig{{Credentials: CredentialsConfig{Cookies: []string{"a b"}, Queries: []string{"a&b"}}}}, []string{"cookies[0]: ", "queries[0]: "}},
 		"syntax":            {[]RouteConfig{{Name: "r", Allow: []string{"token.sub ==\n  'x' &&"}}}, []string{"[0].allow[0]: route r: line 2, column"}},
 		"type":              {[]RouteConfig{{Allow: []string{"'yes'"}}}, []string{"[0].allow[0]: yields string"}},
+		"any type":          {[]RouteConfig{{Allow: []string{"token.verified"}}}, []string{"[0].allow[0]: == true"}},
 		"undeclared":        {[]RouteConfig{{Allow: []string{"request.body == ''"}}}, []string{"[0].allow[0]: undeclared reference"}},
 		"wrong type":        {[]RouteConfig{{Allow: []string{"request.path > 3"}}}, []string{"[0].allow[0]: no matching overload"}},
 		"shadowed":          {[]RouteConfig{{Name: "all"}, {Name: "late", Match: path("/x")}}, []string{`[1].match: route "late" can never match: route "all"`}},

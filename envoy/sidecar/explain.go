@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -90,6 +91,14 @@ func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) 
 		return nil, err
 	}
 	e.Revocation = st
+	if len(s.StatusLists.Hosts) > 0 {
+		lists, err := authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: verifier, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
+		if err != nil {
+			return nil, errors.Join(err, st.Close())
+		}
+		defer lists.Close()
+		e.Revocation = authz.All(st, lists)
+	}
 	return e.Explain(ctx, req), st.Close()
 }
 

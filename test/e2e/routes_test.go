@@ -297,12 +297,16 @@ headers: {claims: {x-jwt-sub: sub}}
 	if c := reply.Header.Get("Www-Authenticate"); !strings.Contains(c, `resource_metadata="https://api.example`+meta+`"`) {
 		t.Errorf("challenge: %s", c)
 	}
-	resp, err := http.Get(r.Bouncer.HTTP + meta)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.Bouncer.HTTP+meta, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	defer http.DefaultClient.CloseIdleConnections()
 	doc, _ := io.ReadAll(resp.Body)
 	for _, part := range []string{`"resource": "https://api.example/v1"`, `"https://issuer.example"`, `"https://login.example"`, `"read"`} {
 		if !strings.Contains(string(doc), part) {
