@@ -183,9 +183,14 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, err
 	}
 	raw = strings.Clone(raw) // it may alias the request, which the question can outlive
 	//nolint:contextcheck // several callers may wait for the answer: none of them may end the question
-	flight := n.flights.DoChan(string(key[:]), func() (any, error) {
+	flight := n.flights.DoChan(string(key[:]), func() (a any, err error) {
 		n.wg.Add(1)
 		defer n.wg.Done()
+		defer func() {
+			if p := recover(); p != nil { // no answer, however strange, may end the process
+				a, err = nil, &Failure{Reason: ReasonInternal, Detail: fmt.Sprintf("panic while introspecting: %T", p)}
+			}
+		}()
 		return n.ask(key, raw)
 	})
 	select {

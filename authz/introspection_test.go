@@ -386,3 +386,25 @@ func TestIntrospectionFaults(t *testing.T) {
 	_, err := authz.NewIntrospections([]authz.IntrospectionConfig{{}}, authz.IntrospectionOptions{})
 	require.ErrorContains(t, err, "introspection[0].name")
 }
+
+// panicking is a transport with a defect.
+type panicking struct{}
+
+func (panicking) RoundTrip(*http.Request) (*http.Response, error) { panic("defect") }
+
+func TestPanicWhileAskingIsAFailure(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{Transport: panicking{}})
+	for range 3 {
+		_, err := in.Introspect(t.Context(), "tok")
+		require.Equal(t, authz.ReasonInternal, reasonOf(err), "%v", err)
+	}
+	iss := newIssuer(t)
+	l, err := authz.NewStatusLists(authz.StatusListConfig{Hosts: []string{"a.example"}}, authz.StatusListOptions{Verifier: newVerifier(t, iss), Transport: panicking{}})
+	require.NoError(t, err)
+	t.Cleanup(l.Close)
+	v, err := l.Lookup(t.Context(), statusQuery(iss, "https://a.example/1", 0))
+	require.Equal(t, authz.Unknown, v)
+	require.ErrorContains(t, err, "panic")
+}

@@ -339,7 +339,12 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 const maxStatusToken = 8 << 20
 
 // fetch gets and verifies a status list token (section 8.1).
-func (s *StatusLists) fetch(k statusKey) (*statusList, error) {
+func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
+	defer func() {
+		if p := recover(); p != nil { // no list, however strange, may end the process
+			err = fmt.Errorf("panic while fetching: %T", p)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timeout)
 	defer cancel()
 	asof := s.clock.Boot() // before the question
