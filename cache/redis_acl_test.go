@@ -1,0 +1,45 @@
+package cache
+
+import (
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/test/harness"
+)
+
+// The rights that docs/redis.md names are enough for everything.
+func TestRedisACL(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/redis.md")
+	require.NoError(t, err)
+	_, rule, found := strings.Cut(string(page), "\nuser jwt_bouncer on >… ")
+	require.True(t, found)
+	rule, _, _ = strings.Cut(rule, "\n")
+	s := harness.Redis(t)
+	args := []any{"ACL", "SETUSER", "jwt_bouncer", "on", ">secret"}
+	for _, r := range strings.Fields(rule) {
+		args = append(args, r)
+	}
+	s.Do(t, args...)
+	with := func(c *RedisConfig, _ *RedisOptions) {
+		c.Addrs, c.Username, c.Password, c.LegacyKeys = []string{s.Addr}, "jwt_bouncer", "secret", true
+	}
+	writer, reader := open(t, with), open(t, with)
+	var hints atomic.Int64
+	subscribed(t, reader, &hints)
+	teach(t, writer, reader, tokenOf("acl", 1))
+	heard := hints.Load()
+	require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-acl", nil)}))
+	require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-acl", nil)}), "on what is there as well")
+	require.Equal(t, authz.Revoked, ask(t, reader, tokenOf("acl", 1)))
+	require.Eventually(t, func() bool { return hints.Load() > heard }, 5*time.Second, time.Millisecond)
+	_, err = writer.Seen(t.Context(), "k", time.Second)
+	require.NoError(t, err)
+	require.Error(t, writer.client.FlushAll(t.Context()).Err(), "and no more than enough")
+}
