@@ -1,0 +1,191 @@
+// Package docs holds the documentation to the repository: links lead
+// somewhere, and what is named exists.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"jwtbouncer/test/harness"
+)
+
+// pages returns every Markdown file that belongs to the repository.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(harness.Root(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		if d.IsDir() && path != harness.Root() && (strings.HasPrefix(name, ".") || name == "testdata" || name == "node_modules") {
+			return fs.SkipDir
+		}
+		if !d.IsDir() && strings.HasSuffix(name, ".md") {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			all[path] = string(b)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 5 {
+		t.Fatalf("only %d pages found", len(all))
+	}
+	return all
+}
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ +(.+)$`)
+	fence   = regexp.MustCompile("(?ms)^```.*?^```")
+	notWord = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	all := pages(t)
+	for path, text := range all {
+		for _, m := range link.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
+			target := m[1]
+			if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+				continue
+			}
+			file, anchor, _ := strings.Cut(target, "#")
+			to := path
+			if file != "" {
+				to = filepath.Join(filepath.Dir(path), file)
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s: link to %s, which does not exist", rel(path), target)
+				continue
+			}
+			if page, ok := all[to]; ok && anchor != "" && !slices.Contains(anchors(page), anchor) {
+				t.Errorf("%s: link to %s, which has no such heading", rel(path), target)
+			}
+		}
+	}
+}
+
+// anchors are the headings of a page as GitHub spells them in links.
+func anchors(page string) []string {
+	var out []string
+	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
+		s := notWord.ReplaceAllString(strings.ToLower(strings.ReplaceAll(m[1], "`", "")), "")
+		out = append(out, strings.ReplaceAll(strings.TrimSpace(s), " ", "-"))
+	}
+	return out
+}
+
+var (
+	target  = regexp.MustCompile(`(?m)^([a-z][a-z0-9-]*):`)
+	makes   = regexp.MustCompile("(?m)^[`$ ]*make ([a-z][a-z0-9-]*)")
+	span    = regexp.MustCompile("`[^`\n]+`")
+	fenced  = regexp.MustCompile("(?ms)^```(?:sh|console|text)?\n(.*?)^```")
+	testRef = regexp.MustCompile("\\b(Test[A-Z][A-Za-z0-9]+)\\b")
+	testDef = regexp.MustCompile(`(?m)^func (Test[A-Z][A-Za-z0-9]+)\(`)
+)
+
+func TestMakeTargets(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile(filepath.Join(harness.Root(), "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, m := range target.FindAllStringSubmatch(string(b), -1) {
+		have = append(have, m[1])
+	}
+	named := 0
+	for path, text := range pages(t) {
+		code := strings.Join(span.FindAllString(text, -1), "\n")
+		for _, m := range fenced.FindAllStringSubmatch(text, -1) {
+			code += "\n" + m[1]
+		}
+		for _, m := range makes.FindAllStringSubmatch(code, -1) {
+			if named++; !slices.Contains(have, m[1]) {
+				t.Errorf("%s: `make %s` is not a target", rel(path), m[1])
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("no page names a make target")
+	}
+	out, err := exec.CommandContext(t.Context(), "make", "-C", harness.Root(), "-s").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "this list") {
+		t.Errorf("make alone does not print its list: %v\n%s", err, out)
+	}
+}
+
+// TestNamedTests: a test that a page gives as proof exists.
+func TestNamedTests(t *testing.T) {
+	t.Parallel()
+	have := map[string]bool{}
+	err := filepath.WalkDir(harness.Root(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range testDef.FindAllStringSubmatch(string(b), -1) {
+			have[m[1]] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(harness.Root(), "docs", "operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := testRef.FindAllString(string(b), -1)
+	if len(found) == 0 {
+		t.Error("operations.md names no test")
+	}
+	for _, name := range found {
+		if !have[name] {
+			t.Errorf("operations.md names %s, which does not exist", name)
+		}
+	}
+}
+
+// TestOperationsMetrics: a metric or alert that operations.md names exists.
+func TestOperationsMetrics(t *testing.T) {
+	t.Parallel()
+	read := func(parts ...string) string {
+		b, err := os.ReadFile(filepath.Join(append([]string{harness.Root()}, parts...)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	page, metrics, alerts := read("docs", "operations.md"), read("docs", "metrics.md"), read("k8s", "components", "monitoring", "alerts.yaml")
+	for _, name := range regexp.MustCompile(`\b(?:jwt_bouncer|auth)_[a-z_]+`).FindAllString(page, -1) {
+		if !strings.Contains(metrics, "`"+name+"`") {
+			t.Errorf("operations.md names the metric %s, which does not exist", name)
+		}
+	}
+	for _, name := range regexp.MustCompile(`\bJWTBouncer[A-Za-z]+`).FindAllString(page, -1) {
+		if !strings.Contains(alerts, "alert: "+name+"\n") {
+			t.Errorf("operations.md names the alert %s, which does not exist", name)
+		}
+	}
+}
+
+func rel(path string) string {
+	r, err := filepath.Rel(harness.Root(), path)
+	if err != nil {
+		return path
+	}
+	return r
+}
