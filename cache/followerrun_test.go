@@ -273,7 +273,7 @@ func TestLongLoad(t *testing.T) {
 			case <-ctx.Done():
 				return authz.Snapshot{}, ctx.Err()
 			}
-			for i := range 100 * 1024 {
+			for i := range 20 * 1024 {
 				if i%1024 == 1023 {
 					time.Sleep(20 * time.Second)
 				}
