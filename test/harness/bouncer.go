@@ -184,17 +184,17 @@ func Binary(plain bool) (string, error) {
 }
 
 var (
-	plainBinary = sync.OnceValues(func() (string, error) { return build("jwt-bouncer", "CGO_ENABLED=0") })
-	raceBinary  = sync.OnceValues(func() (string, error) { return build("jwt-bouncer-race", "CGO_ENABLED=1", "-race") })
+	plainBinary = sync.OnceValues(func() (string, error) { return build("CGO_ENABLED=0") })
+	raceBinary  = sync.OnceValues(func() (string, error) { return build("CGO_ENABLED=1", "-race") })
 )
 
-func build(name, cgo string, flags ...string) (string, error) {
+func build(cgo string, flags ...string) (string, error) {
 	dir, err := newDir()
 	if err != nil {
 		return "", err
 	}
 	atEnd(func() { _ = os.RemoveAll(dir) })
-	path := filepath.Join(dir, name)
+	path := filepath.Join(dir, "jwt-bouncer")
 	cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), ".")...)
 	cmd.Dir = Root()
 	cmd.Env = append(os.Environ(), cgo)
