@@ -152,8 +152,15 @@ func TestSynchronousStandbyGone(t *testing.T) {
 	sql(t, c, "select pg_reload_conf()")
 	result := make(chan error, 1)
 	go func() {
-		_, err := s.Append(t.Context(), []authz.Revocation{jti("alone")})
-		result <- err
+		// The server's processes take in the setting one after the other: what
+		// is committed before then does not wait.
+		for i := range 10_000 {
+			if _, err := s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprintf("alone-%d", i))}); err != nil {
+				result <- err
+				return
+			}
+		}
+		result <- nil
 	}()
 	harness.Eventually(t, 20*time.Second, "the wait for the standby", func(ctx context.Context) error {
 		var n int

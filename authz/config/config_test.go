@@ -209,3 +209,15 @@ func TestShorthand(t *testing.T) {
 		t.Errorf("schema allows one form only: %s, %v", schema, err)
 	}
 }
+
+func TestHostPortWithoutQuotesGetsAHint(t *testing.T) {
+	t.Parallel()
+	c := defaults()
+	err := config.Parse("c.yaml", []byte("inner: {names: [127.0.0.1:1, b]}\n"), &c).Err()
+	if err != nil && !strings.Contains(err.Error(), "needs quotes") {
+		t.Errorf("no hint: %v", err)
+	}
+	if err == nil && c.Inner.Names[0] != "127.0.0.1:1" {
+		t.Errorf("got %q", c.Inner.Names)
+	}
+}

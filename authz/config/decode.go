@@ -111,7 +111,11 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 	default:
 		text, plain, ok := scalar(n)
 		if !ok {
-			d.fault(path, n, "%s is needed, found a %s", want(v.Type()), describe(n))
+			hint := ""
+			if _, m := n.(*ast.MappingNode); m && v.Kind() == reflect.String {
+				hint = "; text with a colon in a [list] or {mapping}, such as host:port, needs quotes"
+			}
+			d.fault(path, n, "%s is needed, found a %s%s", want(v.Type()), describe(n), hint)
 			return
 		}
 		if v.Kind() != reflect.String && !plain {

@@ -1,0 +1,162 @@
+package authz_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+)
+
+// book is a Ledger that stores, or fails with err.
+type book struct {
+	err    error
+	stored []authz.Revocation
+}
+
+func (b *book) Append(_ context.Context, rs []authz.Revocation) ([]authz.Revocation, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	b.stored = append(b.stored, rs...)
+	return rs, nil
+}
+
+// herald is an Announcer that takes its time.
+type herald struct {
+	takes time.Duration
+	done  bool
+	said  int
+}
+
+func (h *herald) Announce(_ context.Context, rs []authz.Revocation) bool {
+	time.Sleep(h.takes)
+	h.said += len(rs)
+	return h.done
+}
+
+func order() []authz.Revocation {
+	return []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: "v"}}
+}
+
+func TestRevokeWaits(t *testing.T) {
+	t.Parallel()
+	const bound = 30 * time.Second
+	for name, c := range map[string]struct {
+		wait  authz.Wait
+		takes time.Duration // to announce
+		want  time.Duration
+	}{
+		"committed":                          {authz.WaitCommitted, 0, 0},
+		"enforced":                           {authz.WaitEnforced, 0, bound},
+		"enforced, the announcement counted": {authz.WaitEnforced, 7 * time.Second, bound},
+		"enforced, announced after it":       {authz.WaitEnforced, 40 * time.Second, 40 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h := &herald{takes: c.takes, done: true}
+				r := authz.NewRevoker(&book{}, h, bound, bubbleClock{time.Now()})
+				start := time.Now()
+				rec, err := r.Revoke(t.Context(), order(), c.wait)
+				require.NoError(t, err)
+				require.Equal(t, c.want, time.Since(start))
+				require.Equal(t, bound, rec.EnforcedWithin)
+				require.True(t, rec.Published)
+				require.Equal(t, 1, h.said)
+			})
+		})
+	}
+}
+
+// Who stops waiting is told that the order is stored all the same.
+func TestRevokeWaitInterrupted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := authz.NewRevoker(&book{}, nil, time.Minute, bubbleClock{time.Now()})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		rec, err := r.Revoke(ctx, order(), authz.WaitEnforced)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "stored and durable")
+		require.Len(t, rec.Revocations, 1)
+		require.False(t, rec.Published)
+	})
+}
+
+// What the ledger has not committed is not announced, and never a success.
+func TestRevokeFailure(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{authz.ErrUnavailable, authz.ErrOutcomeUnknown, authz.ErrInvalid, errors.New("odd")} {
+		h := &herald{}
+		rec, err := authz.NewRevoker(&book{err: cause}, h, time.Minute, authz.SystemClock{}).Revoke(t.Context(), order(), authz.WaitCommitted)
+		require.ErrorIs(t, err, cause)
+		require.Empty(t, rec)
+		require.Zero(t, h.said)
+	}
+	b := &book{}
+	_, err := authz.NewRevoker(b, nil, time.Minute, authz.SystemClock{}).Revoke(t.Context(), append(order(), authz.Revocation{Kind: authz.KindSub, Issuer: "i"}), authz.WaitCommitted)
+	require.ErrorIs(t, err, authz.ErrInvalid)
+	require.ErrorContains(t, err, "revocation 2")
+	require.Empty(t, b.stored, "all or none")
+}
+
+// stage is a Tier with a fixed answer that notes what it is taught.
+type stage struct {
+	name   string
+	v      authz.Verdict
+	err    error
+	asked  int
+	begun  int
+	filled []authz.Verdict
+}
+
+func (s *stage) Name() string { return s.name }
+func (s *stage) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
+	s.asked++
+	return s.v, s.err
+}
+func (s *stage) Begin(context.Context, *authz.Query) (time.Time, bool) {
+	s.begun++
+	return time.Unix(int64(s.begun), 0), true
+}
+func (s *stage) Fill(_ authz.Query, v authz.Verdict, _ time.Time) { s.filled = append(s.filled, v) }
+
+func TestChain(t *testing.T) {
+	t.Parallel()
+	away := errors.New("away")
+	for name, c := range map[string]struct {
+		first, second *stage
+		want          authz.Verdict
+		fails         bool
+		asked, filled int // of the second; of the first
+	}{
+		"the first proof decides":           {&stage{v: authz.NotRevoked}, &stage{v: authz.Revoked}, authz.NotRevoked, false, 0, 0},
+		"revoked is a proof":                {&stage{v: authz.Revoked}, &stage{v: authz.NotRevoked}, authz.Revoked, false, 0, 0},
+		"a miss is passed on and taught":    {&stage{}, &stage{v: authz.NotRevoked}, authz.NotRevoked, false, 1, 1},
+		"a revocation is taught too":        {&stage{}, &stage{v: authz.Revoked}, authz.Revoked, false, 1, 1},
+		"a failure is passed on, untaught":  {&stage{err: away}, &stage{v: authz.NotRevoked}, authz.NotRevoked, false, 1, 0},
+		"a verdict with an error is no one": {&stage{v: authz.NotRevoked, err: away}, &stage{err: away}, authz.Unknown, true, 1, 0},
+		"nobody knows":                      {&stage{}, &stage{}, authz.Unknown, false, 1, 0},
+		"nobody answers":                    {&stage{err: away}, &stage{err: away}, authz.Unknown, true, 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			seen := 0
+			v, err := authz.NewChain(func(string, authz.Verdict, error, time.Duration) { seen++ }, c.first, c.second).Lookup(t.Context(), &authz.Query{})
+			require.Equal(t, c.want, v)
+			require.Equal(t, c.fails, err != nil, "%v", err)
+			require.Equal(t, c.asked, c.second.asked)
+			require.Len(t, c.first.filled, c.filled)
+			require.Empty(t, c.second.filled, "the last tier learns from nobody")
+			require.Equal(t, 1+c.asked, seen)
+		})
+	}
+	v, err := authz.NewChain(nil).Lookup(t.Context(), &authz.Query{})
+	require.Equal(t, authz.Unknown, v)
+	require.NoError(t, err)
+}
