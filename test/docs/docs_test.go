@@ -92,7 +92,7 @@ var (
 	makes   = regexp.MustCompile("(?m)^[`$ ]*make ([a-z][a-z0-9-]*)")
 	span    = regexp.MustCompile("`[^`\n]+`")
 	fenced  = regexp.MustCompile("(?ms)^```(?:sh|console|text)?\n(.*?)^```")
-	testRef = regexp.MustCompile("\\b(Test[A-Z][A-Za-z0-9]+)\\b")
+	testRef = regexp.MustCompile(`\b(Test[A-Z][A-Za-z0-9]+)\b`)
 	testDef = regexp.MustCompile(`(?m)^func (Test[A-Z][A-Za-z0-9]+)\(`)
 )
 
