@@ -133,7 +133,7 @@ func (l *lookups) probe() {
 	}
 	l.spawn(func() {
 		defer l.probing.Store(false)
-		for wait := 200 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		for wait := 200 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 			timer := time.NewTimer(jitter(wait, 0.25))
 			select {
 			case <-l.stop.Done():
