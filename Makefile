@@ -66,6 +66,8 @@ $(TOOLS)/.govulncheck-$(GOVULNCHECK):
 
 .PHONY: test
 test: tools ## every test, with the race detector, on real servers
+	@# Under the race detector the simulator tries fewer schedules; here all 20,000.
+	$(GO) test -count=1 -timeout 20m -run '^TestSimulatedProduct' ./cache
 	@# The outages come last and alone: they judge what a machine under load cannot keep.
 	@failed=; for m in $(MODULES); do echo "go test -race $$m"; (cd $$m && $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/outage)) || failed=1; done; \
 		echo "go test -race ./test/outage"; $(GO) test -race -timeout 20m ./test/outage || failed=1; [ -z "$$failed" ]
