@@ -25,6 +25,7 @@ type core struct {
 	tokens     *cache.TokenCache // nil: switched off
 	store      *store.Store
 	redis      *cache.Redis    // nil: not configured
+	replica    *cache.Replica  // nil: lookup mode
 	follower   *cache.Follower // nil: lookup mode
 	opaque     *authz.Introspections
 	statuses   *authz.StatusLists // nil: not configured
@@ -56,7 +57,8 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	}
 	var tiers []authz.Tier
 	if s.Revocation.Replica {
-		c.follower = cache.NewFollower(c.store, cache.NewReplica(), cache.FollowerOptions{Config: s.Revocation, Clock: clock, Logger: log, Registry: registry})
+		c.replica = cache.NewReplica()
+		c.follower = cache.NewFollower(c.store, c.replica, cache.FollowerOptions{Config: s.Revocation, Clock: clock, Logger: log, Registry: registry})
 		tiers = append(tiers, cache.NewReplicaTier(c.follower))
 	}
 	if s.Redis.Enabled() {
@@ -139,6 +141,10 @@ type announcer struct{ *core }
 
 func (a announcer) Announce(ctx context.Context, revocations []authz.Revocation) bool {
 	if a.follower != nil {
+		// Whoever was told that it is revoked may ask here next.
+		for i := range revocations {
+			a.replica.Add(revocations[i].Entry())
+		}
 		a.follower.Hint()
 	}
 	return a.redis != nil && a.redis.Announce(ctx, revocations)
