@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -100,7 +99,7 @@ func (s *Introspections) ByName() map[string]Introspector { return s.byName }
 // Close waits for the questions under way and forgets all answers.
 func (s *Introspections) Close() {
 	for _, n := range s.all {
-		n.wg.Wait()
+		n.background.close()
 		n.closeIdle()
 		n.answers.InvalidateAll()
 		n.answers.StopAllGoroutines()
@@ -123,7 +122,7 @@ type introspection struct {
 	slots             chan struct{}
 	breaker           *gobreaker.CircuitBreaker[introspected]
 	asked             map[string]prometheus.Counter // by result
-	wg                sync.WaitGroup
+	background        background
 }
 
 // introspected is an answer of the issuer and how long it may be believed.
@@ -184,8 +183,10 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, err
 	raw = strings.Clone(raw) // it may alias the request, which the question can outlive
 	//nolint:contextcheck // several callers may wait for the answer: none of them may end the question
 	flight := n.flights.DoChan(string(key[:]), func() (a any, err error) {
-		n.wg.Add(1)
-		defer n.wg.Done()
+		if !n.background.enter() {
+			return nil, &Failure{Reason: ReasonUnprovable, Detail: "introspection " + n.cfg.Name + ": shutting down"}
+		}
+		defer n.background.leave()
 		defer func() {
 			if p := recover(); p != nil { // no answer, however strange, may end the process
 				a, err = nil, &Failure{Reason: ReasonInternal, Detail: fmt.Sprintf("panic while introspecting: %T", p)}

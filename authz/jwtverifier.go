@@ -39,10 +39,10 @@ type JWTVerifier struct {
 	clock    Clock
 	registry prometheus.Registerer
 
-	base      context.Context
-	cancel    context.CancelFunc
-	wg        sync.WaitGroup
-	closeIdle []func()
+	base       context.Context
+	cancel     context.CancelFunc
+	background background
+	closeIdle  []func()
 }
 
 var _ Verifier = (*JWTVerifier)(nil)
@@ -111,7 +111,7 @@ func (v *JWTVerifier) add(slot int, c IssuerConfig, o VerifierOptions) error {
 	}
 	r := &KeyRing{
 		cfg: c, source: source, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(slot),
-		base: v.base, wg: &v.wg, unknown: map[uint64]time.Duration{}, seed: maphash.MakeSeed(),
+		base: v.base, background: &v.background, unknown: map[uint64]time.Duration{}, seed: maphash.MakeSeed(),
 	}
 	if c.plaintext() {
 		r.log.Warn("signing keys are fetched without TLS: whoever can change them on the way can mint tokens")
@@ -126,7 +126,7 @@ func (v *JWTVerifier) add(slot int, c IssuerConfig, o VerifierOptions) error {
 // does not wait: an issuer that cannot be reached delays nobody.
 func (v *JWTVerifier) Start(ctx context.Context) {
 	for _, r := range v.rings {
-		v.wg.Go(func() { r.run(ctx) })
+		v.background.start(func() { r.run(ctx) })
 	}
 }
 
@@ -150,11 +150,7 @@ func (v *JWTVerifier) Refresh(ctx context.Context) error {
 // with the keys at hand.
 func (v *JWTVerifier) Close() {
 	v.cancel()
-	for _, r := range v.rings { // whoever was about to fetch has begun now, or sees that it is over
-		r.mu.Lock()
-		r.mu.Unlock() //nolint:staticcheck // an empty critical section is the point
-	}
-	v.wg.Wait()
+	v.background.close()
 	for _, f := range v.closeIdle {
 		f()
 	}

@@ -35,19 +35,19 @@ func (r *KeyRing) Refresh(ctx context.Context) error {
 // launch starts a fetch that outlives the request that caused it. r.mu is held.
 func (r *KeyRing) launch() *flight {
 	f := &flight{done: make(chan struct{})}
-	if r.base.Err() != nil {
-		f.err = context.Cause(r.base)
-		close(f.done)
-		return f
-	}
 	r.flight = f
-	r.wg.Go(func() {
+	started := r.background.start(func() {
 		f.err = r.loadSafely()
 		r.mu.Lock()
 		r.flight = nil
 		r.mu.Unlock()
 		close(f.done)
 	})
+	if !started {
+		r.flight = nil
+		f.err = context.Canceled
+		close(f.done)
+	}
 	return f
 }
 

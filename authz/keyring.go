@@ -34,8 +34,8 @@ type KeyRing struct {
 	state      atomic.Pointer[ringState] // nil: no keys
 	waiters    atomic.Int32
 
-	base context.Context // ends with the verifier
-	wg   *sync.WaitGroup
+	base       context.Context // ends with the verifier
+	background *background
 
 	mu       sync.Mutex
 	flight   *flight                  // the fetch under way

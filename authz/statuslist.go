@@ -130,9 +130,9 @@ type StatusLists struct {
 	closeIdle func()
 	fetches   *prometheus.CounterVec
 
-	base   context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	base       context.Context
+	cancel     context.CancelFunc
+	background background
 
 	mu    sync.RWMutex
 	lists map[statusKey]*statusEntry
@@ -187,7 +187,7 @@ func NewStatusLists(c StatusListConfig, o StatusListOptions) (*StatusLists, erro
 // Close ends the fetches under way.
 func (s *StatusLists) Close() {
 	s.cancel()
-	s.wg.Wait()
+	s.background.close()
 	s.closeIdle()
 }
 
@@ -318,7 +318,7 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 		return e.flight
 	}
 	e.busy, e.flight = true, make(chan struct{})
-	s.wg.Go(func() {
+	started := s.background.start(func() {
 		list, err := s.fetch(e.key)
 		result := "ok"
 		if err != nil {
@@ -332,6 +332,10 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 		e.busy, e.err, e.retry = false, err, s.clock.Boot()+statusRetry
 		close(e.flight)
 	})
+	if !started {
+		e.busy, e.err = false, errors.New("shutting down")
+		close(e.flight)
+	}
 	return e.flight
 }
 
