@@ -21,8 +21,8 @@ func migrationsOf(dialect string) fs.FS {
 // this code.
 func checkSchema(version, compatible int) error {
 	switch {
-	case version < SchemaVersion:
-		return fmt.Errorf("%w: it has version %d and this program needs %d; run `jwt-bouncer migrate`", ErrSchema, version, SchemaVersion)
+	case version < oldestSchema:
+		return fmt.Errorf("%w: it has version %d and this program needs %d; run `jwt-bouncer migrate`", ErrSchema, version, oldestSchema)
 	case compatible > SchemaVersion:
 		return fmt.Errorf("%w: it has version %d, which needs programs written for version %d or later and this one is for %d; upgrade jwt-bouncer",
 			ErrSchema, version, compatible, SchemaVersion)

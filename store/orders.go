@@ -80,6 +80,22 @@ func (o *orders) fill(id identity, r authz.Revocation) {
 	}
 }
 
+// endsEarly reports whether something was ordered without an expiry and was
+// stored with one that is too early by the clock here, and then asks for ours.
+func (o *orders) endsEarly(now time.Time, ttl time.Duration) (early bool) {
+	for i := range o.unique {
+		u := &o.unique[i]
+		if !u.ExpiresAt.IsZero() {
+			continue
+		}
+		due := defaultExpiry(u.Revocation, now, ttl)
+		if o.stored[o.places[u.id][0]].ExpiresAt.Before(due.Add(-time.Minute)) {
+			u.ExpiresAt, early = due, true
+		}
+	}
+	return early
+}
+
 // defaultExpiry is when the last token that r can match has expired. A key
 // that is not trusted any more can sign tokens of any age for as long as it is
 // published: its revocation does not end by itself.

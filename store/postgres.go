@@ -9,7 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"jwtbouncer/authz"
@@ -58,11 +57,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 	if c.ConnectTimeout == 0 || c.ConnectTimeout > o.ConnectTimeout {
 		c.ConnectTimeout = o.ConnectTimeout
 	}
-	// A statement whose caller left is cancelled at the server; merely closing
-	// the socket would leave it running there, one more with every retry.
-	c.BuildContextWatcherHandler = func(pc *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: pc, CancelRequestDelay: 0, DeadlineDelay: time.Second}
-	}
+	c.BuildContextWatcherHandler = newCanceller
 	c.OnNotice = noticed
 	p.config = c
 
@@ -163,11 +158,13 @@ func (p *postgresStore) limits(ctx context.Context) (Limits, error) {
 	return p.about(ctx)
 }
 
-func (p *postgresStore) collect(ctx context.Context) (n int64, err error) {
+func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
 	defer p.met.done("gc", time.Now(), &err)
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
-	err = p.writes.QueryRow(ctx, `select authz.gc(make_interval(secs => $1))`, p.o.GCGrace.Seconds()).Scan(&n)
+	// The server's clock counts the grace: where it is ahead of ours, so much longer.
+	err = p.writes.QueryRow(ctx, `select authz.gc(make_interval(secs => $1) + greatest(now() - $2::timestamptz, interval '0'))`,
+		p.o.GCGrace.Seconds(), now).Scan(&n)
 	return n, p.fail(err)
 }
 

@@ -44,7 +44,21 @@ func (p *postgresStore) Append(ctx context.Context, revocations []authz.Revocati
 	return orders.stored, nil
 }
 
+// append stores the batch. A server whose clock is behind ours would end what
+// has no expiry too early: that is ordered again with ours, which only ever
+// makes it last longer.
 func (p *postgresStore) append(ctx context.Context, orders *orders) error {
+	err := p.appendOnce(ctx, orders)
+	if err != nil || !orders.endsEarly(p.o.Clock.Now(), p.o.MaxTokenTTL) {
+		return err
+	}
+	if err := p.appendOnce(ctx, orders); err != nil {
+		return fmt.Errorf("%w: postgres %s: its clock is behind, and moving the expiry failed: %w", authz.ErrOutcomeUnknown, p.where, err)
+	}
+	return nil
+}
+
+func (p *postgresStore) appendOnce(ctx context.Context, orders *orders) error {
 	n := len(orders.unique)
 	kinds, notBefores, expiries := make([]int16, n), make([]*time.Time, n), make([]*time.Time, n)
 	issuers, values, actors, reasons := make([]string, n), make([]string, n), make([]string, n), make([]string, n)

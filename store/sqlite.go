@@ -231,7 +231,7 @@ func (s *sqliteStore) bumpEpoch(ctx context.Context) error {
 	}))
 }
 
-func (s *sqliteStore) collect(ctx context.Context) (n int64, err error) {
+func (s *sqliteStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
 	defer cancel()
 	defer s.met.done("gc", time.Now(), &err)
@@ -241,7 +241,7 @@ func (s *sqliteStore) collect(ctx context.Context) (n int64, err error) {
 		}
 		// Small batches: another process's revoke waits for each.
 		res, err := tx.ExecContext(ctx, `delete from revocations where id in (select id from revocations where expires_at < ? limit 1000)`,
-			s.o.Clock.Now().Add(-s.o.GCGrace).UnixMicro())
+			now.Add(-s.o.GCGrace).UnixMicro())
 		if err != nil {
 			return err
 		}

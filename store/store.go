@@ -20,9 +20,13 @@ import (
 	"jwtbouncer/authz"
 )
 
-// SchemaVersion is the schema this code was written for. It works on every
-// schema that is at least as new and that says it still serves this version.
-const SchemaVersion = 1
+// SchemaVersion is the schema this code was written for, and to which Migrate
+// brings older ones. It works on newer schemas that say they still serve this
+// version, and on older ones back to oldestSchema, without what they lack.
+const (
+	SchemaVersion = 2
+	oldestSchema  = 1
+)
 
 // expiryGrace is how long an expired revocation is still enforced, so that a
 // verifier's leeway and a skewed clock cannot reopen a token's last moments.
@@ -112,7 +116,7 @@ type engine interface {
 // keeper looks after the schema and what is in it.
 type keeper interface {
 	migrate(ctx context.Context) error
-	collect(ctx context.Context) (int64, error) // one batch; 0: nothing left
+	collect(ctx context.Context, now time.Time) (int64, error) // one batch; 0: nothing left
 	ping(ctx context.Context) error
 	limits(ctx context.Context) (Limits, error)
 	bumpEpoch(ctx context.Context) error
@@ -124,8 +128,9 @@ type keeper interface {
 // All methods but Changes may be called concurrently.
 type Store struct {
 	engine
-	o   Options
-	met *metrics
+	o     Options
+	met   *metrics
+	clock cautiousClock
 }
 
 var (
@@ -146,7 +151,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{o: o}
+	s := &Store{o: o, clock: newCautiousClock(o.Clock)}
 	switch target.scheme {
 	case "sqlite":
 		s.met = newMetrics(o.Registry, "sqlite")
@@ -189,12 +194,13 @@ func (s *Store) InstallBridge(ctx context.Context, o BridgeOptions) (int64, erro
 	return s.bridge(ctx, o)
 }
 
-// GC deletes revocations that expired longer than Options.GCGrace ago and
-// returns how many.
+// GC deletes revocations that expired longer than Options.GCGrace ago, by the
+// clock here and by the database's, and returns how many. A step of either
+// clock forward makes nothing expire.
 func (s *Store) GC(ctx context.Context) (int64, error) {
 	var total int64
 	for {
-		n, err := s.collect(ctx)
+		n, err := s.collect(ctx, s.clock.now())
 		total += n
 		s.met.collected.Add(float64(n))
 		if err != nil || n == 0 {
