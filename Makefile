@@ -20,7 +20,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL) into .tools
+tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL, pgbouncer) into .tools
 	@scripts/servers.sh
 
 .PHONY: build
@@ -86,10 +86,6 @@ test-idp: tools ## logout at a real OpenID Provider, denied at a real Envoy (nee
 .PHONY: test-short
 test-short: ## the tests that need no server, without the race detector
 	$(GO) test -short $$($(GO) list ./... | grep -v /test/)
-
-.PHONY: test-pgbouncer
-test-pgbouncer: tools ## a pooler before PostgreSQL; needs Debian's package pgbouncer
-	$(GO) test -race -count=1 -tags pgbouncer ./test/outage -run '^TestPgBouncer$$'
 
 .PHONY: bench
 bench: ## Go benchmarks with allocations

@@ -37,6 +37,7 @@ type BouncerOptions struct {
 	Dir    string   // working directory (see Dir); empty: one of its own
 	NoWait bool     // return as soon as the process runs: it may never get ready
 	Plain  bool     // without the race detector even where the tests have it
+	Clock  *Clock   // its wall clock; nil: the machine's. Implies Plain.
 }
 
 // Bouncer builds the product once per test process and runs `serve` with a
@@ -125,13 +126,18 @@ func (b *BouncerServer) LimitFileSize(t testing.TB, size string) {
 
 func (b *BouncerServer) run() error {
 	path, err := Binary(b.options.Plain)
+	env := append([]string{"GORACE=halt_on_error=1 exitcode=66"}, b.options.Env...)
+	if c := b.options.Clock; c != nil {
+		path, err = clockBinary()
+		env = append(env, clockVariable+"="+c.path)
+	}
 	if err != nil {
 		return err
 	}
 	p, err := start(command{name: b.Name, path: path, dir: b.dir,
 		args: append([]string{"serve", "--config", b.Config}, b.options.Args...),
 		// A data race in the product fails the test through its exit code.
-		env: append([]string{"GORACE=halt_on_error=1 exitcode=66"}, b.options.Env...)})
+		env: env})
 	if err != nil {
 		return err
 	}

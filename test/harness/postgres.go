@@ -32,9 +32,10 @@ type PGServer struct {
 	Addr string // host:port
 	Data string // data directory
 
-	port int
-	dir  string
-	bin  string
+	port  int
+	dir   string
+	bin   string
+	clock *Clock // nil: the machine's
 }
 
 // Postgres returns a new database, for this test alone, in a server that all
@@ -54,7 +55,13 @@ func Postgres(t testing.TB) *PG {
 // postgresql.conf as pairs: "max_connections", "5".
 func OwnPostgres(t testing.TB, settings ...string) *PG {
 	t.Helper()
-	s, err := newPostgres("postgres", settings...)
+	return OwnPostgresAt(t, nil, settings...)
+}
+
+// OwnPostgresAt is OwnPostgres with another wall clock than the machine's.
+func OwnPostgresAt(t testing.TB, clock *Clock, settings ...string) *PG {
+	t.Helper()
+	s, err := newPostgres("postgres", clock, settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +70,7 @@ func OwnPostgres(t testing.TB, settings ...string) *PG {
 }
 
 var sharedPostgres = sync.OnceValues(func() (*PGServer, error) {
-	s, err := newPostgres("postgres")
+	s, err := newPostgres("postgres", nil)
 	if err == nil {
 		atEnd(s.remove)
 	}
@@ -237,12 +244,12 @@ func major(path string) int {
 }
 
 // newPostgres makes a data directory and starts a server on it.
-func newPostgres(name string, settings ...string) (*PGServer, error) {
+func newPostgres(name string, clock *Clock, settings ...string) (*PGServer, error) {
 	bin, err := postgresBin()
 	if err != nil {
 		return nil, err
 	}
-	s := &PGServer{bin: bin, Process: &Process{Name: name}}
+	s := &PGServer{bin: bin, clock: clock, Process: &Process{Name: name}}
 	if s.dir, err = newDir(); err != nil {
 		return nil, err
 	}
@@ -288,8 +295,12 @@ func newPostgres(name string, settings ...string) (*PGServer, error) {
 }
 
 func (s *PGServer) run() error {
+	env, err := s.clock.env()
+	if err != nil {
+		return err
+	}
 	p, err := start(command{
-		name: s.Name, path: filepath.Join(s.bin, "postgres"), dir: s.dir, env: s.libraries(),
+		name: s.Name, path: filepath.Join(s.bin, "postgres"), dir: s.dir, env: append(s.libraries(), env...),
 		args: []string{"-D", s.Data, "-p", strconv.Itoa(s.port)},
 		// Immediate shutdown: the sessions end too, and shared memory is given back.
 		death: syscall.SIGQUIT,

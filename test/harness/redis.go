@@ -26,6 +26,7 @@ type RedisServer struct {
 	bus     int // port of the cluster bus; 0: not a cluster node
 	dir     string
 	args    []string
+	clock   *Clock // nil: the machine's
 	settled func(context.Context) error
 }
 
@@ -33,7 +34,13 @@ type RedisServer struct {
 // redis.conf as pairs: "maxmemory", "1mb".
 func Redis(t testing.TB, settings ...string) *RedisServer {
 	t.Helper()
-	return startRedis(t, "redis", false, settings...)
+	return startRedis(t, "redis", false, nil, settings...)
+}
+
+// RedisAt is Redis with another wall clock than the machine's.
+func RedisAt(t testing.TB, clock *Clock, settings ...string) *RedisServer {
+	t.Helper()
+	return startRedis(t, "redis", false, clock, settings...)
 }
 
 // Client returns a client that is closed after the test.
@@ -68,11 +75,11 @@ func (r *RedisServer) Start(t testing.TB) {
 	}
 }
 
-func startRedis(t testing.TB, name string, cluster bool, settings ...string) *RedisServer {
+func startRedis(t testing.TB, name string, cluster bool, clock *Clock, settings ...string) *RedisServer {
 	t.Helper()
 	var err error
 	for range 5 {
-		r := &RedisServer{dir: Dir(t)}
+		r := &RedisServer{dir: Dir(t), clock: clock}
 		if r.port, err = freePort(); err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +116,11 @@ func (r *RedisServer) run() error {
 	if err != nil {
 		return err
 	}
-	p, err := start(command{name: r.Name, path: path, args: r.args, dir: r.dir})
+	env, err := r.clock.env()
+	if err != nil {
+		return err
+	}
+	p, err := start(command{name: r.Name, path: path, args: r.args, env: env, dir: r.dir})
 	if err != nil {
 		return err
 	}
@@ -152,9 +163,9 @@ type SentinelGroup struct {
 // Sentinel starts a group in which a dead master is noticed after a second.
 func Sentinel(t testing.TB) *SentinelGroup {
 	t.Helper()
-	g := &SentinelGroup{Name: "main", Master: startRedis(t, "redis-master", false)}
+	g := &SentinelGroup{Name: "main", Master: startRedis(t, "redis-master", false, nil)}
 	host, port := "127.0.0.1", strconv.Itoa(g.Master.port)
-	g.Replica = startRedis(t, "redis-replica", false, "replicaof", host+" "+port)
+	g.Replica = startRedis(t, "redis-replica", false, nil, "replicaof", host+" "+port)
 	for i := range 3 {
 		s := &RedisServer{dir: Dir(t), port: Port(t)}
 		s.Addr = "127.0.0.1:" + strconv.Itoa(s.port)
@@ -222,7 +233,7 @@ func RedisCluster(t testing.TB, masters int, replicas ...int) *Cluster {
 	}
 	c := &Cluster{}
 	for i := range masters * (1 + each) {
-		n := startRedis(t, fmt.Sprintf("redis-node-%d", i), true)
+		n := startRedis(t, fmt.Sprintf("redis-node-%d", i), true, nil)
 		c.Nodes = append(c.Nodes, n)
 		c.Addrs = append(c.Addrs, n.Addr)
 	}

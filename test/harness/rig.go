@@ -55,6 +55,9 @@ type RigOptions struct {
 	Front         FrontOptions
 	NoFront       bool
 	Bouncer       BouncerOptions
+	// The wall clocks of the servers, where they are not the machine's; that of
+	// the sidecars is Bouncer.Clock.
+	PGClock, RedisClock *Clock
 }
 
 // NewRig starts everything and waits until it is ready.
@@ -69,7 +72,7 @@ func NewRig(t testing.TB, o RigOptions) *Rig {
 	switch {
 	case store != "":
 	case o.OwnPostgres != nil:
-		r.PG = OwnPostgres(t, o.OwnPostgres...)
+		r.PG = OwnPostgresAt(t, o.PGClock, o.OwnPostgres...)
 	case o.Postgres:
 		r.PG = Postgres(t)
 	default:
@@ -85,7 +88,7 @@ func NewRig(t testing.TB, o RigOptions) *Rig {
 	}
 	url := o.RedisURL
 	if o.Redis {
-		r.Redis = Redis(t, o.RedisSettings...)
+		r.Redis = RedisAt(t, o.RedisClock, o.RedisSettings...)
 		url = r.Redis.URL
 		if o.Faults {
 			r.RedisProxy = Proxy(t, r.Redis.Addr)

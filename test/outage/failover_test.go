@@ -10,9 +10,11 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-func modes(t *testing.T, run func(t *testing.T, lookup bool)) {
+// modes runs a test in both modes. Where one test does so several times, each
+// has a prefix to its names.
+func modes(t *testing.T, run func(t *testing.T, lookup bool), prefix ...string) {
 	for _, lookup := range []bool{false, true} {
-		t.Run(pick(lookup, "lookup", "replica"), func(t *testing.T) {
+		t.Run(strings.Join(prefix, "")+pick(lookup, "lookup", "replica"), func(t *testing.T) {
 			t.Parallel()
 			run(t, lookup)
 		})

@@ -3,6 +3,7 @@ package outage
 import (
 	"context"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
@@ -81,7 +82,8 @@ var redisFaults = []fault{
 	}, 1, 0.9},
 	{"redis READONLY", short, func(t *testing.T, r *harness.Rig) func() {
 		other := harness.Redis(t)
-		host, port := split(other.Addr)
+		host, port, err := net.SplitHostPort(other.Addr)
+		must(t, err)
 		r.Redis.Do(t, "REPLICAOF", host, port)
 		return func() { r.Redis.Do(t, "REPLICAOF", "NO", "ONE") }
 	}, 1, 0.9},

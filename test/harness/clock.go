@@ -1,0 +1,130 @@
+package harness
+
+import (
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// Clock is a wall clock (CLOCK_REALTIME) that a test steps under running
+// processes; their monotonic and boot-time clocks go on as they do when an
+// administrator or NTP steps the machine's. It reaches Redis and PostgreSQL by
+// a library loaded before libc, and the product, which is static and asks the
+// kernel itself, by a build in which time.Now adds the step and nothing else
+// differs.
+type Clock struct {
+	path string
+	step *atomic.Int64 // nanoseconds; shared with the processes
+}
+
+// clockVariable names the file of the Clock to a process.
+const clockVariable = "JWTB_TEST_CLOCK"
+
+// NewClock returns a clock that shows the machine's time.
+func NewClock(t testing.TB) *Clock {
+	t.Helper()
+	c := &Clock{path: WriteFile(t, Dir(t), "clock", strings.Repeat("\x00", 8))}
+	f, err := os.OpenFile(c.path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	shared, err := syscall.Mmap(int(f.Fd()), 0, 8, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Munmap(shared) })
+	c.step = (*atomic.Int64)(unsafe.Pointer(&shared[0])) //nolint:gosec // page-aligned, and unmapped last
+	return c
+}
+
+// Step sets the clock by that much more (or less) than the machine's time,
+// whatever it was before. 0 corrects it.
+func (c *Clock) Step(by time.Duration) { c.step.Store(int64(by)) }
+
+// Now is what the clock shows.
+func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.step.Load())) }
+
+// env makes a process see the clock, of which nil is the machine's own.
+func (c *Clock) env() ([]string, error) {
+	if c == nil {
+		return nil, nil
+	}
+	library, err := clockLibrary()
+	return []string{clockVariable + "=" + c.path, "LD_PRELOAD=" + library}, err
+}
+
+var (
+	//go:embed testdata/clock.c
+	clockSource string
+	//go:embed testdata/clock.go.txt
+	clockPackage string
+)
+
+// clockLibrary is what servers in C are started with.
+var clockLibrary = sync.OnceValues(func() (string, error) {
+	dir, err := newDir()
+	if err != nil {
+		return "", err
+	}
+	atEnd(func() { _ = os.RemoveAll(dir) })
+	library := filepath.Join(dir, "clock.so")
+	cmd := exec.Command("cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, "-xc", "-")
+	cmd.Stdin = strings.NewReader(clockSource)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("the stepped clock needs a C compiler, as the race detector does: %w\n%s", err, out)
+	}
+	return library, os.Chmod(library, 0o755)
+})
+
+// clockBinary builds the product with a time.Now that can be stepped.
+var clockBinary = sync.OnceValues(func() (string, error) {
+	dir, err := newDir()
+	if err != nil {
+		return "", err
+	}
+	atEnd(func() { _ = os.RemoveAll(dir) })
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return "", err
+	}
+	original := filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go")
+	b, err := os.ReadFile(original)
+	if err != nil {
+		return "", err
+	}
+	const read = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
+	text := strings.Replace(string(b), read, read+"\tsec, nsec = stepped(sec, nsec)\n", 1)
+	if text == string(b) {
+		return "", errors.New("time.Now does not begin as it did in Go 1.26: adapt test/harness/clock.go to " + runtime.Version())
+	}
+	overlay := map[string]string{}
+	for name, text := range map[string]string{"time.go": text, "stepped.go": clockPackage} {
+		replaced := filepath.Join(dir, name)
+		if err := os.WriteFile(replaced, []byte(text), 0o600); err != nil {
+			return "", err
+		}
+		overlay[filepath.Join(filepath.Dir(original), name)] = replaced
+	}
+	list, err := json.Marshal(map[string]any{"Replace": overlay})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(path, list, 0o600); err != nil {
+		return "", err
+	}
+	return build("CGO_ENABLED=0", "-overlay", path)
+})

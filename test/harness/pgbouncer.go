@@ -1,0 +1,80 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Pooler is one pgbouncer process.
+type Pooler struct {
+	*Process
+	Addr string // host:port
+
+	path, conf, dir string
+}
+
+// PgBouncer starts a pooler before pg's server; mode is its pool_mode. Where
+// pgbouncer could not be had the test is skipped, but fails in CI.
+func PgBouncer(t testing.TB, pg *PG, mode string) *Pooler {
+	t.Helper()
+	path, err := find("pgbouncer", []string{"pgbouncer", "/usr/sbin/pgbouncer"}, "pgbouncer/usr/sbin/pgbouncer")
+	switch {
+	case err != nil && os.Getenv("CI") == "":
+		t.Skip(err)
+	case err != nil:
+		t.Fatal(err)
+	}
+	host, port, err := net.SplitHostPort(pg.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Pooler{dir: Dir(t), path: path}
+	own := Port(t)
+	p.Addr = fmt.Sprintf("127.0.0.1:%d", own)
+	p.conf = WriteFile(t, p.dir, "pgbouncer.ini", fmt.Sprintf(`[databases]
+* = user=postgres host=%s port=%s
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = any
+auth_file = %s
+pool_mode = %s
+default_pool_size = 4
+`, host, port, own, WriteFile(t, p.dir, "users.txt", `"postgres" ""`), mode))
+	p.Start(t)
+	t.Cleanup(func() { p.attach(t); p.Kill() })
+	return p
+}
+
+// Start starts a pooler that was killed again.
+func (p *Pooler) Start(t testing.TB) {
+	t.Helper()
+	// Its libraries are beside it where it was unpacked and not installed.
+	libraries, _ := filepath.Glob(filepath.Join(filepath.Dir(p.path), "../lib/*-linux-gnu"))
+	var env []string
+	for _, dir := range libraries {
+		env = append(env, "LD_LIBRARY_PATH="+dir)
+	}
+	var err error
+	if p.Process, err = start(command{name: "pgbouncer", path: p.path, args: []string{p.conf}, dir: p.dir, env: env, death: syscall.SIGKILL}); err != nil {
+		t.Fatal(err)
+	}
+	err = p.await(10*time.Second, func(ctx context.Context) error {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "tcp", p.Addr)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

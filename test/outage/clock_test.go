@@ -1,0 +1,64 @@
+package outage
+
+import (
+	"testing"
+	"time"
+
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+// TestWallClockStepped steps the wall clocks of an installation, singly and
+// together, forwards and back, far beyond the life of any token. What is
+// revoked before or meanwhile is denied whatever the clocks say; once they
+// agree with the issuer's, good tokens pass without a restart.
+func TestWallClockStepped(t *testing.T) {
+	t.Parallel()
+	const far = 36 * time.Hour // max_token_ttl is 24
+	modes(t, func(t *testing.T, lookup bool) {
+		issuer, sidecar, postgres, redis := harness.NewClock(t), harness.NewClock(t), harness.NewClock(t), harness.NewClock(t)
+		i := authztest.NewIssuer(authztest.Named("https://issuer.example"), authztest.Clock(issuer.Now))
+		t.Cleanup(i.Close)
+		r := harness.NewRig(t, harness.RigOptions{Issuer: i, OwnPostgres: []string{}, PGClock: postgres, Redis: true, RedisClock: redis,
+			Lookup: lookup, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond, Revocation: "sweep_interval: 1s",
+			Bouncer: harness.BouncerOptions{Clock: sidecar}, Front: harness.FrontOptions{FailureModeAllow: true, Timeout: 2 * time.Second}})
+		for _, c := range []struct {
+			name   string
+			clocks []*harness.Clock
+		}{
+			{"sidecar's", []*harness.Clock{sidecar}},
+			{"issuer's and sidecar's", []*harness.Clock{issuer, sidecar}},
+			{"PostgreSQL's", []*harness.Clock{postgres}},
+			{"Redis's", []*harness.Clock{redis}},
+			{"every", []*harness.Clock{issuer, sidecar, postgres, redis}},
+		} {
+			for _, by := range []time.Duration{far, -far} {
+				t.Run(c.name+" clock by "+by.String(), func(t *testing.T) {
+					w := watching(t, r, false)
+					// To a sidecar whose clock differs from the issuer's, good
+					// tokens have expired or are from the future.
+					agree := len(c.clocks) != 1 || c.clocks[0] != sidecar
+					w.mayRefuse = !agree
+					for _, clock := range c.clocks {
+						clock.Step(by)
+					}
+					if agree {
+						w.recovered(5 * time.Second)
+					}
+					pause(t.Context(), bound) // what was cached before is not believed any more
+					w.forget()
+					pause(t.Context(), short)
+					if passed := w.passed(); agree && passed < 0.9 || !agree && passed > 0 {
+						t.Errorf("%.1f %% of good tokens passed", 100*passed)
+					}
+					for _, clock := range c.clocks {
+						clock.Step(0)
+					}
+					w.recovered(5 * time.Second)
+					w.durable()
+					w.end()
+				})
+			}
+		}
+	})
+}
