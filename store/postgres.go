@@ -125,14 +125,9 @@ func (p *postgresStore) fail(err error) error {
 	return fmt.Errorf("%w: postgres %s: %w", authz.ErrUnavailable, p.where, err)
 }
 
-func (p *postgresStore) ping(ctx context.Context) error {
+func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
-	_, err := p.about(ctx)
-	return err
-}
-
-func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	var version, compatible int
 	var staleness, ttl float64
 	var recovering bool
@@ -147,16 +142,10 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	if recovering {
 		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
 	}
-	return Limits{MaxStaleness: seconds(staleness), MaxTokenTTL: seconds(ttl)}, nil
+	return Limits{SchemaVersion: version, MaxStaleness: seconds(staleness), MaxTokenTTL: seconds(ttl)}, nil
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
-func (p *postgresStore) limits(ctx context.Context) (Limits, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
-	defer cancel()
-	return p.about(ctx)
-}
 
 func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
 	defer p.met.done("gc", time.Now(), &err)

@@ -207,21 +207,17 @@ func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error 
 	return nil
 }
 
-func (s *sqliteStore) ping(ctx context.Context) error {
+func (s *sqliteStore) about(ctx context.Context) (Limits, error) {
 	var version, compatible int
-	if err := s.read.QueryRowContext(ctx, `select schema_version, schema_compatible from meta`).Scan(&version, &compatible); err != nil {
-		return s.fail(err)
+	var staleness, ttl int64
+	if err := s.read.QueryRowContext(ctx, `select schema_version, schema_compatible, max_staleness, max_token_ttl from meta`).
+		Scan(&version, &compatible, &staleness, &ttl); err != nil {
+		return Limits{}, s.fail(err)
 	}
 	if err := checkSchema(version, compatible); err != nil {
-		return fmt.Errorf("sqlite %s: %w", s.path, err)
+		return Limits{}, fmt.Errorf("sqlite %s: %w", s.path, err)
 	}
-	return nil
-}
-
-func (s *sqliteStore) limits(ctx context.Context) (Limits, error) {
-	var staleness, ttl int64
-	err := s.read.QueryRowContext(ctx, `select max_staleness, max_token_ttl from meta`).Scan(&staleness, &ttl)
-	return Limits{MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond}, s.fail(err)
+	return Limits{SchemaVersion: version, MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond}, nil
 }
 
 func (s *sqliteStore) bumpEpoch(ctx context.Context) error {

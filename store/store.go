@@ -99,6 +99,7 @@ func (o *Options) setDefaults() {
 
 // Limits are facts every sidecar of the fleet has to keep to.
 type Limits struct {
+	SchemaVersion int           // of the schema that is there; Migrate brings it to at least SchemaVersion
 	MaxStaleness time.Duration // no sidecar may be configured above it
 	MaxTokenTTL  time.Duration // tokens that live longer are refused; a revocation without expiry lives this long
 }
@@ -117,8 +118,7 @@ type engine interface {
 type keeper interface {
 	migrate(ctx context.Context) error
 	collect(ctx context.Context, now time.Time) (int64, error) // one batch; 0: nothing left
-	ping(ctx context.Context) error
-	limits(ctx context.Context) (Limits, error)
+	about(ctx context.Context) (Limits, error) // fails where the store cannot be used
 	bumpEpoch(ctx context.Context) error
 	watch(ctx context.Context, changed func()) error
 	bridge(ctx context.Context, o BridgeOptions) (int64, error)
@@ -173,10 +173,13 @@ func (s *Store) Migrate(ctx context.Context) error { return s.migrate(ctx) }
 
 // Ping reports whether the store can be used: reachable, and with a schema
 // that fits. The error names the store and the cause.
-func (s *Store) Ping(ctx context.Context) error { return s.ping(ctx) }
+func (s *Store) Ping(ctx context.Context) error {
+	_, err := s.about(ctx)
+	return err
+}
 
-// Limits returns the fleet-wide limits kept in the schema.
-func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.limits(ctx) }
+// Limits returns the fleet-wide limits kept in the schema, and fails as Ping does.
+func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.about(ctx) }
 
 // BumpEpoch makes every sidecar reload all revocations; call it after a
 // restore. Nothing is forgotten by it.

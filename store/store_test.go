@@ -149,7 +149,7 @@ func TestLimits(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{MaxStaleness: 10 * time.Second, MaxTokenTTL: time.Hour})
 		got, err := s.Limits(t.Context())
-		if err != nil || got != (store.Limits{MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour}) {
+		if err != nil || got != (store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour}) {
 			t.Errorf("%+v, %v", got, err)
 		}
 		before, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
@@ -159,7 +159,7 @@ func TestLimits(t *testing.T) {
 		f := &followed{feed: s}
 		f.sync(t)
 		s2 := open(t, url, store.Options{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour})
-		want := store.Limits{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour}
+		want := store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour}
 		if got, err := s2.Limits(t.Context()); err != nil || got != want {
 			t.Errorf("%+v, %v", got, err)
 		}

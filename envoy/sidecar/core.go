@@ -41,7 +41,7 @@ type core struct {
 // readiness and heals by itself.
 func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
 	clock := authz.SystemClock{}
-	c := &core{log: log, policy: s.policyOptions()}
+	c := &core{log: log}
 	var err error
 	defer func() {
 		if err != nil {
@@ -74,13 +74,12 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
 		tokens = c.tokens
 	}
-	if c.policy.Binding, err = authz.NewBinding(s.Binding, c.replays(s)); err != nil {
-		return nil, err
-	}
 	if c.opaque, err = authz.NewIntrospections(s.Introspection, authz.IntrospectionOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
 		return nil, err
 	}
-	c.policy.Introspectors = c.opaque.ByName()
+	if c.policy, err = s.policyOptions(c.opaque.ByName(), c.replays(s)); err != nil {
+		return nil, err
+	}
 	chain := authz.NewChain(newTierMetrics(registry, tiers), tiers...)
 	if len(s.StatusLists.Hosts) > 0 {
 		if c.statuses, err = authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: c.verifier, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
@@ -183,33 +182,55 @@ func (c *core) loop(ctx context.Context, name string, f func(context.Context) er
 }
 
 // keepStore brings the schema up to date once the store can be reached, and
-// keeps its state for readiness.
+// keeps its state for readiness. From then on a follower's syncs tell how the
+// store is; without one its state is watched for the log.
 func (c *core) keepStore(ctx context.Context) {
-	migrated := false
 	for {
-		try, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := c.store.Ping(try)
-		if err != nil && !migrated && errors.Is(err, store.ErrSchema) {
-			if err = c.store.Migrate(try); err == nil {
-				err = c.store.Ping(try)
-			}
-		}
-		cancel()
-		if err == nil && !migrated {
-			migrated = true
+		err := c.askStore(ctx)
+		changed := c.storeWell.set(err)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case changed && err == nil:
 			c.log.Info("store is usable", "store", c.store.Name())
-		}
-		if c.storeWell.set(err) && err != nil && ctx.Err() == nil {
+		case changed:
 			c.log.Error("store is not usable", "store", c.store.Name(), "error", err)
 		}
 		wait := 2 * time.Second
-		if err != nil {
+		switch {
+		case err != nil:
 			wait = 500 * time.Millisecond
+		case c.follower != nil:
+			return
 		}
 		if !pause(ctx, wait) {
 			return
 		}
 	}
+}
+
+// askStore reports whether the store can be used. Until it could be for the
+// first time, a schema that is missing is installed.
+func (c *core) askStore(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	limits, err := c.store.Limits(ctx)
+	old := err == nil && limits.SchemaVersion < store.SchemaVersion
+	switch {
+	case c.storeWell.everWell() == nil:
+		return err
+	case old && c.store.Name() == "postgres":
+		// It serves. Migrating is for somebody who may, and who is not behind
+		// a pooler that hands the migration's lock to another session.
+		c.log.Warn("the store's schema is old, run `jwt-bouncer migrate`", "version", limits.SchemaVersion, "current", store.SchemaVersion)
+		return nil
+	case old || errors.Is(err, store.ErrSchema):
+		if err := c.store.Migrate(ctx); err != nil {
+			return err
+		}
+		return c.store.Ping(ctx)
+	}
+	return err
 }
 
 // pause waits for d and reports whether ctx is still alive.

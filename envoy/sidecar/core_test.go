@@ -2,6 +2,8 @@ package sidecar
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -10,7 +12,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/store"
 )
+
+// coreOf returns a core, and the context of what it is to do, which ends with
+// the test.
+func coreOf(t *testing.T, s Settings) (*core, context.Context) {
+	t.Helper()
+	c, err := newCore(s, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		end()
+		if err := c.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c, ctx
+}
 
 // Whoever is told by a sidecar that a token is revoked may ask that sidecar
 // next: its own replica knows before the receipt is out.
@@ -19,17 +40,7 @@ func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 	s := Defaults()
 	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
-	c, err := newCore(s, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, end := context.WithCancel(t.Context())
-	defer func() {
-		end()
-		if err := c.close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	c, ctx := coreOf(t, s)
 	c.start(ctx)
 	for c.revocationsReady() != nil && ctx.Err() == nil {
 		time.Sleep(time.Millisecond) // a real store: nothing else tells
@@ -47,5 +58,35 @@ func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 		if !c.replica.Revokes([]authz.Key{rv.Key()}, 1) {
 			t.Errorf("%d: the receipt is out and the replica does not know", i)
 		}
+	}
+}
+
+// An embedded store has nobody else who would migrate it.
+func TestOldFileIsMigrated(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "r.db")
+	s := Defaults()
+	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	s.Store = "sqlite://" + file
+	first, err := openStore(s, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(first.Migrate(t.Context()), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", "file:"+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), "update meta set schema_version = 1; delete from goose_db_version where version_id = 2"); err != nil {
+		t.Fatal(err)
+	}
+	c, ctx := coreOf(t, s)
+	c.keepStore(ctx) // a follower's store is asked until it is well
+	var version int
+	if err := db.QueryRowContext(t.Context(), "select schema_version from meta").Scan(&version); err != nil || version != store.SchemaVersion {
+		t.Errorf("version %d: %v", version, err)
 	}
 }

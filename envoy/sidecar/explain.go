@@ -70,9 +70,8 @@ func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) 
 		return nil, err
 	}
 	defer opaque.Close()
-	options := s.policyOptions()
-	options.Introspectors = opaque.ByName()
-	if options.Binding, err = authz.NewBinding(s.Binding, authz.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, clock)); err != nil {
+	options, err := s.policyOptions(opaque.ByName(), authz.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, clock))
+	if err != nil {
 		return nil, err
 	}
 	policy, err := authz.CompilePolicy(s.Routes, options)
@@ -114,9 +113,9 @@ func TestPolicy(ctx context.Context, s Settings, file string) (authz.PolicyTestR
 	if err := f.Err(); err != nil {
 		return authz.PolicyTestReport{}, err
 	}
-	options := s.policyOptions()
-	options.Introspectors = authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, func(string, string, ...any) {}) // checked when s was loaded
-	if options.Binding, err = authz.NewBinding(s.Binding, authz.NewMemoryReplay(1000, authz.SystemClock{})); err != nil {
+	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, func(string, string, ...any) {}) // checked when s was loaded
+	options, err := s.policyOptions(introspectors, authz.NewMemoryReplay(1000, authz.SystemClock{}))
+	if err != nil {
 		return authz.PolicyTestReport{}, err
 	}
 	policy, err := authz.CompilePolicy(s.Routes, options)

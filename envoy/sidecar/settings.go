@@ -163,11 +163,9 @@ func (s *Settings) validate(f *config.File) {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
 		s.API.ValidateIssuers(s.IssuerNames(), f.At(""))
 	}
-	options := s.policyOptions()
-	if b, err := authz.NewBinding(s.Binding, authz.NewMemoryReplay(1, authz.SystemClock{})); err == nil {
-		options.Binding = b // the stanza's own faults are reported below
-	}
-	options.Introspectors = authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
+	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
+	// The faults of the binding stanza itself are reported below.
+	options, _ := s.policyOptions(introspectors, authz.NewMemoryReplay(1, authz.SystemClock{}))
 	authz.ValidateRoutes(s.Routes, options, f.At("routes"))
 	s.Binding.Validate(f.At("binding"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
@@ -187,9 +185,13 @@ func (s *Settings) logLevel() (slog.Level, error) {
 	return level, err
 }
 
-// policyOptions are what routes may refer to, as far as the settings tell.
-func (s *Settings) policyOptions() authz.PolicyOptions {
-	return authz.PolicyOptions{Issuers: s.IssuerNames(), AllowUnprovable: s.Revocation.OnUnprovable == "allow"}
+// policyOptions are what routes may refer to.
+func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (authz.PolicyOptions, error) {
+	binding, err := authz.NewBinding(s.Binding, replays)
+	return authz.PolicyOptions{
+		Issuers: s.IssuerNames(), AllowUnprovable: s.Revocation.OnUnprovable == "allow",
+		Introspectors: introspectors, Binding: binding,
+	}, err
 }
 
 // replies are what denied callers are told: where the metadata is, too.
