@@ -63,7 +63,7 @@ func (f *Follower) pause(failed int) time.Duration {
 		every = min(every, firstRetry<<min(failed-1, 16))
 		spread = 0.5 + f.jitter()
 	}
-	return time.Duration(float64(every) * spread)
+	return max(time.Duration(float64(every)*spread), minGap)
 }
 
 // Hint says that something has changed: a sync begins at once, or as soon as

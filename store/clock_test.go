@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"os"
 	"testing"
 	"time"
@@ -152,4 +153,26 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("a program of the first version: %q %t %t %d %v", echo, recovering, fresh, level, err)
 	}
 	sql(t, c, `select authz.gc(make_interval(secs => 3600))`)
+}
+
+// A sidecar whose clock is far behind takes tokens for good that have expired
+// long ago, and whose revocations others may have deleted: it proves nothing.
+func TestClockFarBehind(t *testing.T) {
+	t.Parallel()
+	here := harness.NewClock(t)
+	s := open(t, harness.Postgres(t).URL, store.Options{Clock: wall{step: here}})
+	revokedUntil(t, s, "a", time.Now().Add(time.Hour))
+	for step, want := range map[time.Duration]authz.Verdict{
+		-29 * time.Minute: authz.NotRevoked,
+		-31 * time.Minute: authz.Unknown,
+		-2 * day:          authz.Unknown,
+		2 * day:           authz.NotRevoked,
+	} {
+		here.Step(step)
+		v, err := s.Lookup(t.Context(), queryFor(jti("never revoked")))
+		if v != want || errors.Is(err, store.ErrUnproven) != (want == authz.Unknown) {
+			t.Errorf("stepped by %s: %v %v, want %v", step, v, err, want)
+		}
+		enforced(t, s, "a", step.String())
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +24,8 @@ type lookups struct {
 	pending atomic.Int64
 	limit   int64
 	timeout time.Duration
-	ask     func(ctx context.Context, keys []authz.Key) (level int64, err error)
-	breaker *gobreaker.CircuitBreaker[int64]
+	read    func(context.Context, []authz.Key) (reading, error)
+	breaker *gobreaker.CircuitBreaker[reading]
 	probing atomic.Bool
 	met     *metrics
 
@@ -40,13 +41,13 @@ type errHurried struct{ error }
 
 func (e errHurried) Unwrap() error { return e.error }
 
-func newLookups(ctx context.Context, name string, o *Options, met *metrics, ask func(context.Context, []authz.Key) (int64, error)) *lookups {
+func newLookups(ctx context.Context, name string, o *Options, met *metrics, read func(context.Context, []authz.Key) (reading, error)) *lookups {
 	l := &lookups{
 		name: name, slots: make(chan struct{}, o.Lookups), limit: int64(o.Lookups + o.Waiting),
-		timeout: o.LookupTimeout, ask: ask, met: met,
+		timeout: o.LookupTimeout, read: read, met: met,
 	}
 	l.stop, l.cancel = context.WithCancel(ctx)
-	l.breaker = gobreaker.NewCircuitBreaker[int64](gobreaker.Settings{
+	l.breaker = gobreaker.NewCircuitBreaker[reading](gobreaker.Settings{
 		Name: name, MaxRequests: 1, Interval: 10 * time.Second, Timeout: 100 * time.Millisecond,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
 			return c.ConsecutiveFailures >= 5 || c.Requests >= 20 && c.TotalFailures*2 >= c.Requests
@@ -64,18 +65,31 @@ func newLookups(ctx context.Context, name string, o *Options, met *metrics, ask 
 	return l
 }
 
-// level asks for the strictest not_before (Unix seconds, authz.Always, or 0
-// for none) among the revocations with these keys.
-func (l *lookups) level(ctx context.Context, keys []authz.Key) (int64, error) {
+// verdict reads what the store says about q. A revocation is true wherever it
+// was read; its absence is not.
+func (l *lookups) verdict(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	r, err := l.ask(ctx, q.Keys)
+	if err != nil && !errors.Is(err, ErrUnproven) {
+		return authz.Unknown, err
+	}
+	v, unproven := r.verdict(q)
+	if v != authz.Revoked && err != nil {
+		return authz.Unknown, err
+	}
+	return v, unproven
+}
+
+// ask reads what the store says about these keys.
+func (l *lookups) ask(ctx context.Context, keys []authz.Key) (reading, error) {
 	if len(keys) == 0 {
-		return 0, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)
+		return reading{}, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)
 	}
 	if l.breaker.State() != gobreaker.StateClosed {
-		return 0, fmt.Errorf("%w: %s: it failed repeatedly and is being probed", authz.ErrUnavailable, l.name)
+		return reading{}, fmt.Errorf("%w: %s: it failed repeatedly and is being probed", authz.ErrUnavailable, l.name)
 	}
 	if l.pending.Add(1) > l.limit {
 		l.pending.Add(-1)
-		return 0, fmt.Errorf("%s: %w", l.name, ErrBusy)
+		return reading{}, fmt.Errorf("%s: %w", l.name, ErrBusy)
 	}
 	l.met.waiting.Inc()
 	ctx, cancel := context.WithTimeout(ctx, l.timeout)
@@ -85,11 +99,11 @@ func (l *lookups) level(ctx context.Context, keys []authz.Key) (int64, error) {
 	case l.slots <- struct{}{}:
 	case <-ctx.Done():
 		leave()
-		return 0, fmt.Errorf("%w: %s: %w while waiting for a connection", authz.ErrUnavailable, l.name, ctx.Err())
+		return reading{}, fmt.Errorf("%w: %s: %w while waiting for a connection", authz.ErrUnavailable, l.name, ctx.Err())
 	}
 	type answer struct {
-		level int64
-		err   error
+		reading
+		err error
 	}
 	// The query runs beside the request: cancelling one takes a moment (a
 	// cancel request to the server, a lock's timeout in SQLite) that the
@@ -98,32 +112,43 @@ func (l *lookups) level(ctx context.Context, keys []authz.Key) (int64, error) {
 	keys = append([]authz.Key(nil), keys...) // a query's keys must not be kept beyond Lookup
 	if !l.spawn(func() {
 		defer func() { <-l.slots; leave() }()
-		n, err := l.breaker.Execute(func() (int64, error) { return l.timed(ctx, keys) })
-		done <- answer{n, err}
+		r, err := l.breaker.Execute(func() (reading, error) { return l.timed(ctx, keys) })
+		done <- answer{r, err}
 	}) {
 		<-l.slots
 		leave()
-		return 0, fmt.Errorf("%w: %s: closed", authz.ErrUnavailable, l.name)
+		return reading{}, fmt.Errorf("%w: %s: closed", authz.ErrUnavailable, l.name)
 	}
 	select {
 	case a := <-done:
 		if a.err != nil && !errors.Is(a.err, authz.ErrUnavailable) {
 			a.err = fmt.Errorf("%w: %s: %w", authz.ErrUnavailable, l.name, a.err)
 		}
-		return a.level, a.err
+		return a.reading, a.err
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %s: no answer: %w", authz.ErrUnavailable, l.name, ctx.Err())
+		return reading{}, fmt.Errorf("%w: %s: no answer: %w", authz.ErrUnavailable, l.name, ctx.Err())
 	}
 }
 
-func (l *lookups) timed(ctx context.Context, keys []authz.Key) (int64, error) {
+func (l *lookups) timed(ctx context.Context, keys []authz.Key) (reading, error) {
 	deadline, _ := ctx.Deadline()
 	had := time.Until(deadline)
-	n, err := l.ask(ctx, keys)
+	r, err := l.readSafely(ctx, keys)
 	if err != nil && ctx.Err() != nil && had < l.timeout/3 {
 		err = errHurried{err}
 	}
-	return n, err
+	return r, err
+}
+
+// readSafely keeps a driver that met an answer no server gives from ending the
+// process.
+func (l *lookups) readSafely(ctx context.Context, keys []authz.Key) (r reading, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r, err = reading{}, fmt.Errorf("%w: %s: panic: %T", authz.ErrUnavailable, l.name, p)
+		}
+	}()
+	return l.read(ctx, keys)
 }
 
 // probe tries again until the breaker is closed.
@@ -132,7 +157,7 @@ func (l *lookups) probe() {
 		return
 	}
 	l.spawn(func() {
-		defer l.probing.Store(false)
+		defer l.probed()
 		for wait := 200 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 			timer := time.NewTimer(jitter(wait, 0.25))
 			select {
@@ -142,13 +167,22 @@ func (l *lookups) probe() {
 			case <-timer.C:
 			}
 			ctx, cancel := context.WithTimeout(l.stop, l.timeout)
-			_, err := l.breaker.Execute(func() (int64, error) { return l.ask(ctx, []authz.Key{{}}) })
+			_, err := l.breaker.Execute(func() (reading, error) { return l.readSafely(ctx, []authz.Key{{}}) })
 			cancel()
 			if err == nil && l.breaker.State() == gobreaker.StateClosed {
 				return
 			}
 		}
 	})
+}
+
+// probed ends a probe. Had the breaker tripped again meanwhile, it found this
+// one under way and began none.
+func (l *lookups) probed() {
+	l.probing.Store(false)
+	if l.stop.Err() == nil && l.breaker.State() != gobreaker.StateClosed {
+		l.probe()
+	}
 }
 
 func (l *lookups) spawn(f func()) bool {
@@ -168,10 +202,28 @@ func (l *lookups) close() {
 	l.running.Wait()
 }
 
-// verdict turns a level into the answer for q.
-func verdict(q *authz.Query, level int64) authz.Verdict {
-	if (authz.Entry{NotBefore: level}).Revokes(q.IssuedAt) {
-		return authz.Revoked
+// reading is what the authority said about some keys.
+type reading struct {
+	// level is the strictest not_before of their revocations in Unix seconds;
+	// authz.Always; 0: there is none.
+	level int64
+	// maxTokenTTL is how long revocations without expiry are kept; 0: not told.
+	maxTokenTTL time.Duration
+}
+
+// ttlSlack is by how much rounding and leeway may stretch a token's life;
+// revocations are enforced five minutes longer.
+const ttlSlack = time.Minute
+
+// verdict is the answer for q.
+func (r reading) verdict(q *authz.Query) (authz.Verdict, error) {
+	life := time.Duration(min(max(q.Expires-q.IssuedAt, 0), math.MaxInt32)) * time.Second
+	switch {
+	case (authz.Entry{NotBefore: r.level}).Revokes(q.IssuedAt):
+		return authz.Revoked, nil
+	case r.maxTokenTTL > 0 && q.IssuedAt != 0 && life > r.maxTokenTTL+ttlSlack:
+		return authz.Unknown, fmt.Errorf("%w: the token lives for %s, longer than the store's max_token_ttl (%s): its revocation could have expired (raise it with `jwt-bouncer migrate`)",
+			ErrUnproven, life, r.maxTokenTTL)
 	}
-	return authz.NotRevoked
+	return authz.NotRevoked, nil
 }

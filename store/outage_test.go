@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -283,4 +285,49 @@ func TestStartWithoutDatabase(t *testing.T) {
 	}
 	pg.Start(t)
 	healed(t, s)
+}
+
+// A pooler or proxy may answer with an error that has no SQLSTATE.
+func TestErrorWithoutCode(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	t.Cleanup(func() { _ = l.Close(); serving.Wait() })
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { refuseEverything(c) })
+		}
+	})
+	s := openOnly(t, "postgres://u@"+l.Addr().String()+"/d?sslmode=disable", store.Options{})
+	if v, _, err := ask(t.Context(), s, jti("a"), 5*time.Second); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "no more connections") {
+		t.Errorf("%v %v", v, err)
+	}
+}
+
+func refuseEverything(c net.Conn) {
+	defer c.Close()
+	b := pgproto3.NewBackend(c, c)
+	if _, err := b.ReceiveStartupMessage(); err != nil {
+		return
+	}
+	b.Send(&pgproto3.AuthenticationOk{})
+	b.Send(&pgproto3.ParameterStatus{Name: "standard_conforming_strings", Value: "on"})
+	b.Send(&pgproto3.ParameterStatus{Name: "client_encoding", Value: "UTF8"})
+	for {
+		b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+		if b.Flush() != nil {
+			return
+		}
+		if _, err := b.Receive(); err != nil {
+			return
+		}
+		b.Send(&pgproto3.ErrorResponse{Severity: "ERROR", Message: "no more connections"})
+	}
 }

@@ -81,7 +81,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		p.reads.Close()
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
-	p.lookup = newLookups(ctx, "postgres", o, met, p.level)
+	p.lookup = newLookups(ctx, "postgres", o, met, p.read)
 	return p, nil
 }
 

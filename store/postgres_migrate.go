@@ -68,8 +68,9 @@ func (p *postgresStore) raiseLimits(ctx context.Context) error {
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		_, err = tx.Exec(ctx, `update authz.revocations set expires_at = revoked_at + make_interval(secs => $1)
-			where expires_at < revoked_at + make_interval(secs => $1) and revoked_at + make_interval(secs => $1) > now()`, p.o.MaxTokenTTL.Seconds())
+		_, err = tx.Exec(ctx, `update authz.revocations set expires_at = greatest(revoked_at, not_before) + make_interval(secs => $1)
+			where expires_at < greatest(revoked_at, not_before) + make_interval(secs => $1)
+			  and greatest(revoked_at, not_before) + make_interval(secs => $1) > now()`, p.o.MaxTokenTTL.Seconds())
 		return err
 	}))
 }

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -25,9 +23,7 @@ import (
 // so reading the file is proof.
 type sqliteStore struct {
 	path   string
-	write  *sql.DB // one connection: SQLite has one writer, and queueing here is fairer than its busy loop
-	read   *sql.DB
-	feed   *sql.DB
+	place  sqlitePlace
 	lookup *lookups
 	o      *Options
 	met    *metrics
@@ -39,29 +35,14 @@ func openSQLite(ctx context.Context, path string, o *Options, met *metrics) (*sq
 	if err := createFile(path); err != nil {
 		return nil, err
 	}
-	s := &sqliteStore{path: path, o: o, met: met}
-	// FULL: a commit is on disk before revoke succeeds. WAL: readers never wait
-	// for the writer. A reader waits shortly for a lock only while another
-	// process recovers or closes the file.
-	s.write = s.open(1, o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)")
-	s.read = s.open(o.Lookups, o.LookupTimeout/2, "deferred", "query_only(1)")
-	s.feed = s.open(2, o.FeedTimeout/2, "deferred", "query_only(1)")
-	s.lookup = newLookups(ctx, "sqlite", o, met, s.level)
-	return s, nil
-}
-
-func (s *sqliteStore) open(conns int, busy time.Duration, lock string, pragmas ...string) *sql.DB {
-	q := url.Values{"_txlock": {lock}, "_pragma": pragmas}
-	q.Add("_pragma", "busy_timeout("+strconv.FormatInt(max(busy.Milliseconds(), 1), 10)+")")
-	q.Add("_pragma", "trusted_schema(0)")
-	dsn := (&url.URL{Scheme: "file", Path: s.path, RawQuery: q.Encode()}).String()
-	db, err := sql.Open("sqlite", dsn)
+	s := &sqliteStore{path: path, place: sqlitePlace{path: path, o: o}, o: o, met: met}
+	file, err := s.place.open(0)
 	if err != nil {
-		panic(err) // the driver is linked in, and opening connects to nothing
+		return nil, err
 	}
-	db.SetMaxOpenConns(conns)
-	db.SetMaxIdleConns(conns)
-	return db
+	s.place.now.Store(file)
+	s.lookup = newLookups(ctx, "sqlite", o, met, s.read)
+	return s, nil
 }
 
 // createFile makes sure that the file exists and is its owner's alone; SQLite
@@ -153,7 +134,7 @@ func (s *sqliteStore) migrate(ctx context.Context) error {
 }
 
 func (s *sqliteStore) migrateOnce(ctx context.Context) error {
-	p, err := goose.NewProvider(goose.DialectSQLite3, s.write, migrationsOf("sqlite"), goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.o.Logger))
+	p, err := goose.NewProvider(goose.DialectSQLite3, s.place.now.Load().write, migrationsOf("sqlite"), goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.o.Logger))
 	if err != nil {
 		return fmt.Errorf("reading migrations: %w", err)
 	}
@@ -180,7 +161,8 @@ func (s *sqliteStore) raiseLimits(ctx context.Context) error {
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `update revocations set expires_at = revoked_at + ?1 where expires_at < revoked_at + ?1 and revoked_at + ?1 > ?2`,
+		_, err = tx.ExecContext(ctx, `update revocations set expires_at = max(revoked_at, coalesce(not_before, 0)) + ?1
+			where expires_at < max(revoked_at, coalesce(not_before, 0)) + ?1 and max(revoked_at, coalesce(not_before, 0)) + ?1 > ?2`,
 			ttl, s.o.Clock.Now().UnixMicro())
 		return err
 	})
@@ -188,7 +170,11 @@ func (s *sqliteStore) raiseLimits(ctx context.Context) error {
 
 // inWrite runs f in one write transaction.
 func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := s.write.BeginTx(ctx, nil)
+	file := s.place.now.Load()
+	if err := s.place.check(file); err != nil {
+		return err // nothing is written in vain
+	}
+	tx, err := file.write.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -204,20 +190,19 @@ func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error 
 		}
 		return err
 	}
-	return nil
+	return unsure(s.place.check(file))
 }
 
 func (s *sqliteStore) about(ctx context.Context) (Limits, error) {
-	var version, compatible int
-	var staleness, ttl int64
-	if err := s.read.QueryRowContext(ctx, `select schema_version, schema_compatible, max_staleness, max_token_ttl from meta`).
-		Scan(&version, &compatible, &staleness, &ttl); err != nil {
-		return Limits{}, s.fail(err)
+	file := s.place.now.Load()
+	limits, err := file.about(ctx)
+	if moved := s.place.check(file); moved != nil {
+		return Limits{}, moved
 	}
-	if err := checkSchema(version, compatible); err != nil {
-		return Limits{}, fmt.Errorf("sqlite %s: %w", s.path, err)
+	if errors.Is(err, ErrSchema) {
+		err = fmt.Errorf("sqlite %s: %w", s.path, err)
 	}
-	return Limits{SchemaVersion: version, MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond}, nil
+	return limits, s.fail(err)
 }
 
 func (s *sqliteStore) bumpEpoch(ctx context.Context) error {
@@ -251,5 +236,5 @@ func (*sqliteStore) bridge(context.Context, BridgeOptions) (int64, error) { retu
 
 func (s *sqliteStore) Close() error {
 	s.lookup.close()
-	return errors.Join(s.read.Close(), s.feed.Close(), s.write.Close())
+	return s.place.close()
 }

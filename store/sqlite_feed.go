@@ -11,14 +11,23 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Changes reads everything in one transaction. Writers take turns in SQLite,
-// so change numbers become visible in order and none is ever still open.
 func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
 	defer s.met.done("changes", time.Now(), &err)
 	if since.Last > math.MaxInt64 {
 		return authz.Snapshot{}, fmt.Errorf("sqlite: %w", errSince)
 	}
-	tx, err := s.feed.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	file := s.place.now.Load()
+	snap, err = s.changesIn(ctx, file, since, nonce, row)
+	if moved := s.place.check(file); moved != nil {
+		return authz.Snapshot{}, moved // whatever went wrong, that is why
+	}
+	return snap, err
+}
+
+// changesIn reads everything in one transaction. Writers take turns in SQLite,
+// so change numbers become visible in order and none is ever still open.
+func (s *sqliteStore) changesIn(ctx context.Context, in *sqliteFile, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
+	tx, err := in.feed.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return authz.Snapshot{}, s.fail(err)
 	}
@@ -34,7 +43,7 @@ func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce s
 		return authz.Snapshot{}, fmt.Errorf("sqlite %s: %w", s.path, err)
 	}
 	snap = authz.Snapshot{
-		Nonce: nonce, Epoch: fmt.Sprintf("%s/%d", file, epoch), Proves: true, Clock: s.o.Clock.Now(),
+		Nonce: nonce, Epoch: fmt.Sprintf("%s/%d/%d", file, epoch, in.nth), Proves: true, Clock: s.o.Clock.Now(),
 		Xmin: uint64(seq) + 1, Xmax: uint64(seq) + 1,
 		MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond,
 	}
@@ -43,8 +52,9 @@ func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce s
 	if err != nil {
 		return authz.Snapshot{}, err
 	}
-	rows, err := tx.QueryContext(ctx, `select key, kind, iss, value, not_before, expires_at, xid from revocations where xid > ?1
-		union all select key, kind, iss, value, not_before, expires_at, xid from revocations where xid <= ?1 and xid in (select value from json_each(?2))`,
+	const change = `key, cast(kind as integer), iss, value, ` + sqliteNotBefore + `, ` + sqliteExpires + `, xid from revocations`
+	rows, err := tx.QueryContext(ctx, `select `+change+` where xid > ?1
+		union all select `+change+` where xid <= ?1 and xid in (select value from json_each(?2))`,
 		int64(since.Last), string(open))
 	if err != nil {
 		return authz.Snapshot{}, s.fail(err)
@@ -90,15 +100,20 @@ func (s *sqliteStore) watch(ctx context.Context, changed func()) error {
 		}
 	}()
 	var last int64
+	var file *sqliteFile
 	for {
 		var version int64
 		err := error(nil)
 		if conn == nil {
-			conn, err = s.feed.Conn(ctx)
+			file = s.place.now.Load()
+			conn, err = file.feed.Conn(ctx)
 			last = 0
 		}
 		if err == nil {
 			err = conn.QueryRowContext(ctx, `pragma data_version`).Scan(&version)
+		}
+		if moved := s.place.check(file); moved != nil {
+			err = moved
 		}
 		switch {
 		case ctx.Err() != nil:

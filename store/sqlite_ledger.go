@@ -71,7 +71,7 @@ func (s *sqliteStore) Append(ctx context.Context, revocations []authz.Revocation
 // adopt gives rows written by hand (which cannot compute it) their key. A
 // duplicate of an adopted row stays as it is: it is enforced all the same.
 func adopt(ctx context.Context, tx *sql.Tx) error {
-	rows, err := tx.QueryContext(ctx, `select id, kind, iss, value from revocations where key is null limit 1000`)
+	rows, err := tx.QueryContext(ctx, `select id, cast(kind as integer), iss, value from revocations where key is null limit 1000`)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,13 @@ func adopt(ctx context.Context, tx *sql.Tx) error {
 	return nil
 }
 
-const sqliteColumns = `id, kind, iss, value, not_before, expires_at, revoked_at, actor, reason`
+// A row written by hand, before the schema refused it, may hold anything: what
+// is no number counts as the strictest there is.
+const (
+	sqliteNotBefore = `iif(typeof(not_before) = 'integer', not_before, null)`
+	sqliteExpires   = `iif(typeof(expires_at) = 'integer' and typeof(not_before) in ('integer', 'null'), expires_at, 253402300799000000)`
+	sqliteColumns   = `id, cast(kind as integer), iss, value, ` + sqliteNotBefore + `, ` + sqliteExpires + `, revoked_at, actor, reason`
+)
 
 func scanSQLite(row interface{ Scan(...any) error }) (authz.Revocation, error) {
 	var r authz.Revocation
@@ -125,7 +131,8 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	if !f.IncludeExpired {
 		live = s.o.Clock.Now().UnixMicro()
 	}
-	rows, err := s.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations
+	file := s.place.now.Load()
+	rows, err := file.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations
 		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and expires_at > ?5 order by id desc limit ?6`,
 		after, f.Kind, f.Issuer, f.Value, live, limit+1)
 	if err != nil {
@@ -142,21 +149,34 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	if err := rows.Err(); err != nil {
 		return nil, "", s.fail(err)
 	}
+	if err := s.place.check(file); err != nil {
+		return nil, "", err
+	}
 	page, next = cut(page, limit)
 	return page, next, nil
 }
 
 func (s *sqliteStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdict, err error) {
 	defer s.met.done("lookup", time.Now(), &err)
-	level, err := s.lookup.level(ctx, q.Keys)
-	if err != nil {
-		return authz.Unknown, err
-	}
-	return verdict(q, level), nil
+	return s.lookup.verdict(ctx, q)
 }
 
-// level reads the strictest not_before for the keys.
-func (s *sqliteStore) level(ctx context.Context, keys []authz.Key) (level int64, err error) {
+// read finds the strictest not_before for the keys.
+func (s *sqliteStore) read(ctx context.Context, keys []authz.Key) (reading, error) {
+	file := s.place.now.Load()
+	r, err := s.readFrom(ctx, file, keys)
+	if moved := s.place.check(file); moved != nil {
+		return r, moved // whatever went wrong, that is why
+	}
+	return r, s.fail(err)
+}
+
+func (s *sqliteStore) readFrom(ctx context.Context, file *sqliteFile, keys []authz.Key) (r reading, err error) {
+	limits, err := file.about(ctx)
+	if err != nil {
+		return reading{}, err
+	}
+	r.maxTokenTTL = limits.MaxTokenTTL
 	const atOnce = 6 // a token has no more
 	for chunk := range slices.Chunk(keys, atOnce) {
 		args := make([]any, atOnce+1)
@@ -164,18 +184,18 @@ func (s *sqliteStore) level(ctx context.Context, keys []authz.Key) (level int64,
 		for i := range chunk {
 			args[i+1] = chunk[i][:]
 		}
-		some, err := s.levelOf(ctx, keys, args)
+		some, err := file.level(ctx, keys, args)
 		if err != nil {
-			return 0, s.fail(err)
+			return reading{}, err
 		}
-		level = max(level, some)
+		r.level = max(r.level, some)
 	}
-	return level, nil
+	return r, nil
 }
 
-func (s *sqliteStore) levelOf(ctx context.Context, keys []authz.Key, args []any) (level int64, err error) {
-	rows, err := s.read.QueryContext(ctx, `select key, kind, iss, value, not_before from revocations where expires_at > ?1 and key in (?2, ?3, ?4, ?5, ?6, ?7)
-		union all select key, kind, iss, value, not_before from revocations where expires_at > ?1 and key is null`, args...)
+func (f *sqliteFile) level(ctx context.Context, keys []authz.Key, args []any) (level int64, err error) {
+	rows, err := f.read.QueryContext(ctx, `select key, cast(kind as integer), iss, value, `+sqliteNotBefore+` from revocations where `+sqliteExpires+` > ?1 and key in (?2, ?3, ?4, ?5, ?6, ?7)
+		union all select key, cast(kind as integer), iss, value, `+sqliteNotBefore+` from revocations where `+sqliteExpires+` > ?1 and key is null`, args...)
 	if err != nil {
 		return 0, err
 	}

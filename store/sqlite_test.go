@@ -20,6 +20,7 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
+	"jwtbouncer/test/harness"
 )
 
 func openFile(t testing.TB, path string) *stdsql.DB {
@@ -361,5 +362,129 @@ func TestSQLiteReadOnly(t *testing.T) {
 	out, err := child(t, "read-only", path, true)
 	if err != nil || !strings.Contains(out, "permission denied") || !strings.Contains(out, "sqlite") || !strings.Contains(out, "needs to write") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// A file is put in the place of the one in use, as a restore does. What was
+// read from the old one proves nothing and what is written to it is no success;
+// the new one is used without a restart. Nothing, or something that is no
+// store, in its place allows nothing.
+func TestSQLiteReplaced(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	path := strings.TrimPrefix(url, "sqlite://")
+	s := open(t, url, store.Options{})
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("before")}); err != nil {
+		t.Fatal(err)
+	}
+	db := openFile(t, path)
+	if _, err := db.ExecContext(t.Context(), `vacuum into '`+path+`.backup'`); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	first, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove := func() {
+		t.Helper()
+		for _, name := range []string{path, path + "-wal", path + "-shm"} {
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+	nothing := func(when string) {
+		t.Helper()
+		if v, err := s.Lookup(t.Context(), queryFor(jti("never revoked"))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
+			t.Errorf("%s: %v %v", when, v, err)
+		}
+		_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("lost")})
+		_, feedErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+		for what, err := range map[string]error{"append": appendErr, "changes": feedErr, "ping": s.Ping(t.Context())} {
+			if !errors.Is(err, store.ErrUnproven) || !strings.Contains(err.Error(), "replaced or removed") {
+				t.Errorf("%s, %s: %v", when, what, err)
+			}
+		}
+	}
+	remove()
+	nothing("removed")
+	nothing("still removed")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nothing("an empty file")
+	if err := os.WriteFile(path, []byte("no database"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nothing("no database")
+	remove()
+	if err := os.Rename(path+".backup", path); err != nil {
+		t.Fatal(err)
+	}
+	other := open(t, url, store.Options{}) // another process, right after the restore
+	if _, err := other.Append(t.Context(), []authz.Revocation{jti("after")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); !errors.Is(err, store.ErrUnproven) {
+		t.Errorf("read from the old file: %v", err)
+	}
+	harness.Eventually(t, 5*time.Second, "the new file is used", func(ctx context.Context) error {
+		_, _, err := ask(ctx, s, jti("before"), time.Second) // the breaker has to close
+		return err
+	})
+	enforced(t, s, "before", "in the new file")
+	enforced(t, s, "after", "in the new file")
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("new")}); err != nil {
+		t.Error(err)
+	}
+	enforced(t, other, "new", "written to the new file")
+	rows := 0
+	snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ })
+	if err != nil || rows != 3 || !snap.Proves || snap.Epoch == first.Epoch {
+		t.Errorf("%d rows, %+v, %v; a follower would not start over", rows, snap, err)
+	}
+}
+
+// What cannot be enforced is refused; rows from before it was are enforced as
+// strictly as they can be read, and stop nobody.
+func TestSQLiteRowsByHand(t *testing.T) {
+	t.Parallel()
+	for _, columns := range []string{
+		"value, not_before) values (1, 'https://issuer.example', 'a', '2026-11-23T00:00:00Z')",
+		"value, not_before) values (1, 'https://issuer.example', 'a', 9.5e18)",
+		"value, expires_at) values (1, 'https://issuer.example', 'a', '2026-12-23T00:00:00Z')",
+		"value, expires_at) values (1, 'https://issuer.example', 'a', 9.5e18)",
+		"value) values (1.5, 'https://issuer.example', 'a')",
+		"value) values (1, 'https://issuer.example', x'00ff')",
+		"value, key) values (1, 'https://issuer.example', 'a', '0123456789abcdef')",
+	} {
+		t.Run(columns, func(t *testing.T) {
+			t.Parallel()
+			url := sqliteURL(t)
+			s := open(t, url, store.Options{})
+			db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
+			defer db.Close()
+			insert := "insert into revocations (kind, iss, " + columns
+			if _, err := db.ExecContext(t.Context(), insert); err == nil || !strings.Contains(err.Error(), "whole") {
+				t.Errorf("taken: %v", err)
+			}
+			if _, err := db.ExecContext(t.Context(), "drop trigger revocation_types"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := db.ExecContext(t.Context(), insert); err != nil {
+				return // refused by the schema of old as well
+			}
+			_, feedErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+			v, lookupErr := s.Lookup(t.Context(), queryFor(jti("other")))
+			_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("b")})
+			_, _, listErr := s.List(t.Context(), authz.Filter{})
+			if v != authz.NotRevoked || errors.Join(feedErr, lookupErr, appendErr, listErr) != nil {
+				t.Errorf("changes %v; lookup %v %v; append %v; list %v", feedErr, v, lookupErr, appendErr, listErr)
+			}
+			if strings.Contains(columns, "not_before") || strings.Contains(columns, "expires_at") {
+				enforced(t, s, "a", "an odd time")
+			}
+		})
 	}
 }

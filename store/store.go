@@ -100,8 +100,8 @@ func (o *Options) setDefaults() {
 // Limits are facts every sidecar of the fleet has to keep to.
 type Limits struct {
 	SchemaVersion int           // of the schema that is there; Migrate brings it to at least SchemaVersion
-	MaxStaleness time.Duration // no sidecar may be configured above it
-	MaxTokenTTL  time.Duration // tokens that live longer are refused; a revocation without expiry lives this long
+	MaxStaleness  time.Duration // no sidecar may be configured above it
+	MaxTokenTTL   time.Duration // tokens that live longer are refused; a revocation without expiry lives this long
 }
 
 // engine is one kind of database.
@@ -118,7 +118,7 @@ type engine interface {
 type keeper interface {
 	migrate(ctx context.Context) error
 	collect(ctx context.Context, now time.Time) (int64, error) // one batch; 0: nothing left
-	about(ctx context.Context) (Limits, error) // fails where the store cannot be used
+	about(ctx context.Context) (Limits, error)                 // fails where the store cannot be used
 	bumpEpoch(ctx context.Context) error
 	watch(ctx context.Context, changed func()) error
 	bridge(ctx context.Context, o BridgeOptions) (int64, error)

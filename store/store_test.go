@@ -152,7 +152,8 @@ func TestLimits(t *testing.T) {
 		if err != nil || got != (store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour}) {
 			t.Errorf("%+v, %v", got, err)
 		}
-		before, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		later := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "u", NotBefore: time.Now().Add(12 * time.Hour)}
+		before, err := s.Append(t.Context(), []authz.Revocation{jti("a"), later})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,9 +168,10 @@ func TestLimits(t *testing.T) {
 		if snap.MaxStaleness != want.MaxStaleness || snap.MaxTokenTTL != want.MaxTokenTTL {
 			t.Errorf("%+v", snap)
 		}
-		e := f.Entries[jti("a").Key()]
-		if n != 1 || e.Expires < before[0].Entry().Expires+23*3600 {
-			t.Errorf("%d rows, %+v, was %+v", n, e, before[0].Entry())
+		for _, was := range before {
+			if e := f.Entries[was.Key()]; n != 2 || e.Expires < was.Entry().Expires+23*3600 {
+				t.Errorf("%d rows, %+v, was %+v", n, e, was.Entry())
+			}
 		}
 		if err := s.Migrate(t.Context()); err != nil { // an older configuration
 			t.Fatal(err)
@@ -362,4 +364,33 @@ func TestLookupsAreBounded(t *testing.T) {
 	}
 	sql(t, c, "rollback")
 	healed(t, s)
+}
+
+// Revocations without an expiry are kept for the store's max_token_ttl: about a
+// token that lives longer, their absence says nothing.
+func TestTokenOutlivesRevocations(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{MaxTokenTTL: 24 * time.Hour})
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("revoked")}); err != nil {
+			t.Fatal(err)
+		}
+		for life, want := range map[time.Duration]authz.Verdict{
+			24 * time.Hour: authz.NotRevoked,
+			40 * time.Hour: authz.Unknown,
+			1 << 62:        authz.Unknown,
+		} {
+			for _, value := range []string{"good", "revoked"} {
+				q := queryFor(jti(value))
+				q.IssuedAt = time.Now().Unix() - 60
+				q.Expires = q.IssuedAt + int64(life/time.Second)
+				want := want
+				if value == "revoked" {
+					want = authz.Revoked
+				}
+				if v, err := s.Lookup(t.Context(), q); v != want || (v == authz.Unknown) != errors.Is(err, store.ErrUnproven) {
+					t.Errorf("%s, living %s: %v %v, want %v", value, life, v, err, want)
+				}
+			}
+		}
+	})
 }
