@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,16 +35,24 @@ type Receipt struct {
 	Published      bool
 }
 
+// Fleet is a Ledger that keeps the fleet's max_staleness: no sidecar takes
+// longer, and so many as are configured for less take less.
+type Fleet interface {
+	FleetStaleness(ctx context.Context) (time.Duration, error)
+}
+
 // Revoker is the write path: ledger first (from the commit on it is revoked),
 // then the announcement.
 type Revoker struct {
 	ledger    Ledger
 	announcer Announcer // nil: sidecars learn by their own sync
 	bound     time.Duration
+	told      atomic.Int64 // the fleet's max_staleness when the ledger was asked last
 	clock     Clock
 }
 
-// NewRevoker returns a Revoker whose receipts promise bound (max_staleness).
+// NewRevoker returns a Revoker. Its receipts promise the fleet's max_staleness
+// where the ledger is a Fleet, else bound.
 func NewRevoker(l Ledger, a Announcer, bound time.Duration, clock Clock) *Revoker {
 	return &Revoker{ledger: l, announcer: a, bound: bound, clock: clock}
 }
@@ -61,14 +70,15 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 		return Receipt{}, err
 	}
 	committed := r.clock.Boot()
-	rec := Receipt{Revocations: stored, EnforcedWithin: r.bound, Committed: r.clock.Now()}
+	rec := Receipt{Revocations: stored, Committed: r.clock.Now()}
 	if r.announcer != nil {
 		rec.Published = r.announcer.Announce(ctx, stored)
 	}
+	rec.EnforcedWithin = r.promise(ctx)
 	if wait != WaitEnforced {
 		return rec, nil
 	}
-	timer := time.NewTimer(r.bound - (r.clock.Boot() - committed))
+	timer := time.NewTimer(rec.EnforcedWithin - (r.clock.Boot() - committed))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -76,6 +86,21 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 	case <-ctx.Done():
 		return rec, fmt.Errorf("stored and durable, but not waited for enforcement: %w", ctx.Err())
 	}
+}
+
+// promise is the time after which no sidecar can allow what was committed. The
+// caller's own max_staleness says nothing about the others'.
+func (r *Revoker) promise(ctx context.Context) time.Duration {
+	fleet, ok := r.ledger.(Fleet)
+	if !ok {
+		return r.bound
+	}
+	d, err := fleet.FleetStaleness(ctx)
+	if err != nil { // it is committed all the same; promise no less than ever
+		return max(r.bound, time.Duration(r.told.Load()))
+	}
+	r.told.Store(int64(d))
+	return d
 }
 
 // Normalize checks r against the rules of its kind and fills NotBefore of sub

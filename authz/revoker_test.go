@@ -105,6 +105,38 @@ func TestRevokeFailure(t *testing.T) {
 	require.Empty(t, b.stored, "all or none")
 }
 
+// fleetBook is a ledger that knows what the fleet keeps to.
+type fleetBook struct {
+	book
+	bound time.Duration
+	err   error
+}
+
+func (b *fleetBook) FleetStaleness(context.Context) (time.Duration, error) { return b.bound, b.err }
+
+// A receipt speaks for every sidecar: the caller's own bound is no promise, and
+// what cannot be asked any more is not promised shorter than before.
+func TestRevokePromisesTheFleetsBound(t *testing.T) {
+	t.Parallel()
+	b := &fleetBook{bound: 30 * time.Second}
+	r := authz.NewRevoker(b, nil, 4*time.Second, authz.SystemClock{})
+	for _, c := range []struct {
+		bound time.Duration
+		err   error
+		want  time.Duration
+	}{
+		{30 * time.Second, nil, 30 * time.Second},
+		{0, authz.ErrUnavailable, 30 * time.Second},
+		{2 * time.Second, nil, 2 * time.Second},
+		{0, authz.ErrUnavailable, 4 * time.Second},
+	} {
+		b.bound, b.err = c.bound, c.err
+		rec, err := r.Revoke(t.Context(), order(), authz.WaitCommitted)
+		require.NoError(t, err)
+		require.Equal(t, c.want, rec.EnforcedWithin)
+	}
+}
+
 // stage is a Tier with a fixed answer that notes what it is taught.
 type stage struct {
 	name   string

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,7 +42,8 @@ const graceSeconds = 300
 type Redis struct {
 	client  redis.UniversalClient
 	cfg     RedisConfig
-	bound   time.Duration // max_staleness
+	bound   time.Duration // max_staleness as configured
+	limit   atomic.Int64  // the lesser of that and the store's, in nanoseconds; 0: nothing is believed
 	clock   authz.Clock
 	log     *slog.Logger
 	breaker *breaker
@@ -101,6 +103,7 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes, stop: stop,
 		fills: make(chan fillJob, fillQueue),
 	}
+	r.Limit(o.MaxStaleness)
 	if r.metrics, err = newRedisMetrics(o.Registry); err == nil {
 		r.news = newAnnouncer(r)
 		r.breaker, err = newBreaker(r.log, o.Registry)
@@ -120,6 +123,10 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 	}
 	return r, nil
 }
+
+// Limit is told the store's max_staleness: token:valid entries are believed for
+// the lesser of that and RedisOptions.MaxStaleness; 0: not at all.
+func (r *Redis) Limit(d time.Duration) { r.limit.Store(int64(min(d, r.bound))) }
 
 func (r *Redis) run(ctx context.Context, loop func(context.Context)) {
 	r.done.Add(1)
@@ -180,7 +187,7 @@ func (r *Redis) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, erro
 	if err != nil {
 		return authz.Unknown, fmt.Errorf("redis: %w", err)
 	}
-	if r.roll != nil && replies[legacy] != nil && r.roll.proves(*replies[legacy], r.bound) {
+	if r.roll != nil && replies[legacy] != nil && r.roll.proves(*replies[legacy], time.Duration(r.limit.Load())) {
 		return authz.NotRevoked, nil
 	}
 	return authz.Unknown, nil

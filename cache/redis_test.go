@@ -247,6 +247,26 @@ func TestRedisTier(t *testing.T) {
 	})
 }
 
+// The store's max_staleness counts where it is less than the configured one,
+// and until it is known nothing is believed.
+func TestRedisKeepsToTheFleetsLimit(t *testing.T) {
+	t.Parallel()
+	r := open(t, at(harness.Redis(t).Addr))
+	q := tokenOf("limited", time.Now().Unix())
+	for limit, want := range map[time.Duration]authz.Verdict{
+		0:                 authz.Unknown,
+		time.Nanosecond:   authz.Unknown,
+		time.Hour:         authz.NotRevoked,
+		testBound * 3 / 4: authz.NotRevoked,
+	} {
+		r.Limit(time.Hour)
+		teach(t, r, r, q)
+		r.Limit(limit)
+		require.Equal(t, want, ask(t, r, q), limit)
+	}
+	require.Equal(t, int64(testBound), func() int64 { r.Limit(time.Hour); return r.limit.Load() }(), "never more than configured")
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // The older layout: token:revoked:{jti}, whatever the value.

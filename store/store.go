@@ -134,6 +134,7 @@ type Store struct {
 }
 
 var (
+	_ authz.Fleet  = (*Store)(nil)
 	_ authz.Ledger = (*Store)(nil)
 	_ authz.Lister = (*Store)(nil)
 	_ authz.Tier   = (*Store)(nil)
@@ -180,6 +181,12 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Limits returns the fleet-wide limits kept in the schema, and fails as Ping does.
 func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.about(ctx) }
+
+// FleetStaleness implements authz.Fleet.
+func (s *Store) FleetStaleness(ctx context.Context) (time.Duration, error) {
+	limits, err := s.about(ctx)
+	return limits.MaxStaleness, err
+}
 
 // BumpEpoch makes every sidecar reload all revocations; call it after a
 // restore. Nothing is forgotten by it.

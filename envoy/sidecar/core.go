@@ -65,6 +65,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		if c.redis, err = openRedis(s, log, registry); err != nil {
 			return nil, err
 		}
+		c.redis.Limit(0) // until the store has told its max_staleness
 		tiers = append(tiers, c.redis)
 	}
 	tiers = append(tiers, c.store)
@@ -183,7 +184,7 @@ func (c *core) loop(ctx context.Context, name string, f func(context.Context) er
 
 // keepStore brings the schema up to date once the store can be reached, and
 // keeps its state for readiness. From then on a follower's syncs tell how the
-// store is; without one its state is watched for the log.
+// store is; without one it is asked for its max_staleness all the time.
 func (c *core) keepStore(ctx context.Context) {
 	for {
 		err := c.askStore(ctx)
@@ -214,7 +215,7 @@ func (c *core) keepStore(ctx context.Context) {
 func (c *core) askStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	limits, err := c.store.Limits(ctx)
+	limits, err := c.limits(ctx)
 	old := err == nil && limits.SchemaVersion < store.SchemaVersion
 	switch {
 	case c.storeWell.everWell() == nil:
@@ -228,9 +229,19 @@ func (c *core) askStore(ctx context.Context) error {
 		if err := c.store.Migrate(ctx); err != nil {
 			return err
 		}
-		return c.store.Ping(ctx)
+		_, err = c.limits(ctx)
 	}
 	return err
+}
+
+// limits reads the fleet's limits and keeps to them. (A follower is told with
+// every sync, and the store's own answers keep to max_token_ttl.)
+func (c *core) limits(ctx context.Context) (store.Limits, error) {
+	limits, err := c.store.Limits(ctx)
+	if err == nil && c.redis != nil {
+		c.redis.Limit(limits.MaxStaleness)
+	}
+	return limits, err
 }
 
 // pause waits for d and reports whether ctx is still alive.

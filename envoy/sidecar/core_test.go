@@ -80,10 +80,13 @@ func TestOldFileIsMigrated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.ExecContext(t.Context(), "update meta set schema_version = 1; delete from goose_db_version where version_id = 2"); err != nil {
+	if _, err := db.ExecContext(t.Context(), `update meta set schema_version = 1; delete from goose_db_version where version_id = 2;
+		drop trigger revocation_types; drop trigger revocation_type`); err != nil {
 		t.Fatal(err)
 	}
 	c, ctx := coreOf(t, s)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
 	c.keepStore(ctx) // a follower's store is asked until it is well
 	var version int
 	if err := db.QueryRowContext(t.Context(), "select schema_version from meta").Scan(&version); err != nil || version != store.SchemaVersion {

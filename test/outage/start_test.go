@@ -3,10 +3,13 @@ package outage
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -237,6 +240,44 @@ func TestSQLiteFaults(t *testing.T) {
 		w.recovered(5 * time.Second)
 		w.durable()
 		w.end()
+	})
+	t.Run("restored under the running sidecar", func(t *testing.T) {
+		modes(t, func(t *testing.T, lookup bool) {
+			r := harness.NewRig(t, harness.RigOptions{Lookup: lookup, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
+			w := watching(t, r, false)
+			db, err := sql.Open("sqlite", "file:"+r.SQLite)
+			must(t, err)
+			defer db.Close()
+			w.quiet() // what is revoked after the backup is lost, as the docs say
+			owner, err := os.Stat(r.SQLite)
+			must(t, err)
+			backup := r.SQLite + ".backup"
+			_, err = db.ExecContext(t.Context(), "vacuum into '"+backup+"'")
+			must(t, err)
+			must(t, db.Close())
+			for _, suffix := range []string{"", "-wal", "-shm"} {
+				if err := os.Remove(r.SQLite + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Fatal(err)
+				}
+			}
+			own := owner.Sys().(*syscall.Stat_t)
+			must(t, os.Chown(backup, int(own.Uid), int(own.Gid)))
+			must(t, os.Rename(backup, r.SQLite))
+			if out := harness.Run(t, "", "--config", r.Bouncer.Config, "migrate", "--bump-epoch"); out.Code != 0 {
+				t.Fatal(out)
+			}
+			after := r.Token(nil)
+			if out := harness.Run(t, "", "--config", r.Bouncer.Config, "revoke", "--jti", harness.Claim(after, "jti"), "--wait", "enforced"); out.Code != 0 {
+				t.Fatal(out)
+			}
+			if a, ok := w.check(t.Context(), after); ok && a.Status == http.StatusOK {
+				t.Errorf("enforced, says revoke, and it is allowed: %+v", a)
+			}
+			w.recovered(5 * time.Second)
+			r.Revoke(t, map[string]any{"jti": "goes into the new file"})
+			w.durable()
+			w.end()
+		})
 	})
 	t.Run("corrupt at the start", func(t *testing.T) {
 		t.Parallel()

@@ -29,8 +29,10 @@ type watch struct {
 	// clock differs from the issuer's.
 	mayRefuse bool
 
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	revoking sync.Mutex // held while something is revoked
+	silent   bool       // nothing more is revoked; under revoking
 
 	mu        sync.Mutex
 	good      map[int]int // status → answers to good tokens
@@ -99,7 +101,10 @@ func (w *watch) end() {
 }
 
 // passed is the share of good tokens that were allowed.
-func (w *watch) passed() float64 {
+func (w *watch) passed() float64 { return w.share(http.StatusOK) }
+
+// share is that of the good tokens that were answered with status.
+func (w *watch) share(status int) float64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	all := 0
@@ -109,7 +114,14 @@ func (w *watch) passed() float64 {
 	if all == 0 {
 		return 0
 	}
-	return float64(w.good[http.StatusOK]) / float64(all)
+	return float64(w.good[status]) / float64(all)
+}
+
+// quiet ends the revocations: none is under way when it returns.
+func (w *watch) quiet() {
+	w.revoking.Lock()
+	defer w.revoking.Unlock()
+	w.silent = true
 }
 
 func (w *watch) forget() {
@@ -211,10 +223,16 @@ func (w *watch) probeGood(ctx context.Context) {
 // revokeMore revokes all the time. What is acknowledged joins the revoked.
 func (w *watch) revokeMore(ctx context.Context) {
 	for ctx.Err() == nil {
+		w.revoking.Lock()
+		if w.silent {
+			w.revoking.Unlock()
+			return
+		}
 		token := w.r.Token(nil)
 		limited, cancel := context.WithTimeout(ctx, 3*time.Second)
 		rec, err := w.r.TryRevoke(limited, map[string]any{"jti": harness.Claim(token, "jti")})
 		cancel()
+		w.revoking.Unlock()
 		w.mu.Lock()
 		w.attempts++
 		if err == nil && rec.Status/100 == 2 {
