@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,13 +32,14 @@ type BouncerServer struct {
 // BouncerOptions say how to start the product. The zero value listens on TCP
 // and waits until it is ready.
 type BouncerOptions struct {
-	GRPC   string   // listen.grpc, such as unix:///path; empty: a free loopback port
-	Env    []string // NAME=value
-	Args   []string // after `serve --config FILE`
-	Dir    string   // working directory (see Dir); empty: one of its own
-	NoWait bool     // return as soon as the process runs: it may never get ready
-	Plain  bool     // without the race detector even where the tests have it
-	Clock  *Clock   // its wall clock; nil: the machine's. Implies Plain.
+	GRPC   string        // listen.grpc, such as unix:///path; empty: a free loopback port
+	Env    []string      // NAME=value
+	Args   []string      // after `serve --config FILE`
+	Dir    string        // working directory (see Dir); empty: one of its own
+	NoWait bool          // return as soon as the process runs: it may never get ready
+	Plain  bool          // without the race detector even where the tests have it
+	Clock  *Clock        // its wall clock; nil: the machine's. Implies Plain.
+	Within time.Duration // ready within; 0: 30s
 }
 
 // Bouncer builds the product once per test process and runs `serve` with a
@@ -145,7 +147,7 @@ func (b *BouncerServer) run() error {
 	if b.options.NoWait {
 		return nil
 	}
-	if err := p.await(30*time.Second, b.Ready); err != nil {
+	if err := p.await(cmp.Or(b.options.Within, 30*time.Second), b.Ready); err != nil {
 		p.Kill()
 		return err
 	}

@@ -168,7 +168,7 @@ func (w *world) start(t testing.TB, grpc, store, redis, issuers, more string) *s
 	if redis != "" {
 		config += fmt.Sprintf("redis: %q\n", redis)
 	}
-	b := harness.Bouncer(t, config+more, harness.BouncerOptions{Plain: true, Dir: dir, GRPC: grpc})
+	b := harness.Bouncer(t, config+more, harness.BouncerOptions{Plain: true, Dir: dir, GRPC: grpc, Within: 5 * time.Minute})
 	return &server{
 		name: "product", target: b.GRPC, pid: b.PID(), http: b.HTTP,
 		stop: func() { b.Process.Stop(syscall.SIGTERM, 12*time.Second) },
