@@ -141,6 +141,10 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 	known := x.judge("header", asError(ring.cfg.admits(c.header, nil)), "alg %s, typ %s, kid %s", c.header.alg, quoteShort(c.header.typ), quoteShort(c.header.kid))
 	err = x.signature(ring, raw, known)
 	t := &Token{Raw: raw, KeyID: c.header.kid, Type: c.header.typ}
+	var aliases []Key
+	if key := ring.held(c.header); key != nil {
+		t.KeyID, aliases = key.kid, key.aliases(ring.cfg.Issuer)
+	}
 	if fail := t.readClaims(claims, true); fail != nil {
 		x.judge("claims", fail, "")
 		return nil
@@ -150,7 +154,7 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 		x.judge("token", err, "")
 	}
 	t.Accepted = ring.cfg.accepts(t.Audience)
-	t.SetKeys()
+	t.SetKeys(aliases...)
 	return t
 }
 

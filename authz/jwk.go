@@ -30,6 +30,18 @@ type publicKey struct {
 	crv    string
 	key    crypto.PublicKey
 	digest string // RFC 7638 thumbprint: which key it is, whatever it is called
+	// others are the further kids under which the set holds the same key,
+	// sorted: whoever revokes one of them means the key.
+	others []string
+}
+
+// aliases are the revocation keys of others.
+func (k *publicKey) aliases(issuer string) []Key {
+	var keys []Key
+	for _, kid := range k.others {
+		keys = append(keys, RevocationKey(KindKID, issuer, kid))
+	}
+	return keys
 }
 
 // fits reports whether the key may verify alg's signatures: RFC 8725,

@@ -199,7 +199,7 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 		}
 		return nil, &Failure{Reason: ReasonBadSignature, Detail: "the signature does not verify"}
 	}
-	t = &Token{Raw: strings.Clone(raw), KeyID: c.header.kid, Type: c.header.typ, Generation: generation}
+	t = &Token{Raw: strings.Clone(raw), KeyID: key.kid, Type: c.header.typ, Generation: generation}
 	if s.foreign() {
 		t.Issuer, t.Claims, t.Accepted = s.Issuer, claims, true
 		return t, nil
@@ -214,7 +214,7 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 		return nil, fail
 	}
 	t.Accepted = ring.cfg.accepts(t.Audience)
-	t.SetKeys()
+	t.SetKeys(key.aliases(t.Issuer)...)
 	return t, nil
 }
 

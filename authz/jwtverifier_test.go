@@ -128,6 +128,53 @@ func TestUnreachableIssuerStopsNobody(t *testing.T) {
 	require.Equal(t, authz.ReasonKeysUnavailable, reasonOf(err))
 }
 
+// Whoever holds a key whose kid has been revoked can leave the kid out of the
+// header, or use another name under which the key is published.
+func TestRevokedKeyByWhateverName(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		others   []string // further kids under which the key is published; empty: without one
+		clashing bool     // another key is published under its kid
+		mint     func(k *authztest.Key) authztest.Minting
+	}{
+		"named":           {nil, false, authztest.With},
+		"without kid":     {nil, false, func(*authztest.Key) authztest.Minting { return authztest.Header("kid", nil) }},
+		"second kid":      {[]string{"second"}, false, func(k *authztest.Key) authztest.Minting { return authztest.With(k.Named("second")) }},
+		"third kid":       {[]string{"second", "third"}, false, func(k *authztest.Key) authztest.Minting { return authztest.With(k.Named("third")) }},
+		"nameless twin":   {[]string{""}, false, authztest.With},
+		"kid of two keys": {[]string{"second"}, true, func(k *authztest.Key) authztest.Minting { return authztest.With(k.Named("second")) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			iss := newIssuer(t, authztest.Algorithms("ES256"))
+			key := iss.Key("")
+			published := []*authztest.Key{key}
+			for _, kid := range tt.others {
+				published = append(published, key.Named(kid))
+			}
+			if tt.clashing {
+				published = append(published, authztest.NewKey("ES256").Named(key.ID))
+			}
+			iss.Publish(authztest.KeySet(published...))
+			raw := iss.Mint(nil, tt.mint(key))
+			v := newVerifier(t, iss)
+			token, err := v.Verify(t.Context(), raw)
+			require.NoError(t, err)
+			revoked := authz.RevocationKey(authz.KindKID, iss.Name, key.ID)
+			require.Contains(t, token.Keys, revoked)
+			require.Equal(t, token.Query().TokenKey, token.Keys[len(token.Keys)-1])
+			// What explains decisions agrees with them.
+			p, err := authz.CompilePolicy(nil, authz.PolicyOptions{})
+			require.NoError(t, err)
+			req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}}
+			tier := keyTier{revoked: true}
+			require.Equal(t, authz.ReasonRevoked, authz.NewAuthorizer(v, nil, authz.NewChain(nil, tier), p, authz.SystemClock{}).Authorize(t.Context(), req).Reason)
+			steps := authz.Explainer{Policy: p, Verifier: v, Revocation: tier}.Explain(t.Context(), req)
+			require.Equal(t, authz.ReasonRevoked, steps[len(steps)-1].Reason, "%+v", steps)
+		})
+	}
+}
+
 // RFC 9068, section 4, for those who want it to the letter.
 func TestTypePolicy(t *testing.T) {
 	t.Parallel()

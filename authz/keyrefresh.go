@@ -102,7 +102,7 @@ func (r *KeyRing) install(set *KeySet, sum [sha256.Size]byte) {
 	default:
 		next.generation = r.nextGeneration()
 		r.counts.withdrawn.Add(1)
-		r.log.Info("a signing key was withdrawn; tokens verified with the old keys are verified again")
+		r.log.Info("a signing key was withdrawn or changed; tokens verified with the old keys are verified again")
 	}
 	r.counts.refused.Store(int64(len(set.refused)))
 	for i, k := range set.refused {

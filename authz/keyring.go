@@ -29,7 +29,7 @@ type KeyRing struct {
 	slot   uint64 // the issuer's place in generations
 
 	// generation of the keys in use; 0: there are none. It changes when a key
-	// is withdrawn, not when one is added.
+	// is withdrawn or gets a further name, not when one is added.
 	generation atomic.Uint64
 	state      atomic.Pointer[ringState] // nil: no keys
 	waiters    atomic.Int32
@@ -105,6 +105,16 @@ func (r *KeyRing) key(ctx context.Context, h joseHeader) (*publicKey, uint64, *F
 	default:
 		return nil, 0, &Failure{Reason: ReasonUnknownKey, Detail: "the token names no kid, and not exactly one key fits alg " + h.alg}
 	}
+}
+
+// held finds the key for a token's header among those at hand; nil: it is not.
+func (r *KeyRing) held(h joseHeader) *publicKey {
+	st := r.state.Load()
+	if st == nil {
+		return nil
+	}
+	k, _ := st.set.find(h)
+	return k
 }
 
 // await waits for a flight (nil: none), within bounds.

@@ -102,6 +102,26 @@ func TestKeyReplacedUnderItsName(t *testing.T) {
 	})
 }
 
+// A remembered token does not know a name that its key got later, under which
+// the key may be revoked; so it is verified again.
+func TestKeyGetsAnotherName(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		key := iss.Key("")
+		before, err := v.Verify(t.Context(), iss.Mint(nil))
+		require.NoError(t, err)
+		iss.Add(key.Named("another"))
+		require.NoError(t, v.Refresh(t.Context()))
+		require.False(t, v.Current(before, time.Now().Unix()))
+		after, err := v.Verify(t.Context(), before.Raw)
+		require.NoError(t, err)
+		require.Contains(t, after.Keys, authz.RevocationKey(authz.KindKID, iss.Name, "another"))
+		iss.Publish(authztest.KeySet(key.Named("another"), key)) // in another order
+		require.NoError(t, v.Refresh(t.Context()))
+		require.True(t, v.Current(after, time.Now().Unix()))
+	})
+}
+
 func TestUnknownKeysCauseFewFetches(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // maxSetKeys bounds how many keys of one set are looked at; further ones are
@@ -67,7 +68,23 @@ func ParseJWKS(document []byte) (*KeySet, error) {
 			s.byID[k.kid] = append(s.byID[k.kid], k)
 		}
 	}
+	for _, k := range s.keys {
+		k.others = otherNames(found, k)
+	}
 	return s, nil
+}
+
+// otherNames returns the other kids under which keys hold the same key as k,
+// usable by them or not.
+func otherNames(keys []*publicKey, k *publicKey) []string {
+	var names []string
+	for _, o := range keys {
+		if o.digest == k.digest && o.kid != k.kid && o.kid != "" {
+			names = append(names, o.kid)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 const (
@@ -184,12 +201,13 @@ func (s *KeySet) VerifyJWS(raw string) ([]byte, error) {
 	return c.payload, nil
 }
 
-// keeps reports whether every key of old is in s as it was.
+// keeps reports whether every key of old is in s as it was, under the same
+// names: a remembered token must know them all, should one of them be revoked.
 func (s *KeySet) keeps(old *KeySet) bool {
 	for _, k := range old.keys {
 		kept := false
 		for _, n := range s.byID[k.kid] {
-			kept = kept || (n.digest == k.digest && n.alg == k.alg)
+			kept = kept || (n.digest == k.digest && n.alg == k.alg && slices.Equal(n.others, k.others))
 		}
 		if !kept {
 			return false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"sync/atomic"
 )
@@ -16,7 +17,7 @@ type Token struct {
 	Subject  string // "sub"
 	ID       string // "jti"; empty when absent
 	Session  string // "sid"; empty when absent
-	KeyID    string // "kid" of the header; empty when absent
+	KeyID    string // "kid" of the key that verified it, named in the header or not; empty when the key has none
 	Type     string // "typ" of the header, lower case, without "application/"; empty when absent
 	Audience []string
 	Scopes   []string // from "scope" (space separated, RFC 8693) or "scp"
@@ -51,10 +52,11 @@ func TokenValue(raw string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// SetKeys computes Keys and Status from the other fields.
-func (t *Token) SetKeys() {
+// SetKeys computes Keys and Status from the other fields. also are further
+// keys of revocations that can match the token.
+func (t *Token) SetKeys(also ...Key) {
 	t.Status = readStatusRef(t.Claims)
-	keys := make([]Key, 0, 6)
+	keys := make([]Key, 0, 6+len(also))
 	if t.ID != "" {
 		keys = append(keys, RevocationKey(KindJTI, t.Issuer, t.ID))
 	}
@@ -66,6 +68,11 @@ func (t *Token) SetKeys() {
 	}
 	if t.KeyID != "" {
 		keys = append(keys, RevocationKey(KindKID, t.Issuer, t.KeyID))
+	}
+	for _, k := range also {
+		if !slices.Contains(keys, k) {
+			keys = append(keys, k)
+		}
 	}
 	t.Keys = append(keys,
 		RevocationKey(KindIss, t.Issuer, ""),
