@@ -202,7 +202,7 @@ type revokeCmd struct {
 	Sub   *string `name:"sub" xor:"what" help:"The tokens of a subject issued until now (or --not-before)."`
 	SID   *string `name:"sid" xor:"what" help:"The tokens of a login session."`
 	KID   *string `name:"kid" xor:"what" help:"The tokens signed with a key."`
-	Token *string `name:"token" xor:"what" placeholder:"-|TOKEN|SHA256" help:"One token; '-' reads it from standard input, where no other user can see it. Or the SHA-256 of its header.payload in hex."`
+	Token *string `name:"token" xor:"what" placeholder:"-|TOKEN|SHA256" help:"One token; '-' reads it from standard input, where no other user can see it. Or, in hex, the SHA-256 of its header.payload; of an opaque token, of its whole text."`
 	All   bool    `xor:"what" help:"All tokens of the issuer issued until now (or --not-before); so does --iss alone."`
 	Bulk  bool    `xor:"what" help:"Read orders from standard input: one JSON object a line (or an array), as POST /v1/revocations takes them."`
 

@@ -125,6 +125,9 @@ func FuzzGate(f *testing.F) {
 		if len(parts) != 3 || c.input+"."+e(c.signature) != raw || parts[1] != e(c.payload) {
 			t.Fatalf("%q has another text", raw)
 		}
+		if signed, ok := signedPart(raw); !ok || signed != c.input {
+			t.Fatalf("%q would be revoked as %q", raw, signed)
+		}
 		head, err := base64.RawURLEncoding.DecodeString(parts[0])
 		if err != nil || e(head) != parts[0] {
 			t.Fatalf("header of %q: %v", raw, err)

@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -41,15 +42,57 @@ type Token struct {
 }
 
 // TokenValue is the Value of a KindToken revocation: lower-case hex SHA-256 of
-// the token's header and payload segments with the dot between them. The
-// signature is left out because some algorithms let anyone make another valid
-// one (ECDSA: s and n-s).
+// a JWT's header and payload segments with the dot between them, or of the
+// whole text of a token that is no JWT. A JWT's signature is left out because
+// some algorithms let anyone make another valid one (ECDSA: s and n-s).
 func TokenValue(raw string) string {
-	if i := strings.LastIndexByte(raw, '.'); i >= 0 {
-		raw = raw[:i]
-	}
-	sum := sha256.Sum256([]byte(raw))
+	signed, _ := signedPart(raw)
+	sum := sha256.Sum256([]byte(signed))
 	return hex.EncodeToString(sum[:])
+}
+
+// signedPart returns a JWT's header and payload with the dot between them, and
+// true; or the whole of another token, in which dots separate nothing. A JWT is
+// what has three segments, of which the first is base64url of text that begins
+// with "{". It allocates nothing: on routes with introspection, every request
+// asks.
+func signedPart(raw string) (string, bool) {
+	head, rest, _ := strings.Cut(raw, ".")
+	payload, signature, ok := strings.Cut(rest, ".")
+	if !ok || strings.IndexByte(signature, '.') >= 0 || !encodesObject(head) {
+		return raw, false
+	}
+	return raw[:len(head)+1+len(payload)], true
+}
+
+// encodesObject reports whether s is base64url of text that begins, white space
+// aside, like a JSON object.
+func encodesObject(s string) bool {
+	if len(s)%4 == 1 {
+		return false
+	}
+	for i := range len(s) {
+		if !base64urlBytes[s[i]] {
+			return false
+		}
+	}
+	var b [3]byte
+	for s != "" {
+		part := s[:min(4, len(s))]
+		s = s[len(part):]
+		n, err := base64.RawURLEncoding.Decode(b[:], []byte(part))
+		if err != nil {
+			return false
+		}
+		for _, c := range b[:n] {
+			switch c {
+			case ' ', '\t', '\r', '\n':
+			default:
+				return c == '{'
+			}
+		}
+	}
+	return false
 }
 
 // SetKeys computes Keys and Status from the other fields. also are further

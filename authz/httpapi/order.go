@@ -206,7 +206,7 @@ func pickIssuer(given *string, fromToken string, issuers []string) (string, *fie
 func (o *order) scopeToken(r *authz.Revocation, issuers []string, now time.Time) *fieldError {
 	if !strings.Contains(r.Value, ".") {
 		if len(r.Value) != 64 || strings.Trim(r.Value, "0123456789abcdef") != "" {
-			return &fieldError{Field: "token", Detail: "is neither a compact JWT nor the 64 lower-case hex digits of the SHA-256 of its header and payload"}
+			return &fieldError{Field: "token", Detail: "is neither a compact JWT nor the 64 lower-case hex digits of the SHA-256 of its header and payload, or of the whole of an opaque token"}
 		}
 		return nil
 	}

@@ -1,0 +1,65 @@
+package authz
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"testing"
+)
+
+// Whoever computes the value alone (docs/api.md) must come to the same.
+func TestTokenValue(t *testing.T) {
+	t.Parallel()
+	const head, body = "eyJhbGciOiJFUzI1NiJ9", "e30"
+	encode := func(s string) string { return base64url([]byte(s)) }
+	for name, tt := range map[string]struct{ raw, hashed string }{
+		"JWT":                       {head + "." + body + ".AAAA", head + "." + body},
+		"JWT, another signature":    {head + "." + body + ".BBBB", head + "." + body},
+		"JWT, no signature":         {head + "." + body + ".", head + "." + body},
+		"JWT, signature with =":     {head + "." + body + ".AAA=", head + "." + body},
+		"header not beginning ey":   {encode("{\n\"alg\":\"ES256\"}") + "." + body + ".AAAA", encode("{\n\"alg\":\"ES256\"}") + "." + body},
+		"header behind white space": {encode(" \t\r\n  {\"alg\":\"ES256\"}") + "." + body + ".A", encode(" \t\r\n  {\"alg\":\"ES256\"}") + "." + body},
+		"empty payload":             {head + "..AAAA", head + "."},
+		"opaque":                    {"2YotnFZFEjr1zCsicMWpAA", ""},
+		"opaque, one dot":           {"ya29.a0AfH6SMBx", ""},
+		"opaque, two dots":          {"1.2.3", ""},
+		"opaque, no base64url":      {"eyJ~.b.c", ""},
+		"opaque, one letter more":   {"eyJhb.b.c", ""},
+		"opaque, an array":          {encode(`["a"]`) + ".b.c", ""},
+		"opaque, white space":       {encode("   ") + ".b.c", ""},
+		"JWE":                       {head + ".a.b.c.d", ""},
+		"four segments":             {head + ".a.b.c", ""},
+		"two segments":              {head + ".a", ""},
+		"empty":                     {"", ""},
+		"dots":                      {"..", ""},
+		"long":                      {strings.Repeat("e30.", 5000), ""},
+	} {
+		if tt.hashed == "" {
+			tt.hashed = tt.raw
+		}
+		sum := sha256.Sum256([]byte(tt.hashed))
+		if got := TokenValue(tt.raw); got != hex.EncodeToString(sum[:]) {
+			t.Errorf("%s: not the hash of %q", name, tt.hashed)
+		}
+	}
+}
+
+// One verdict must not answer for two tokens, nor a revocation end both.
+func TestOpaqueTokensAreTold(t *testing.T) {
+	t.Parallel()
+	query := func(raw string) Query {
+		token := &Token{Raw: raw, Issuer: "https://i"}
+		token.SetKeys()
+		return token.Query()
+	}
+	if query("ya29.alice").TokenKey == query("ya29.mallory").TokenKey {
+		t.Error("two opaque tokens have one identity")
+	}
+}
+
+func TestSignedPartAllocatesNothing(t *testing.T) {
+	raw := base64url([]byte(strings.Repeat(" ", 100)+`{"alg":"ES256","kid":"k"}`)) + ".e30.AAAA"
+	if n := testing.AllocsPerRun(100, func() { signedPart(raw) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
