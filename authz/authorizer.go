@@ -82,17 +82,28 @@ func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 	return d
 }
 
-// identify makes a Token of the credential's text: a JWT is verified here; the
-// rest is for the issuer to say, on routes with introspection.
+// identify makes a Token of the credential's text: a JWT of a configured issuer
+// is verified here; the rest is for its issuer to say, on routes with
+// introspection.
 func (a *Authorizer) identify(ctx context.Context, route *Route, raw string) (*Token, error) {
 	if route.opaque == nil || route.opaque.Local(raw) {
-		return a.verify(ctx, raw)
+		t, err := a.verify(ctx, raw)
+		if route.opaque == nil || !ofUnknownIssuer(err) {
+			return t, err
+		}
 	}
 	t, err := route.opaque.Introspect(ctx, raw)
 	if err == nil && t == nil {
 		return nil, &Failure{Reason: ReasonInternal, Detail: "introspector returned neither token nor error"}
 	}
 	return t, err
+}
+
+// ofUnknownIssuer reports whether err says that a token is of no issuer that is
+// configured, or names none.
+func ofUnknownIssuer(err error) bool {
+	var f *Failure
+	return errors.As(err, &f) && f.Reason == ReasonUnknownIssuer
 }
 
 // verify answers from the cache where it can. Only a token that the verifier

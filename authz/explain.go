@@ -115,15 +115,7 @@ func (x *explanation) run() {
 // identify explains the token itself; nil when nothing more can be said.
 func (x *explanation) identify(route *Route, raw string) *Token {
 	if route.opaque != nil && !route.opaque.Local(raw) {
-		if !x.Network {
-			x.add("introspection", Skipped, "the issuer would be asked about this token, which needs the network")
-			return nil
-		}
-		t, err := route.opaque.Introspect(x.ctx, raw)
-		if !x.judge("introspection", err, "the issuer says that the token is active") {
-			return nil
-		}
-		return t
+		return x.introspect(route, raw)
 	}
 	c, fail := parseCompact(raw, x.Verifier.maxBytes)
 	if !x.judge("form", asError(fail), "a signed JWT") {
@@ -135,6 +127,9 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 		return nil
 	}
 	ring, fail := x.Verifier.ring(claims, nil)
+	if route.opaque != nil && ofUnknownIssuer(asError(fail)) {
+		return x.introspect(route, raw)
+	}
 	if !x.judge("issuer", asError(fail), "%s is configured", quoteShort(text(claims["iss"]))) {
 		return nil
 	}
@@ -155,6 +150,18 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 	}
 	t.Accepted = ring.cfg.accepts(t.Audience)
 	t.SetKeys(aliases...)
+	return t
+}
+
+func (x *explanation) introspect(route *Route, raw string) *Token {
+	if !x.Network {
+		x.add("introspection", Skipped, "the issuer would be asked about this token, which needs the network")
+		return nil
+	}
+	t, err := route.opaque.Introspect(x.ctx, raw)
+	if !x.judge("introspection", err, "the issuer says that the token is active") {
+		return nil
+	}
 	return t
 }
 

@@ -23,7 +23,8 @@ import (
 // Introspector turns an opaque token into a Token by asking its issuer
 // (RFC 7662).
 type Introspector interface {
-	// Local reports whether raw is a JWT that the Verifier shall judge instead.
+	// Local reports whether raw is a JWT that the Verifier shall judge instead,
+	// if it knows the issuer.
 	Local(raw string) bool
 	// Introspect returns the token's claims, or an error that wraps a
 	// *Failure. Nothing but an answer of the issuer makes a Token.
@@ -32,8 +33,8 @@ type Introspector interface {
 
 // IntrospectionOptions is what introspection works with.
 type IntrospectionOptions struct {
-	// MaxTokenTTL bounds exp - now of an answer, because revocations are
-	// forgotten by it; 0: 24h.
+	// MaxTokenTTL bounds exp - iat of an answer (without iat: exp - now),
+	// because revocations are forgotten by it; 0: 24h.
 	MaxTokenTTL time.Duration
 	// MaxStaleness bounds cache_ttl; 0: 30s.
 	MaxStaleness time.Duration
@@ -161,13 +162,17 @@ func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prom
 	n.breaker = gobreaker.NewCircuitBreaker[introspected](gobreaker.Settings{
 		Name: c.Name, Timeout: time.Second, MaxRequests: 1,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
+		// What the endpoint finds wrong with one caller's token must not keep
+		// it from being asked about the others'.
+		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, errBadQuestion) },
 	})
 	return n, nil
 }
 
 // Local implements Introspector.
 func (n *introspection) Local(raw string) bool {
-	return n.cfg.Tokens == "opaque" && strings.Count(raw, ".") == 2 && strings.HasPrefix(raw, "ey")
+	_, jwt := signedPart(raw)
+	return jwt && n.cfg.Tokens == "opaque"
 }
 
 // Introspect implements Introspector.
@@ -270,6 +275,19 @@ func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, er
 	return a, nil
 }
 
+// errBadQuestion: the endpoint works, but not with this token.
+var errBadQuestion = errors.New("the endpoint refused the question")
+
+// refusesQuestion reports whether a status is about what was asked rather than
+// about who asks, or about the endpoint.
+func refusesQuestion(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge:
+		return true
+	}
+	return false
+}
+
 // maxIntrospection bounds an answer, in bytes.
 const maxIntrospection = 64 << 10
 
@@ -302,7 +320,11 @@ func (n *introspection) post(ctx context.Context, raw string) (map[string]any, e
 		return nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
+	switch {
+	case resp.StatusCode == http.StatusOK:
+	case refusesQuestion(resp.StatusCode):
+		return nil, fmt.Errorf("%w with status %d", errBadQuestion, resp.StatusCode)
+	default:
 		return nil, fmt.Errorf("the endpoint answered with status %d", resp.StatusCode)
 	}
 	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/json" {
@@ -341,15 +363,49 @@ func (n *introspection) judge(raw string, claims map[string]any) introspected {
 		t.Issuer = n.cfg.Issuer
 		claims["iss"] = n.cfg.Issuer
 	}
-	switch now := n.clock.Now().Unix(); {
+	now := n.clock.Now().Unix()
+	from := now
+	if _, ok := claims["iat"]; ok {
+		from = t.IssuedAt
+	}
+	switch {
 	case t.Issuer != n.cfg.Issuer:
 		return refuse(ReasonUnknownIssuer, "the answer names another issuer")
-	case t.Expires-now > n.maxTTL:
-		return refuse(ReasonLifetimeTooLong, fmt.Sprintf("valid for %ds; at most %ds are accepted", t.Expires-now, n.maxTTL))
+	case t.IssuedAt > now+ahead(0):
+		return refuse(ReasonNotYetValid, "iat is "+stamp(t.IssuedAt))
+	case t.Expires-from > n.maxTTL:
+		return refuse(ReasonLifetimeTooLong, fmt.Sprintf("valid for %ds; at most %ds are accepted", t.Expires-from, n.maxTTL))
 	}
 	t.Accepted = (&IssuerConfig{Audiences: n.cfg.Audiences}).accepts(t.Audience)
-	t.SetKeys()
+	t.SetKeys(ownKeys(t.Issuer, raw)...)
 	return introspected{token: t}
+}
+
+// ownKeys returns the revocation keys by what a JWT says of itself, which an
+// answer need not repeat (RFC 7662, section 2.2), and never does of the kid.
+// Nobody has verified it here; but such keys can only deny.
+func ownKeys(issuer, raw string) []Key {
+	signed, jwt := signedPart(raw)
+	if !jwt {
+		return nil
+	}
+	object := func(segment string) map[string]any {
+		b, _ := decodeSegment(segment)
+		m, _ := parseObject(string(b)) // nil when it is none
+		return m
+	}
+	head, body, _ := strings.Cut(signed, ".")
+	header, claims := object(head), object(body)
+	var keys []Key
+	for _, p := range []struct {
+		kind  Kind
+		value any
+	}{{KindJTI, claims["jti"]}, {KindSub, claims["sub"]}, {KindSID, claims["sid"]}, {KindKID, header["kid"]}} {
+		if s, _ := p.value.(string); s != "" {
+			keys = append(keys, RevocationKey(p.kind, issuer, s))
+		}
+	}
+	return keys
 }
 
 // firstLine reads a secret.

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
 )
 
 // authServer is an authorization server with an introspection endpoint.
@@ -165,6 +166,11 @@ func TestIntrospectionAnswers(t *testing.T) {
 		"exp a string":        {activeAnswer(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
 		"expired":             {activeAnswer(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
 		"not yet":             {activeAnswer(map[string]any{"nbf": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat ahead":           {activeAnswer(map[string]any{"iat": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat a moment ahead":  {activeAnswer(map[string]any{"iat": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
+		"iat long ago":        {activeAnswer(map[string]any{"iat": now.Add(-23*time.Hour - time.Minute).Unix()}), authz.ReasonLifetimeTooLong}, // exp is in an hour
+		"iat 0":               {activeAnswer(map[string]any{"iat": 0}), authz.ReasonLifetimeTooLong},
+		"no iat":              {activeAnswer(map[string]any{"iat": nil}), authz.ReasonAllowed},
 		"beyond revocations":  {activeAnswer(map[string]any{"exp": now.Add(25 * time.Hour).Unix()}), authz.ReasonLifetimeTooLong},
 		"other issuer":        {activeAnswer(map[string]any{"iss": "https://other"}), authz.ReasonUnknownIssuer},
 		"same issuer":         {activeAnswer(map[string]any{"iss": "https://as.example"}), authz.ReasonAllowed},
@@ -225,6 +231,66 @@ func TestIntrospectionGoesOnAfterAnOutage(t *testing.T) {
 	require.EqualValues(t, 5, s.asked.Load(), "the breaker stops asking")
 	s.set(func() { s.status = 200 })
 	require.Eventually(t, func() bool { _, err := in.Introspect(context.Background(), "tok"); return err == nil }, 5*time.Second, 20*time.Millisecond)
+}
+
+// What an endpoint finds wrong with one caller's tokens stops nobody else's.
+func TestBadTokensDoNotStopIntrospection(t *testing.T) {
+	t.Parallel()
+	for status, asked := range map[int]int32{400: 21, 413: 21, 422: 21, 431: 21, 401: 5, 403: 5, 404: 5, 429: 5, 500: 5} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			s := newAuthServer(t)
+			s.tokens["good"] = activeAnswer(nil)
+			in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+			s.set(func() { s.status = status })
+			for i := range 20 {
+				_, err := in.Introspect(t.Context(), fmt.Sprint("bad", i))
+				require.Equal(t, authz.ReasonUnprovable, reasonOf(err))
+			}
+			s.set(func() { s.status = 200 })
+			_, err := in.Introspect(t.Context(), "good")
+			require.Equal(t, asked, s.asked.Load(), "%v", err)
+			require.Equal(t, asked == 21, err == nil, "%v", err)
+		})
+	}
+}
+
+// An answer need not repeat what a JWT says of itself, and never names its key;
+// a revocation by any of that ends the token all the same.
+func TestIntrospectedJWTKeepsItsNames(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	c := introspectionConfig(t, s)
+	c.Tokens = "all"
+	in := newIntrospector(t, c, authz.IntrospectionOptions{})
+	iss := newIssuer(t, authztest.Named(c.Issuer))
+	own := map[string]any{"jti": "j", "sub": "alice", "sid": "s"}
+	names := map[authz.Kind]string{authz.KindJTI: "j", authz.KindSub: "alice", authz.KindSID: "s", authz.KindKID: iss.Key("").ID}
+	good := iss.Mint(own)
+	for name, raw := range map[string]string{
+		"as minted":               good,
+		"signature with padding":  good + "=",
+		"algorithm not ours":      iss.Mint(own, authztest.Header("alg", "HS256"), authztest.Header("kid", iss.Key("").ID)),
+		"header that we refuse":   iss.Mint(own, authztest.Header("jku", "https://a.example")),
+		"no signature to look at": good[:strings.LastIndexByte(good, '.')+1],
+	} {
+		s.set(func() { s.tokens[raw] = activeAnswer(map[string]any{"sub": "u-17", "jti": nil}) })
+		token, err := in.Introspect(t.Context(), raw)
+		require.NoError(t, err, name)
+		require.Equal(t, "u-17", token.Subject)
+		for kind, value := range names {
+			require.Contains(t, token.Keys, authz.RevocationKey(kind, c.Issuer, value), "%s: %s", name, kind)
+		}
+		require.Contains(t, token.Keys, authz.RevocationKey(authz.KindSub, c.Issuer, "u-17"))
+		require.Equal(t, authz.RevocationKey(authz.KindToken, c.Issuer, authz.TokenValue(good)) == token.Query().TokenKey, authz.TokenValue(good) == authz.TokenValue(raw))
+	}
+	opaque := []string{"opaque", "e30.e30.", "e30.W10.A", "e30." + b64([]byte(`{"jti":7,"sub":null,"sid":""}`)) + ".A"}
+	for _, raw := range opaque { // names that cannot be read are none
+		s.set(func() { s.tokens[raw] = activeAnswer(nil) })
+		token, err := in.Introspect(t.Context(), raw)
+		require.NoError(t, err)
+		require.Len(t, token.Keys, 3, raw)
+	}
 }
 
 func TestIntrospectionCacheIsBounded(t *testing.T) {
@@ -350,6 +416,57 @@ func TestOpaqueTokensThroughTheAuthorizer(t *testing.T) {
 	} {
 		d := a.Authorize(t.Context(), &authz.Request{Path: tt.path, Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}}})
 		require.Equal(t, tt.want, d.Reason, "%s %s: %s", tt.path, tt.raw, d.Detail)
+	}
+}
+
+// With tokens: opaque, JWTs of the configured issuers are verified here,
+// however their header is written, and only the rest is asked about; decision
+// and explanation agree.
+func TestForeignJWTsAreAskedAbout(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	all, err := authz.NewIntrospections([]authz.IntrospectionConfig{introspectionConfig(t, s)}, authz.IntrospectionOptions{})
+	require.NoError(t, err)
+	t.Cleanup(all.Close)
+	p, err := authz.CompilePolicy([]authz.RouteConfig{{Name: "both", Introspection: "as"}}, authz.PolicyOptions{Introspectors: all.ByName()})
+	require.NoError(t, err)
+	local, foreign := newIssuer(t), newIssuer(t, authztest.Named("https://as.example"))
+	v := newVerifier(t, local)
+	a := authz.NewAuthorizer(v, nil, authz.NewChain(nil, keyTier{}), p, authz.SystemClock{})
+	spaced := []byte("{\n  \"alg\": \"" + local.Key("").Alg + "\", \"kid\": \"" + local.Key("").ID + "\"\n}")
+	for name, tt := range map[string]struct {
+		raw    string
+		active bool
+		asked  bool
+		want   authz.Reason
+	}{
+		"ours":                     {local.Mint(nil), true, false, authz.ReasonAllowed},
+		"ours, header with spaces": {local.Mint(nil, authztest.RawHeader(spaced)), true, false, authz.ReasonAllowed},
+		"ours, forged":             {local.Mint(nil, authztest.Tampered()), true, false, authz.ReasonBadSignature},
+		"foreign":                  {foreign.Mint(nil), true, true, authz.ReasonAllowed},
+		"foreign, not active":      {foreign.Mint(nil), false, true, authz.ReasonInactive},
+		"without issuer":           {foreign.Mint(map[string]any{"iss": nil}), true, true, authz.ReasonAllowed},
+		"opaque with dots":         {"1.2.3", true, true, authz.ReasonAllowed},
+	} {
+		if tt.active {
+			s.set(func() { s.tokens[tt.raw] = activeAnswer(nil) })
+		}
+		before := s.asked.Load()
+		req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}}}
+		d := a.Authorize(t.Context(), req)
+		require.Equal(t, tt.want, d.Reason, "%s: %s", name, d.Detail)
+		require.Equal(t, tt.asked, s.asked.Load() > before, name)
+		explained, skipped := authz.ReasonAllowed, false
+		for _, step := range (authz.Explainer{Policy: p, Verifier: v, Revocation: keyTier{}, Network: true}).Explain(t.Context(), req) {
+			if step.Outcome == authz.Refused && explained == authz.ReasonAllowed {
+				explained = step.Reason
+			}
+		}
+		require.Equal(t, tt.want, explained, name)
+		for _, step := range (authz.Explainer{Policy: p, Verifier: v, Revocation: keyTier{}}).Explain(t.Context(), req) {
+			skipped = skipped || step.Rule == "introspection" && step.Outcome == authz.Skipped
+		}
+		require.Equal(t, tt.asked, skipped, name)
 	}
 }
 
