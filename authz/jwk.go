@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -192,10 +193,34 @@ func checkStrength(k *publicKey) error {
 		if len(pub) != ed25519.PublicKeySize {
 			return errors.New("wrong length")
 		}
+		if hasSmallOrder(pub) {
+			return errors.New("point of small order: anybody can sign for it")
+		}
 	default:
 		return errors.New("not a public key for signatures")
 	}
 	return nil
+}
+
+// smallOrders are the y coordinates of the points of edwards25519 whose order
+// divides 8, as keys encode them without the sign of x; 0 and 1 also as p and
+// p+1, which crypto/ed25519 takes as well.
+var smallOrders = []string{
+	"0000000000000000000000000000000000000000000000000000000000000000",
+	"0100000000000000000000000000000000000000000000000000000000000000",
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+}
+
+// hasSmallOrder reports whether one signature fits an eighth of all messages or
+// more (RFC 8032, section 5.1.7: k times such a key has eight values at most).
+func hasSmallOrder(pub ed25519.PublicKey) bool {
+	y := slices.Clone(pub)
+	y[len(y)-1] &= 0x7f // without the sign of x
+	return slices.Contains(smallOrders, hex.EncodeToString(y))
 }
 
 // rocaPrimes are the small primes for which the powers of 65537 are a proper
