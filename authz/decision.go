@@ -27,7 +27,7 @@ const (
 	ReasonInsufficientScope               // 403 insufficient_scope
 	ReasonPolicyDenied                    // 403: CEL or route rule says no
 	ReasonNoRoute                         // 403: no route matches
-	ReasonKeysUnavailable                 // 503: the issuer's keys have never been fetched
+	ReasonKeysUnavailable                 // 503: the issuer's keys have never been fetched, or are being fetched for an unknown kid
 	ReasonUnprovable                      // 503: nothing could prove that the token is not revoked
 	ReasonOverloaded                      // 503: out of time or capacity before a decision
 	ReasonInternal                        // 503: a defect, recovered

@@ -40,6 +40,9 @@ func (r *KeyRing) launch() *flight {
 		f.err = r.loadSafely()
 		r.mu.Lock()
 		r.flight = nil
+		if f.err != nil {
+			clear(r.unknown) // nothing was found out about the kid it was for
+		}
 		r.mu.Unlock()
 		close(f.done)
 	})

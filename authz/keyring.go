@@ -13,7 +13,7 @@ import (
 // Bounds on what a token with an unknown kid can cause.
 const (
 	maxKeyWait     = 100 * time.Millisecond // that its check waits for a fetch
-	maxKeyWaiters  = 64                     // checks that wait at once; others are answered from what is known
+	maxKeyWaiters  = 64                     // checks that wait at once; others are told at once that it is not known yet
 	unknownKIDTTL  = 15 * time.Second       // for which a kid found missing causes no fetch
 	maxUnknownKIDs = 1024                   // remembered as missing
 )
@@ -78,22 +78,26 @@ func (r *KeyRing) nextGeneration() uint64 {
 
 // key finds the key for a token's header. With an unknown kid, or without any
 // keys yet, it causes a fetch within the bounds above and waits for it a
-// little, at most until ctx ends.
+// little, at most until ctx ends. While the fetch is under way nobody can say
+// that the issuer does not have the key; once it has ended, in whatever way,
+// the keys at hand decide.
 func (r *KeyRing) key(ctx context.Context, h joseHeader) (*publicKey, uint64, *Failure) {
 	st := r.state.Load()
 	if st == nil {
-		r.await(ctx, r.ask())
+		_ = r.await(ctx, r.ask())
 		if st = r.state.Load(); st == nil {
 			return nil, 0, &Failure{Reason: ReasonKeysUnavailable, Detail: "the issuer's keys could not be fetched yet"}
 		}
 	}
 	k, known := st.set.find(h)
 	if k == nil && !known {
-		r.await(ctx, r.askFor(h.kid))
+		ended := r.await(ctx, r.askFor(h.kid))
 		if st = r.state.Load(); st == nil {
 			return nil, 0, &Failure{Reason: ReasonKeysUnavailable, Detail: "the issuer's keys have become too old"}
 		}
-		k, known = st.set.find(h)
+		if k, known = st.set.find(h); k == nil && !known && !ended {
+			return nil, 0, &Failure{Reason: ReasonKeysUnavailable, Detail: "the issuer is still being asked for a key with kid " + quoteShort(h.kid)}
+		}
 	}
 	switch {
 	case k != nil:
@@ -117,23 +121,25 @@ func (r *KeyRing) held(h joseHeader) *publicKey {
 	return k
 }
 
-// await waits for a flight (nil: none), within bounds.
-func (r *KeyRing) await(ctx context.Context, f *flight) {
+// await waits for a flight (nil: none), within bounds, and reports whether it
+// has ended.
+func (r *KeyRing) await(ctx context.Context, f *flight) (ended bool) {
 	if f == nil {
-		return
-	}
-	if r.waiters.Add(1) > maxKeyWaiters {
-		r.waiters.Add(-1)
-		return
+		return true
 	}
 	defer r.waiters.Add(-1)
+	if r.waiters.Add(1) > maxKeyWaiters {
+		return false
+	}
 	timer := time.NewTimer(maxKeyWait)
 	defer timer.Stop()
 	select {
 	case <-f.done:
+		return true
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+	return false
 }
 
 // ask joins the fetch under way or starts one, unless the last one caused by
@@ -158,10 +164,17 @@ func (r *KeyRing) askLocked() *flight {
 	return r.launch()
 }
 
+// askFor is ask for the sake of a kid. One that a fetch did not find causes none
+// for a while; who comes while one is under way joins it, and is remembered
+// only by a fetch of its own: this one may have begun before the key was
+// published.
 func (r *KeyRing) askFor(kid string) *flight {
 	sum := maphash.String(r.seed, kid)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.flight != nil {
+		return r.flight
+	}
 	now := r.clock.Boot()
 	if until, ok := r.unknown[sum]; ok && now < until {
 		r.counts.suppressed.Add(1)

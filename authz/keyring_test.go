@@ -128,16 +128,11 @@ func TestUnknownKeysCauseFewFetches(t *testing.T) {
 		require.EqualValues(t, 1, iss.Fetches())
 		iss.FailJWKS(&authztest.Fault{Delay: 20 * time.Millisecond, Genuine: true})
 		foreign := authztest.NewKey("ES256")
-		var wg sync.WaitGroup
-		for i := range 200 {
-			raw := iss.Mint(nil, authztest.With(foreign.Named(fmt.Sprint("unknown-", i))))
-			wg.Go(func() {
-				_, err := v.Verify(t.Context(), raw)
-				require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
-			})
-		}
-		wg.Wait()
+		reasons := verifyAll(t, v, 200, func(i int) string {
+			return iss.Mint(nil, authztest.With(foreign.Named(fmt.Sprint("unknown-", i))))
+		})
 		require.EqualValues(t, 2, iss.Fetches(), "one flight for all")
+		require.Equal(t, map[authz.Reason]int{authz.ReasonUnknownKey: 64, authz.ReasonKeysUnavailable: 136}, reasons, "who could not wait was told no")
 		// One after the other over 20 s: a fetch per cooldown of 5 s.
 		for i := range 200 {
 			_, _ = v.Verify(t.Context(), iss.Mint(nil, authztest.With(foreign.Named(fmt.Sprint("later-", i)))))
@@ -152,6 +147,127 @@ func TestUnknownKeysCauseFewFetches(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		require.LessOrEqual(t, iss.Fetches()-before, int64(1))
+	})
+}
+
+// verifyAll verifies n tokens at once and counts what comes of it.
+func verifyAll(t *testing.T, v *authz.JWTVerifier, n int, mint func(i int) string) map[authz.Reason]int {
+	t.Helper()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	counts := map[authz.Reason]int{}
+	for i := range n {
+		raw := mint(i)
+		wg.Go(func() {
+			r := authz.ReasonAllowed
+			if _, err := v.Verify(t.Context(), raw); err != nil {
+				r = reasonOf(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			counts[r]++
+		})
+	}
+	wg.Wait()
+	return counts
+}
+
+// After a rotation the new key's tokens come all at once. While the set is
+// fetched, for whichever of them or in the background, none of them is invalid.
+func TestTokensOfANewKeyAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		delay  time.Duration
+		forged bool // one before them
+		want   map[authz.Reason]int
+	}{
+		"soon":            {50 * time.Millisecond, false, map[authz.Reason]int{authz.ReasonAllowed: 64, authz.ReasonKeysUnavailable: 36}},
+		"slowly":          {500 * time.Millisecond, false, map[authz.Reason]int{authz.ReasonKeysUnavailable: 100}},
+		"behind a forged": {50 * time.Millisecond, true, map[authz.Reason]int{authz.ReasonAllowed: 63, authz.ReasonKeysUnavailable: 37}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+				time.Sleep(time.Minute) // not in step with the refresher
+				iss.Rotate("ES256")
+				iss.FailJWKS(&authztest.Fault{Delay: tt.delay, Genuine: true})
+				if tt.forged {
+					go func() { _, _ = v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256")))) }()
+					synctest.Wait() // its fetch is under way
+				}
+				require.Equal(t, tt.want, verifyAll(t, v, 100, func(int) string { return iss.Mint(nil) }))
+				time.Sleep(time.Second) // as Retry-After says
+				require.Equal(t, map[authz.Reason]int{authz.ReasonAllowed: 100}, verifyAll(t, v, 100, func(int) string { return iss.Mint(nil) }))
+			})
+		})
+	}
+}
+
+// A fetch that failed has found out nothing about the kid it was for, which is
+// asked for again after the cooldown; one that succeeded has.
+func TestFailedFetchIsNoAbsence(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		time.Sleep(time.Minute)
+		iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
+		next := authztest.NewKey("ES256")
+		raw := iss.Mint(nil, authztest.With(next), authztest.Lifetime(time.Hour))
+		_, err := v.Verify(t.Context(), raw)
+		require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+		iss.FailJWKS(nil)
+		time.Sleep(5 * time.Second)
+		_, err = v.Verify(t.Context(), raw)
+		require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+		iss.Add(next)
+		time.Sleep(14 * time.Second)
+		_, err = v.Verify(t.Context(), raw)
+		require.Equal(t, authz.ReasonUnknownKey, reasonOf(err), "known to be missing")
+		time.Sleep(time.Second)
+		_, err = v.Verify(t.Context(), raw)
+		require.NoError(t, err)
+
+		iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
+		iss.Rotate("ES256")
+		raw = iss.Mint(nil, authztest.Lifetime(time.Hour))
+		time.Sleep(5 * time.Second)
+		_, err = v.Verify(t.Context(), raw)
+		require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+		iss.FailJWKS(nil)
+		time.Sleep(5 * time.Second)
+		_, err = v.Verify(t.Context(), raw)
+		require.NoError(t, err, "healed after the cooldown")
+	})
+}
+
+// Nothing sends tokens to a sidecar that is not ready, so none comes to ask for
+// keys: the probe that asks whether it is ready does, within the cooldown.
+func TestKeysComeBackAfterALongTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		iss := authztest.NewIssuer(authztest.Offline(), authztest.Named(bubbleIssuer))
+		iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
+		v, err := authz.NewVerifier([]authz.IssuerConfig{{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: bubbleIssuer + "/jwks.json", MaxKeyAge: time.Hour}},
+			authz.VerifierOptions{Clock: bubbleClock{time.Now()}, Transport: iss.Transport()})
+		require.NoError(t, err)
+		v.Start(t.Context())
+		for _, away := range []time.Duration{15 * time.Minute, 2 * time.Hour} { // from the start, and until the keys were given up
+			iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
+			time.Sleep(away)
+			synctest.Wait()
+			before := iss.Fetches()
+			for range 600 {
+				require.Error(t, v.Ready())
+				time.Sleep(100 * time.Millisecond)
+			}
+			require.LessOrEqual(t, iss.Fetches()-before, int64(12+4), "asked at every probe")
+			iss.FailJWKS(nil)
+			for range 50 { // 5 s
+				_ = v.Ready()
+				time.Sleep(100 * time.Millisecond)
+			}
+			require.NoError(t, v.Ready(), "after %s", away)
+		}
+		v.Close()
 	})
 }
 
@@ -186,7 +302,11 @@ func TestKeyEndpointFaults(t *testing.T) {
 				iss.FailJWKS(fault)
 				start := time.Now()
 				_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
-				require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+				want := authz.ReasonUnknownKey
+				if name == "hangs" || name == "slow" { // the answer may still come
+					want = authz.ReasonKeysUnavailable
+				}
+				require.Equal(t, want, reasonOf(err))
 				require.LessOrEqual(t, time.Since(start), 100*time.Millisecond)
 				time.Sleep(2 * time.Hour)
 				synctest.Wait()
@@ -241,7 +361,8 @@ func TestKeysBecomeTooOld(t *testing.T) {
 	}, func(c *authz.IssuerConfig) { c.MaxKeyAge = time.Hour })
 }
 
-// Checks that wait for keys are few, so that a flood cannot pile up.
+// Checks that wait for keys are few, so that a flood cannot pile up. Nobody is
+// told no meanwhile, and tokens of keys at hand do not wait.
 func TestWaitersAreBounded(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
@@ -255,7 +376,7 @@ func TestWaitersAreBounded(t *testing.T) {
 			wg.Go(func() {
 				start := time.Now()
 				_, err := v.Verify(t.Context(), raw)
-				require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+				require.Equal(t, authz.ReasonKeysUnavailable, reasonOf(err))
 				if time.Since(start) > 0 {
 					mu.Lock()
 					waited++
@@ -263,8 +384,12 @@ func TestWaitersAreBounded(t *testing.T) {
 				}
 			})
 		}
+		start := time.Now()
+		_, err := v.Verify(t.Context(), iss.Mint(nil))
+		require.NoError(t, err)
+		require.Zero(t, time.Since(start))
 		wg.Wait()
-		require.LessOrEqual(t, waited, 64)
+		require.Equal(t, 64, waited)
 	})
 }
 
@@ -276,7 +401,7 @@ func TestWaitingEndsWithTheCheck(t *testing.T) {
 		defer cancel()
 		start := time.Now()
 		_, err := v.Verify(ctx, iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
-		require.Equal(t, authz.ReasonUnknownKey, reasonOf(err))
+		require.Equal(t, authz.ReasonKeysUnavailable, reasonOf(err))
 		require.LessOrEqual(t, time.Since(start), 10*time.Millisecond)
 	})
 }

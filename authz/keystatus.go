@@ -28,7 +28,9 @@ func (v *JWTVerifier) Status() []IssuerStatus {
 }
 
 // Ready returns nil when at least one issuer has usable keys, otherwise why
-// none has.
+// none has. Then it asks for them as a token would, within the same bounds: no
+// token comes to do so while nothing sends any to a sidecar that is not ready,
+// and the refresher has become slow if they have been away for long.
 func (v *JWTVerifier) Ready() error {
 	var why []string
 	for _, s := range v.Status() {
@@ -36,6 +38,9 @@ func (v *JWTVerifier) Ready() error {
 			return nil
 		}
 		why = append(why, s.Issuer+": "+cmp.Or(s.Err, "not fetched yet"))
+	}
+	for _, r := range v.rings {
+		r.ask()
 	}
 	return errors.New("no issuer has usable keys: " + strings.Join(why, "; "))
 }
