@@ -26,8 +26,6 @@ const (
 	// maxExpressionCost bounds an evaluation in CEL's cost units, roughly one
 	// per operation: a fraction of a millisecond. What exceeds it is a no.
 	maxExpressionCost = 50_000
-	// maxExpressionDetail bounds what of an evaluation error reaches the log.
-	maxExpressionDetail = 200
 )
 
 // celEnvironment declares what expressions can use. Names with a dot are
@@ -104,11 +102,38 @@ func (e *expression) admit(ctx context.Context, req *Request, t *Token) *Failure
 	case ctx.Err() != nil:
 		return &Failure{Reason: ReasonOverloaded, Detail: e.label + " was interrupted: " + ctx.Err().Error()}
 	case err != nil:
-		return &Failure{Reason: ReasonPolicyDenied, Detail: fmt.Sprintf("%s failed: %.*q", e.label, maxExpressionDetail, err.Error())}
+		return &Failure{Reason: ReasonPolicyDenied, Detail: e.label + " failed: " + evaluationFault(err)}
 	case out != types.True:
 		return &Failure{Reason: ReasonPolicyDenied, Detail: e.label + " is false"}
 	}
 	return nil
+}
+
+// unreadable is why a variable has no value; a constant.
+type unreadable string
+
+func (u unreadable) Error() string { return string(u) }
+
+// evaluationFaults are the beginnings of CEL's errors that say what went wrong;
+// what follows them, and every other error, may quote a claim or a credential.
+var evaluationFaults = []string{
+	"no such key", "no such overload", "index out of range", "index out of bounds", "division by zero", "modulus by zero",
+	"integer overflow", "unsigned integer overflow", "duration overflow", "timestamp overflow", "type conversion error", "error parsing regexp",
+	"operation cancelled: actual cost limit exceeded",
+}
+
+// evaluationFault says what went wrong without any value that was evaluated.
+func evaluationFault(err error) string {
+	var why unreadable
+	if errors.As(err, &why) {
+		return string(why)
+	}
+	for _, fault := range evaluationFaults {
+		if strings.HasPrefix(err.Error(), fault) {
+			return fault
+		}
+	}
+	return "a value is not as it should be"
 }
 
 // celVariables hands out a request's values by name and builds only what is
@@ -138,13 +163,13 @@ func (v *celVariables) ResolveName(name string) (any, bool) {
 	case "request.host":
 		host, ok := readHost(v.req.Host)
 		if !ok {
-			return types.NewErr("host is missing or malformed"), true
+			return types.WrapErr(unreadable("host is missing or malformed")), true
 		}
 		return host, true
 	case "request.path":
 		path := readPath(v.req.Path)
 		if path.unclear != "" {
-			return types.NewErr("%s", path.unclear), true
+			return types.WrapErr(unreadable(path.unclear)), true
 		}
 		return path.text, true
 	case "request.query":
