@@ -195,27 +195,27 @@ func findCookie(req *Request, name string, found *finding) {
 }
 
 // findQuery looks for the parameter (RFC 6750, section 2.3), decoding names as
-// a server behind would.
+// a server behind would. Some servers take a semicolon for "&" and Envoy does
+// not: next to one, the parameter could not be told from what is beside it, nor
+// be removed.
 func findQuery(path, name string, found *finding) {
 	path, _, _ = strings.Cut(path, "#")
 	_, query, _ := strings.Cut(path, "?")
-	for query != "" {
-		var pair string
-		if i := strings.IndexAny(query, "&;"); i >= 0 {
-			pair, query = query[:i], query[i+1:]
-		} else {
-			pair, query = query, ""
+	for pair := range strings.SplitSeq(query, "&") {
+		for part := range strings.SplitSeq(pair, ";") {
+			k, v, _ := strings.Cut(part, "=")
+			if key, err := url.QueryUnescape(k); err != nil || key != name {
+				continue
+			}
+			value, err := url.QueryUnescape(v)
+			switch {
+			case err != nil:
+				found.bad = fmt.Sprintf("query parameter %s is not encoded properly", name)
+			case len(part) < len(pair):
+				found.bad = fmt.Sprintf("query parameter %s stands next to a semicolon", name)
+			default:
+				found.add(Credential{Raw: value, Scheme: "bearer", Source: "query:" + name})
+			}
 		}
-		k, v, _ := strings.Cut(pair, "=")
-		key, err := url.QueryUnescape(k)
-		if err != nil || key != name {
-			continue
-		}
-		value, err := url.QueryUnescape(v)
-		if err != nil {
-			found.bad = fmt.Sprintf("query parameter %s is not encoded properly", name)
-			return
-		}
-		found.add(Credential{Raw: value, Scheme: "bearer", Source: "query:" + name})
 	}
 }
