@@ -107,6 +107,9 @@ func (id *identity) allowed(token *authz.Token, cred authz.Credential, req *auth
 		} else {
 			remove = append(remove, h.name)
 		}
+		if h.folded != h.name { // whether the client sent it or not: lookalikes looks at names with "_" only
+			remove = append(remove, h.folded)
+		}
 	}
 	if !id.forward {
 		remove = append(remove, "authorization")

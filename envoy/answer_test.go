@@ -147,6 +147,15 @@ func TestAllowedAnswers(t *testing.T) {
 			config: config, headers: []authz.Header{{Name: "x_jwt_iss", Value: "root"}},
 			set: map[string]string{}, remove: []string{"x-jwt-iss", "x-jwt-none", "x-jwt-sub", "x_jwt_iss"},
 		},
+		"lookalikes of a name with underscores": {
+			config: HeadersConfig{Claims: map[string]string{"X_JWT-Sub": "sub", "x_jwt_none": "none"}, ForwardAuthorization: true}, token: testToken(),
+			headers: []authz.Header{{Name: "x-jwt-sub", Value: "root"}, {Name: "x_jwt_sub", Value: "root"}, {Name: "x-jwt-none", Value: "root"}, {Name: "x-jwt_none", Value: "root"}},
+			set:     map[string]string{"x_jwt-sub": "alice"}, remove: []string{"x-jwt-none", "x-jwt-sub", "x-jwt_none", "x_jwt_none", "x_jwt_sub"},
+		},
+		"a name with underscores on a public route": {
+			config: HeadersConfig{Claims: map[string]string{"x_jwt_sub": "sub"}, ForwardAuthorization: true}, headers: []authz.Header{{Name: "x-jwt-sub", Value: "root"}},
+			set: map[string]string{}, remove: []string{"x-jwt-sub", "x_jwt_sub"},
+		},
 		"only cookie": {
 			config: HeadersConfig{ForwardAuthorization: true}, token: testToken(), source: "cookie:session",
 			headers: []authz.Header{{Name: "cookie", Value: "session=abc"}}, set: map[string]string{}, remove: []string{"cookie"},

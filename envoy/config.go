@@ -215,8 +215,8 @@ func headerNameFault(name string) string {
 	switch {
 	case !httpguts.ValidHeaderFieldName(name):
 		return "is not the name of a header (RFC 9110, section 5.1)"
-	case reserved[strings.ToLower(name)]:
-		return "is a header that HTTP or Envoy itself depends on; take a name of your own such as x-jwt-sub"
+	case reserved[fold(strings.ToLower(name))]:
+		return "is a header that HTTP or Envoy itself depends on, or one to upstreams that read \"_\" as \"-\"; take a name of your own such as x-jwt-sub"
 	}
 	return ""
 }

@@ -70,7 +70,8 @@ func newIdentity(c HeadersConfig) (*identity, []stanzaFault) {
 func fold(name string) string { return strings.ReplaceAll(name, "_", "-") }
 
 // lookalikes appends the request's headers that an upstream could take for an
-// identity header although Envoy does not: they differ in "_" and "-".
+// identity header although Envoy does not: they differ in "_" and "-". The
+// spelling without any "_" is not among them.
 func (id *identity) lookalikes(names []string, req *authz.Request) []string {
 	for i := range req.Headers {
 		name := req.Headers[i].Name

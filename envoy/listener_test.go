@@ -241,7 +241,7 @@ func TestConfigFaults(t *testing.T) {
 	bad := Config{
 		Listen: ListenConfig{GRPC: "nowhere", TLS: TLSConfig{Certificate: "c", ClientNames: []string{"n"}}},
 		Headers: HeadersConfig{
-			Claims:   map[string]string{":path": "sub", "Host": "sub", "a b": "sub", "authorization": "sub", "x-a": "", "x-b": "{", "x-c": "sub", "X_C": "iss", "transfer-encoding": "sub"},
+			Claims:   map[string]string{":path": "sub", "Host": "sub", "a b": "sub", "authorization": "sub", "x-a": "", "x-b": "{", "x-c": "sub", "X_C": "iss", "transfer-encoding": "sub", "Content_Length": "sub", "x_forwarded-for": "sub"},
 			Metadata: []string{""}, MaxBytes: -1,
 		},
 		Replies:     RepliesConfig{Realm: "a\"b", ResourceMetadata: "nowhere", RetryAfter: time.Millisecond},
@@ -256,7 +256,7 @@ func TestConfigFaults(t *testing.T) {
 	assert.ElementsMatch(t, []string{
 		"listen.grpc", "listen.grpc_tls", "listen.grpc_tls.client_names",
 		"headers.claims.:path", "headers.claims.Host", "headers.claims.a b", "headers.claims.authorization", "headers.claims.x-a", "headers.claims.x-b",
-		"headers.claims.x-c", "headers.claims.transfer-encoding", "headers.max_bytes", "headers.metadata[0]",
+		"headers.claims.x-c", "headers.claims.transfer-encoding", "headers.claims.Content_Length", "headers.claims.x_forwarded-for", "headers.max_bytes", "headers.metadata[0]",
 		"replies.realm", "replies.resource_metadata", "replies.retry_after", "decision_log.decisions", "decision_log.per_second",
 	}, got)
 	_, err := NewServer(allowAll(), bad, Options{})
