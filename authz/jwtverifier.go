@@ -207,6 +207,7 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 	if fail := t.readClaims(claims, s == nil || !s.ExpOptional); fail != nil {
 		return nil, fail
 	}
+	t.Issuer = ring.cfg.Issuer                           // the same as iss, where there is one
 	if _, event := claims["events"]; event && s == nil { // RFC 8417, section 4: a message about tokens is none
 		return nil, unsupported("a security event is no credential")
 	}
@@ -228,6 +229,9 @@ func (v *JWTVerifier) ring(claims map[string]any, s *Statement) (*KeyRing, *Fail
 			return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "the message names an issuer (iss) where none belongs"}
 		}
 		iss, present, ok = s.Issuer, true, true
+	}
+	if !present && s != nil && s.DefaultIssuer != "" {
+		iss, present, ok = s.DefaultIssuer, true, true
 	}
 	if !present || !ok {
 		return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "the token names no issuer (iss)"}

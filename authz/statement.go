@@ -17,6 +17,9 @@ type Statement struct {
 	// message with iss is refused then, and audience and times are the
 	// caller's to check, because they stand under other names.
 	Issuer string
+	// DefaultIssuer is who signed a message that names no issuer although it may;
+	// empty: it must.
+	DefaultIssuer string
 	// What is published rather than sent to somebody has no audience and may
 	// be signed for long; the caller bounds its use.
 	AnyAudience bool

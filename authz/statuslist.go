@@ -320,6 +320,9 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 	e.busy, e.flight = true, make(chan struct{})
 	started := s.background.start(func() {
 		list, err := s.fetch(e.key)
+		if held := e.list.Load(); err == nil && held != nil && list.issued < held.issued {
+			err = errors.New("it is older than the one held already") // out of some cache: what has been revoked since would live again
+		}
 		result := "ok"
 		if err != nil {
 			result = "failed"
@@ -342,7 +345,9 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 // maxStatusToken bounds a status list token, in bytes.
 const maxStatusToken = 8 << 20
 
-// fetch gets and verifies a status list token (section 8.1).
+// fetch gets and verifies a status list token (section 8.1). It need not name
+// its issuer (section 5.1): the keys are those of the issuer whose token refers
+// to it.
 func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
 	defer func() {
 		if p := recover(); p != nil { // no list, however strange, may end the process
@@ -374,7 +379,7 @@ func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
 		return nil, err
 	}
 	t, err := s.verifier.VerifyStatement(ctx, string(raw), Statement{
-		Types: []string{"statuslist+jwt"}, ExpOptional: true, AnyAudience: true, AnyLifetime: true, MaxBytes: maxStatusToken,
+		Types: []string{"statuslist+jwt"}, ExpOptional: true, DefaultIssuer: k.issuer, AnyAudience: true, AnyLifetime: true, MaxBytes: maxStatusToken,
 	})
 	if err != nil {
 		return nil, err
@@ -386,7 +391,7 @@ func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
 	if err != nil {
 		return nil, err
 	}
-	list.asof, list.expires = asof, t.Expires
+	list.asof, list.issued, list.expires = asof, t.IssuedAt, t.Expires
 	return list, nil
 }
 
@@ -396,6 +401,7 @@ type statusList struct {
 	data    []byte
 	asof    time.Duration // Clock.Boot before it was asked for
 	ttl     time.Duration // 0: none given
+	issued  int64         // Unix seconds
 	expires int64         // Unix seconds; 0: none given
 }
 

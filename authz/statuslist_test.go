@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/zlib"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -213,6 +214,73 @@ func TestStatusListLongLived(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, authz.NotRevoked, v)
 	}
+}
+
+// A list need not name its issuer; it is the token's all the same, by its
+// signature.
+func TestStatusListWithoutIssuer(t *testing.T) {
+	t.Parallel()
+	iss, other, s := newIssuer(t), newIssuer(t), newStatusServer(t)
+	v, err := authz.NewVerifier([]authz.IssuerConfig{
+		{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: iss.JWKSURL()}, {Issuer: other.Name, Audiences: []string{"api"}, JWKS: other.JWKSURL()},
+	}, authz.VerifierOptions{})
+	require.NoError(t, err)
+	t.Cleanup(v.Close)
+	require.NoError(t, v.Refresh(t.Context()))
+	l := newStatusLists(t, s, v, nil)
+	for path, tt := range map[string]struct {
+		signer *authztest.Issuer
+		claim  any
+		want   authz.Verdict
+	}{
+		"/without":           {iss, nil, authz.Revoked},
+		"/with":              {iss, iss.Name, authz.Revoked},
+		"/empty":             {iss, "", authz.Unknown},
+		"/null":              {iss, json.RawMessage("null"), authz.Unknown},
+		"/other":             {other, other.Name, authz.Unknown},
+		"/signed-by-another": {other, nil, authz.Unknown},
+	} {
+		s.set(func() {
+			s.body = func(uri string) string {
+				return mintList(tt.signer, uri, packList(1, 1), map[string]any{"iss": tt.claim})
+			}
+		})
+		got, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+path, 0))
+		require.Equal(t, tt.want, got, "%s: %v", path, err)
+	}
+}
+
+// A list from before the one that is held, out of some cache, must not bring
+// back what has been revoked since.
+func TestStatusListOlderThanHeld(t *testing.T) {
+	t.Parallel()
+	iss, s, clock := newIssuer(t), newStatusServer(t), &movable{}
+	now := time.Now().Unix()
+	publish := func(issued int64, values ...byte) {
+		s.set(func() {
+			s.body = func(uri string) string {
+				return mintList(iss, uri, packList(1, values...), map[string]any{"iat": issued})
+			}
+		})
+	}
+	l := newStatusLists(t, s, newVerifier(t, iss), clock)
+	ask := func(i uint64) authz.Verdict {
+		v, _ := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/l", i))
+		return v
+	}
+	publish(now-60, 0, 1)
+	require.Equal(t, authz.NotRevoked, ask(0))
+	publish(now-61, 0, 0)
+	clock.move(31 * time.Second)
+	require.Equal(t, authz.Revoked, ask(1))
+	require.Equal(t, authz.Unknown, ask(0), "the list that is held is too old to prove it")
+	publish(now-60, 0, 0) // the same second: who knows which is newer
+	clock.move(time.Second)
+	require.Equal(t, authz.NotRevoked, ask(0))
+	publish(now-59, 1, 0)
+	clock.move(31 * time.Second)
+	require.Equal(t, authz.Revoked, ask(0))
+	require.Equal(t, authz.NotRevoked, ask(1))
 }
 
 func TestStatusListHosts(t *testing.T) {
