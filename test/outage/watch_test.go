@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ type watch struct {
 	mayPass bool
 	// mayRefuse is true where good tokens may be answered 401: the sidecar's
 	// clock differs from the issuer's.
-	mayRefuse bool
+	mayRefuse atomic.Bool
 
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
@@ -212,7 +213,7 @@ func (w *watch) probeGood(ctx context.Context) {
 				w.good[a.Status]++
 			}
 			w.mu.Unlock()
-			if a.Status != http.StatusOK && a.Status != http.StatusServiceUnavailable && !(w.mayRefuse && a.Status == http.StatusUnauthorized) {
+			if a.Status != http.StatusOK && a.Status != http.StatusServiceUnavailable && !(w.mayRefuse.Load() && a.Status == http.StatusUnauthorized) {
 				w.violated("a good token: status %d %s", a.Status, a.Detail)
 			}
 		}
