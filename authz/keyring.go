@@ -13,7 +13,7 @@ import (
 // Bounds on what a token with an unknown kid can cause.
 const (
 	maxKeyWait     = 100 * time.Millisecond // that its check waits for a fetch
-	maxKeyWaiters  = 64                     // checks that wait at once; others are told at once that it is not known yet
+	maxKeyWaiters  = 256                    // checks that wait at once; others are told at once that it is not known yet
 	unknownKIDTTL  = 15 * time.Second       // for which a kid found missing causes no fetch
 	maxUnknownKIDs = 1024                   // remembered as missing
 )
@@ -80,7 +80,8 @@ func (r *KeyRing) nextGeneration() uint64 {
 // keys yet, it causes a fetch within the bounds above and waits for it a
 // little, at most until ctx ends. While the fetch is under way nobody can say
 // that the issuer does not have the key; once it has ended, in whatever way,
-// the keys at hand decide.
+// the keys at hand decide. They also decide while the last fetch has failed:
+// during an outage a made-up kid is not worth a "come back later".
 func (r *KeyRing) key(ctx context.Context, h joseHeader) (*publicKey, uint64, *Failure) {
 	st := r.state.Load()
 	if st == nil {
@@ -95,7 +96,7 @@ func (r *KeyRing) key(ctx context.Context, h joseHeader) (*publicKey, uint64, *F
 		if st = r.state.Load(); st == nil {
 			return nil, 0, &Failure{Reason: ReasonKeysUnavailable, Detail: "the issuer's keys have become too old"}
 		}
-		if k, known = st.set.find(h); k == nil && !known && !ended {
+		if k, known = st.set.find(h); k == nil && !known && !ended && !r.failing() {
 			return nil, 0, &Failure{Reason: ReasonKeysUnavailable, Detail: "the issuer is still being asked for a key with kid " + quoteShort(h.kid)}
 		}
 	}
@@ -109,6 +110,12 @@ func (r *KeyRing) key(ctx context.Context, h joseHeader) (*publicKey, uint64, *F
 	default:
 		return nil, 0, &Failure{Reason: ReasonUnknownKey, Detail: "the token names no kid, and not exactly one key fits alg " + h.alg}
 	}
+}
+
+func (r *KeyRing) failing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lastFail != ""
 }
 
 // held finds the key for a token's header among those at hand; nil: it is not.
