@@ -70,7 +70,7 @@ type receipt struct {
 }
 
 func (a *api) postRevocations(w http.ResponseWriter, r *http.Request) {
-	wait, p := waitParameter(r.URL.Query())
+	wait, p := waitParameter(r)
 	if p == nil {
 		p = needType(r, "application/json")
 	}
@@ -114,7 +114,21 @@ func (a *api) postRevocations(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusCreated, "application/json", out)
 }
 
-func waitParameter(q url.Values) (authz.Wait, *problem) {
+// query reads the query string. net/url's own Query drops what is malformed,
+// and with it a wait that was asked for, or a filter: the list would be another.
+func query(r *http.Request) (url.Values, *problem) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, invalid("the query string is malformed", fieldError{Detail: "percent-encode what is special in it: % as %25, & as %26, ; as %3B, + as %2B"})
+	}
+	return q, nil
+}
+
+func waitParameter(r *http.Request) (authz.Wait, *problem) {
+	q, p := query(r)
+	if p != nil {
+		return 0, p
+	}
 	for name, values := range q {
 		if name != "wait" || len(values) != 1 {
 			return 0, invalid("unknown or repeated query parameter", fieldError{Field: shorten(name), Detail: "only wait=none and wait=enforced are known"})
@@ -209,7 +223,7 @@ type page struct {
 }
 
 func (a *api) getRevocations(w http.ResponseWriter, r *http.Request) {
-	f, p := a.filter(r.URL.Query())
+	f, p := a.filter(r)
 	if p != nil {
 		p.write(w)
 		return
@@ -232,8 +246,12 @@ func (a *api) listFailed(r *http.Request, err error) *problem {
 	return unavailable("the revocation ledger cannot be read")
 }
 
-func (a *api) filter(q url.Values) (authz.Filter, *problem) {
+func (a *api) filter(r *http.Request) (authz.Filter, *problem) {
 	var f authz.Filter
+	q, p := query(r)
+	if p != nil {
+		return f, p
+	}
 	known := []string{"kind", "iss", "value", "include_expired", "limit", "cursor"}
 	for name, values := range q {
 		if !slices.Contains(known, name) || len(values) != 1 {

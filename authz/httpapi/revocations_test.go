@@ -186,6 +186,16 @@ func TestRevokeBulkIsIdempotent(t *testing.T) {
 	assert.Len(t, b.ledger.all(), 3)
 }
 
+func TestRevokeRefusesMalformedQueries(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	for _, query := range []string{"wait=never", "wait=none&wait=enforced", "weit=enforced", "wait=enforced;x", "wait=enforced%"} {
+		w := b.do("POST", "/v1/revocations?"+query, `{"jti":"x"}`)
+		assert.Equal(t, 400, w.Code, query)
+	}
+	assert.Empty(t, b.ledger.all())
+}
+
 func TestRevokeLedgerFails(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -240,7 +250,9 @@ func TestListRevocations(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{"t6", "t4", "t2", "t0"}, got)
-	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz"} {
+	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz",
+		// What net/url cannot read must not be left out of the filter.
+		"kind=jti&value=50%off", "value=a;b", "%zz"} {
 		w := b.do("GET", "/v1/revocations?"+query, "")
 		assert.Equal(t, 400, w.Code, query)
 	}
