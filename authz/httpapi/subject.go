@@ -24,17 +24,19 @@ func (a *api) eventRevocations(t *authz.Token, events map[string]any, now time.T
 			continue
 		}
 		s := subject{issuers: a.scope(t.Issuer), transmitter: t.Issuer, session: what == endSession, before: before(eventTime(t, payload), now), reason: eventReason(uri, payload)}
+		subjects := 0 // of this event: another's do not answer for it
 		for _, named := range []any{t.Claims["sub_id"], payload["subject"]} {
 			if named == nil {
 				continue
 			}
+			subjects++
 			found, err := s.revocations(named, 0)
 			if err != nil {
 				return nil, fmt.Errorf("subject of %s: %w", eventName(uri), err)
 			}
 			out = append(out, found...)
 		}
-		if len(out) == 0 {
+		if subjects == 0 {
 			return nil, fmt.Errorf("event %s has no subject (sub_id)", eventName(uri))
 		}
 	}
