@@ -63,12 +63,13 @@ func (a *api) receiveEvents(w http.ResponseWriter, r *http.Request) {
 		refuse(p.Status, "invalid_request", p.Detail)
 		return
 	}
-	t, err := a.verifier.VerifyStatement(r.Context(), strings.TrimSpace(string(body)), authz.Statement{
+	raw := strings.TrimSpace(string(body))
+	t, err := a.verifier.VerifyStatement(r.Context(), raw, authz.Statement{
 		Types: []string{"secevent+jwt"}, Audiences: a.events.Audiences, ExpOptional: true, // RFC 8417, section 2.2
 	})
 	if err != nil {
 		a.log.InfoContext(r.Context(), "security event refused", "err", err)
-		if couldNotFindOut(reasonOf(err)) {
+		if a.couldNotFindOut(err, raw) {
 			a.retryLater(w, unavailable("the event could not be verified for now"))
 			return
 		}

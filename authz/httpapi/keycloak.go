@@ -27,13 +27,13 @@ func (a *api) keycloakAction(want string) http.HandlerFunc {
 			p.write(w)
 			return
 		}
-		issuer := a.keycloak.Issuer
-		t, err := a.verifier.VerifyStatement(r.Context(), strings.TrimSpace(string(body)), authz.Statement{
+		issuer, raw := a.keycloak.Issuer, strings.TrimSpace(string(body))
+		t, err := a.verifier.VerifyStatement(r.Context(), raw, authz.Statement{
 			Types: []string{"jwt", ""}, Issuer: issuer,
 		})
 		if err != nil {
 			a.log.InfoContext(r.Context(), "Keycloak's action refused", "err", err)
-			if couldNotFindOut(reasonOf(err)) {
+			if a.couldNotFindOut(err, raw) {
 				unavailable("the action could not be verified for now").write(w)
 				return
 			}

@@ -27,13 +27,12 @@ func (a *api) backchannelLogout(w http.ResponseWriter, r *http.Request) {
 		Types: []string{"logout+jwt", "jwt", ""}, Audiences: a.logout.Audiences, // section 2.4: typ is recommended, not required
 	})
 	if err != nil {
-		reason := reasonOf(err)
 		a.log.InfoContext(r.Context(), "logout token refused", "err", err)
-		if couldNotFindOut(reason) {
+		if a.couldNotFindOut(err, raw) {
 			oauthProblem(w, unavailable("the logout token could not be verified for now"))
 			return
 		}
-		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "the logout token is not valid: "+reason.String())
+		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "the logout token is not valid: "+reasonOf(err).String())
 		return
 	}
 	now := a.clock.Now()

@@ -75,36 +75,31 @@ func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
 // anyway. client is empty for a holder of the API's own token, who may revoke
 // everybody's.
 func (a *api) tokenRevocation(r *http.Request, raw string, claims peeked, client string) (*authz.Revocation, *problem) {
-	out := &authz.Revocation{Reason: "token revoked (RFC 7009)"}
+	now := a.clock.Now()
 	t, err := a.verifier.Verify(r.Context(), raw)
-	switch reason := reasonOf(err); {
-	case err == nil:
-		owner := text(t.Claims, "client_id") // RFC 9068, section 2.2
-		if owner == "" {
-			owner = text(t.Claims, "azp")
-		}
-		if client != "" && owner != "" && owner != client {
-			return nil, fail(http.StatusForbidden, "the token was issued to another client")
-		}
-		out.Kind, out.Issuer, out.Value = authz.KindJTI, t.Issuer, t.ID
-		if t.ID == "" {
-			out.Kind, out.Value = authz.KindToken, authz.TokenValue(raw)
-		}
-		out.ExpiresAt = time.Unix(t.Expires, 0).Add(expiryMargin)
-	case couldNotFindOut(reason):
-		a.log.WarnContext(r.Context(), "a token to be revoked could not be verified", "reason", reason.String())
+	early := err != nil && reasonOf(err) == authz.ReasonNotYetValid && slices.Contains(a.issuers, claims.Iss) && claims.Exp < lastSecond && !claims.over(now)
+	switch {
+	case err != nil && a.couldNotFindOut(err, raw):
+		a.log.WarnContext(r.Context(), "a token to be revoked could not be verified", "reason", reasonOf(err).String())
 		return nil, unavailable("the token could not be verified for now; repeat the request")
-	case reason == authz.ReasonNotYetValid && slices.Contains(a.issuers, claims.Iss) && claims.Exp < lastSecond:
+	case err != nil && !early:
+		return nil, nil
+	case client != "" && claims.anothers(client):
+		return nil, fail(http.StatusForbidden, "the token was issued to another client")
+	}
+	out := &authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(raw), Reason: "token revoked (RFC 7009)"}
+	expires := int64(claims.Exp)
+	switch {
+	case early:
 		// It will be good later. Whether the signature is cannot be told from
 		// here, but the hash of a forged one harms nobody.
-		out.Kind, out.Issuer, out.Value = authz.KindToken, claims.Iss, authz.TokenValue(raw)
-		out.ExpiresAt = time.Unix(int64(claims.Exp), 0).Add(expiryMargin)
-		if !out.ExpiresAt.After(a.clock.Now()) {
-			return nil, nil
-		}
+		out.Issuer = claims.Iss
+	case t.ID != "":
+		out.Kind, out.Issuer, out.Value, expires = authz.KindJTI, t.Issuer, t.ID, t.Expires
 	default:
-		return nil, nil
+		out.Issuer, expires = t.Issuer, t.Expires
 	}
+	out.ExpiresAt = time.Unix(expires, 0).Add(expiryMargin)
 	return out, nil
 }
 

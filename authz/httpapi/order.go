@@ -238,9 +238,32 @@ var jwtInText = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.`)
 
 func holdsToken(s string) bool { return jwtInText.MatchString(s) }
 
+// peeked are claims of a JWT that nobody has verified.
 type peeked struct {
-	Iss string  `json:"iss"`
-	Exp float64 `json:"exp"`
+	Iss      string  `json:"iss"`
+	Exp      float64 `json:"exp"`
+	ClientID any     `json:"client_id"`
+	AZP      any     `json:"azp"`
+
+	keyed bool // the header names a key (kid)
+}
+
+// over reports whether the JWT has expired, whatever leeway it is given. One
+// without exp never does.
+func (c peeked) over(now time.Time) bool {
+	return c.Exp > 0 && c.Exp+expiryMargin.Seconds() <= float64(now.Unix())
+}
+
+// anothers reports whether the token was issued to another client than this
+// one. client_id (RFC 9068, section 2.2) counts before azp; a token that names
+// no client is nobody else's.
+func (c peeked) anothers(client string) bool {
+	for _, claim := range []any{c.ClientID, c.AZP} {
+		if owner, _ := claim.(string); owner != "" {
+			return owner != client
+		}
+	}
+	return false
 }
 
 // peek reads a JWT's claims without verifying anything.
@@ -259,10 +282,12 @@ func peek(raw string) (peeked, bool) {
 		case 0:
 			var header struct {
 				Alg string `json:"alg"`
+				KID any    `json:"kid"`
 			}
 			if json.Unmarshal(b, &header) != nil || header.Alg == "" {
 				return c, false
 			}
+			c.keyed = header.KID != nil
 		case 1:
 			if json.Unmarshal(b, &c) != nil {
 				return c, false
