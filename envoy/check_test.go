@@ -3,6 +3,7 @@ package envoy
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -438,6 +439,61 @@ func TestDecisionLog(t *testing.T) {
 				assert.Contains(t, text, `"path":"/a\n\"b\""`, "escaped")
 			}
 		})
+	}
+}
+
+// Clients put tokens into paths, and into what else they may choose.
+func TestDecisionLogHidesTokens(t *testing.T) {
+	t.Parallel()
+	const (
+		header = "eyJhbGciOiJFZERTQSJ9"
+		rest   = ".eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsImF1ZCI6ImFwaSIsImV4cCI6MTk5OTk5OTk5OX0.c2lnbmF0dXJlc2lnbmF0dXJlc2lnbmF0dXJl"
+		token  = header + rest
+	)
+	escaped := func(dot string) string { return strings.ReplaceAll(token, ".", dot) }
+	for path, want := range map[string]string{
+		"/verify/" + token:                                                   "/verify/[token]",
+		"/verify/" + token + "/x?y":                                          "/verify/[token]/x",
+		"/verify_" + token:                                                   "/verify_[token]",
+		"/cb;access_token=" + token + ";a=b":                                 "/cb;access_token=[token];a=b",
+		"/cb%3Faccess_token=" + token + "&a=b":                               "/cb%3Faccess_token=[token]&a=b",
+		"/#access_token=" + token:                                            "/#access_token=[token]",
+		"/" + escaped("%2E") + "/" + escaped("%2e"):                          "/[token]/[token]",
+		"/" + escaped("%252E"):                                               "/[token]",
+		"/" + token + "~WyJzYWx0IiwiYSIsMV0~/x":                              "/[token]/x",
+		"/ewogImFsZyI6ICJFUzI1NiIKfQ" + rest:                                 "/[token]", // a header on several lines
+		"/eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..aXZpdml2aXZpdml2.Yw.dGFn": "/[token]", // encrypted, without a key
+		"/" + header + header + header + rest:                                "/[token]",
+		"/" + strings.Repeat("x", 250) + token:                               "/" + strings.Repeat("x", 250) + "[toke",
+		"/" + strings.Repeat("x", 300) + token:                               "/" + strings.Repeat("x", 255),
+		"/eyJ" + strings.Repeat("a", 10_000) + rest:                          "/[token]",
+		"/" + strings.Repeat(token+"/", 100):                                 ("/" + strings.Repeat("[token]/", 32))[:256],
+		"/" + strings.Repeat("eyJ", 1<<20):                                   ("/" + strings.Repeat("eyJ", 100))[:256], // hours, if the end were looked for from each
+		"/" + strings.Repeat(header+".", 1<<16):                              "/[token]",
+		"/" + strings.Repeat(header+"%", 1<<16):                              ("/" + strings.Repeat(header+"%", 20))[:256],
+		// No tokens.
+		"/keyJoin/moneyJar.html":             "/keyJoin/moneyJar.html",
+		"/eyewitness-reports-of-2024.html":   "/eyewitness-reports-of-2024.html",
+		"/pages/eyJpZCI6MTIzNDU2Nzg5MH0":     "/pages/eyJpZCI6MTIzNDU2Nzg5MH0",
+		"/pages/eyJpZCI6MTIzNDU2Nzg5MH0.png": "/pages/eyJpZCI6MTIzNDU2Nzg5MH0.png",
+		"/a.b.c/e/ey/eyJ":                    "/a.b.c/e/ey/eyJ",
+		"/%":                                 "/%",
+		"/eyJpZCI6MTIzNDU2Nzg5MH0%25":        "/eyJpZCI6MTIzNDU2Nzg5MH0%25",
+	} {
+		name := path[:min(len(path), 40)]
+		var out bytes.Buffer
+		s, err := NewServer(allowAll(), testConfig(), Options{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
+		require.NoError(t, err)
+		s.log.decision(&authz.Request{Method: "GET", Path: path, ID: token, Host: token + ".example", Source: authz.Peer{Address: token}}, &authz.Decision{Detail: "kid " + token}, 0)
+		require.NoError(t, s.Drain(t.Context()))
+		var record struct {
+			Path                 string `json:"path"`
+			RequestID            string `json:"request_id"`
+			Host, Source, Detail string
+		}
+		require.NoError(t, json.Unmarshal(out.Bytes(), &record), name)
+		assert.Equal(t, want, record.Path, name)
+		assert.Equal(t, []string{"[token]", "[token]", "[token]", "kid [token]"}, []string{record.RequestID, record.Host, record.Source, record.Detail})
 	}
 }
 

@@ -135,12 +135,98 @@ func (l *decisionLog) close() {
 	<-l.done
 }
 
-// clip returns a copy of at most n bytes of s, whole characters only.
+// clip returns a copy of at most n bytes of s, whole characters only. In place
+// of what has the form of a JWT it says [token]: clients put tokens where none
+// belongs, in the path or the request id.
 func clip(s string, n int) string {
-	if len(s) > n {
-		s = s[:n]
+	var b strings.Builder
+	for b.Len() < n {
+		at, end := findJWT(s, n-b.Len())
+		b.WriteString(s[:at])
+		if at == end {
+			break
+		}
+		b.WriteString("[token]")
+		s = s[end:]
 	}
-	return strings.ToValidUTF8(strings.Clone(s), "\uFFFD")
+	text := b.String()
+	return strings.ToValidUTF8(text[:min(n, len(text))], "\uFFFD")
+}
+
+const (
+	minJWTHeader = 16 // bytes; {"alg":"none"} takes 19
+	minJWTRest   = 16 // bytes, with its dots
+)
+
+// findJWT returns where the first text with the form of a JWT begins within the
+// first limit bytes of s, and its end beyond them. Where there is none, both
+// are limit or the end of s. It looks at each byte twice at most.
+func findJWT(s string, limit int) (at, end int) {
+	limit = min(limit, len(s))
+	for at < limit {
+		e := strings.IndexByte(s[at:limit], 'e')
+		if e < 0 {
+			break
+		}
+		at += e
+		if !beginsObject(s[at:]) {
+			at++
+			continue
+		}
+		end = at
+		for end < len(s) && isBase64URL(s[end]) {
+			end++
+		}
+		header := end - at
+		for end < len(s) && header >= minJWTHeader {
+			n := dotLen(s[end:])
+			if n == 0 && end-at > header && (isBase64URL(s[end]) || s[end] == '~') { // ~: disclosures of an SD-JWT
+				n = 1
+			}
+			if n == 0 {
+				break
+			}
+			end += n
+		}
+		if end-at-header >= minJWTRest {
+			return at, end
+		}
+		at += header // whatever else begins in these bytes goes on as this did
+	}
+	return limit, limit
+}
+
+// beginsObject reports whether s begins as a JSON object does in base64url:
+// with { and a quote, a space, a tab, a line feed or a carriage return.
+func beginsObject(s string) bool {
+	if len(s) < 3 {
+		return false
+	}
+	switch s[:3] {
+	case "eyJ", "eyA", "ewk", "ewo", "ew0":
+		return true
+	}
+	return false
+}
+
+func isBase64URL(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+}
+
+// dotLen returns the length of a dot at the beginning of s, percent-encoded any
+// number of times; 0: there is none.
+func dotLen(s string) int {
+	if s[0] == '.' {
+		return 1
+	}
+	rest, ok := strings.CutPrefix(s, "%")
+	for ok && strings.HasPrefix(rest, "25") {
+		rest = rest[2:]
+	}
+	if !ok || !strings.HasPrefix(rest, "2E") && !strings.HasPrefix(rest, "2e") {
+		return 0
+	}
+	return len(s) - len(rest) + 2
 }
 
 // traceID returns the trace id of the request's traceparent (W3C Trace
