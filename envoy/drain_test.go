@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"jwtbouncer/authz"
@@ -114,6 +115,57 @@ func TestDrainUnderLoad(t *testing.T) {
 	close(stop)
 	load.Wait()
 	require.NoError(t, r.server.Drain(ctx), "again")
+}
+
+// A stream on which nobody asks anything has no end of its own; it is closed,
+// and nobody was cut off.
+func TestDrainClosesIdleStreams(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func(context.Context, *grpc.ClientConn) (grpc.ClientStream, error){
+		"reflection": func(ctx context.Context, c *grpc.ClientConn) (grpc.ClientStream, error) {
+			return reflectionpb.NewServerReflectionClient(c).ServerReflectionInfo(ctx)
+		},
+		"check without a message": func(ctx context.Context, c *grpc.ClientConn) (grpc.ClientStream, error) {
+			return c.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := run(t, allowAll(), testConfig(), Options{})
+			stream, err := open(t.Context(), r.conn)
+			require.NoError(t, err)
+			_, err = r.auth.Check(t.Context(), checkRequest(nil)) // on the same connection, so the stream has arrived, too
+			require.NoError(t, err)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			require.NoError(t, r.server.Drain(ctx))
+			assert.Error(t, stream.RecvMsg(&authv3.CheckResponse{}))
+		})
+	}
+}
+
+// An idle stream does not cost the checks beside it their time.
+func TestDrainWaitsForChecksBesideIdleStreams(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}), make(chan struct{})
+	r := run(t, deciderFunc(func(context.Context, *authz.Request) authz.Decision {
+		close(entered)
+		<-release
+		return authz.Decision{Reason: authz.ReasonAllowedAnonymous}
+	}), testConfig(), Options{})
+	_, err := r.conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, method)
+	require.NoError(t, err)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := r.auth.Check(t.Context(), checkRequest(nil))
+		answered <- err
+	}()
+	<-entered
+	drained := make(chan error, 1)
+	go func() { drained <- r.server.Drain(context.Background()) }()
+	require.NoError(t, <-answered, "by the deadline of a check")
+	close(release)
+	require.NoError(t, <-drained)
 }
 
 // A check that hangs is cut off when the drain's time ends.

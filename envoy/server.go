@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	_ "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3" // descriptors for reflection
@@ -51,6 +52,11 @@ const (
 	maxMessage = 64 << 20
 
 	streamWorkers = 64
+
+	// drainQuiet is how long no check must have been under way for a drain to
+	// close what is still open: streams on which nobody asks anything. A
+	// question follows the beginning of its stream much sooner.
+	drainQuiet = time.Second
 )
 
 // Server is the ext_authz gRPC service, with gRPC health and reflection.
@@ -64,6 +70,7 @@ type Server struct {
 	grpc       *grpc.Server
 	health     *healthServer
 	checks     checkPool
+	asked      atomic.Int64 // checks that are being answered
 }
 
 // NewServer returns a Server that is not ready yet. The errors are those of
@@ -150,6 +157,8 @@ func serveCheck(srv any, stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(&in); err != nil && !errors.Is(err, io.EOF) {
 		return err // the stream is broken: nobody can be answered
 	}
+	s.asked.Add(1)
+	defer s.asked.Add(-1)
 	return stream.SendMsg(&wireResponse{s.answer(stream.Context(), in.bytes)})
 }
 
@@ -172,8 +181,8 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 // Drain stops: health reports not serving, clients are told to go away,
-// accepted checks are answered. When ctx ends first, what is left is cut off
-// and ctx's error returned.
+// accepted checks are answered, streams on which nothing was asked are closed.
+// When ctx ends first, what is left is cut off and ctx's error returned.
 func (s *Server) Drain(ctx context.Context) error {
 	s.health.Shutdown()
 	done := make(chan struct{})
@@ -181,15 +190,32 @@ func (s *Server) Drain(ctx context.Context) error {
 		s.grpc.GracefulStop()
 		close(done)
 	}()
-	var err error
-	select {
-	case <-done:
-	case <-ctx.Done():
-		s.grpc.Stop()
-		<-done
-		err = fmt.Errorf("drain: connections were cut off: %w", ctx.Err())
-	}
+	err := s.awaitQuiet(ctx, done)
+	s.grpc.Stop()
+	<-done
 	s.checks.close()
 	s.log.close()
 	return err
+}
+
+// awaitQuiet returns when the graceful stop is done, or when nobody has waited
+// for an answer for drainQuiet: it does not end as long as a client leaves a
+// stream open (reflection, a Check without a message). Its error is ctx's.
+func (s *Server) awaitQuiet(ctx context.Context, done <-chan struct{}) error {
+	const looks = 10
+	tick := time.NewTicker(drainQuiet / looks)
+	defer tick.Stop()
+	for quiet := 0; quiet < looks; {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("drain: connections were cut off: %w", ctx.Err())
+		case <-tick.C:
+			if quiet++; s.asked.Load() > 0 {
+				quiet = 0
+			}
+		}
+	}
+	return nil
 }
