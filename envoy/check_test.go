@@ -28,8 +28,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"jwtbouncer/authz"
 )
@@ -70,7 +72,7 @@ func TestGarbageIsDenied(t *testing.T) {
 		"noise":             bytes.Repeat([]byte{0xff}, 1000),
 		"truncated":         full[:len(full)/2],
 		"text":              []byte("GET / HTTP/1.1\r\n\r\n"),
-		"5 MiB of a header": marshal(t, checkRequest(map[string]string{"x": strings.Repeat("x", 5<<20)}))[:5<<20],
+		"3 MiB of a header": marshal(t, checkRequest(map[string]string{"x": strings.Repeat("x", 3<<20)}))[:3<<20],
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -82,14 +84,36 @@ func TestGarbageIsDenied(t *testing.T) {
 	}
 }
 
-func TestLargeRequestIsAnswered(t *testing.T) {
+// Bodies (with_request_body) fit up to a limit. A compressed message is denied:
+// a few bytes of it could unpack to any number.
+func TestLargeMessages(t *testing.T) {
 	t.Parallel()
 	r := run(t, allowAll(), testConfig(), Options{})
-	req := checkRequest(nil)
-	req.GetAttributes().GetRequest().GetHttp().RawBody = bytes.Repeat([]byte("x"), 20<<20) // with_request_body
-	resp, err := r.auth.Check(t.Context(), req, grpc.MaxCallSendMsgSize(32<<20))
-	require.NoError(t, err)
-	assert.Equal(t, int32(codes.OK), resp.GetStatus().GetCode())
+	for name, c := range map[string]struct {
+		body   int
+		option grpc.CallOption
+		status int32 // 0: allowed
+		code   codes.Code
+	}{
+		"within the limit":        {maxMessage - 1<<10, grpc.EmptyCallOption{}, 0, codes.OK},
+		"above the limit":         {maxMessage, grpc.EmptyCallOption{}, 0, codes.ResourceExhausted},
+		"compressed":              {0, grpc.UseCompressor(gzip.Name), 400, codes.OK},
+		"unpacks to the limit":    {maxMessage - 1<<10, grpc.UseCompressor(gzip.Name), 400, codes.OK},
+		"unpacks to far above it": {5 * maxMessage, grpc.UseCompressor(gzip.Name), 400, codes.OK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			req := checkRequest(nil)
+			req.GetAttributes().GetRequest().GetHttp().RawBody = make([]byte, c.body)
+			resp, err := r.auth.Check(t.Context(), req, grpc.MaxCallSendMsgSize(6*maxMessage), c.option)
+			require.Equal(t, c.code, status.Code(err), "%v", err)
+			if err != nil {
+				return
+			}
+			assert.Equal(t, c.status == 0, resp.GetStatus().GetCode() == int32(codes.OK))
+			assert.Equal(t, c.status, int32(resp.GetDeniedResponse().GetStatus().GetCode()))
+		})
+	}
 }
 
 // Clients that half-close without a question, never half-close, or ask twice.
