@@ -105,8 +105,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 var errNo = errors.New("no")
 
 // settings reads the configuration that every command but a few needs.
-func (c *cli) settings(overrides ...sidecar.Override) (sidecar.Settings, error) {
-	return sidecar.Load(c.Config, os.LookupEnv, overrides...)
+func (c *cli) settings(flags ...sidecar.Flag) (sidecar.Settings, error) {
+	return sidecar.Load(c.Config, os.LookupEnv, flags...)
 }
 
 type serveCmd struct {
@@ -116,20 +116,13 @@ type serveCmd struct {
 	Redis string `placeholder:"URL" help:"Instead of redis; without a password."`
 }
 
-func (s *serveCmd) override(to *sidecar.Settings) {
-	for _, o := range []struct {
-		from string
-		to   *string
-	}{{s.GRPC, &to.Listen.GRPC}, {s.HTTP, &to.Listen.HTTP}, {s.Store, &to.Store}, {s.Redis, &to.Redis.URL}} {
-		if o.from != "" {
-			*o.to = o.from
-		}
-	}
+func (s *serveCmd) flags() []sidecar.Flag {
+	return []sidecar.Flag{{Name: "--grpc", Key: "listen.grpc", Value: s.GRPC}, {Name: "--http", Key: "listen.http", Value: s.HTTP}, {Name: "--store", Key: "store", Value: s.Store}, {Name: "--redis", Key: "redis.url", Value: s.Redis}}
 }
 
 // Run implements the command.
 func (s *serveCmd) Run(ctx context.Context, c *cli, io *streams) error {
-	load := func() (sidecar.Settings, error) { return c.settings(s.override) }
+	load := func() (sidecar.Settings, error) { return c.settings(s.flags()...) }
 	settings, err := load()
 	if err != nil {
 		return err

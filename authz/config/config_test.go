@@ -133,6 +133,20 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
+func TestSetFlag(t *testing.T) {
+	t.Parallel()
+	c := defaults()
+	f := config.Parse("c.yaml", []byte("listen: file\ninner: {wait: 1s}\n"), &c)
+	f.Overlay(&c, func(k string) (string, bool) { return "environment", k == "JWT_BOUNCER_LISTEN" })
+	f.SetFlag(&c, "listen", "--listen", "flag")
+	f.SetFlag(&c, "inner.wait", "--wait", "soon")
+	f.Fault("listen", "is wrong")
+	err := f.Err()
+	if err == nil || !strings.HasPrefix(err.Error(), "flag --wait: inner.wait: \"soon\" is not a duration") || !strings.HasSuffix(err.Error(), "\nflag --listen: listen: is wrong") || c.Listen != "flag" {
+		t.Errorf("got %q, %v", c.Listen, err)
+	}
+}
+
 func TestSchemaAndReference(t *testing.T) {
 	t.Parallel()
 	d := defaults()

@@ -26,6 +26,7 @@ func (f *File) decode(text []byte, dst any) {
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		f.syntax("", err)
+		f.broken = true
 		return
 	}
 	if len(file.Docs) > 1 && file.Docs[1].Body != nil {

@@ -29,7 +29,20 @@ func (f *File) Overlay(dst any, lookup func(string) (string, bool)) {
 
 // SetEnv sets one value from the environment variable called name.
 func (f *File) SetEnv(path, name string, v reflect.Value, text string) {
-	f.origin[path] = origin{env: name}
+	f.set(path, "environment variable "+name, v, text)
+}
+
+// SetFlag sets the value at path in dst from the flag called name.
+func (f *File) SetFlag(dst any, path, name, text string) {
+	walk("", reflect.ValueOf(dst).Elem(), func(at string, v reflect.Value, _ reflect.StructField) {
+		if at == path {
+			f.set(path, "flag "+name, v, text)
+		}
+	})
+}
+
+func (f *File) set(path, from string, v reflect.Value, text string) {
+	f.origin[path] = origin{elsewhere: from}
 	var err error
 	switch {
 	case v.CanAddr() && isText(v):

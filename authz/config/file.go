@@ -5,7 +5,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sort"
 	"strings"
@@ -17,12 +19,13 @@ type File struct {
 	name   string
 	origin map[string]origin
 	faults []located
+	broken bool // no YAML: nothing of it has been read
 }
 
 // origin says where a value came from.
 type origin struct {
 	line, column int
-	env          string
+	elsewhere    string // not the file: which variable or flag
 }
 
 type located struct {
@@ -63,18 +66,22 @@ func (e Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Read parses the YAML file called name into dst, a pointer to a struct that
-// holds the defaults. An unreadable file is an error at once; faults inside it
-// wait for Err.
-func Read(name string, dst any) (*File, error) {
+// Read returns the text of the file called name, for Parse. A file that cannot
+// be read is an Error.
+func Read(name string) ([]byte, error) {
 	text, err := os.ReadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+	if err == nil {
+		return text, nil
 	}
-	return Parse(name, text, dst), nil
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err // which names the file again
+	}
+	return nil, Error{{File: name, Message: err.Error()}}
 }
 
-// Parse is Read on text that is there already. Empty text leaves the defaults.
+// Parse reads YAML text into dst, a pointer to a struct that holds the defaults.
+// Empty text leaves them. name is for messages. Faults wait for Err.
 func Parse(name string, text []byte, dst any) *File {
 	f := &File{name: name, origin: map[string]origin{}}
 	f.decode(text, dst)
@@ -82,14 +89,18 @@ func Parse(name string, text []byte, dst any) *File {
 }
 
 // Fault records what is wrong at path. A path that does not stand in the file
-// is placed at its nearest parent that does.
+// is placed at its nearest parent that does. Where the text is no YAML at all,
+// it does nothing: the values are not those that were meant.
 func (f *File) Fault(path, format string, args ...any) {
+	if f.broken {
+		return
+	}
 	p := Problem{File: f.name, Key: path, Message: fmt.Sprintf(format, args...)}
 	at := path
 	for {
 		if o, ok := f.origin[at]; ok {
-			if o.env != "" {
-				p.File = "environment variable " + o.env
+			if o.elsewhere != "" {
+				p.File = o.elsewhere
 			} else {
 				p.Line, p.Column = o.line, o.column
 			}
@@ -108,7 +119,7 @@ func (f *File) At(prefix string) func(path, format string, args ...any) {
 	return func(path, format string, args ...any) { f.Fault(join(prefix, path), format, args...) }
 }
 
-// Set reports whether the value at path came from the file or the environment.
+// Set reports whether the value at path came from the file, the environment or a flag.
 func (f *File) Set(path string) bool { _, ok := f.origin[path]; return ok }
 
 func (f *File) add(p Problem) {

@@ -17,7 +17,7 @@ Editors can use [config.schema.json](config.schema.json), which ` + "`jwt-bounce
 Besides the variables in the table, four of the scheme this product grew out of are understood: ` + "`REDIS_HOST`" + ` and ` + "`REDIS_PORT`" + ` (used when the file
 names no Redis), ` + "`CACHE_TTL`" + ` (seconds; an upper limit on any cached entry) and ` + "`ENABLE_CACHE`" + `.
 
-Secrets come from files (` + "`*_file`" + ` keys) or the environment, never from flags. Routes and their rules are reloaded when the file changes or on SIGHUP, all or
+Secrets come from files (` + "`*_file`" + ` keys) or the environment, never from flags: a URL with a password in it is refused there. Routes and their rules are reloaded when the file changes or on SIGHUP, all or
 nothing; every other change needs a restart, and the log says so.
 
 This page is generated (` + "`UPDATE=1 go test ./envoy/sidecar`" + `).

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -75,34 +74,29 @@ func Defaults() Settings {
 	}
 }
 
-// Override is a value from the command line; it wins over everything.
-type Override func(*Settings)
-
-// Load reads file (none when empty), then the environment, then the
-// overrides, and validates the result. All faults come as one config.Error.
-func Load(file string, env func(string) (string, bool), overrides ...Override) (Settings, error) {
+// Load reads file (none when empty), then the environment, then the flags, and
+// validates the result. All faults come as one config.Error.
+func Load(file string, env func(string) (string, bool), flags ...Flag) (Settings, error) {
 	var text []byte
 	name := "configuration"
 	if file != "" {
 		var err error
-		if text, err = os.ReadFile(file); err != nil {
-			return Settings{}, fmt.Errorf("configuration file: %w", err)
+		if text, err = config.Read(file); err != nil {
+			return Settings{}, err
 		}
 		name = file
 	}
-	return parse(name, text, env, overrides...)
+	return parse(name, text, env, flags...)
 }
 
-func parse(name string, text []byte, env func(string) (string, bool), overrides ...Override) (Settings, error) {
+func parse(name string, text []byte, env func(string) (string, bool), flags ...Flag) (Settings, error) {
 	s := Defaults()
 	f := config.Parse(name, text, &s)
 	if env != nil {
 		s.seedEnvironment(f, env)
 		f.Overlay(&s, env)
 	}
-	for _, o := range overrides {
-		o(&s)
-	}
+	s.setFlags(f, flags)
 	s.validate(f)
 	return s, f.Err()
 }

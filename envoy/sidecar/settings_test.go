@@ -1,9 +1,13 @@
 package sidecar
 
 import (
+	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"jwtbouncer/authz/config"
 )
 
 const good = `
@@ -67,6 +71,80 @@ func TestEveryFaultAtOnce(t *testing.T) {
 	}
 }
 
+// A bad flag is not blamed on the file, though the file says something about the
+// same key.
+func TestFaultsOfFlags(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, key, value, want string }{
+		{"--grpc", "listen.grpc", "nonsense", `flag --grpc: listen.grpc: "nonsense"`},
+		{"--http", "listen.http", "nonsense", `flag --http: listen.http: "nonsense"`},
+		{"--store", "store", "mysql://x", `flag --store: store: `},
+		{"--redis", "redis.url", "http://x", `flag --redis: redis.url: `},
+	} {
+		_, err := parse("f", []byte(good), nil, Flag{c.name, c.key, c.value})
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s %s: got %v, want %s", c.name, c.value, err, c.want)
+		}
+	}
+}
+
+func TestNoSecretsInFlags(t *testing.T) {
+	t.Parallel()
+	for url, bad := range map[string]bool{
+		"postgres://u@h/db":  false,
+		"postgres://u:@h/db": false,
+		"postgres://u@h1:5432,h2:5433/db?sslmode=require": false,
+		"postgres://u@h/db?passfile=/run/secrets/pass":    false,
+		"sqlite:///var/lib/a:b@c.db":                      false,
+		"redis://h:6379/0":                                false,
+		"redis://user@h:6379/0":                           false,
+		"unix:///run/redis.sock":                          false,
+		"postgres://u:s3cret@h/db":                        true,
+		"postgres://u:s3cret@h1:5432,h2:5433/db":          true,
+		"postgres://u:s3@cret@h/db":                       true,
+		"postgres://h/db?user=u&password=s3cret":          true,
+		"postgres://h/db?user=u&pass%77ord=s3cret":        true,
+		"postgres://h/db?sslpassword=s3cret":              true,
+		"postgres://h/db?password=s3cret%":                true,
+		"redis://:s3cret@h:6379/0":                        true,
+		"rediss://user:s3cret@h:6379/0":                   true,
+		"unix://:s3cret@/run/redis.sock":                  true,
+	} {
+		if hasPassword(url) != bad {
+			t.Errorf("%s: %t", url, !bad)
+		}
+	}
+	for flag, remedy := range map[Flag]string{
+		{"--store", "store", "postgres://u:s3cret@h/db"}:     "store_password_file, or give the whole URL in the file or in JWT_BOUNCER_STORE",
+		{"--redis", "redis.url", "redis://:s3cret@h:6379/0"}: "redis.password_file, or give the whole URL in the file or in JWT_BOUNCER_REDIS_URL",
+	} {
+		_, err := parse("f", []byte(good), nil, flag)
+		if err == nil || !strings.Contains(err.Error(), "flag "+flag.Name+":") || !strings.Contains(err.Error(), remedy) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", flag.Name, err)
+		}
+		// Where only its owner looks, it is allowed.
+		env := func(k string) (string, bool) { return flag.Value, k == config.EnvName(flag.Key) }
+		if _, err := parse("f", []byte(good), env); err != nil {
+			t.Errorf("%s in the environment: %v", flag.Key, err)
+		}
+	}
+}
+
+func TestUnreadableFiles(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "nowhere.yaml")
+	_, err := Load(name, nil)
+	var faults config.Error
+	if !errors.As(err, &faults) || err.Error() != name+": no such file or directory" {
+		t.Errorf("no file: %v", err)
+	}
+	// What is no YAML has no issuers either, which is not the fault.
+	_, err = parse("f", []byte("issuers: [\n"), nil, Flag{"--grpc", "listen.grpc", "nonsense"})
+	if !errors.As(err, &faults) || len(faults) != 1 || faults[0].Line == 0 {
+		t.Errorf("no YAML: %v", err)
+	}
+}
+
 func TestPrecedence(t *testing.T) {
 	t.Parallel()
 	env := func(vars map[string]string) func(string) (string, bool) {
@@ -76,7 +154,7 @@ func TestPrecedence(t *testing.T) {
 	s, err := parse("f", []byte(withoutRedis), env(map[string]string{
 		"REDIS_HOST": "cache", "REDIS_PORT": "tcp://10.0.0.1:6380", "CACHE_TTL": "600", "ENABLE_CACHE": "false",
 		"JWT_BOUNCER_LISTEN_GRPC": "127.0.0.1:1", "JWT_BOUNCER_REVOCATION_MAX_STALENESS": "20s",
-	}), func(s *Settings) { s.Listen.GRPC = "127.0.0.1:2" })
+	}), Flag{"--grpc", "listen.grpc", "127.0.0.1:2"}, Flag{"--http", "listen.http", ""})
 	if err != nil {
 		t.Fatal(err)
 	}
