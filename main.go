@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -200,8 +201,8 @@ type revokeCmd struct {
 	Bulk  bool    `xor:"what" help:"Read orders from standard input: one JSON object a line (or an array), as POST /v1/revocations takes them."`
 
 	Iss       *string `name:"iss" help:"The issuer; may be left out when one is configured."`
-	NotBefore string  `placeholder:"TIME" help:"Only tokens issued before this time (RFC 3339 or Unix seconds)."`
-	ExpiresAt string  `placeholder:"TIME" help:"When the last such token has expired; default: now + max_token_ttl."`
+	NotBefore *string `placeholder:"TIME" help:"Only tokens issued before this time (RFC 3339 or Unix seconds)."`
+	ExpiresAt *string `placeholder:"TIME" help:"When the last such token has expired; default: now + max_token_ttl."`
 	Reason    string  `help:"For the audit trail."`
 	Wait      string  `enum:"none,enforced" default:"none" help:"enforced: return when no sidecar can allow it any more."`
 	JSON      bool    `name:"json" help:"Print JSON."`
@@ -251,8 +252,9 @@ func (r *revokeCmd) order(stdin io.Reader) ([]byte, error) {
 		r.Token = &text
 	}
 	doc := map[string]any{}
-	// An empty text is passed on and refused: it is a variable that was not
-	// set, and without it the order would be about more than was meant.
+	// An empty text is passed on and refused, as a time below, too: it is a
+	// variable that was not set, and without it the order would be about more
+	// than was meant.
 	for name, value := range map[string]*string{"jti": r.JTI, "sub": r.Sub, "sid": r.SID, "kid": r.KID, "token": r.Token, "iss": r.Iss} {
 		if value != nil {
 			doc[name] = *value
@@ -264,11 +266,15 @@ func (r *revokeCmd) order(stdin io.Reader) ([]byte, error) {
 	if r.Reason != "" {
 		doc["reason"] = r.Reason
 	}
-	for name, value := range map[string]string{"not_before": r.NotBefore, "expires_at": r.ExpiresAt} {
-		if seconds, err := strconv.ParseFloat(value, 64); err == nil {
+	for name, value := range map[string]*string{"not_before": r.NotBefore, "expires_at": r.ExpiresAt} {
+		if value == nil {
+			continue
+		}
+		// JSON has no NaN and no infinity; as texts they are refused as such.
+		if seconds, err := strconv.ParseFloat(*value, 64); err == nil && !math.IsNaN(seconds) && !math.IsInf(seconds, 0) {
 			doc[name] = seconds
-		} else if value != "" {
-			doc[name] = value
+		} else {
+			doc[name] = *value
 		}
 	}
 	return json.Marshal(doc)
