@@ -198,7 +198,7 @@ type revokeCmd struct {
 	KID   *string `name:"kid" xor:"what" help:"The tokens signed with a key."`
 	Token *string `name:"token" xor:"what" placeholder:"-|TOKEN|SHA256" help:"One token; '-' reads it from standard input, where no other user can see it. Or, in hex, the SHA-256 of its header.payload; of an opaque token, of its whole text."`
 	All   bool    `xor:"what" help:"All tokens of the issuer issued until now (or --not-before); so does --iss alone."`
-	Bulk  bool    `xor:"what" help:"Read orders from standard input: one JSON object a line (or an array), as POST /v1/revocations takes them."`
+	Bulk  bool    `xor:"what" help:"Read orders from standard input, as POST /v1/revocations takes them: JSON objects one after another, or in arrays of any length."`
 
 	Iss       *string `name:"iss" help:"The issuer; may be left out when one is configured."`
 	NotBefore *string `placeholder:"TIME" help:"Only tokens issued before this time (RFC 3339 or Unix seconds)."`
@@ -206,6 +206,14 @@ type revokeCmd struct {
 	Reason    string  `help:"For the audit trail."`
 	Wait      string  `enum:"none,enforced" default:"none" help:"enforced: return when no sidecar can allow it any more."`
 	JSON      bool    `name:"json" help:"Print JSON."`
+}
+
+// Validate is called by the parser.
+func (r *revokeCmd) Validate() error {
+	if r.Bulk && (r.Iss != nil || r.NotBefore != nil || r.ExpiresAt != nil || r.Reason != "") {
+		return errors.New("--bulk can't be used together with --iss, --not-before, --expires-at or --reason: each order says its own")
+	}
+	return nil
 }
 
 // Run implements the command.

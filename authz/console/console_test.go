@@ -86,19 +86,62 @@ func TestRevokeAllStoresEveryLine(t *testing.T) {
 	}
 }
 
+// What POST /v1/revocations takes, however it is laid out, and more of it.
+func TestRevokeAllLayouts(t *testing.T) {
+	t.Parallel()
+	var long strings.Builder
+	long.WriteString("[")
+	for i := range 25_000 {
+		fmt.Fprintf(&long, `{"jti":"a-%d-%s"},`, i, strings.Repeat("x", 60))
+	}
+	long.WriteString(`{"jti":"last"}]`)
+	for name, c := range map[string]struct {
+		in    string
+		count int
+	}{
+		"an array":                     {`[{"jti":"a"},{"jti":"last"}]`, 2},
+		"an array on several lines":    {"[\n  {\n    \"jti\": \"a\"\n  },\n  {\n    \"jti\": \"last\"\n  }\n]\n", 2},
+		"an object on several lines":   {"{\n  \"jti\":\r\n \"last\"\n}\n", 1},
+		"two objects on a line":        {`{"jti":"a"} {"jti":"last"}`, 2},
+		"arrays and objects":           {"[{\"jti\":\"a\"}]\n{\"jti\":\"b\"}\n[]\n[{\"jti\":\"last\"}]", 3},
+		"an array of 2 MB on one line": {long.String(), 25_001},
+	} {
+		l, out := &ledger{}, &bytes.Buffer{}
+		p := console.Printer{Out: out, Err: &bytes.Buffer{}}
+		if err := p.RevokeAll(context.Background(), l, strings.NewReader(c.in), parse, authz.WaitEnforced); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if len(l.orders) != c.count || l.orders[c.count-1].Value != "last" || !strings.Contains(out.String(), fmt.Sprintf("revoked %d,", c.count)) {
+			t.Errorf("%s: %d stored, want %d; printed %s", name, len(l.orders), c.count, out)
+		}
+	}
+}
+
 func TestRevokeAllSaysWhereItStopped(t *testing.T) {
 	t.Parallel()
 	p := console.Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}}
 	for text, want := range map[string]string{
 		"":                     "no revocation",
-		"{\"jti\":\"a\"}\n{":   "line 2",
-		"[{\"jti\":\"a\"},{}]": "jti: missing",
-		"\n\n{\"jti\":\"\"}":   "line 3",
+		"[]":                   "no revocation",
+		"{\"jti\":\"a\"}\n{":   "line 2: the input ends in the middle",
+		"[{\"jti\":\"a\"},\n":  "line 2, [1]: the input ends in the middle",
+		"[{\"jti\":\"a\"},{}]": "line 1, [1]: jti: missing",
+		"[\n{\"jti\":\"a\"},\n{\"jti\":\"b\"},\n{\n\"jti\":\"\"}]": "line 4, [2]: jti: missing",
+		"\n\n{\"jti\":\"\"}":                      "line 3: jti: missing",
+		"{\"jti\":\"a\"}\n[{}]":                   "line 2, [0]: jti: missing",
+		"[[{\"jti\":\"a\"}]]":                     "line 1, [0]: is an array in an array",
+		"{\"jti\":\"a\"\n{\"jti\":\"b\"}":         "line 2: is not well-formed JSON, or what stands before it has no end",
+		"{\"jti\":\"a\"}]":                        "line 1: is not well-formed JSON",
+		"{\"jti\":\"a\"}\n{\"jti\":\"secret\",,}": "line 2: is not well-formed JSON",
 	} {
 		l := &ledger{}
 		err := p.RevokeAll(context.Background(), l, strings.NewReader(text), parse, authz.WaitCommitted)
 		if err == nil || !strings.Contains(err.Error(), want) || len(l.orders) != 0 {
-			t.Errorf("%q: %v, %d stored", text, err, len(l.orders))
+			t.Errorf("%q: %v, %d stored, want %s", text, err, len(l.orders), want)
+		}
+		if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: the error repeats the input: %v", text, err)
 		}
 	}
 }

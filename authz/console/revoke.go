@@ -3,8 +3,6 @@
 package console
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,18 +73,17 @@ func (p Printer) receiptJSON(rec authz.Receipt) error {
 // bulkBatch is how many revocations one transaction of a bulk run holds.
 const bulkBatch = 1000
 
-// RevokeAll reads orders from in, one JSON object a line or one array, as
-// POST /v1/revocations takes them, and stores them in batches. A malformed
-// line stops the run before anything of its batch is stored; the error says
-// which line it was and how many were stored before, so that the run can be
-// repeated: orders are idempotent.
+// RevokeAll reads orders from in, as POST /v1/revocations takes them: JSON
+// objects one after another, such as one a line, or arrays of them, of any
+// length. It stores them in batches. A malformed order stops the run before
+// anything of its batch is stored; the error says where it was and how many were
+// stored before, so that the run can be repeated: orders are idempotent.
 func (p Printer) RevokeAll(ctx context.Context, r Revoker, in io.Reader, parse func([]byte) ([]authz.Revocation, error), wait authz.Wait) error {
-	scan := bufio.NewScanner(in)
-	scan.Buffer(make([]byte, 64<<10), 1<<20)
 	var (
+		input  = newOrders(in)
+		at     place
 		batch  []authz.Revocation
 		stored int
-		line   int
 		last   authz.Receipt
 	)
 	flush := func(w authz.Wait) error {
@@ -95,36 +92,35 @@ func (p Printer) RevokeAll(ctx context.Context, r Revoker, in io.Reader, parse f
 		}
 		rec, err := r.Revoke(ctx, batch, w)
 		if err != nil && len(rec.Revocations) == 0 {
-			return fmt.Errorf("lines up to %d: %w (%d stored before; repeating the whole input is safe)", line, hint(err), stored)
+			return fmt.Errorf("lines up to %d: %w (%d stored before; repeating the whole input is safe)", at.line, hint(err), stored)
 		}
 		stored += len(batch)
 		last, batch = rec, batch[:0]
 		p.progress(stored)
 		return hint(err)
 	}
-	for scan.Scan() {
-		line++
-		text := bytes.TrimSpace(scan.Bytes())
-		if len(text) == 0 {
-			continue
+	for {
+		var text []byte
+		var err error
+		text, at, err = input.next()
+		if errors.Is(err, io.EOF) {
+			break
 		}
-		orders, err := parse(text)
+		var order []authz.Revocation
+		if err == nil {
+			order, err = parse(text)
+		}
 		if err != nil {
-			return fmt.Errorf("line %d: %w (%d stored before; repeating the whole input is safe)", line, err, stored)
+			return fmt.Errorf("%s: %w (%d stored before; repeating the whole input is safe)", at, err, stored)
 		}
-		for _, rv := range orders {
-			if batch = append(batch, rv); len(batch) == bulkBatch {
-				if err := flush(authz.WaitCommitted); err != nil {
-					return err
-				}
+		if batch = append(batch, order...); len(batch) >= bulkBatch {
+			if err := flush(authz.WaitCommitted); err != nil {
+				return err
 			}
 		}
 	}
-	if err := scan.Err(); err != nil {
-		return fmt.Errorf("line %d: %w (%d stored before)", line+1, err, stored)
-	}
 	if stored == 0 && len(batch) == 0 {
-		return errors.New("the input holds no revocation; one JSON object a line is expected, such as {\"jti\":\"…\"}")
+		return errors.New("the input holds no revocation; JSON objects are expected, one a line or in an array, such as {\"jti\":\"…\"}")
 	}
 	if len(batch) == 0 && wait == authz.WaitEnforced {
 		// The last batch was full and has been stored: order its last entry
