@@ -46,7 +46,7 @@ func NewClock(t testing.TB) *Clock {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Munmap(shared) })
-	c.step = (*atomic.Int64)(unsafe.Pointer(&shared[0])) //nolint:gosec // page-aligned, and unmapped last
+	c.step = (*atomic.Int64)(unsafe.Pointer(&shared[0])) // page-aligned, and unmapped last
 	return c
 }
 
