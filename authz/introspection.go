@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"os"
@@ -314,28 +313,12 @@ func (n *introspection) post(ctx context.Context, raw string) (map[string]any, e
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "jwt-bouncer")
-	resp, err := n.client.Do(req)
+	b, err := fetch(n.client, req, "application/json", maxIntrospection)
+	if status := statusError(0); errors.As(err, &status) && refusesQuestion(int(status)) {
+		return nil, fmt.Errorf("%w with %w", errBadQuestion, err)
+	}
 	if err != nil {
 		return nil, err
-	}
-	defer resp.Body.Close()
-	switch {
-	case resp.StatusCode == http.StatusOK:
-	case refusesQuestion(resp.StatusCode):
-		return nil, fmt.Errorf("%w with status %d", errBadQuestion, resp.StatusCode)
-	default:
-		return nil, fmt.Errorf("the endpoint answered with status %d", resp.StatusCode)
-	}
-	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, errors.New("the endpoint's answer is not application/json")
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxIntrospection+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxIntrospection {
-		return nil, errors.New("the endpoint's answer is too long")
 	}
 	claims, err := parseObject(string(b))
 	if err != nil {

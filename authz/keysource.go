@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -118,27 +117,7 @@ func get(ctx context.Context, client *http.Client, from string, timeout time.Dur
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	req.Header.Set("User-Agent", "jwt-bouncer")
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: status %d", from, resp.StatusCode)
-	}
-	return readBounded(resp.Body, from)
-}
-
-func readBounded(r io.Reader, from string) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", from, err)
-	}
-	if len(b) > maxDocument {
-		return nil, fmt.Errorf("%s is larger than %d bytes", from, maxDocument)
-	}
-	return b, nil
+	return fetch(client, req, "", maxDocument)
 }
 
 type urlSource struct {
@@ -218,5 +197,9 @@ func (s fileSource) fetch(context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return readBounded(f, s.path)
+	b, err := readBounded(f, maxDocument)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.path, err)
+	}
+	return b, nil
 }

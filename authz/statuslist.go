@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -362,19 +361,7 @@ func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/statuslist+jwt")
-	req.Header.Set("User-Agent", "jwt-bouncer")
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
-	}
-	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "application/statuslist+jwt" {
-		return nil, errors.New("not application/statuslist+jwt")
-	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxStatusToken+1))
+	raw, err := fetch(s.client, req, "application/statuslist+jwt", maxStatusToken)
 	if err != nil {
 		return nil, err
 	}
