@@ -22,13 +22,15 @@ help: ## this list
 .PHONY: tools
 tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL, pgbouncer) into .tools
 	@scripts/servers.sh
+	@scripts/pgbouncer.sh
 
 .PHONY: build
 build: ## the binary, bin/jwt-bouncer
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
 
 .PHONY: demo
-demo: build tools ## watch a token being revoked: issuer, upstream, sidecar, real Envoy (KEEP=1: leave it running)
+demo: build ## watch a token being revoked: issuer, upstream, sidecar, real Envoy (KEEP=1: leave it running)
+	@scripts/servers.sh
 	bin/jwt-bouncer demo --envoy $(TOOLS)/envoy/_bin/envoy $(if $(KEEP),--keep)
 
 .PHONY: run
