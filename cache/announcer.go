@@ -82,6 +82,7 @@ func (r *Redis) Announce(ctx context.Context, revocations []authz.Revocation) bo
 // safe to repeat.
 func (r *Redis) hand(ctx context.Context, items []newsItem) (err error) {
 	defer func() { r.suspectTopology(ctx, err) }()
+	defer recovered(&err)
 	for batch := range slices.Chunk(items, announceBatch) {
 		if err := r.write(ctx, batch); err != nil {
 			return fmt.Errorf("redis: %w", err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,7 @@ const graceSeconds = 300
 // process measures it (see rollCall).
 type Redis struct {
 	client  redis.UniversalClient
+	finder  *sentinels // nil: not through Sentinels
 	cfg     RedisConfig
 	bound   time.Duration // max_staleness as configured
 	limit   atomic.Int64  // the lesser of that and the store's, in nanoseconds; 0: nothing is believed
@@ -99,18 +101,27 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 	quietGoRedis()
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Redis{
-		client: redis.NewUniversalClient(opts), cfg: cfg, bound: o.MaxStaleness, clock: o.Clock,
+		cfg: cfg, bound: o.MaxStaleness, clock: o.Clock,
 		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes, stop: stop,
 		fills: make(chan fillJob, fillQueue),
 	}
 	r.Limit(o.MaxStaleness)
+	if cfg.MasterName != "" {
+		r.finder = newSentinels(opts)
+		r.client = r.finder.client(opts)
+	} else {
+		r.client = redis.NewUniversalClient(opts)
+	}
 	if r.metrics, err = newRedisMetrics(o.Registry); err == nil {
 		r.news = newAnnouncer(r)
 		r.breaker, err = newBreaker(r.log, o.Registry)
 	}
 	if err != nil {
 		stop()
-		return nil, errors.Join(err, r.client.Close())
+		return nil, errors.Join(err, r.disconnect())
+	}
+	if r.finder != nil {
+		r.run(ctx, r.finder.follow)
 	}
 	if o.Fill {
 		r.roll = newRollCall(o.Clock, o.MaxStaleness)
@@ -132,8 +143,21 @@ func (r *Redis) run(ctx context.Context, loop func(context.Context)) {
 	r.done.Add(1)
 	go func() {
 		defer r.done.Done()
-		loop(ctx)
+		for !r.ended(ctx, loop) && sleep(ctx, jitter(time.Second)) {
+		}
 	}()
+}
+
+// ended runs loop and reports whether it returned; else it panicked, and must
+// not end the process for that.
+func (r *Redis) ended(ctx context.Context, loop func(context.Context)) (returned bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error("background work panicked; starting it again", "panic", panicText(p), "stack", string(debug.Stack()))
+		}
+	}()
+	loop(ctx)
+	return true
 }
 
 // Close hands over what is still to be announced, for at most two seconds, and
@@ -143,16 +167,25 @@ func (r *Redis) Close() error {
 	r.closing.Do(func() {
 		r.stop()
 		r.done.Wait()
-		r.closed = errors.Join(r.news.drain(2*time.Second), r.client.Close())
+		r.closed = errors.Join(r.news.drain(2*time.Second), r.disconnect())
 	})
 	return r.closed
+}
+
+func (r *Redis) disconnect() error {
+	err := r.client.Close()
+	if r.finder != nil {
+		err = errors.Join(err, r.finder.close())
+	}
+	return err
 }
 
 // Name implements authz.Tier.
 func (r *Redis) Name() string { return "redis" }
 
 // Ping asks a server whether it is there.
-func (r *Redis) Ping(ctx context.Context) error {
+func (r *Redis) Ping(ctx context.Context) (err error) {
+	defer recovered(&err)
 	if err := r.client.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("redis %s: %w", r.cfg, err)
 	}
@@ -199,7 +232,14 @@ func (r *Redis) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, erro
 func (r *Redis) read(ctx context.Context, keys []string) ([]*string, error) {
 	replies := make([]*string, len(keys))
 	if !r.cfg.Cluster {
-		values, err := r.client.MGet(ctx, keys...).Result()
+		// Not MGet: that takes any reply's number for the length of an array, so
+		// that what the guard saw as a string's contents it would read as replies.
+		args := make([]any, 1, 1+len(keys))
+		args[0] = "mget"
+		for _, k := range keys {
+			args = append(args, k)
+		}
+		values, err := r.client.Do(ctx, args...).Slice()
 		if err != nil {
 			return nil, err
 		}

@@ -91,7 +91,7 @@ func (b *breaker) do(ctx context.Context, timeout time.Duration, f func(context.
 	hasty := timeout < min(hastyLookup, patience)
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	v, err := b.cb.Execute(func() (authz.Verdict, error) {
+	v, err := b.execute(func() (authz.Verdict, error) {
 		v, err := f(bounded)
 		// The caller went away or came with too little time, or this process
 		// wants more connections than it may have: not the server's failure.
@@ -109,6 +109,14 @@ func (b *breaker) do(ctx context.Context, timeout time.Duration, f func(context.
 	return v, nil
 }
 
+// execute runs f as one request; a panic in it is a failure like any other.
+func (b *breaker) execute(f func() (authz.Verdict, error)) (authz.Verdict, error) {
+	return b.cb.Execute(func() (v authz.Verdict, err error) {
+		defer recovered(&err)
+		return f()
+	})
+}
+
 // probeLoop closes the breaker again. A probe reads as a lookup does: a server
 // that answers PING but is loading, not allowed to us, or without its slots
 // has not healed.
@@ -117,7 +125,7 @@ func (r *Redis) probeLoop(ctx context.Context) {
 		if r.breaker.closed() {
 			continue
 		}
-		_, err := r.breaker.cb.Execute(func() (authz.Verdict, error) {
+		_, err := r.breaker.execute(func() (authz.Verdict, error) {
 			ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 			defer cancel()
 			_, err := r.lookup(ctx, &authz.Query{Keys: probeKeys[:]})

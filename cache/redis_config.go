@@ -196,6 +196,7 @@ func (c RedisConfig) options() (*redis.UniversalOptions, error) {
 	if err := c.TLS.apply(o); err != nil {
 		return nil, err
 	}
+	o.Dialer = guarded(redis.NewDialer(&redis.Options{DialTimeout: o.DialTimeout, TLSConfig: o.TLSConfig}))
 	if c.PasswordFile != "" {
 		if _, err := readSecret(c.PasswordFile); err != nil {
 			return nil, fmt.Errorf("redis password_file: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -247,6 +248,56 @@ func TestRedisSentinelFailover(t *testing.T) {
 		return nil
 	})
 	teach(t, r, r, tokenOf("c", 1))
+}
+
+// What the Sentinels name is followed, even while the former master is alive
+// and answers: it may be cut off from them and from everybody else.
+func TestRedisSentinelsNameAnother(t *testing.T) {
+	t.Parallel()
+	former, next := harness.Redis(t), harness.Redis(t)
+	var master atomic.Value
+	master.Store(former.Addr)
+	say := func(command []string) string {
+		if command[0] == "sentinel" {
+			host, port, _ := net.SplitHostPort(master.Load().(string))
+			return "*2\r\n" + bulk(host) + bulk(port)
+		}
+		return greet(command)
+	}
+	silent := lie(t, func([]string) string { return "" })
+	knowsNot := lie(t, func(command []string) string {
+		if command[0] == "sentinel" {
+			return "*-1\r\n"
+		}
+		return greet(command)
+	})
+	r := open(t, func(c *RedisConfig, _ *RedisOptions) {
+		c.Addrs, c.MasterName = []string{silent, knowsNot, "127.0.0.1:1", lie(t, say)}, "main"
+	})
+	healed(t, r)
+	var hints atomic.Int64
+	subscribed(t, r, &hints)
+	before := hints.Load()
+	former.Do(t, "SET", revokedKey(tokenOf("x", 1).Keys[0]), always)
+	require.Equal(t, authz.Revoked, ask(t, r, tokenOf("x", 1)))
+	master.Store(next.Addr)
+	harness.Eventually(t, 5*time.Second, "the next master is asked", func(ctx context.Context) error {
+		if v, err := r.Lookup(ctx, ptr(tokenOf("x", 1))); v != authz.Unknown || err != nil {
+			return fmt.Errorf("%s, %w", v, err)
+		}
+		return nil
+	})
+	require.Eventually(t, func() bool { return hints.Load() > before }, 5*time.Second, time.Millisecond, "and listened to")
+	require.Eventually(t, func() bool {
+		r.finder.mu.Lock()
+		defer r.finder.mu.Unlock()
+		for _, to := range r.finder.conns {
+			if to != next.Addr {
+				return false
+			}
+		}
+		return true
+	}, 5*time.Second, 10*time.Millisecond, "nothing is left of the former one")
 }
 
 func TestRedisClusterMasterLost(t *testing.T) {

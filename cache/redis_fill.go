@@ -89,7 +89,8 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`)
 
-func (r *Redis) fill(ctx context.Context, job fillJob) error {
+func (r *Redis) fill(ctx context.Context, job fillJob) (err error) {
+	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	q := &job.query

@@ -171,7 +171,8 @@ func (r *Redis) callRolls(ctx context.Context) {
 	}
 }
 
-func (r *Redis) callRoll(ctx context.Context) error {
+func (r *Redis) callRoll(ctx context.Context) (err error) {
+	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	fresh, previous := r.roll.stamp()

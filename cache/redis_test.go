@@ -1,11 +1,13 @@
 package cache
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -300,16 +302,15 @@ func TestRedisLegacyKeys(t *testing.T) {
 	})
 }
 
-// answer serves every connection with the same bytes.
-func answer(t *testing.T, reply string) string {
+// lie serves every connection: reply says what to answer to a command, given
+// in lower case; the answer "" is none, and ends nothing.
+func lie(t testing.TB, reply func(command []string) string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var wg sync.WaitGroup
-	wg.Add(1)
 	var mu sync.Mutex
 	var conns []net.Conn
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
@@ -318,19 +319,21 @@ func answer(t *testing.T, reply string) string {
 			mu.Lock()
 			conns = append(conns, c)
 			mu.Unlock()
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				buf := make([]byte, 4096)
+			wg.Go(func() {
+				defer c.Close()
+				in := bufio.NewReader(c)
 				for {
-					if _, err := c.Read(buf); err != nil {
+					command, err := readCommand(in)
+					if err != nil {
 						return
 					}
-					_, _ = io.WriteString(c, reply)
+					if _, err := io.WriteString(c, reply(command)); err != nil {
+						return
+					}
 				}
-			}()
+			})
 		}
-	}()
+	})
 	t.Cleanup(func() {
 		_ = l.Close()
 		mu.Lock()
@@ -343,23 +346,163 @@ func answer(t *testing.T, reply string) string {
 	return l.Addr().String()
 }
 
-// Whatever a server answers, it is never taken for "not revoked".
+// readCommand reads one command as clients send it: an array of strings.
+func readCommand(in *bufio.Reader) ([]string, error) {
+	number := func(kind byte) (int, error) {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return 0, err
+		}
+		if line[0] != kind {
+			return 0, fmt.Errorf("%q", line)
+		}
+		return strconv.Atoi(strings.TrimSpace(line[1:]))
+	}
+	n, err := number('*')
+	if err != nil {
+		return nil, err
+	}
+	command := make([]string, n)
+	for i := range command {
+		n, err := number('$')
+		if err != nil {
+			return nil, err
+		}
+		b := make([]byte, n+2)
+		if _, err := io.ReadFull(in, b); err != nil {
+			return nil, err
+		}
+		command[i] = strings.ToLower(string(b[:n]))
+	}
+	return command, nil
+}
+
+// greet answers what a client asks before its first command; else "".
+func greet(command []string) string {
+	switch command[0] {
+	case "hello":
+		return "-ERR unknown command\r\n"
+	case "client", "select", "auth", "readonly":
+		return "+OK\r\n"
+	}
+	return ""
+}
+
+func bulk(s string) string { return fmt.Sprintf("$%d\r\n%s\r\n", len(s), s) }
+
+// odd are replies that no command has earned, some of them announcing more
+// than there is, or than there can be.
+var odd = []string{
+	"+OK\r\n", "+\r\n", "\r\n", "$-1\r\n", "$0\r\n\r\n", "$1\r\nx\r\n", ":1\r\n", ":-1\r\n", ":99999999999999999999\r\n", "\x00", "HTTP/1.1 400 Bad Request\r\n\r\n",
+	"*-1\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n", "*1\r\n*0\r\n", "*1\r\n:1\r\n", "*2\r\n$-1\r\n$-1\r\n", "*2\r\n$0\r\n\r\n$1\r\n0\r\n", "*1\r\n-ERR x\r\n",
+	"*7\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n",
+	"*1\r\n*3\r\n:0\r\n:4611686018427387904\r\n*2\r\n$0\r\n\r\n:0\r\n", "*1\r\n*2\r\n:5\r\n:3\r\n", "*1\r\n*2\r\n:0\r\n:16383\r\n", "*1\r\n*3\r\n:-7\r\n:16383\r\n*2\r\n$1\r\nx\r\n:1\r\n",
+	"*1\r\n*6\r\n$3\r\nget\r\n:2\r\n*0\r\n:1\r\n:1\r\n:1\r\n", "*1\r\n*6\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n",
+	"*1\r\n$9\r\nsubscribe\r\n", "*2\r\n$9\r\nsubscribe\r\n*0\r\n", "*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n$1\r\nx\r\n", "*3\r\n$7\r\nmessage\r\n:1\r\n:1\r\n", "*2\r\n$7\r\nmessage\r\n$1\r\nx\r\n",
+	"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n*1\r\n:1\r\n", "*1\r\n$8\r\npmessage\r\n", "*1\r\n$4\r\npong\r\n", "*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n$4\r\nmain\r\n",
+	"-NOAUTH Authentication required.\r\n", "-LOADING\r\n", "-\r\n", "-MOVED\r\n", "-MOVED 1\r\n", "-MOVED 1 \r\n", "-MOVED x y z\r\n", "-ASK 1\r\n", "-ASK 1 :\r\n", "-NOSCRIPT\r\n", "-TRYAGAIN\r\n", "-CLUSTERDOWN\r\n", "-READONLY\r\n", "-CROSSSLOT\r\n",
+	// Numbers and texts that pass for lengths, and strings that hold replies.
+	":4611686018427387904\r\n", "+4611686018427387904\r\n", ":2000000000\r\n", "$25\r\n*4611686018427387904\r\n*0\r\n\r\n", "*1\r\n$25\r\n*4611686018427387904\r\n*0\r\n\r\n",
+	"$9999999999999\r\n", "$99999999999\r\n", "$9223372036854775806\r\n", "$9223372036854775808\r\n", "$-2\r\n", "$+3\r\nabc\r\n", "*4611686018427387904\r\n", "*9223372036854775807\r\n", "*2000000000\r\n", "*-2\r\n", "*2\r\n$1\r\nx\r\n*2000000000\r\n",
+	strings.Repeat("*1\r\n", 100_000), "+" + strings.Repeat("x", 100_000), strings.Repeat("x", 100_000), "*3\r\n$1\r\nx\r\n$1048577\r\n",
+	"%4611686018427387904\r\n", "%1\r\n*0\r\n+x\r\n", "~4611686018427387904\r\n", ">4611686018427387904\r\n", "|4611686018427387904\r\n", strings.Repeat("|0\r\n", 100_000), "=99999999999\r\n", "=1\r\nx\r\n", "!99999999999\r\n", "(1" + strings.Repeat("0", 100_000) + "\r\n", "_\r\n", "#x\r\n", ",x\r\n",
+}
+
+// Whatever a server answers, and whenever it begins to, it is never taken for
+// "not revoked" and ends nothing: a panic in a goroutine of the library would
+// end this test.
 func TestRedisGarbage(t *testing.T) {
 	t.Parallel()
-	for _, reply := range []string{
-		"+OK\r\n", "$-1\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n", "-NOAUTH Authentication required.\r\n", "-LOADING\r\n", ":1\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n",
-		"*7\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n*0\r\n", "$9999999999999\r\n", "\x00", "*-1\r\n",
-	} {
-		t.Run(fmt.Sprintf("%.12q", reply), func(t *testing.T) {
-			t.Parallel()
-			r := open(t, func(c *RedisConfig, _ *RedisOptions) {
-				c.Addrs, c.Timeout = []string{answer(t, reply)}, 50*time.Millisecond
-			})
-			for range 3 {
-				v, _ := r.Lookup(t.Context(), ptr(tokenOf("x", 1)))
-				require.NotEqual(t, authz.NotRevoked, v)
+	// What is answered before the garbage begins; "" is garbage.
+	whole := "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n"
+	begin := map[string]struct {
+		say    func(addr string, command []string) string
+		change func(*RedisConfig, string)
+	}{
+		"from the first word": {func(string, []string) string { return "" }, nil},
+		"after a greeting":    {func(_ string, c []string) string { return greet(c) }, nil},
+		"cluster's map":       {func(_ string, c []string) string { return greet(c) }, func(cfg *RedisConfig, _ string) { cfg.Cluster = true }},
+		"cluster's keys": {func(addr string, c []string) string {
+			if c[0] == "cluster" {
+				host, port, _ := net.SplitHostPort(addr)
+				return whole + bulk(host) + ":" + port + "\r\n"
 			}
-			require.False(t, r.Announce(t.Context(), nil) && r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "x", nil)}) && reply != "+OK\r\n")
+			return greet(c)
+		}, func(cfg *RedisConfig, _ string) { cfg.Cluster = true }},
+		"cluster's list of commands": {func(addr string, c []string) string {
+			switch c[0] {
+			case "cluster":
+				host, port, _ := net.SplitHostPort(addr)
+				return whole + bulk(host) + ":" + port + "\r\n"
+			case "command":
+				return ""
+			}
+			if hello := greet(c); hello != "" {
+				return hello
+			}
+			return "$-1\r\n"
+		}, func(cfg *RedisConfig, _ string) { cfg.Cluster = true }},
+		"sentinel": {func(_ string, c []string) string { return greet(c) }, func(cfg *RedisConfig, _ string) { cfg.MasterName = "main" }},
+		"sentinel's master": {func(addr string, c []string) string {
+			if c[0] == "sentinel" {
+				host, port, _ := net.SplitHostPort(addr)
+				return "*2\r\n" + bulk(host) + bulk(port)
+			}
+			return greet(c)
+		}, func(cfg *RedisConfig, _ string) { cfg.MasterName = "main" }},
+	}
+	for name, b := range begin {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, reply := range odd {
+				var addr string
+				ready := make(chan struct{})
+				addr = lie(t, func(command []string) string {
+					<-ready
+					if good := b.say(addr, command); good != "" {
+						return good
+					}
+					return reply
+				})
+				close(ready)
+				r := open(t, func(c *RedisConfig, _ *RedisOptions) {
+					c.Addrs, c.Timeout, c.DialTimeout = []string{addr}, 20*time.Millisecond, 50*time.Millisecond
+					if b.change != nil {
+						b.change(c, addr)
+					}
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				subscribed := make(chan struct{})
+				go func() {
+					defer close(subscribed)
+					_ = r.Subscribe(ctx, func() {})
+				}()
+				q := tokenOf("x", 1)
+				calm := func(err error) {
+					if err != nil {
+						require.NotContains(t, err.Error(), "panic", "%.30q", reply)
+					}
+				}
+				for range 3 {
+					v, err := r.Lookup(ctx, &q)
+					require.NotEqual(t, authz.NotRevoked, v, "%.30q", reply)
+					calm(err)
+				}
+				announced := r.Announce(ctx, []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
+				require.False(t, announced && !strings.ContainsAny(reply[:1], "+:$*_#"), "%.30q", reply)
+				calm(r.fill(ctx, fillJob{query: q, verdict: authz.NotRevoked}))
+				calm(r.callRoll(ctx))
+				_, err := r.Seen(ctx, "x", time.Second)
+				calm(err)
+				calm(r.Ping(ctx))
+				cancel()
+				<-subscribed
+				r.news.mu.Lock()
+				clear(r.news.pending) // or Close would wait for it
+				r.news.publish = false
+				r.news.mu.Unlock()
+				_ = r.Close()
+			}
 		})
 	}
 }
@@ -368,4 +511,29 @@ func breakerState(r *Redis) float64 { return float64(r.breaker.cb.State()) }
 
 func counter(v *prometheus.CounterVec, label string) float64 {
 	return testutil.ToFloat64(v.WithLabelValues(label))
+}
+
+// What panics is begun again.
+func TestRedisBackgroundWorkGoesOn(t *testing.T) {
+	t.Parallel()
+	r := open(t, at("127.0.0.1:1"))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	runs := make(chan int)
+	var n int
+	r.run(ctx, func(ctx context.Context) {
+		n++
+		runs <- n
+		if n == 1 {
+			panic("a reply")
+		}
+		<-ctx.Done()
+	})
+	require.Equal(t, 1, <-runs)
+	require.Equal(t, 2, <-runs)
+	cancel()
+	_, err := r.breaker.do(t.Context(), time.Second, func(context.Context) (authz.Verdict, error) { panic("evil") })
+	require.ErrorContains(t, err, "panic")
+	require.NotContains(t, err.Error(), "evil", "it may come from outside")
+	require.EqualValues(t, 1, r.breaker.cb.Counts().TotalFailures)
 }

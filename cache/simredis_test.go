@@ -89,6 +89,13 @@ func (l simLink) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPip
 
 func (l simLink) exchange(cmds []redis.Cmder) error {
 	w := l.s.w
+	defer func() {
+		// The product would take it for a failure of the server.
+		if p := recover(); p != nil {
+			w.violate("this Redis cannot: %v", p)
+			panic(p)
+		}
+	}()
 	w.travel()
 	lost := w.now < l.s.down || w.now < l.node.redisCut || w.chance(2)
 	for _, cmd := range cmds {
@@ -117,14 +124,6 @@ func (s *simRedis) execute(cmd redis.Cmder) {
 		args[i] = fmt.Sprint(a)
 	}
 	switch c := cmd.(type) {
-	case *redis.SliceCmd: // MGET
-		values := make([]any, len(args)-1)
-		for i, k := range args[1:] {
-			if v, ok := s.get(k); ok {
-				values[i] = v.text
-			}
-		}
-		c.SetVal(values)
 	case *redis.StringCmd: // GET
 		if v, ok := s.get(args[1]); ok {
 			c.SetVal(v.text)
@@ -158,7 +157,17 @@ func (s *simRedis) execute(cmd redis.Cmder) {
 		default:
 			panic("sim: " + strings.Join(args, " "))
 		}
-	case *redis.Cmd: // EVAL, EVALSHA
+	case *redis.Cmd: // EVAL, EVALSHA, MGET
+		if args[0] == "mget" {
+			values := make([]any, len(args)-1)
+			for i, k := range args[1:] {
+				if v, ok := s.get(k); ok && v.members == nil {
+					values[i] = v.text
+				}
+			}
+			c.SetVal(values)
+			return
+		}
 		if strings.EqualFold(args[0], "evalsha") {
 			c.SetErr(simNoScript{})
 			return
@@ -196,7 +205,20 @@ type simScripts struct {
 func newSimScripts() *simScripts {
 	x := &simScripts{state: lua.NewState(), compiled: map[string]*lua.FunctionProto{}}
 	table := x.state.NewTable()
-	x.state.SetField(table, "call", x.state.NewFunction(func(l *lua.LState) int { return x.server.call(l) }))
+	x.state.SetField(table, "call", x.state.NewFunction(func(l *lua.LState) int {
+		if refusal := x.server.call(l); refusal != "" {
+			l.RaiseError("%s", refusal)
+		}
+		return 1
+	}))
+	x.state.SetField(table, "pcall", x.state.NewFunction(func(l *lua.LState) int {
+		if refusal := x.server.call(l); refusal != "" {
+			t := l.NewTable()
+			t.RawSetString("err", lua.LString(refusal))
+			l.Push(t)
+		}
+		return 1
+	}))
 	x.state.SetGlobal("redis", table)
 	return x
 }
@@ -239,8 +261,9 @@ func (s *simRedis) eval(text string, keys, argv []string) (any, error) {
 	}
 }
 
-// call is redis.call of scripts.
-func (s *simRedis) call(l *lua.LState) int {
+// call runs one command of a script and pushes its reply, or returns why the
+// server refuses.
+func (s *simRedis) call(l *lua.LState) (refusal string) {
 	args := make([]string, l.GetTop())
 	for i := range args {
 		args[i] = l.Get(i + 1).String()
@@ -259,7 +282,11 @@ func (s *simRedis) call(l *lua.LState) int {
 		return int64(f)
 	}
 	v, ok := s.get(args[1%len(args)])
-	switch strings.ToUpper(args[0]) {
+	name := strings.ToUpper(args[0])
+	if ok && (name == "GET" && v.members != nil || strings.HasPrefix(name, "Z") && v.members == nil) {
+		return "WRONGTYPE Operation against a key holding the wrong kind of value"
+	}
+	switch name {
 	case "GET":
 		if ok {
 			l.Push(lua.LString(v.text))
@@ -343,5 +370,5 @@ func (s *simRedis) call(l *lua.LState) int {
 	default:
 		l.RaiseError("%s is not simulated", strings.Join(args, " "))
 	}
-	return 1
+	return ""
 }

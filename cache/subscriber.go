@@ -63,6 +63,7 @@ func (r *Redis) Subscribe(ctx context.Context, hint func()) error {
 // listen holds one subscription until it fails (error) or has lived long
 // enough (nil). heard: the server confirmed it.
 func (r *Redis) listen(ctx context.Context, hint func()) (heard bool, err error) {
+	defer recovered(&err)
 	ps := r.client.Subscribe(ctx)
 	// A read is not ended by its context, only by closing the connection.
 	stop := context.AfterFunc(ctx, func() { _ = ps.Close() })

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -168,10 +169,20 @@ func (c *core) start(ctx context.Context) {
 	}
 }
 
-// loop runs one of the endless functions again should it end early.
+// loop runs one of the endless functions again should it end early, with an
+// error or a panic.
 func (c *core) loop(ctx context.Context, name string, f func(context.Context) error) {
+	guarded := func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				// What is in it may come from outside; the stack says enough.
+				err = fmt.Errorf("panic: %T at %s", p, debug.Stack())
+			}
+		}()
+		return f(ctx)
+	}
 	for {
-		err := f(ctx)
+		err := guarded()
 		if ctx.Err() != nil {
 			return
 		}

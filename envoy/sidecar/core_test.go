@@ -93,3 +93,21 @@ func TestOldFileIsMigrated(t *testing.T) {
 		t.Errorf("version %d: %v", version, err)
 	}
 }
+
+// A loop that fails is begun again, and a panic in it is a failure.
+func TestLoopsGoOn(t *testing.T) {
+	t.Parallel()
+	c := &core{log: slog.New(slog.DiscardHandler)}
+	ctx, end := context.WithCancel(t.Context())
+	runs := 0
+	c.loop(ctx, "test", func(context.Context) error {
+		if runs++; runs == 1 {
+			panic("what a server sent")
+		}
+		end()
+		return ctx.Err()
+	})
+	if runs != 2 {
+		t.Errorf("%d runs", runs)
+	}
+}

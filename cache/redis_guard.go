@@ -1,0 +1,221 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+)
+
+// What a server may send. go-redis makes room for a string or an array as soon
+// as its length is announced, nests as deep as the server likes and knows no
+// longest line, so that a few bytes could end the process: from a server in
+// Redis's place, or, as for the length of a string, by whoever may write to
+// the real one. The largest things read here are a roll call (12 bytes for
+// each sidecar), the map of a Cluster (one array for each range of its 16384
+// slots) and a Cluster's list of commands, which nests about eight deep.
+const (
+	maxReplyLine   = 4 << 10   // status, error, number: without its string
+	maxReplyString = 256 << 10 // bytes of one string
+	maxReplyArray  = 32 << 10  // members of one array
+	maxReplyDepth  = 16        // arrays in arrays
+	maxReply       = 4 << 20   // bytes of one whole reply, each member of an array counted as 16 more
+)
+
+// memberSize is what a member of an array costs before it has arrived.
+const memberSize = 16
+
+// replyGuard follows a server's replies (RESP2), as far as needed to see what
+// each announces, and objects before go-redis sees an announcement beyond the
+// limits. Whatever is not RESP2 is beyond them: nothing else is asked for.
+type replyGuard struct {
+	payload int                // bytes of a string that are still to pass, with its line end
+	line    int                // bytes of the present line so far
+	head    [24]byte           // the beginning of the line: longer than any length
+	last    byte               // of the line so far
+	depth   int                // arrays that are not complete
+	members [maxReplyDepth]int // still to come in each of them
+	spent   int                // of maxReply
+	broken  error              // the first objection; nothing passes any more
+}
+
+// pass takes in the next bytes of the stream. After an error, which stays, the
+// bytes must not be handed on.
+func (g *replyGuard) pass(b []byte) error {
+	for g.broken == nil && len(b) > 0 {
+		if g.payload > 0 {
+			n := min(g.payload, len(b))
+			b = b[n:]
+			if g.payload -= n; g.payload == 0 {
+				g.complete()
+			}
+			continue
+		}
+		part, whole := b, false
+		if end := bytes.IndexByte(b, '\n'); end >= 0 {
+			part, whole = b[:end+1], true
+		}
+		b = b[len(part):]
+		if g.line < len(g.head) {
+			copy(g.head[g.line:], part)
+		}
+		previous := g.last
+		if len(part) > 1 {
+			previous = part[len(part)-2]
+		}
+		g.last = part[len(part)-1]
+		g.line += len(part)
+		switch {
+		case g.line > maxReplyLine:
+			g.broken = fmt.Errorf("the server's reply has a line of more than %d bytes", maxReplyLine)
+		case whole && (g.line < 3 || previous != '\r'):
+			g.broken = fmt.Errorf("the server's reply is not RESP2: a line ends in the wrong place")
+		case whole:
+			g.broken = g.announced()
+			g.line = 0
+		}
+	}
+	return g.broken
+}
+
+// announced judges a line that is complete.
+func (g *replyGuard) announced() error {
+	g.spent += g.line
+	switch kind := g.head[0]; kind {
+	case '+', '-', ':':
+		g.complete()
+	case '$', '*':
+		n, limit := g.length(), maxReplyString
+		if kind == '*' {
+			limit = maxReplyArray
+		}
+		switch {
+		case n < -1:
+			return fmt.Errorf("the server's reply is not RESP2: %.24q is no length", g.head[:min(g.line-2, len(g.head))])
+		case n > limit:
+			return fmt.Errorf("the server announces a reply of %d bytes or members; at most %d are taken", n, limit)
+		case kind == '$' && n >= 0:
+			g.payload = n + 2
+			g.spent += g.payload
+		case n <= 0: // none, or without members
+			g.complete()
+		case g.depth == maxReplyDepth:
+			return fmt.Errorf("the server's reply nests more than %d deep", maxReplyDepth)
+		default:
+			g.members[g.depth] = n
+			g.depth++
+			g.spent += n * memberSize
+		}
+	default:
+		return fmt.Errorf("the server's reply is not RESP2: it has the type %q", kind)
+	}
+	if g.spent > maxReply {
+		return fmt.Errorf("the server's reply is larger than %d bytes", maxReply)
+	}
+	return nil
+}
+
+// length reads the number in the line: -1 (none) or above; -2 if it is none,
+// or written as no server writes it; a large number for every larger one.
+func (g *replyGuard) length() int {
+	if g.line-2 > len(g.head) {
+		return -2
+	}
+	digits := g.head[1 : g.line-2]
+	if string(digits) == "-1" {
+		return -1
+	}
+	n := 0
+	for _, d := range digits {
+		if d < '0' || d > '9' {
+			return -2
+		}
+		n = min(10*n+int(d-'0'), 1<<24)
+	}
+	if len(digits) == 0 {
+		return -2
+	}
+	return n
+}
+
+// complete ends a member, and every array of which it was the last.
+func (g *replyGuard) complete() {
+	for g.depth > 0 {
+		if g.members[g.depth-1]--; g.members[g.depth-1] > 0 {
+			return
+		}
+		g.depth--
+	}
+	g.spent = 0
+}
+
+// guardedConn is a connection whose replies a replyGuard follows.
+type guardedConn struct {
+	net.Conn
+	guard  replyGuard // of the one goroutine that reads
+	closed atomic.Bool
+}
+
+func (c *guardedConn) Read(b []byte) (int, error) {
+	if c.guard.broken != nil {
+		return 0, c.guard.broken
+	}
+	n, err := c.Conn.Read(b)
+	if broken := c.guard.pass(b[:n]); broken != nil {
+		return 0, broken
+	}
+	return n, err
+}
+
+func (c *guardedConn) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// gone reports whether Close was called.
+func (c *guardedConn) gone() bool { return c.closed.Load() }
+
+// guardedSocket is one without TLS, which go-redis can ask whether the other
+// side has closed it before it is used again.
+type guardedSocket struct {
+	*guardedConn
+	socket syscall.Conn
+}
+
+func (c guardedSocket) SyscallConn() (syscall.RawConn, error) { return c.socket.SyscallConn() }
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// guarded returns dial with a guard on every connection.
+func guarded(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		g := &guardedConn{Conn: conn}
+		if socket, ok := conn.(syscall.Conn); ok {
+			return guardedSocket{g, socket}, nil
+		}
+		return g, nil
+	}
+}
+
+// recovered turns a panic into an error. go-redis takes members of a reply
+// without looking whether they are there.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("redis: panic over a reply: %s", panicText(p))
+	}
+}
+
+// panicText describes a panic without what a server may have put into it.
+func panicText(p any) string {
+	if e, ok := p.(runtime.Error); ok {
+		return e.Error()
+	}
+	return fmt.Sprintf("%T", p)
+}

@@ -1,0 +1,103 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/test/harness"
+)
+
+// A server in Redis's place that greets well and then announces more than
+// there can be, or what nobody has asked for: the sidecar lives, stays small,
+// and checks are answered from elsewhere.
+func TestLyingRedis(t *testing.T) {
+	t.Parallel()
+	for _, lookup := range []bool{false, true} {
+		for name, reply := range map[string]string{
+			"impossible array": "*4611686018427387904\r\n", "impossible number": ":4611686018427387904\r\n", "huge array": "*2000000000\r\n", "huge string": "$99999999999\r\n",
+			"endless depth": strings.Repeat("*1\r\n", 1<<20), "endless line": strings.Repeat("x", 16<<20), "empty array": "*0\r\n",
+		} {
+			t.Run(fmt.Sprintf("%s, lookup=%v", name, lookup), func(t *testing.T) {
+				t.Parallel()
+				r := harness.NewRig(t, harness.RigOptions{RedisURL: "redis://" + liar(t, reply), Lookup: lookup, NoFront: true})
+				c := harness.NewChecker(t, r.Bouncer.GRPC)
+				token := r.Token(nil)
+				for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+					if v := c.Check(t.Context(), token); v.Status != http.StatusOK {
+						t.Fatalf("%+v", v)
+					}
+				}
+				if err := r.Bouncer.Live(t.Context()); err != nil {
+					t.Errorf("the sidecar is gone: %v", err)
+				}
+				if peak := peakMemory(t, r.Bouncer.PID()); peak > 512<<20 {
+					t.Errorf("it took %d MiB", peak>>20)
+				}
+			})
+		}
+	}
+}
+
+// liar greets as Redis does and answers everything else with reply.
+func liar(t *testing.T, reply string) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				in := bufio.NewReader(c)
+				for {
+					line, err := in.ReadString('\n')
+					if err != nil {
+						return
+					}
+					answer := ""
+					switch strings.ToLower(strings.TrimSpace(line)) {
+					case "hello":
+						answer = "-ERR unknown command\r\n"
+					case "client", "select":
+						answer = "+OK\r\n"
+					case "mget", "eval", "evalsha", "subscribe", "publish", "set":
+						answer = reply
+					}
+					if _, err := io.WriteString(c, answer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// peakMemory is the most the process has had in memory, in bytes.
+func peakMemory(t *testing.T, pid int) int64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	line, _, _ := strings.Cut(rest, "kB")
+	kb, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kb << 10
+}
