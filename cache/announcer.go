@@ -97,14 +97,19 @@ func (r *Redis) hand(ctx context.Context, items []newsItem) (err error) {
 }
 
 // writeScript sets each key to the stricter of what is there and ARGV's
-// not_before, to live until the later of both ends.
+// not_before, to live until the later of both ends. A key of another type than
+// string holds nothing of ours, and SET replaces it.
 var writeScript = redis.NewScript(`
 for i, key in ipairs(KEYS) do
   local nb, at = ARGV[2 * i - 1], ARGV[2 * i]
-  local old, left = redis.call('GET', key), redis.call('PTTL', key)
+  local old, left = redis.pcall('GET', key), redis.call('PTTL', key)
+  if type(old) == 'table' then
+    if not string.find(old.err, 'WRONGTYPE', 1, true) then return old end
+    old, left = false, -2
+  end
   if old and nb ~= 'always' then
     local a, b = tonumber(old), tonumber(nb)
-    if not a or a > b then nb = old end
+    if not a then nb = 'always' elseif a > b then nb = old end
   end
   redis.call('SET', key, nb, 'EXAT', at)
   if left == -1 then

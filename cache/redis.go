@@ -265,7 +265,8 @@ func (r *Redis) read(ctx context.Context, keys []string) ([]*string, error) {
 		switch {
 		case err == nil:
 			replies[i] = &s
-		case !errors.Is(err, redis.Nil) && first == nil:
+		case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"): // as MGET has it
+		case first == nil:
 			first = err
 		}
 	}

@@ -77,10 +77,15 @@ func (r *Redis) fillLoop(ctx context.Context) {
 // fillScript writes token:valid (KEYS[1]) unless one of the revoked keys
 // behind it revokes a token with the iat in ARGV[3]. Readers look at those
 // keys themselves and revoked wins; the script only keeps an entry from
-// appearing behind a revocation that a full server may evict sooner.
+// appearing behind a revocation that a full server may evict sooner. A key
+// that is no string holds none.
 var fillScript = redis.NewScript(`
 for i = 2, #KEYS do
-  local v = redis.call('GET', KEYS[i])
+  local v = redis.pcall('GET', KEYS[i])
+  if type(v) == 'table' then
+    if not string.find(v.err, 'WRONGTYPE', 1, true) then return v end
+    v = false
+  end
   if v then
     local nb = tonumber(v)
     if i - 1 > tonumber(ARGV[4]) or not nb or tonumber(ARGV[3]) < nb then return 0 end

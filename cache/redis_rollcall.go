@@ -72,18 +72,25 @@ func newRollCall(clock authz.Clock, bound time.Duration) *rollCall {
 
 // rollScript replaces our stamp (ARGV[2] → ARGV[1]), drops stamps not renewed
 // for ARGV[3] ms, and returns the current roll call, writing down a new one if
-// the last is older than ARGV[4] ms. Both keys share a hash tag, so a Cluster
-// runs it on one node.
+// the last is older than ARGV[4] ms, or would outlive that: its lifetime was
+// taken away, or the server's clock stepped back. Keys of other types are
+// replaced. Both keys share a hash tag, so a Cluster runs it on one node.
 var rollScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local added = redis.pcall('ZADD', KEYS[1], now, ARGV[1])
+if type(added) == 'table' then
+  if not string.find(added.err, 'WRONGTYPE', 1, true) then return added end
+  redis.call('DEL', KEYS[1])
+  redis.call('ZADD', KEYS[1], now, ARGV[1])
+end
 if ARGV[2] ~= '' then redis.call('ZREM', KEYS[1], ARGV[2]) end
-redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], now + ARGV[3], '+inf')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local call = redis.call('GET', KEYS[2])
-if not call then
+local call, left = redis.pcall('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
+if type(call) == 'table' and not string.find(call.err, 'WRONGTYPE', 1, true) then return call end
+if type(call) ~= 'string' or left < 0 or left > tonumber(ARGV[4]) then
   call = table.concat(redis.call('ZRANGE', KEYS[1], 0, -1))
   redis.call('SET', KEYS[2], call, 'PX', ARGV[4])
 end

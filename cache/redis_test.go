@@ -213,6 +213,55 @@ func TestRedisTier(t *testing.T) {
 			do("", "SET", revokedKey(q.Keys[0]), "\x00?")
 			require.Equal(t, authz.Revoked, ask(t, reader, q))
 		})
+		t.Run("an announcement replaces what is no revocation", func(t *testing.T) {
+			foreign, odd, other := tokenOf("foreign", iat), tokenOf("replaced", iat), tokenOf("other", iat)
+			do("", "LPUSH", revokedKey(foreign.Keys[0]), "x")
+			do("", "LPUSH", revokedKey(foreign.TokenKey), "x")
+			do("", "SET", revokedKey(odd.Keys[0]), strings.Repeat("x", 2*maxReplyString))
+			require.Equal(t, authz.Unknown, ask(t, reader, foreign), "no error either")
+			require.True(t, writer.Announce(t.Context(), []authz.Revocation{
+				revocation(authz.KindJTI, "jti-foreign", nil), revocation(authz.KindToken, authz.TokenValue("h.foreign.s"), nil),
+				revocation(authz.KindJTI, "jti-replaced", func(r *authz.Revocation) { r.NotBefore = before }), revocation(authz.KindJTI, "jti-other", nil),
+			}))
+			for _, q := range []authz.Query{foreign, odd, other} {
+				require.Equal(t, authz.Revoked, ask(t, reader, q))
+			}
+			require.Equal(t, always, do("", "GET", revokedKey(odd.Keys[0])), "what cannot be read stays in force, in our words")
+			require.Greater(t, do("", "TTL", revokedKey(foreign.Keys[0])), int64(0))
+		})
+		t.Run("keys of other types do not keep entries from being written", func(t *testing.T) {
+			q := tokenOf("types", iat)
+			do("", "LPUSH", revokedKey(q.Keys[0]), "x")
+			do("", "LPUSH", validKey(q.TokenKey), "x")
+			teach(t, writer, reader, q)
+		})
+		t.Run("the roll call heals", func(t *testing.T) {
+			stamps, call := rollKeys[0], rollKeys[1]
+			for name, harm := range map[string]func() any{
+				"for ever":           func() any { return do("", "PERSIST", call) },
+				"for a day":          func() any { return do("", "PEXPIRE", call, 24*3600*1000) },
+				"call of a type":     func() any { do("", "DEL", call); return do("", "LPUSH", call, "x") },
+				"stamps of a type":   func() any { do("", "DEL", stamps); return do("", "SET", stamps, "x") },
+				"stamps for ever":    func() any { return do("", "PERSIST", stamps) },
+				"stamps of the past": func() any { return do("", "ZADD", stamps, 1, "x") },
+			} {
+				t.Run(name, func(t *testing.T) {
+					require.Eventually(t, func() bool { return harm() == int64(1) || name == "stamps of a type" }, 5*time.Second, time.Millisecond, "it was there, to be harmed")
+					harness.Eventually(t, testBound, "a new roll call, for a short time", func(context.Context) error {
+						if kinds := fmt.Sprintf("%s %s", do("", "TYPE", stamps), do("", "TYPE", call)); kinds != "zset string" {
+							return errors.New(kinds)
+						}
+						for key, longest := range map[string]time.Duration{stamps: testBound, call: 2 * writer.roll.every} {
+							if left, _ := do("", "PTTL", key).(int64); left <= 0 || left > longest.Milliseconds() {
+								return fmt.Errorf("%s lives %d ms", key, left)
+							}
+						}
+						return nil
+					})
+					teach(t, writer, reader, tokenOf("healed "+name, iat))
+				})
+			}
+		})
 		t.Run("a large announcement", func(t *testing.T) {
 			many := make([]authz.Revocation, 1200)
 			for i := range many {
