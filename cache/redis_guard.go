@@ -96,7 +96,7 @@ func (g *replyGuard) announced() error {
 		case n < -1:
 			return fmt.Errorf("the server's reply is not RESP2: %.24q is no length", g.head[:min(g.line-2, len(g.head))])
 		case n > limit:
-			return fmt.Errorf("the server announces a reply of %d bytes or members; at most %d are taken", n, limit)
+			return fmt.Errorf("the server announces a reply of %q; at most %d bytes or members are taken", g.head[:g.line-2], limit)
 		case kind == '$' && n >= 0:
 			g.payload = n + 2
 			g.spent += g.payload
