@@ -24,7 +24,7 @@ import (
 // means: no Redis. It prints itself without secrets.
 type RedisConfig struct {
 	URL                  string         `yaml:"url" doc:"redis://, rediss:// (TLS) or unix:// address of a single server, with user, password and database; empty: see addrs."`
-	Addrs                []string       `yaml:"addrs" doc:"host:port of a single server, of Cluster nodes (cluster: true) or of Sentinels (master_name); empty: url is used."`
+	Addrs                []string       `yaml:"addrs" doc:"host:port of a single server, of Cluster nodes (cluster: true) or of all Sentinels (master_name); empty: url is used."`
 	MasterName           string         `yaml:"master_name" doc:"Name of the master the Sentinels in addrs watch; empty: no Sentinel."`
 	Cluster              bool           `yaml:"cluster" doc:"True: addrs (or url) name nodes of a Redis Cluster."`
 	DB                   int            `yaml:"db" doc:"Database number; 0 is the only one a Cluster has."`
