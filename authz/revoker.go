@@ -65,6 +65,9 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 			return Receipt{}, fmt.Errorf("revocation %d: %w", i+1, err)
 		}
 	}
+	if r.told.Load() == 0 {
+		r.promise(ctx) // while nothing is stored yet: after the commit it may be too late to ask
+	}
 	stored, err := r.ledger.Append(ctx, revocations)
 	if err != nil {
 		return Receipt{}, err

@@ -110,15 +110,25 @@ type fleetBook struct {
 	book
 	bound time.Duration
 	err   error
+	gone  bool // it cannot be asked after a commit
 }
 
-func (b *fleetBook) FleetStaleness(context.Context) (time.Duration, error) { return b.bound, b.err }
+func (b *fleetBook) FleetStaleness(context.Context) (time.Duration, error) {
+	if b.gone && len(b.stored) > 0 {
+		return 0, authz.ErrUnavailable
+	}
+	return b.bound, b.err
+}
 
 // A receipt speaks for every sidecar: the caller's own bound is no promise, and
 // what cannot be asked any more is not promised shorter than before.
 func TestRevokePromisesTheFleetsBound(t *testing.T) {
 	t.Parallel()
-	b := &fleetBook{bound: 30 * time.Second}
+	b := &fleetBook{bound: 30 * time.Second, gone: true} // as in a command line, whose first order is its last
+	rec, err := authz.NewRevoker(b, nil, 4*time.Second, authz.SystemClock{}).Revoke(t.Context(), order(), authz.WaitCommitted)
+	require.NoError(t, err)
+	require.Equal(t, 30*time.Second, rec.EnforcedWithin)
+	b = &fleetBook{bound: 30 * time.Second}
 	r := authz.NewRevoker(b, nil, 4*time.Second, authz.SystemClock{})
 	for _, c := range []struct {
 		bound time.Duration

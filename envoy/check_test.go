@@ -486,6 +486,8 @@ func TestDecisionLogHidesTokens(t *testing.T) {
 		"/" + escaped("%252E"):                                               "/[token]",
 		"/" + token + "~WyJzYWx0IiwiYSIsMV0~/x":                              "/[token]/x",
 		"/ewogImFsZyI6ICJFUzI1NiIKfQ" + rest:                                 "/[token]", // a header on several lines
+		"/IHsiYWxnIjoiRVMyNTYifQ.Cnsi" + rest[3:]:                            "/[token]", // white space before the objects
+		"/ICAgICB7ICJhbGciOiJFUzI1NiJ9.CgkNICB7Ig" + rest[3:]:                "/[token]",
 		"/eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..aXZpdml2aXZpdml2.Yw.dGFn": "/[token]", // encrypted, without a key
 		"/" + header + header + header + rest:                                "/[token]",
 		"/" + strings.Repeat("x", 250) + token:                               "/" + strings.Repeat("x", 250) + "[toke",
@@ -493,16 +495,19 @@ func TestDecisionLogHidesTokens(t *testing.T) {
 		"/eyJ" + strings.Repeat("a", 10_000) + rest:                          "/[token]",
 		"/" + strings.Repeat(token+"/", 100):                                 ("/" + strings.Repeat("[token]/", 32))[:256],
 		"/" + strings.Repeat("eyJ", 1<<20):                                   ("/" + strings.Repeat("eyJ", 100))[:256], // hours, if the end were looked for from each
+		"/" + strings.Repeat("ICAg", 1<<18):                                  ("/" + strings.Repeat("ICAg", 100))[:256],
 		"/" + strings.Repeat(header+".", 1<<16):                              "/[token]",
 		"/" + strings.Repeat(header+"%", 1<<16):                              ("/" + strings.Repeat(header+"%", 20))[:256],
 		// No tokens.
-		"/keyJoin/moneyJar.html":             "/keyJoin/moneyJar.html",
-		"/eyewitness-reports-of-2024.html":   "/eyewitness-reports-of-2024.html",
-		"/pages/eyJpZCI6MTIzNDU2Nzg5MH0":     "/pages/eyJpZCI6MTIzNDU2Nzg5MH0",
-		"/pages/eyJpZCI6MTIzNDU2Nzg5MH0.png": "/pages/eyJpZCI6MTIzNDU2Nzg5MH0.png",
-		"/a.b.c/e/ey/eyJ":                    "/a.b.c/e/ey/eyJ",
-		"/%":                                 "/%",
-		"/eyJpZCI6MTIzNDU2Nzg5MH0%25":        "/eyJpZCI6MTIzNDU2Nzg5MH0%25",
+		"/keyJoin/moneyJar.html":                 "/keyJoin/moneyJar.html",
+		"/eyewitness-reports-of-2024.html":       "/eyewitness-reports-of-2024.html",
+		"/pages/eyJpZCI6MTIzNDU2Nzg5MH0":         "/pages/eyJpZCI6MTIzNDU2Nzg5MH0",
+		"/pages/eyJpZCI6MTIzNDU2Nzg5MH0.png":     "/pages/eyJpZCI6MTIzNDU2Nzg5MH0.png",
+		"/a.b.c/e/ey/eyJ":                        "/a.b.c/e/ey/eyJ",
+		"/exchange-rates-history.2024-01-02-all": "/exchange-rates-history.2024-01-02-all",
+		"/ICAgICAgICAgICAgICAg.ICAgICAgICAgICAg": "/ICAgICAgICAgICAgICAg.ICAgICAgICAgICAg",
+		"/%":                                     "/%",
+		"/eyJpZCI6MTIzNDU2Nzg5MH0%25":            "/eyJpZCI6MTIzNDU2Nzg5MH0%25",
 	} {
 		name := path[:min(len(path), 40)]
 		var out bytes.Buffer

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"log/slog"
 	"strings"
@@ -160,11 +161,11 @@ const (
 
 // findJWT returns where the first text with the form of a JWT begins within the
 // first limit bytes of s, and its end beyond them. Where there is none, both
-// are limit or the end of s. It looks at each byte twice at most.
+// are limit or the end of s. It looks at each byte a bounded number of times.
 func findJWT(s string, limit int) (at, end int) {
 	limit = min(limit, len(s))
 	for at < limit {
-		e := strings.IndexByte(s[at:limit], 'e')
+		e := strings.IndexAny(s[at:limit], "eICD")
 		if e < 0 {
 			break
 		}
@@ -196,15 +197,31 @@ func findJWT(s string, limit int) (at, end int) {
 	return limit, limit
 }
 
+// maxLeadingSpace is how much white space before a JSON object is looked
+// through, in characters of base64url.
+const maxLeadingSpace = 64
+
 // beginsObject reports whether s begins as a JSON object does in base64url:
-// with { and a quote, a space, a tab, a line feed or a carriage return.
+// with { and a quote or white space, behind white space or none. Its first
+// character is e, I, C or D then.
 func beginsObject(s string) bool {
-	if len(s) < 3 {
-		return false
-	}
-	switch s[:3] {
-	case "eyJ", "eyA", "ewk", "ewo", "ew0":
-		return true
+	var b [3]byte
+	open := false
+	for s = s[:min(len(s), maxLeadingSpace)]; len(s) >= 4; s = s[4:] {
+		if _, err := base64.RawURLEncoding.Decode(b[:], []byte(s[:4])); err != nil {
+			return false
+		}
+		for _, c := range b {
+			space := c == ' ' || c == '\t' || c == '\r' || c == '\n'
+			switch {
+			case open:
+				return c == '"' || space
+			case c == '{':
+				open = true
+			case !space:
+				return false
+			}
+		}
 	}
 	return false
 }

@@ -134,6 +134,11 @@ func TestUpgrade(t *testing.T) {
 		if _, err := s.GC(t.Context()); err != nil {
 			t.Errorf("%s: %v", when, err)
 		}
+		long := queryFor(jti("never revoked"))
+		long.IssuedAt, long.Expires = time.Now().Unix(), time.Now().Add(3*day).Unix()
+		if v, err := s.Lookup(t.Context(), long); v != authz.Unknown || !errors.Is(err, store.ErrUnproven) {
+			t.Errorf("%s, a token that outlives its revocations: %v %v", when, v, err)
+		}
 	}
 	works("the first schema")
 	s := openOnly(t, pg.URL, store.Options{})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,7 +18,8 @@ import (
 // postgresStore keeps the ledger in PostgreSQL. Lookups, writes and the feed
 // have connections of their own, so that none can starve another.
 type postgresStore struct {
-	where  string // host and database, for messages
+	ttl    atomic.Int64 // max_token_ttl when the schema was asked last, for lookups of version 1, which do not tell
+	where  string       // host and database, for messages
 	config *pgx.ConnConfig
 	reads  *pgxpool.Pool // point lookups
 	writes *pgxpool.Pool // Append, List, GC, Ping
@@ -142,6 +144,7 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	if recovering {
 		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
 	}
+	p.ttl.Store(int64(seconds(ttl)))
 	return Limits{SchemaVersion: version, MaxStaleness: seconds(staleness), MaxTokenTTL: seconds(ttl)}, nil
 }
 

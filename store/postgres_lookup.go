@@ -56,6 +56,7 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (reading
 	var clock int64
 	switch words := strings.Fields(told); len(words) {
 	case 0: // a schema of version 1
+		r.maxTokenTTL = time.Duration(p.ttl.Load())
 	case 2:
 		var ttl int64
 		if _, err := fmt.Sscan(told, &clock, &ttl); err != nil {

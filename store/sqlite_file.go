@@ -3,14 +3,18 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"modernc.org/sqlite"
 
 	"jwtbouncer/authz"
 )
@@ -23,6 +27,7 @@ type sqliteFile struct {
 	write *sql.DB     // one connection: SQLite has one writer, and queueing here is fairer than its busy loop
 	read  *sql.DB
 	feed  *sql.DB
+	log   atomic.Pointer[os.FileInfo] // its write-ahead log, which lives as long as a connection; nil: not seen yet
 }
 
 // sqlitePlace is the path of the store and the file that is there.
@@ -49,22 +54,46 @@ func (p *sqlitePlace) open(nth int) (*sqliteFile, error) {
 	// process recovers or closes the file.
 	return &sqliteFile{
 		info: info, nth: nth,
-		write: p.connect(1, p.o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)"),
-		read:  p.connect(p.o.Lookups, p.o.LookupTimeout/2, "deferred", "query_only(1)"),
-		feed:  p.connect(2, p.o.FeedTimeout/2, "deferred", "query_only(1)"),
+		write: p.connect(info, 1, p.o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)"),
+		read:  p.connect(info, p.o.Lookups, p.o.LookupTimeout/2, "deferred", "query_only(1)"),
+		feed:  p.connect(info, 2, p.o.FeedTimeout/2, "deferred", "query_only(1)"),
 	}, nil
 }
 
-func (p *sqlitePlace) connect(conns int, busy time.Duration, lock string, pragmas ...string) *sql.DB {
+// pinned connects to one file: never to what has taken its place, which would
+// be read with the old one's log.
+type pinned struct {
+	driver driver.Driver
+	dsn    string
+	path   string
+	info   os.FileInfo
+}
+
+func (c pinned) Driver() driver.Driver { return c.driver }
+
+func (c pinned) Connect(context.Context) (driver.Conn, error) {
+	if !c.there() {
+		return nil, errReplaced
+	}
+	conn, err := c.driver.Open(c.dsn)
+	if err == nil && !c.there() { // in between
+		return nil, errors.Join(errReplaced, conn.Close())
+	}
+	return conn, err
+}
+
+func (c pinned) there() bool {
+	info, err := os.Stat(c.path)
+	return err == nil && os.SameFile(info, c.info)
+}
+
+func (p *sqlitePlace) connect(to os.FileInfo, conns int, busy time.Duration, lock string, pragmas ...string) *sql.DB {
 	// rw: a connection does not make a file where there is none any more.
 	q := url.Values{"mode": {"rw"}, "_txlock": {lock}, "_pragma": pragmas}
 	q.Add("_pragma", "busy_timeout("+strconv.FormatInt(max(busy.Milliseconds(), 1), 10)+")")
 	q.Add("_pragma", "trusted_schema(0)")
 	dsn := (&url.URL{Scheme: "file", Path: p.path, RawQuery: q.Encode()}).String()
-	db, err := sql.Open("sqlite", dsn)
-	if err != nil {
-		panic(err) // the driver is linked in, and opening connects to nothing
-	}
+	db := sql.OpenDB(pinned{driver: &sqlite.Driver{}, dsn: dsn, path: p.path, info: to})
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	return db
@@ -73,8 +102,15 @@ func (p *sqlitePlace) connect(conns int, busy time.Duration, lock string, pragma
 // check is asked after f was read or written: is it still the file at the
 // path? When it is not, and the one there is a store, that is used from now on.
 func (p *sqlitePlace) check(f *sqliteFile) error {
+	var wal os.FileInfo // before the file: it is of no later one
+	if f.log.Load() == nil {
+		wal, _ = os.Stat(p.wal())
+	}
 	info, err := os.Stat(p.path)
 	if err == nil && os.SameFile(info, f.info) {
+		if wal != nil {
+			f.log.CompareAndSwap(nil, &wal)
+		}
 		return nil
 	}
 	if err == nil {
@@ -94,6 +130,13 @@ func (p *sqlitePlace) follow(f *sqliteFile) error {
 	if p.closed || p.now.Load() != f {
 		return nil
 	}
+	// SQLite would take the pages in it for the new file's, and answer from a
+	// mixture of both.
+	if wal := f.log.Load(); wal != nil {
+		if info, err := os.Stat(p.wal()); err == nil && os.SameFile(info, *wal) {
+			return errors.New("the new file stands beside the -wal of the old one: remove the -wal and -shm files")
+		}
+	}
 	next, err := p.open(f.nth + 1)
 	if err != nil {
 		return err
@@ -107,6 +150,14 @@ func (p *sqlitePlace) follow(f *sqliteFile) error {
 	p.now.Store(next)
 	p.old.Go(func() { _ = f.close() }) // waits for what is under way
 	return nil
+}
+
+// wal is the path of the write-ahead log. SQLite follows symbolic links first.
+func (p *sqlitePlace) wal() string {
+	if path, err := filepath.EvalSymlinks(p.path); err == nil {
+		return path + "-wal"
+	}
+	return p.path + "-wal"
 }
 
 func (p *sqlitePlace) close() error {

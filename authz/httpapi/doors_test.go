@@ -606,3 +606,20 @@ func TestRecentIsBounded(t *testing.T) {
 	assert.False(t, r.has(messageID("i", "10"), start.Add(2*time.Minute)))
 	assert.Empty(t, r.seen)
 }
+
+// A message under a key that is gone is not repeated for ever: a security event
+// has no exp (RFC 8417, section 2.2), and is over a day after it was made.
+func TestOldMessagesUnderAGoneKey(t *testing.T) {
+	t.Parallel()
+	d := newDoors(t, nil)
+	gone := authztest.With(authztest.NewKey("ES256"))
+	for age, want := range map[time.Duration]int{time.Minute: 503, 23 * time.Hour: 503, 25 * time.Hour: 400, 365 * 24 * time.Hour: 400} {
+		w := d.post("/ssf/events", setType, d.set(claims{"iat": ago(age)}, gone))
+		assert.Equal(t, want, w.Code, "an event %s old: %s", age, w.Body)
+	}
+	old := ago(365 * 24 * time.Hour)
+	w := d.post("/oidc/backchannel-logout", formType, formBody("logout_token", d.logoutToken(claims{"exp": nil, "iat": old}, gone)))
+	assert.Equal(t, 400, w.Code, "logout token without exp: %s", w.Body)
+	w = d.post("/oauth2/revoke", formType, formBody("token", d.a.Mint(claims{"exp": nil, "iat": old}, gone)))
+	assert.Equal(t, 200, w.Code, "token without exp: %s", w.Body)
+}

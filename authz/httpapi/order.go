@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -242,16 +243,22 @@ func holdsToken(s string) bool { return jwtInText.MatchString(s) }
 type peeked struct {
 	Iss      string  `json:"iss"`
 	Exp      float64 `json:"exp"`
+	IAT      float64 `json:"iat"`
+	Action   float64 `json:"expiration"` // Keycloak's actions
 	ClientID any     `json:"client_id"`
 	AZP      any     `json:"azp"`
 
 	keyed bool // the header names a key (kid)
 }
 
-// over reports whether the JWT has expired, whatever leeway it is given. One
-// without exp never does.
+// over reports whether the JWT has expired, whatever leeway it is given. What
+// has no exp, as most security events, is over a day after it was issued.
 func (c peeked) over(now time.Time) bool {
-	return c.Exp > 0 && c.Exp+expiryMargin.Seconds() <= float64(now.Unix())
+	end := cmp.Or(c.Exp, c.Action)
+	if end == 0 && c.IAT > 0 {
+		end = c.IAT + (24 * time.Hour).Seconds()
+	}
+	return end > 0 && end+expiryMargin.Seconds() <= float64(now.Unix())
 }
 
 // anothers reports whether the token was issued to another client than this
