@@ -50,7 +50,7 @@ const (
 	// KiB of headers by default. Bodies (with_request_body) are not looked at,
 	// but are held in memory, one for each check that is under way. Above it
 	// grpc answers with an RPC error before anybody else can.
-	maxMessage = 8 << 20
+	maxMessage = 16 << 20
 
 	streamWorkers = 64
 
