@@ -197,7 +197,7 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 		if !c.header.keyed {
 			ring.ask() // without a kid nothing else tells of a new key
 		}
-		return nil, &Failure{Reason: ReasonBadSignature, Detail: "the signature does not verify"}
+		return nil, &Failure{Reason: ReasonBadSignature, Settled: c.header.keyed || ring.settled(), Detail: "the signature does not verify"}
 	}
 	t = &Token{Raw: strings.Clone(raw), KeyID: key.kid, Type: c.header.typ, Generation: generation}
 	if s.foreign() {

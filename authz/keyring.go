@@ -104,12 +104,19 @@ func (r *KeyRing) key(ctx context.Context, h joseHeader) (*publicKey, uint64, *F
 	case k != nil:
 		return k, st.generation, nil
 	case !known:
-		return nil, 0, &Failure{Reason: ReasonUnknownKey, Detail: "the issuer has no usable key with kid " + quoteShort(h.kid)}
+		return nil, 0, &Failure{Reason: ReasonUnknownKey, Settled: r.settled(), Detail: "the issuer has no usable key with kid " + quoteShort(h.kid)}
 	case h.keyed:
-		return nil, 0, &Failure{Reason: ReasonUnknownKey, Detail: "the key with kid " + quoteShort(h.kid) + " is not for alg " + h.alg}
+		return nil, 0, &Failure{Reason: ReasonUnknownKey, Settled: r.settled(), Detail: "the key with kid " + quoteShort(h.kid) + " is not for alg " + h.alg}
 	default:
-		return nil, 0, &Failure{Reason: ReasonUnknownKey, Detail: "the token names no kid, and not exactly one key fits alg " + h.alg}
+		return nil, 0, &Failure{Reason: ReasonUnknownKey, Settled: r.settled(), Detail: "the token names no kid, and not exactly one key fits alg " + h.alg}
 	}
+}
+
+// settled reports whether the keys have been fetched so lately that an unknown
+// kid would cause no fetch.
+func (r *KeyRing) settled() bool {
+	st := r.state.Load()
+	return st != nil && !r.failing() && r.clock.Boot()-time.Duration(st.confirmed.Load()) <= unknownKIDTTL
 }
 
 func (r *KeyRing) failing() bool {

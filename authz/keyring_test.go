@@ -491,3 +491,25 @@ func TestGenerationsAreNotShared(t *testing.T) {
 	require.False(t, second.Current(token, token.IssuedAt))
 	require.False(t, first.Current(&authz.Token{Expires: token.Expires}, token.IssuedAt))
 }
+
+// An unknown key is a settled matter while the keys have just been fetched, and
+// none while they could not be: the next ones may hold it.
+func TestUnknownKeyIsSettledByAFetch(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *authz.JWTVerifier) {
+		settled := func() bool {
+			t.Helper()
+			_, err := v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
+			var f *authz.Failure
+			require.ErrorAs(t, err, &f)
+			require.Equal(t, authz.ReasonUnknownKey, f.Reason)
+			return f.Settled
+		}
+		time.Sleep(time.Minute)
+		require.True(t, settled(), "it was asked for")
+		require.True(t, settled(), "and is not again at once")
+		iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
+		time.Sleep(time.Minute)
+		require.False(t, settled(), "it could not be asked for")
+	})
+}

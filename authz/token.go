@@ -154,6 +154,9 @@ type Failure struct {
 	Detail string
 	// Challenge goes into the Decision; nil: none.
 	Challenge *Challenge
+	// Settled says of ReasonUnknownKey and ReasonBadSignature that the issuer's
+	// keys were fetched moments ago. Otherwise its next ones may say otherwise.
+	Settled bool
 }
 
 func (f *Failure) Error() string { return f.Reason.String() + ": " + f.Detail }

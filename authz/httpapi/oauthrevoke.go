@@ -75,31 +75,31 @@ func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
 // anyway. client is empty for a holder of the API's own token, who may revoke
 // everybody's.
 func (a *api) tokenRevocation(r *http.Request, raw string, claims peeked, client string) (*authz.Revocation, *problem) {
-	now := a.clock.Now()
 	t, err := a.verifier.Verify(r.Context(), raw)
-	early := err != nil && reasonOf(err) == authz.ReasonNotYetValid && slices.Contains(a.issuers, claims.Iss) && claims.Exp < lastSecond && !claims.over(now)
+	later := err != nil && a.goodLater(err, claims)
 	switch {
-	case err != nil && a.couldNotFindOut(err, raw):
+	case err == nil || later:
+	case a.couldNotFindOut(err, raw):
 		a.log.WarnContext(r.Context(), "a token to be revoked could not be verified", "reason", reasonOf(err).String())
 		return nil, unavailable("the token could not be verified for now; repeat the request")
-	case err != nil && !early:
+	default:
 		return nil, nil
-	case client != "" && claims.anothers(client):
+	}
+	if client != "" && claims.anothers(client) {
 		return nil, fail(http.StatusForbidden, "the token was issued to another client")
 	}
 	out := &authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(raw), Reason: "token revoked (RFC 7009)"}
-	expires := int64(claims.Exp)
-	switch {
-	case early:
-		// It will be good later. Whether the signature is cannot be told from
-		// here, but the hash of a forged one harms nobody.
+	if later {
+		// Whether the signature is good cannot be told from here, but the hash
+		// of a forged one harms nobody. Nor is its exp believed: the ledger
+		// keeps the hash for max_token_ttl, which no good token outlives.
 		out.Issuer = claims.Iss
-	case t.ID != "":
-		out.Kind, out.Issuer, out.Value, expires = authz.KindJTI, t.Issuer, t.ID, t.Expires
-	default:
-		out.Issuer, expires = t.Issuer, t.Expires
+		return out, nil
 	}
-	out.ExpiresAt = time.Unix(expires, 0).Add(expiryMargin)
+	out.Issuer, out.ExpiresAt = t.Issuer, time.Unix(t.Expires, 0).Add(expiryMargin)
+	if t.ID != "" {
+		out.Kind, out.Value = authz.KindJTI, t.ID
+	}
 	return out, nil
 }
 
@@ -158,4 +158,15 @@ func (a *api) refuseClient(w http.ResponseWriter) (client, actor string, ok bool
 	w.Header().Set("WWW-Authenticate", strings.Join(challenges, ", "))
 	writeOAuthError(w, http.StatusUnauthorized, "invalid_client", "client authentication failed")
 	return "", "", false
+}
+
+// goodLater reports whether a token that is refused here and now may be good
+// later, or elsewhere already: it is not valid yet, or under a key that has not
+// been fetched here.
+func (a *api) goodLater(err error, c peeked) bool {
+	switch reasonOf(err) {
+	case authz.ReasonNotYetValid, authz.ReasonUnknownKey:
+		return slices.Contains(a.issuers, c.Iss) && c.Exp > 0 && c.Exp < lastSecond && !c.over(a.clock.Now())
+	}
+	return false
 }

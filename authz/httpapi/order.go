@@ -247,8 +247,6 @@ type peeked struct {
 	Action   float64 `json:"expiration"` // Keycloak's actions
 	ClientID any     `json:"client_id"`
 	AZP      any     `json:"azp"`
-
-	keyed bool // the header names a key (kid)
 }
 
 // over reports whether the JWT has expired, whatever leeway it is given. What
@@ -289,12 +287,10 @@ func peek(raw string) (peeked, bool) {
 		case 0:
 			var header struct {
 				Alg string `json:"alg"`
-				KID any    `json:"kid"`
 			}
 			if json.Unmarshal(b, &header) != nil || header.Alg == "" {
 				return c, false
 			}
-			c.keyed = header.KID != nil
 		case 1:
 			if json.Unmarshal(b, &c) != nil {
 				return c, false

@@ -32,17 +32,17 @@ func reasonOf(err error) authz.Reason {
 
 // couldNotFindOut reports whether err, of verifying raw, says nothing about the
 // message itself, so that the sender should try again. An unknown key may be
-// the issuer's next one, which has not been fetched here yet; others may know
+// the issuer's next one, if the keys were not fetched just now: others may know
 // it already. So may be the one that a message without kid was signed with.
 // Once the message has expired there is nothing to wait for.
 func (a *api) couldNotFindOut(err error, raw string) bool {
-	reason := reasonOf(err)
-	switch reason {
+	switch reasonOf(err) {
 	case authz.ReasonKeysUnavailable, authz.ReasonUnprovable, authz.ReasonOverloaded, authz.ReasonInternal, authz.ReasonUnset:
 		return true
 	case authz.ReasonUnknownKey, authz.ReasonBadSignature:
+		var f *authz.Failure
 		claims, ok := peek(raw)
-		return ok && !claims.over(a.clock.Now()) && (reason == authz.ReasonUnknownKey || !claims.keyed)
+		return errors.As(err, &f) && !f.Settled && ok && !claims.over(a.clock.Now())
 	}
 	return false
 }
