@@ -222,7 +222,7 @@ func TestSQLiteFaults(t *testing.T) {
 		t.Parallel()
 		r := harness.NewRig(t, harness.RigOptions{MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
 		w := watching(t, r, false)
-		db, err := sql.Open("sqlite", "file:"+r.SQLite)
+		db, err := sql.Open("sqlite", "file:"+r.SQLite+"?_pragma=busy_timeout(10000)")
 		must(t, err)
 		defer db.Close()
 		conn, err := db.Conn(t.Context())
@@ -245,7 +245,7 @@ func TestSQLiteFaults(t *testing.T) {
 		modes(t, func(t *testing.T, lookup bool) {
 			r := harness.NewRig(t, harness.RigOptions{Lookup: lookup, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
 			w := watching(t, r, false)
-			db, err := sql.Open("sqlite", "file:"+r.SQLite)
+			db, err := sql.Open("sqlite", "file:"+r.SQLite+"?_pragma=busy_timeout(10000)")
 			must(t, err)
 			defer db.Close()
 			w.quiet() // what is revoked after the backup is lost, as the docs say
