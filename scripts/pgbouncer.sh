@@ -13,7 +13,7 @@ mkdir -p "$tools"
 new=$(mktemp -d "$tools/.new-XXXXXX")
 trap 'rm -rf "$new"' EXIT INT TERM
 mkdir -p "$new/lists/partial" "$new/cache/archives/partial" "$new/root"
-apt="apt-get -qq -o Dir::State::Lists=$PWD/$new/lists -o Dir::Cache=$PWD/$new/cache -o Debug::NoLocking=1 -o APT::Sandbox::User=$(id -un)"
+apt="apt-get -qq -o Acquire::Retries=3 -o Dir::State::Lists=$PWD/$new/lists -o Dir::Cache=$PWD/$new/cache -o Debug::NoLocking=1 -o APT::Sandbox::User=$(id -un)"
 if $apt update && $apt install --yes --no-install-recommends --download-only pgbouncer &&
     for deb in "$new"/cache/archives/*.deb; do dpkg-deb -x "$deb" "$new/root"; done; then
     chmod -R go+rX "$new/root"
