@@ -43,6 +43,12 @@ type Feed interface {
 	Changes(ctx context.Context, since Position, nonce string, row func(Row)) (Snapshot, error)
 }
 
+// MaxClockLag is how far a wall clock may be behind the authority's for its
+// owner to prove anything. The authority deletes revocations an hour after they
+// expired; those whose clocks are right may have deleted what still matters to
+// a slower one.
+const MaxClockLag = 30 * time.Minute
+
 // Clock tells the time. Tests and the simulator inject their own.
 type Clock interface {
 	Now() time.Time // wall clock, for comparison with NumericDates only

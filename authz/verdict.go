@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -38,6 +39,21 @@ type Query struct {
 	Issuer, ID string
 	// Status is the token's place in a status list of its issuer; nil: none.
 	Status *StatusRef
+}
+
+// LifetimeSlack is by how much rounding and leeway may stretch a token's life
+// beyond max_token_ttl; revocations are enforced five minutes longer.
+const LifetimeSlack = time.Minute
+
+// Lifetime is the time from iat to exp; 0: the token has no iat, or no end.
+// About a token that lives longer than revocations without expiry are kept
+// (max_token_ttl and LifetimeSlack), their absence says nothing.
+func (q *Query) Lifetime() time.Duration {
+	if q.IssuedAt == 0 {
+		return 0
+	}
+	const most = int64(math.MaxInt64 / time.Second)
+	return time.Duration(min(max(q.Expires-q.IssuedAt, 0), most)) * time.Second
 }
 
 // Tier is one place that may know whether a token is revoked.

@@ -97,10 +97,6 @@ var (
 	errSilent   = errors.New("no answer from the store within sync_timeout")
 )
 
-// maxClockLag is how far the wall clock may be behind the authority's. The
-// authority deletes revocations an hour after they expired by its own clock.
-const maxClockLag = 30 * time.Minute
-
 // Sync reads the authority's changes once. It returns nil when the replica is
 // proven fresh as of the call. Calls must not overlap; Run makes them.
 func (f *Follower) Sync(ctx context.Context) error {
@@ -158,7 +154,7 @@ func (f *Follower) read(ctx context.Context) (again bool, err error) {
 	f.advance(highest, snap)
 	f.limits(snap)
 	wall := f.clock.Now()
-	if !snap.Clock.IsZero() && snap.Clock.Sub(wall) > maxClockLag {
+	if !snap.Clock.IsZero() && snap.Clock.Sub(wall) > authz.MaxClockLag {
 		return false, errBehind
 	}
 	f.sweep(wall, snap.Clock, began)

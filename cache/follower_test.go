@@ -245,7 +245,7 @@ func TestFollowerKeepsRowsOfReadingsThatProveNothing(t *testing.T) {
 		"answer reused":   {func(f *fakeFeed) { f.reuse = true }, errReused},
 		"cut in the rows": {func(f *fakeFeed) { f.err, f.after = away, 1 }, away},
 		"cut at the end":  {func(f *fakeFeed) { f.err, f.after = away, 99 }, away},
-		"far ahead clock": {func(f *fakeFeed) { f.skew = maxClockLag + time.Second }, errBehind},
+		"far ahead clock": {func(f *fakeFeed) { f.skew = authz.MaxClockLag + time.Second }, errBehind},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -369,7 +369,7 @@ func TestFollowerDropsByBothClocks(t *testing.T) {
 	}{
 		"both later":                {over, over, false},
 		"stepped forward here":      {over, 0, true},
-		"stepped forward there":     {0, maxClockLag, true},
+		"stepped forward there":     {0, authz.MaxClockLag, true},
 		"here a little behind":      {over - 2*time.Second, over, true},
 		"there a little behind":     {over, over - 2*time.Second, true},
 		"neither":                   {over - 2*time.Second, over - 2*time.Second, true},

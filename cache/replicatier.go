@@ -58,15 +58,11 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 		return authz.Unknown, t.unproven()
 	case now-asof > t.f.bound.Load():
 		return authz.Unknown, errStale
-	case q.IssuedAt != 0 && q.Expires-q.IssuedAt > t.f.ttl.Load()+ttlSlack:
+	case q.Lifetime() > time.Duration(t.f.ttl.Load())*time.Second+authz.LifetimeSlack:
 		return authz.Unknown, errLong
 	}
 	return authz.NotRevoked, nil
 }
-
-// ttlSlack is the seconds by which rounding and leeway may stretch a token's
-// life; entries are kept five minutes longer.
-const ttlSlack = 60
 
 func (t *ReplicaTier) unproven() error {
 	if t.f.loaded.Load() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -211,17 +210,12 @@ type reading struct {
 	maxTokenTTL time.Duration
 }
 
-// ttlSlack is by how much rounding and leeway may stretch a token's life;
-// revocations are enforced five minutes longer.
-const ttlSlack = time.Minute
-
 // verdict is the answer for q.
 func (r reading) verdict(q *authz.Query) (authz.Verdict, error) {
-	life := time.Duration(min(max(q.Expires-q.IssuedAt, 0), math.MaxInt32)) * time.Second
-	switch {
+	switch life := q.Lifetime(); {
 	case (authz.Entry{NotBefore: r.level}).Revokes(q.IssuedAt):
 		return authz.Revoked, nil
-	case r.maxTokenTTL > 0 && q.IssuedAt != 0 && life > r.maxTokenTTL+ttlSlack:
+	case r.maxTokenTTL > 0 && life > r.maxTokenTTL+authz.LifetimeSlack:
 		return authz.Unknown, fmt.Errorf("%w: the token lives for %s, longer than the store's max_token_ttl (%s): its revocation could have expired (raise it with `jwt-bouncer migrate`)",
 			ErrUnproven, life, r.maxTokenTTL)
 	}

@@ -31,10 +31,6 @@ func (p *postgresStore) read(ctx context.Context, keys []authz.Key) (reading, er
 	return r, err
 }
 
-// maxClockLag is how far the wall clock may be behind the database's: those
-// whose clocks are right may have deleted what still matters by ours.
-const maxClockLag = 30 * time.Minute
-
 func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (reading, error) {
 	raw := make([][]byte, len(keys))
 	for i := range keys {
@@ -71,7 +67,7 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (reading
 		return r, fmt.Errorf("postgres %s: %w: it is a hot standby", p.where, ErrUnproven)
 	case !own || !fresh:
 		return r, fmt.Errorf("postgres %s: %w: it is the answer to another question, or from inside a transaction", p.where, ErrUnproven)
-	case clock-wall.Unix() > int64(maxClockLag/time.Second):
+	case clock-wall.Unix() > int64(authz.MaxClockLag/time.Second):
 		return r, fmt.Errorf("postgres %s: %w: the wall clock here is %s behind the database's, which may have deleted revocations that still matter here",
 			p.where, ErrUnproven, time.Duration(clock-wall.Unix())*time.Second)
 	}
