@@ -171,37 +171,11 @@ func TestCertificateBoundToken(t *testing.T) {
 	mine, minePEM, _ := selfSigned(t, "mine")
 	theirs, theirsPEM, _ := selfSigned(t, "theirs")
 	inline := func(s string) string { text, _ := json.Marshal(s); return string(text) }
-	host, port, _ := net.SplitHostPort(r.Bouncer.GRPC)
-	upHost, upPort, _ := net.SplitHostPort(r.Upstream.Addr)
-	e := harness.Envoy(t, fmt.Sprintf(`
-static_resources:
-  listeners:
-  - name: tls
-    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
-    filter_chains:
-    - transport_socket:
-        name: envoy.transport_sockets.tls
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
-          require_client_certificate: false
-          common_tls_context:
-            tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}]
-            validation_context: {trusted_ca: {inline_string: %s}}
-      filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: front
-          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: upstream}}]}]}
-          http_filters:
-          - name: envoy.filters.http.ext_authz
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, include_peer_certificate: true, grpc_service: {envoy_grpc: {cluster_name: authz}, timeout: 5s}}
-          - name: envoy.filters.http.router
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
-  clusters:
-  - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}}
-  - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}, typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}}
-`, inline(serverPEM), inline(serverKey), inline(minePEM+theirsPEM), upHost, upPort, host, port))
+	front := harness.NewFront(t, r.Bouncer.GRPC, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Extra: "include_peer_certificate: true",
+		Transport: fmt.Sprintf(`{name: envoy.transport_sockets.tls, typed_config: {
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: false, common_tls_context: {
+            tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}], validation_context: {trusted_ca: {inline_string: %s}}}}}`,
+			inline(serverPEM), inline(serverKey), inline(minePEM+theirsPEM))})
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(serverPEM))
 	bound := r.Token(map[string]any{"cnf": map[string]any{"x5t#S256": hash(string(mine.Certificate[0]))}})
@@ -227,7 +201,7 @@ static_resources:
 			config.Certificates = []tls.Certificate{*c.cert}
 		}
 		client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+e.Addr("tls")+c.path, http.NoBody)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+front.Addr("front")+c.path, http.NoBody)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -100,37 +100,6 @@ func rawRequest(t *testing.T, addr, method, target string, header ...string) int
 	return resp.StatusCode
 }
 
-// plainFront is an Envoy that passes paths on as they come, or normalises them.
-func plainFront(t *testing.T, authz, upstream string, normalise bool) string {
-	t.Helper()
-	host, port, _ := net.SplitHostPort(authz)
-	upHost, upPort, _ := net.SplitHostPort(upstream)
-	e := harness.Envoy(t, fmt.Sprintf(`
-static_resources:
-  listeners:
-  - name: front
-    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: front
-          normalize_path: %[1]t
-          merge_slashes: %[1]t
-          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: upstream}}]}]}
-          http_filters:
-          - name: envoy.filters.http.ext_authz
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, encode_raw_headers: true, grpc_service: {envoy_grpc: {cluster_name: authz}, timeout: 5s}}
-          - name: envoy.filters.http.router
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
-  clusters:
-  - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %[4]s, port_value: %[5]s}}}}]}]}}
-  - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %[2]s, port_value: %[3]s}}}}]}]}, typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}}
-`, normalise, host, port, upHost, upPort))
-	return e.Addr("front")
-}
-
 const tricksRoutes = `
 routes:
   - {name: public, public: true, match: {paths: [{prefix: /public}, {exact: /healthz}]}}
@@ -157,7 +126,9 @@ func TestPathTricks(t *testing.T) {
 		"http://api.example/admin", "http://api.example/public/../admin", "http://other.example/public/../admin", "/healthz/../admin", "/healthz;/../admin", "/healthz/", "/healthz%2f", "/healthz%00", "/publicx", "/public.", "/public%20/../admin", "/PUBLIC",
 	}
 	for name, normalise := range map[string]bool{"as it comes": false, "normalised": true} {
-		front := plainFront(t, r.Bouncer.GRPC, upstream.addr, normalise)
+		front := harness.NewFront(t, r.Bouncer.GRPC, upstream.addr, harness.FrontOptions{
+			Timeout: 5 * time.Second, Extra: "encode_raw_headers: true", RawPaths: !normalise, MergeSlashes: normalise,
+		}).Addr("front")
 		for _, good := range []string{"/public", "/public/x?a=/../b", "/healthz", "/public/%61", "http://api.example/public/x"} {
 			if status := rawRequest(t, front, "GET", good, "x-jwt-sub", "root", "X-Jwt-Sub", "admin"); status != 200 {
 				t.Errorf("%s: %s is public, but answered %d", name, good, status)

@@ -27,6 +27,9 @@ type FrontOptions struct {
 	Timeout          time.Duration // of a check; 0: Envoy's default
 	Extra            string        // further ext_authz fields, a YAML flow mapping's inside: "a: b, c: d"
 	UpstreamH2       bool          // the upstream speaks HTTP/2 (gRPC)
+	RawPaths         bool          // paths go on as they came; else they are normalised
+	MergeSlashes     bool          // adjacent slashes become one
+	Transport        string        // the listener's transport_socket; empty: plain text. A YAML flow mapping
 }
 
 // NewFront starts Envoy. authz is host:port or unix:///path of the
@@ -50,18 +53,24 @@ func NewFront(t testing.TB, authz, upstream string, options ...FrontOptions) *Fr
 	if o.UpstreamH2 {
 		upstreamProtocol = ", " + http2
 	}
+	transport := ""
+	if o.Transport != "" {
+		transport = "transport_socket: " + o.Transport
+	}
 	e := Envoy(t, fmt.Sprintf(`
 static_resources:
   listeners:
   - name: front
     address: {socket_address: {address: 127.0.0.1, port_value: 0}}
     filter_chains:
-    - filters:
+    - %s
+      filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: front
-          normalize_path: true
+          normalize_path: %t
+          merge_slashes: %t
           route_config:
             virtual_hosts:
             - name: all
@@ -75,7 +84,7 @@ static_resources:
   clusters:
   - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}%s}
   - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}, %s}
-`, o.FailureModeAllow, timeout, extra, envoyAddress(upstream), upstreamProtocol, envoyAddress(authz), http2))
+`, transport, !o.RawPaths, o.MergeSlashes, o.FailureModeAllow, timeout, extra, envoyAddress(upstream), upstreamProtocol, envoyAddress(authz), http2))
 	return FrontOf(t, e, "front")
 }
 
