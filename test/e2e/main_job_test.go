@@ -136,16 +136,17 @@ func TestRevokedBy(t *testing.T) {
 				t.Run(d.name, func(t *testing.T) {
 					token, other := r.Token(d.claims), r.Token(map[string]any{"sub": "bystander"})
 					for _, tok := range []string{token, other} {
-						if got := r.Front.Bearer(t, tok); got.Status != 200 {
-							t.Fatalf("before: status %d: %s", got.Status, got.Body)
-						}
+						// A busy machine may need longer for a lookup than a check has,
+						// and then says 503: ask again.
+						r.Front.Denied(t, tok, 200, 5*time.Second)
 					}
 					d.revoke(t, token)
 					took := r.Front.Denied(t, token, 401, bound+5*time.Second)
 					t.Logf("denied %s later", took.Round(100*time.Microsecond))
-					if got := r.Front.Bearer(t, other); got.Status != 200 {
+					if got := r.Front.Bearer(t, other); got.Status != 200 && got.Status != 503 {
 						t.Errorf("a bystander's token: status %d: %s", got.Status, got.Body)
 					}
+					r.Front.Denied(t, other, 200, 5*time.Second)
 				})
 			}
 		})

@@ -24,6 +24,14 @@ func TestPostgresFaults(t *testing.T) {
 	pg := OwnPostgres(t)
 	pg.Exec(t, "create table t (n int)")
 	c := pg.Connect(t)
+	Eventually(t, 20*time.Second, "the session of Exec has ended", func(ctx context.Context) error {
+		var n int
+		err := c.QueryRow(ctx, "select count(*) from pg_stat_activity where datname = current_database()").Scan(&n)
+		if err == nil && n != 1 {
+			err = fmt.Errorf("%d sessions", n)
+		}
+		return err
+	})
 	if n := pg.Terminate(t); n != 1 {
 		t.Errorf("Terminate ended %d sessions, want 1", n)
 	}
