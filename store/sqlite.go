@@ -107,7 +107,7 @@ func (s *sqliteStore) fail(err error) error {
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 			hint = " (another process holds its lock)"
 		case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
-			hint = fmt.Sprintf(" (uid %d needs to write the file and its directory)", os.Getuid())
+			hint = fmt.Sprintf(" (uid %d needs to write the file, its -wal and -shm, and its directory)", os.Getuid())
 		}
 	}
 	return fmt.Errorf("%w: sqlite %s: %w%s", authz.ErrUnavailable, s.path, err, hint)
@@ -168,9 +168,18 @@ func (s *sqliteStore) raiseLimits(ctx context.Context) error {
 	})
 }
 
-// inWrite runs f in one write transaction.
+// inWrite runs f in one write transaction, once more when the connection that
+// it got cannot write.
 func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error {
 	file := s.place.now.Load()
+	err := s.write(ctx, file, f)
+	if s.place.renewed(file, err) {
+		err = s.write(ctx, s.place.now.Load(), f)
+	}
+	return err
+}
+
+func (s *sqliteStore) write(ctx context.Context, file *sqliteFile, f func(*sql.Tx) error) error {
 	if err := s.place.check(file); err != nil {
 		return err // nothing is written in vain
 	}
@@ -193,12 +202,11 @@ func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error 
 	return unsure(s.place.check(file))
 }
 
-func (s *sqliteStore) about(ctx context.Context) (Limits, error) {
-	file := s.place.now.Load()
-	limits, err := file.about(ctx)
-	if moved := s.place.check(file); moved != nil {
-		return Limits{}, moved
-	}
+func (s *sqliteStore) about(ctx context.Context) (limits Limits, err error) {
+	err = s.place.use(func(file *sqliteFile) error {
+		limits, err = file.about(ctx)
+		return err
+	})
 	if errors.Is(err, ErrSchema) {
 		err = fmt.Errorf("sqlite %s: %w", s.path, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -18,6 +19,7 @@ func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce s
 	}
 	file := s.place.now.Load()
 	snap, err = s.changesIn(ctx, file, since, nonce, row)
+	s.place.renewed(file, err) // for the next call: rows may have been handed over
 	if moved := s.place.check(file); moved != nil {
 		return authz.Snapshot{}, moved // whatever went wrong, that is why
 	}
@@ -85,6 +87,9 @@ func (s *sqliteStore) changesIn(ctx context.Context, in *sqliteFile, since authz
 	return snap, nil
 }
 
+// errClosing: the connection is to be given back, for all are being closed.
+var errClosing = errors.New("sqlite: the file is being opened again")
+
 // watchInterval is how soon another process's commit is noticed. One poll
 // reads a counter in shared memory.
 const watchInterval = 20 * time.Millisecond
@@ -114,6 +119,9 @@ func (s *sqliteStore) watch(ctx context.Context, changed func()) error {
 		}
 		if moved := s.place.check(file); moved != nil {
 			err = moved
+		}
+		if file.again.Load() || s.place.renewed(file, err) {
+			err = errClosing
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -10,11 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"jwtbouncer/authz"
 )
@@ -27,6 +30,7 @@ type sqliteFile struct {
 	write *sql.DB     // one connection: SQLite has one writer, and queueing here is fairer than its busy loop
 	read  *sql.DB
 	feed  *sql.DB
+	again atomic.Bool                 // it has been opened again, and these connections are being closed
 	log   atomic.Pointer[os.FileInfo] // its write-ahead log, which lives as long as a connection; nil: not seen yet
 }
 
@@ -49,15 +53,31 @@ func (p *sqlitePlace) open(nth int) (*sqliteFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: sqlite: %w", err)
 	}
+	return p.connections(info, nth, nil), nil
+}
+
+// connections begin once after is closed; nil: at once.
+func (p *sqlitePlace) connections(info os.FileInfo, nth int, after <-chan struct{}) *sqliteFile {
+	connect := func(conns int, busy time.Duration, lock string, pragmas ...string) *sql.DB {
+		// rw: a connection does not make a file where there is none any more.
+		q := url.Values{"mode": {"rw"}, "_txlock": {lock}, "_pragma": pragmas}
+		q.Add("_pragma", "busy_timeout("+strconv.FormatInt(max(busy.Milliseconds(), 1), 10)+")")
+		q.Add("_pragma", "trusted_schema(0)")
+		dsn := (&url.URL{Scheme: "file", Path: p.path, RawQuery: q.Encode()}).String()
+		db := sql.OpenDB(pinned{driver: &sqlite.Driver{}, dsn: dsn, path: p.path, info: info, after: after})
+		db.SetMaxOpenConns(conns)
+		db.SetMaxIdleConns(conns)
+		return db
+	}
 	// FULL: a commit is on disk before revoke succeeds. WAL: readers never wait
 	// for the writer. A reader waits shortly for a lock only while another
 	// process recovers or closes the file.
 	return &sqliteFile{
 		info: info, nth: nth,
-		write: p.connect(info, 1, p.o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)"),
-		read:  p.connect(info, p.o.Lookups, p.o.LookupTimeout/2, "deferred", "query_only(1)"),
-		feed:  p.connect(info, 2, p.o.FeedTimeout/2, "deferred", "query_only(1)"),
-	}, nil
+		write: connect(1, p.o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)"),
+		read:  connect(p.o.Lookups, p.o.LookupTimeout/2, "deferred", "query_only(1)"),
+		feed:  connect(2, p.o.FeedTimeout/2, "deferred", "query_only(1)"),
+	}
 }
 
 // pinned connects to one file: never to what has taken its place, which would
@@ -67,11 +87,19 @@ type pinned struct {
 	dsn    string
 	path   string
 	info   os.FileInfo
+	after  <-chan struct{}
 }
 
 func (c pinned) Driver() driver.Driver { return c.driver }
 
-func (c pinned) Connect(context.Context) (driver.Conn, error) {
+func (c pinned) Connect(ctx context.Context) (driver.Conn, error) {
+	if c.after != nil {
+		select {
+		case <-c.after:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	if !c.there() {
 		return nil, errReplaced
 	}
@@ -85,18 +113,6 @@ func (c pinned) Connect(context.Context) (driver.Conn, error) {
 func (c pinned) there() bool {
 	info, err := os.Stat(c.path)
 	return err == nil && os.SameFile(info, c.info)
-}
-
-func (p *sqlitePlace) connect(to os.FileInfo, conns int, busy time.Duration, lock string, pragmas ...string) *sql.DB {
-	// rw: a connection does not make a file where there is none any more.
-	q := url.Values{"mode": {"rw"}, "_txlock": {lock}, "_pragma": pragmas}
-	q.Add("_pragma", "busy_timeout("+strconv.FormatInt(max(busy.Milliseconds(), 1), 10)+")")
-	q.Add("_pragma", "trusted_schema(0)")
-	dsn := (&url.URL{Scheme: "file", Path: p.path, RawQuery: q.Encode()}).String()
-	db := sql.OpenDB(pinned{driver: &sqlite.Driver{}, dsn: dsn, path: p.path, info: to})
-	db.SetMaxOpenConns(conns)
-	db.SetMaxIdleConns(conns)
-	return db
 }
 
 // check is asked after f was read or written: is it still the file at the
@@ -150,6 +166,78 @@ func (p *sqlitePlace) follow(f *sqliteFile) error {
 	p.now.Store(next)
 	p.old.Go(func() { _ = f.close() }) // waits for what is under way
 	return nil
+}
+
+// use reads with f, once more when the connections it got had to be closed.
+func (p *sqlitePlace) use(f func(*sqliteFile) error) error {
+	file := p.now.Load()
+	err := f(file)
+	if p.renewed(file, err) {
+		file = p.now.Load()
+		err = f(file)
+	}
+	if moved := p.check(file); moved != nil {
+		return moved // whatever went wrong, that is why
+	}
+	return err
+}
+
+// renewed reports whether err is due to these connections, and it is worth
+// trying again with the present ones. SQLite opens a -wal or -shm that it may
+// not write for reading only, and stays with that; and it need only meet them
+// in the moment between another user's process creating them (an operator's
+// `jwt-bouncer revoke`, as root) and giving them to the owner of the file.
+func (p *sqlitePlace) renewed(f *sqliteFile, err error) bool {
+	var se *sqlite.Error
+	switch {
+	case err == nil, errors.Is(err, authz.ErrOutcomeUnknown):
+		return false
+	case f.again.Load():
+		return true
+	case !errors.As(err, &se) || se.Code()&0xff != sqlite3.SQLITE_READONLY:
+		return false
+	}
+	p.changing.Lock()
+	defer p.changing.Unlock()
+	if p.closed || p.now.Load() != f || !p.writable() {
+		return f.again.Load()
+	}
+	closed := make(chan struct{})
+	next := p.connections(f.info, f.nth, closed)
+	next.log.Store(f.log.Load())
+	p.o.Logger.Warn("the store was open for reading only; opening it again", "path", p.path)
+	f.again.Store(true)
+	p.now.Store(next)
+	p.old.Go(func() {
+		defer close(closed)
+		_ = f.close()
+		f.drain(drainTime)
+	})
+	return true
+}
+
+// drainTime is how long new connections wait for the old ones to be closed: all
+// of a process share one -shm, open as the first of them found it. It is a part
+// of the time a lookup has; a feed that takes longer leaves it to the next write.
+const drainTime = 50 * time.Millisecond
+
+func (f *sqliteFile) drain(limit time.Duration) {
+	for start := time.Now(); time.Since(start) < limit; time.Sleep(time.Millisecond) {
+		if f.read.Stats().OpenConnections+f.feed.Stats().OpenConnections+f.write.Stats().OpenConnections == 0 {
+			return
+		}
+	}
+}
+
+// writable reports whether the file and its companions can be written now.
+func (p *sqlitePlace) writable() bool {
+	wal := p.wal()
+	for _, path := range []string{p.path, wal, strings.TrimSuffix(wal, "-wal") + "-shm"} {
+		if err := unix.Access(path, unix.W_OK); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return false
+		}
+	}
+	return true
 }
 
 // wal is the path of the write-ahead log. SQLite follows symbolic links first.

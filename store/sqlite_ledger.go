@@ -131,29 +131,32 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	if !f.IncludeExpired {
 		live = s.o.Clock.Now().UnixMicro()
 	}
-	file := s.place.now.Load()
-	rows, err := file.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations
-		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and expires_at > ?5 order by id desc limit ?6`,
-		after, f.Kind, f.Issuer, f.Value, live, limit+1)
+	err = s.place.use(func(file *sqliteFile) error {
+		page, err = file.list(ctx, after, f.Kind, f.Issuer, f.Value, live, limit+1)
+		return err
+	})
 	if err != nil {
 		return nil, "", s.fail(err)
+	}
+	page, next = cut(page, limit)
+	return page, next, nil
+}
+
+func (f *sqliteFile) list(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
+	rows, err := f.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations
+		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and expires_at > ?5 order by id desc limit ?6`, args...)
+	if err != nil {
+		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		r, err := scanSQLite(rows)
 		if err != nil {
-			return nil, "", s.fail(err)
+			return nil, err
 		}
 		page = append(page, r)
 	}
-	if err := rows.Err(); err != nil {
-		return nil, "", s.fail(err)
-	}
-	if err := s.place.check(file); err != nil {
-		return nil, "", err
-	}
-	page, next = cut(page, limit)
-	return page, next, nil
+	return page, rows.Err()
 }
 
 func (s *sqliteStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdict, err error) {
@@ -162,12 +165,11 @@ func (s *sqliteStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdi
 }
 
 // read finds the strictest not_before for the keys.
-func (s *sqliteStore) read(ctx context.Context, keys []authz.Key) (reading, error) {
-	file := s.place.now.Load()
-	r, err := s.readFrom(ctx, file, keys)
-	if moved := s.place.check(file); moved != nil {
-		return r, moved // whatever went wrong, that is why
-	}
+func (s *sqliteStore) read(ctx context.Context, keys []authz.Key) (r reading, err error) {
+	err = s.place.use(func(file *sqliteFile) error {
+		r, err = s.readFrom(ctx, file, keys)
+		return err
+	})
 	return r, s.fail(err)
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -257,7 +258,45 @@ func TestSQLiteChild(t *testing.T) {
 			s.Close()
 		}
 		fmt.Printf("open: %v\n", err)
+	case "read-only log":
+		readOnlyLog(t, path)
 	}
+}
+
+// readOnlyLog begins with a -wal and -shm that cannot be written, and then they
+// can be.
+func readOnlyLog(t *testing.T, path string) {
+	s := openOnly(t, "sqlite://"+path, store.Options{})
+	enforced(t, s, "before", "read beside a log that cannot be written")
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("refused")}); !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "needs to write the file, its -wal and -shm") {
+		t.Errorf("stored where nothing can be written: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var others sync.WaitGroup
+	for range 4 { // what goes on beside the revocation notices nothing
+		others.Go(func() {
+			for ctx.Err() == nil {
+				if v, err := s.Lookup(t.Context(), queryFor(jti("before"))); v != authz.Revoked || err != nil {
+					t.Errorf("meanwhile: %v %v", v, err)
+					return
+				}
+			}
+		})
+	}
+	watched := make(chan struct{}, 100)
+	others.Go(func() { _ = s.Watch(ctx, func() { watched <- struct{}{} }) })
+	<-watched // it has a connection that it keeps
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Chmod(path+suffix, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("after")}); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	others.Wait()
+	enforced(t, s, "after", "stored once the log could be written")
 }
 
 func child(t *testing.T, mode, path string, asNobody bool) (output string, err error) {
@@ -363,6 +402,38 @@ func TestSQLiteReadOnly(t *testing.T) {
 	if err != nil || !strings.Contains(out, "permission denied") || !strings.Contains(out, "sqlite") || !strings.Contains(out, "needs to write") {
 		t.Errorf("%v: %s", err, out)
 	}
+}
+
+// A process of another user makes the -wal and -shm, and it takes it a moment to
+// give them to the owner of the file. Who opened them in that moment can read
+// them only, and would for ever: it opens them again.
+func TestSQLiteReadOnlyLog(t *testing.T) {
+	t.Parallel()
+	dir := harness.Dir(t)
+	path := filepath.Join(dir, "r.db")
+	s := open(t, "sqlite://"+path, store.Options{}) // keeps the log there
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("before")}); err != nil {
+		t.Fatal(err)
+	}
+	owner, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := owner.Sys().(*syscall.Stat_t)
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Chown(path+suffix, int(own.Uid), int(own.Gid)); err != nil {
+			t.Fatal(err)
+		}
+		if suffix != "" {
+			if err := os.Chmod(path+suffix, 0o400); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if out, err := child(t, "read-only log", path, true); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	enforced(t, s, "after", "stored by the other process")
 }
 
 // A file is put in the place of the one in use, as a restore does. What was
