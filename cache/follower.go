@@ -39,10 +39,13 @@ type Follower struct {
 	bound  atomic.Int64 // effective max_staleness in nanoseconds
 	ttl    atomic.Int64 // effective max_token_ttl in seconds
 	loaded atomic.Bool  // there has been a complete load
+	// dropped is in Unix seconds: entries that expired dropAfter before it may
+	// be gone. It is raised before they go, and lowered only while nothing is
+	// called fresh.
+	dropped atomic.Int64
 
 	// Of the goroutine that syncs.
 	position  authz.Position
-	dropped   int64 // Unix seconds: entries that expired dropAfter before it may be gone
 	swept     time.Duration
 	fullTries int // full loads given up for silence, in a row
 
@@ -57,7 +60,7 @@ const never = math.MinInt64
 type holder interface {
 	Add(authz.Entry)
 	Revokes(keys []authz.Key, iat int64) bool
-	Sweep(now int64, n int)
+	Sweep(now int64, n int) (dropped int64)
 	Len() int64
 	Bytes() int64
 }
@@ -119,11 +122,11 @@ func (f *Follower) sync(ctx context.Context) error {
 // read asks the feed once. again: the position was of another history, or the
 // wall clock went back behind what has been dropped; everything must be read.
 func (f *Follower) read(ctx context.Context) (again bool, err error) {
-	if now := f.clock.Now().Unix(); now < f.dropped-dropAfter/2 {
+	if now := f.clock.Now().Unix(); now < f.dropped.Load()-dropAfter/2 {
 		f.log.Warn("the wall clock went back; reloading the revocations that had been dropped as expired",
-			"seconds", f.dropped-now)
+			"seconds", f.dropped.Load()-now)
 		f.asof.Store(never)
-		f.dropped = now
+		f.dropped.Store(now)
 		f.restart("clock")
 	}
 	began := f.clock.Boot() // before the question is sent: the proof rests on it
@@ -210,8 +213,11 @@ func (f *Follower) sweep(wall, authority time.Time, now time.Duration) {
 	}
 	f.swept = now
 	t := min(wall.Unix(), authority.Unix())
-	f.dropped = max(f.dropped, t)
-	f.replica.Sweep(t, int(min(share, replicaShards)))
+	before := f.dropped.Load()
+	f.dropped.Store(max(before, t))
+	if f.replica.Sweep(t, int(min(share, replicaShards))) == 0 {
+		f.dropped.Store(before) // nothing is missing
+	}
 }
 
 // changes asks the feed, giving up when it is silent for too long. A wedged

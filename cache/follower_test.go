@@ -412,7 +412,19 @@ func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.
 	if f.replica.Len() != 1 {
 		t.Error("reloaded without need")
 	}
+	old := query(entry(1).Key)
 	step(-time.Hour)
+	for expires, want := range map[int64]authz.Verdict{
+		old.Expires:                      authz.Unknown, // it was over, and is good again
+		now32 + 2*3600 - maxLeeway - 121: authz.Unknown,
+		now32 + 2*3600 - maxLeeway:       authz.NotRevoked, // nothing of it can have been dropped
+	} {
+		q := query(entry(1).Key)
+		q.Expires = expires
+		if got := lookup(t, f, q); got != want {
+			t.Errorf("before any sync, the token expires %s after the present: %v, want %v", time.Duration(expires-clock.Now().Unix())*time.Second, got, want)
+		}
+	}
 	feed.set(func(f *fakeFeed) { f.skew, f.err = 0, errors.New("away") })
 	if err := f.Sync(t.Context()); err == nil {
 		t.Fatal("no error")
@@ -488,6 +500,30 @@ func TestLookupOrder(t *testing.T) {
 		hook(f).looked = func() { clock.advance(31 * time.Second) } // suspended in it
 		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
 			t.Error("the time that the lookup took was not counted")
+		}
+	})
+	t.Run("what has been dropped is known after the lookup", func(t *testing.T) {
+		t.Parallel()
+		f, feed, clock := newTestFollower(t)
+		feed.commit(entry(1))
+		sync1(t, f)
+		clock.advance(2 * time.Hour)
+		sync1(t, f) // drops it
+		clock.mu.Lock()
+		clock.wall = clock.wall.Add(-2 * time.Hour)
+		clock.mu.Unlock()
+		tries := 0
+		hook(f).looked = func() {
+			// Between the lookup and its end the clock is found to have gone back,
+			// and everything is there again.
+			if tries++; tries == 1 {
+				clock.advance(time.Millisecond)
+				feed.set(func(f *fakeFeed) { f.skew = 0 })
+				sync1(t, f)
+			}
+		}
+		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v != authz.Revoked || tries != 2 {
+			t.Errorf("%v at try %d", v, tries)
 		}
 	})
 	t.Run("asof is published after the rows", func(t *testing.T) {

@@ -88,15 +88,17 @@ func (r *Replica) Bytes() int64 { return r.bytes.Load() }
 
 // Sweep drops the entries of the next n shards (all, if n is more than there
 // are) that expired more than five minutes before now (Unix seconds), and
-// gives back memory that they leave empty. Readers go on. Calls must not
-// overlap.
-func (r *Replica) Sweep(now int64, n int) {
+// gives back memory that they leave empty. It returns how many it dropped.
+// Readers go on. Calls must not overlap.
+func (r *Replica) Sweep(now int64, n int) (dropped int64) {
 	for range min(n, replicaShards) {
 		entries, bytes := r.shards[r.next].sweep(now - dropAfter)
+		dropped -= entries
 		r.entries.Add(entries)
 		r.bytes.Add(bytes)
 		r.next = (r.next + 1) % replicaShards
 	}
+	return dropped
 }
 
 // packed is an entry's not_before (upper half) and expiry (lower half), each

@@ -21,9 +21,10 @@ func NewReplicaTier(f *Follower) *ReplicaTier { return &ReplicaTier{f} }
 func (*ReplicaTier) Name() string { return "replica" }
 
 var (
-	errStale  = errors.New("replica: not fresh")
-	errUnread = errors.New("replica: not loaded yet")
-	errLong   = errors.New("replica: the token lives longer than the store's max_token_ttl, its revocation could have expired")
+	errStale   = errors.New("replica: not fresh")
+	errDropped = fmt.Errorf("%w: the wall clock went back, and revocations of tokens that had expired may have been dropped", errStale)
+	errUnread  = errors.New("replica: not loaded yet")
+	errLong    = errors.New("replica: the token lives longer than the store's max_token_ttl, its revocation could have expired")
 )
 
 // giveUpAfter is the number of failed syncs in a row from which on no check
@@ -47,22 +48,40 @@ func (t *ReplicaTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict
 // published, hence in what the lookup after it sees. The clock is read last:
 // however long the lookup took, or the machine slept in it, the answer is no
 // older than it claims.
+//
+// That an expired entry is dropped may be seen by the lookup of a token that is
+// good once more, when the wall clock has been stepped back. Whoever drops says
+// so first, and takes it back only after asof: what is read between two equal
+// readings of asof is what held at the lookup.
 func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
-	asof := t.f.asof.Load()
-	if t.f.replica.Revokes(q.Keys, q.IssuedAt) {
-		return authz.Revoked, nil
+	for range 2 {
+		asof := t.f.asof.Load()
+		if t.f.replica.Revokes(q.Keys, q.IssuedAt) {
+			return authz.Revoked, nil
+		}
+		dropped := t.f.dropped.Load()
+		if t.f.asof.Load() != asof {
+			continue // a sync has ended: its proof serves as well
+		}
+		now := int64(t.f.clock.Boot())
+		switch {
+		case asof == never:
+			return authz.Unknown, t.unproven()
+		case now-asof > t.f.bound.Load():
+			return authz.Unknown, errStale
+		case q.Lifetime() > time.Duration(t.f.ttl.Load())*time.Second+authz.LifetimeSlack:
+			return authz.Unknown, errLong
+		case q.Expires != 0 && q.Expires < dropped-maxLeeway:
+			return authz.Unknown, errDropped
+		}
+		return authz.NotRevoked, nil
 	}
-	now := int64(t.f.clock.Boot())
-	switch {
-	case asof == never:
-		return authz.Unknown, t.unproven()
-	case now-asof > t.f.bound.Load():
-		return authz.Unknown, errStale
-	case q.Lifetime() > time.Duration(t.f.ttl.Load())*time.Second+authz.LifetimeSlack:
-		return authz.Unknown, errLong
-	}
-	return authz.NotRevoked, nil
+	return authz.Unknown, errStale
 }
+
+// maxLeeway is how many seconds after its exp a token may still be good
+// (issuers[].leeway is at most that), by a clock that is not stepped.
+const maxLeeway = 2 * 60
 
 func (t *ReplicaTier) unproven() error {
 	if t.f.loaded.Load() {
@@ -85,12 +104,12 @@ func (t *ReplicaTier) catchUp(ctx context.Context, q *authz.Query) (authz.Verdic
 			return v, err
 		case syncs.failed >= giveUpAfter:
 			t.f.metrics.caughtUp(false, time.Since(start))
-			return authz.Unknown, fmt.Errorf("%w: %w", errStale, syncs.err)
+			return authz.Unknown, fmt.Errorf("%w: %w", err, syncs.err)
 		}
 		t.f.turn.ask()
 		if !t.f.await(ctx, syncs.next) {
 			t.f.metrics.caughtUp(false, time.Since(start))
-			return authz.Unknown, fmt.Errorf("%w after waiting %s", errStale, t.f.config.CatchUpWait)
+			return authz.Unknown, fmt.Errorf("%w after waiting %s", err, t.f.config.CatchUpWait)
 		}
 	}
 }
