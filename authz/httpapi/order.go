@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -154,11 +153,11 @@ func (o *order) revocation(issuers []string, now time.Time) (authz.Revocation, *
 		switch {
 		case r.Value == "":
 			return r, &fieldError{Field: s.kind.String(), Detail: "must not be empty"}
-		case s.kind != authz.KindToken && holdsToken(r.Value):
+		case s.kind != authz.KindToken && authz.HoldsToken(r.Value):
 			return r, &fieldError{Field: s.kind.String(), Detail: `looks like a token; give it as "token"`}
 		}
 	}
-	if holdsToken(o.Reason) {
+	if authz.HoldsToken(o.Reason) {
 		return r, &fieldError{Field: "reason", Detail: "looks like a token; reasons are logged"}
 	}
 	if o.All {
@@ -232,12 +231,6 @@ func (o *order) scopeToken(r *authz.Revocation, issuers []string, now time.Time)
 // expiryMargin is added to a token's own exp before its revocation may be
 // forgotten. It is above every leeway a verifier may be given.
 const expiryMargin = 10 * time.Minute
-
-// jwtInText finds what has the form of a JWT. Such text would go to the ledger
-// and the audit log, where no token belongs.
-var jwtInText = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.`)
-
-func holdsToken(s string) bool { return jwtInText.MatchString(s) }
 
 // peeked are claims of a JWT that nobody has verified.
 type peeked struct {

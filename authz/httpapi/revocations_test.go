@@ -119,6 +119,7 @@ func TestRevokeRefuses(t *testing.T) {
 		"expired token":             {`{"token":"` + expired + `"}`, 400, "token", "expired", 0},
 		"not a JWT":                 {`{"token":"a.b.c"}`, 400, "token", "not a compact JWT", 0},
 		"a JWT where a jti belongs": {`{"jti":"` + expired + `"}`, 400, "jti", "looks like a token", 0},
+		"one with line breaks":      {`{"jti":"ewogImFsZyI6ICJFUzI1NiIKfQ.eyJpc3MiOiJhIn0.c2lnbmF0dXJl"}`, 400, "jti", "looks like a token", 0},
 		"a JWT in the reason":       {`{"jti":"x","reason":"see ` + expired + `"}`, 400, "reason", "looks like a token", 0},
 		"long":                      {`{"jti":"` + strings.Repeat("x", 1025) + `"}`, 400, "", "1024", 0},
 		"second of three":           {`[{"jti":"x"},{"jti":""},{"jti":"z"}]`, 400, "jti", "empty", 1},

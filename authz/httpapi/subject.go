@@ -66,7 +66,7 @@ func eventTime(t *authz.Token, payload map[string]any) int64 {
 func eventReason(uri string, payload map[string]any) string {
 	reason := eventName(uri)
 	if why, ok := payload["reason_admin"].(map[string]any); ok {
-		if s := text(why, "en"); s != "" && !holdsToken(s) {
+		if s := text(why, "en"); s != "" && !authz.HoldsToken(s) {
 			reason += ": " + shorten(s)
 		}
 	}
