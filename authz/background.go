@@ -2,17 +2,17 @@ package authz
 
 import "sync"
 
-// background counts what outlives the request that started it, so that its owner can
-// wait for all of it in the end. A WaitGroup alone must not grow while it is
-// waited for.
-type background struct {
+// Background counts what outlives the call that started it, so that its owner
+// can wait for all of it in the end. A WaitGroup alone must not grow while it
+// is waited for. The zero value is open.
+type Background struct {
 	mu     sync.Mutex
 	closed bool
 	inside sync.WaitGroup
 }
 
-// enter reports whether the owner is open; whoever entered leaves.
-func (b *background) enter() bool {
+// Enter reports whether the owner is open; whoever entered calls Leave.
+func (b *Background) Enter() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.closed {
@@ -21,22 +21,23 @@ func (b *background) enter() bool {
 	return !b.closed
 }
 
-func (b *background) leave() { b.inside.Done() }
+// Leave ends what Enter began.
+func (b *Background) Leave() { b.inside.Done() }
 
-// start runs f beside its caller, unless the owner is closed.
-func (b *background) start(f func()) bool {
-	if !b.enter() {
+// Start runs f beside its caller; false: the owner is closed, and f is not run.
+func (b *Background) Start(f func()) bool {
+	if !b.Enter() {
 		return false
 	}
 	go func() {
-		defer b.leave()
+		defer b.Leave()
 		f()
 	}()
 	return true
 }
 
-// close lets nobody in any more and waits until all have left.
-func (b *background) close() {
+// Close lets nobody in any more and waits until all have left.
+func (b *Background) Close() {
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()

@@ -11,19 +11,19 @@ import (
 func TestBackground(t *testing.T) {
 	t.Parallel()
 	for range 200 {
-		var b background
+		var b Background
 		var inside atomic.Int64
 		var callers sync.WaitGroup
 		for range 4 {
 			callers.Go(func() {
 				inside.Add(1)
-				if !b.start(func() { inside.Add(-1) }) {
+				if !b.Start(func() { inside.Add(-1) }) {
 					inside.Add(-1)
 				}
 			})
 		}
-		b.close()
-		if b.start(func() { t.Error("started after the end") }) {
+		b.Close()
+		if b.Start(func() { t.Error("started after the end") }) {
 			t.Fatal("let in after the end")
 		}
 		callers.Wait()

@@ -99,7 +99,7 @@ func (s *Introspections) ByName() map[string]Introspector { return s.byName }
 // Close waits for the questions under way and forgets all answers.
 func (s *Introspections) Close() {
 	for _, n := range s.all {
-		n.background.close()
+		n.background.Close()
 		n.closeIdle()
 		n.answers.InvalidateAll()
 		n.answers.StopAllGoroutines()
@@ -122,7 +122,7 @@ type introspection struct {
 	slots             chan struct{}
 	breaker           *gobreaker.CircuitBreaker[introspected]
 	asked             map[string]prometheus.Counter // by result
-	background        background
+	background        Background
 }
 
 // introspected is an answer of the issuer and how long it may be believed.
@@ -187,10 +187,10 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, err
 	raw = strings.Clone(raw) // it may alias the request, which the question can outlive
 	//nolint:contextcheck // several callers may wait for the answer: none of them may end the question
 	flight := n.flights.DoChan(string(key[:]), func() (a any, err error) {
-		if !n.background.enter() {
+		if !n.background.Enter() {
 			return nil, &Failure{Reason: ReasonUnprovable, Detail: "introspection " + n.cfg.Name + ": shutting down"}
 		}
-		defer n.background.leave()
+		defer n.background.Leave()
 		defer func() {
 			if p := recover(); p != nil { // no answer, however strange, may end the process
 				a, err = nil, &Failure{Reason: ReasonInternal, Detail: fmt.Sprintf("panic while introspecting: %T", p)}

@@ -41,7 +41,7 @@ type JWTVerifier struct {
 
 	base       context.Context
 	cancel     context.CancelFunc
-	background background
+	background Background
 	closeIdle  []func()
 }
 
@@ -126,7 +126,7 @@ func (v *JWTVerifier) add(slot int, c IssuerConfig, o VerifierOptions) error {
 // does not wait: an issuer that cannot be reached delays nobody.
 func (v *JWTVerifier) Start(ctx context.Context) {
 	for _, r := range v.rings {
-		v.background.start(func() { r.run(ctx) })
+		v.background.Start(func() { r.run(ctx) })
 	}
 }
 
@@ -150,7 +150,7 @@ func (v *JWTVerifier) Refresh(ctx context.Context) error {
 // with the keys at hand.
 func (v *JWTVerifier) Close() {
 	v.cancel()
-	v.background.close()
+	v.background.Close()
 	for _, f := range v.closeIdle {
 		f()
 	}

@@ -36,7 +36,7 @@ func (r *KeyRing) Refresh(ctx context.Context) error {
 func (r *KeyRing) launch() *flight {
 	f := &flight{done: make(chan struct{})}
 	r.flight = f
-	started := r.background.start(func() {
+	started := r.background.Start(func() {
 		f.err = r.loadSafely()
 		r.mu.Lock()
 		r.flight = nil

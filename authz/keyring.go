@@ -35,7 +35,7 @@ type KeyRing struct {
 	waiters    atomic.Int32
 
 	base       context.Context // ends with the verifier
-	background *background
+	background *Background
 
 	mu       sync.Mutex
 	flight   *flight                  // the fetch under way

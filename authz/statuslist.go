@@ -131,7 +131,7 @@ type StatusLists struct {
 
 	base       context.Context
 	cancel     context.CancelFunc
-	background background
+	background Background
 
 	mu    sync.RWMutex
 	lists map[statusKey]*statusEntry
@@ -186,7 +186,7 @@ func NewStatusLists(c StatusListConfig, o StatusListOptions) (*StatusLists, erro
 // Close ends the fetches under way.
 func (s *StatusLists) Close() {
 	s.cancel()
-	s.background.close()
+	s.background.Close()
 	s.closeIdle()
 }
 
@@ -317,7 +317,7 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 		return e.flight
 	}
 	e.busy, e.flight = true, make(chan struct{})
-	started := s.background.start(func() {
+	started := s.background.Start(func() {
 		list, err := s.fetch(e.key)
 		if held := e.list.Load(); err == nil && held != nil && list.issued < held.issued {
 			err = errors.New("it is older than the one held already") // out of some cache: what has been revoked since would live again

@@ -12,6 +12,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"jwtbouncer/authz"
 )
 
 const (
@@ -30,10 +32,9 @@ type sentinels struct {
 	asked  []*redis.SentinelClient
 	dial   dialFunc
 	chosen atomic.Int32 // the one that answered last: two that disagree must not take turns
+	asking authz.Background
 	mu     sync.Mutex
 	conns  map[masterConn]string // address each one leads to
-	closed bool
-	asking sync.WaitGroup
 }
 
 type masterConn interface {
@@ -92,16 +93,12 @@ func (s *sentinels) master(ctx context.Context) (string, error) {
 	defer cancel()
 	answers := make(chan answer, len(s.asked))
 	ask := func(i int) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.closed {
-			answers <- answer{err: redis.ErrClosed}
-			return
-		}
-		s.asking.Go(func() {
+		if !s.asking.Start(func() {
 			addr, err := s.ask(ctx, i)
 			answers <- answer{i, addr, err}
-		})
+		}) {
+			answers <- answer{err: redis.ErrClosed}
+		}
 	}
 	first := int(s.chosen.Load())
 	ask(first)
@@ -181,13 +178,10 @@ func (s *sentinels) leave(addr string) {
 }
 
 func (s *sentinels) close() error {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
 	var errs []error
 	for _, c := range s.asked {
 		errs = append(errs, c.Close())
 	}
-	s.asking.Wait()
+	s.asking.Close()
 	return errors.Join(errs...)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,8 +29,7 @@ type lookups struct {
 
 	stop    context.Context // ends the probes, which outlive the request that started them
 	cancel  context.CancelFunc
-	running sync.WaitGroup
-	mu      sync.Mutex // orders running.Add against close's Wait
+	running authz.Background
 }
 
 // errHurried marks a lookup that failed for want of time the caller did not
@@ -109,7 +107,7 @@ func (l *lookups) ask(ctx context.Context, keys []authz.Key) (reading, error) {
 	// request does not have.
 	done := make(chan answer, 1)
 	keys = append([]authz.Key(nil), keys...) // a query's keys must not be kept beyond Lookup
-	if !l.spawn(func() {
+	if !l.running.Start(func() {
 		defer func() { <-l.slots; leave() }()
 		r, err := l.breaker.Execute(func() (reading, error) { return l.timed(ctx, keys) })
 		done <- answer{r, err}
@@ -155,7 +153,7 @@ func (l *lookups) probe() {
 	if !l.probing.CompareAndSwap(false, true) {
 		return
 	}
-	l.spawn(func() {
+	l.running.Start(func() {
 		defer l.probed()
 		for wait := 200 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 			timer := time.NewTimer(jitter(wait, 0.25))
@@ -184,21 +182,9 @@ func (l *lookups) probed() {
 	}
 }
 
-func (l *lookups) spawn(f func()) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stop.Err() != nil {
-		return false
-	}
-	l.running.Go(f)
-	return true
-}
-
 func (l *lookups) close() {
-	l.mu.Lock()
 	l.cancel()
-	l.mu.Unlock()
-	l.running.Wait()
+	l.running.Close()
 }
 
 // reading is what the authority said about some keys.
