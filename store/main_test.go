@@ -27,7 +27,7 @@ func openOnly(t testing.TB, url string, o store.Options) *store.Store {
 	t.Helper()
 	for _, d := range []*time.Duration{&o.WriteTimeout, &o.LookupTimeout, &o.ConnectTimeout, &o.FeedTimeout} {
 		if *d == 0 {
-			*d = 30 * time.Second
+			*d = 2 * time.Minute
 		}
 	}
 	s, err := store.Open(t.Context(), url, o)
