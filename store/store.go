@@ -102,6 +102,9 @@ type Limits struct {
 	SchemaVersion int           // of the schema that is there; Migrate brings it to at least SchemaVersion
 	MaxStaleness  time.Duration // no sidecar may be configured above it
 	MaxTokenTTL   time.Duration // tokens that live longer are refused; a revocation without expiry lives this long
+	// Identity names the store and its history: what was read under another
+	// Identity is not about this one. Empty: the schema is too old to tell.
+	Identity string
 }
 
 // engine is one kind of database.
