@@ -27,7 +27,7 @@ type DPoPConfig struct {
 // DefaultBindingConfig returns the defaults.
 func DefaultBindingConfig() BindingConfig {
 	return BindingConfig{DPoP: DPoPConfig{
-		Algorithms: []string{"ES256", "EdDSA", "PS256", "RS256"}, MaxAge: time.Minute, Leeway: 5 * time.Second, ReplayEntries: 100_000,
+		Algorithms: []string{"ES256", "EdDSA", "PS256", "RS256"}, MaxAge: time.Minute, Leeway: 5 * time.Second, ReplayEntries: 200_000,
 	}}
 }
 

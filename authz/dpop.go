@@ -19,6 +19,10 @@ const (
 	maxProofID = 512
 )
 
+// clockDifference is how far the clocks of sidecars that share the memory of
+// used proofs may be apart, or one of them be stepped back.
+const clockDifference = time.Minute
+
 // checkProof checks the request's DPoP proof (RFC 9449, section 4.3) for the
 // access token raw, which is bound to the key with thumbprint jkt.
 func (b *Binding) checkProof(ctx context.Context, req *Request, raw, jkt string, now time.Time) *Failure {
@@ -47,8 +51,9 @@ func (b *Binding) checkProof(ctx context.Context, req *Request, raw, jkt string,
 	if subtle.ConstantTimeCompare([]byte(p.ath), []byte(base64url(sum[:]))) != 1 {
 		return bad("ath is not the access token's hash")
 	}
-	// Only now, so that nobody but the key's holder can fill the store.
-	ttl := time.Duration(p.iat-oldest+1) * time.Second
+	// Only now, so that nobody but the key's holder can fill the store. A sidecar
+	// whose clock is behind takes the proof for longer than this one does.
+	ttl := time.Duration(p.iat-oldest+1)*time.Second + clockDifference
 	seen, err := b.replay.Seen(ctx, "dpop:"+jkt+":"+p.jti, ttl)
 	switch {
 	case err != nil:

@@ -443,3 +443,23 @@ func FuzzProof(f *testing.F) {
 		}
 	})
 }
+
+// Sidecars share the memory of used proofs. When a record is gone, the proof is
+// over by the clock of the one that lags, too.
+func TestProofReplayedToALaggingSidecar(t *testing.T) {
+	t.Parallel()
+	clock := &stepClock{}
+	b, err := authz.NewBinding(authz.DefaultBindingConfig(), authz.NewMemoryReplay(1000, clock))
+	require.NoError(t, err)
+	k := authztest.NewKey("ES256")
+	route, token := boundRoute(t, b, "dpop"), boundToken("the-token", map[string]any{"jkt": thumbprint(k)})
+	req := proofRequest(proofText(k, nil, proofClaims("the-token", nil)))
+	cred := authz.Credential{Raw: "the-token", Scheme: "dpop", Source: "authorization"}
+	require.Nil(t, route.Admit(t.Context(), req, cred, token, clock.Now()))
+	for after := time.Duration(0); after < 3*time.Minute; after += time.Second {
+		clock.boot = after
+		for _, behind := range []time.Duration{0, 3 * time.Second, time.Minute} {
+			require.NotNil(t, route.Admit(t.Context(), req, cred, token, clock.Now().Add(-behind)), "replayed after %s to a clock that is %s behind", after, behind)
+		}
+	}
+}
