@@ -338,6 +338,9 @@ func (n *introspection) judge(raw string, claims map[string]any) introspected {
 	if claims["active"] != true {
 		return refuse(ReasonInactive, "the issuer says that the token is not active")
 	}
+	if use := otherUse(claims); use != "" {
+		return refuse(ReasonUnsupportedToken, "the issuer says that it is no access token: "+use)
+	}
 	t := &Token{Raw: raw}
 	if fail := t.readClaims(claims, true); fail != nil {
 		return introspected{fail: fail}
@@ -362,6 +365,23 @@ func (n *introspection) judge(raw string, claims map[string]any) introspected {
 	t.Accepted = (&IssuerConfig{Audiences: n.cfg.Audiences}).accepts(t.Audience)
 	t.SetKeys(ownKeys(t.Issuer, raw)...)
 	return introspected{token: t}
+}
+
+// otherUse returns what an active token is for, if not for access: endpoints
+// call refresh and ID tokens active, too, whatever the hint. RFC 7662 has no
+// word for it; token_use is that of Hydra and Cognito, typ that of Keycloak, and
+// token_type (RFC 6749, section 7.1) some use for it.
+func otherUse(claims map[string]any) string {
+	if use, ok := claims["token_use"].(string); ok && use != "access_token" && use != "access" {
+		return "token_use"
+	}
+	for _, name := range []string{"typ", "token_type"} {
+		switch s, _ := claims[name].(string); strings.ToLower(s) {
+		case "refresh", "refresh_token", "offline", "id", "id_token":
+			return name
+		}
+	}
+	return ""
 }
 
 // ownKeys returns the revocation keys by what a JWT says of itself, which an

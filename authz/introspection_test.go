@@ -3,6 +3,7 @@ package authz_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -524,4 +525,30 @@ func TestPanicWhileAskingIsAFailure(t *testing.T) {
 	v, err := l.Lookup(t.Context(), statusQuery(iss, "https://a.example/1", 0))
 	require.Equal(t, authz.Unknown, v)
 	require.ErrorContains(t, err, "panic")
+}
+
+// Endpoints call refresh tokens active, too, and ID tokens, whatever the hint.
+func TestIntrospectedTokenOfAnotherUse(t *testing.T) {
+	t.Parallel()
+	for change, want := range map[[2]string]bool{
+		{"token_use", "refresh_token"}:  false,
+		{"token_use", "id"}:             false,
+		{"typ", "Refresh"}:              false,
+		{"typ", "Offline"}:              false,
+		{"typ", "ID"}:                   false,
+		{"token_type", "refresh_token"}: false,
+		{"token_use", "access_token"}:   true,
+		{"token_use", "access"}:         true,
+		{"typ", "Bearer"}:               true,
+		{"token_type", "DPoP"}:          true,
+	} {
+		s := newAuthServer(t)
+		s.set(func() { s.tokens["some-token"] = activeAnswer(map[string]any{change[0]: change[1]}) })
+		i := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+		_, err := i.Introspect(t.Context(), "some-token")
+		var f *authz.Failure
+		if ok := err == nil; ok != want || !ok && (!errors.As(err, &f) || f.Reason != authz.ReasonUnsupportedToken) {
+			t.Errorf("%s: %v", change, err)
+		}
+	}
 }
