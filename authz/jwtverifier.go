@@ -202,6 +202,7 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 	t = &Token{Raw: strings.Clone(raw), KeyID: key.kid, Type: c.header.typ, Generation: generation}
 	if s.foreign() {
 		t.Issuer, t.Claims, t.Accepted = s.Issuer, claims, true
+		t.setSpeakerKeys(key.aliases(t.Issuer))
 		return t, nil
 	}
 	if fail := t.readClaims(claims, s == nil || !s.ExpOptional); fail != nil {
@@ -215,7 +216,11 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 		return nil, fail
 	}
 	t.Accepted = ring.cfg.accepts(t.Audience)
-	t.SetKeys(key.aliases(t.Issuer)...)
+	if s == nil {
+		t.SetKeys(key.aliases(t.Issuer)...)
+	} else {
+		t.setSpeakerKeys(key.aliases(t.Issuer))
+	}
 	return t, nil
 }
 

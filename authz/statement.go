@@ -47,3 +47,34 @@ func (v *JWTVerifier) VerifyStatement(ctx context.Context, raw string, s Stateme
 	}
 	return t, nil
 }
+
+// Speakers verifies tokens and statements, and of statements that the key they
+// are signed with has not been revoked by its kid: whoever stole it must not
+// speak for the issuer until the key is withdrawn.
+type Speakers struct {
+	*JWTVerifier
+	Revocations Tier
+}
+
+var _ StatementVerifier = Speakers{}
+
+// VerifyStatement checks a message as JWTVerifier does. What nobody can tell
+// about the key is ReasonUnprovable.
+func (s Speakers) VerifyStatement(ctx context.Context, raw string, st Statement) (*Token, error) {
+	t, err := s.JWTVerifier.VerifyStatement(ctx, raw, st)
+	if err != nil {
+		return nil, err
+	}
+	q := t.Query()
+	q.ID = ""     // it is the message's, not a token's
+	q.Expires = 0 // a statement may be good for longer than any token; the key's revocation lasts as it does
+	switch v, err := s.Revocations.Lookup(ctx, &q); {
+	case v == Revoked:
+		return nil, &Failure{Reason: ReasonRevoked, Detail: "the key of the message has been revoked"}
+	case v == NotRevoked && err == nil:
+		return t, nil
+	case err != nil:
+		return nil, &Failure{Reason: ReasonUnprovable, Detail: "nobody could tell whether the key of the message has been revoked: " + err.Error()}
+	}
+	return nil, &Failure{Reason: ReasonUnprovable, Detail: "nobody could tell whether the key of the message has been revoked"}
+}

@@ -122,6 +122,17 @@ func (t *Token) SetKeys(also ...Key) {
 		RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw)))
 }
 
+// setSpeakerKeys sets Keys to what can end a statement: that its key has been
+// revoked. That its subject has is what statements are about.
+func (t *Token) setSpeakerKeys(aliases []Key) {
+	var keys []Key
+	if t.KeyID != "" {
+		keys = append(keys, RevocationKey(KindKID, t.Issuer, t.KeyID))
+	}
+	// No token has this key: what is known of one is not said of the other.
+	t.Keys = append(append(keys, aliases...), RevocationKey(KindToken, t.Issuer, "statement "+TokenValue(t.Raw)))
+}
+
 // Query returns the question the revocation chain is asked about t.
 func (t *Token) Query() Query {
 	return Query{Keys: t.Keys, TokenKey: t.Keys[len(t.Keys)-1], IssuedAt: t.IssuedAt, Expires: t.Expires, Issuer: t.Issuer, ID: t.ID, Status: t.Status}

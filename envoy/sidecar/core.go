@@ -29,6 +29,7 @@ type core struct {
 	replica    *cache.Replica  // nil: lookup mode
 	follower   *cache.Follower // nil: lookup mode
 	opaque     *authz.Introspections
+	speakers   authz.Speakers
 	statuses   *authz.StatusLists // nil: not configured
 	revoker    *authz.Revoker
 	authorizer *authz.Authorizer
@@ -83,8 +84,9 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		return nil, err
 	}
 	chain := authz.NewChain(newTierMetrics(registry, tiers), tiers...)
+	c.speakers = authz.Speakers{JWTVerifier: c.verifier, Revocations: chain}
 	if len(s.StatusLists.Hosts) > 0 {
-		if c.statuses, err = authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: c.verifier, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
+		if c.statuses, err = authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: c.speakers, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
 			return nil, err
 		}
 		// What an issuer publishes says nothing about what was revoked here:
