@@ -228,7 +228,7 @@ func (r *revokeCmd) Run(ctx context.Context, c *cli, io *streams) error {
 			return err
 		}
 		parse := func(text []byte) ([]authz.Revocation, error) {
-			orders, err := httpapi.ParseOrders(text, s.IssuerNames(), time.Now())
+			orders, err := httpapi.ParseOrders(text, s.TokenIssuers(), time.Now())
 			for i := range orders {
 				orders[i].Actor = actor()
 			}

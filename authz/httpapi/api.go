@@ -34,22 +34,43 @@ type Part struct {
 	Ready func() error // nil: ready. Must not block
 }
 
+// Introspected is an issuer that is asked about tokens (RFC 7662).
+type Introspected struct {
+	Issuer string
+	All    bool // about every token; false: not about JWTs of issuers that are verified
+}
+
 // Options are what New needs. Revoker, Lister, Gatherer, Registry, Logger and
 // Clock are required.
 type Options struct {
-	Config   Config
-	Listen   string   // listen.http: decides whether a token is required
-	Issuers  []string // the configured issuers, as tokens name them in "iss"
-	Revoker  Revoker
-	Lister   authz.Lister
-	Verifier Verifier        // nil: only the revocation resource is served, none of the doors that take tokens
-	Resource *Resource       // nil: no metadata of the protected resource is served
-	Parts    []Part          // of /readyz
-	Draining <-chan struct{} // closed when the process begins to stop; nil: never
-	Gatherer prometheus.Gatherer
-	Registry prometheus.Registerer
-	Logger   *slog.Logger
-	Clock    authz.Clock
+	Config  Config
+	Listen  string   // listen.http: decides whether a token is required
+	Issuers []string // those whose keys are configured, as tokens name them in "iss"
+	// Introspected are the issuers that are asked about tokens, as revocations
+	// of these tokens name them.
+	Introspected []Introspected
+	Revoker      Revoker
+	Lister       authz.Lister
+	Verifier     Verifier        // nil: only the revocation resource is served, none of the doors that take tokens
+	Resource     *Resource       // nil: no metadata of the protected resource is served
+	Parts        []Part          // of /readyz
+	Draining     <-chan struct{} // closed when the process begins to stop; nil: never
+	Gatherer     prometheus.Gatherer
+	Registry     prometheus.Registerer
+	Logger       *slog.Logger
+	Clock        authz.Clock
+}
+
+// tokenIssuers lists everybody whose tokens can be good: those who are verified
+// first, then those who are asked.
+func (o *Options) tokenIssuers() []string {
+	all := slices.Clone(o.Issuers)
+	for _, in := range o.Introspected {
+		if !slices.Contains(all, in.Issuer) {
+			all = append(all, in.Issuer)
+		}
+	}
+	return all
 }
 
 // The doors, as metrics and the audit log name them.
@@ -65,6 +86,7 @@ const (
 
 type api struct {
 	issuers       []string
+	introspected  []Introspected
 	revoker       Revoker
 	lister        authz.Lister
 	parts         []Part
@@ -114,7 +136,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	o.Config.Validate(func(path, format string, args ...any) { fault("api."+path, format, args...) })
 	o.Config.ValidateListen(o.Listen, fault)
-	o.Config.ValidateIssuers(o.Issuers, fault)
+	o.Config.ValidateIssuers(o.Issuers, o.tokenIssuers(), fault)
 	for name, missing := range map[string]bool{
 		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,
 		"Registry": o.Registry == nil, "Logger": o.Logger == nil, "Clock": o.Clock == nil,
@@ -127,7 +149,7 @@ func New(o Options) (http.Handler, error) {
 		return nil, errors.Join(faults...)
 	}
 	a := &api{
-		issuers: slices.Clone(o.Issuers), revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
+		issuers: o.tokenIssuers(), introspected: slices.Clone(o.Introspected), revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
 		log: o.Logger, clock: o.Clock, hosts: o.Config.Hosts, commitTimeout: orDefault(o.Config.WriteTimeout, DefaultConfig().WriteTimeout),
 	}
 	a.gatherer = o.Gatherer
@@ -180,7 +202,7 @@ func (a *api) messageEndpoints(o Options) []endpoint {
 	}
 	if a.keycloak = o.Config.Keycloak; len(a.keycloak.Clients) > 0 {
 		if a.keycloak.Issuer == "" {
-			a.keycloak.Issuer = a.issuers[0]
+			a.keycloak.Issuer = a.issuers[0] // the only one that is verified: Config.ValidateIssuers
 		}
 		for name, action := range map[string]string{"k_push_not_before": actionNotBefore, "k_logout": actionLogout, "k_test_available": actionTest} {
 			all = append(all, endpoint{"POST", "/keycloak/" + name, doorKeycloak, accessOpen, a.keycloakAction(action)})

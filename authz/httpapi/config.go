@@ -40,7 +40,7 @@ type LogoutConfig struct {
 // EventsConfig is the stanza "api.events".
 type EventsConfig struct {
 	Audiences []string            `yaml:"audiences" doc:"The audiences (aud) under which the transmitter knows this receiver. Empty: the door is closed."`
-	SpeaksFor map[string][]string `yaml:"speaks_for" doc:"For a transmitter that is not the issuer of the tokens: its iss, and the issuers whose subjects and sessions it speaks of. All of them must be under issuers. Empty: every transmitter speaks for itself alone."`
+	SpeaksFor map[string][]string `yaml:"speaks_for" doc:"For a transmitter that is not the issuer of the tokens: its iss, and the issuers whose subjects and sessions it speaks of. The transmitter must be under issuers, they there or under introspection. Empty: every transmitter speaks for itself alone."`
 }
 
 // KeycloakConfig is the stanza "api.keycloak".
@@ -108,9 +108,10 @@ func (c Config) ValidateListen(addr string, fault authz.Fault) {
 	}
 }
 
-// ValidateIssuers checks the issuers that the stanza names against those that
-// are configured. The paths it reports are the whole configuration's.
-func (c Config) ValidateIssuers(issuers []string, fault authz.Fault) {
+// ValidateIssuers checks the issuers that the stanza names against those whose
+// keys are configured, and all whose tokens can be good. The paths it reports
+// are the whole configuration's.
+func (c Config) ValidateIssuers(issuers, all []string, fault authz.Fault) {
 	known := func(path, iss string) {
 		if !slices.Contains(issuers, iss) {
 			fault(path, "%q is not under issuers; its keys are needed to believe it", iss)
@@ -119,7 +120,9 @@ func (c Config) ValidateIssuers(issuers []string, fault authz.Fault) {
 	for _, transmitter := range slices.Sorted(maps.Keys(c.Events.SpeaksFor)) {
 		known("api.events.speaks_for", transmitter)
 		for _, iss := range c.Events.SpeaksFor[transmitter] {
-			known("api.events.speaks_for", iss)
+			if !slices.Contains(all, iss) {
+				fault("api.events.speaks_for", "%q is neither under issuers nor the issuer of an introspection", iss)
+			}
 		}
 	}
 	switch {

@@ -646,3 +646,29 @@ func TestOldMessagesUnderAGoneKey(t *testing.T) {
 	w = d.post("/oauth2/revoke", formType, formBody("token", d.a.Mint(claims{"exp": nil, "iat": old}, gone)))
 	assert.Equal(t, 200, w.Code, "token without exp: %s", w.Body)
 }
+
+// RFC 8417, section 2.2: iat is required; without it nothing says which tokens
+// an event is about.
+func TestSecurityEventWithoutIAT(t *testing.T) {
+	t.Parallel()
+	d := newDoors(t, nil)
+	w := d.post("/ssf/events", setType, d.set(claims{
+		"iat": nil, "exp": time.Now().Add(time.Minute).Unix(), "events": claims{caep + "token-claims-change": claims{}},
+	}))
+	assert.Equal(t, 400, w.Code, w.Body.String())
+	assert.Contains(t, w.Body.String(), "invalid_request")
+	assert.Empty(t, d.ledger.all())
+}
+
+// "expiration" is Keycloak's name in its admin actions; an access token may
+// mean anything by it.
+func TestRevokeTokenWithAForeignExpirationClaim(t *testing.T) {
+	t.Parallel()
+	d := newDoors(t, nil)
+	token := d.a.Mint(claims{"expiration": "2030-01-01"})
+	_, err := d.verifier.Verify(t.Context(), token)
+	require.NoError(t, err)
+	assert.Equal(t, 200, d.post("/oauth2/revoke", formType, formBody("token", token)).Code, "RFC 7009")
+	w := d.do("POST", "/v1/revocations", `{"token":"`+token+`"}`)
+	assert.Equal(t, 201, w.Code, w.Body.String())
+}

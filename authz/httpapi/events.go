@@ -77,8 +77,9 @@ func (a *api) receiveEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	events, ok := t.Claims["events"].(map[string]any)
-	if t.ID == "" || !ok || len(events) == 0 {
-		refuse(http.StatusBadRequest, "invalid_request", "jti or events is missing")
+	// Without iat (section 2.2 of RFC 8417) nothing says which tokens are older.
+	if t.ID == "" || t.IssuedAt == 0 || !ok || len(events) == 0 {
+		refuse(http.StatusBadRequest, "invalid_request", "jti, iat or events is missing")
 		return
 	}
 	now := a.clock.Now()
@@ -125,7 +126,7 @@ func eventErrorCode(r authz.Reason) string {
 		return "invalid_issuer"
 	case authz.ReasonWrongAudience:
 		return "invalid_audience"
-	case authz.ReasonUnknownKey:
+	case authz.ReasonUnknownKey, authz.ReasonRevoked:
 		return "invalid_key"
 	case authz.ReasonBadSignature:
 		return "authentication_failed"

@@ -52,7 +52,7 @@ func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
 		writeOAuthError(w, http.StatusBadRequest, "unsupported_token_type", "only JWT access tokens can be revoked here")
 		return
 	}
-	revocation, p := a.tokenRevocation(r, raw, claims, client)
+	revocations, p := a.tokenRevocations(r, raw, claims, client)
 	switch {
 	case p != nil && p.Status == http.StatusForbidden:
 		writeOAuthError(w, http.StatusBadRequest, "unauthorized_client", p.Detail)
@@ -60,47 +60,73 @@ func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
 	case p != nil:
 		oauthProblem(w, p)
 		return
-	case revocation == nil: // nothing that anybody would accept: section 2.2
+	case len(revocations) == 0: // nothing that anybody would accept: section 2.2
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	if _, p := a.order(r, doorOAuth, actor, []authz.Revocation{*revocation}); p != nil {
+	if _, p := a.order(r, doorOAuth, actor, revocations); p != nil {
 		oauthProblem(w, p)
 		return
 	}
 	w.WriteHeader(http.StatusOK)
 }
 
-// tokenRevocation returns what ends the token; nil when it has no effect
+// tokenRevocations returns what ends the token; none when it has no effect
 // anyway. client is empty for a holder of the API's own token, who may revoke
 // everybody's.
-func (a *api) tokenRevocation(r *http.Request, raw string, claims peeked, client string) (*authz.Revocation, *problem) {
+func (a *api) tokenRevocations(r *http.Request, raw string, claims peeked, client string) ([]authz.Revocation, *problem) {
 	t, err := a.verifier.Verify(r.Context(), raw)
 	later := err != nil && a.goodLater(err, claims)
+	asked := a.asked(t, err)
 	switch {
 	case err == nil || later:
 	case a.couldNotFindOut(err, raw):
 		a.log.WarnContext(r.Context(), "a token to be revoked could not be verified", "reason", reasonOf(err).String())
 		return nil, unavailable("the token could not be verified for now; repeat the request")
-	default:
+	case len(asked) == 0:
 		return nil, nil
 	}
 	if client != "" && claims.anothers(client) {
 		return nil, fail(http.StatusForbidden, "the token was issued to another client")
 	}
-	out := &authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(raw), Reason: "token revoked (RFC 7009)"}
-	if later {
-		// Whether the signature is good cannot be told from here, but the hash
-		// of a forged one harms nobody. Nor is its exp believed: the ledger
-		// keeps the hash for max_token_ttl, which no good token outlives.
-		out.Issuer = claims.Iss
-		return out, nil
+	// Whether the signature is good cannot always be told from here, but the
+	// hash of a forged one harms nobody. Nor is its exp believed: the ledger
+	// keeps the hash for max_token_ttl, which no good token outlives.
+	hash := authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(raw), Reason: "token revoked (RFC 7009)"}
+	var out []authz.Revocation
+	for _, iss := range asked {
+		hash.Issuer = iss
+		out = append(out, hash)
 	}
-	out.Issuer, out.ExpiresAt = t.Issuer, time.Unix(t.Expires, 0).Add(expiryMargin)
-	if t.ID != "" {
-		out.Kind, out.Value = authz.KindJTI, t.ID
+	switch {
+	case later && !slices.Contains(asked, claims.Iss):
+		hash.Issuer = claims.Iss
+		out = append(out, hash)
+	case err == nil:
+		own := hash
+		own.Issuer, own.ExpiresAt = t.Issuer, time.Unix(t.Expires, 0).Add(expiryMargin)
+		if t.ID != "" {
+			own.Kind, own.Value = authz.KindJTI, t.ID
+		}
+		out = append(out, own)
 	}
 	return out, nil
+}
+
+// asked returns the issuers that may be asked whether the token is good, and
+// under whose names it would be revoked then, other than the one that was
+// verified. err is what verifying it here came to.
+func (a *api) asked(t *authz.Token, err error) []string {
+	var out []string
+	for _, in := range a.introspected {
+		switch {
+		case !in.All && reasonOf(err) != authz.ReasonUnknownIssuer:
+		case t != nil && t.Issuer == in.Issuer, slices.Contains(out, in.Issuer):
+		default:
+			out = append(out, in.Issuer)
+		}
+	}
+	return out
 }
 
 // oauthCaller authenticates the client (RFC 6749, section 2.3.1), or else the

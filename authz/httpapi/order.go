@@ -214,10 +214,13 @@ func (o *order) scopeToken(r *authz.Revocation, issuers []string, now time.Time)
 	if !ok {
 		return &fieldError{Field: "token", Detail: "is not a compact JWT (RFC 7519)"}
 	}
-	if !slices.Contains(issuers, claims.Iss) {
-		return &fieldError{Field: "token", Detail: "names an issuer that is not configured"}
+	switch {
+	case slices.Contains(issuers, claims.Iss):
+		r.Issuer = claims.Iss
+	case o.Iss == nil:
+		return &fieldError{Field: "token", Detail: "names an issuer that is not configured; if another is asked about it (introspection), name that one in iss"}
 	}
-	r.Issuer, r.Value = claims.Iss, authz.TokenValue(r.Value)
+	r.Value = authz.TokenValue(r.Value)
 	if r.ExpiresAt.IsZero() && claims.Exp > 0 && claims.Exp < lastSecond {
 		expires := time.Unix(int64(claims.Exp), 0).Add(expiryMargin)
 		if !expires.After(now) {
@@ -237,7 +240,7 @@ type peeked struct {
 	Iss      string  `json:"iss"`
 	Exp      float64 `json:"exp"`
 	IAT      float64 `json:"iat"`
-	Action   float64 `json:"expiration"` // Keycloak's actions
+	Action   any     `json:"expiration"` // Keycloak's actions; other tokens may mean anything by it
 	ClientID any     `json:"client_id"`
 	AZP      any     `json:"azp"`
 }
@@ -245,7 +248,8 @@ type peeked struct {
 // over reports whether the JWT has expired, whatever leeway it is given. What
 // has no exp, as most security events, is over a day after it was issued.
 func (c peeked) over(now time.Time) bool {
-	end := cmp.Or(c.Exp, c.Action)
+	action, _ := c.Action.(float64)
+	end := cmp.Or(c.Exp, action)
 	if end == 0 && c.IAT > 0 {
 		end = c.IAT + (24 * time.Hour).Seconds()
 	}

@@ -175,12 +175,12 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	var resource *httpapi.Resource
 	if s.Resource.Resource != "" {
 		resource = &httpapi.Resource{Path: authz.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
-			return authz.ResourceMetadata(s.Resource, c.authorizer.Policy(), s.authorizationServers())
+			return authz.ResourceMetadata(s.Resource, c.authorizer.Policy(), s.TokenIssuers())
 		}}
 	}
 	handler, err := httpapi.New(httpapi.Options{
 		Resource: resource,
-		Config:   s.API, Listen: s.Listen.HTTP, Issuers: s.IssuerNames(), Revoker: c.revoker, Lister: c.store, Verifier: c.verifier, Parts: c.parts(),
+		Config:   s.API, Listen: s.Listen.HTTP, Issuers: s.issuerNames(), Introspected: s.introspected(), Revoker: c.revoker, Lister: c.store, Verifier: c.speakers, Parts: c.parts(),
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {

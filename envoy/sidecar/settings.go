@@ -155,7 +155,7 @@ func (s *Settings) validate(f *config.File) {
 	s.API.Validate(f.At("api"))
 	if s.Listen.HTTP != "" {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
-		s.API.ValidateIssuers(s.IssuerNames(), f.At(""))
+		s.API.ValidateIssuers(s.issuerNames(), s.TokenIssuers(), f.At(""))
 	}
 	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// The faults of the binding stanza itself are reported below.
@@ -183,7 +183,7 @@ func (s *Settings) logLevel() (slog.Level, error) {
 func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (authz.PolicyOptions, error) {
 	binding, err := authz.NewBinding(s.Binding, replays)
 	return authz.PolicyOptions{
-		Issuers: s.IssuerNames(), AllowUnprovable: s.Revocation.OnUnprovable == "allow",
+		Issuers: s.TokenIssuers(), AllowUnprovable: s.Revocation.OnUnprovable == "allow",
 		Introspectors: introspectors, Binding: binding,
 	}, err
 }
@@ -197,9 +197,10 @@ func (s *Settings) replies() envoy.RepliesConfig {
 	return r
 }
 
-// authorizationServers lists everybody whose tokens can be good here.
-func (s *Settings) authorizationServers() []string {
-	names := s.IssuerNames()
+// TokenIssuers lists everybody whose tokens can be good here: those whose keys
+// are configured, then the introspected ones.
+func (s *Settings) TokenIssuers() []string {
+	names := s.issuerNames()
 	for _, in := range s.Introspection {
 		if !slices.Contains(names, in.Issuer) {
 			names = append(names, in.Issuer)
@@ -208,8 +209,15 @@ func (s *Settings) authorizationServers() []string {
 	return names
 }
 
-// IssuerNames lists the configured issuers.
-func (s *Settings) IssuerNames() []string {
+func (s *Settings) introspected() []httpapi.Introspected {
+	out := make([]httpapi.Introspected, len(s.Introspection))
+	for i, in := range s.Introspection {
+		out[i] = httpapi.Introspected{Issuer: in.Issuer, All: in.Tokens == "all"}
+	}
+	return out
+}
+
+func (s *Settings) issuerNames() []string {
 	names := make([]string, len(s.Issuers))
 	for i, iss := range s.Issuers {
 		names[i] = iss.Issuer

@@ -1,0 +1,208 @@
+package sidecar
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/test/harness"
+)
+
+// running is a sidecar without its ports.
+type running struct {
+	*core
+	t      *testing.T
+	issuer *authztest.Issuer
+	doors  http.Handler
+}
+
+// run starts a sidecar that has the keys of https://issuer.example, and more in
+// its configuration.
+func run(t *testing.T, more string) *running {
+	t.Helper()
+	r := &running{t: t, issuer: authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.example"), authztest.Algorithms("ES256", "EdDSA"))}
+	keys := filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(keys, r.issuer.JWKS(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := parse("f", []byte(fmt.Sprintf("issuers: [{issuer: https://issuer.example, audiences: [api], jwks: %q}]\nstore: %q\n%s",
+		keys, "sqlite://"+filepath.Join(t.TempDir(), "r.db"), more)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Listen.HTTP = "127.0.0.1:0"
+	c, ctx := coreOf(t, s)
+	c.start(ctx)
+	harness.Eventually(t, 20*time.Second, "ready", func(context.Context) error { return c.ready() })
+	api, err := newHTTPServer(ctx, s, c, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := api.listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.core, r.doors = c, api.server.Handler
+	return r
+}
+
+func (r *running) decide(path, token string) authz.Decision {
+	r.t.Helper()
+	return r.authorizer.Authorize(r.t.Context(), &authz.Request{Method: "GET", Host: "api.example", Path: path, Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + token}}})
+}
+
+func (r *running) post(path, kind, body string) (int, string) {
+	r.t.Helper()
+	req := httptest.NewRequestWithContext(r.t.Context(), http.MethodPost, path, strings.NewReader(body))
+	req.Host = "127.0.0.1:9192"
+	req.Header.Set("Content-Type", kind)
+	w := httptest.NewRecorder()
+	r.doors.ServeHTTP(w, req)
+	return w.Code, w.Body.String()
+}
+
+// introspecting starts a sidecar that shows tokens on /legacy to
+// https://login.example, which calls every token good.
+func introspecting(t *testing.T, more string) *running {
+	t.Helper()
+	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"active":true,"sub":"carol","aud":"api","iat":%d,"exp":%d}`, time.Now().Unix()-60, time.Now().Add(time.Hour).Unix())
+	}))
+	t.Cleanup(login.Close)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("secret-of-the-bouncer\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return run(t, fmt.Sprintf(`
+introspection: [{name: login, endpoint: %q, issuer: "https://login.example", audiences: [api], client_id: b, client_secret_file: %q%s}]
+routes:
+  - {name: legacy, match: {paths: [{prefix: /legacy}]}, introspection: login, issuers: [https://login.example, https://issuer.example]}
+  - {name: rest}
+`, login.URL, secret, more))
+}
+
+// Tokens that their issuer is asked about are revoked like any other: under
+// that issuer's name, and never under another's.
+func TestRevokeIntrospectedTokens(t *testing.T) {
+	t.Parallel()
+	sum := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
+	foreign := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://unknown.example")).Mint(nil)
+	for name, c := range map[string]struct{ token, order string }{
+		"opaque, by its hash": {"an-opaque-token", `"token":"` + sum("an-opaque-token") + `"`},
+		"by sub":              {"an-opaque-token", `"sub":"carol"`},
+		"all":                 {"an-opaque-token", `"all":true`},
+		"a JWT of another":    {foreign, `"token":"` + foreign + `"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := introspecting(t, "")
+			if d := r.decide("/legacy", c.token); !d.Allowed() {
+				t.Fatalf("before: %s %s", d.Reason, d.Detail)
+			}
+			if status, body := r.post("/v1/revocations", "application/json", "{"+c.order+"}"); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
+				t.Errorf("without saying whose: %d %s", status, body)
+			}
+			status, body := r.post("/v1/revocations", "application/json", `{"iss":"https://login.example",`+c.order+"}")
+			if d := r.decide("/legacy", c.token); status != http.StatusCreated || d.Reason != authz.ReasonRevoked {
+				t.Errorf("%d %s, and the token is %s", status, body, d.Reason)
+			}
+		})
+	}
+}
+
+// RFC 7009: 200 means that the token is good nowhere any more, also where its
+// issuer is asked about it.
+func TestOAuthRevokeIntrospectedJWT(t *testing.T) {
+	t.Parallel()
+	login := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://login.example"))
+	for name, c := range map[string]struct {
+		more string
+		mint func(r *running) string
+	}{
+		"of the issuer that is asked": {"", func(*running) string { return login.Mint(nil) }},
+		"of nobody known": {"", func(*running) string {
+			return authztest.NewIssuer(authztest.Offline(), authztest.Named("https://x.example")).Mint(nil)
+		}},
+		"verified here, where all are asked": {", tokens: all", func(r *running) string { return r.issuer.Mint(nil) }},
+		"refused here, where all are asked":  {", tokens: all", func(r *running) string { return r.issuer.Mint(nil, authztest.With(authztest.NewKey("ES256"))) }},
+		"not valid yet, where all are asked": {", tokens: all", func(r *running) string {
+			return r.issuer.Mint(map[string]any{"nbf": time.Now().Add(time.Minute).Unix()})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := introspecting(t, c.more)
+			token := c.mint(r)
+			if d := r.decide("/legacy", token); !d.Allowed() {
+				t.Fatalf("before: %s %s", d.Reason, d.Detail)
+			}
+			status, body := r.post("/oauth2/revoke", "application/x-www-form-urlencoded", url.Values{"token": {token}}.Encode())
+			if d := r.decide("/legacy", token); status != http.StatusOK || d.Reason != authz.ReasonRevoked {
+				t.Errorf("%d %s, and the token is %s", status, body, d.Reason)
+			}
+		})
+	}
+}
+
+// A key that was stolen is revoked by its kid. Whoever has it must not end other
+// people's sessions with it either, at the doors that need nothing else.
+func TestRevokedKeySpeaksForNobody(t *testing.T) {
+	t.Parallel()
+	r := run(t, "api: {events: {audiences: [here]}, logout: {audiences: [shop]}, keycloak: {clients: [shop]}}\n")
+	stolen := r.issuer.Key("ES256")
+	if status, body := r.post("/v1/revocations", "application/json", fmt.Sprintf(`{"kid":%q}`, stolen.ID)); status != http.StatusCreated {
+		t.Fatal(status, body)
+	}
+	bob := r.issuer.Mint(map[string]any{"sub": "bob", "iat": time.Now().Unix() - 60}, authztest.Alg("EdDSA"))
+	now := time.Now().Unix()
+	for path, m := range map[string]struct {
+		kind, field, typ string
+		claims           map[string]any
+		good             int
+	}{
+		"/ssf/events": {"application/secevent+jwt", "", "secevent+jwt", map[string]any{
+			"aud": "here", "sub": nil, "sub_id": map[string]any{"format": "iss_sub", "iss": r.issuer.Name, "sub": "alice"},
+			"events": map[string]any{"https://schemas.openid.net/secevent/caep/event-type/session-revoked": map[string]any{}},
+		}, http.StatusAccepted},
+		"/oidc/backchannel-logout": {"application/x-www-form-urlencoded", "logout_token", "logout+jwt", map[string]any{
+			"aud": "shop", "sub": "alice", "events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}},
+		}, http.StatusOK},
+		"/keycloak/k_push_not_before": {"text/plain", "", "JWT", map[string]any{
+			"iss": nil, "aud": nil, "iat": nil, "exp": nil, "sub": nil, "jti": nil,
+			"id": "1", "expiration": now + 30, "resource": "shop", "action": "PUSH_NOT_BEFORE", "notBefore": now - 120,
+		}, http.StatusNoContent},
+	} {
+		for by, want := range map[string]int{"EdDSA": m.good, "ES256": http.StatusBadRequest} {
+			m.claims["jti"], m.claims["id"] = by+path, by+path
+			if path == "/keycloak/k_push_not_before" {
+				m.claims["jti"] = nil
+			} else {
+				delete(m.claims, "id")
+			}
+			text := r.issuer.Mint(m.claims, authztest.Alg(by), authztest.Header("typ", m.typ))
+			if m.field != "" {
+				text = url.Values{m.field: {text}}.Encode()
+			}
+			if status, body := r.post(path, m.kind, text); status != want {
+				t.Errorf("%s signed with %s: %d %s, want %d", path, by, status, body, want)
+			}
+		}
+	}
+	if d := r.decide("/", bob); !d.Allowed() {
+		t.Errorf("bob: %s %s", d.Reason, d.Detail)
+	}
+}
