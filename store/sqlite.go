@@ -133,8 +133,10 @@ func (s *sqliteStore) migrate(ctx context.Context) error {
 	return s.fail(err)
 }
 
-func (s *sqliteStore) migrateOnce(ctx context.Context) error {
-	p, err := goose.NewProvider(goose.DialectSQLite3, s.place.now.Load().write, migrationsOf("sqlite"), goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.o.Logger))
+func (s *sqliteStore) migrateOnce(ctx context.Context) (err error) {
+	file := s.place.now.Load()
+	defer func() { s.place.renewed(file, err) }() // for the next try
+	p, err := goose.NewProvider(goose.DialectSQLite3, file.write, migrationsOf("sqlite"), goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.o.Logger))
 	if err != nil {
 		return fmt.Errorf("reading migrations: %w", err)
 	}

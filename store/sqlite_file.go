@@ -30,6 +30,7 @@ type sqliteFile struct {
 	write *sql.DB     // one connection: SQLite has one writer, and queueing here is fairer than its busy loop
 	read  *sql.DB
 	feed  *sql.DB
+	list  *sql.DB                     // one connection: a long list must not keep lookups waiting
 	again atomic.Bool                 // it has been opened again, and these connections are being closed
 	log   atomic.Pointer[os.FileInfo] // its write-ahead log, which lives as long as a connection; nil: not seen yet
 }
@@ -42,6 +43,7 @@ type sqlitePlace struct {
 
 	changing sync.Mutex
 	closed   bool
+	renewal  time.Time
 	old      sync.WaitGroup // files being closed
 }
 
@@ -76,6 +78,7 @@ func (p *sqlitePlace) connections(info os.FileInfo, nth int, after <-chan struct
 		info: info, nth: nth,
 		write: connect(1, p.o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)"),
 		read:  connect(p.o.Lookups, p.o.LookupTimeout/2, "deferred", "query_only(1)"),
+		list:  connect(1, p.o.WriteTimeout, "deferred", "query_only(1)"),
 		feed:  connect(2, p.o.FeedTimeout/2, "deferred", "query_only(1)"),
 	}
 }
@@ -199,15 +202,17 @@ func (p *sqlitePlace) renewed(f *sqliteFile, err error) bool {
 	}
 	p.changing.Lock()
 	defer p.changing.Unlock()
-	if p.closed || p.now.Load() != f || !p.writable() {
+	if p.closed || p.now.Load() != f || time.Since(p.renewal) < renewEvery || !p.writable() {
 		return f.again.Load()
 	}
+	p.renewal = time.Now()
 	closed := make(chan struct{})
+	// Which log there is will be seen: SQLite makes another if this process
+	// was the last that had it open.
 	next := p.connections(f.info, f.nth, closed)
-	next.log.Store(f.log.Load())
 	p.o.Logger.Warn("the store was open for reading only; opening it again", "path", p.path)
-	f.again.Store(true)
 	p.now.Store(next)
+	f.again.Store(true) // last: whoever sees it finds next
 	p.old.Go(func() {
 		defer close(closed)
 		_ = f.close()
@@ -216,6 +221,9 @@ func (p *sqlitePlace) renewed(f *sqliteFile, err error) bool {
 	return true
 }
 
+// renewEvery is how often the connections are made anew at most, should it not help.
+const renewEvery = time.Second
+
 // drainTime is how long new connections wait for the old ones to be closed: all
 // of a process share one -shm, open as the first of them found it. It is a part
 // of the time a lookup has; a feed that takes longer leaves it to the next write.
@@ -223,7 +231,11 @@ const drainTime = 50 * time.Millisecond
 
 func (f *sqliteFile) drain(limit time.Duration) {
 	for start := time.Now(); time.Since(start) < limit; time.Sleep(time.Millisecond) {
-		if f.read.Stats().OpenConnections+f.feed.Stats().OpenConnections+f.write.Stats().OpenConnections == 0 {
+		open := 0
+		for _, db := range f.pools() {
+			open += db.Stats().OpenConnections
+		}
+		if open == 0 {
 			return
 		}
 	}
@@ -233,7 +245,11 @@ func (f *sqliteFile) drain(limit time.Duration) {
 func (p *sqlitePlace) writable() bool {
 	wal := p.wal()
 	for _, path := range []string{p.path, wal, strings.TrimSuffix(wal, "-wal") + "-shm"} {
-		if err := unix.Access(path, unix.W_OK); err != nil && !errors.Is(err, os.ErrNotExist) {
+		err := unix.Access(path, unix.W_OK)
+		if errors.Is(err, os.ErrNotExist) { // it has to be made there
+			err = unix.Access(filepath.Dir(path), unix.W_OK)
+		}
+		if err != nil {
 			return false
 		}
 	}
@@ -256,8 +272,15 @@ func (p *sqlitePlace) close() error {
 	return p.now.Load().close()
 }
 
+// pools are all of them, the writer last: who closes a file last checkpoints it.
+func (f *sqliteFile) pools() []*sql.DB { return []*sql.DB{f.read, f.feed, f.list, f.write} }
+
 func (f *sqliteFile) close() error {
-	return errors.Join(f.read.Close(), f.feed.Close(), f.write.Close())
+	var errs []error
+	for _, db := range f.pools() {
+		errs = append(errs, db.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (f *sqliteFile) about(ctx context.Context) (Limits, error) {

@@ -132,7 +132,7 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 		live = s.o.Clock.Now().UnixMicro()
 	}
 	err = s.place.use(func(file *sqliteFile) error {
-		page, err = file.list(ctx, after, f.Kind, f.Issuer, f.Value, live, limit+1)
+		page, err = file.page(ctx, after, f.Kind, f.Issuer, f.Value, live, limit+1)
 		return err
 	})
 	if err != nil {
@@ -142,8 +142,8 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	return page, next, nil
 }
 
-func (f *sqliteFile) list(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
-	rows, err := f.read.QueryContext(ctx, `select `+sqliteColumns+` from revocations
+func (f *sqliteFile) page(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
+	rows, err := f.list.QueryContext(ctx, `select `+sqliteColumns+` from revocations
 		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and expires_at > ?5 order by id desc limit ?6`, args...)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	stdsql "database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/user"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -260,6 +262,50 @@ func TestSQLiteChild(t *testing.T) {
 		fmt.Printf("open: %v\n", err)
 	case "read-only log":
 		readOnlyLog(t, path)
+	case "migrate beside a read-only log":
+		s := openOnly(t, "sqlite://"+path, store.Options{})
+		if err := s.Migrate(t.Context()); !errors.Is(err, authz.ErrUnavailable) {
+			t.Errorf("migrated what cannot be written: %v", err)
+		}
+		writableLog(t, path)
+		if err := s.Migrate(t.Context()); err != nil {
+			t.Errorf("once it can be written: %v", err)
+		}
+	case "read-only directory":
+		lines := &lineCounter{of: "opening it again"}
+		s := openOnly(t, "sqlite://"+path, store.Options{Logger: slog.New(slog.NewTextHandler(lines, nil))})
+		for range 20 {
+			_, _ = s.Lookup(t.Context(), queryFor(jti("before")))
+			_, _ = s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+			if _, err := s.Append(t.Context(), []authz.Revocation{jti("x")}); !errors.Is(err, authz.ErrUnavailable) {
+				t.Errorf("stored in a directory that cannot be written: %v", err)
+			}
+		}
+		if n := lines.n.Load(); n != 0 {
+			t.Errorf("opened again %d times, to no avail", n)
+		}
+	}
+}
+
+// lineCounter counts lines of a log.
+type lineCounter struct {
+	of string
+	n  atomic.Int64
+}
+
+func (c *lineCounter) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), c.of) {
+		c.n.Add(1)
+	}
+	return len(b), nil
+}
+
+func writableLog(t *testing.T, path string) {
+	t.Helper()
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Chmod(path+suffix, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -286,11 +332,7 @@ func readOnlyLog(t *testing.T, path string) {
 	watched := make(chan struct{}, 100)
 	others.Go(func() { _ = s.Watch(ctx, func() { watched <- struct{}{} }) })
 	<-watched // it has a connection that it keeps
-	for _, suffix := range []string{"-wal", "-shm"} {
-		if err := os.Chmod(path+suffix, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writableLog(t, path)
 	if _, err := s.Append(t.Context(), []authz.Revocation{jti("after")}); err != nil {
 		t.Error(err)
 	}
@@ -415,7 +457,29 @@ func TestSQLiteReadOnlyLog(t *testing.T) {
 	if _, err := s.Append(t.Context(), []authz.Revocation{jti("before")}); err != nil {
 		t.Fatal(err)
 	}
-	owner, err := os.Stat(dir)
+	giveReadOnly(t, path)
+	if out, err := child(t, "read-only log", path, true); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	enforced(t, s, "after", "stored by the other process")
+
+	path = filepath.Join(dir, "empty.db")
+	db := openFile(t, path)
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), "pragma journal_mode=wal; create table other (x)"); err != nil {
+		t.Fatal(err)
+	}
+	giveReadOnly(t, path)
+	if out, err := child(t, "migrate beside a read-only log", path, true); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// giveReadOnly gives the file to the owner of its directory, its companions
+// without leave to write them.
+func giveReadOnly(t *testing.T, path string) {
+	t.Helper()
+	owner, err := os.Stat(filepath.Dir(path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,10 +494,36 @@ func TestSQLiteReadOnlyLog(t *testing.T) {
 			}
 		}
 	}
-	if out, err := child(t, "read-only log", path, true); err != nil {
+}
+
+// Opening again does not help where nothing can be written at all.
+func TestSQLiteReadOnlyDirectory(t *testing.T) {
+	t.Parallel()
+	dir := harness.Dir(t)
+	path := filepath.Join(dir, "r.db")
+	s, err := store.Open(t.Context(), "sqlite://"+path, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Migrate(t.Context()), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	owner, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := owner.Sys().(*syscall.Stat_t)
+	mode := os.FileMode(0o755) // root's own, and the child is somebody else
+	if os.Getuid() != 0 {
+		mode = 0o555
+	}
+	if err := errors.Join(os.Chown(path, int(own.Uid), int(own.Gid)), os.Chown(dir, os.Getuid(), os.Getgid()), os.Chmod(dir, mode)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(dir, 0o755) })
+	if out, err := child(t, "read-only directory", path, true); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	enforced(t, s, "after", "stored by the other process")
 }
 
 // A file is put in the place of the one in use, as a restore does. What was
