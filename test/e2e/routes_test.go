@@ -256,7 +256,7 @@ headers: {claims: {x-jwt-sub: sub}}
 		}
 	}
 	// Both must agree: one that the list calls valid, revoked here.
-	r.Revoke(t, map[string]any{"jti": "listed-and-revoked"})
+	r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": "listed-and-revoked"})
 	claims := listed(1)
 	claims["jti"] = "listed-and-revoked"
 	r.Front.Denied(t, r.Token(claims), 401, bound)
