@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -399,7 +400,8 @@ type configCmd struct {
 }
 
 type configCheckCmd struct {
-	File string `arg:"" optional:"" type:"path" help:"The file; without it the one of --config."`
+	File  string `arg:"" optional:"" type:"path" help:"The file; without it the one of --config."`
+	Files bool   `help:"Read the files it names as well: secrets, certificates, key sets."`
 }
 
 // Run implements the command.
@@ -410,6 +412,11 @@ func (k *configCheckCmd) Run(c *cli, io *streams) error {
 	s, err := c.settings()
 	if err != nil {
 		return err
+	}
+	if k.Files {
+		if err := s.CheckFiles(cmp.Or(c.Config, "configuration")); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(io.out, "the configuration is good: %d issuer(s), %d route(s), store %s\n", len(s.Issuers), len(s.Routes), s.StoreKind())
 	return nil

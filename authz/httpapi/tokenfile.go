@@ -47,6 +47,13 @@ type namedDigest struct {
 	digest [sha256.Size]byte
 }
 
+// CheckTokenFile reads a file of secrets as api.token_file names it, or a
+// client's secret_file, and returns what is wrong with it.
+func CheckTokenFile(path string) error {
+	_, err := openTokenFile(path)
+	return err
+}
+
 func openTokenFile(path string) (*tokenFile, error) {
 	f := &tokenFile{path: path}
 	f.mu.Lock()

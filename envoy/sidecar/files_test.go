@@ -1,0 +1,92 @@
+package sidecar
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/authz/httpapi"
+)
+
+// Every key that names a file is checked: a new one cannot be forgotten.
+func TestEveryNamedFileIsChecked(t *testing.T) {
+	t.Parallel()
+	s := Defaults()
+	s.Issuers = make([]authz.IssuerConfig, 1)
+	s.Introspection = make([]authz.IntrospectionConfig, 1)
+	s.API.Clients = make([]httpapi.ClientConfig, 1)
+	s.Issuers[0].JWKS = "/nowhere/issuers[0].jwks"
+	want := []string{"issuers[0].jwks"}
+	var fill func(v reflect.Value, at string)
+	fill = func(v reflect.Value, at string) {
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				name, opts, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+				path := strings.TrimPrefix(at+"."+name, ".")
+				if opts == "inline" {
+					path = at
+				}
+				f := v.Field(i)
+				if f.Kind() == reflect.String && (strings.HasSuffix(name, "_file") || slices.Contains([]string{"certificate", "client_ca", "key"}, name)) {
+					f.SetString("/nowhere/" + path)
+					want = append(want, path)
+				} else if v.Type().Field(i).IsExported() {
+					fill(f, path)
+				}
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				fill(v.Index(i), at+"[0]")
+			}
+		}
+	}
+	fill(reflect.ValueOf(&s).Elem(), "")
+	if len(want) < 16 {
+		t.Fatalf("found only %v", want)
+	}
+	err := s.CheckFiles("f")
+	for _, key := range want {
+		if err == nil || !strings.Contains(err.Error(), key+": ") {
+			t.Errorf("%s is not read", key)
+		}
+	}
+}
+
+func TestCheckFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := Defaults()
+	good.Issuers = []authz.IssuerConfig{{JWKS: file("keys", string(authztest.NewIssuer(authztest.Offline()).JWKS()))}, {JWKS: "https://issuer.example/keys"}}
+	good.API.TokenFile = file("token", "a-token-of-at-least-16-bytes\n")
+	good.StorePasswordFile = file("password", "secret\n")
+	if err := good.CheckFiles("f"); err != nil {
+		t.Error(err)
+	}
+	for want, change := range map[string]func(*Settings){
+		"issuers[0].jwks: ":             func(s *Settings) { s.Issuers = []authz.IssuerConfig{{JWKS: file("no keys", `{"keys":[]}`)}} },
+		"api.token_file: ":              func(s *Settings) { s.API.TokenFile = file("short", "short\n") },
+		"store_password_file: ":         func(s *Settings) { s.StorePasswordFile = file("empty", "\n") },
+		"redis.tls.ca_file: ":           func(s *Settings) { s.Redis.TLS.CAFile = file("no PEM", "x") },
+		"listen.grpc_tls.certificate: ": func(s *Settings) { s.Listen.TLS.Certificate, s.Listen.TLS.Key = file("c", "x"), file("k", "y") },
+		"no such file":                  func(s *Settings) { s.StatusLists.CAFile = filepath.Join(dir, "away") },
+	} {
+		s := good
+		change(&s)
+		if err := s.CheckFiles("f"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "short\n") {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
+}
