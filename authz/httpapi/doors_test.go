@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -584,8 +585,14 @@ func TestSecurityEventSignatureAndType(t *testing.T) {
 		assert.Equal(t, 400, w.Code)
 		assert.Contains(t, w.Body.String(), says)
 	}
-	assert.Equal(t, 415, d.post("/ssf/events", "application/json", d.set(nil)).Code)
-	assert.Equal(t, 413, d.post("/ssf/events", setType, strings.Repeat("a", maxForm+1)).Code)
+	for status, w := range map[int]*httptest.ResponseRecorder{
+		400: d.post("/ssf/events", setType, d.set(claims{"jti": nil})),
+		415: d.post("/ssf/events", "application/json", d.set(nil)),
+		413: d.post("/ssf/events", setType, strings.Repeat("a", maxForm+1)),
+	} {
+		assert.Equal(t, status, w.Code)
+		assert.Equal(t, "en", w.Header().Get("Content-Language"), "RFC 8935, section 2.3: the language of the description")
+	}
 	assert.Empty(t, d.ledger.all())
 }
 

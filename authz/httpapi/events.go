@@ -52,6 +52,7 @@ type securityEventError struct {
 func (a *api) receiveEvents(w http.ResponseWriter, r *http.Request) {
 	refuse := func(status int, code, description string) {
 		a.metrics.events.WithLabelValues("refused").Inc()
+		w.Header().Set("Content-Language", "en") // of the description: section 2.3 demands it
 		writeJSON(w, status, "application/json", securityEventError{code, description})
 	}
 	if p := needType(r, "application/secevent+jwt"); p != nil {
