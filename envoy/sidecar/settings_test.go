@@ -130,6 +130,39 @@ func TestNoSecretsInFlags(t *testing.T) {
 	}
 }
 
+// A fault is printed and logged: it repeats no value that may hold a secret.
+func TestNoSecretsInFaults(t *testing.T) {
+	t.Parallel()
+	const (
+		redis = "redis: redis://127.0.0.1:6379/0"
+		store = "store: sqlite:///var/lib/jwt-bouncer/revocations.db"
+		jwks  = "jwks: https://issuer.example/jwks.json"
+		end   = "routes: []"
+	)
+	for _, c := range [][2]string{
+		{redis, `redis: "redis://:s3cret@host:notaport/0"`},
+		{redis, `redis: "redis://:s3cret%zz@host:1/0"`},
+		{redis, `redis: "redis://:s3cret@host:1/0?x=y"`},
+		{redis, `redis: "http://:s3cret@host:1/0?x=y"`},
+		{redis, `redis: {password: [s3cret]}`},
+		{store, `store: "postgres://u:s3cret@host:notaport/db"`},
+		{store, `store: "postgres://u:s3cret%zz@host/db"`},
+		{store, `store: "mysql://u:s3cret@host/db"`},
+		{jwks, `jwks: "https://u:s3cret@issuer.example:x/"`},
+		{jwks, `jwks: "https://u:s3cret@issuer.example/"`},
+		{end, `tracing: {endpoint: "http://u:s3cret@host:x"}`},
+		{end, `tracing: {endpoint: "ftp://u:s3cret@host:4317"}`},
+		{end, `tracing: {endpoint: "http://u:s3cret@host:4317"}`},
+		{end, `introspection: [{name: a, endpoint: "https://u:s3cret@host:x", issuer: a, audiences: [a], client_id: a, client_secret_file: f}]`},
+		{end, `resource: {resource: "https://u:s3cret@host:x"}`},
+	} {
+		_, err := parse("f", []byte(strings.Replace(good, c[0], c[1], 1)), nil)
+		if err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", c[1], err)
+		}
+	}
+}
+
 func TestUnreadableFiles(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "nowhere.yaml")

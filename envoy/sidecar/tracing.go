@@ -25,8 +25,11 @@ type TracingConfig struct {
 func (c TracingConfig) Validate(fault authz.Fault) {
 	if c.Endpoint != "" {
 		u, err := url.Parse(c.Endpoint)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			fault("endpoint", "%q: http://host:port or https://host:port is needed", c.Endpoint)
+		switch { // without repeating it: there may be a password in it
+		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+			fault("endpoint", "is not a URL of a collector; http://host:port or https://host:port is needed")
+		case u.User != nil:
+			fault("endpoint", "must not have a user name or a password, which OTLP/gRPC has no use for; http://host:port or https://host:port is needed")
 		}
 	}
 	if c.Ratio < 0 || c.Ratio > 1 {
@@ -42,7 +45,7 @@ func newTracing(ctx context.Context, c TracingConfig, version string) (trace.Tra
 	}
 	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(c.Endpoint))
 	if err != nil {
-		return nil, nil, fmt.Errorf("tracing: %s: %w", c.Endpoint, err)
+		return nil, nil, fmt.Errorf("tracing.endpoint: %w", err)
 	}
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(exporter), // its queue is bounded and drops when the collector is away
