@@ -245,11 +245,21 @@ func (s *StatusLists) mayFetch(uri string) error {
 		return errors.New("the token's status claim is malformed")
 	}
 	u, err := url.Parse(uri)
-	if err != nil || u.User != nil || u.Fragment != "" || !slices.Contains(s.cfg.Hosts, u.Host) ||
+	if err != nil || u.User != nil || u.Fragment != "" || !slices.ContainsFunc(s.cfg.Hosts, func(h string) bool { return sameHost(h, u) }) ||
 		u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
 		return fmt.Errorf("status list %s is not on a configured host", quoteShort(uri))
 	}
 	return nil
+}
+
+// sameHost reports whether u is on the configured host. Either may spell out
+// the port that is meant without one.
+func sameHost(host string, u *url.URL) bool {
+	usual := ":443"
+	if u.Scheme == "http" {
+		usual = ":80"
+	}
+	return strings.TrimSuffix(host, usual) == strings.TrimSuffix(u.Host, usual)
 }
 
 type statusKey struct{ issuer, uri string }

@@ -302,6 +302,47 @@ func TestStatusListHosts(t *testing.T) {
 	require.Equal(t, authz.NotRevoked, v, "a token without a list")
 }
 
+// roundTrip is a network.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A port means the same whether it is written or not, here and in tokens.
+func TestStatusListUsualPort(t *testing.T) {
+	t.Parallel()
+	iss := newIssuer(t)
+	v := newVerifier(t, iss)
+	network := roundTrip(func(r *http.Request) (*http.Response, error) {
+		w := httptest.NewRecorder()
+		w.Header().Set("Content-Type", "application/statuslist+jwt")
+		fmt.Fprint(w, mintList(iss, r.URL.String(), packList(1, 0), nil))
+		return w.Result(), nil
+	})
+	for _, tt := range []struct {
+		host, uri string
+		want      authz.Verdict
+	}{
+		{"issuer.example", "https://issuer.example/l", authz.NotRevoked},
+		{"issuer.example", "https://issuer.example:443/l", authz.NotRevoked},
+		{"issuer.example:443", "https://issuer.example/l", authz.NotRevoked},
+		{"issuer.example:443", "https://issuer.example:443/l", authz.NotRevoked},
+		{"issuer.example:443", "https://issuer.example:8443/l", authz.Unknown},
+		{"issuer.example:443", "http://issuer.example/l", authz.Unknown},
+		{"issuer.example:8443", "https://issuer.example/l", authz.Unknown},
+		{"issuer.example", "https://issuer.example:80/l", authz.Unknown},
+		{"[::1]:443", "https://[::1]/l", authz.NotRevoked},
+		{"127.0.0.1:80", "http://127.0.0.1/l", authz.NotRevoked},
+		{"127.0.0.1:443", "http://127.0.0.1/l", authz.Unknown},
+		{"127.0.0.1:443", "http://127.0.0.1:443/l", authz.NotRevoked},
+	} {
+		l, err := authz.NewStatusLists(authz.StatusListConfig{Hosts: []string{tt.host}}, authz.StatusListOptions{Verifier: v, Transport: network})
+		require.NoError(t, err, tt.host)
+		t.Cleanup(l.Close)
+		got, err := l.Lookup(t.Context(), statusQuery(iss, tt.uri, 0))
+		require.Equal(t, tt.want, got, "%s on %s: %v", tt.uri, tt.host, err)
+	}
+}
+
 func TestStatusListFreshness(t *testing.T) {
 	t.Parallel()
 	iss, s, clock := newIssuer(t), newStatusServer(t), &movable{}
