@@ -108,6 +108,24 @@ func (c Config) ValidateListen(addr string, fault authz.Fault) {
 	}
 }
 
+// ValidateUnserved reports the doors that are configured though listen.http is
+// empty: nobody could reach them, and what is sent to them would be lost.
+func (c Config) ValidateUnserved(fault authz.Fault) {
+	for _, door := range []struct {
+		path       string
+		configured bool
+	}{
+		{"clients", len(c.Clients) > 0},
+		{"logout.audiences", len(c.Logout.Audiences) > 0},
+		{"events.audiences", len(c.Events.Audiences) > 0},
+		{"keycloak.clients", len(c.Keycloak.Clients) > 0},
+	} {
+		if door.configured {
+			fault(door.path, "the door is served on listen.http, which is empty; give listen.http an address, or remove this")
+		}
+	}
+}
+
 // ValidateIssuers checks the issuers that the stanza names against those whose
 // keys are configured, and all whose tokens can be good. The paths it reports
 // are the whole configuration's.

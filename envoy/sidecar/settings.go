@@ -164,8 +164,11 @@ func (s *Settings) validate(f *config.File) {
 	s.Binding.Validate(f.At("binding"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
 	s.Resource.Validate(f.At("resource"))
-	if s.Resource.Resource != "" && s.Listen.HTTP == "" {
-		f.Fault("resource", "the document is served on listen.http, which is empty")
+	if s.Listen.HTTP == "" {
+		s.API.ValidateUnserved(f.At("api"))
+		if s.Resource.Resource != "" {
+			f.Fault("resource", "the document is served on listen.http, which is empty")
+		}
 	}
 	s.Tracing.Validate(f.At("tracing"))
 	if _, err := s.logLevel(); err != nil {

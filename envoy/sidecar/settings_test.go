@@ -71,6 +71,27 @@ func TestEveryFaultAtOnce(t *testing.T) {
 	}
 }
 
+// What is sent to a door that nobody opens would be lost without a word.
+func TestDoorsNeedTheHTTPPort(t *testing.T) {
+	t.Parallel()
+	for api, want := range map[string]string{
+		"{logout: {audiences: [shop]}}":                               "api.logout.audiences",
+		"{events: {audiences: [here]}}":                               "api.events.audiences",
+		"{keycloak: {clients: [shop]}}":                               "api.keycloak.clients",
+		"{clients: [{id: shop, secret_file: /etc/jwt-bouncer/shop}]}": "api.clients",
+		"{token_file: /etc/jwt-bouncer/api-token}":                    "",
+	} {
+		text := strings.Replace(good, "api: {token_file: /etc/jwt-bouncer/api-token}", "api: "+api, 1)
+		if _, err := parse("f", []byte(text), nil); err != nil {
+			t.Errorf("%s with a port: %v", api, err)
+		}
+		_, err := parse("f", []byte(strings.Replace(text, "  http: 127.0.0.1:9192", `  http: ""`, 1)), nil)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want+": the door is served on listen.http")) {
+			t.Errorf("%s without a port: %v", api, err)
+		}
+	}
+}
+
 // A bad flag is not blamed on the file, though the file says something about the
 // same key.
 func TestFaultsOfFlags(t *testing.T) {
