@@ -107,7 +107,7 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 	}
 	r.Limit(o.MaxStaleness)
 	if cfg.MasterName != "" {
-		r.finder = newSentinels(opts)
+		r.finder = newSentinels(opts, cfg.sentinelCredentials())
 		r.client = r.finder.client(opts)
 	} else {
 		r.client = redis.NewUniversalClient(opts)

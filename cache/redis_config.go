@@ -32,7 +32,7 @@ type RedisConfig struct {
 	Password             string         `yaml:"password" doc:"Password in plain text; better leave it empty and use password_file or the environment."`
 	PasswordFile         string         `yaml:"password_file" doc:"File with the password, read for every new connection so that it can be rotated; empty: none."`
 	SentinelUsername     string         `yaml:"sentinel_username" doc:"ACL user at the Sentinels; empty: the default user."`
-	SentinelPasswordFile string         `yaml:"sentinel_password_file" doc:"File with the password of the Sentinels; empty: none."`
+	SentinelPasswordFile string         `yaml:"sentinel_password_file" doc:"File with the password of the Sentinels, read for every new connection so that it can be rotated; empty: none."`
 	TLS                  RedisTLSConfig `yaml:"tls" doc:"TLS towards the servers; rediss:// switches it on too."`
 	Timeout              time.Duration  `yaml:"timeout" doc:"Longest wait for one lookup, between 1ms and 1s; later the next tier is asked."`
 	DialTimeout          time.Duration  `yaml:"dial_timeout" doc:"Longest wait for a connection, TLS and login included, up to 5s."`
@@ -197,23 +197,39 @@ func (c RedisConfig) options() (*redis.UniversalOptions, error) {
 		return nil, err
 	}
 	o.Dialer = guarded(redis.NewDialer(&redis.Options{DialTimeout: o.DialTimeout, TLSConfig: o.TLSConfig}))
-	if c.PasswordFile != "" {
-		if _, err := readSecret(c.PasswordFile); err != nil {
-			return nil, fmt.Errorf("redis password_file: %w", err)
+	o.CredentialsProviderContext = credentials("password_file", o.Username, c.PasswordFile)
+	for _, login := range []credentialsFunc{o.CredentialsProviderContext, c.sentinelCredentials()} {
+		if login == nil {
+			continue
 		}
-		o.CredentialsProviderContext = func(context.Context) (string, string, error) {
-			password, err := readSecret(c.PasswordFile)
-			return o.Username, password, err
+		if _, _, err := login(context.Background()); err != nil { // a wrong path is told at once, not at the first connection
+			return nil, err
 		}
-	}
-	if c.SentinelPasswordFile != "" {
-		password, err := readSecret(c.SentinelPasswordFile)
-		if err != nil {
-			return nil, fmt.Errorf("redis sentinel_password_file: %w", err)
-		}
-		o.SentinelPassword = password
 	}
 	return o, nil
+}
+
+// credentialsFunc tells a new connection its user and password.
+type credentialsFunc = func(context.Context) (user, password string, err error)
+
+// sentinelCredentials is for connections to the Sentinels; nil: no file.
+func (c RedisConfig) sentinelCredentials() credentialsFunc {
+	return credentials("sentinel_password_file", c.SentinelUsername, c.SentinelPasswordFile)
+}
+
+// credentials reads the password's file for every connection, so that it can be
+// rotated. nil: no file.
+func credentials(key, user, file string) credentialsFunc {
+	if file == "" {
+		return nil
+	}
+	return func(context.Context) (string, string, error) {
+		password, err := readSecret(file)
+		if err != nil {
+			return "", "", fmt.Errorf("redis %s: %w", key, err)
+		}
+		return user, password, nil
+	}
 }
 
 func (t RedisTLSConfig) apply(o *redis.UniversalOptions) error {

@@ -131,6 +131,10 @@ func TestRedisConfigFiles(t *testing.T) {
 	user, password, err := o.CredentialsProviderContext(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"u", "second"}, []string{user, password}, "a rotated password is used by the next connection")
+	require.NoError(t, os.Remove(secret))
+	_, _, err = o.CredentialsProviderContext(t.Context())
+	require.ErrorContains(t, err, "redis password_file: open "+secret)
+	require.NoError(t, os.WriteFile(secret, []byte("third\n"), 0o600))
 
 	for name, change := range map[string]func(*RedisConfig){
 		"password_file":          func(c *RedisConfig) { c.PasswordFile = "/nonexistent" },
@@ -145,6 +149,39 @@ func TestRedisConfigFiles(t *testing.T) {
 		_, err := OpenRedis(c, RedisOptions{MaxStaleness: time.Second})
 		require.ErrorContains(t, err, name)
 	}
+}
+
+// A rotated password is what the next connection to a Sentinel shows.
+func TestRedisSentinelPasswordRotates(t *testing.T) {
+	t.Parallel()
+	shown := make(chan string, 10)
+	secret := filepath.Join(t.TempDir(), "password")
+	c := DefaultRedisConfig()
+	c.MasterName, c.SentinelUsername, c.SentinelPasswordFile = "main", "u", secret
+	c.Addrs = []string{lie(t, func(command []string) string {
+		switch command[0] {
+		case "auth":
+			shown <- strings.Join(command[1:], " ")
+		case "sentinel":
+			return "\r\n" // no answer: the next question comes on another connection
+		}
+		return greet(command)
+	})}
+	require.NoError(t, os.WriteFile(secret, []byte("first\n"), 0o600))
+	o, err := c.options()
+	require.NoError(t, err)
+	s := newSentinels(o, c.sentinelCredentials())
+	defer s.close()
+	for _, password := range []string{"first", "second"} {
+		require.NoError(t, os.WriteFile(secret, []byte(password+"\n"), 0o600))
+		_, err := s.master(t.Context())
+		require.Error(t, err)
+		require.Equal(t, "u "+password, <-shown)
+	}
+	require.NoError(t, os.Remove(secret))
+	_, err = s.master(t.Context())
+	require.ErrorContains(t, err, "redis sentinel_password_file: open "+secret)
+	require.Empty(t, shown)
 }
 
 // The options that keep a dead server from hurting; each has its reason where

@@ -42,11 +42,11 @@ type masterConn interface {
 	gone() bool
 }
 
-func newSentinels(o *redis.UniversalOptions) *sentinels {
+func newSentinels(o *redis.UniversalOptions, login credentialsFunc) *sentinels {
 	s := &sentinels{name: o.MasterName, dial: o.Dialer, conns: map[masterConn]string{}}
 	for _, addr := range o.Addrs {
 		s.asked = append(s.asked, redis.NewSentinelClient(&redis.Options{
-			Addr: addr, Username: o.SentinelUsername, Password: o.SentinelPassword, ClientName: o.ClientName,
+			Addr: addr, Username: o.SentinelUsername, CredentialsProviderContext: login, ClientName: o.ClientName,
 			Dialer: o.Dialer, DialTimeout: o.DialTimeout, DialerRetries: o.DialerRetries,
 			Protocol: o.Protocol, ContextTimeoutEnabled: o.ContextTimeoutEnabled, MaxRetries: o.MaxRetries,
 			ReadTimeout: o.ReadTimeout, WriteTimeout: o.WriteTimeout, ConnMaxIdleTime: o.ConnMaxIdleTime,

@@ -264,7 +264,7 @@ func TestStartWithoutDatabase(t *testing.T) {
 	pg := harness.OwnPostgres(t)
 	open(t, pg.URL, store.Options{})
 	pg.Stop()
-	s := openOnly(t, pg.URL, store.Options{Password: "s3cret", LookupTimeout: 500 * time.Millisecond})
+	s := openOnly(t, pg.URL, store.Options{Password: func() (string, error) { return "s3cret", nil }, LookupTimeout: 500 * time.Millisecond})
 	err := s.Ping(t.Context())
 	if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), pg.Addr) || !strings.Contains(err.Error(), "postgres") {
 		t.Errorf("%v", err)

@@ -40,9 +40,6 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
 	c := pool.ConnConfig
-	if o.Password != "" {
-		c.Password = o.Password
-	}
 	p := &postgresStore{where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database), o: o, met: met}
 
 	// The simple protocol: one round trip, nothing prepared (a statement pooled
@@ -94,8 +91,23 @@ func setDefault(m map[string]string, k, v string) {
 }
 
 // gate counts dials; connected the successes.
-func (p *postgresStore) gate(context.Context, *pgx.ConnConfig) error {
+func (p *postgresStore) gate(ctx context.Context, c *pgx.ConnConfig) error {
 	p.met.connects.WithLabelValues("tried").Inc()
+	return p.login(ctx, c)
+}
+
+// login gives a new connection the password of this moment.
+func (p *postgresStore) login(_ context.Context, c *pgx.ConnConfig) error {
+	if p.o.Password == nil {
+		return nil
+	}
+	password, err := p.o.Password()
+	if err != nil {
+		return err
+	}
+	if password != "" {
+		c.Password = password
+	}
 	return nil
 }
 

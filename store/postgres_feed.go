@@ -45,8 +45,12 @@ func (p *postgresStore) feedConn(ctx context.Context) (*pgx.Conn, error) {
 	case time.Now().Before(f.next):
 		return nil, fmt.Errorf("not tried again yet after: %w", f.last)
 	}
-	p.met.connects.WithLabelValues("tried").Inc()
-	conn, err := pgx.ConnectConfig(ctx, p.config.Copy())
+	config := p.config.Copy()
+	err := p.gate(ctx, config)
+	var conn *pgx.Conn
+	if err == nil {
+		conn, err = pgx.ConnectConfig(ctx, config)
+	}
 	if err != nil {
 		f.wait = min(max(2*f.wait, firstRedial), lastRedial)
 		f.next, f.last = time.Now().Add(jitter(f.wait, 0.25)), err

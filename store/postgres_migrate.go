@@ -21,7 +21,7 @@ const migrationLock int64 = -4891426068537921071
 // migrate works on a connection of its own, without the other pools' time
 // limits: building an index may take its time.
 func (p *postgresStore) migrate(ctx context.Context) error {
-	db := stdlib.OpenDB(*p.config.Copy())
+	db := stdlib.OpenDB(*p.config.Copy(), stdlib.OptionBeforeConnect(p.login))
 	defer db.Close()
 	// The version table lives in the schema, so the schema comes first.
 	// "if not exists" still fails when two sessions create it at the same instant.

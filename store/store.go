@@ -47,8 +47,10 @@ var (
 
 // Options are what Open needs beside the URL. The zero Options are usable.
 type Options struct {
-	// Password replaces the URL's; for secrets that come from a file.
-	Password string
+	// Password replaces the URL's; for secrets that come from a file. It is asked
+	// for every new connection, so that the secret can be rotated. An error, which
+	// must not hold the secret, fails the connection. nil, or empty: the URL's.
+	Password func() (string, error)
 	Logger   *slog.Logger          // nil: discards
 	Registry prometheus.Registerer // nil: metrics are kept but not exported
 	Clock    authz.Clock           // nil: authz.SystemClock

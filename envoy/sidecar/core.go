@@ -102,13 +102,18 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 }
 
 func openStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*store.Store, error) {
-	password := ""
+	var password func() (string, error)
 	if s.StorePasswordFile != "" {
-		text, err := os.ReadFile(s.StorePasswordFile)
-		if err != nil {
-			return nil, fmt.Errorf("store_password_file: %w", err)
+		password = func() (string, error) {
+			text, err := os.ReadFile(s.StorePasswordFile)
+			if err != nil {
+				return "", fmt.Errorf("store_password_file: %w", err)
+			}
+			return strings.TrimRight(string(text), "\r\n"), nil
 		}
-		password = strings.TrimRight(string(text), "\r\n")
+		if _, err := password(); err != nil { // a wrong path is told at once, not at the first connection
+			return nil, err
+		}
 	}
 	return store.Open(context.Background(), s.Store, store.Options{
 		Password: password, Logger: log, Registry: registry, Clock: authz.SystemClock{},

@@ -3,9 +3,15 @@ package sidecar
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
+	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,6 +65,103 @@ func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 			t.Errorf("%d: the receipt is out and the replica does not know", i)
 		}
 	}
+}
+
+// A password that is rotated in its file is what the next connection shows, of
+// lookups as of the feed and of migrations.
+func TestStorePasswordRotates(t *testing.T) {
+	t.Parallel()
+	addr, shown := askForPassword(t)
+	file := filepath.Join(t.TempDir(), "password")
+	s := Defaults()
+	s.Store, s.StorePasswordFile = "postgres://u@"+addr+"/db?sslmode=disable", file
+	write := func(password string) {
+		if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first")
+	st, err := openStore(s, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	ways := map[string]func() error{
+		"pool":      func() error { return st.Ping(t.Context()) },
+		"migration": func() error { return st.Migrate(t.Context()) },
+		"feed": func() error {
+			for {
+				_, err := st.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+				if err == nil || !strings.Contains(err.Error(), "not tried again yet") {
+					return err
+				}
+				time.Sleep(time.Millisecond) // the feed waits between dials, by the real clock
+			}
+		},
+	}
+	for way, connect := range ways {
+		for _, password := range []string{"second of " + way, "third of " + way} {
+			write(password)
+			if err := connect(); err == nil || strings.Contains(err.Error(), password) {
+				t.Fatalf("%s: %v", way, err)
+			}
+			found := false
+			for len(shown) > 0 { // a pool opens idle connections of its own, with the password of their moment
+				found = <-shown == password || found
+			}
+			if !found {
+				t.Errorf("%s: another password than the file's", way)
+			}
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	for way, connect := range ways {
+		if err := connect(); err == nil || !strings.Contains(err.Error(), "store_password_file: open "+file) {
+			t.Errorf("%s without the file: %v", way, err)
+		}
+	}
+	if _, err := openStore(s, slog.New(slog.DiscardHandler), nil); err == nil || !strings.Contains(err.Error(), "store_password_file") {
+		t.Errorf("a start without the file: %v", err)
+	}
+}
+
+// askForPassword is as much of Postgres as asks for a password, hears it and
+// hangs up.
+func askForPassword(t *testing.T) (addr string, shown <-chan string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	passwords := make(chan string, 1000)
+	message := func(c net.Conn) []byte {
+		size := make([]byte, 4)
+		if _, err := io.ReadFull(c, size); err != nil {
+			return nil
+		}
+		text := make([]byte, binary.BigEndian.Uint32(size)-4)
+		_, _ = io.ReadFull(c, text)
+		return text
+	}
+	hear := func(c net.Conn) {
+		defer c.Close()
+		message(c)                                          // StartupMessage
+		_, _ = c.Write([]byte{'R', 0, 0, 0, 8, 0, 0, 0, 3}) // AuthenticationCleartextPassword
+		kind := make([]byte, 1)
+		if _, err := io.ReadFull(c, kind); err == nil && kind[0] == 'p' {
+			passwords <- strings.TrimRight(string(message(c)), "\x00")
+		}
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			hear(c)
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); serving.Wait() })
+	return l.Addr().String(), passwords
 }
 
 // An embedded store has nobody else who would migrate it.

@@ -27,7 +27,7 @@ type Settings struct {
 	Listen            ListenSettings              `yaml:"listen" doc:"Where the sidecar listens."`
 	Issuers           []authz.IssuerConfig        `yaml:"issuers" doc:"Whose tokens are accepted; at least one is needed."`
 	Store             string                      `yaml:"store" doc:"Authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
-	StorePasswordFile string                      `yaml:"store_password_file" doc:"File with the password of the Postgres store. Empty: the URL's, or none."`
+	StorePasswordFile string                      `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the URL's, or none."`
 	Redis             cache.RedisConfig           `yaml:"redis" doc:"Redis or Valkey that spreads revocations quickly: a URL alone or a mapping. Left out: none."`
 	Revocation        cache.RevocationConfig      `yaml:"revocation" doc:"How revocation is enforced."`
 	Tokens            cache.TokenCacheConfig      `yaml:"token_cache" doc:"The cache of verified tokens."`
