@@ -121,16 +121,17 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 	if !x.judge("form", asError(fail), "a signed JWT") {
 		return nil
 	}
-	claims, err := parseObject(string(c.payload))
+	payload := string(c.payload)
+	iss, err := skimIssuer(payload)
 	if err != nil {
 		x.judge("form", malformed("payload: %v", err), "")
 		return nil
 	}
-	ring, fail := x.Verifier.ring(claims, nil)
+	ring, fail := x.Verifier.ring(iss, nil)
 	if route.opaque != nil && ofUnknownIssuer(asError(fail)) {
 		return x.introspect(route, raw)
 	}
-	if !x.judge("issuer", asError(fail), "%s is configured", quoteShort(text(claims["iss"]))) {
+	if !x.judge("issuer", asError(fail), "%s is configured", quoteShort(iss.name)) {
 		return nil
 	}
 	known := x.judge("header", asError(ring.cfg.admits(c.header, nil)), "alg %s, typ %s, kid %s", c.header.alg, quoteShort(c.header.typ), quoteShort(c.header.kid))
@@ -139,6 +140,11 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 	var aliases []Key
 	if key := ring.held(c.header); key != nil {
 		t.KeyID, aliases = key.kid, key.aliases(ring.cfg.Issuer)
+	}
+	claims, fault := parseObject(payload)
+	if fault != nil {
+		x.judge("claims", malformed("payload: %v", fault), "")
+		return nil
 	}
 	if fail := t.readClaims(claims, true); fail != nil {
 		x.judge("claims", fail, "")
@@ -164,8 +170,6 @@ func (x *explanation) introspect(route *Route, raw string) *Token {
 	}
 	return t
 }
-
-func text(v any) string { s, _ := v.(string); return s }
 
 func (x *explanation) refused() bool {
 	return slices.ContainsFunc(x.steps, func(s Step) bool { return s.Outcome == Refused })

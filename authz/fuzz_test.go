@@ -14,18 +14,28 @@ import (
 )
 
 // What parseObject accepts, the standard library accepts as well and reads as
-// the same value; and it is the same again when written and read once more.
+// the same value; and it is the same again when written and read once more. The
+// issuer that is read before a signature is verified is the one read after.
 func FuzzParseObject(f *testing.F) {
 	for _, s := range []string{`{}`, `{"a":[1,-0.5e+3,true,null,"\u00e9\ud83d\ude00"]}`, `{"a":1,"a":2}`, `{"a":"\ud800"}`, `{"a":{"b":{}}} x`, "{\"\xff\":1}"} {
 		f.Add(s)
 	}
+	f.Add(`{"iss":"a","x":["\n",{"y":[{}]}],"\u0069ss":"b"}`)
+	f.Add(`{"x":1e400,"\u0069ss":"b\n"}`)
 	f.Fuzz(func(t *testing.T, text string) {
+		iss, skimmed := skimIssuer(text)
 		m, err := parseObject(text)
 		if err != nil {
 			if m != nil {
 				t.Fatalf("a value beside an error: %v", m)
 			}
 			return
+		}
+		var claim issuerClaim
+		_, claim.present = m["iss"]
+		claim.name, claim.text = m["iss"].(string)
+		if skimmed != nil || iss != claim {
+			t.Fatalf("skimmed %+v (%v) of %v", iss, skimmed, m)
 		}
 		var want map[string]any
 		dec := json.NewDecoder(strings.NewReader(text))

@@ -61,7 +61,7 @@ func parseCompact(raw string, limit int) (*compact, *Failure) {
 	if !ok {
 		return nil, malformed("signature is not base64url without padding")
 	}
-	members, err := parseObject(string(head))
+	members, err := parseObjectOf(string(head), maxHeaderValues)
 	if err != nil {
 		return nil, malformed("header: %v", err)
 	}

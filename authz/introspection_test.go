@@ -471,6 +471,24 @@ func TestForeignJWTsAreAskedAbout(t *testing.T) {
 	}
 }
 
+// What two readers could understand differently is refused without asking: the
+// names by which such a JWT could be revoked would be anybody's guess.
+func TestForeignJWTsOfTwoMeanings(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
+	foreign := newIssuer(t, authztest.Named("https://as.example"))
+	for _, claims := range []string{`{"iss":"https://as.example","jti":"a","jti":"b"}`, `{"iss":"https://as.example","x":1e400}`} {
+		raw := foreign.Mint(nil, authztest.RawPayload([]byte(claims)))
+		s.set(func() { s.tokens[raw] = activeAnswer(nil) })
+		_, err := newVerifier(t, newIssuer(t)).Verify(t.Context(), raw)
+		require.Equal(t, authz.ReasonUnknownIssuer, reasonOf(err), "the verifier would pass it on")
+		_, err = in.Introspect(t.Context(), raw)
+		require.Equal(t, authz.ReasonMalformedToken, reasonOf(err), claims)
+	}
+	require.Zero(t, s.asked.Load())
+}
+
 // keyTier is a tier with proof about everything.
 type keyTier map[authz.Key]bool
 

@@ -12,9 +12,10 @@ import (
 // Bounds of what parseObject builds. The size of the text is bounded by the
 // caller.
 const (
-	maxJSONDepth  = 16   // nested objects and arrays
-	maxJSONValues = 2000 // values in total
-	maxJSONNumber = 40   // bytes of one number
+	maxJSONDepth    = 16   // nested objects and arrays
+	maxJSONValues   = 2000 // values in total
+	maxHeaderValues = 64   // values in total of a JOSE header, which is read before anything is verified
+	maxJSONNumber   = 40   // bytes of one number
 )
 
 // parseObject decodes text that is exactly one JSON object (RFC 8259), with
@@ -26,21 +27,20 @@ const (
 //
 // A decoder of our own, because the standard library's accepts all of these
 // and its successor is still an experiment.
-func parseObject(text string) (map[string]any, error) {
-	if !utf8.ValidString(text) {
-		return nil, errors.New("not valid UTF-8")
-	}
-	r := jsonReader{s: text}
-	r.space()
-	if r.peek() != '{' {
-		return nil, errors.New("not a JSON object")
-	}
-	m, err := r.object()
-	if err != nil {
+func parseObject(text string) (map[string]any, error) { return parseObjectOf(text, maxJSONValues) }
+
+// parseObjectOf is parseObject of at most so many values.
+func parseObjectOf(text string, values int) (map[string]any, error) {
+	r := jsonReader{s: text, values: values}
+	if err := r.begin(); err != nil {
 		return nil, err
 	}
-	if r.space(); r.i != len(r.s) {
-		return nil, r.fault("text after the object")
+	m, err := r.object()
+	if err == nil {
+		err = r.end()
+	}
+	if err != nil {
+		return nil, err
 	}
 	return m, nil
 }
@@ -50,7 +50,27 @@ type jsonReader struct {
 	s      string
 	i      int
 	depth  int
-	values int
+	values int    // that may still come
+	buf    []byte // of unescape
+}
+
+// begin moves to the object that the text has to be.
+func (r *jsonReader) begin() error {
+	if !utf8.ValidString(r.s) {
+		return errors.New("not valid UTF-8")
+	}
+	if r.space(); r.peek() != '{' {
+		return errors.New("not a JSON object")
+	}
+	return nil
+}
+
+// end reports what stands behind the object.
+func (r *jsonReader) end() error {
+	if r.space(); r.i != len(r.s) {
+		return r.fault("text after the object")
+	}
+	return nil
 }
 
 func (r *jsonReader) fault(what string) error {
@@ -86,17 +106,37 @@ func (r *jsonReader) enter() error {
 	return nil
 }
 
+// more moves to the next item of the object or array that was entered last, or
+// past its closing bracket.
+func (r *jsonReader) more(bracket byte, first bool) (bool, error) {
+	if !first {
+		r.space()
+		if r.peek() == ',' {
+			r.i++
+			r.space()
+			return true, nil
+		}
+	}
+	switch {
+	case r.peek() == bracket:
+		r.i++
+		r.depth--
+		return false, nil
+	case first:
+		return true, nil
+	}
+	return false, r.fault("comma or " + string(bracket) + " expected")
+}
+
 func (r *jsonReader) object() (map[string]any, error) {
 	if err := r.enter(); err != nil {
 		return nil, err
 	}
 	m := make(map[string]any, 8)
-	if r.peek() == '}' {
-		r.i++
-		r.depth--
-		return m, nil
-	}
-	for {
+	for first := true; ; first = false {
+		if more, err := r.more('}', first); !more {
+			return m, err
+		}
 		if r.peek() != '"' {
 			return nil, r.fault("member name expected")
 		}
@@ -107,30 +147,23 @@ func (r *jsonReader) object() (map[string]any, error) {
 		if _, twice := m[name]; twice {
 			return nil, r.fault("duplicate member")
 		}
-		r.space()
-		if r.peek() != ':' {
-			return nil, r.fault("colon expected")
-		}
-		r.i++
-		r.space()
-		v, err := r.value()
-		if err != nil {
+		if err = r.colon(); err != nil {
 			return nil, err
 		}
-		m[name] = v
-		r.space()
-		switch r.peek() {
-		case ',':
-			r.i++
-			r.space()
-		case '}':
-			r.i++
-			r.depth--
-			return m, nil
-		default:
-			return nil, r.fault("comma or end of object expected")
+		if m[name], err = r.value(); err != nil {
+			return nil, err
 		}
 	}
+}
+
+func (r *jsonReader) colon() error {
+	r.space()
+	if r.peek() != ':' {
+		return r.fault("colon expected")
+	}
+	r.i++
+	r.space()
+	return nil
 }
 
 func (r *jsonReader) array() ([]any, error) {
@@ -138,35 +171,29 @@ func (r *jsonReader) array() ([]any, error) {
 		return nil, err
 	}
 	a := []any{}
-	if r.peek() == ']' {
-		r.i++
-		r.depth--
-		return a, nil
-	}
-	for {
+	for first := true; ; first = false {
+		if more, err := r.more(']', first); !more {
+			return a, err
+		}
 		v, err := r.value()
 		if err != nil {
 			return nil, err
 		}
 		a = append(a, v)
-		r.space()
-		switch r.peek() {
-		case ',':
-			r.i++
-			r.space()
-		case ']':
-			r.i++
-			r.depth--
-			return a, nil
-		default:
-			return nil, r.fault("comma or end of array expected")
-		}
 	}
 }
 
+// count takes one value off those that may still come.
+func (r *jsonReader) count() error {
+	if r.values--; r.values < 0 {
+		return r.fault("too many values")
+	}
+	return nil
+}
+
 func (r *jsonReader) value() (any, error) {
-	if r.values++; r.values > maxJSONValues {
-		return nil, r.fault("too many values")
+	if err := r.count(); err != nil {
+		return nil, err
 	}
 	switch c := r.peek(); {
 	case c == '"':
@@ -207,34 +234,9 @@ func (r *jsonReader) digits() bool {
 }
 
 func (r *jsonReader) number() (any, error) {
-	start := r.i
-	if r.peek() == '-' {
-		r.i++
-	}
-	if r.peek() == '0' {
-		r.i++
-	} else if !r.digits() {
-		return nil, r.fault("digit expected")
-	}
-	if r.peek() == '.' {
-		r.i++
-		if !r.digits() {
-			return nil, r.fault("digit expected")
-		}
-	}
-	exponent := r.peek() == 'e' || r.peek() == 'E'
-	if exponent {
-		r.i++
-		if c := r.peek(); c == '+' || c == '-' {
-			r.i++
-		}
-		if !r.digits() {
-			return nil, r.fault("digit expected")
-		}
-	}
-	text := r.s[start:r.i]
-	if len(text) > maxJSONNumber {
-		return nil, r.fault("number too long")
+	text, exponent, err := r.numeral()
+	if err != nil {
+		return nil, err
 	}
 	if exponent {
 		if _, err := strconv.ParseFloat(text, 64); err != nil {
@@ -242,4 +244,37 @@ func (r *jsonReader) number() (any, error) {
 		}
 	}
 	return json.Number(text), nil
+}
+
+// numeral reads a number's text.
+func (r *jsonReader) numeral() (text string, exponent bool, err error) {
+	start := r.i
+	if r.peek() == '-' {
+		r.i++
+	}
+	if r.peek() == '0' {
+		r.i++
+	} else if !r.digits() {
+		return "", false, r.fault("digit expected")
+	}
+	if r.peek() == '.' {
+		r.i++
+		if !r.digits() {
+			return "", false, r.fault("digit expected")
+		}
+	}
+	exponent = r.peek() == 'e' || r.peek() == 'E'
+	if exponent {
+		r.i++
+		if c := r.peek(); c == '+' || c == '-' {
+			r.i++
+		}
+		if !r.digits() {
+			return "", false, r.fault("digit expected")
+		}
+	}
+	if text = r.s[start:r.i]; len(text) > maxJSONNumber {
+		return "", false, r.fault("number too long")
+	}
+	return text, exponent, nil
 }

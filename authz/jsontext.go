@@ -8,45 +8,61 @@ import (
 
 // text reads a string; without escapes it shares the memory of the input.
 func (r *jsonReader) text() (string, error) {
+	plain, unescaped, err := r.span()
+	if unescaped != nil {
+		return string(unescaped), err
+	}
+	return plain, err
+}
+
+// span reads a string without allocating: as it stands or, when there are
+// escapes in it, in bytes that are good until the next one.
+func (r *jsonReader) span() (plain string, unescaped []byte, err error) {
 	r.i++
 	start := r.i
 	for r.i < len(r.s) {
 		switch c := r.s[r.i]; {
 		case c == '"':
 			r.i++
-			return r.s[start : r.i-1], nil
+			return r.s[start : r.i-1], nil, nil
 		case c == '\\':
-			return r.escaped(start)
+			unescaped, err = r.unescape(start)
+			return "", unescaped, err
 		case c < 0x20:
-			return "", r.fault("control character in string")
+			return "", nil, r.fault("control character in string")
 		default:
 			r.i++
 		}
 	}
-	return "", r.fault("string without end")
+	return "", nil, r.fault("string without end")
 }
 
-// escaped continues text at its first backslash.
-func (r *jsonReader) escaped(start int) (string, error) {
-	b := append(make([]byte, 0, 64), r.s[start:r.i]...)
+// unescape continues span at its first backslash.
+func (r *jsonReader) unescape(start int) (_ []byte, err error) {
+	if r.buf == nil {
+		r.buf = make([]byte, 0, 64)
+	}
+	b := append(r.buf[:0], r.s[start:r.i]...)
+	defer func() { r.buf = b }() // it may have grown
 	for r.i < len(r.s) {
 		c := r.s[r.i]
 		r.i++
 		switch {
 		case c == '"':
-			return string(b), nil
+			return b, nil
 		case c < 0x20:
-			return "", r.fault("control character in string")
+			return nil, r.fault("control character in string")
 		case c != '\\':
 			b = append(b, c)
 		default:
-			var err error
-			if b, err = r.escape(b); err != nil {
-				return "", err
+			grown, err := r.escape(b)
+			if err != nil {
+				return nil, err
 			}
+			b = grown
 		}
 	}
-	return "", r.fault("string without end")
+	return nil, r.fault("string without end")
 }
 
 func (r *jsonReader) escape(b []byte) ([]byte, error) {

@@ -178,11 +178,12 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 	if fail != nil {
 		return nil, fail
 	}
-	claims, err := parseObject(string(c.payload))
+	payload := string(c.payload)
+	iss, err := skimIssuer(payload)
 	if err != nil {
 		return nil, malformed("payload: %v", err)
 	}
-	ring, fail := v.ring(claims, s)
+	ring, fail := v.ring(iss, s)
 	if fail != nil {
 		return nil, fail
 	}
@@ -198,6 +199,10 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 			ring.ask() // without a kid nothing else tells of a new key
 		}
 		return nil, &Failure{Reason: ReasonBadSignature, Settled: c.header.keyed || ring.settled(), Detail: "the signature does not verify"}
+	}
+	claims, err := parseObject(payload)
+	if err != nil {
+		return nil, malformed("payload: %v", err)
 	}
 	t = &Token{Raw: strings.Clone(raw), KeyID: key.kid, Type: c.header.typ, Generation: generation}
 	if s.foreign() {
@@ -226,24 +231,22 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 
 // ring finds the issuer a token claims to be from. Until the signature has
 // been verified, that is all that is believed of the claims.
-func (v *JWTVerifier) ring(claims map[string]any, s *Statement) (*KeyRing, *Failure) {
-	claim, present := claims["iss"]
-	iss, ok := claim.(string)
+func (v *JWTVerifier) ring(iss issuerClaim, s *Statement) (*KeyRing, *Failure) {
 	if s.foreign() {
-		if present {
+		if iss.present {
 			return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "the message names an issuer (iss) where none belongs"}
 		}
-		iss, present, ok = s.Issuer, true, true
+		iss = issuerClaim{present: true, text: true, name: s.Issuer}
 	}
-	if !present && s != nil && s.DefaultIssuer != "" {
-		iss, present, ok = s.DefaultIssuer, true, true
+	if !iss.present && s != nil && s.DefaultIssuer != "" {
+		iss = issuerClaim{present: true, text: true, name: s.DefaultIssuer}
 	}
-	if !present || !ok {
+	if !iss.present || !iss.text {
 		return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "the token names no issuer (iss)"}
 	}
-	r := v.issuers[iss]
+	r := v.issuers[iss.name]
 	if r == nil {
-		return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "issuer " + quoteShort(iss) + " is not configured"}
+		return nil, &Failure{Reason: ReasonUnknownIssuer, Detail: "issuer " + quoteShort(iss.name) + " is not configured"}
 	}
 	return r, nil
 }

@@ -1,6 +1,8 @@
 package authz_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +47,38 @@ func timed(t *testing.T, f func() error) time.Duration {
 	took := time.Since(start)
 	require.NoError(t, err)
 	return took
+}
+
+// Whoever sends a token that nobody signed decides what is in it, but not how
+// much is built of it.
+func TestForgedTokensBuildNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun
+	iss := newIssuer(t, authztest.Algorithms("RS256"))
+	v := newVerifier(t, iss)
+	genuine := iss.Mint(realistic)
+	good := testing.AllocsPerRun(100, func() { _, _ = v.Verify(t.Context(), genuine) })
+	list := func(item string, n int) string { return strings.TrimSuffix(strings.Repeat(item+",", n), ",") }
+	header := func(more string) string { return fmt.Sprintf(`{"alg":"RS256","kid":%q%s}`, iss.Key("").ID, more) }
+	signature := strings.Repeat("A", 342)
+	for name, tt := range map[string]struct{ header, payload string }{
+		"objects":         {header(""), `"x":[` + list("{}", 1990) + `]`},
+		"objects in each": {header(""), `"x":[` + list(`{"a":{}}`, 900) + `]`},
+		"arrays":          {header(""), `"x":[` + list("[]", 1990) + `]`},
+		"strings":         {header(""), `"x":[` + list(`"\n"`, 1900) + `]`},
+		"numbers":         {header(""), `"x":[` + list("1e9", 1990) + `]`},
+		"names":           {header(""), list(`"\n":0`, 1500)},
+		"many in header":  {header(`,"x":[` + list("{}", 1990) + `]`), `"x":0`},
+		"some in header":  {header(`,"x":[` + list("{}", 60) + `]`), `"x":0`},
+	} {
+		for _, claims := range []string{fmt.Sprintf(`{"iss":%q,%s}`, iss.Name, tt.payload), "{" + tt.payload + "}"} {
+			raw := b64([]byte(tt.header)) + "." + b64([]byte(claims)) + "." + signature
+			require.LessOrEqual(t, len(raw), authz.DefaultMaxTokenBytes, name)
+			_, err := v.Verify(t.Context(), raw)
+			require.Error(t, err, name)
+			forged := testing.AllocsPerRun(100, func() { _, _ = v.Verify(t.Context(), raw) })
+			t.Logf("%s: %.0f allocations, %.0f of a good token: %v", name, forged, good, err)
+			require.Less(t, forged, 3*good, name)
+		}
+	}
 }
 
 func TestVerifyAllocations(t *testing.T) { //nolint:paralleltest // AllocsPerRun
