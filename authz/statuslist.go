@@ -60,7 +60,8 @@ type StatusListConfig struct {
 	MaxAge   time.Duration `yaml:"max_age" doc:"How long a list is believed after it was fetched, 1s up to revocation.max_staleness; the list's own ttl and exp can shorten it. 0: revocation.max_staleness."`
 	Timeout  time.Duration `yaml:"timeout" doc:"Limit for fetching one list, 50ms to 30s; 0: 2s."`
 	MaxBytes int           `yaml:"max_bytes" doc:"Size of a list in bytes, unpacked, up to 268435456; 0: 16777216, which is 134 million one-bit entries."`
-	MaxLists int           `yaml:"max_lists" doc:"Lists kept in memory, up to 10000; 0: 64."`
+	MaxLists int           `yaml:"max_lists" doc:"Lists kept in memory, up to 10000; 0: 64. When there are more, the issuer that has the most loses the one that was used least recently."`
+	MaxTotal int64         `yaml:"max_total" doc:"Size of all lists in memory together in bytes, unpacked, from max_bytes to 1099511627776; beyond it, the issuer that takes the most loses the list that was used least recently. 0: 8 times max_bytes."`
 }
 
 func (c StatusListConfig) withDefaults(maxStaleness time.Duration) StatusListConfig {
@@ -75,6 +76,9 @@ func (c StatusListConfig) withDefaults(maxStaleness time.Duration) StatusListCon
 	}
 	if c.MaxLists == 0 {
 		c.MaxLists = 64
+	}
+	if c.MaxTotal == 0 {
+		c.MaxTotal = 8 * int64(c.MaxBytes)
 	}
 	return c
 }
@@ -98,6 +102,9 @@ func (c StatusListConfig) Validate(maxStaleness time.Duration, fault Fault) {
 	}
 	if c.MaxLists < 1 || c.MaxLists > 10_000 {
 		fault("max_lists", "%d is out of range: 1 to 10000", c.MaxLists)
+	}
+	if c.MaxTotal < int64(c.MaxBytes) || c.MaxTotal > 1<<40 {
+		fault("max_total", "%d is out of range: max_bytes (%d) to 1099511627776", c.MaxTotal, c.MaxBytes)
 	}
 }
 
@@ -133,8 +140,9 @@ type StatusLists struct {
 	cancel     context.CancelFunc
 	background Background
 
-	mu    sync.RWMutex
-	lists map[statusKey]*statusEntry
+	mu       sync.RWMutex
+	lists    map[statusKey]*statusEntry
+	fetching map[string]int // fetches under way, by issuer
 }
 
 var _ Tier = (*StatusLists)(nil)
@@ -159,9 +167,9 @@ func NewStatusLists(c StatusListConfig, o StatusListOptions) (*StatusLists, erro
 		return nil, errors.Join(faults...)
 	}
 	s := &StatusLists{
-		cfg: c.withDefaults(o.MaxStaleness), verifier: o.Verifier, clock: o.Clock, closeIdle: func() {}, lists: map[statusKey]*statusEntry{},
+		cfg: c.withDefaults(o.MaxStaleness), verifier: o.Verifier, clock: o.Clock, closeIdle: func() {}, lists: map[statusKey]*statusEntry{}, fetching: map[string]int{},
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jwt_bouncer_status_list_fetches_total", Help: "Status lists fetched, by result: ok, failed.",
+			Name: "jwt_bouncer_status_list_fetches_total", Help: "Status lists fetched, by result: ok, failed, overloaded.",
 		}, []string{"result"}),
 	}
 	transport := o.Transport
@@ -269,6 +277,7 @@ type statusEntry struct {
 	key  statusKey
 	list atomic.Pointer[statusList]
 	used atomic.Int64 // Clock.Boot
+	size int64        // of the list in bytes, under StatusLists.mu; 0: none
 
 	mu     sync.Mutex
 	flight chan struct{} // closed when the last fetch ended; nil: none was made
@@ -277,7 +286,7 @@ type statusEntry struct {
 	retry  time.Duration // Clock.Boot from which another fetch may be made
 }
 
-// entry finds or makes the entry; the longest unused one gives way.
+// entry finds or makes the entry. When there are too many, another gives way.
 func (s *StatusLists) entry(k statusKey) *statusEntry {
 	now := int64(s.clock.Boot())
 	s.mu.RLock()
@@ -287,22 +296,55 @@ func (s *StatusLists) entry(k statusKey) *statusEntry {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if e = s.lists[k]; e == nil {
-			if len(s.lists) >= s.cfg.MaxLists {
-				var oldest *statusEntry
-				for _, c := range s.lists {
-					if oldest == nil || c.used.Load() < oldest.used.Load() {
-						oldest = c
-					}
-				}
-				delete(s.lists, oldest.key)
-			}
 			k.issuer, k.uri = strings.Clone(k.issuer), strings.Clone(k.uri)
 			e = &statusEntry{key: k}
 			s.lists[k] = e
+			s.shrink(e, int64(s.cfg.MaxLists), func(*statusEntry) int64 { return 1 })
 		}
 	}
 	e.used.Store(now)
 	return e
+}
+
+// keep gives the entry its list. When all lists are too large together, others
+// give way. An entry that gave way itself meanwhile serves those who wait for
+// it, and takes memory no longer than they do.
+func (s *StatusLists) keep(e *statusEntry, list *statusList) {
+	e.list.Store(list)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.size = int64(cap(list.data))
+	s.shrink(e, s.cfg.MaxTotal, func(e *statusEntry) int64 { return e.size })
+}
+
+// shrink forgets entries other than the newest until they weigh no more than
+// most. The issuer with the most weight loses the one that was not used for
+// longest: no issuer can take the others' share by naming many lists or large
+// ones. s.mu is held.
+func (s *StatusLists) shrink(newest *statusEntry, most int64, weigh func(*statusEntry) int64) {
+	total, byIssuer := int64(0), map[string]int64{}
+	for _, e := range s.lists {
+		total += weigh(e)
+		byIssuer[e.key.issuer] += weigh(e)
+	}
+	for total > most {
+		var victim *statusEntry
+		for _, e := range s.lists {
+			if e == newest || weigh(e) == 0 {
+				continue
+			}
+			if victim == nil || byIssuer[e.key.issuer] > byIssuer[victim.key.issuer] ||
+				byIssuer[e.key.issuer] == byIssuer[victim.key.issuer] && e.used.Load() < victim.used.Load() {
+				victim = e
+			}
+		}
+		if victim == nil {
+			return // the newest alone is within every bound
+		}
+		total -= weigh(victim)
+		byIssuer[victim.key.issuer] -= weigh(victim)
+		delete(s.lists, victim.key)
+	}
 }
 
 func (e *statusEntry) failure() error {
@@ -317,6 +359,33 @@ func (e *statusEntry) failure() error {
 // statusRetry is the least time between two fetches of one list.
 const statusRetry = 500 * time.Millisecond
 
+// statusFetches bounds the lists of one issuer that are fetched, verified and
+// unpacked at once: each may hold maxStatusToken of text and twice max_bytes,
+// whether or not anybody still waits for it. Further ones fail at once rather
+// than wait: what waits would only grow. Each issuer has its own, so that one
+// whose lists come slowly does not keep the others' from being fetched.
+const statusFetches = 4
+
+// begin reports whether another list of the issuer may be fetched now; whoever
+// may calls end.
+func (s *StatusLists) begin(issuer string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fetching[issuer] >= statusFetches {
+		return false
+	}
+	s.fetching[issuer]++
+	return true
+}
+
+func (s *StatusLists) end(issuer string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fetching[issuer]--; s.fetching[issuer] == 0 {
+		delete(s.fetching, issuer)
+	}
+}
+
 // refresh joins the fetch under way or starts one, and returns what is closed
 // when it has ended.
 func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
@@ -327,6 +396,15 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 		return e.flight
 	}
 	e.busy, e.flight = true, make(chan struct{})
+	refuse := func(reason string) {
+		e.busy, e.err = false, errors.New(reason)
+		close(e.flight)
+	}
+	if !s.begin(e.key.issuer) {
+		s.fetches.WithLabelValues("overloaded").Inc()
+		refuse("too many lists of this issuer are being fetched already")
+		return e.flight
+	}
 	started := s.background.Start(func() {
 		list, err := s.fetch(e.key)
 		if held := e.list.Load(); err == nil && held != nil && list.issued < held.issued {
@@ -336,8 +414,9 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 		if err != nil {
 			result = "failed"
 		} else {
-			e.list.Store(list)
+			s.keep(e, list)
 		}
+		s.end(e.key.issuer)
 		s.fetches.WithLabelValues(result).Inc()
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -345,8 +424,8 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 		close(e.flight)
 	})
 	if !started {
-		e.busy, e.err = false, errors.New("shutting down")
-		close(e.flight)
+		s.end(e.key.issuer)
+		refuse("shutting down")
 	}
 	return e.flight
 }
@@ -428,12 +507,14 @@ func readStatusList(claims map[string]any, maxBytes int) (*statusList, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lst: %w", err)
 	}
-	if l.data, err = io.ReadAll(io.LimitReader(r, int64(maxBytes)+1)); err != nil {
+	data, err := io.ReadAll(io.LimitReader(r, int64(maxBytes)+1))
+	if err != nil {
 		return nil, fmt.Errorf("lst: %w", err)
 	}
-	if len(l.data) > maxBytes {
+	if len(data) > maxBytes {
 		return nil, fmt.Errorf("the list is larger than %d bytes", maxBytes)
 	}
+	l.data = bytes.Clone(data) // without the room in which it grew
 	return l, nil
 }
 

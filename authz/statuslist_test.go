@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
@@ -216,17 +217,25 @@ func TestStatusListLongLived(t *testing.T) {
 	}
 }
 
-// A list need not name its issuer; it is the token's all the same, by its
-// signature.
-func TestStatusListWithoutIssuer(t *testing.T) {
-	t.Parallel()
-	iss, other, s := newIssuer(t), newIssuer(t), newStatusServer(t)
+// newTwoIssuers returns issuers, and the verifier of both.
+func newTwoIssuers(t *testing.T) (one, other *authztest.Issuer, v *authz.JWTVerifier) {
+	t.Helper()
+	one, other = newIssuer(t), newIssuer(t)
 	v, err := authz.NewVerifier([]authz.IssuerConfig{
-		{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: iss.JWKSURL()}, {Issuer: other.Name, Audiences: []string{"api"}, JWKS: other.JWKSURL()},
+		{Issuer: one.Name, Audiences: []string{"api"}, JWKS: one.JWKSURL()}, {Issuer: other.Name, Audiences: []string{"api"}, JWKS: other.JWKSURL()},
 	}, authz.VerifierOptions{})
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	require.NoError(t, v.Refresh(t.Context()))
+	return one, other, v
+}
+
+// A list need not name its issuer; it is the token's all the same, by its
+// signature.
+func TestStatusListWithoutIssuer(t *testing.T) {
+	t.Parallel()
+	iss, other, v := newTwoIssuers(t)
+	s := newStatusServer(t)
 	l := newStatusLists(t, s, v, nil)
 	for path, tt := range map[string]struct {
 		signer *authztest.Issuer
@@ -435,6 +444,120 @@ func TestStatusListsAreBounded(t *testing.T) {
 	require.EqualValues(t, 4, s.fetched.Load())
 }
 
+// heldVerifier verifies when it is told to, and counts who waits.
+type heldVerifier struct {
+	authz.StatementVerifier
+	mu      sync.Mutex
+	waiting map[string]int // by issuer
+	release chan struct{}
+}
+
+func (v *heldVerifier) VerifyStatement(ctx context.Context, raw string, s authz.Statement) (*authz.Token, error) {
+	v.mu.Lock()
+	v.waiting[s.DefaultIssuer]++
+	v.mu.Unlock()
+	select {
+	case <-v.release:
+	case <-ctx.Done():
+	}
+	return v.StatementVerifier.VerifyStatement(ctx, raw, s)
+}
+
+func (v *heldVerifier) has(issuer string) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.waiting[issuer]
+}
+
+// Each token may name a list of its own. What fetching, verifying and unpacking
+// takes is bounded by issuer, whether somebody waits for it or has left.
+func TestStatusListFetchesAreBounded(t *testing.T) {
+	t.Parallel()
+	const atOnce = 4
+	s := newStatusServer(t)
+	iss, other, v := newTwoIssuers(t)
+	s.body = func(uri string) string {
+		signer := iss
+		if strings.Contains(uri, "/other") {
+			signer = other
+		}
+		return mintList(signer, uri, packList(1, 0), nil)
+	}
+	held := &heldVerifier{StatementVerifier: v, waiting: map[string]int{}, release: make(chan struct{})}
+	l := newStatusLists(t, s, held, nil, func(c *authz.StatusListConfig) { c.MaxLists, c.Timeout = 2, 30*time.Second })
+	ctx, leave := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range atOnce {
+		wg.Go(func() { _, _ = l.Lookup(ctx, statusQuery(iss, fmt.Sprint(s.URL, "/", i), 0)) })
+	}
+	require.Eventually(t, func() bool { return held.has(iss.Name) == atOnce }, 30*time.Second, time.Millisecond)
+	leave()
+	wg.Wait()
+	for i := range 50 {
+		// Nobody would answer: it is the refusal that does not wait.
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		got, err := l.Lookup(ctx, statusQuery(iss, fmt.Sprint(s.URL, "/more-", i), 0))
+		cancel()
+		require.Equal(t, authz.Unknown, got)
+		require.ErrorContains(t, err, "being fetched already")
+	}
+	require.Equal(t, atOnce, held.has(iss.Name))
+	require.EqualValues(t, atOnce, s.fetched.Load())
+	wg.Go(func() { // another issuer's has room
+		got, err := l.Lookup(t.Context(), statusQuery(other, s.URL+"/other", 0))
+		assert.NoError(t, err)
+		assert.Equal(t, authz.NotRevoked, got)
+	})
+	require.Eventually(t, func() bool { return held.has(other.Name) == 1 }, 30*time.Second, time.Millisecond)
+	close(held.release)
+	wg.Wait()
+	require.Eventually(t, func() bool { // the room is given back, and a refusal leaves no cooldown
+		got, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/more-0", 0))
+		return got == authz.NotRevoked && err == nil
+	}, 30*time.Second, time.Millisecond)
+}
+
+// An issuer that names ever more lists, or large ones, pushes out its own.
+func TestStatusListsKeepTheirShare(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*authz.StatusListConfig){
+		"number": func(c *authz.StatusListConfig) { c.MaxLists = 4 },
+		"bytes":  func(c *authz.StatusListConfig) { c.MaxBytes, c.MaxTotal = 1<<10, 4<<10 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStatusServer(t)
+			iss, other, v := newTwoIssuers(t)
+			s.body = func(uri string) string {
+				signer := iss
+				if strings.Contains(uri, "/other") {
+					signer = other
+				}
+				return mintList(signer, uri, packList(8, make([]byte, 1<<10)...), nil)
+			}
+			l := newStatusLists(t, s, v, nil, change)
+			ask := func(of *authztest.Issuer, path string) {
+				got, err := l.Lookup(t.Context(), statusQuery(of, s.URL+path, 0))
+				require.NoError(t, err, path)
+				require.Equal(t, authz.NotRevoked, got)
+			}
+			ask(other, "/other-1")
+			ask(other, "/other-2")
+			for i := range 20 {
+				ask(iss, fmt.Sprint("/", i))
+			}
+			require.EqualValues(t, 22, s.fetched.Load())
+			ask(other, "/other-1")
+			ask(other, "/other-2")
+			ask(iss, "/19")
+			ask(iss, "/18")
+			require.EqualValues(t, 22, s.fetched.Load(), "held")
+			ask(iss, "/17")
+			require.EqualValues(t, 23, s.fetched.Load(), "gave way")
+		})
+	}
+}
+
 // fixedTier always says the same.
 type fixedTier struct {
 	v   authz.Verdict
@@ -511,10 +634,10 @@ func TestStatusListThroughTheAuthorizer(t *testing.T) {
 
 func TestStatusListFaults(t *testing.T) {
 	t.Parallel()
-	c := authz.StatusListConfig{Hosts: []string{"a.example:8443", "https://a", "A.example", "", "a/b"}, MaxAge: time.Hour, Timeout: time.Hour, MaxBytes: -1, MaxLists: -1}
+	c := authz.StatusListConfig{Hosts: []string{"a.example:8443", "https://a", "A.example", "", "a/b"}, MaxAge: time.Hour, Timeout: time.Hour, MaxBytes: -1, MaxLists: -1, MaxTotal: -2}
 	var got []string
 	c.Validate(30*time.Second, func(path, _ string, _ ...any) { got = append(got, path) })
-	require.Equal(t, []string{"hosts[1]", "hosts[2]", "hosts[3]", "hosts[4]", "max_age", "timeout", "max_bytes", "max_lists"}, got)
+	require.Equal(t, []string{"hosts[1]", "hosts[2]", "hosts[3]", "hosts[4]", "max_age", "timeout", "max_bytes", "max_lists", "max_total"}, got)
 	authz.StatusListConfig{}.Validate(30*time.Second, func(path, format string, args ...any) { t.Errorf(path+": "+format, args...) })
 	_, err := authz.NewStatusLists(authz.StatusListConfig{}, authz.StatusListOptions{})
 	require.ErrorContains(t, err, "no verifier")
