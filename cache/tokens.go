@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"encoding/json"
 	"sync"
 	"time"
 
@@ -127,42 +126,5 @@ func (c *TokenCache) clean() {
 	}
 }
 
-// weight estimates what remembering t costs in bytes. Text that fields share
-// with Raw or with Claims is counted twice rather than not at all.
-func weight(t *authz.Token) uint32 {
-	const (
-		fixed  = 512 // the token, its keys, the cache's node, the map's bucket
-		answer = 512 // the adapter's encoded answer beyond the claims it repeats
-	)
-	n := fixed + answer + len(t.Raw) + 2*len(t.Issuer) + len(t.Subject) + len(t.ID) + len(t.Session) + len(t.KeyID)
-	for _, s := range t.Audience {
-		n += 16 + len(s)
-	}
-	for _, s := range t.Scopes {
-		n += 16 + len(s)
-	}
-	return uint32(min(n+2*weightOf(t.Claims), 1<<30))
-}
-
-func weightOf(v any) int {
-	const header = 32 // an interface with what it points to, or a map's slot
-	switch v := v.(type) {
-	case string:
-		return header + len(v)
-	case json.Number:
-		return header + len(v)
-	case []any:
-		n := header
-		for _, e := range v {
-			n += weightOf(e)
-		}
-		return n
-	case map[string]any:
-		n := 2 * header
-		for k, e := range v {
-			n += header + len(k) + weightOf(e)
-		}
-		return n
-	}
-	return header
-}
+// weight is what remembering t costs in bytes.
+func weight(t *authz.Token) uint32 { return uint32(min(t.Size(), 1<<30)) }

@@ -113,16 +113,23 @@ func TestTokenCacheBytes(t *testing.T) {
 			}
 			k.Claims["roles"] = roles
 		}
+		if i%3 == 1 { // many small objects, which are short as text
+			groups := make([]any, 200)
+			for j := range groups {
+				groups[j] = map[string]any{"id": true}
+			}
+			k.Claims["groups"] = groups
+		}
 		k.SetKeys()
 		c.Put(k)
 	}
 	c.tokens.CleanUp()
 	gained := heap() - before
 	t.Logf("%d tokens, weight %d, heap %d", c.tokens.EstimatedSize(), c.tokens.WeightedSize(), gained)
-	if c.tokens.WeightedSize() > limit || c.tokens.EstimatedSize() < 1000 {
+	if c.tokens.WeightedSize() > limit || c.tokens.EstimatedSize() < 500 {
 		t.Errorf("%d tokens weigh %d, limit %d", c.tokens.EstimatedSize(), c.tokens.WeightedSize(), limit)
 	}
-	if gained > limit*5/4 {
+	if gained > limit*9/8 {
 		t.Errorf("the heap gained %d bytes, limit %d", gained, limit)
 	}
 }
