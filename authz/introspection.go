@@ -130,6 +130,15 @@ type introspected struct {
 	token *Token
 	fail  *Failure      // why there is none
 	until time.Duration // Clock.Boot
+	text  int           // bytes of the answer, which the token's claims share
+}
+
+// size estimates what remembering a takes in bytes.
+func (a introspected) size() int {
+	if a.token == nil {
+		return 512 // the failure with its detail, the cache's node
+	}
+	return a.token.Size() + a.text
 }
 
 var _ Introspector = (*introspection)(nil)
@@ -154,10 +163,7 @@ func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prom
 	n.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("redirect refused") // a token would go where nobody said it may
 	}}
-	cache := func() *otter.Cache[[sha256.Size]byte, introspected] {
-		return otter.Must(&otter.Options[[sha256.Size]byte, introspected]{MaximumSize: c.CacheEntries})
-	}
-	n.answers, n.refusals = cache(), cache()
+	n.answers, n.refusals = newAnswers(c), newAnswers(c)
 	n.breaker = gobreaker.NewCircuitBreaker[introspected](gobreaker.Settings{
 		Name: c.Name, Timeout: time.Second, MaxRequests: 1,
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
@@ -166,6 +172,21 @@ func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prom
 		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, errBadQuestion) },
 	})
 	return n, nil
+}
+
+// newAnswers returns a cache that is bounded by bytes and by number. The library
+// knows one bound alone, so an answer weighs at least its share of the bytes.
+func newAnswers(c IntrospectionConfig) *otter.Cache[[sha256.Size]byte, introspected] {
+	const heaviest = 1 << 30 // a weight has 32 bits
+	entries := int64(c.CacheEntries)
+	most := min(c.CacheBytes, entries*heaviest)
+	share := (most + entries - 1) / entries
+	return otter.Must(&otter.Options[[sha256.Size]byte, introspected]{
+		MaximumWeight: uint64(most),
+		Weigher: func(_ [sha256.Size]byte, a introspected) uint32 {
+			return uint32(max(share, int64(min(a.size(), heaviest))))
+		},
+	})
 }
 
 // Local implements Introspector.
@@ -256,12 +277,12 @@ func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, er
 		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timeout)
 		defer cancel()
 		start := n.clock.Boot() // before the question: the answer is no older
-		claims, err := n.post(ctx, raw)
+		claims, text, err := n.post(ctx, raw)
 		if err != nil {
 			return introspected{}, err
 		}
 		a := n.judge(raw, claims)
-		a.until = start + n.cfg.CacheTTL
+		a.until, a.text = start+n.cfg.CacheTTL, text
 		return a, nil
 	})
 	if err != nil {
@@ -299,11 +320,12 @@ func refusesQuestion(status int) bool {
 // maxIntrospection bounds an answer, in bytes.
 const maxIntrospection = 64 << 10
 
-// post sends the question (RFC 7662, section 2.1). Errors never hold the token.
-func (n *introspection) post(ctx context.Context, raw string) (map[string]any, error) {
+// post sends the question (RFC 7662, section 2.1) and returns the answer, with
+// the length of its text. Errors never hold the token.
+func (n *introspection) post(ctx context.Context, raw string) (_ map[string]any, text int, _ error) {
 	secret, err := firstLine(n.cfg.ClientSecretFile)
 	if err != nil {
-		return nil, fmt.Errorf("client_secret_file: %w", err)
+		return nil, 0, fmt.Errorf("client_secret_file: %w", err)
 	}
 	form := url.Values{"token": {raw}, "token_type_hint": {"access_token"}}
 	if n.cfg.ClientAuth == "post" {
@@ -312,7 +334,7 @@ func (n *introspection) post(ctx context.Context, raw string) (map[string]any, e
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.cfg.Endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	switch n.cfg.ClientAuth {
 	case "basic": // RFC 6749, section 2.3.1: form-encoded first
@@ -324,19 +346,19 @@ func (n *introspection) post(ctx context.Context, raw string) (map[string]any, e
 	req.Header.Set("Accept", "application/json")
 	b, err := fetch(n.client, req, "application/json", maxIntrospection)
 	if status := statusError(0); errors.As(err, &status) && refusesQuestion(int(status)) {
-		return nil, fmt.Errorf("%w with %w", errBadQuestion, err)
+		return nil, 0, fmt.Errorf("%w with %w", errBadQuestion, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	claims, err := parseObject(string(b))
 	if err != nil {
-		return nil, fmt.Errorf("the endpoint's answer: %w", err)
+		return nil, 0, fmt.Errorf("the endpoint's answer: %w", err)
 	}
 	if _, ok := claims["active"].(bool); !ok {
-		return nil, errors.New("the endpoint's answer has no active")
+		return nil, 0, errors.New("the endpoint's answer has no active")
 	}
-	return claims, nil
+	return claims, len(b), nil
 }
 
 // judge makes a Token of an answer (RFC 7662, section 2.2).

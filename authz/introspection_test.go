@@ -315,6 +315,49 @@ func TestIntrospectionCacheIsBounded(t *testing.T) {
 	require.Equal(t, authz.ReasonUnprovable, reasonOf(ask()), "an old answer is not used when the endpoint is away")
 }
 
+// Answers are bounded by number and by what they take once they are read, which
+// for one of many small objects is many times its text.
+func TestIntrospectionCacheBytes(t *testing.T) {
+	t.Parallel()
+	const tokens = 40
+	groups := make([]any, 400)
+	for i := range groups {
+		groups[i] = map[string]any{"id": i}
+	}
+	for name, tt := range map[string]struct {
+		answer map[string]any
+		change func(*authz.IntrospectionConfig)
+		bound  bool
+	}{
+		"small answers":  {nil, func(*authz.IntrospectionConfig) {}, false},
+		"few entries":    {nil, func(c *authz.IntrospectionConfig) { c.CacheEntries = 5 }, true},
+		"large answers":  {map[string]any{"groups": groups}, func(c *authz.IntrospectionConfig) { c.CacheBytes = 1 << 20 }, true},
+		"large, default": {map[string]any{"groups": groups}, func(*authz.IntrospectionConfig) {}, false},
+	} {
+		s := newAuthServer(t)
+		for i := range tokens {
+			s.tokens[fmt.Sprint("token-", i)] = activeAnswer(tt.answer)
+		}
+		c := introspectionConfig(t, s)
+		c.CacheTTL = 30 * time.Second
+		tt.change(&c)
+		in := newIntrospector(t, c, authz.IntrospectionOptions{})
+		for range 2 {
+			for i := range tokens {
+				_, err := in.Introspect(t.Context(), fmt.Sprint("token-", i))
+				require.NoError(t, err, name)
+			}
+		}
+		again := int(s.asked.Load()) - tokens
+		t.Logf("%s: %d of %d asked about again", name, again, tokens)
+		if tt.bound {
+			require.GreaterOrEqual(t, again, tokens/2, name)
+		} else {
+			require.Zero(t, again, name)
+		}
+	}
+}
+
 // movable is the machine's clock, moved on.
 type movable struct{ by atomic.Int64 }
 
@@ -510,8 +553,8 @@ func TestIntrospectionFaults(t *testing.T) {
 	}{
 		{authz.IntrospectionConfig{}, []string{"name", "endpoint", "issuer", "audiences", "client_secret_file"}},
 		{authz.IntrospectionConfig{Name: "a", Endpoint: "http://as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientID: "x", ClientAuth: "bearer",
-			Tokens: "some", Timeout: time.Second, CacheTTL: time.Minute, CacheEntries: -1, MaxConcurrent: -1},
-			[]string{"endpoint", "client_id", "tokens", "timeout", "cache_ttl", "cache_entries", "max_concurrent"}},
+			Tokens: "some", Timeout: time.Second, CacheTTL: time.Minute, CacheEntries: -1, CacheBytes: -1, MaxConcurrent: -1},
+			[]string{"endpoint", "client_id", "tokens", "timeout", "cache_ttl", "cache_entries", "cache_bytes", "max_concurrent"}},
 		{authz.IntrospectionConfig{Name: "a", Endpoint: "https://u:p@as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientAuth: "mac"}, []string{"endpoint", "client_auth"}},
 		{authz.IntrospectionConfig{Name: "a", Endpoint: "http://127.0.0.1/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f"}, nil},
 	} {

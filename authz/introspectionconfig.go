@@ -23,13 +23,14 @@ type IntrospectionConfig struct {
 	Timeout          time.Duration `yaml:"timeout" doc:"Limit for one question, 10ms to 180ms, since a check takes at most 190ms; 0: 150ms."`
 	CacheTTL         time.Duration `yaml:"cache_ttl" doc:"How long an answer is believed, at most revocation.max_staleness and never beyond exp; 0: 10s."`
 	CacheEntries     int           `yaml:"cache_entries" doc:"Answers remembered of each kind, active and not, up to 10000000; 0: 10000."`
+	CacheBytes       int64         `yaml:"cache_bytes" doc:"Memory for the answers of each kind in bytes, from 1048576 to 1099511627776; the least used give way, also while there are fewer than cache_entries. 0: 67108864 (64 MiB)."`
 	MaxConcurrent    int           `yaml:"max_concurrent" doc:"Questions under way at once, up to 1000; more are answered 503. 0: 64."`
 }
 
 // DefaultIntrospectionConfig returns the values that empty fields stand for.
 func DefaultIntrospectionConfig() IntrospectionConfig {
 	return IntrospectionConfig{
-		ClientAuth: "basic", Tokens: "opaque", Timeout: 150 * time.Millisecond, CacheTTL: 10 * time.Second, CacheEntries: 10_000, MaxConcurrent: 64,
+		ClientAuth: "basic", Tokens: "opaque", Timeout: 150 * time.Millisecond, CacheTTL: 10 * time.Second, CacheEntries: 10_000, CacheBytes: 64 << 20, MaxConcurrent: 64,
 	}
 }
 
@@ -51,6 +52,9 @@ func (c IntrospectionConfig) withDefaults() IntrospectionConfig {
 	}
 	if c.CacheEntries == 0 {
 		c.CacheEntries = d.CacheEntries
+	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = d.CacheBytes
 	}
 	if c.MaxConcurrent == 0 {
 		c.MaxConcurrent = d.MaxConcurrent
@@ -93,6 +97,9 @@ func (c IntrospectionConfig) Validate(maxStaleness time.Duration, fault Fault) {
 	}
 	if c.CacheEntries < 1 || c.CacheEntries > 10_000_000 {
 		fault("cache_entries", "%d is out of range: 1 to 10000000", c.CacheEntries)
+	}
+	if c.CacheBytes < 1<<20 || c.CacheBytes > 1<<40 {
+		fault("cache_bytes", "%d is out of range: 1048576 (1 MiB) to 1099511627776 (1 TiB)", c.CacheBytes)
 	}
 	if c.MaxConcurrent < 1 || c.MaxConcurrent > 1000 {
 		fault("max_concurrent", "%d is out of range: 1 to 1000", c.MaxConcurrent)
