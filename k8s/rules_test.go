@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -146,6 +147,7 @@ func (s *set) pod(p pod) error {
 				fail(at+"a probe uses port %q, which is not declared", port.StrVal)
 			}
 		}
+		errs = append(errs, restarts(p.of+": "+at, c))
 		for _, m := range c.VolumeMounts {
 			if !volumes[m.Name] && !strings.HasPrefix(p.of, "StatefulSet/") {
 				fail(at+"mounts volume %q, which is not declared", m.Name)
@@ -163,6 +165,23 @@ func (s *set) pod(p pod) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// restarts checks that no probe that restarts a container asks whether it is
+// ready: that depends on a store and an issuer, whose outage no restart mends.
+// The startup probe of a native sidecar may, because it is all that keeps the
+// next container waiting; but then it must not give up.
+func restarts(at string, c corev1.Container) error {
+	for _, p := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe} {
+		if p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/readyz" {
+			continue
+		}
+		patience := time.Duration(max(p.PeriodSeconds, 1)) * time.Second * time.Duration(p.FailureThreshold)
+		if p != c.StartupProbe || c.RestartPolicy == nil || patience < 30*24*time.Hour {
+			return errors.New(at + "is restarted for not being ready")
+		}
+	}
+	return nil
 }
 
 func probePort(p *corev1.Probe) (intstr.IntOrString, bool) {
