@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rhysd/actionlint"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/yaml"
@@ -31,48 +32,106 @@ func fenced(t *testing.T, page, language string) []string {
 	return out
 }
 
-// The overlay of one's own that the guide shows builds and is valid.
-func TestOwnOverlay(t *testing.T) {
-	t.Parallel()
+// block is the one code block of the guide that begins with a line.
+func block(t *testing.T, language, first string) string {
+	t.Helper()
+	for _, text := range fenced(t, "../docs/kubernetes.md", language) {
+		if strings.HasPrefix(strings.TrimLeft(text, "\n"), first+"\n") {
+			return text
+		}
+	}
+	t.Fatalf("the guide shows no %q", first)
+	return ""
+}
+
+// own builds the overlay of one's own that the guide shows, with more of the
+// guide's blocks added to it.
+func own(t *testing.T, kustomization string, files map[string]string) ([]object, error) {
+	t.Helper()
 	mem := tree(t)
-	for _, f := range [][2]string{{"/my/jwt-bouncer.yaml", "base/auth-config.yaml"}, {"/my/secrets.env", "components/common/secrets.env"}} {
+	for _, f := range [][2]string{{"jwt-bouncer.yaml", "base/auth-config.yaml"}, {"secrets.env", "components/common/secrets.env"}} {
 		b, err := os.ReadFile(f[1])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := mem.WriteFile(f[0], b); err != nil {
+		if err := mem.WriteFile("/my/"+f[0], b); err != nil {
 			t.Fatal(err)
 		}
 	}
-	found := false
-	for _, block := range fenced(t, "../docs/kubernetes.md", "yaml") {
-		if strings.Contains(block, "# my/kustomization.yaml") {
-			found = true
-			if err := mem.WriteFile("/my/kustomization.yaml", []byte(block)); err != nil {
-				t.Fatal(err)
-			}
+	for name, text := range files {
+		if err := mem.WriteFile("/my/"+name, []byte(text)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if !found {
-		t.Fatal("the guide shows no overlay")
+	if err := mem.WriteFile("/my/kustomization.yaml", []byte(kustomization)); err != nil {
+		t.Fatal(err)
 	}
 	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(mem, "/my")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	text, err := resources.AsYaml()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	objects, err := split(text)
+	return split(text)
+}
+
+// find returns one of the objects.
+func find(t *testing.T, objects []object, name string) object {
+	t.Helper()
+	for _, o := range objects {
+		if o.String() == name {
+			return o
+		}
+	}
+	t.Fatalf("%s is not there", name)
+	return object{}
+}
+
+// The overlay of one's own that the guide shows builds and is valid.
+func TestOwnOverlay(t *testing.T) {
+	t.Parallel()
+	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := check(objects); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(string(text), "registry.example/jwt-bouncer:0.1.0") {
+	if !strings.Contains(string(find(t, objects, "Deployment/jwt-bouncer").text), "registry.example/jwt-bouncer:0.1.0") {
 		t.Error("the image was not replaced")
+	}
+}
+
+// What the guide says of reaching a managed Postgres does the same with
+// kustomize and with Helm, and only adds.
+func TestExtraEgress(t *testing.T) {
+	t.Parallel()
+	egress := func(objects []object, err error) []any {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		policy := find(t, objects, "NetworkPolicy/jwt-bouncer")
+		if _, err := schema(policy); err != nil {
+			t.Error(err)
+		}
+		spec, _ := policy.tree["spec"].(map[string]any)
+		rules, _ := spec["egress"].([]any)
+		return rules
+	}
+	var values map[string]any
+	if err := yaml.UnmarshalStrict([]byte(block(t, "yaml", "# my-values.yaml")), &values); err != nil {
+		t.Fatal(err)
+	}
+	before := egress(build(t, "overlays/shared"))
+	after := egress(own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# added to my/kustomization.yaml"), nil))
+	if diff := cmp.Diff(after, egress(render(t, values), nil)); diff != "" {
+		t.Errorf("kustomize (-) and chart (+) differ:\n%s", diff)
+	}
+	if len(after) != len(before)+2 {
+		t.Errorf("%d rules became %d", len(before), len(after))
 	}
 }
 
