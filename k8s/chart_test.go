@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,12 @@ import (
 // render does what `helm template jwt-bouncer chart` does.
 func render(t *testing.T, values map[string]any) []object {
 	t.Helper()
+	return renderRevision(t, 1, values)
+}
+
+// renderRevision does what `helm upgrade` does for that revision.
+func renderRevision(t *testing.T, revision int, values map[string]any) []object {
+	t.Helper()
 	c, err := loader.LoadDir("chart")
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +33,7 @@ func render(t *testing.T, values map[string]any) []object {
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	v, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "jwt-bouncer", Namespace: "jwt-bouncer", Revision: 1, IsInstall: true}, nil)
+	v, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "jwt-bouncer", Namespace: "jwt-bouncer", Revision: revision, IsInstall: revision == 1, IsUpgrade: revision > 1}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +102,7 @@ func TestChartEqualsKustomize(t *testing.T) {
 	}
 	got := map[string]any{}
 	for _, o := range render(t, nil) {
-		got[o.String()] = plain(t, o)
+		got[migrateJob.ReplaceAllString(o.String(), "$1")] = plain(t, o)
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if diff := cmp.Diff(want[name], got[name]); diff != "" {
@@ -117,12 +124,54 @@ func TestChartEqualsKustomize(t *testing.T) {
 	}
 }
 
+// migrateJob is the migration's name with what the chart adds to it.
+var migrateJob = regexp.MustCompile(`^(Job/jwt-bouncer-migrate)-[0-9]+-[0-9a-f]{8}$`)
+
+// The migration of each revision is a Job of its own, and so is that of each
+// content, because none can be changed.
+func TestChartMigrationIsNew(t *testing.T) {
+	t.Parallel()
+	name := func(revision int, values map[string]any) string {
+		t.Helper()
+		for _, o := range renderRevision(t, revision, values) {
+			if o.kind == "Job" {
+				if !migrateJob.MatchString(o.String()) || len(o.name) > 63 {
+					t.Errorf("%s", o)
+				}
+				return o.name
+			}
+		}
+		t.Fatal("there is no Job")
+		return ""
+	}
+	first := name(1, nil)
+	if again := name(1, nil); again != first {
+		t.Errorf("one content has two names, %s and %s", first, again)
+	}
+	seen := map[string]string{first: "the first"}
+	for what, other := range map[string]string{
+		"another revision":      name(2, nil),
+		"another image":         name(1, map[string]any{"image": map[string]any{"tag": "9.9.9"}}),
+		"another store":         name(1, map[string]any{"migration": map[string]any{"store": "postgres://owner@elsewhere/db"}}),
+		"another Secret":        name(1, map[string]any{"existingSecret": "other"}),
+		"another configuration": name(1, map[string]any{"config": map[string]any{"revocation": map[string]any{"max_token_ttl": "48h"}}}),
+	} {
+		if seen[other] != "" {
+			t.Errorf("%s has the Job of %s", what, seen[other])
+		}
+		seen[other] = what
+	}
+}
+
 // plain is o without what the two tools add for themselves, and with embedded
 // YAML read.
 func plain(t *testing.T, o object) map[string]any {
 	meta, _ := o.tree["metadata"].(map[string]any)
 	delete(meta, "namespace")
 	delete(meta, "annotations")
+	if o.kind == "Job" {
+		delete(meta, "name") // the chart's is another in each revision
+	}
 	if labels, ok := meta["labels"].(map[string]any); ok {
 		for l := range labels {
 			if strings.HasPrefix(l, "helm.sh/") || slices.Contains([]string{"name", "part-of", "instance", "version", "managed-by"}, strings.TrimPrefix(l, "app.kubernetes.io/")) {

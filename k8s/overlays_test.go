@@ -64,6 +64,7 @@ func TestBrokenCopies(t *testing.T) {
 		"gateway: unknown field":   {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "failOpen:", "failOpened:"}, "failOpened"},
 		"gateway: escaped slashes": {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "RejectRequest", "RejectRequests"}, "escapedSlashesAction"},
 		"gateway: target missing":  {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "grpc:\n      backendRefs", "grpcs:\n      backendRefs"}, "grpcs"},
+		"helm hook":                {"overlays/shared", edit{"components/common/migration.yaml", "  annotations:\n", "  annotations:\n    helm.sh/hook: post-install\n"}, "Helm's hook"},
 		"unknown kind":             {"overlays/shared", edit{"components/monitoring/podmonitor.yaml", "kind: PodMonitor", "kind: PodMonitors"}, "no type is known"},
 	} {
 		t.Run(name, func(t *testing.T) {

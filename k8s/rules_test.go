@@ -58,6 +58,7 @@ func check(objects []object) error {
 			errs = append(errs, selects(o, v.Spec.Selector, v.Spec.Template.Labels))
 		case *batchv1.Job:
 			s.pods = append(s.pods, pod{o.String(), v.Spec.Template, false})
+			errs = append(errs, hooks(o, v))
 		case *corev1.ConfigMap:
 			s.keys[o.String()] = setOf(maps.Keys(v.Data))
 			errs = append(errs, content(v))
@@ -72,6 +73,16 @@ func check(objects []object) error {
 		errs = append(errs, s.targets(v))
 	}
 	return errors.Join(errs...)
+}
+
+// hooks checks that a Job is made in the phase in which the rest is. Helm runs
+// its hooks before anything that they mount is there, or after waiting for pods
+// that wait for them.
+func hooks(o object, j *batchv1.Job) error {
+	if h := j.Annotations["helm.sh/hook"]; h != "" {
+		return fmt.Errorf("%s: Helm's hook %s is before what it needs, or after what needs it", o, h)
+	}
+	return nil
 }
 
 // content checks the configurations inside a ConfigMap by those who read them.
