@@ -65,6 +65,8 @@ func TestBrokenCopies(t *testing.T) {
 		"gateway: escaped slashes": {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "RejectRequest", "RejectRequests"}, "escapedSlashesAction"},
 		"gateway: target missing":  {"overlays/envoy-gateway", edit{"overlays/envoy-gateway/gateway.yaml", "grpc:\n      backendRefs", "grpcs:\n      backendRefs"}, "grpcs"},
 		"helm hook":                {"overlays/shared", edit{"components/common/migration.yaml", "  annotations:\n", "  annotations:\n    helm.sh/hook: post-install\n"}, "Helm's hook"},
+		"argo hook":                {"overlays/shared", edit{"components/common/migration.yaml", "argocd.argoproj.io/hook: Sync", "argocd.argoproj.io/hook: PreSync"}, "Argo CD's hook"},
+		"argo hook stays":          {"overlays/shared", edit{"components/common/migration.yaml", "argocd.argoproj.io/hook-delete-policy: BeforeHookCreation", "argocd.argoproj.io/hook-delete-policy: HookSucceeded"}, "Argo CD's hook"},
 		"unknown kind":             {"overlays/shared", edit{"components/monitoring/podmonitor.yaml", "kind: PodMonitor", "kind: PodMonitors"}, "no type is known"},
 	} {
 		t.Run(name, func(t *testing.T) {

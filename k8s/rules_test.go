@@ -75,10 +75,13 @@ func check(objects []object) error {
 	return errors.Join(errs...)
 }
 
-// hooks checks that a Job is made in the phase in which the rest is. Helm runs
-// its hooks before anything that they mount is there, or after waiting for pods
-// that wait for them.
+// hooks checks that a Job is made in the phase in which the rest is. Before it,
+// nothing that the Job mounts is there, nor perhaps the database; after it, Helm
+// has waited for pods, and Argo CD for their health, that wait for the Job.
 func hooks(o object, j *batchv1.Job) error {
+	if h := j.Annotations["argocd.argoproj.io/hook"]; h != "Sync" || j.Annotations["argocd.argoproj.io/hook-delete-policy"] != "BeforeHookCreation" {
+		return fmt.Errorf("%s: Argo CD's hook %q does not make it anew beside what it needs", o, h)
+	}
 	if h := j.Annotations["helm.sh/hook"]; h != "" {
 		return fmt.Errorf("%s: Helm's hook %s is before what it needs, or after what needs it", o, h)
 	}
