@@ -73,6 +73,12 @@ func build(t testing.TB, dir string, edits ...edit) ([]object, error) {
 	return split(text)
 }
 
+// monitored takes the monitoring component into an overlay.
+func monitored(dir string) edit {
+	file := dir + "/kustomization.yaml"
+	return edit{file, "\ncomponents:\n", "\ncomponents:\n  - ../../components/monitoring\n"}
+}
+
 // split reads a stream of manifests.
 func split(stream []byte) ([]object, error) {
 	var out []object

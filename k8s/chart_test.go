@@ -70,8 +70,8 @@ func TestChart(t *testing.T) {
 	}
 	for name, values := range map[string]map[string]any{
 		"defaults": {},
-		"little":   {"autoscaling": map[string]any{"enabled": false}, "monitoring": map[string]any{"enabled": false}, "networkPolicy": map[string]any{"enabled": false}, "migration": map[string]any{"enabled": false}, "podDisruptionBudget": map[string]any{"enabled": false}},
-		"much": {"podAnnotations": map[string]any{"a": "b"}, "nodeSelector": map[string]any{"kubernetes.io/arch": "arm64"}, "affinity": map[string]any{"nodeAffinity": map[string]any{}},
+		"little":   {"autoscaling": map[string]any{"enabled": false}, "networkPolicy": map[string]any{"enabled": false}, "migration": map[string]any{"enabled": false}, "podDisruptionBudget": map[string]any{"enabled": false}},
+		"much": {"monitoring": map[string]any{"enabled": true}, "podAnnotations": map[string]any{"a": "b"}, "nodeSelector": map[string]any{"kubernetes.io/arch": "arm64"}, "affinity": map[string]any{"nodeAffinity": map[string]any{}},
 			"tolerations": []any{map[string]any{"key": "k", "operator": "Exists"}}, "image": map[string]any{"tag": "1.2.3", "pullPolicy": "Always", "pullSecrets": []any{map[string]any{"name": "x"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestChart(t *testing.T) {
 // The chart and kustomize deploy the same.
 func TestChartEqualsKustomize(t *testing.T) {
 	t.Parallel()
-	kustomized, err := build(t, "overlays/shared")
+	kustomized, err := build(t, "overlays/shared", monitored("overlays/shared"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestChartEqualsKustomize(t *testing.T) {
 		}
 	}
 	got := map[string]any{}
-	for _, o := range render(t, nil) {
+	for _, o := range render(t, map[string]any{"monitoring": map[string]any{"enabled": true}}) {
 		got[migrateJob.ReplaceAllString(o.String(), "$1")] = plain(t, o)
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {

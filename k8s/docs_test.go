@@ -92,13 +92,14 @@ func find(t *testing.T, objects []object, name string) object {
 // The overlay of one's own that the guide shows builds and is valid.
 func TestOwnOverlay(t *testing.T) {
 	t.Parallel()
-	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml"), nil)
+	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# also added to my/kustomization.yaml"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := check(objects); err != nil {
 		t.Error(err)
 	}
+	find(t, objects, "PodMonitor/jwt-bouncer")
 	if !strings.Contains(string(find(t, objects, "Deployment/jwt-bouncer").text), "registry.example/jwt-bouncer:0.1.0") {
 		t.Error("the image was not replaced")
 	}

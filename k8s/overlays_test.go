@@ -1,6 +1,7 @@
 package k8s
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,6 +19,50 @@ func TestOverlays(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Where the Prometheus operator is, monitoring can be taken into both ways of
+// deploying.
+func TestMonitored(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"overlays/shared", "overlays/sidecar"} {
+		objects, err := build(t, dir, monitored(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := check(objects); err != nil {
+			t.Error(err)
+		}
+		for _, name := range []string{"PodMonitor/jwt-bouncer", "PrometheusRule/jwt-bouncer", "ConfigMap/jwt-bouncer-dashboard"} {
+			find(t, objects, name)
+		}
+	}
+}
+
+// What needs another project's CRDs is not applied unasked: without them
+// `kubectl apply` and `helm install` fail.
+func TestNoForeignKinds(t *testing.T) {
+	t.Parallel()
+	needs := map[string][]string{
+		"overlays/istio":         {"networking.istio.io", "security.istio.io"},
+		"overlays/envoy-gateway": {"gateway.networking.k8s.io", "gateway.envoyproxy.io"},
+	}
+	sets := map[string][]object{"chart": render(t, nil)}
+	for _, dir := range overlays(t) {
+		objects, err := build(t, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sets[dir] = objects
+	}
+	for dir, objects := range sets {
+		for _, o := range objects {
+			group, _, _ := strings.Cut(o.version, "/")
+			if strings.Contains(group, ".") && group != "networking.k8s.io" && !slices.Contains(needs[dir], group) {
+				t.Errorf("%s has %s of %s, which clusters need not have", dir, o, o.version)
+			}
+		}
 	}
 }
 
@@ -67,7 +112,7 @@ func TestBrokenCopies(t *testing.T) {
 		"helm hook":                {"overlays/shared", edit{"components/common/migration.yaml", "  annotations:\n", "  annotations:\n    helm.sh/hook: post-install\n"}, "Helm's hook"},
 		"argo hook":                {"overlays/shared", edit{"components/common/migration.yaml", "argocd.argoproj.io/hook: Sync", "argocd.argoproj.io/hook: PreSync"}, "Argo CD's hook"},
 		"argo hook stays":          {"overlays/shared", edit{"components/common/migration.yaml", "argocd.argoproj.io/hook-delete-policy: BeforeHookCreation", "argocd.argoproj.io/hook-delete-policy: HookSucceeded"}, "Argo CD's hook"},
-		"unknown kind":             {"overlays/shared", edit{"components/monitoring/podmonitor.yaml", "kind: PodMonitor", "kind: PodMonitors"}, "no type is known"},
+		"unknown kind":             {"overlays/shared", edit{"overlays/shared/scaling.yaml", "kind: PodDisruptionBudget", "kind: PodDisruptionBudgets"}, "no type is known"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
