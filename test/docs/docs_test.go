@@ -159,7 +159,8 @@ func TestNamedTests(t *testing.T) {
 	}
 }
 
-// TestOperationsMetrics: a metric or alert that operations.md names exists.
+// TestOperationsMetrics: a metric or alert that operations.md names exists, and
+// it says of every alert what to do, as other pages and the rules promise.
 func TestOperationsMetrics(t *testing.T) {
 	t.Parallel()
 	read := func(parts ...string) string {
@@ -178,6 +179,15 @@ func TestOperationsMetrics(t *testing.T) {
 	for _, name := range regexp.MustCompile(`\bJWTBouncer[A-Za-z]+`).FindAllString(page, -1) {
 		if !strings.Contains(alerts, "alert: "+name+"\n") {
 			t.Errorf("operations.md names the alert %s, which does not exist", name)
+		}
+	}
+	rules := regexp.MustCompile(`alert: (\S+)`).FindAllStringSubmatch(alerts, -1)
+	if len(rules) == 0 {
+		t.Error("there are no alerts")
+	}
+	for _, m := range rules {
+		if !strings.Contains(page, "\n| `"+m[1]+"` | ") {
+			t.Errorf("operations.md does not say what to do about %s", m[1])
 		}
 	}
 }
