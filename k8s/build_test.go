@@ -154,9 +154,20 @@ func envoyValidate(text string) error {
 	if _, err := os.Stat(bin); err != nil {
 		return fmt.Errorf("%w: run `make tools` first", err)
 	}
-	return onFile(text, func(path string) *exec.Cmd {
+	err = onFile(text, func(path string) *exec.Cmd {
 		return exec.Command(bin, "--mode", "validate", "--log-level", "error", "-c", path)
 	})
+	if err != nil {
+		return err
+	}
+	// docs/operations.md says what callers get when the sidecar is gone.
+	filters := strings.Count(text, "ext_authz.v3.ExtAuthz")
+	for _, setting := range []string{"failure_mode_allow: false", "status_on_error: {code: ServiceUnavailable}"} {
+		if n := strings.Count(text, setting); n != filters {
+			return fmt.Errorf("%d external authorizations and %d times %q", filters, n, setting)
+		}
+	}
+	return nil
 }
 
 func onFile(text string, command func(string) *exec.Cmd) error {

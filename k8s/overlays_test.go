@@ -101,6 +101,8 @@ func TestBrokenCopies(t *testing.T) {
 		"product: unknown key":     {"overlays/shared", edit{"base/auth-config.yaml", "max_staleness:", "max_stalenes:"}, "unknown key"},
 		"product: bad value":       {"overlays/sidecar", edit{"overlays/sidecar/auth-config.yaml", "unix:///run", "unix://run"}, "listen.grpc"},
 		"envoy: unknown field":     {"overlays/envoy", edit{"overlays/envoy/bootstrap.yaml", "failure_mode_allow:", "failure_mode_allows:"}, "failure_mode_allows"},
+		"envoy: 403 without it":    {"overlays/sidecar", edit{"overlays/sidecar/bootstrap.yaml", "status_on_error: {code: ServiceUnavailable}", "status_on_error: {code: Forbidden}"}, "1 external authorizations and 0 times"},
+		"envoy: open without it":   {"overlays/envoy", edit{"overlays/envoy/bootstrap.yaml", "failure_mode_allow: false", "failure_mode_allow: true"}, "1 external authorizations and 0 times"},
 		"envoy: bad enum":          {"overlays/sidecar", edit{"overlays/sidecar/bootstrap.yaml", "REJECT_REQUEST", "REJECT_REQUESTS"}, "REJECT_REQUESTS"},
 		"istio: unknown field":     {"overlays/istio", edit{"overlays/istio/policy.yaml", "provider: {name", "provider: {nam"}, "nam"},
 		"istio: enum typo":         {"overlays/istio", edit{"overlays/istio/policy.yaml", "action: CUSTOM", "action: CUSTOMS"}, "CUSTOMS"},
