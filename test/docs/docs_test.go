@@ -192,6 +192,44 @@ func TestOperationsMetrics(t *testing.T) {
 	}
 }
 
+// TestPlatform: where the fetched servers do not run, the script says so before
+// it does anything, and the pages say where they do.
+func TestPlatform(t *testing.T) {
+	t.Parallel()
+	for _, platform := range []string{"Darwin arm64", "Linux aarch64", "Linux x86_64"} {
+		root, bin := t.TempDir(), t.TempDir()
+		script, err := os.ReadFile(filepath.Join(harness.Root(), "scripts", "servers.sh"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := func(path, text string) {
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(filepath.Join(root, "scripts", "servers.sh"), string(script))
+		write(filepath.Join(root, "test", "servers.txt"), "")
+		write(filepath.Join(bin, "uname"), "#!/bin/sh\necho "+platform+"\n")
+		write(filepath.Join(bin, "python3"), "#!/bin/sh\necho the script goes on\nexit 1\n")
+		cmd := exec.CommandContext(t.Context(), filepath.Join(root, "scripts", "servers.sh"))
+		cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
+		out, err := cmd.CombinedOutput()
+		_, made := os.Stat(filepath.Join(root, ".tools"))
+		right := platform == "Linux x86_64"
+		if err == nil || (made == nil) != right || strings.Contains(string(out), "this is "+platform) == right {
+			t.Errorf("on %s: %v\n%s", platform, err, out)
+		}
+	}
+	for path, text := range pages(t) {
+		if name := rel(path); (name == "README.md" || name == "CONTRIBUTING.md") && !strings.Contains(text, "Linux on x86-64") {
+			t.Errorf("%s does not say where the tests run", name)
+		}
+	}
+}
+
 func rel(path string) string {
 	r, err := filepath.Rel(harness.Root(), path)
 	if err != nil {
