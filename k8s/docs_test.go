@@ -2,6 +2,7 @@ package k8s
 
 import (
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rhysd/actionlint"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/yaml"
 )
@@ -49,7 +51,7 @@ func block(t *testing.T, language, first string) string {
 func own(t *testing.T, kustomization string, files map[string]string) ([]object, error) {
 	t.Helper()
 	mem := tree(t)
-	for _, f := range [][2]string{{"jwt-bouncer.yaml", "base/auth-config.yaml"}, {"secrets.env", "components/common/secrets.env"}} {
+	for _, f := range [][2]string{{"jwt-bouncer.yaml", "base/auth-config.yaml"}, {"secrets.env", "components/common/secrets.env"}, {"api-token", "components/common/api-token"}} {
 		b, err := os.ReadFile(f[1])
 		if err != nil {
 			t.Fatal(err)
@@ -102,6 +104,32 @@ func TestOwnOverlay(t *testing.T) {
 	find(t, objects, "PodMonitor/jwt-bouncer")
 	if !strings.Contains(string(find(t, objects, "Deployment/jwt-bouncer").text), "registry.example/jwt-bouncer:0.1.0") {
 		t.Error("the image was not replaced")
+	}
+}
+
+// The guide's tokens while one is rotated, several lines, arrive in the Secret as
+// they are, beside the other keys.
+func TestRotatedTokens(t *testing.T) {
+	t.Parallel()
+	text := fenced(t, "../docs/kubernetes.md", "text")
+	if len(text) != 1 {
+		t.Fatalf("the guide shows %d files of tokens", len(text))
+	}
+	tokens := strings.TrimPrefix(text[0], "\n")
+	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml"), map[string]string{"api-token": tokens})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := schema(find(t, objects, "Secret/jwt-bouncer-secrets"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := v.(*corev1.Secret).Data
+	if keys := slices.Sorted(maps.Keys(data)); !slices.Equal(keys, []string{"api-token", "redis-password", "store-owner-password", "store-password"}) {
+		t.Errorf("keys %v", keys)
+	}
+	if string(data["api-token"]) != tokens || !regexp.MustCompile(`^(\S+ +\S{16,}\n){3,}$`).MatchString(tokens) {
+		t.Errorf("%q became %q", tokens, data["api-token"])
 	}
 }
 
