@@ -1,7 +1,9 @@
 # syntax=docker/dockerfile:1
 # Static binary on an empty image: no shell, no package manager, no root.
 # Every architecture is cross-compiled on the builder's own:
-#   docker buildx build --platform linux/amd64,linux/arm64 -t jwt-bouncer:0.1.0 .
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=0.1.0 -t jwt-bouncer:0.1.0 .
+# VERSION is what the program calls itself: to `jwt-bouncer version`, in the log, and in
+# the metric jwt_bouncer_build_info.
 FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./

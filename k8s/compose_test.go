@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -152,6 +153,21 @@ func TestDockerfile(t *testing.T) {
 	}
 	if !bytes.Contains(text, []byte("CGO_ENABLED=0")) || !bytes.Contains(text, []byte("--platform=$BUILDPLATFORM")) {
 		t.Error("the build is not static, or emulates other architectures")
+	}
+	// Who builds as it is documented gets an image that knows its version.
+	if !bytes.Contains(text, []byte("VERSION=dev\n")) || !bytes.Contains(text, []byte("main.version=$VERSION")) {
+		t.Error("the build takes no VERSION")
+	}
+	guide, err := os.ReadFile("../docs/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for where, page := range map[string][]byte{"Dockerfile": text, "docs/kubernetes.md": guide} {
+		m := regexp.MustCompile(`docker buildx build .*`).Find(page)
+		version := regexp.MustCompile(`--build-arg VERSION=(\S+) .*-t \S+:(\S+) \.`).FindSubmatch(m)
+		if version == nil || !bytes.Equal(version[1], version[2]) {
+			t.Errorf("%s: %s: the image is not told the version that it is tagged with", where, m)
+		}
 	}
 	goMod, err := os.ReadFile("../go.mod")
 	if err != nil {
