@@ -57,11 +57,23 @@ func newDoors(t *testing.T, change func(*Options)) *doors {
 		o.Config.Logout.Audiences = []string{logoutAud}
 		o.Config.Events.Audiences = []string{eventsAud}
 		o.Config.Keycloak = KeycloakConfig{Issuer: issuerA, Clients: []string{"shop-backend"}}
+		o.Resource = metadata()
 		if change != nil {
 			change(o)
 		}
 	})
 	return d
+}
+
+// metadata is the document of a resource with everything it can say, as the
+// product makes it.
+func metadata() *Resource {
+	c := authz.ResourceConfig{
+		Resource: "https://api.example", AuthorizationServers: []string{issuerA}, ScopesSupported: []string{"read"}, Name: "Shop",
+		Documentation: "https://api.example/docs", Policy: "https://api.example/policy", TermsOfService: "https://api.example/terms",
+	}
+	document := func() ([]byte, error) { return authz.ResourceMetadata(c, authz.NewPolicy(), nil) }
+	return &Resource{Path: authz.ResourceMetadataPath(c), Document: document}
 }
 
 // revokes reports whether what is stored revokes the token.
