@@ -62,6 +62,22 @@ metadata: {name: jwt-bouncer-secrets}
 data: {api-token: YQ==, store-password: YQ==, store-owner-password: YQ==, redis-password: YQ==}
 `
 
+// Where there is no Redis, there need be no password of one.
+func TestChartWithoutRedis(t *testing.T) {
+	t.Parallel()
+	there, err := split([]byte(strings.Replace(secret, ", redis-password: YQ==", "", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := render(t, map[string]any{"config": map[string]any{"redis": nil}})
+	if err := check(append(objects, there...)); err != nil {
+		t.Error(err)
+	}
+	if config := string(find(t, objects, "ConfigMap/auth-config").text); strings.Contains(config, "redis") {
+		t.Errorf("Redis is still there:\n%s", config)
+	}
+}
+
 func TestChart(t *testing.T) {
 	t.Parallel()
 	there, err := split([]byte(secret))

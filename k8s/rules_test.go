@@ -135,6 +135,15 @@ func (s *set) pod(p pod) error {
 		if v.Secret != nil {
 			errs = append(errs, s.has(p.of, "Secret/"+v.Secret.SecretName, keysOf(v.Secret.Items)...))
 		}
+		if v.Projected != nil {
+			for _, source := range v.Projected.Sources {
+				if source.Secret == nil {
+					fail("nobody checks what volume %s is projected from", v.Name)
+				} else if source.Secret.Optional == nil || !*source.Secret.Optional {
+					errs = append(errs, s.has(p.of, "Secret/"+source.Secret.Name, keysOf(source.Secret.Items)...))
+				}
+			}
+		}
 	}
 	init := len(p.tmpl.Spec.InitContainers)
 	for i, c := range slices.Concat(p.tmpl.Spec.InitContainers, p.tmpl.Spec.Containers) {
