@@ -107,6 +107,42 @@ func TestOwnOverlay(t *testing.T) {
 	}
 }
 
+// It does so above every overlay, and moves nothing: a policy that is not in
+// the namespace of the gateway protects nothing, and nobody is told.
+func TestOwnOverlayOfEach(t *testing.T) {
+	t.Parallel()
+	places := func(objects []object) map[string]bool {
+		out := map[string]bool{}
+		for _, o := range objects {
+			out[o.String()+"@"+o.namespace] = true
+			if o.namespace == "" && o.kind != "Namespace" && o.kind != "GatewayClass" {
+				t.Errorf("%s is in whatever namespace it is applied from", o)
+			}
+		}
+		return out
+	}
+	mine := block(t, "yaml", "# my/kustomization.yaml") + block(t, "yaml", "# also added to my/kustomization.yaml")
+	for _, dir := range overlays(t) {
+		objects, err := own(t, strings.Replace(mine, "overlays/shared", dir, 1), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := build(t, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		had, have := places(plain), places(objects)
+		for name := range had {
+			if !have[name] {
+				t.Errorf("%s: %s has been moved", dir, name)
+			}
+		}
+		if len(have) != len(had)+3 { // what monitoring is
+			t.Errorf("%s: %d objects became %d", dir, len(had), len(have))
+		}
+	}
+}
+
 // The guide's tokens while one is rotated, several lines, arrive in the Secret as
 // they are, beside the other keys.
 func TestRotatedTokens(t *testing.T) {
