@@ -169,6 +169,27 @@ func TestRotatedTokens(t *testing.T) {
 	}
 }
 
+// What the guide says of servers of one's own leaves none of the examples' and
+// gives the migration its URL.
+func TestOwnServers(t *testing.T) {
+	t.Parallel()
+	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# for servers of one's own, added to my/kustomization.yaml"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := check(objects); err != nil {
+		t.Error(err)
+	}
+	for _, o := range objects {
+		if strings.Contains(o.name, "redis") || strings.Contains(o.name, "postgres") {
+			t.Errorf("%s is still there", o)
+		}
+	}
+	if job := string(find(t, objects, "Job/jwt-bouncer-migrate").text); !strings.Contains(job, "@db.internal:5432/") || strings.Contains(job, "@postgres:") {
+		t.Errorf("the migration goes elsewhere:\n%s", job)
+	}
+}
+
 // What the guide says of reaching a managed Postgres does the same with
 // kustomize and with Helm, and only adds.
 func TestExtraEgress(t *testing.T) {
