@@ -105,7 +105,7 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes, stop: stop,
 		fills: make(chan fillJob, fillQueue),
 	}
-	r.Limit(o.MaxStaleness)
+	r.Limit(o.MaxStaleness, "")
 	if cfg.MasterName != "" {
 		r.finder = newSentinels(opts, cfg.sentinelCredentials())
 		r.client = r.finder.client(opts)
@@ -136,8 +136,15 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 }
 
 // Limit is told the store's max_staleness: token:valid entries are believed for
-// the lesser of that and RedisOptions.MaxStaleness; 0: not at all.
-func (r *Redis) Limit(d time.Duration) { r.limit.Store(int64(min(d, r.bound))) }
+// the lesser of that and RedisOptions.MaxStaleness; 0: not at all. And which
+// store it is (empty: it cannot say): those of sidecars with another store, or
+// with this one before it became another, are not believed.
+func (r *Redis) Limit(d time.Duration, identity string) {
+	if r.roll != nil {
+		r.roll.of(identity)
+	}
+	r.limit.Store(int64(min(d, r.bound))) // last: nothing of the former store is believed under it
+}
 
 func (r *Redis) run(ctx context.Context, loop func(context.Context)) {
 	r.done.Add(1)

@@ -39,7 +39,7 @@ func (r *Redis) Fill(q authz.Query, verdict authz.Verdict, mark time.Time) {
 	job := fillJob{query: q, verdict: verdict}
 	switch {
 	case verdict == authz.Revoked:
-	case verdict == authz.NotRevoked && r.roll != nil:
+	case verdict == authz.NotRevoked && r.roll != nil && r.limit.Load() > 0: // else it is not known yet whose verdict it is
 		var ok bool
 		if job.call, ok = r.roll.before(time.Duration(mark.UnixNano())); !ok {
 			return

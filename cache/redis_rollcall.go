@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,12 +39,18 @@ import (
 // What failovers, restored backups, split halves, suspended writers or stepped
 // clocks do to the keys can only make entries look older, or unknown, which is
 // a miss. Key lifetimes use the server's clock, but only to clean up.
+//
+// Sidecars of one authority hold one roll call: an entry is an answer of the
+// authority whose roll call it names, and proves nothing to those who ask
+// another.
 type rollCall struct {
 	clock authz.Clock
 	bound time.Duration
 	every time.Duration
+	moved chan struct{} // the authority has changed: call the roll now
 
 	mu     sync.RWMutex
+	keys   []string                 // of the authority's set of stamps and of its roll call
 	last   string                   // own stamp now in the set
 	stamps map[string]time.Duration // own stamp → boot time read before it was made
 	calls  map[string]time.Duration // roll call's hash → boot time of our newest stamp in it
@@ -65,7 +72,8 @@ func newRollCall(clock authz.Clock, bound time.Duration) *rollCall {
 		clock: clock, bound: bound,
 		// A roll call lives twice as long and is picked up one round later, so an
 		// entry is up to four rounds old when it is written: a fifth of the bound.
-		every:  min(max(bound/20, 20*time.Millisecond), 2*time.Second),
+		every: min(max(bound/20, 20*time.Millisecond), 2*time.Second),
+		moved: make(chan struct{}, 1), keys: rollKeys(""),
 		stamps: map[string]time.Duration{}, calls: map[string]time.Duration{},
 	}
 }
@@ -96,10 +104,38 @@ if type(call) ~= 'string' or left < 0 or left > tonumber(ARGV[4]) then
 end
 return call`)
 
-var rollKeys = []string{"jwt-bouncer:{rollcall}:stamps", "jwt-bouncer:{rollcall}:call"}
+// rollKeys names the roll call of an authority: by a hash, so that no foreign
+// text gets into key names; empty: of one that cannot say which it is.
+func rollKeys(authority string) []string {
+	prefix := "jwt-bouncer:{rollcall}:"
+	if authority != "" {
+		sum := sha256.Sum256([]byte(authority))
+		prefix += hex.EncodeToString(sum[:8]) + ":"
+	}
+	return []string{prefix + "stamps", prefix + "call"}
+}
 
-// stamp makes this round's stamp and returns it with the one it replaces.
-func (c *rollCall) stamp() (fresh, previous string) {
+// of is told which authority answers. What was known of another's roll call
+// is forgotten: entries that name it are not about this one.
+func (c *rollCall) of(authority string) {
+	keys := rollKeys(authority)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.Equal(keys, c.keys) {
+		return
+	}
+	c.keys, c.last, c.held = keys, "", nil
+	clear(c.stamps)
+	clear(c.calls)
+	select {
+	case c.moved <- struct{}{}:
+	default:
+	}
+}
+
+// stamp makes this round's stamp and returns it with the one it replaces, and
+// the keys that it belongs to.
+func (c *rollCall) stamp() (fresh, previous string, keys []string) {
 	at := c.clock.Boot()
 	b := make([]byte, stampBytes)
 	_, _ = rand.Read(b) // never fails since Go 1.24
@@ -107,11 +143,11 @@ func (c *rollCall) stamp() (fresh, previous string) {
 	defer c.mu.Unlock()
 	fresh, previous = string(b), c.last
 	c.stamps[fresh], c.last = at, fresh
-	return fresh, previous
+	return fresh, previous, c.keys
 }
 
-// learn takes in a roll call that has just been read.
-func (c *rollCall) learn(text string) error {
+// learn takes in a roll call that has just been read from keys.
+func (c *rollCall) learn(keys []string, text string) error {
 	if len(text)%stampBytes != 0 {
 		return errors.New("roll call is damaged")
 	}
@@ -120,6 +156,9 @@ func (c *rollCall) learn(text string) error {
 	now := c.clock.Boot()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !slices.Equal(keys, c.keys) {
+		return nil // it is the former authority's
+	}
 	for s, at := range c.stamps {
 		if now-at > c.bound && s != c.last {
 			delete(c.stamps, s)
@@ -172,8 +211,11 @@ func (r *Redis) callRolls(ctx context.Context) {
 				r.log.Debug("roll call failed; token:valid entries cannot be used", "error", err)
 			}
 		}
-		if !sleep(ctx, jitter(r.roll.every)) {
+		select {
+		case <-ctx.Done():
 			return
+		case <-r.roll.moved:
+		case <-time.After(jitter(r.roll.every)):
 		}
 	}
 }
@@ -182,11 +224,11 @@ func (r *Redis) callRoll(ctx context.Context) (err error) {
 	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
-	fresh, previous := r.roll.stamp()
+	fresh, previous, keys := r.roll.stamp()
 	keep := max(r.roll.bound, 8*r.roll.every)
-	text, err := rollScript.Run(ctx, r.client, rollKeys, fresh, previous, keep.Milliseconds(), (2 * r.roll.every).Milliseconds()).Text()
+	text, err := rollScript.Run(ctx, r.client, keys, fresh, previous, keep.Milliseconds(), (2 * r.roll.every).Milliseconds()).Text()
 	if err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}
-	return r.roll.learn(text)
+	return r.roll.learn(keys, text)
 }

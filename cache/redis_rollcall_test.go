@@ -28,7 +28,7 @@ func (c *handClock) advance(d time.Duration) { c.boot.Add(int64(d)); c.wall.Add(
 type board struct{ stamps []string }
 
 func (b *board) put(c *rollCall) {
-	fresh, previous := c.stamp()
+	fresh, previous, _ := c.stamp()
 	kept := b.stamps[:0]
 	for _, s := range b.stamps {
 		if s != previous {
@@ -38,6 +38,9 @@ func (b *board) put(c *rollCall) {
 	b.stamps = append(kept, fresh)
 }
 func (b *board) call() string { return strings.Join(b.stamps, "") }
+
+// hear learns the roll call of the authority that has no name.
+func (c *rollCall) hear(text string) error { return c.learn(rollKeys(""), text) }
 
 func entryOf(t *testing.T, c *rollCall) string {
 	id, ok := c.before(c.clock.Boot())
@@ -68,8 +71,8 @@ func TestRollCall(t *testing.T) {
 		w.board.put(w.writer)
 		pass(w, time.Second)
 		call := w.board.call()
-		require.NoError(t, w.writer.learn(call))
-		require.NoError(t, w.reader.learn(call))
+		require.NoError(t, w.writer.hear(call))
+		require.NoError(t, w.reader.hear(call))
 		id := entryOf(t, w.writer)
 		pass(w, bound-time.Second)
 		require.True(t, w.reader.proves(id, bound))
@@ -82,8 +85,8 @@ func TestRollCall(t *testing.T) {
 		w.board.put(w.writer)
 		call := w.board.call()
 		w.board.put(w.reader) // came later
-		require.NoError(t, w.writer.learn(call))
-		require.NoError(t, w.reader.learn(call))
+		require.NoError(t, w.writer.hear(call))
+		require.NoError(t, w.reader.hear(call))
 		require.False(t, w.reader.proves(entryOf(t, w.writer), bound))
 		require.False(t, w.reader.proves("", bound))
 		require.False(t, w.reader.proves("always", bound))
@@ -96,24 +99,24 @@ func TestRollCall(t *testing.T) {
 		for range 10 {
 			pass(w, 4*time.Second)
 			w.board.put(w.reader)
-			require.NoError(t, w.reader.learn(w.board.call()))
+			require.NoError(t, w.reader.hear(w.board.call()))
 		}
 		// A backup is restored: the writer reads and uses the old roll call.
-		require.NoError(t, w.writer.learn(old))
-		require.NoError(t, w.reader.learn(old))
+		require.NoError(t, w.writer.hear(old))
+		require.NoError(t, w.reader.hear(old))
 		require.False(t, w.reader.proves(entryOf(t, w.writer), bound))
 	})
 	t.Run("a suspended writer uses what it knew before it asked", func(t *testing.T) {
 		t.Parallel()
 		w := start()
 		w.board.put(w.reader)
-		require.NoError(t, w.writer.learn(w.board.call()))
+		require.NoError(t, w.writer.hear(w.board.call()))
 		mark := w.wc.Boot() // Begin; then the authority is asked, and the writer stops for a minute
 		pass(w, time.Minute)
 		w.board.put(w.reader)
 		fresh := w.board.call()
-		require.NoError(t, w.writer.learn(fresh))
-		require.NoError(t, w.reader.learn(fresh))
+		require.NoError(t, w.writer.hear(fresh))
+		require.NoError(t, w.reader.hear(fresh))
 		id, ok := w.writer.before(mark)
 		require.True(t, ok)
 		require.False(t, w.reader.proves(id, bound))
@@ -125,7 +128,7 @@ func TestRollCall(t *testing.T) {
 		mark := w.wc.Boot()
 		pass(w, time.Second)
 		w.board.put(w.writer)
-		require.NoError(t, w.writer.learn(w.board.call()))
+		require.NoError(t, w.writer.hear(w.board.call()))
 		_, ok := w.writer.before(mark)
 		require.False(t, ok)
 	})
@@ -135,15 +138,32 @@ func TestRollCall(t *testing.T) {
 		for range 10_000 {
 			pass(w, time.Second)
 			w.board.put(w.reader)
-			require.NoError(t, w.reader.learn(w.board.call()))
+			require.NoError(t, w.reader.hear(w.board.call()))
 		}
 		require.LessOrEqual(t, len(w.reader.stamps), 32)
 		require.LessOrEqual(t, len(w.reader.calls), 32)
 		require.LessOrEqual(t, len(w.reader.held), heldCalls)
 	})
+	t.Run("another authority's roll call", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		w.board.put(w.reader)
+		require.NoError(t, w.writer.hear(w.board.call()))
+		require.NoError(t, w.reader.hear(w.board.call()))
+		id := entryOf(t, w.writer)
+		require.True(t, w.reader.proves(id, bound))
+		w.reader.of("another")
+		require.False(t, w.reader.proves(id, bound))
+		require.NoError(t, w.reader.hear(w.board.call()), "read before, taken in after")
+		_, ok := w.reader.before(w.rc.Boot())
+		require.False(t, ok)
+		w.reader.of("")
+		require.NoError(t, w.reader.hear(w.board.call()))
+		require.False(t, w.reader.proves(id, bound), "its own stamp in it is forgotten")
+	})
 	t.Run("a damaged roll call is refused", func(t *testing.T) {
 		t.Parallel()
-		require.Error(t, start().reader.learn("short"))
+		require.Error(t, start().reader.hear("short"))
 	})
 }
 

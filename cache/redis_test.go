@@ -236,7 +236,7 @@ func TestRedisTier(t *testing.T) {
 			teach(t, writer, reader, q)
 		})
 		t.Run("the roll call heals", func(t *testing.T) {
-			stamps, call := rollKeys[0], rollKeys[1]
+			stamps, call := rollKeys("")[0], rollKeys("")[1]
 			for name, harm := range map[string]func() any{
 				"for ever":           func() any { return do("", "PERSIST", call) },
 				"for a day":          func() any { return do("", "PEXPIRE", call, 24*3600*1000) },
@@ -310,12 +310,73 @@ func TestRedisKeepsToTheFleetsLimit(t *testing.T) {
 		time.Hour:         authz.NotRevoked,
 		testBound * 3 / 4: authz.NotRevoked,
 	} {
-		r.Limit(time.Hour)
+		r.Limit(time.Hour, "")
 		teach(t, r, r, q)
-		r.Limit(limit)
+		r.Limit(limit, "")
 		require.Equal(t, want, ask(t, r, q), limit)
 	}
-	require.Equal(t, int64(testBound), func() int64 { r.Limit(time.Hour); return r.limit.Load() }(), "never more than configured")
+	require.Equal(t, int64(testBound), func() int64 { r.Limit(time.Hour, ""); return r.limit.Load() }(), "never more than configured")
+}
+
+// fixedStore answers always the same.
+type fixedStore authz.Verdict
+
+func (fixedStore) Name() string { return "store" }
+func (s fixedStore) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
+	return authz.Verdict(s), nil
+}
+
+// Sidecars on one Redis need not have one store: each its own SQLite file, or
+// one has been pointed at another database. What the one's store says of a
+// token is not what the other's would.
+func TestRedisOfAnotherStore(t *testing.T) {
+	t.Parallel()
+	for _, ids := range [][2]string{{"one", "two"}, {"", "two"}, {"one", ""}} {
+		t.Run(fmt.Sprintf("%q and %q", ids[0], ids[1]), func(t *testing.T) {
+			t.Parallel()
+			s := harness.Redis(t)
+			a, b := open(t, at(s.Addr)), open(t, at(s.Addr))
+			a.Limit(testBound, ids[0])
+			b.Limit(testBound, ids[1])
+			ignorant := authz.NewChain(nil, a, fixedStore(authz.NotRevoked))
+			knowing := authz.NewChain(nil, b, fixedStore(authz.Revoked)) // its announcement was lost
+			q := tokenOf("revoked in one", 1)
+			for end := time.Now().Add(testBound); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+				_, err := ignorant.Lookup(t.Context(), &q)
+				require.NoError(t, err)
+				v, err := knowing.Lookup(t.Context(), &q)
+				require.NoError(t, err)
+				require.Equal(t, authz.Revoked, v, "by its own store")
+				_ = b.client.Del(t.Context(), revokedKey(q.TokenKey)).Err() // evicted
+			}
+		})
+	}
+	t.Run("a store that became another", func(t *testing.T) {
+		t.Parallel()
+		s := harness.Redis(t)
+		a, b := open(t, at(s.Addr)), open(t, at(s.Addr))
+		a.Limit(testBound, "one")
+		b.Limit(testBound, "one")
+		q := tokenOf("moves", 1)
+		teach(t, a, b, q)
+		mark, _ := a.Begin(t.Context(), &q)
+		a.Limit(testBound, "two")
+		b.Limit(testBound, "two")
+		require.Equal(t, authz.Unknown, ask(t, b, q), "believed under the former one")
+		a.Fill(q, authz.NotRevoked, mark)
+		require.Empty(t, a.fills, "asked of the former one")
+		teach(t, a, b, q)
+	})
+	t.Run("not known yet", func(t *testing.T) {
+		t.Parallel()
+		a := open(t, at(harness.Redis(t).Addr))
+		teach(t, a, a, tokenOf("before", 1))
+		a.Limit(0, "")
+		q := tokenOf("whose", 1)
+		mark, _ := a.Begin(t.Context(), &q)
+		a.Fill(q, authz.NotRevoked, mark)
+		require.Empty(t, a.fills)
+	})
 }
 
 func ptr[T any](v T) *T { return &v }

@@ -147,6 +147,7 @@ func (s *simulation) newRedis(n *simNode) *Redis {
 	if n.variant.lookup {
 		r.roll = newRollCall(n.clock, simStaleness)
 	}
+	r.Limit(simStaleness, "") // without it no entry would be believed, and nothing shown
 	return r
 }
 

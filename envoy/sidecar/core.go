@@ -67,7 +67,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		if c.redis, err = openRedis(s, log, registry); err != nil {
 			return nil, err
 		}
-		c.redis.Limit(0) // until the store has told its max_staleness
+		c.redis.Limit(0, "") // until the store has told its max_staleness, and which it is
 		tiers = append(tiers, c.redis)
 	}
 	tiers = append(tiers, c.store)
@@ -257,7 +257,7 @@ func (c *core) askStore(ctx context.Context) error {
 func (c *core) limits(ctx context.Context) (store.Limits, error) {
 	limits, err := c.store.Limits(ctx)
 	if err == nil && c.redis != nil {
-		c.redis.Limit(limits.MaxStaleness)
+		c.redis.Limit(limits.MaxStaleness, limits.Identity)
 	}
 	return limits, err
 }
