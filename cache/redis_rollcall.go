@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -143,6 +144,8 @@ func (c *rollCall) stamp() (fresh, previous string, keys []string) {
 	defer c.mu.Unlock()
 	fresh, previous = string(b), c.last
 	c.stamps[fresh], c.last = at, fresh
+	// Here, not in learn: that never comes while Redis can be read but not written.
+	maps.DeleteFunc(c.stamps, func(s string, made time.Duration) bool { return at-made > c.bound && s != fresh })
 	return fresh, previous, c.keys
 }
 
@@ -159,16 +162,7 @@ func (c *rollCall) learn(keys []string, text string) error {
 	if !slices.Equal(keys, c.keys) {
 		return nil // it is the former authority's
 	}
-	for s, at := range c.stamps {
-		if now-at > c.bound && s != c.last {
-			delete(c.stamps, s)
-		}
-	}
-	for k, at := range c.calls {
-		if now-at > c.bound {
-			delete(c.calls, k)
-		}
-	}
+	maps.DeleteFunc(c.calls, func(_ string, at time.Duration) bool { return now-at > c.bound })
 	if n := len(c.held); n == 0 || c.held[n-1].id != id {
 		c.held = append(c.held, heldCall{id, now})
 		if len(c.held) > heldCalls {

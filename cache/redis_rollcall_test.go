@@ -144,6 +144,15 @@ func TestRollCall(t *testing.T) {
 		require.LessOrEqual(t, len(w.reader.calls), 32)
 		require.LessOrEqual(t, len(w.reader.held), heldCalls)
 	})
+	t.Run("memory is bounded while Redis takes no stamps", func(t *testing.T) {
+		t.Parallel()
+		w := start()
+		for range 10_000 {
+			pass(w, time.Second)
+			w.reader.stamp()
+		}
+		require.LessOrEqual(t, len(w.reader.stamps), 32)
+	})
 	t.Run("another authority's roll call", func(t *testing.T) {
 		t.Parallel()
 		w := start()
