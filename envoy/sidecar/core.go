@@ -359,6 +359,9 @@ func restartNeeded(a, b Settings) []string {
 	var names []string
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	for i := range va.NumField() {
+		if !va.Type().Field(i).IsExported() {
+			continue
+		}
 		name := va.Type().Field(i).Tag.Get("yaml")
 		if name != "routes" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
 			names = append(names, name)

@@ -42,6 +42,8 @@ type Settings struct {
 	Resource          authz.ResourceConfig        `yaml:"resource" doc:"Metadata of the protected resource (RFC 9728), served on listen.http and named in challenges."`
 	Log               LogConfig                   `yaml:"log" doc:"The process's own log (JSON, standard error)."`
 	Tracing           TracingConfig               `yaml:"tracing" doc:"OpenTelemetry traces."`
+
+	text fingerprint // of the file; the settings differ from it where environment and flags say so
 }
 
 // ListenSettings is the stanza "listen".
@@ -86,7 +88,9 @@ func Load(file string, env func(string) (string, bool), flags ...Flag) (Settings
 		}
 		name = file
 	}
-	return parse(name, text, env, flags...)
+	s, err := parse(name, text, env, flags...)
+	s.text = fingerprintOf(text)
+	return s, err
 }
 
 func parse(name string, text []byte, env func(string) (string, bool), flags ...Flag) (Settings, error) {

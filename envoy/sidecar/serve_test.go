@@ -1,0 +1,58 @@
+package sidecar
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// logged is a log that may be read while it is written.
+type logged struct{ lines chan string }
+
+func (l logged) Write(p []byte) (int, error) {
+	l.lines <- string(p)
+	return len(p), nil
+}
+
+// A file that changes after it was read, and before the watch has looked at it
+// for the first time, has changed.
+func TestFileChangesWhileStarting(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "c.yaml")
+	common := "listen: {grpc: 'unix://" + dir + "/s', http: ''}\nissuers: [{issuer: https://issuer.example, audiences: [api], jwks: " + dir + "/none.json}]\nstore: sqlite://" + dir + "/r.db\n"
+	write := func(routes string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(common+routes), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("routes: [{name: open, public: true}]\n")
+	load := func() (Settings, error) { return Load(file, nil) }
+	s, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("routes: []\n") // every path needs a token
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	log := logged{make(chan string, 1000)}
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, s, Process{Version: "test", Log: log, File: file, Reload: load}) }()
+	for reloaded := false; !reloaded; {
+		select {
+		case line := <-log.lines:
+			reloaded = strings.Contains(line, "routes reloaded")
+		case <-ctx.Done():
+			t.Error("the old routes are still in force")
+			reloaded = true
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
