@@ -11,7 +11,7 @@ import (
 type Flag struct {
 	Name  string // as it is typed: --store
 	Key   string // what it sets: store
-	Value string // empty: the flag was not given
+	Value string
 }
 
 // secretFiles are the keys that take the password of a URL out of it.
@@ -19,9 +19,6 @@ var secretFiles = map[string]string{"store": "store_password_file", "redis.url":
 
 func (s *Settings) setFlags(f *config.File, flags []Flag) {
 	for _, flag := range flags {
-		if flag.Value == "" {
-			continue
-		}
 		f.SetFlag(s, flag.Key, flag.Name, flag.Value)
 		if file, secret := secretFiles[flag.Key]; secret && hasPassword(flag.Value) {
 			f.Fault(flag.Key, "the URL holds a password, and flags can be read by everybody on this machine; use %s, or give the whole URL in the file or in %s", file, config.EnvName(flag.Key))

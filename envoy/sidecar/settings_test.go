@@ -208,19 +208,23 @@ func TestPrecedence(t *testing.T) {
 	s, err := parse("f", []byte(withoutRedis), env(map[string]string{
 		"REDIS_HOST": "cache", "REDIS_PORT": "tcp://10.0.0.1:6380", "CACHE_TTL": "600", "ENABLE_CACHE": "false",
 		"JWT_BOUNCER_LISTEN_GRPC": "127.0.0.1:1", "JWT_BOUNCER_REVOCATION_MAX_STALENESS": "20s",
-	}), Flag{"--grpc", "listen.grpc", "127.0.0.1:2"}, Flag{"--http", "listen.http", ""})
+	}), Flag{"--grpc", "listen.grpc", "127.0.0.1:2"}, Flag{"--http", "listen.http", ""}) // switched off, not left out
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.Redis.URL != "redis://cache:6380/0" || s.Tokens.TTL != 10*time.Minute || s.Redis.MaxTTL != 10*time.Minute || s.Tokens.Enabled {
 		t.Errorf("seed variables: %v %v %v", s.Redis, s.Tokens, s.Redis.MaxTTL)
 	}
-	if s.Listen.GRPC != "127.0.0.1:2" || s.Revocation.MaxStaleness != 20*time.Second {
-		t.Errorf("flag %s, environment %s", s.Listen.GRPC, s.Revocation.MaxStaleness)
+	if s.Listen.GRPC != "127.0.0.1:2" || s.Listen.HTTP != "" || s.Revocation.MaxStaleness != 20*time.Second {
+		t.Errorf("flags %q %q, environment %s", s.Listen.GRPC, s.Listen.HTTP, s.Revocation.MaxStaleness)
 	}
 	s, err = parse("f", []byte(good), env(map[string]string{"REDIS_HOST": "cache"}))
 	if err != nil || s.Redis.URL != "redis://127.0.0.1:6379/0" {
 		t.Errorf("the file's redis gave way to REDIS_HOST: %v %v", s.Redis, err)
+	}
+	s, err = parse("f", []byte(good), env(map[string]string{"JWT_BOUNCER_LISTEN_HTTP": ""}))
+	if err != nil || s.Listen.HTTP != "127.0.0.1:9192" {
+		t.Errorf("an empty variable is not set: %q %v", s.Listen.HTTP, err)
 	}
 	if _, err = parse("f", []byte(good), env(map[string]string{"CACHE_TTL": "soon"})); err == nil || !strings.Contains(err.Error(), "CACHE_TTL") {
 		t.Errorf("CACHE_TTL: %v", err)
