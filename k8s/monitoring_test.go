@@ -150,3 +150,27 @@ func TestMonitoringUsesWhatExists(t *testing.T) {
 		t.Errorf("only %d of the product's metrics are looked at", len(used))
 	}
 }
+
+// The alerts fire on what their metrics show when it happens, and only then.
+func TestAlertsFire(t *testing.T) {
+	t.Parallel()
+	rules := alerts(t)
+	for _, c := range []struct {
+		alert  string
+		shown  recorded
+		at     int
+		labels string // of the alert; empty: it does not fire
+	}{
+		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 1`}, 2, ""},
+		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 0`}, 2, `{__name__="jwt_bouncer_config_last_reload_successful", pod="a"}`},
+	} {
+		fires := c.shown.query(t, rules[c.alert], c.at)
+		want := 0
+		if c.labels != "" {
+			want = 1
+		}
+		if _, ok := fires[c.labels]; len(fires) != want || ok != (want == 1) {
+			t.Errorf("%s on %v: %v, want %q", c.alert, c.shown, fires, c.labels)
+		}
+	}
+}

@@ -35,6 +35,7 @@ type core struct {
 	authorizer *authz.Authorizer
 	policy     authz.PolicyOptions
 	log        *slog.Logger
+	reloads    reloadMetrics
 	loops      sync.WaitGroup
 	storeWell  storeHealth
 }
@@ -43,7 +44,7 @@ type core struct {
 // readiness and heals by itself.
 func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
 	clock := authz.SystemClock{}
-	c := &core{log: log}
+	c := &core{log: log, reloads: newReloadMetrics(registry)}
 	var err error
 	defer func() {
 		if err != nil {
@@ -340,18 +341,20 @@ func (c *core) ready() error {
 // named and waits for a restart; settings with a fault change nothing.
 func (c *core) reload(running Settings, load func() (Settings, error), log *slog.Logger) {
 	next, err := load()
+	var policy *authz.Policy
 	if err == nil {
-		var policy *authz.Policy
-		if policy, err = authz.CompilePolicy(next.Routes, c.policy); err == nil {
-			c.authorizer.SetPolicy(policy)
-			log.Info("routes reloaded", "routes", len(next.Routes))
-			if rest := restartNeeded(running, next); len(rest) > 0 {
-				log.Warn("these settings changed as well and take effect with a restart", "settings", rest)
-			}
-			return
-		}
+		policy, err = authz.CompilePolicy(next.Routes, c.policy)
 	}
-	log.Error("configuration not reloaded: nothing has changed", "error", err)
+	c.reloads.reloaded(err)
+	if err != nil {
+		log.Error("configuration not reloaded: nothing has changed", "error", err)
+		return
+	}
+	c.authorizer.SetPolicy(policy)
+	log.Info("routes reloaded", "routes", len(next.Routes))
+	if rest := restartNeeded(running, next); len(rest) > 0 {
+		log.Warn("these settings changed as well and take effect with a restart", "settings", rest)
+	}
 }
 
 // restartNeeded names the stanzas that differ, apart from routes.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
@@ -194,6 +195,39 @@ func TestOldFileIsMigrated(t *testing.T) {
 	var version int
 	if err := db.QueryRowContext(t.Context(), "select schema_version from meta").Scan(&version); err != nil || version != store.SchemaVersion {
 		t.Errorf("version %d: %v", version, err)
+	}
+}
+
+func TestReloadTellsMetrics(t *testing.T) {
+	t.Parallel()
+	s := Defaults()
+	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
+	c, _ := coreOf(t, s)
+	const long = 1 // what the timestamp is set to, to see whether it is set again
+	for i, load := range []struct {
+		routes []authz.RouteConfig
+		err    error
+		ok     bool
+	}{
+		{err: errors.New("a fault"), ok: false},
+		{ok: true},
+		{routes: []authz.RouteConfig{{Allow: []string{"("}}}, ok: false},
+		{ok: true},
+	} {
+		if v := testutil.ToFloat64(c.reloads.successful); i == 0 && v != 1 {
+			t.Errorf("after the start: %v", v)
+		}
+		c.reloads.at.Set(long)
+		c.reload(s, func() (Settings, error) {
+			next := s
+			next.Routes = load.routes
+			return next, load.err
+		}, slog.New(slog.DiscardHandler))
+		ok, at := testutil.ToFloat64(c.reloads.successful) == 1, testutil.ToFloat64(c.reloads.at) != long
+		if ok != load.ok || at != load.ok {
+			t.Errorf("%d: successful %t, timestamp set %t", i, ok, at)
+		}
 	}
 }
 

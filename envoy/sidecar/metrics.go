@@ -8,6 +8,30 @@ import (
 	"jwtbouncer/authz"
 )
 
+// reloadMetrics tell whether the file that is there is in force, with the
+// names and meanings that Prometheus and Alertmanager use for theirs.
+type reloadMetrics struct{ successful, at prometheus.Gauge }
+
+// newReloadMetrics counts what has been loaded to start with as the first success.
+func newReloadMetrics(registry prometheus.Registerer) reloadMetrics {
+	m := reloadMetrics{
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_config_last_reload_successful", Help: "1: the configuration file was good when it was last read. 0: it had a fault, and what was in force before still is."}),
+		at:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_config_last_reload_success_timestamp_seconds", Help: "When the configuration file was last taken over, in Unix time."}),
+	}
+	registry.MustRegister(m.successful, m.at)
+	m.reloaded(nil)
+	return m
+}
+
+func (m reloadMetrics) reloaded(err error) {
+	if err != nil {
+		m.successful.Set(0)
+		return
+	}
+	m.successful.Set(1)
+	m.at.SetToCurrentTime()
+}
+
 // newTierMetrics returns the chain's observer: lookups and their duration by
 // tier, counters resolved beforehand so that a check only adds to them.
 func newTierMetrics(registry prometheus.Registerer, tiers []authz.Tier) func(string, authz.Verdict, error, time.Duration) {

@@ -114,7 +114,9 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 		hup := make(chan os.Signal, 1)
 		signal.Notify(hup, syscall.SIGHUP)
 		defer signal.Stop(hup)
-		wg.Go(func() { watchFile(watching, p.File, s.text, 2*time.Second, hup, func() { core.reload(s, p.Reload, log) }) })
+		wg.Go(func() {
+			watchFile(watching, p.File, s.text, 2*time.Second, hup, func() { core.reload(s, p.Reload, log) })
+		})
 	}
 
 	select {
