@@ -56,7 +56,7 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 	reg.MustRegister(m.syncs, m.duration, m.reloads, m.rows, m.catchups,
 		gauge("jwt_bouncer_replica_entries", "Revocations held in memory.", func() float64 { return float64(f.replica.Len()) }),
 		gauge("jwt_bouncer_replica_bytes", "Memory the replica's tables occupy.", func() float64 { return float64(f.replica.Bytes()) }),
-		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge; above jwt_bouncer_replica_max_staleness_seconds nothing is allowed on it.", func() float64 { return f.Staleness().Seconds() }),
+		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge, +Inf before the first load; above jwt_bouncer_replica_max_staleness_seconds nothing is allowed on it.", f.seconds),
 		gauge("jwt_bouncer_replica_max_staleness_seconds", "The max_staleness in effect.", func() float64 { return f.Bound().Seconds() }),
 	)
 	return m

@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"log/slog"
+	"math"
 	"time"
 )
 
@@ -26,7 +28,7 @@ func (f *Follower) Run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			f.log.Warn("sync with the store failed", "error", err, "staleness_seconds", f.Staleness().Seconds())
+			f.log.LogAttrs(ctx, slog.LevelWarn, "sync with the store failed", slog.Any("error", err), f.age())
 		}
 		failed := f.turn.state().failed
 		wake := f.turn.wake
@@ -100,6 +102,23 @@ func (f *Follower) Staleness() time.Duration {
 		return 1<<63 - 1
 	}
 	return max(f.clock.Boot()-time.Duration(asof), 0)
+}
+
+// seconds is Staleness as a metric has it: +Inf, which is above every bound,
+// before the first load.
+func (f *Follower) seconds() float64 {
+	if f.asof.Load() == never {
+		return math.Inf(1)
+	}
+	return f.Staleness().Seconds()
+}
+
+// age is Staleness as a log has it.
+func (f *Follower) age() slog.Attr {
+	if s := f.seconds(); !math.IsInf(s, 1) {
+		return slog.Float64("staleness_seconds", s)
+	}
+	return slog.String("staleness", "never loaded")
 }
 
 // Bound is the max_staleness in effect: the lesser of the configured one and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -391,4 +392,24 @@ func TestRevocationConfigFaults(t *testing.T) {
 	for _, c := range []TokenCacheConfig{{}, DefaultTokenCacheConfig()} {
 		c.Validate(func(path, format string, args ...any) { t.Errorf("%+v: %s: %s", c, path, fmt.Sprintf(format, args...)) })
 	}
+}
+
+// Before the first load there is no age to tell: monitoring sees it above every
+// bound, people read a word.
+func TestFollowerThatNeverLoaded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := bubbleClock{time.Now()}
+		f := NewFollower(newFakeFeed(c), NewReplica(), FollowerOptions{Config: DefaultRevocationConfig(), Clock: c})
+		if s, age := f.seconds(), f.age().String(); !math.IsInf(s, 1) || age != "staleness=never loaded" {
+			t.Errorf("before the first load: %v, %s", s, age)
+		}
+		if err := f.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if s, age := f.seconds(), f.age().String(); s != 2 || age != "staleness_seconds=2" {
+			t.Errorf("after it: %v, %s", s, age)
+		}
+	})
 }

@@ -163,6 +163,8 @@ func TestAlertsFire(t *testing.T) {
 	}{
 		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 1`}, 2, ""},
 		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 0`}, 2, `{__name__="jwt_bouncer_config_last_reload_successful", pod="a"}`},
+		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} 2`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, ""},
+		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} Inf`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, `{__name__="jwt_bouncer_replica_staleness_seconds", pod="a"}`},
 	} {
 		fires := c.shown.query(t, rules[c.alert], c.at)
 		want := 0

@@ -38,13 +38,14 @@ type core struct {
 	reloads    reloadMetrics
 	loops      sync.WaitGroup
 	storeWell  storeHealth
+	asked      chan struct{} // closed when the store has been asked once, and got its schema if it had none
 }
 
 // newCore joins the parts. It needs no network: what is away is reported by
 // readiness and heals by itself.
 func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
 	clock := authz.SystemClock{}
-	c := &core{log: log, reloads: newReloadMetrics(registry)}
+	c := &core{log: log, reloads: newReloadMetrics(registry), asked: make(chan struct{})}
 	var err error
 	defer func() {
 		if err != nil {
@@ -159,13 +160,23 @@ func (a announcer) Announce(ctx context.Context, revocations []authz.Revocation)
 	return a.redis != nil && a.redis.Announce(ctx, revocations)
 }
 
+// schemaTime is how long a follower waits for the store to have a schema: one
+// that does not answer must not keep it from asking for itself.
+const schemaTime = 2 * time.Second
+
 // start begins the background work, which ends with ctx.
 func (c *core) start(ctx context.Context) {
 	c.verifier.Start(ctx)
 	c.loops.Go(func() { c.keepStore(ctx) })
 	c.loops.Go(func() { c.store.RunGC(ctx) })
 	if c.follower != nil {
-		c.loops.Go(func() { c.loop(ctx, "follower", c.follower.Run) })
+		c.loops.Go(func() {
+			select { // of a store without a schema there is nothing to read
+			case <-c.asked:
+			case <-time.After(schemaTime):
+			}
+			c.loop(ctx, "follower", c.follower.Run)
+		})
 		c.loops.Go(func() {
 			c.loop(ctx, "store watch", func(ctx context.Context) error { return c.store.Watch(ctx, c.follower.Hint) })
 		})
@@ -205,8 +216,10 @@ func (c *core) loop(ctx context.Context, name string, f func(context.Context) er
 // keeps its state for readiness. From then on a follower's syncs tell how the
 // store is; without one it is asked for its max_staleness all the time.
 func (c *core) keepStore(ctx context.Context) {
+	first := sync.OnceFunc(func() { close(c.asked) })
 	for {
 		err := c.askStore(ctx)
+		first()
 		changed := c.storeWell.set(err)
 		switch {
 		case ctx.Err() != nil:

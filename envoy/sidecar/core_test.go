@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/cache"
 	"jwtbouncer/store"
 )
 
@@ -195,6 +196,28 @@ func TestOldFileIsMigrated(t *testing.T) {
 	var version int
 	if err := db.QueryRowContext(t.Context(), "select schema_version from meta").Scan(&version); err != nil || version != store.SchemaVersion {
 		t.Errorf("version %d: %v", version, err)
+	}
+}
+
+// A new installation begins with an empty store, which is no fault to warn of.
+func TestFirstStartIsQuiet(t *testing.T) {
+	t.Parallel()
+	s := Defaults()
+	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	for range 5 { // it is a race
+		s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
+		c, ctx := coreOf(t, s)
+		syncs := make(chan string, 1000)
+		c.follower = cache.NewFollower(c.store, c.replica, cache.FollowerOptions{Config: s.Revocation, Logger: slog.New(slog.NewTextHandler(logged{syncs}, nil))})
+		c.start(ctx)
+		for c.revocationsReady() != nil && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		select {
+		case line := <-syncs:
+			t.Fatal(line)
+		default:
+		}
 	}
 }
 
