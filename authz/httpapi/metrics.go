@@ -36,6 +36,16 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "jwt_bouncer_security_events_total", Help: "Security Event Tokens received, by outcome (enforced, ignored, repeated, refused, postponed).",
 		}, []string{"outcome"}),
 	}
+	// Shown from the start: of a series that begins with its first event, rate
+	// and increase see no rise, and the first event would not be noticed.
+	for _, door := range []string{doorAPI, doorPage, doorOAuth, doorLogout, doorEvents, doorKeycloak} {
+		for _, outcome := range []string{"stored", "refused", "unavailable", "unknown"} {
+			m.revocations.WithLabelValues(door, outcome)
+		}
+	}
+	for _, outcome := range []string{"enforced", "ignored", "repeated", "refused", "postponed"} {
+		m.events.WithLabelValues(outcome)
+	}
 	for _, c := range []prometheus.Collector{m.requests, m.duration, m.revocations, m.authFailures, m.events} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
