@@ -20,7 +20,7 @@ type IntrospectionConfig struct {
 	ClientSecretFile string        `yaml:"client_secret_file" doc:"File with the client's secret, or with a bearer token; its first line is read for every question, so that it can be rotated."`
 	ClientAuth       string        `yaml:"client_auth" enum:"basic,post,bearer" doc:"How the client proves itself: HTTP Basic, form fields, or a bearer token. Empty: basic with client_id, bearer without."`
 	Tokens           string        `yaml:"tokens" enum:"opaque,all" doc:"opaque: JWTs of the configured issuers are verified here and only the rest is asked about. all: every token is asked about. Empty: opaque."`
-	Timeout          time.Duration `yaml:"timeout" doc:"Limit for one question, 10ms to 180ms, since a check takes at most 190ms; 0: 150ms."`
+	Timeout          time.Duration `yaml:"timeout" doc:"Limit for one question, 10ms to 180ms, which is all that a check has; 0: 150ms."`
 	CacheTTL         time.Duration `yaml:"cache_ttl" doc:"How long an answer is believed, at most revocation.max_staleness and never beyond exp; 0: 10s."`
 	CacheEntries     int           `yaml:"cache_entries" doc:"Answers remembered of each kind, active and not, up to 10000000; 0: 10000."`
 	CacheBytes       int64         `yaml:"cache_bytes" doc:"Memory for the answers of each kind in bytes, from 1048576 to 1099511627776; the least used give way, also while there are fewer than cache_entries. 0: 67108864 (64 MiB)."`

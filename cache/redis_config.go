@@ -53,7 +53,7 @@ type RedisTLSConfig struct {
 // DefaultRedisConfig returns the defaults; there is no Redis in them.
 func DefaultRedisConfig() RedisConfig {
 	return RedisConfig{
-		// A check has 190 ms in all and Postgres may have to answer after this.
+		// A check has 180 ms in all and Postgres may have to answer after this.
 		Timeout:     50 * time.Millisecond,
 		DialTimeout: time.Second,
 		PoolSize:    32,

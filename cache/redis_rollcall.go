@@ -65,7 +65,7 @@ type heldCall struct {
 
 const (
 	stampBytes = 12 // random: two equal ones would need 2^48 of them
-	heldCalls  = 4  // a fill takes at most a check's 190 ms
+	heldCalls  = 4  // a fill takes at most a check's 180 ms
 )
 
 func newRollCall(clock authz.Clock, bound time.Duration) *rollCall {

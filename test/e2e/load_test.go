@@ -16,7 +16,7 @@ import (
 // Redis and PostgreSQL; a third of the tokens is revoked beforehand, a few are
 // forged. Every answer must be right, with Redis stopped midway as well.
 //
-// It runs alone and without the race detector: a check ends after 190 ms,
+// It runs alone and without the race detector: a check is cut off after 180 ms,
 // whatever else the machine does, and 503 is then the right answer but no
 // success. A machine that is too busy gets two more chances to succeed; a wrong
 // answer fails at once.

@@ -263,7 +263,7 @@ func (w *watch) probeLive(ctx context.Context) {
 func (w *watch) recovered(within time.Duration) time.Duration {
 	w.t.Helper()
 	start := time.Now()
-	// Of the last twenty answers two may be 503: a check ends after 190 ms, and
+	// Of the last twenty answers two may be 503: a check is cut off after 180 ms, and
 	// a busy machine cannot always keep that.
 	var last []bool
 	var slow int

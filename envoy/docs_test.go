@@ -1,0 +1,20 @@
+package envoy
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The pages name the deadline that the code has.
+func TestDocumentedDeadline(t *testing.T) {
+	t.Parallel()
+	for _, page := range []string{"design", "envoy", "headers", "operations"} {
+		text, err := os.ReadFile("../docs/" + page + ".md")
+		require.NoError(t, err)
+		assert.Contains(t, string(text), fmt.Sprintf("%d ms", checkTime.Milliseconds()), page)
+	}
+}
