@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -41,7 +42,7 @@ var version = "dev"
 // cli is the grammar of the command line. A flag wins over the environment,
 // which wins over the file.
 type cli struct {
-	Config string `short:"c" type:"path" placeholder:"FILE" env:"JWT_BOUNCER_CONFIG" help:"Configuration file (YAML). Without it: defaults and the environment."`
+	Config string `short:"c" placeholder:"FILE" env:"JWT_BOUNCER_CONFIG" help:"Configuration file (YAML). Without it: defaults and the environment."`
 
 	Serve       serveCmd       `cmd:"" default:"withargs" help:"Answer Envoy's authorization checks (the default)."`
 	Demo        demoCmd        `cmd:"" help:"Show revocation at work: issuer, upstream, sidecar and a real Envoy on this machine."`
@@ -52,6 +53,8 @@ type cli struct {
 	Migrate     migrateCmd     `cmd:"" help:"Bring the revocation store's schema up to date."`
 	Health      healthCmd      `cmd:"" help:"Ask a running sidecar whether it is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 
 	Completion completionCmd `cmd:"" help:"Print the line that sets up completion for your shell."`
 }
@@ -68,12 +71,25 @@ type streams struct {
 	out, err io.Writer
 }
 
-// run executes the command line and returns the exit code: 0 done, 1 failed,
-// 2 the command line or the configuration is wrong, 3 the answer is no.
+// AfterApply is called by the parser. A configuration file with an empty name
+// is none: what a variable that was not set leaves.
+func (c *cli) AfterApply() error {
+	if c.Config != "" {
+		c.Config = kong.ExpandPath(c.Config)
+	}
+	return nil
+}
+
+const description = `Envoy external authorization: verifies JWTs and makes revoked ones stop working.
+
+Exit codes: 0: done. 1: failed. 2: the command line or the configuration is wrong. 3: the answer is no (check, health, config test).`
+
+// run executes the command line and returns the exit code that description
+// explains.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	var c cli
 	parser, err := kong.New(&c, kong.Name("jwt-bouncer"), kong.UsageOnError(), kong.Writers(out, errOut),
-		kong.Description("Envoy external authorization: verifies JWTs and makes revoked ones stop working."),
+		kong.Description(description), kong.Vars{"version": versionLine()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		fmt.Fprintln(errOut, "jwt-bouncer:", err)
@@ -82,7 +98,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	kongcompletion.Register(parser)
 	k, err := parser.Parse(args)
 	if err != nil {
-		fmt.Fprintln(errOut, "jwt-bouncer:", err)
+		fmt.Fprintf(errOut, "jwt-bouncer: %v\n%s\n", err, helpHint(err))
 		return 2
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
@@ -99,8 +115,28 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return 3
 	}
 	fmt.Fprintln(errOut, "jwt-bouncer:", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(errOut, "hint: jwt-bouncer %s --help\n", k.Selected().Path())
+		return 2
+	}
 	return 1
 }
+
+// helpHint says where the help is that would have kept err from happening.
+func helpHint(err error) string {
+	command := ""
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context.Selected() != nil {
+		command = " " + parse.Context.Selected().Path()
+	}
+	return "hint: jwt-bouncer" + command + " --help"
+}
+
+// usageError is a fault of the command line that its parser cannot see.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
 
 // errNo ends a command whose answer is no (check, health, config test). What
 // there is to say has been printed.
@@ -200,17 +236,21 @@ func (d *demoUpstreamCmd) Run(ctx context.Context) error {
 }
 
 // admin opens the store for a command and closes it again.
-func (c *cli) admin(ctx context.Context, io *streams, do func(sidecar.Settings, *sidecar.Admin) error) error {
+func (c *cli) admin(ctx context.Context, io *streams, do func(*sidecar.Admin) error) error {
 	settings, err := c.settings()
 	if err != nil {
 		return err
 	}
+	return administer(ctx, settings, io, do)
+}
+
+func administer(ctx context.Context, s sidecar.Settings, io *streams, do func(*sidecar.Admin) error) error {
 	log := slog.New(slog.NewTextHandler(io.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	a, err := sidecar.OpenAdmin(ctx, settings, log)
+	a, err := sidecar.OpenAdmin(ctx, s, log)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(settings, a), a.Close())
+	return errors.Join(do(a), a.Close())
 }
 
 type revokeCmd struct {
@@ -245,29 +285,39 @@ func (r *revokeCmd) Run(ctx context.Context, c *cli, io *streams) error {
 		wait = authz.WaitEnforced
 	}
 	p := console.Printer{Out: io.out, Err: io.err, JSON: r.JSON, Progress: isTerminal(io.err)}
-	return c.admin(ctx, io, func(s sidecar.Settings, a *sidecar.Admin) error {
-		if err := a.Usable(ctx); err != nil {
-			return err
+	s, err := c.settings()
+	if err != nil {
+		return err
+	}
+	parse := func(text []byte) ([]authz.Revocation, error) {
+		orders, err := httpapi.ParseOrders(text, s.TokenIssuers(), time.Now())
+		for i := range orders {
+			orders[i].Actor = actor()
 		}
-		parse := func(text []byte) ([]authz.Revocation, error) {
-			orders, err := httpapi.ParseOrders(text, s.TokenIssuers(), time.Now())
-			for i := range orders {
-				orders[i].Actor = actor()
-			}
-			return orders, err
-		}
-		if r.Bulk {
-			return p.RevokeAll(ctx, a.Revoker(), io.in, parse, wait)
-		}
+		return orders, err
+	}
+	var orders []authz.Revocation
+	if !r.Bulk {
 		body, err := r.order(io.in)
 		if err != nil {
 			return err
 		}
-		orders, err := parse(body)
-		if err != nil {
-			return err
+		if orders, err = parse(body); err != nil {
+			return usageError{err}
 		}
-		return p.Revoke(ctx, a.Revoker(), orders, wait)
+	}
+	return administer(ctx, s, io, func(a *sidecar.Admin) error {
+		switch err := a.Usable(ctx); {
+		case err != nil:
+			return err
+		case r.Bulk:
+			return p.RevokeAll(ctx, a.Revoker(), io.in, parse, wait)
+		}
+		err := p.Revoke(ctx, a.Revoker(), orders, wait)
+		if errors.Is(err, authz.ErrInvalid) {
+			return usageError{err}
+		}
+		return err
 	})
 }
 
@@ -364,7 +414,7 @@ func (e *exportCmd) Run(ctx context.Context, c *cli, io *streams) error {
 }
 
 func listRevocations(ctx context.Context, c *cli, io *streams, f authz.Filter, limit int, asJSON bool) error {
-	return c.admin(ctx, io, func(_ sidecar.Settings, a *sidecar.Admin) error {
+	return c.admin(ctx, io, func(a *sidecar.Admin) error {
 		if err := a.Usable(ctx); err != nil {
 			return err
 		}
@@ -392,7 +442,7 @@ func (k *checkCmd) Run(ctx context.Context, c *cli, io *streams) error {
 	}
 	req, err := sidecar.ExampleRequest(k.Request, k.Header, token)
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	steps, err := sidecar.Explain(ctx, s, req, k.Network)
 	if err != nil {
@@ -421,14 +471,14 @@ type configCmd struct {
 }
 
 type configCheckCmd struct {
-	File  string `arg:"" optional:"" type:"path" help:"The file; without it the one of --config."`
+	File  string `arg:"" optional:"" help:"The file; without it the one of --config."`
 	Files bool   `help:"Read the files it names as well: secrets, certificates, key sets."`
 }
 
 // Run implements the command.
 func (k *configCheckCmd) Run(c *cli, io *streams) error {
 	if k.File != "" {
-		c.Config = k.File
+		c.Config = kong.ExpandPath(k.File)
 	}
 	s, err := c.settings()
 	if err != nil {
@@ -491,7 +541,7 @@ type migrateCmd struct {
 
 // Run implements the command.
 func (m *migrateCmd) Run(ctx context.Context, c *cli, io *streams) error {
-	return c.admin(ctx, io, func(s sidecar.Settings, a *sidecar.Admin) error {
+	return c.admin(ctx, io, func(a *sidecar.Admin) error {
 		if err := a.Store.Migrate(ctx); err != nil {
 			return err
 		}
@@ -526,7 +576,11 @@ func (h *healthCmd) Run(ctx context.Context, c *cli, io *streams) error {
 		if err != nil {
 			return err
 		}
-		h.Address = s.Listen.HTTP
+		if h.Address = s.Listen.HTTP; h.Address == "" {
+			return usageError{errors.New("listen.http is empty, so the sidecar serves no HTTP and cannot be asked; set it, or name the HTTP port of a sidecar with --address")}
+		}
+	} else if _, _, err := net.SplitHostPort(h.Address); err != nil {
+		return usageError{fmt.Errorf("--address %q: host:port is needed, such as 127.0.0.1:9192", h.Address)}
 	}
 	path := "/readyz"
 	if h.Live {
@@ -543,8 +597,12 @@ type versionCmd struct{}
 
 // Run implements the command.
 func (versionCmd) Run(io *streams) error {
-	_, err := fmt.Fprintf(io.out, "jwt-bouncer %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintln(io.out, versionLine())
 	return err
+}
+
+func versionLine() string {
+	return fmt.Sprintf("jwt-bouncer %s (%s %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 type completionCmd struct {

@@ -164,14 +164,17 @@ func TestListPagesAndNeverPrintsControlBytes(t *testing.T) {
 	for i := range 5 {
 		l.orders = append(l.orders, authz.Revocation{ID: fmt.Sprint(i), Kind: authz.KindSub, Issuer: "i", Value: "a\x1b[2J\tb", Reason: "r"})
 	}
-	for limit, want := range map[int]int{0: 5, 3: 3, 9: 5} {
-		out := &bytes.Buffer{}
-		p := console.Printer{Out: out, Err: &bytes.Buffer{}}
+	for limit, want := range map[int]int{0: 5, 3: 3, 4: 4, 5: 5, 9: 5} {
+		out, hint := &bytes.Buffer{}, &bytes.Buffer{}
+		p := console.Printer{Out: out, Err: hint}
 		if err := p.List(context.Background(), l, authz.Filter{}, limit); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Count(out.String(), "\n") - 1; got != want || strings.ContainsRune(out.String(), 0x1b) {
 			t.Errorf("limit %d: %d rows, want %d\n%q", limit, got, want, out)
+		}
+		if said := strings.Contains(hint.String(), "there are more"); said != (want < 5) {
+			t.Errorf("limit %d: said %q", limit, hint)
 		}
 	}
 }

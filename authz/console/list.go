@@ -44,6 +44,7 @@ func (p Printer) List(ctx context.Context, l authz.Lister, filter authz.Filter, 
 	}
 	filter.Limit = 1000
 	printed := 0
+	var more bool
 	for {
 		if limit > 0 {
 			filter.Limit = min(1000, limit-printed)
@@ -62,7 +63,7 @@ func (p Printer) List(ctx context.Context, l authz.Lister, filter authz.Filter, 
 			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Kind, safe(r.Issuer), safe(r.Value), stamp(r.NotBefore), stamp(r.ExpiresAt), stamp(r.RevokedAt), safe(r.Actor), safe(r.Reason))
 		}
 		printed += len(page)
-		if next == "" || limit > 0 && printed >= limit {
+		if more = next != ""; !more || limit > 0 && printed >= limit {
 			break
 		}
 		filter.After = next
@@ -74,6 +75,9 @@ func (p Printer) List(ctx context.Context, l authz.Lister, filter authz.Filter, 
 		if printed == 0 {
 			fmt.Fprintln(p.Err, "no revocations match")
 		}
+	}
+	if more {
+		fmt.Fprintf(p.Err, "there are more: these are the newest %d (--limit N: N of them; --limit 0: all)\n", printed)
 	}
 	return nil
 }
