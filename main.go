@@ -380,7 +380,7 @@ func isTerminal(w io.Writer) bool {
 
 type revocationsCmd struct {
 	List   listCmd   `cmd:"" default:"withargs" help:"Newest first."`
-	Export exportCmd `cmd:"" help:"Every live revocation as JSON lines, which revoke --bulk does not need to understand: for audit and analysis."`
+	Export exportCmd `cmd:"" help:"Every live revocation as JSON lines: for audit, analysis, and to order them again (docs/operations.md)."`
 }
 
 type filterFlags struct {

@@ -35,6 +35,7 @@ func TestScripts(t *testing.T) {
 			if err := os.Symlink(binary, filepath.Join(env.WorkDir, "jwt-bouncer")); err != nil {
 				return err
 			}
+			env.Setenv("DOCS", filepath.Join(harness.Root(), "docs"))
 			env.Setenv("PATH", env.WorkDir+":"+env.Getenv("PATH"))
 			// Scripts with other needs bring a file of their own.
 			config := "issuers:\n  - {issuer: https://issuer.example, audiences: [api], jwks: " + filepath.Join(env.WorkDir, "jwks.json") + "}\nstore: sqlite://" + filepath.Join(env.WorkDir, "r.db") + "\n"
