@@ -25,6 +25,15 @@ type Step struct {
 	Outcome Outcome
 	Reason  Reason // of a refusal
 	Detail  string // never holds a token; may quote claims of the token asked about
+	// Keys are, of the step about revocation, everything that could revoke the token.
+	Keys []StepKey
+}
+
+// StepKey names a revocation that would match the token asked about.
+type StepKey struct {
+	Kind    Kind
+	Value   string // as an order has it; of a KindIss revocation the issuer
+	Revokes bool   // it is this one that has been ordered
 }
 
 // Explainer tells step by step why a request would pass or not. Unlike a
@@ -57,6 +66,7 @@ type explanation struct {
 	ctx   context.Context
 	req   *Request
 	steps []Step
+	kids  []string // further names of the key that made the signature
 }
 
 func (x *explanation) add(rule string, o Outcome, format string, args ...any) {
@@ -139,7 +149,7 @@ func (x *explanation) identify(route *Route, raw string) *Token {
 	t := &Token{Raw: raw, KeyID: c.header.kid, Type: c.header.typ}
 	var aliases []Key
 	if key := ring.held(c.header); key != nil {
-		t.KeyID, aliases = key.kid, key.aliases(ring.cfg.Issuer)
+		t.KeyID, aliases, x.kids = key.kid, key.aliases(ring.cfg.Issuer), key.others
 	}
 	claims, fault := parseObject(payload)
 	if fault != nil {
@@ -232,6 +242,8 @@ func (x *explanation) rules(route *Route, cred Credential, t *Token) {
 }
 
 func (x *explanation) revocation(route *Route, t *Token) {
+	keys := x.keysOf(t)
+	defer func() { x.steps[len(x.steps)-1].Keys = keys }()
 	if x.Revocation == nil {
 		x.add("revocation", Skipped, "not looked up")
 		return
@@ -240,7 +252,7 @@ func (x *explanation) revocation(route *Route, t *Token) {
 	verdict, err := x.Revocation.Lookup(x.ctx, &q)
 	switch {
 	case verdict == Revoked:
-		x.judge("revocation", &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked"}, "")
+		x.judge("revocation", &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked" + x.by(q, keys)}, "")
 	case verdict == NotRevoked && err == nil:
 		x.add("revocation", Passed, "not revoked")
 	case route.AllowUnprovable:
@@ -252,6 +264,42 @@ func (x *explanation) revocation(route *Route, t *Token) {
 		}
 		x.judge("revocation", &Failure{Reason: ReasonUnprovable, Detail: detail}, "")
 	}
+}
+
+// keysOf names what t.Keys are made of.
+func (x *explanation) keysOf(t *Token) []StepKey {
+	all := []StepKey{{Kind: KindJTI, Value: t.ID}, {Kind: KindSub, Value: t.Subject}, {Kind: KindSID, Value: t.Session}, {Kind: KindKID, Value: t.KeyID}}
+	for _, kid := range x.kids {
+		all = append(all, StepKey{Kind: KindKID, Value: kid})
+	}
+	all = slices.DeleteFunc(all, func(k StepKey) bool { return k.Value == "" })
+	return append(all, StepKey{Kind: KindIss, Value: t.Issuer}, StepKey{Kind: KindToken, Value: TokenValue(t.Raw)})
+}
+
+// by marks those of keys that revoke the token, as far as asking about each
+// alone can tell, and says which they are.
+func (x *explanation) by(q Query, keys []StepKey) string {
+	status := q.Status
+	q.Status = nil
+	var names []string
+	for i, k := range keys {
+		value := k.Value
+		if k.Kind == KindIss {
+			value = ""
+		}
+		q.Keys = []Key{RevocationKey(k.Kind, q.Issuer, value)}
+		if v, err := x.Revocation.Lookup(x.ctx, &q); v == Revoked && err == nil {
+			keys[i].Revokes = true
+			names = append(names, k.Kind.String()+" "+quoteShort(k.Value))
+		}
+	}
+	switch {
+	case len(names) > 0:
+		return " by its " + strings.Join(names, ", ")
+	case status != nil:
+		return " by its issuer's status list"
+	}
+	return ""
 }
 
 func quoteList(list []string) string {

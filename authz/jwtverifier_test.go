@@ -3,6 +3,7 @@ package authz_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -170,7 +171,19 @@ func TestRevokedKeyByWhateverName(t *testing.T) {
 			tier := keyTier{revoked: true}
 			require.Equal(t, authz.ReasonRevoked, authz.NewAuthorizer(v, nil, authz.NewChain(nil, tier), p, authz.SystemClock{}).Authorize(t.Context(), req).Reason)
 			steps := authz.Explainer{Policy: p, Verifier: v, Revocation: tier}.Explain(t.Context(), req)
-			require.Equal(t, authz.ReasonRevoked, steps[len(steps)-1].Reason, "%+v", steps)
+			last := steps[len(steps)-1]
+			require.Equal(t, authz.ReasonRevoked, last.Reason, "%+v", steps)
+			require.Contains(t, last.Detail, "by its kid "+strconv.Quote(key.ID))
+			var named []authz.Key
+			for _, k := range last.Keys {
+				require.Equal(t, k.Kind == authz.KindKID && k.Value == key.ID, k.Revokes, k.Value)
+				value := k.Value
+				if k.Kind == authz.KindIss {
+					value = ""
+				}
+				named = append(named, authz.RevocationKey(k.Kind, iss.Name, value))
+			}
+			require.ElementsMatch(t, token.Keys, named, "everything that can match has a name")
 		})
 	}
 }

@@ -3,6 +3,7 @@ package console
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"jwtbouncer/authz"
@@ -14,6 +15,14 @@ type stepRecord struct {
 	Outcome string `json:"outcome"`
 	Reason  string `json:"reason,omitempty"`
 	Detail  string `json:"detail,omitempty"`
+	// Keys are what could revoke the token.
+	Keys []keyRecord `json:"keys,omitempty"`
+}
+
+type keyRecord struct {
+	Kind    string `json:"kind"`
+	Value   string `json:"value"`
+	Revokes bool   `json:"revokes"`
 }
 
 // Explanation prints the steps of a check and reports whether the request
@@ -24,6 +33,9 @@ func (p Printer) Explanation(steps []authz.Step) (passes bool) {
 	records := make([]stepRecord, len(steps))
 	for i, s := range steps {
 		records[i] = stepRecord{Rule: s.Rule, Outcome: string(s.Outcome), Detail: s.Detail}
+		for _, k := range s.Keys {
+			records[i].Keys = append(records[i].Keys, keyRecord{k.Kind.String(), k.Value, k.Revokes})
+		}
 		switch s.Outcome {
 		case authz.Refused:
 			records[i].Reason = s.Reason.String()
@@ -50,6 +62,13 @@ func (p Printer) Explanation(steps []authz.Step) (passes bool) {
 			fmt.Fprintf(p.Out, " (%s)", s.Reason)
 		}
 		fmt.Fprintln(p.Out)
+		for _, k := range s.Keys {
+			note := ""
+			if k.Revokes {
+				note = "  which has been revoked"
+			}
+			fmt.Fprintf(p.Out, "%18s revocable by %s %s%s\n", "", k.Kind, strconv.Quote(k.Value), note)
+		}
 	}
 	switch {
 	case refusal != nil:
