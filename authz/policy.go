@@ -59,7 +59,7 @@ func CompilePolicy(routes []RouteConfig, o PolicyOptions) (*Policy, error) {
 	var faults []string
 	compiled := compileRoutes(routes, o, func(path, format string, args ...any) {
 		faults = append(faults, path+": "+fmt.Sprintf(format, args...))
-	})
+	}, wellRead)
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("routes: %s", strings.Join(faults, "\nroutes: "))
 	}

@@ -235,7 +235,7 @@ func TestRouteFaults(t *testing.T) {
 			var got []string
 			ValidateRoutes(tt.routes, PolicyOptions{Issuers: []string{"https://issuer"}}, func(path, format string, args ...any) {
 				got = append(got, path+": "+fmt.Sprintf(format, args...))
-			})
+			}, wellRead)
 			for _, want := range tt.want {
 				where, what, _ := strings.Cut(want, ": ")
 				found := false

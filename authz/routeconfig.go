@@ -49,23 +49,33 @@ type CredentialsConfig struct {
 }
 
 // ValidateRoutes reports every fault in routes, among them routes that can
-// never match. Paths are relative to the list: "[2].match.hosts[0]".
-func ValidateRoutes(routes []RouteConfig, o PolicyOptions, fault Fault) {
-	compileRoutes(routes, o, fault)
+// never match. Paths are relative to the list: "[2].match.hosts[0]". faulty
+// says whether at or below such a path something has not been understood, so
+// that what a route matches is not what was meant.
+func ValidateRoutes(routes []RouteConfig, o PolicyOptions, fault Fault, faulty func(path string) bool) {
+	compileRoutes(routes, o, fault, faulty)
 }
 
-func compileRoutes(configs []RouteConfig, o PolicyOptions, fault Fault) []*Route {
+// wellRead is for routes of which every key was understood.
+func wellRead(string) bool { return false }
+
+func compileRoutes(configs []RouteConfig, o PolicyOptions, fault Fault, faulty func(path string) bool) []*Route {
 	routes := make([]*Route, 0, len(configs))
 	names := map[string]int{}
+	understood := make([]bool, len(configs))
 	for i := range configs {
-		at := func(path, format string, args ...any) { fault(fmt.Sprintf("[%d].%s", i, path), format, args...) }
+		understood[i] = !faulty(fmt.Sprintf("[%d]", i))
+		at := func(path, format string, args ...any) {
+			understood[i] = understood[i] && !strings.HasPrefix(path, "match")
+			fault(fmt.Sprintf("[%d].%s", i, path), format, args...)
+		}
 		r := configs[i].compile(i, o, at)
 		if first, dup := names[r.Name]; dup {
 			at("name", "%q is the name of route %d already", r.Name, first+1)
 		}
 		names[r.Name] = i
 		for j, earlier := range routes {
-			if earlier.when.covers(&r.when) {
+			if understood[i] && understood[j] && earlier.when.covers(&r.when) {
 				fault(fmt.Sprintf("[%d].match", i), "route %q can never match: route %q (%d of %d) takes all of its requests; put the narrower one first",
 					r.Name, earlier.Name, j+1, len(configs))
 				break

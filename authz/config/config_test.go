@@ -77,6 +77,7 @@ count: "7"
 `), &c)
 	f.At("inner")("mode", "must be %s", "a or b")
 	f.At("list")("[0].mode", "missing")
+	f.Fault("nowhere", "must be there")
 	err := f.Err()
 	var all config.Error
 	if !errors.As(err, &all) {
@@ -89,9 +90,10 @@ count: "7"
 		`c.yaml:4:3: inner.mod: unknown key; did you mean "mode"?`,
 		`c.yaml:5:10: inner.names: a list is needed`,
 		`list[0].wait: "soon" is not a duration`,
-		`list[0].mode: missing`,
+		`c.yaml:7:5: list[0].mode: missing`,
+		`c.yaml: nowhere: must be there`,
 		`list[1]: empty list entry`,
-		`map: a mapping (key: value) is needed`,
+		`c.yaml:9:6: map: a mapping (key: value) is needed`,
 		`on: "maybe" is neither on nor off`,
 		`on: key stands twice`,
 		`count: a number is needed, found the text "7"`,

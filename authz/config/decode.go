@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // maxDepth bounds the nesting of a configuration, aliases included.
@@ -58,8 +59,17 @@ type decoder struct {
 }
 
 func (d *decoder) fault(path string, n ast.Node, format string, args ...any) {
-	pos := n.GetToken().Position
+	pos := begin(n)
 	d.file.add(Problem{File: d.file.name, Line: pos.Line, Column: pos.Column, Key: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// begin is where n begins. The token of a mapping in block style is its first
+// colon.
+func begin(n ast.Node) *token.Position {
+	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
+		n = m.Values[0].Key
+	}
+	return n.GetToken().Position
 }
 
 // value decodes n into v, going on after faults so that all are found.
@@ -87,8 +97,9 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 	case *ast.MappingValueNode:
 		n = ast.Mapping(t.GetToken(), false, t)
 	}
-	if _, seen := d.file.origin[path]; !seen {
-		pos := n.GetToken().Position
+	// The whole file has no place: what is missing in it is on no line.
+	if _, seen := d.file.origin[path]; !seen && path != "" {
+		pos := begin(n)
 		d.file.origin[path] = origin{line: pos.Line, column: pos.Column}
 	}
 	if _, null := n.(*ast.NullNode); null {

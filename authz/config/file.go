@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -121,6 +122,15 @@ func (f *File) At(prefix string) func(path, format string, args ...any) {
 
 // Set reports whether the value at path came from the file, the environment or a flag.
 func (f *File) Set(path string) bool { _, ok := f.origin[path]; return ok }
+
+// Faulty reports whether there is a fault at path or below it so far. Of what
+// depends on a faulty value, nothing useful can be said.
+func (f *File) Faulty(path string) bool {
+	return slices.ContainsFunc(f.faults, func(l located) bool {
+		rest, below := strings.CutPrefix(l.Key, path)
+		return below && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
+}
 
 func (f *File) add(p Problem) {
 	for _, have := range f.faults {

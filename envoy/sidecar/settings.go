@@ -164,7 +164,7 @@ func (s *Settings) validate(f *config.File) {
 	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// The faults of the binding stanza itself are reported below.
 	options, _ := s.policyOptions(introspectors, authz.NewMemoryReplay(1, authz.SystemClock{}))
-	authz.ValidateRoutes(s.Routes, options, f.At("routes"))
+	authz.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.Faulty("routes" + path) })
 	s.Binding.Validate(f.At("binding"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
 	s.Resource.Validate(f.At("resource"))

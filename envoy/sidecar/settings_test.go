@@ -61,6 +61,30 @@ func TestFaultsNameFileLineKeyAndRemedy(t *testing.T) {
 	}
 }
 
+// What is misspelt is missing, and what follows from that is not so.
+func TestNothingFollowsFromAMisspeltRoute(t *testing.T) {
+	t.Parallel()
+	for _, first := range []string{"match: {pahts: [{prefix: /a}]}", "mtach: {paths: [{prefix: /a}]}", "match: {paths: [{prefx: /a}]}", "match: {paths: [{prefix: a}]}"} {
+		_, err := parse("f", []byte(strings.Replace(good, "routes: []", "routes: [{"+first+"}, {match: {paths: [{prefix: /b}]}}]", 1)), nil)
+		if err == nil || strings.Contains(err.Error(), "can never match") {
+			t.Errorf("%s: %v", first, err)
+		}
+	}
+	_, err := parse("f", []byte(strings.Replace(good, "routes: []", "routes: [{name: all}, {match: {paths: [{prefix: /b}]}}]", 1)), nil)
+	if err == nil || !strings.Contains(err.Error(), "can never match") {
+		t.Errorf("where it is so: %v", err)
+	}
+}
+
+// A key that is missing stands on no line.
+func TestMissingKeysHaveNoLine(t *testing.T) {
+	t.Parallel()
+	_, err := parse("f", []byte("log: {level: info}\n"), nil)
+	if err == nil || !strings.HasPrefix(err.Error(), "f: issuers: at least one") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestEveryFaultAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := parse("f", []byte("listen: {grpc: x}\nstore: y\nlog: {level: z}\nredis: q\n"), nil)
