@@ -144,6 +144,9 @@ func splitAddress(s string) (network, address string, err error) {
 		}
 		return "unix", path, nil
 	}
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		return "", "", fmt.Errorf("%q: a Unix socket is written unix:// and then its absolute path: unix:///%s", s, strings.TrimLeft(path, "/"))
+	}
 	_, port, err := net.SplitHostPort(s)
 	if err != nil || port == "" {
 		return "", "", fmt.Errorf("%q: host:port or unix:///path is needed, such as 127.0.0.1:9191", s)

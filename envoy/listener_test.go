@@ -86,6 +86,7 @@ func TestListenRefuses(t *testing.T) {
 		"unix://" + dir:                     "not a socket",
 		"unix://" + dir + "/missing/a.sock": "must exist",
 		"unix://" + long:                    "107",
+		"unix:/run/x.sock":                  "unix:///run/x.sock",
 		"unix://relative.sock":              "absolute",
 		"unix:///a\x00b":                    "NUL",
 		"localhost":                         "host:port",

@@ -155,7 +155,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	o.setDefaults()
 	target, err := parseURL(rawURL)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("store: %w", err)
 	}
 	s := &Store{o: o, clock: newCautiousClock(o.Clock)}
 	switch target.scheme {

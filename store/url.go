@@ -17,7 +17,8 @@ type target struct {
 	path   string // SQLite's file
 }
 
-// CheckURL reports what is wrong with a store's URL, without its password.
+// CheckURL reports what is wrong with a store's URL, without its password. The
+// caller knows that it is about the store.
 func CheckURL(raw string) error {
 	_, err := parseURL(raw)
 	return err
@@ -26,20 +27,20 @@ func CheckURL(raw string) error {
 func parseURL(raw string) (target, error) {
 	scheme, _, found := strings.Cut(raw, "://")
 	if !found {
-		return target{}, errors.New("store: a URL is needed: postgres://user@host/db or sqlite:///absolute/path")
+		return target{}, errors.New("a URL is needed: postgres://user@host/db or sqlite:///absolute/path")
 	}
 	switch scheme {
 	case "postgres", "postgresql":
 		// Several hosts (host1:5432,host2:5432) are no URL to net/url. The
 		// error is ours: pgconn's repeats parts of what it could not take apart.
 		if _, err := pgconn.ParseConfig(raw); err != nil {
-			return target{}, fmt.Errorf("store: postgres URL cannot be used: %s", why(err))
+			return target{}, fmt.Errorf("postgres URL cannot be used: %s", why(err))
 		}
 		return target{scheme: "postgres", raw: raw}, nil
 	case "sqlite":
 		return parseSQLite(raw)
 	}
-	return target{}, fmt.Errorf("store: unknown scheme %s; postgres, postgresql and sqlite are supported", quoteScheme(scheme))
+	return target{}, fmt.Errorf("unknown scheme %s; postgres, postgresql and sqlite are supported", quoteScheme(scheme))
 }
 
 // why is the innermost cause, as far as it cannot hold a part of the URL.
@@ -63,13 +64,13 @@ func parseSQLite(raw string) (target, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
-		return target{}, errors.New("store: sqlite URL is malformed (percent-encode what is special in the path)")
+		return target{}, errors.New("sqlite URL is malformed (percent-encode what is special in the path)")
 	case u.Host != "":
-		return target{}, fmt.Errorf("store: sqlite://%s…: three slashes and an absolute path are needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db", u.Host)
+		return target{}, fmt.Errorf("sqlite://%s…: three slashes and an absolute path are needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db", u.Host)
 	case u.RawQuery != "" || u.Fragment != "":
-		return target{}, errors.New("store: a sqlite URL takes no parameters")
+		return target{}, errors.New("a sqlite URL takes no parameters")
 	case !filepath.IsAbs(u.Path) || strings.HasSuffix(u.Path, "/"):
-		return target{}, errors.New("store: the absolute path of a file is needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db")
+		return target{}, errors.New("the absolute path of a file is needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db")
 	}
 	return target{scheme: "sqlite", raw: raw, path: filepath.Clean(u.Path)}, nil
 }

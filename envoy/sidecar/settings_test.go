@@ -46,7 +46,7 @@ func TestFaultsNameFileLineKeyAndRemedy(t *testing.T) {
 		{"issuers:", "isuers:", "isuers: unknown key; did you mean \"issuers\"?"},
 		{"    audiences: [api]", "    audiences: []", "issuers[0].audiences:"},
 		{"RS256, ES256", "HS256, none", "issuers[0].algorithms"},
-		{"sqlite:///var", "sqlit:///var", "f:10:"},
+		{"sqlite:///var", "sqlit:///var", `f:10:1: store: unknown scheme "sqlit"`},
 		{"max_staleness: 30s", "max_staleness: 30", "revocation.max_staleness: \"30\" is not a duration"},
 		{"on_unprovable: deny", "on_unprovable: maybe", "revocation.on_unprovable:"},
 		{"x-jwt-sub: sub", "\"bad header\": sub", "headers.claims"},
