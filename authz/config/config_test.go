@@ -135,6 +135,17 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
+// A list with spaces between its entries would be one odd entry.
+func TestOverlayOfAListWithoutCommas(t *testing.T) {
+	t.Parallel()
+	c := defaults()
+	f := config.Parse("c.yaml", nil, &c)
+	f.Overlay(&c, func(k string) (string, bool) { return " a b", k == "JWT_BOUNCER_INNER_NAMES" })
+	if err := f.Err(); err == nil || !strings.Contains(err.Error(), `environment variable JWT_BOUNCER_INNER_NAMES: inner.names: "a b" is one entry; entries are separated by commas`) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestSetFlag(t *testing.T) {
 	t.Parallel()
 	c := defaults()

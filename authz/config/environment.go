@@ -2,8 +2,10 @@ package config
 
 import (
 	"encoding"
+	"fmt"
 	"reflect"
 	"strings"
+	"unicode"
 )
 
 // Prefix begins the name of every environment variable that sets a key.
@@ -51,7 +53,11 @@ func (f *File) set(path, from string, v reflect.Value, text string) {
 		parts := strings.Split(text, ",")
 		list := reflect.MakeSlice(v.Type(), len(parts), len(parts))
 		for i, p := range parts {
-			list.Index(i).SetString(strings.TrimSpace(p))
+			p = strings.TrimSpace(p)
+			if strings.ContainsFunc(p, unicode.IsSpace) {
+				err = fmt.Errorf("%q is one entry; entries are separated by commas (one with a space in it can only stand in the file)", p)
+			}
+			list.Index(i).SetString(p)
 		}
 		v.Set(list)
 	default:

@@ -12,7 +12,7 @@ const referenceHead = `# Configuration
 
 One YAML file, given with ` + "`--config`" + `. It is read strictly: an unknown key is an error with its line, and all faults are reported at once
 (` + "`jwt-bouncer config check FILE`; with `--files` also what is wrong with the secrets, certificates and key sets it names" + `). Flags win over the environment, the environment over the file. Keys inside lists can only be set in the file.
-An environment variable that is empty counts as not set. A flag that is empty was given: ` + "`serve --http ''`" + ` serves no HTTP, and of ` + "`--grpc`, `--store` and `--redis`" + ` it is an error.
+Lists in environment variables are separated by commas. A variable that is empty counts as not set. A flag that is empty was given: ` + "`serve --http ''`" + ` serves no HTTP, and of ` + "`--grpc`, `--store` and `--redis`" + ` it is an error.
 Editors can use [config.schema.json](config.schema.json), which ` + "`jwt-bouncer config schema`" + ` prints.
 
 Besides the variables in the table, four of the scheme this product grew out of are understood: ` + "`REDIS_HOST`" + ` and ` + "`REDIS_PORT`" + ` (used when the file
