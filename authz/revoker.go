@@ -106,27 +106,38 @@ func (r *Revoker) promise(ctx context.Context) time.Duration {
 	return d
 }
 
+// InvalidError is an ErrInvalid about one member of a revocation.
+type InvalidError struct {
+	Field  string // as the API and the command line spell it
+	Detail string
+}
+
+func (e *InvalidError) Error() string { return ErrInvalid.Error() + ": " + e.Field + ": " + e.Detail }
+
+// Unwrap returns ErrInvalid.
+func (*InvalidError) Unwrap() error { return ErrInvalid }
+
 // Normalize checks r against the rules of its kind and fills NotBefore of sub
 // and iss with now. Errors wrap ErrInvalid and name the field.
 func (r *Revocation) Normalize(now time.Time) error {
 	const maxText = 1024 // bytes; longer identifiers do not occur in practice and would fatten every index
 	switch {
 	case r.Kind < KindJTI || r.Kind > KindToken:
-		return fmt.Errorf("%w: kind: one of jti, sub, sid, kid, iss, token is needed", ErrInvalid)
+		return &InvalidError{"kind", "one of jti, sub, sid, kid, iss, token is needed"}
 	case r.Issuer == "":
-		return fmt.Errorf("%w: iss: must not be empty", ErrInvalid)
+		return &InvalidError{"iss", "must not be empty"}
 	case r.Kind == KindIss && r.Value != "":
 		return fmt.Errorf("%w: a revocation of a whole issuer takes no other value", ErrInvalid)
 	case r.Kind != KindIss && r.Value == "":
-		return fmt.Errorf("%w: %s: must not be empty", ErrInvalid, r.Kind)
+		return &InvalidError{r.Kind.String(), "must not be empty"}
 	case len(r.Issuer) > maxText || len(r.Value) > maxText || len(r.Reason) > maxText:
 		return fmt.Errorf("%w: iss, %s and reason may have at most %d bytes", ErrInvalid, r.Kind, maxText)
 	case !validText(r.Issuer) || !validText(r.Value) || !validText(r.Reason) || !validText(r.Actor):
 		return fmt.Errorf("%w: text must be valid UTF-8 without NUL", ErrInvalid)
 	case r.Kind == KindToken && !isHexSHA256(r.Value):
-		return fmt.Errorf("%w: token: 64 lower-case hex digits of SHA-256 are needed", ErrInvalid)
+		return &InvalidError{"token", "64 lower-case hex digits of SHA-256 are needed"}
 	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
-		return fmt.Errorf("%w: expires_at: %s has passed", ErrInvalid, r.ExpiresAt.UTC().Format(time.RFC3339))
+		return &InvalidError{"expires_at", r.ExpiresAt.UTC().Format(time.RFC3339) + " has passed"}
 	}
 	if (r.Kind == KindSub || r.Kind == KindIss) && r.NotBefore.IsZero() {
 		r.NotBefore = now

@@ -220,7 +220,7 @@ func orDefault(d, def time.Duration) time.Duration {
 
 type promLog struct{ log *slog.Logger }
 
-func (p promLog) Println(v ...any) { p.log.Warn("gathering metrics failed", "err", fmt.Sprint(v...)) }
+func (p promLog) Println(v ...any) { p.log.Warn("gathering metrics failed", "error", fmt.Sprint(v...)) }
 
 // router routes by exact path. Nothing else is served.
 type router struct {
@@ -324,7 +324,7 @@ func (a *api) admit(r *http.Request) (actor string, p *problem) {
 	name, ok, err := a.tokens.match(strings.TrimSpace(presented))
 	switch {
 	case err != nil:
-		a.log.ErrorContext(r.Context(), "api.token_file cannot be used; nobody is admitted", "err", err)
+		a.log.ErrorContext(r.Context(), "api.token_file cannot be used; nobody is admitted", "error", err)
 		return "", unavailable("the API's tokens cannot be read")
 	case !ok:
 		return "", fail(http.StatusUnauthorized, "the token is not one of the API's")

@@ -26,7 +26,7 @@ func (a *api) audit(r *http.Request, door, actor string, ordered []authz.Revocat
 	level := slog.LevelInfo
 	if err != nil {
 		level = slog.LevelWarn
-		base = append(base, slog.String("err", err.Error()))
+		base = append(base, slog.String("error", err.Error()))
 	}
 	list := ordered
 	if err == nil {

@@ -341,7 +341,7 @@ func TestAuditLog(t *testing.T) {
 	require.Equal(t, 503, b.do("POST", "/v1/revocations", `{"jti":"j"}`, auth...).Code)
 	lines := strings.Split(strings.TrimSpace(b.log.String()), "\n")
 	require.Len(t, lines, 3, "one record for each revocation, whatever text they hold")
-	var rec struct{ Log, Door, Actor, Outcome, Kind, Value, Reason, ID string }
+	var rec struct{ Log, Door, Actor, Outcome, Error, Kind, Value, Reason, ID string }
 	fold := json.MatchCaseInsensitiveNames(true)
 	require.NoError(t, json.Unmarshal([]byte(lines[0]), &rec, fold))
 	assert.Equal(t, "audit", rec.Log)
@@ -352,6 +352,7 @@ func TestAuditLog(t *testing.T) {
 	assert.NotEmpty(t, rec.ID)
 	require.NoError(t, json.Unmarshal([]byte(lines[2]), &rec, fold))
 	assert.Equal(t, "failed", rec.Outcome)
+	assert.Contains(t, rec.Error, authz.ErrUnavailable.Error(), "under the name that errors have in every record")
 	assert.NotContains(t, b.log.String(), apiToken)
 	assert.NotContains(t, b.log.String(), token)
 	assert.NotContains(t, b.log.String(), "eyJ")

@@ -69,7 +69,7 @@ func (a *api) receiveEvents(w http.ResponseWriter, r *http.Request) {
 		Types: []string{"secevent+jwt"}, Audiences: a.events.Audiences, ExpOptional: true, // RFC 8417, section 2.2
 	})
 	if err != nil {
-		a.log.InfoContext(r.Context(), "security event refused", "err", err)
+		a.log.InfoContext(r.Context(), "security event refused", "error", err)
 		if a.couldNotFindOut(err, raw) {
 			a.retryLater(w, unavailable("the event could not be verified for now"))
 			return

@@ -32,7 +32,7 @@ func (a *api) keycloakAction(want string) http.HandlerFunc {
 			Types: []string{"jwt", ""}, Issuer: issuer,
 		})
 		if err != nil {
-			a.log.InfoContext(r.Context(), "Keycloak's action refused", "err", err)
+			a.log.InfoContext(r.Context(), "Keycloak's action refused", "error", err)
 			if a.couldNotFindOut(err, raw) {
 				unavailable("the action could not be verified for now").write(w)
 				return

@@ -27,7 +27,7 @@ func (a *api) backchannelLogout(w http.ResponseWriter, r *http.Request) {
 		Types: []string{"logout+jwt", "jwt", ""}, Audiences: a.logout.Audiences, // section 2.4: typ is recommended, not required
 	})
 	if err != nil {
-		a.log.InfoContext(r.Context(), "logout token refused", "err", err)
+		a.log.InfoContext(r.Context(), "logout token refused", "error", err)
 		if a.couldNotFindOut(err, raw) {
 			oauthProblem(w, unavailable("the logout token could not be verified for now"))
 			return

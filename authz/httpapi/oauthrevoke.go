@@ -169,7 +169,7 @@ func (a *api) oauthCaller(w http.ResponseWriter, r *http.Request, values url.Val
 	}
 	switch _, match, err := a.clients[at].secrets.match(secret); {
 	case err != nil:
-		a.log.ErrorContext(r.Context(), "a client's secret_file cannot be used", "client", id, "err", err)
+		a.log.ErrorContext(r.Context(), "a client's secret_file cannot be used", "client", id, "error", err)
 		oauthProblem(w, unavailable("the client's secret cannot be read"))
 		return "", "", false
 	case !match:

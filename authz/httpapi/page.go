@@ -94,7 +94,7 @@ func (a *api) render(w http.ResponseWriter, r *http.Request, status int, name st
 	v.Kinds = []string{"jti", "sub", "sid", "kid", "token", "iss"}
 	var body bytes.Buffer
 	if err := pages.ExecuteTemplate(&body, name, v); err != nil {
-		a.log.ErrorContext(r.Context(), "page cannot be rendered", "page", name, "err", err)
+		a.log.ErrorContext(r.Context(), "page cannot be rendered", "page", name, "error", err)
 		fail(http.StatusInternalServerError, "the page cannot be rendered").write(w)
 		return
 	}
@@ -143,7 +143,7 @@ func (a *api) login(w http.ResponseWriter, r *http.Request) {
 	name, ok, err := a.tokens.match(token)
 	switch {
 	case err != nil:
-		a.log.ErrorContext(r.Context(), "api.token_file cannot be used; nobody is admitted", "err", err)
+		a.log.ErrorContext(r.Context(), "api.token_file cannot be used; nobody is admitted", "error", err)
 		a.render(w, r, http.StatusServiceUnavailable, "login.html", view{Error: "The tokens cannot be read for now."})
 		return
 	case !ok:

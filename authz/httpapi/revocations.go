@@ -143,6 +143,15 @@ func waitParameter(r *http.Request) (authz.Wait, *problem) {
 	return 0, invalid("unknown wait", fieldError{Field: "wait", Detail: "none or enforced is needed"})
 }
 
+// fieldErrorOf takes an authz.ErrInvalid apart.
+func fieldErrorOf(err error) *fieldError {
+	var invalid *authz.InvalidError
+	if errors.As(err, &invalid) {
+		return &fieldError{Field: invalid.Field, Detail: invalid.Detail}
+	}
+	return &fieldError{Detail: err.Error()}
+}
+
 // compile checks every order; nothing is stored unless all of them are good.
 func (a *api) compile(orders []order) ([]authz.Revocation, *problem) {
 	const most = 20 // errors in one answer
@@ -154,7 +163,7 @@ func (a *api) compile(orders []order) ([]authz.Revocation, *problem) {
 		if e == nil {
 			r.Actor = "check" // Normalize sees what the ledger will see
 			if err := r.Normalize(now); err != nil {
-				e = &fieldError{Detail: err.Error()}
+				e = fieldErrorOf(err)
 			}
 		}
 		if e != nil {
@@ -189,7 +198,7 @@ func (a *api) order(r *http.Request, door, actor string, revocations []authz.Rev
 		return rec, nil
 	case errors.Is(err, authz.ErrInvalid):
 		a.metrics.ordered(door, "refused", len(revocations))
-		return rec, invalid("nothing was revoked", fieldError{Detail: err.Error()})
+		return rec, invalid("nothing was revoked", *fieldErrorOf(err))
 	case errors.Is(err, authz.ErrUnavailable) && !errors.Is(err, authz.ErrOutcomeUnknown):
 		a.metrics.ordered(door, "unavailable", len(revocations))
 		return rec, unavailable("the revocation ledger cannot be reached or written; nothing was revoked, repeat the request")
@@ -242,7 +251,7 @@ func (a *api) listFailed(r *http.Request, err error) *problem {
 	if errors.Is(err, authz.ErrInvalid) {
 		return invalid("the list could not be read", fieldError{Field: "cursor", Detail: err.Error()})
 	}
-	a.log.WarnContext(r.Context(), "listing revocations failed", "err", err)
+	a.log.WarnContext(r.Context(), "listing revocations failed", "error", err)
 	return unavailable("the revocation ledger cannot be read")
 }
 

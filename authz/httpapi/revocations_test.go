@@ -111,7 +111,7 @@ func TestRevokeRefuses(t *testing.T) {
 		"milliseconds":              {`{"sub":"x","not_before":1767323045000}`, 400, "not_before", "milliseconds", 0},
 		"negative time":             {`{"sub":"x","not_before":-1}`, 400, "not_before", "seconds", 0},
 		"time of wrong type":        {`{"sub":"x","not_before":true}`, 400, "not_before", "needed", 0},
-		"expired":                   {`{"jti":"x","expires_at":1600000000}`, 400, "", "has passed", 0},
+		"expired":                   {`{"jti":"x","expires_at":1600000000}`, 400, "expires_at", "has passed", 0},
 		"token too short":           {`{"token":"abc"}`, 400, "token", "neither", 0},
 		"token upper case":          {`{"token":"` + strings.Repeat("0A", 32) + `"}`, 400, "token", "neither", 0},
 		"token of other issuer":     {`{"token":"` + unsignedJWT(`{"iss":"https://evil.example"}`) + `"}`, 400, "token", "not configured", 0},
