@@ -1,7 +1,9 @@
 package store
 
 import (
+	"crypto/rand"
 	"embed"
+	"encoding/binary"
 	"fmt"
 	"io/fs"
 )
@@ -28,4 +30,13 @@ func checkSchema(version, compatible int) error {
 			ErrSchema, version, compatible, SchemaVersion)
 	}
 	return nil
+}
+
+// newEpoch draws an epoch. The one that is stored does not help: a database
+// that is restored twice from one snapshot would get the same next one twice,
+// and followers would take two histories for one.
+func newEpoch() int64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return int64(binary.BigEndian.Uint64(b[:])>>2) + 1
 }

@@ -85,7 +85,7 @@ func (p *postgresStore) bumpEpoch(ctx context.Context) error {
 		if _, err := tx.Exec(ctx, `update authz.revocations set expires_at = expires_at where xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `update authz.meta set epoch = epoch + 1`)
+		_, err := tx.Exec(ctx, `update authz.meta set epoch = $1`, newEpoch())
 		return err
 	}))
 }

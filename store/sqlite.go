@@ -217,7 +217,7 @@ func (s *sqliteStore) about(ctx context.Context) (limits Limits, err error) {
 
 func (s *sqliteStore) bumpEpoch(ctx context.Context) error {
 	return s.fail(s.inWrite(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `update meta set epoch = epoch + 1`)
+		_, err := tx.ExecContext(ctx, `update meta set epoch = ?`, newEpoch())
 		return err
 	}))
 }

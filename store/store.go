@@ -24,7 +24,7 @@ import (
 // brings older ones. It works on newer schemas that say they still serve this
 // version, and on older ones back to oldestSchema, without what they lack.
 const (
-	SchemaVersion = 2
+	SchemaVersion = 3
 	oldestSchema  = 1
 )
 

@@ -185,7 +185,7 @@ func TestOldFileIsMigrated(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.ExecContext(t.Context(), `update meta set schema_version = 1; delete from goose_db_version where version_id = 2;
+	if _, err := db.ExecContext(t.Context(), `update meta set schema_version = 1; delete from goose_db_version where version_id >= 2;
 		drop trigger revocation_types; drop trigger revocation_type`); err != nil {
 		t.Fatal(err)
 	}
