@@ -31,6 +31,15 @@ type Snapshot struct {
 	Clock  time.Time
 	// MaxStaleness and MaxTokenTTL are the fleet-wide limits of the authority; 0: none stored.
 	MaxStaleness, MaxTokenTTL time.Duration
+	// RaisedFrom was MaxTokenTTL until Raised (Unix seconds); 0: never raised, or not told.
+	RaisedFrom time.Duration
+	Raised     int64
+}
+
+// TokenLimit is how long the authority keeps the revocations that a token may
+// live for.
+func (s *Snapshot) TokenLimit() TokenLimit {
+	return TokenLimit{Max: s.MaxTokenTTL, RaisedFrom: s.RaisedFrom, Raised: s.Raised}
 }
 
 // Feed is the authority's stream of changes for followers.

@@ -56,6 +56,31 @@ func (q *Query) Lifetime() time.Duration {
 	return time.Duration(min(max(q.Expires-q.IssuedAt, 0), most)) * time.Second
 }
 
+// TokenLimit bounds the tokens about which the absence of a revocation says
+// something: those that live no longer than revocations are kept.
+type TokenLimit struct {
+	Max time.Duration // max_token_ttl; 0: not told
+	// RaisedFrom was Max until Raised (Unix seconds), and what was revoked by
+	// then may have been deleted after that long. 0: never raised, or not told.
+	RaisedFrom time.Duration
+	Raised     int64
+}
+
+// Covers reports whether a revocation of q's token cannot have expired before
+// the token. Where the limit was raised, it has to be kept by tokens issued
+// later; those of before, by the clock of an issuer that may be a little ahead,
+// have to keep to the old one.
+func (l TokenLimit) Covers(q *Query) bool {
+	life := q.Lifetime()
+	switch {
+	case l.Max <= 0:
+		return true
+	case life > l.Max+LifetimeSlack:
+		return false
+	}
+	return l.Raised == 0 || life <= l.RaisedFrom+LifetimeSlack || q.IssuedAt > l.Raised+int64(LifetimeSlack/time.Second)
+}
+
 // Tier is one place that may know whether a token is revoked.
 type Tier interface {
 	// Name is a constant, short, lower-case word for metrics and logs:

@@ -36,9 +36,9 @@ type Follower struct {
 	// feed that proves freshness was begun: every revocation committed by then
 	// is in the replica. never: none yet.
 	asof   atomic.Int64
-	bound  atomic.Int64 // effective max_staleness in nanoseconds
-	ttl    atomic.Int64 // effective max_token_ttl in seconds
-	loaded atomic.Bool  // there has been a complete load
+	bound  atomic.Int64                     // effective max_staleness in nanoseconds
+	tokens atomic.Pointer[authz.TokenLimit] // effective; never nil
+	loaded atomic.Bool                      // there has been a complete load
 	// dropped is in Unix seconds: entries that expired dropAfter before it may
 	// be gone. It is raised before they go, and lowered only while nothing is
 	// called fresh.
@@ -86,7 +86,7 @@ func NewFollower(feed authz.Feed, r *Replica, o FollowerOptions) *Follower {
 	}
 	f.asof.Store(never)
 	f.bound.Store(int64(o.Config.MaxStaleness))
-	f.ttl.Store(int64(o.Config.MaxTokenTTL / time.Second))
+	f.tokens.Store(&authz.TokenLimit{Max: o.Config.MaxTokenTTL})
 	f.turn.init()
 	f.metrics = newFollowerMetrics(o.Registry, f)
 	return f
@@ -189,15 +189,15 @@ func (f *Follower) advance(highest uint64, snap authz.Snapshot) {
 
 // limits applies the fleet-wide limits where they are stricter.
 func (f *Follower) limits(snap authz.Snapshot) {
-	bound, ttl := f.config.MaxStaleness, f.config.MaxTokenTTL
+	bound, tokens := f.config.MaxStaleness, snap.TokenLimit()
 	if snap.MaxStaleness > 0 {
 		bound = min(bound, snap.MaxStaleness)
 	}
-	if snap.MaxTokenTTL > 0 {
-		ttl = min(ttl, snap.MaxTokenTTL)
+	if own := f.config.MaxTokenTTL; tokens.Max <= 0 || tokens.Max > own {
+		tokens.Max = own
 	}
 	f.bound.Store(int64(bound))
-	f.ttl.Store(int64(ttl / time.Second))
+	f.tokens.Store(&tokens)
 }
 
 // sweep drops what expired more than dropAfter ago by both clocks, the

@@ -78,7 +78,8 @@ func (f *fakeFeed) Changes(ctx context.Context, since authz.Position, nonce stri
 	f.calls = append(f.calls, since)
 	rows, during := slices.Clone(f.rows), f.during
 	s := authz.Snapshot{Nonce: nonce, Epoch: f.epoch, Xmax: f.xmax, Open: slices.Clone(f.open), Proves: !f.standby,
-		Clock: f.clock.Now().Add(f.skew), MaxStaleness: f.limits.MaxStaleness, MaxTokenTTL: f.limits.MaxTokenTTL}
+		Clock: f.clock.Now().Add(f.skew), MaxStaleness: f.limits.MaxStaleness, MaxTokenTTL: f.limits.MaxTokenTTL,
+		RaisedFrom: f.limits.RaisedFrom, Raised: f.limits.Raised}
 	if f.reuse {
 		s.Nonce = "old"
 	}
@@ -468,6 +469,34 @@ func TestFollowerTakesTheStricterLimits(t *testing.T) {
 		q.Expires = q.IssuedAt + c.life
 		if got := lookup(t, f, q); got != c.want {
 			t.Errorf("max_token_ttl %v in the store, token lives %ds: %v, want %v", c.stored, c.life, got, c.want)
+		}
+	}
+}
+
+// About a token that was issued before max_token_ttl was raised, and lives
+// longer than was allowed then, the absence of a revocation says nothing.
+func TestFollowerKnowsOfARaise(t *testing.T) {
+	t.Parallel()
+	const hour, minute = 3600, 60
+	for _, c := range []struct {
+		issued, life int64 // from the raise; seconds
+		want         authz.Verdict
+	}{
+		{-hour, hour, authz.NotRevoked},
+		{-hour, 2 * hour, authz.Unknown},
+		{minute, 2 * hour, authz.Unknown}, // an issuer whose clock is ahead
+		{2 * minute, 2 * hour, authz.NotRevoked},
+		{2 * minute, 5 * hour, authz.Unknown},
+		{-hour, 5 * hour, authz.Unknown},
+	} {
+		f, feed, clock := newTestFollower(t)
+		feed.limits = authz.Snapshot{MaxTokenTTL: 4 * time.Hour, RaisedFrom: time.Hour, Raised: clock.Now().Unix()}
+		sync1(t, f)
+		q := query(entry(1).Key)
+		q.IssuedAt = feed.limits.Raised + c.issued
+		q.Expires = q.IssuedAt + c.life
+		if got := lookup(t, f, q); got != c.want {
+			t.Errorf("issued %d s after the raise, lives %d s: %v, want %v", c.issued, c.life, got, c.want)
 		}
 	}
 }

@@ -24,7 +24,7 @@ var (
 	errStale   = errors.New("replica: not fresh")
 	errDropped = fmt.Errorf("%w: the wall clock went back, and revocations of tokens that had expired may have been dropped", errStale)
 	errUnread  = errors.New("replica: not loaded yet")
-	errLong    = errors.New("replica: the token lives longer than the store's max_token_ttl, its revocation could have expired")
+	errLong    = errors.New("replica: the token lives longer than the store's max_token_ttl, or than that was when the token was issued: its revocation could have expired")
 )
 
 // giveUpAfter is the number of failed syncs in a row from which on no check
@@ -69,7 +69,7 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 			return authz.Unknown, t.unproven()
 		case now-asof > t.f.bound.Load():
 			return authz.Unknown, errStale
-		case q.Lifetime() > time.Duration(t.f.ttl.Load())*time.Second+authz.LifetimeSlack:
+		case !t.f.tokens.Load().Covers(q):
 			return authz.Unknown, errLong
 		case q.Expires != 0 && q.Expires < dropped-maxLeeway:
 			return authz.Unknown, errDropped

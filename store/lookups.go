@@ -192,18 +192,23 @@ type reading struct {
 	// level is the strictest not_before of their revocations in Unix seconds;
 	// authz.Always; 0: there is none.
 	level int64
-	// maxTokenTTL is how long revocations without expiry are kept; 0: not told.
-	maxTokenTTL time.Duration
+	// tokens bounds what a level of 0 is proof for: revocations without expiry
+	// are kept no longer.
+	tokens authz.TokenLimit
 }
 
 // verdict is the answer for q.
 func (r reading) verdict(q *authz.Query) (authz.Verdict, error) {
-	switch life := q.Lifetime(); {
+	switch life, kept := q.Lifetime(), r.tokens; {
 	case (authz.Entry{NotBefore: r.level}).Revokes(q.IssuedAt):
 		return authz.Revoked, nil
-	case r.maxTokenTTL > 0 && life > r.maxTokenTTL+authz.LifetimeSlack:
+	case kept.Covers(q):
+		return authz.NotRevoked, nil
+	case life > kept.Max+authz.LifetimeSlack:
 		return authz.Unknown, fmt.Errorf("%w: the token lives for %s, longer than the store's max_token_ttl (%s): its revocation could have expired (raise it with `jwt-bouncer migrate`)",
-			ErrUnproven, life, r.maxTokenTTL)
+			ErrUnproven, life, kept.Max)
+	default:
+		return authz.Unknown, fmt.Errorf("%w: the token lives for %s and was issued before the store's max_token_ttl was raised from %s to %s: its revocation could have expired by then",
+			ErrUnproven, life, kept.RaisedFrom, kept.Max)
 	}
-	return authz.NotRevoked, nil
 }

@@ -107,8 +107,10 @@ func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce
 	for i, x := range since.Open {
 		open[i] = strconv.FormatUint(x, 10)
 	}
+	// The nonce's second word asks whether max_token_ttl was raised; schemas
+	// before version 3 take no notice of it.
 	query := fmt.Sprintf(`copy (select (c).key, (c).not_before, (c).expires, (c).xid, (c).snapshot
-		from (select authz.changes(%d, '{%s}', '%s') as c) s) to stdout (format binary)`, since.Last, strings.Join(open, ","), nonce)
+		from (select authz.changes(%d, '{%s}', '%s raised') as c) s) to stdout (format binary)`, since.Last, strings.Join(open, ","), nonce)
 
 	// Silence is what ends a query, not duration: ten million rows take a while.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -179,13 +181,19 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		return authz.Snapshot{}, err
 	}
 	clock := secs(snapClock)
+	nonce, told, _ := strings.Cut(f[snapNonce], " ")
+	facts, err := wholeSeconds(strings.TrimPrefix(told, "raised"))
+	bad = errors.Join(bad, err)
 	s := authz.Snapshot{
-		Nonce: f[snapNonce],
+		Nonce: nonce,
 		Epoch: f[snapSystem] + "/" + f[snapTimeline] + "/" + f[snapEpoch],
 		Xmin:  number(snapXmin), Xmax: number(snapXmax),
 		Proves:       f[snapRecovering] == "false" && f[snapFresh] == "true",
 		Clock:        time.UnixMicro(int64(clock * 1e6)),
 		MaxStaleness: seconds(secs(snapStaleness)), MaxTokenTTL: seconds(secs(snapTTL)),
+	}
+	if len(facts) == 2 {
+		s.Raised, s.RaisedFrom = facts[0], time.Duration(facts[1])*time.Second
 	}
 	for i := snapOpen; i < len(f); i++ {
 		s.Open = append(s.Open, number(i))

@@ -37,9 +37,10 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (reading
 		raw[i] = keys[i][:]
 	}
 	// The second word is the time here: a revocation is over when both clocks
-	// say so. A schema of version 1 takes no notice of it.
+	// say so. The third asks whether max_token_ttl was raised. A schema of
+	// version 1 takes no notice of the one, and of version 2 of the other.
 	wall := p.o.Clock.Now()
-	nonce := rand.Text() + " " + strconv.FormatInt(wall.Unix(), 10)
+	nonce := rand.Text() + " " + strconv.FormatInt(wall.Unix(), 10) + " raised"
 	var echo string
 	var recovering, fresh bool
 	var r reading
@@ -50,15 +51,15 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (reading
 	}
 	told, own := strings.CutPrefix(echo, nonce)
 	var clock int64
-	switch words := strings.Fields(told); len(words) {
-	case 0: // a schema of version 1
-		r.maxTokenTTL = time.Duration(p.ttl.Load())
-	case 2:
-		var ttl int64
-		if _, err := fmt.Sscan(told, &clock, &ttl); err != nil {
-			own = false
-		}
-		r.maxTokenTTL = time.Duration(ttl) * time.Second
+	words, bad := wholeSeconds(told)
+	switch {
+	case bad == nil && len(words) == 0: // a schema of version 1
+		r.tokens.Max = time.Duration(p.ttl.Load())
+	case bad == nil && len(words) == 2: // of version 2
+		clock, r.tokens.Max = words[0], time.Duration(words[1])*time.Second
+	case bad == nil && len(words) == 4:
+		clock, r.tokens.Max = words[0], time.Duration(words[1])*time.Second
+		r.tokens.Raised, r.tokens.RaisedFrom = words[2], time.Duration(words[3])*time.Second
 	default:
 		own = false
 	}
@@ -72,4 +73,16 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (reading
 			p.where, ErrUnproven, time.Duration(clock-wall.Unix())*time.Second)
 	}
 	return r, nil
+}
+
+// wholeSeconds reads numbers with spaces between them.
+func wholeSeconds(text string) (numbers []int64, err error) {
+	for word := range strings.FieldsSeq(text) {
+		n, err := strconv.ParseInt(word, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, nil
 }

@@ -34,20 +34,18 @@ func (s *sqliteStore) changesIn(ctx context.Context, in *sqliteFile, since authz
 		return authz.Snapshot{}, s.fail(err)
 	}
 	defer tx.Rollback()
-	var file string
-	var version, compatible int
-	var epoch, seq, staleness, ttl int64
-	if err := tx.QueryRowContext(ctx, `select schema_version, schema_compatible, file_id, epoch, seq, max_staleness, max_token_ttl from meta`).
-		Scan(&version, &compatible, &file, &epoch, &seq, &staleness, &ttl); err != nil {
+	meta, err := readMeta(ctx, tx)
+	switch {
+	case errors.Is(err, ErrSchema):
+		return authz.Snapshot{}, fmt.Errorf("sqlite %s: %w", s.path, err)
+	case err != nil:
 		return authz.Snapshot{}, s.fail(err)
 	}
-	if err := checkSchema(version, compatible); err != nil {
-		return authz.Snapshot{}, fmt.Errorf("sqlite %s: %w", s.path, err)
-	}
+	tokens := meta.tokens()
 	snap = authz.Snapshot{
-		Nonce: nonce, Epoch: fmt.Sprintf("%s/%d/%d", file, epoch, in.nth), Proves: true, Clock: s.o.Clock.Now(),
-		Xmin: uint64(seq) + 1, Xmax: uint64(seq) + 1,
-		MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond,
+		Nonce: nonce, Epoch: fmt.Sprintf("%s/%d/%d", meta.fileID, meta.epoch, in.nth), Proves: true, Clock: s.o.Clock.Now(),
+		Xmin: uint64(meta.seq) + 1, Xmax: uint64(meta.seq) + 1,
+		MaxStaleness: micro(meta.maxStaleness), MaxTokenTTL: tokens.Max, RaisedFrom: tokens.RaisedFrom, Raised: tokens.Raised,
 	}
 	// No id is ever open here, but whoever asks for some gets them.
 	open, err := json.Marshal(since.Open)

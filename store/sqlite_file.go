@@ -283,19 +283,6 @@ func (f *sqliteFile) close() error {
 	return errors.Join(errs...)
 }
 
-func (f *sqliteFile) about(ctx context.Context) (Limits, error) {
-	var version, compatible int
-	var staleness, ttl int64
-	if err := f.read.QueryRowContext(ctx, `select schema_version, schema_compatible, max_staleness, max_token_ttl from meta`).
-		Scan(&version, &compatible, &staleness, &ttl); err != nil {
-		return Limits{}, err
-	}
-	if err := checkSchema(version, compatible); err != nil {
-		return Limits{}, err
-	}
-	return Limits{SchemaVersion: version, MaxStaleness: time.Duration(staleness) * time.Microsecond, MaxTokenTTL: time.Duration(ttl) * time.Microsecond}, nil
-}
-
 // unsure is err for a write: what came after its commit leaves it open
 // whether the revocation is where anybody looks.
 func unsure(err error) error {

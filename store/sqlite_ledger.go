@@ -174,11 +174,11 @@ func (s *sqliteStore) read(ctx context.Context, keys []authz.Key) (r reading, er
 }
 
 func (s *sqliteStore) readFrom(ctx context.Context, file *sqliteFile, keys []authz.Key) (r reading, err error) {
-	limits, err := file.about(ctx)
+	meta, err := readMeta(ctx, file.read)
 	if err != nil {
 		return reading{}, err
 	}
-	r.maxTokenTTL = limits.MaxTokenTTL
+	r.tokens = meta.tokens()
 	const atOnce = 6 // a token has no more
 	for chunk := range slices.Chunk(keys, atOnce) {
 		args := make([]any, atOnce+1)

@@ -394,3 +394,97 @@ func TestTokenOutlivesRevocations(t *testing.T) {
 		}
 	})
 }
+
+// pastClock is the machine's, so much behind.
+type pastClock struct {
+	authz.SystemClock
+	behind time.Duration
+}
+
+func (c pastClock) Now() time.Time { return time.Now().Add(-c.behind) }
+
+// raised is what the feed tells of max_token_ttl.
+func raised(t *testing.T, s *store.Store) (from time.Duration, at time.Time) {
+	t.Helper()
+	snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snap.Raised == 0 {
+		return snap.RaisedFrom, time.Time{}
+	}
+	return snap.RaisedFrom, time.Unix(snap.Raised, 0)
+}
+
+// Three days ago a subject was logged out, under a max_token_ttl of a day. That
+// revocation has expired and was collected. When the limit is raised to a week,
+// a token of that subject that is four days old and lives for seven must not be
+// taken for one that was never revoked.
+func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		then := open(t, url, store.Options{Clock: pastClock{behind: 3 * day}})
+		logout := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "alice", Actor: "test", NotBefore: time.Now().Add(-3 * day), ExpiresAt: time.Now().Add(-2 * day)}
+		if _, err := then.Append(t.Context(), []authz.Revocation{logout}); err != nil {
+			t.Fatal(err)
+		}
+		s := openOnly(t, url, store.Options{})
+		if n, err := s.GC(t.Context()); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		if from, at := raised(t, s); from != 0 || !at.IsZero() {
+			t.Errorf("never raised, yet from %s at %s", from, at)
+		}
+		token := func(age, life time.Duration) *authz.Query {
+			q := queryFor(logout)
+			q.IssuedAt = time.Now().Add(-age).Unix()
+			q.Expires = q.IssuedAt + int64(life/time.Second)
+			return q
+		}
+		is := func(when string, q *authz.Query, want authz.Verdict) {
+			t.Helper()
+			if v, err := s.Lookup(t.Context(), q); v != want || (v == authz.Unknown) != errors.Is(err, store.ErrUnproven) {
+				t.Errorf("%s: %v %v, want %v", when, v, err, want)
+			}
+		}
+		is("before", token(4*day, 7*day), authz.Unknown)
+		open(t, url, store.Options{MaxTokenTTL: 7 * day})
+		is("issued before, living longer than was allowed", token(4*day, 7*day), authz.Unknown)
+		is("issued before, living as was allowed", token(day/2, day), authz.NotRevoked)
+		is("issued since, living longer", token(-5*time.Minute, 7*day), authz.NotRevoked)
+		is("issued since, living too long", token(-5*time.Minute, 8*day), authz.Unknown)
+		if from, at := raised(t, s); from != day || time.Since(at).Abs() > time.Minute {
+			t.Errorf("raised from %s at %s", from, at)
+		}
+		// Once more, while the first raise still matters; and when it does not.
+		open(t, url, store.Options{MaxTokenTTL: 30 * day})
+		if from, _ := raised(t, s); from != day {
+			t.Errorf("raised from %s, want the first", from)
+		}
+		if strings.HasPrefix(url, "sqlite") {
+			execute(t, url, fmt.Sprintf(`update meta set max_token_ttl_raised = %d`, time.Now().Add(-31*day).UnixMicro()))
+		} else {
+			execute(t, url, `update authz.meta set max_token_ttl_raised = now() - interval '31 days'`)
+		}
+		open(t, url, store.Options{MaxTokenTTL: 40 * day})
+		if from, at := raised(t, s); from != 30*day || time.Since(at).Abs() > time.Minute {
+			t.Errorf("raised from %s at %s, want the last", from, at)
+		}
+	})
+}
+
+// Nobody knows of a raise before it is committed: what was revoked until then
+// was given the shorter life.
+func TestRaiseCountsFromItsCommit(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	s := open(t, pg.URL, store.Options{})
+	c := pg.Connect(t)
+	sql(t, c, "begin")
+	sql(t, c, "update authz.meta set max_token_ttl = '7 days'")
+	time.Sleep(3 * time.Second)
+	before := time.Now()
+	sql(t, c, "commit")
+	if from, at := raised(t, s); from != day || at.Before(before.Truncate(time.Second)) {
+		t.Errorf("raised from %s at %s, committed after %s", from, at, before)
+	}
+}

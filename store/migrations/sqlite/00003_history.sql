@@ -3,4 +3,18 @@
 -- by the program; but a store that is in use keeps its own, and nobody has to reload.
 update meta set epoch = random() & 4611686018427387903 where not exists (select 1 from revocations);
 
+-- What max_token_ttl was before it was raised, and until when. Revocations may have ended, and been deleted, by the
+-- shorter life: about a token that was issued until then and lives longer, their absence says nothing. As long as one
+-- raise matters, another does not make it forgotten.
+alter table meta add column max_token_ttl_before integer;
+alter table meta add column max_token_ttl_raised integer;
+-- +goose StatementBegin
+create trigger meta_raised after update of max_token_ttl on meta when new.max_token_ttl > old.max_token_ttl begin
+  update meta set
+      max_token_ttl_before = case when old.max_token_ttl_raised + old.max_token_ttl + 3600000000 > cast((julianday('now') - 2440587.5) * 86400000000 as integer)
+                                  then min(old.max_token_ttl, old.max_token_ttl_before) else old.max_token_ttl end,
+      max_token_ttl_raised = cast((julianday('now') - 2440587.5) * 86400000000 as integer);
+end;
+-- +goose StatementEnd
+
 update meta set schema_version = 3;

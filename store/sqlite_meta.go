@@ -1,0 +1,73 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// sqliteMeta is the row of facts for the fleet. Of an older schema it lacks
+// what came later.
+type sqliteMeta struct {
+	version, compatible                int
+	fileID                             string
+	epoch, seq                         int64
+	maxStaleness, maxTokenTTL          int64         // microseconds
+	maxTokenTTLFrom, maxTokenTTLRaised sql.NullInt64 // what it was, and until when
+}
+
+// readMeta reads it in one statement, and so from one commit.
+func readMeta(ctx context.Context, q interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}) (m sqliteMeta, err error) {
+	rows, err := q.QueryContext(ctx, `select * from meta`)
+	if err != nil {
+		return m, err
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		return m, err
+	}
+	known := map[string]any{
+		"schema_version": &m.version, "schema_compatible": &m.compatible, "file_id": &m.fileID, "epoch": &m.epoch, "seq": &m.seq,
+		"max_staleness": &m.maxStaleness, "max_token_ttl": &m.maxTokenTTL,
+		"max_token_ttl_before": &m.maxTokenTTLFrom, "max_token_ttl_raised": &m.maxTokenTTLRaised,
+	}
+	into := make([]any, len(columns))
+	for i, name := range columns {
+		if into[i] = known[name]; into[i] == nil {
+			into[i] = new(any) // a later schema's
+		}
+	}
+	if !rows.Next() {
+		if err := rows.Err(); err != nil {
+			return m, err
+		}
+		return m, sql.ErrNoRows
+	}
+	if err := rows.Scan(into...); err != nil {
+		return m, err
+	}
+	if err := rows.Close(); err != nil {
+		return m, err
+	}
+	return m, checkSchema(m.version, m.compatible)
+}
+
+// tokens bounds what the absence of a revocation is proof for.
+func (m *sqliteMeta) tokens() authz.TokenLimit {
+	return authz.TokenLimit{Max: micro(m.maxTokenTTL), RaisedFrom: micro(m.maxTokenTTLFrom.Int64), Raised: ceilSeconds(m.maxTokenTTLRaised.Int64)}
+}
+
+func micro(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+func (f *sqliteFile) about(ctx context.Context) (Limits, error) {
+	m, err := readMeta(ctx, f.read)
+	if err != nil {
+		return Limits{}, err
+	}
+	return Limits{SchemaVersion: m.version, MaxStaleness: micro(m.maxStaleness), MaxTokenTTL: micro(m.maxTokenTTL)}, nil
+}
