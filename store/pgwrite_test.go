@@ -442,3 +442,72 @@ func TestContractAsRoles(t *testing.T) {
 
 // feedOnly hides what a least-privilege login may not do.
 type feedOnly struct{ authz.Feed }
+
+// Raising max_token_ttl prolongs what is stored, and also what is being stored:
+// a revocation whose transaction is open meanwhile must not keep the shorter
+// life, while tokens that live for the longer one are accepted.
+func TestRaisedTokenLifeAndOpenTransaction(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	open(t, pg.URL, store.Options{})
+	app := pg.Connect(t)
+	sql(t, app, "begin")
+	sql(t, app, `insert into authz.revocations (kind, iss, value) values (1, $1, 'slow')`, issuer)
+	s := openOnly(t, pg.URL, store.Options{MaxTokenTTL: 7 * day})
+	migrated := make(chan error, 1)
+	go func() { migrated <- s.Migrate(t.Context()) }()
+	// Who waits for the open transaction holds nobody else up for long.
+	for range 6 {
+		time.Sleep(500 * time.Millisecond)
+		began := time.Now()
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("meanwhile")}); err != nil {
+			t.Errorf("beside a migrate that waits: %v after %s", err, time.Since(began))
+		}
+	}
+	sql(t, app, "commit")
+	select {
+	case err := <-migrated:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("migrate hangs")
+	}
+	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != 7*day {
+		t.Fatal(l, err)
+	}
+	page, _, err := s.List(t.Context(), authz.Filter{})
+	if err != nil || len(page) != 2 {
+		t.Fatal(page, err)
+	}
+	for _, r := range page {
+		if left := time.Until(r.ExpiresAt); left < 6*day {
+			t.Errorf("%s ends in %s; tokens that it matches may live for 7 days and are accepted", r.Value, left.Round(time.Minute))
+		}
+	}
+}
+
+// Without the lock the limit stays, and the error says what to do.
+func TestRaisedTokenLifeNeedsTheLock(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	open(t, pg.URL, store.Options{})
+	app := pg.Connect(t)
+	sql(t, app, "begin")
+	insert(t, app, "slow")
+	s := openOnly(t, pg.URL, store.Options{MaxTokenTTL: 7 * day})
+	err := s.Migrate(t.Context())
+	if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "max_token_ttl was not raised") || !strings.Contains(err.Error(), "migrate") {
+		t.Error(err)
+	}
+	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != day {
+		t.Error(l, err)
+	}
+	sql(t, app, "rollback")
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != 7*day {
+		t.Error(l, err)
+	}
+}

@@ -12,6 +12,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
+
+	"jwtbouncer/authz"
 )
 
 // migrationLock is the advisory lock under which migrations run, one process
@@ -55,24 +57,89 @@ func (p *postgresStore) migrate(ctx context.Context) error {
 }
 
 // raiseLimits writes the configured limits where they are above the stored
-// ones. What was stored under the shorter token lifetime is made to last for
-// the longer one.
+// ones.
 func (p *postgresStore) raiseLimits(ctx context.Context) error {
-	return p.fail(pgx.BeginFunc(ctx, p.writes, func(tx pgx.Tx) error {
+	var raise bool
+	err := p.inTx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `update authz.meta set max_staleness = make_interval(secs => $1) where max_staleness < make_interval(secs => $1)`,
 			p.o.MaxStaleness.Seconds()); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, `update authz.meta set max_token_ttl = make_interval(secs => $1) where max_token_ttl < make_interval(secs => $1)`,
-			p.o.MaxTokenTTL.Seconds())
-		if err != nil || tag.RowsAffected() == 0 {
+		return tx.QueryRow(ctx, `select max_token_ttl < make_interval(secs => $1) from authz.meta`, p.o.MaxTokenTTL.Seconds()).Scan(&raise)
+	})
+	if err == nil && raise {
+		err = p.raiseTokenTTL(ctx)
+	}
+	return p.fail(err)
+}
+
+const (
+	raiseTries  = 10
+	raiseLock   = time.Second // below the lock_timeout of authz.revoke, which waits behind
+	raisePause  = 500 * time.Millisecond
+	lockMissing = "55P03" // lock_not_available
+	deadlock    = "40P01"
+)
+
+// raiseTokenTTL raises the limit. What was stored under the shorter life is
+// made to last for the longer one: most of it first, which may take long and
+// stops nobody; then, while nobody else writes, what has come since. A
+// transaction that had stored under the shorter life, and was open while the
+// limit was raised, would be overlooked.
+func (p *postgresStore) raiseTokenTTL(ctx context.Context) error {
+	var since int64
+	err := p.inTx(ctx, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`).Scan(&since); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `update authz.revocations set expires_at = greatest(revoked_at, not_before) + make_interval(secs => $1)
-			where expires_at < greatest(revoked_at, not_before) + make_interval(secs => $1)
-			  and greatest(revoked_at, not_before) + make_interval(secs => $1) > now()`, p.o.MaxTokenTTL.Seconds())
+		return p.prolong(ctx, tx, 0)
+	})
+	if err != nil {
 		return err
-	}))
+	}
+	for try := 1; ; try++ {
+		err = p.inTx(ctx, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true)`, fmt.Sprint(raiseLock.Milliseconds())); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `lock table authz.revocations in share row exclusive mode`); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `update authz.meta set max_token_ttl = make_interval(secs => $1) where max_token_ttl < make_interval(secs => $1)`,
+				p.o.MaxTokenTTL.Seconds()); err != nil {
+				return err
+			}
+			return p.prolong(ctx, tx, since)
+		})
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != lockMissing && pg.Code != deadlock {
+			return err
+		}
+		if try == raiseTries {
+			return fmt.Errorf("%w: postgres %s: max_token_ttl was not raised to %s: transactions that have written revocations are still open; end them (pg_locks says which, for authz.revocations) and run `jwt-bouncer migrate` again: %w",
+				authz.ErrUnavailable, p.where, p.o.MaxTokenTTL, err)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(jitter(raisePause, 0.25)):
+		}
+	}
+}
+
+// prolong makes revocations whose last change is since or later last for the
+// configured max_token_ttl.
+func (p *postgresStore) prolong(ctx context.Context, tx pgx.Tx, since int64) error {
+	_, err := tx.Exec(ctx, `update authz.revocations set expires_at = greatest(revoked_at, not_before) + make_interval(secs => $1)
+		where expires_at < greatest(revoked_at, not_before) + make_interval(secs => $1)
+		  and greatest(revoked_at, not_before) + make_interval(secs => $1) > now() and xid >= $2`, p.o.MaxTokenTTL.Seconds(), since)
+	return err
+}
+
+// inTx runs f in a transaction whose every statement sees what has been
+// committed by then, whatever the login's default is.
+func (p *postgresStore) inTx(ctx context.Context, f func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, p.writes, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, f)
 }
 
 // bumpEpoch also stamps rows that carry a transaction id this server has not
@@ -81,7 +148,7 @@ func (p *postgresStore) raiseLimits(ctx context.Context) error {
 func (p *postgresStore) bumpEpoch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	return p.fail(pgx.BeginFunc(ctx, p.writes, func(tx pgx.Tx) error {
+	return p.fail(p.inTx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `update authz.revocations set expires_at = expires_at where xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); err != nil {
 			return err
 		}
