@@ -184,3 +184,68 @@ func TestBridgeWhileWriting(t *testing.T) {
 		t.Errorf("%d of %d; %d were copied", len(f.Entries), total, copied)
 	}
 }
+
+// Whatever the table's expires_at looks like, the writer's insert works, and the
+// token is revoked for no shorter than it lives.
+func TestBridgeExpiries(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	f, s := newFollowed(t, pg.URL)
+	c := pg.Connect(t)
+	in3h := time.Now().Add(3 * time.Hour).Unix()
+	n, standard := 0, time.Now().Add(24*time.Hour).Unix()
+	for _, w := range []struct {
+		kind, value string
+		want        int64 // Unix seconds
+	}{
+		{"bigint", fmt.Sprint(in3h), in3h},
+		{"bigint", fmt.Sprint(in3h * 1000), in3h},
+		{"numeric", fmt.Sprint(in3h-1) + ".5", in3h},
+		{"double precision", fmt.Sprint(in3h), in3h},
+		{"double precision", fmt.Sprint(in3h * 1000), in3h},
+		{"double precision", "'NaN'", standard},
+		{"double precision", "'Infinity'", forever},
+		{"int", "3600", standard}, // a span
+		{"int", "0", standard},
+		{"bigint", "-1", standard},
+		{"bigint", "9223372036854775807", standard},
+		{"text", fmt.Sprintf("'%d'", in3h), in3h},
+		{"text", "'soon'", standard},
+		{"text", "'now'", standard},
+		{"text", "''", standard},
+		{"text", "'2030-13-45'", standard},
+		{"text", "'-infinity'", standard},
+		{"timestamptz", "'-infinity'", standard},
+		{"text", "'20991231'", 4102358400},
+		{"text", "'2099-12-31T00:00:00Z'", 4102358400},
+		{"jsonb", `'{"in": 5}'`, standard},
+		{"interval", "'1 hour'", standard},
+		{"boolean", "true", standard},
+		{"timestamptz[]", "array[now()]", standard},
+	} {
+		for _, setting := range []string{"datestyle = 'German'", "extra_float_digits = -15"} {
+			n++
+			table, value := fmt.Sprint("revoked_", n), fmt.Sprint("expiry ", n)
+			sql(t, c, "create table "+table+" (jti text, expires_at "+w.kind+")")
+			if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: table}); err != nil {
+				t.Errorf("%s: %v", w.kind, err)
+				continue
+			}
+			sql(t, c, "set "+setting)
+			if _, err := c.Exec(t.Context(), "insert into "+table+" values ('"+value+"', "+w.value+")"); err != nil {
+				t.Errorf("%s %s: the writer's insert fails: %v", w.kind, w.value, err)
+			}
+			sql(t, c, "reset all")
+			f.sync(t)
+			if e := f.Entries[jti(value).Key()]; e.Expires < w.want || e.Expires > w.want+300 {
+				t.Errorf("%s %s, with %s: until %s, want %s", w.kind, w.value, setting, time.Unix(e.Expires, 0), time.Unix(w.want, 0))
+			}
+			// What is in the table when the bridge is put on it is read likewise.
+			if n, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: "https://again.example", Table: table}); n != 1 || err != nil {
+				t.Errorf("%s %s: %d taken over, %v", w.kind, w.value, n, err)
+			}
+		}
+	}
+}
+
+const forever = 253402214400 // the year 9999

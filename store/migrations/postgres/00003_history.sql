@@ -88,4 +88,31 @@ begin atomic
 end;
 -- +goose StatementEnd
 
+-- Whatever expires_at holds, the writer's insert goes on. Numbers are Unix seconds or milliseconds from 2001 on; what
+-- else begins with a digit (or is 'infinity') is read as a time: without a zone as UTC and as the session's, and the
+-- later one counts. What cannot be read is null, which is the default expiry.
+-- +goose StatementBegin
+create or replace function authz.bridge_time(t text) returns timestamptz language plpgsql stable set search_path = pg_catalog as $$
+declare
+  n numeric;
+begin
+  t := trim(both e' \t\r\n' from t);
+  if t ~ '^[0-9]{9,30}([.][0-9]*)?$' then
+    n := t::numeric;
+    return case when n between 1e9 and 1e11 then to_timestamp(n::float8)
+                when n between 1e12 and 1e14 then to_timestamp((n / 1000)::float8) end;
+  elsif t ~ '^[0-9]{1,7}([.][0-9]*)?$' or t !~* '^([0-9]|infinity$)' then
+    return null;  -- a span of time, or a word such as "now", is no time that a token ends
+  elsif t ~ '([zZ]|[+-][0-9:]+|infinity)$' and t !~ '^[0-9]+-[0-9]+-[0-9]+$' then
+    return t::timestamptz;
+  end if;
+  return greatest(t::timestamptz, (t::timestamp) at time zone 'UTC');
+exception when others then
+  return null;
+end $$;
+-- +goose StatementEnd
+-- A number must not be rounded by a setting of the writer's on its way through JSON.
+alter function authz.bridge() set extra_float_digits = 1;
+alter function authz.install_bridge(text, text) set extra_float_digits = 1;
+
 update authz.meta set schema_version = 3;
