@@ -103,30 +103,7 @@ func TestClockBehind(t *testing.T) {
 // earlier programs on today's schema.
 func TestUpgrade(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
-		var m *goose.Provider
-		var err error
-		if strings.HasPrefix(url, "postgres") {
-			execute(t, url, "create schema authz")
-			config, perr := pgx.ParseConfig(url)
-			if perr != nil {
-				t.Fatal(perr)
-			}
-			db := stdlib.OpenDB(*config)
-			defer db.Close()
-			versions, verr := database.NewStore(database.DialectPostgres, "authz.migrations")
-			if verr != nil {
-				t.Fatal(verr)
-			}
-			m, err = goose.NewProvider(goose.DialectCustom, db, os.DirFS("migrations/postgres"), goose.WithStore(versions), goose.WithDisableGlobalRegistry(true))
-		} else {
-			openOnly(t, url, store.Options{}) // makes the file
-			db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
-			defer db.Close()
-			m, err = goose.NewProvider(goose.DialectSQLite3, db, os.DirFS("migrations/sqlite"), goose.WithDisableGlobalRegistry(true))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := migrations(t, url)
 		works := func(version int) {
 			t.Helper()
 			when := fmt.Sprintf("schema %d", version)
@@ -181,6 +158,33 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("an earlier program raised max_token_ttl from a day; known is %s", from)
 		}
 	})
+}
+
+// migrations are for a test that stops at an earlier version of the schema.
+func migrations(t *testing.T, url string) *goose.Provider {
+	t.Helper()
+	var m *goose.Provider
+	var err error
+	if strings.HasPrefix(url, "postgres") {
+		execute(t, url, "create schema authz")
+		config, perr := pgx.ParseConfig(url)
+		versions, verr := database.NewStore(database.DialectPostgres, "authz.migrations")
+		if err := errors.Join(perr, verr); err != nil {
+			t.Fatal(err)
+		}
+		db := stdlib.OpenDB(*config)
+		t.Cleanup(func() { db.Close() })
+		m, err = goose.NewProvider(goose.DialectCustom, db, os.DirFS("migrations/postgres"), goose.WithStore(versions), goose.WithDisableGlobalRegistry(true))
+	} else {
+		openOnly(t, url, store.Options{}) // makes the file
+		db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
+		t.Cleanup(func() { db.Close() })
+		m, err = goose.NewProvider(goose.DialectSQLite3, db, os.DirFS("migrations/sqlite"), goose.WithDisableGlobalRegistry(true))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // earlierPrograms asks what they ask.

@@ -111,8 +111,73 @@ exception when others then
   return null;
 end $$;
 -- +goose StatementEnd
--- A number must not be rounded by a setting of the writer's on its way through JSON.
-alter function authz.bridge() set extra_float_digits = 1;
-alter function authz.install_bridge(text, text) set extra_float_digits = 1;
+
+-- As before, but a number is not rounded by a setting of the writer's on its way through JSON.
+-- +goose StatementBegin
+create or replace function authz.bridge() returns trigger language plpgsql security definer set search_path = pg_catalog set extra_float_digits = 1 as $$
+declare
+  f jsonb := to_jsonb(new);
+begin
+  if current_setting('session_replication_role') = 'replica'
+     and exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass) then
+    return null;  -- the row that the bridge made at the other server comes as well, and would meet this one
+  end if;
+  if coalesce(f->>'jti', '') <> '' then
+    perform authz.revoke(array[1]::smallint[], array[tg_argv[0]], array[f->>'jti'], array[null]::timestamptz[],
+      array[authz.bridge_time(f->>'expires_at')], array[left(coalesce(f->>'user_id', ''), 200)], array['bridge: ' || tg_table_name]);
+  end if;
+  return null;
+end $$;
+-- +goose StatementEnd
+
+-- The bridge also works for rows that arrive by logical replication. Only the table's owner may say so.
+-- +goose StatementBegin
+create function authz.bridge_always(tbl regclass) returns void language plpgsql set search_path = pg_catalog as $$
+begin
+  execute format('alter table %s enable always trigger authz_bridge', tbl);
+exception when insufficient_privilege then
+  raise warning 'rows of % that arrive by logical replication are not bridged: %', tbl, sqlerrm
+    using hint = 'Install the bridge as the owner of the table.';
+end $$;
+-- +goose StatementEnd
+revoke all on function authz.bridge_always from public;
+
+-- As before, and for replicated rows.
+-- +goose StatementBegin
+create or replace function authz.install_bridge(tbl text, issuer text) returns bigint language plpgsql set search_path = pg_catalog set extra_float_digits = 1 as $$
+declare
+  t regclass;
+  n bigint;
+begin
+  perform set_config('search_path', session_path, true) from (select reset_val as session_path from pg_settings where name = 'search_path') s;
+  t := to_regclass(tbl);
+  if t is null then
+    raise exception 'table % does not exist', tbl using errcode = 'undefined_table';
+  end if;
+  if coalesce(issuer, '') = '' then
+    raise exception 'an issuer is needed' using errcode = 'invalid_parameter_value';
+  end if;
+  if not exists (select from pg_attribute a where a.attrelid = t and a.attname = 'jti' and not a.attisdropped) then
+    raise exception 'table % has no column jti', tbl using errcode = 'undefined_column';
+  end if;
+  -- Taking the trigger's lock waits for writers; whatever they committed is then copied below.
+  execute format('drop trigger if exists authz_bridge on %s', t);
+  execute format('create trigger authz_bridge after insert or update on %s for each row execute function authz.bridge(%L)', t, issuer);
+  perform authz.bridge_always(t);
+  execute format($q$
+    with r as (select distinct on (f->>'jti') f from (select to_jsonb(x) as f from %s x) s where coalesce(f->>'jti', '') <> '' order by f->>'jti'),
+    a as (select array_agg(1::smallint) k, array_agg(%L::text) i, array_agg(f->>'jti') v, array_agg(null::timestamptz) nb,
+                 array_agg(authz.bridge_time(f->>'expires_at')) e, array_agg(left(coalesce(f->>'user_id', ''), 200)) u, array_agg(%L::text) w
+            from r where authz.bridge_time(f->>'expires_at') is null or authz.bridge_time(f->>'expires_at') > now())
+    select count(d.id) from a, authz.revoke(a.k, a.i, a.v, a.nb, a.e, a.u, a.w) d $q$, t, issuer, 'bridge: ' || t) into n;
+  return n;
+end $$;
+-- +goose StatementEnd
+
+-- The bridges that are there. A writer that is in the middle of a transaction is not waited for without end.
+set local lock_timeout = '5s';
+select authz.bridge_always(t.tgrelid) from pg_catalog.pg_trigger t
+  where t.tgname = 'authz_bridge' and t.tgfoid = 'authz.bridge()'::regprocedure;
+set local lock_timeout to default;
 
 update authz.meta set schema_version = 3;
