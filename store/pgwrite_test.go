@@ -511,3 +511,51 @@ func TestRaisedTokenLifeNeedsTheLock(t *testing.T) {
 		t.Error(l, err)
 	}
 }
+
+// A database (or login) with settings of its own, as older applications leave
+// them: what is stored must be told to be stored.
+func TestSessionSettings(t *testing.T) {
+	t.Parallel()
+	for _, setting := range []string{
+		"bytea_output = 'escape'", "datestyle = 'German'", "datestyle = 'SQL, DMY'", "timezone = 'Asia/Kolkata'", "extra_float_digits = 0", "extra_float_digits = -15",
+		"intervalstyle = 'iso_8601'", "default_transaction_isolation = 'serializable'", "default_transaction_isolation = 'repeatable read'", "array_nulls = off",
+		"standard_conforming_strings = off", "client_encoding = 'LATIN1'", "synchronous_commit = off", "search_path = 'nowhere'", "jit = on", "transform_null_equals = on",
+		"lc_messages = 'C'", "default_transaction_deferrable = on", "row_security = off", "plpgsql.variable_conflict = 'use_variable'", "client_min_messages = 'debug5'",
+	} {
+		t.Run(setting, func(t *testing.T) {
+			t.Parallel()
+			pg := harness.Postgres(t)
+			pg.Exec(t, "alter database "+pg.Database+" set "+setting)
+			s := open(t, pg.URL, store.Options{})
+			r := jti("x")
+			r.ExpiresAt = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+			r.NotBefore = r.ExpiresAt.Add(-2 * time.Hour)
+			stored, err := s.Append(t.Context(), []authz.Revocation{jti("y"), r})
+			if err != nil || len(stored) != 2 || stored[1].ExpiresAt != r.ExpiresAt || stored[1].NotBefore != r.NotBefore || time.Until(stored[0].ExpiresAt).Round(time.Hour) != day {
+				t.Errorf("append: %+v %v", stored, err)
+			}
+			if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) != 2 || stored == nil || page[0] != stored[0] && page[0] != stored[1] {
+				t.Errorf("list: %+v %v", page, err)
+			}
+			if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != day || l.MaxStaleness != 30*time.Second {
+				t.Errorf("limits: %+v %v", l, err)
+			}
+			rows := 0
+			if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ }); err != nil || rows != 2 || !snap.Proves || snap.MaxTokenTTL != day || snap.MaxStaleness != 30*time.Second || time.Since(snap.Clock).Abs() > time.Minute {
+				t.Errorf("changes: %d %+v %v", rows, snap, err)
+			}
+			if v, err := s.Lookup(t.Context(), queryFor(jti("x"))); v != authz.Revoked {
+				t.Errorf("lookup: %v %v", v, err)
+			}
+			if v, err := s.Lookup(t.Context(), queryFor(jti("z"))); v != authz.NotRevoked {
+				t.Errorf("lookup: %v %v", v, err)
+			}
+			if err := s.Migrate(t.Context()); err != nil {
+				t.Errorf("migrate: %v", err)
+			}
+			if _, err := s.GC(t.Context()); err != nil {
+				t.Errorf("gc: %v", err)
+			}
+		})
+	}
+}

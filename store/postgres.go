@@ -143,9 +143,9 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
 	var version, compatible int
-	var staleness, ttl float64
+	var staleness, ttl int64
 	var recovering bool
-	err := p.writes.QueryRow(ctx, `select schema_version, schema_compatible, max_staleness, max_token_ttl, recovering from authz.about()`).
+	err := p.writes.QueryRow(ctx, `select schema_version, schema_compatible, (max_staleness * 1e6)::bigint, (max_token_ttl * 1e6)::bigint, recovering from authz.about()`).
 		Scan(&version, &compatible, &staleness, &ttl, &recovering)
 	if err != nil {
 		return Limits{}, p.fail(err)
@@ -156,11 +156,21 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	if recovering {
 		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
 	}
-	p.ttl.Store(int64(seconds(ttl)))
-	return Limits{SchemaVersion: version, MaxStaleness: seconds(staleness), MaxTokenTTL: seconds(ttl)}, nil
+	p.ttl.Store(int64(micro(ttl)))
+	return Limits{SchemaVersion: version, MaxStaleness: micro(staleness), MaxTokenTTL: micro(ttl)}, nil
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+// The settings of a database or a login (datestyle, bytea_output, array_nulls,
+// extra_float_digits) change how values look in text, and the simple protocol
+// knows no other form; a pooler does not let a session have its own. So what
+// is asked for are numbers, and bytes in hex.
+const (
+	pgNotBefore = `(extract(epoch from not_before) * 1000000)::bigint`
+	pgExpiresAt = `(extract(epoch from expires_at) * 1000000)::bigint`
+	pgRevokedAt = `(extract(epoch from revoked_at) * 1000000)::bigint`
+)
+
+func micro(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
 	defer p.met.done("gc", time.Now(), &err)

@@ -172,10 +172,10 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		bad = errors.Join(bad, err)
 		return n
 	}
-	secs := func(i int) float64 {
+	secs := func(i int) time.Duration {
 		n, err := strconv.ParseFloat(f[i], 64)
 		bad = errors.Join(bad, err)
-		return n
+		return time.Duration(n * float64(time.Second))
 	}
 	if err := checkSchema(int(number(snapSchema)), int(number(snapCompatible))); bad == nil && err != nil {
 		return authz.Snapshot{}, err
@@ -189,8 +189,8 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		Epoch: f[snapSystem] + "/" + f[snapTimeline] + "/" + f[snapEpoch],
 		Xmin:  number(snapXmin), Xmax: number(snapXmax),
 		Proves:       f[snapRecovering] == "false" && f[snapFresh] == "true",
-		Clock:        time.UnixMicro(int64(clock * 1e6)),
-		MaxStaleness: seconds(secs(snapStaleness)), MaxTokenTTL: seconds(secs(snapTTL)),
+		Clock:        time.Unix(0, int64(clock)),
+		MaxStaleness: secs(snapStaleness), MaxTokenTTL: secs(snapTTL),
 	}
 	if len(facts) == 2 {
 		s.Raised, s.RaisedFrom = facts[0], time.Duration(facts[1])*time.Second

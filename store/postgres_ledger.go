@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -60,17 +61,12 @@ func (p *postgresStore) append(ctx context.Context, orders *orders) error {
 
 func (p *postgresStore) appendOnce(ctx context.Context, orders *orders) error {
 	n := len(orders.unique)
-	kinds, notBefores, expiries := make([]int16, n), make([]*time.Time, n), make([]*time.Time, n)
+	kinds, notBefores, expiries := make([]int16, n), make([]string, n), make([]string, n)
 	issuers, values, actors, reasons := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	for i := range orders.unique {
 		r := &orders.unique[i]
 		kinds[i], issuers[i], values[i], actors[i], reasons[i] = int16(r.Kind), r.Issuer, r.Value, r.Actor, r.Reason
-		if !r.NotBefore.IsZero() {
-			notBefores[i] = &r.NotBefore
-		}
-		if !r.ExpiresAt.IsZero() {
-			expiries[i] = &r.ExpiresAt
-		}
+		notBefores[i], expiries[i] = timestamp(r.NotBefore), timestamp(r.ExpiresAt)
 	}
 	conn, err := p.writes.Acquire(ctx)
 	if err != nil {
@@ -81,8 +77,10 @@ func (p *postgresStore) appendOnce(ctx context.Context, orders *orders) error {
 		return p.fail(err)
 	}
 	delete(conn.Conn().PgConn().CustomData(), unreplicated)
-	rows, err := conn.Query(ctx, `select key, id, not_before, expires_at, revoked_at, actor, reason
-		from authz.revoke($1::smallint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::text[])`,
+	rows, err := conn.Query(ctx, `select encode(key, 'hex'), id, `+pgNotBefore+`, `+pgExpiresAt+`, `+pgRevokedAt+`, actor, reason
+		from authz.revoke($1::smallint[], $2::text[], $3::text[],
+			array(select nullif(t, '')::timestamptz from unnest($4::text[]) with ordinality as u (t, i) order by i),
+			array(select nullif(t, '')::timestamptz from unnest($5::text[]) with ordinality as u (t, i) order by i), $6::text[], $7::text[])`,
 		kinds, issuers, values, notBefores, expiries, actors, reasons)
 	if err != nil {
 		return p.unsettled(err)
@@ -94,25 +92,27 @@ func (p *postgresStore) appendOnce(ctx context.Context, orders *orders) error {
 	}
 	filled := 0
 	for rows.Next() {
-		var key []byte
-		var id int64
-		var notBefore *time.Time
+		var key string
+		var id, expires, revoked int64
+		var notBefore *int64
 		var r authz.Revocation
-		if err := rows.Scan(&key, &id, &notBefore, &r.ExpiresAt, &r.RevokedAt, &r.Actor, &r.Reason); err != nil {
+		err := rows.Scan(&key, &id, &notBefore, &expires, &revoked, &r.Actor, &r.Reason)
+		at := identity{notBefore: authz.Always}
+		if err == nil {
+			_, err = hex.Decode(at.key[:], []byte(key[:min(len(key), 2*len(at.key))]))
+		}
+		if err != nil {
 			return fmt.Errorf("%w: postgres %s: reading back: %w", authz.ErrOutcomeUnknown, p.where, err)
 		}
-		at := identity{notBefore: authz.Always}
-		copy(at.key[:], key)
 		if notBefore != nil {
-			r.NotBefore = notBefore.UTC()
-			at.notBefore = notBefore.UnixMicro()
+			at.notBefore = *notBefore
 		}
 		o := byID[at]
 		if o == nil {
 			continue
 		}
 		r.ID, r.Kind, r.Issuer, r.Value = strconv.FormatInt(id, 10), o.Kind, o.Issuer, o.Value
-		r.ExpiresAt, r.RevokedAt = r.ExpiresAt.UTC(), r.RevokedAt.UTC()
+		setTimes(&r, notBefore, expires, revoked)
 		orders.fill(at, r)
 		filled++
 	}
@@ -194,7 +194,7 @@ func (p *postgresStore) List(ctx context.Context, f authz.Filter) (page []authz.
 	}
 	args = append(args, limit+1)
 	// The conditions are constants; what a caller chose is only ever an argument.
-	rows, err := p.writes.Query(ctx, `select id, kind, iss, value, not_before, expires_at, revoked_at, actor, reason from authz.revocations where `+
+	rows, err := p.writes.Query(ctx, `select id, kind, iss, value, `+pgNotBefore+`, `+pgExpiresAt+`, `+pgRevokedAt+`, actor, reason from authz.revocations where `+
 		strings.Join(where, " and ")+` order by id desc limit $`+strconv.Itoa(len(args)), args...)
 	if err != nil {
 		return nil, "", p.fail(err)
@@ -209,16 +209,30 @@ func (p *postgresStore) List(ctx context.Context, f authz.Filter) (page []authz.
 
 func scanPostgres(row pgx.CollectableRow) (authz.Revocation, error) {
 	var r authz.Revocation
-	var id int64
+	var id, expires, revoked int64
 	var kind int16
-	var notBefore *time.Time
-	if err := row.Scan(&id, &kind, &r.Issuer, &r.Value, &notBefore, &r.ExpiresAt, &r.RevokedAt, &r.Actor, &r.Reason); err != nil {
+	var notBefore *int64
+	if err := row.Scan(&id, &kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.Actor, &r.Reason); err != nil {
 		return r, err
 	}
 	r.ID, r.Kind = strconv.FormatInt(id, 10), authz.Kind(kind)
-	if notBefore != nil {
-		r.NotBefore = notBefore.UTC()
-	}
-	r.ExpiresAt, r.RevokedAt = r.ExpiresAt.UTC(), r.RevokedAt.UTC()
+	setTimes(&r, notBefore, expires, revoked)
 	return r, nil
+}
+
+// setTimes fills in what came as microseconds since 1970.
+func setTimes(r *authz.Revocation, notBefore *int64, expires, revoked int64) {
+	if notBefore != nil {
+		r.NotBefore = time.UnixMicro(*notBefore).UTC()
+	}
+	r.ExpiresAt, r.RevokedAt = time.UnixMicro(expires).UTC(), time.UnixMicro(revoked).UTC()
+}
+
+// timestamp is a time in a form that every datestyle reads alike; "": none. A
+// null in an array is another text where array_nulls is off.
+func timestamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"time"
 
 	"jwtbouncer/authz"
 )
@@ -61,8 +60,6 @@ func readMeta(ctx context.Context, q interface {
 func (m *sqliteMeta) tokens() authz.TokenLimit {
 	return authz.TokenLimit{Max: micro(m.maxTokenTTL), RaisedFrom: micro(m.maxTokenTTLFrom.Int64), Raised: ceilSeconds(m.maxTokenTTLRaised.Int64)}
 }
-
-func micro(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 func (f *sqliteFile) about(ctx context.Context) (Limits, error) {
 	m, err := readMeta(ctx, f.read)

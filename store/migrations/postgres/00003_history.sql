@@ -68,9 +68,9 @@ begin atomic
             m.epoch::text,
             pg_is_in_recovery()::text,
             (now() = statement_timestamp())::text,  -- a simple query outside a transaction
-            date_part('epoch', clock_timestamp())::text,
-            date_part('epoch', m.max_staleness)::text,
-            date_part('epoch', m.max_token_ttl)::text,
+            extract(epoch from clock_timestamp())::text,  -- unlike date_part, in digits that no setting rounds
+            extract(epoch from m.max_staleness)::text,
+            extract(epoch from m.max_token_ttl)::text,
             pg_snapshot_xmin(pg_current_snapshot())::text,
             pg_snapshot_xmax(pg_current_snapshot())::text]
       || array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)
