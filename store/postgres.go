@@ -143,10 +143,13 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
 	var version, compatible int
-	var staleness, ttl int64
+	var staleness, ttl, fleet int64
 	var recovering bool
-	err := p.writes.QueryRow(ctx, `select schema_version, schema_compatible, (max_staleness * 1e6)::bigint, (max_token_ttl * 1e6)::bigint, recovering from authz.about()`).
-		Scan(&version, &compatible, &staleness, &ttl, &recovering)
+	// By way of JSON, what an older schema does not tell is null.
+	err := p.writes.QueryRow(ctx, `select schema_version, schema_compatible, (max_staleness * 1e6)::bigint, (max_token_ttl * 1e6)::bigint, recovering,
+			coalesce((to_jsonb(a)->>'fleet_staleness')::numeric * 1000000, max_staleness * 1e6)::bigint
+		from authz.about() a`).
+		Scan(&version, &compatible, &staleness, &ttl, &recovering, &fleet)
 	if err != nil {
 		return Limits{}, p.fail(err)
 	}
@@ -157,7 +160,7 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
 	}
 	p.ttl.Store(int64(micro(ttl)))
-	return Limits{SchemaVersion: version, MaxStaleness: micro(staleness), MaxTokenTTL: micro(ttl)}, nil
+	return Limits{SchemaVersion: version, MaxStaleness: micro(staleness), MaxTokenTTL: micro(ttl), FleetStaleness: micro(fleet)}, nil
 }
 
 // The settings of a database or a login (datestyle, bytea_output, array_nulls,

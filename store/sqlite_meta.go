@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"time"
 
 	"jwtbouncer/authz"
 )
@@ -10,11 +11,12 @@ import (
 // sqliteMeta is the row of facts for the fleet. Of an older schema it lacks
 // what came later.
 type sqliteMeta struct {
-	version, compatible                int
-	fileID                             string
-	epoch, seq                         int64
-	maxStaleness, maxTokenTTL          int64         // microseconds
-	maxTokenTTLFrom, maxTokenTTLRaised sql.NullInt64 // what it was, and until when
+	version, compatible                   int
+	fileID                                string
+	epoch, seq                            int64
+	maxStaleness, maxTokenTTL             int64         // microseconds
+	maxTokenTTLFrom, maxTokenTTLRaised    sql.NullInt64 // what it was, and until when
+	maxStalenessFrom, maxStalenessLowered sql.NullInt64
 }
 
 // readMeta reads it in one statement, and so from one commit.
@@ -34,6 +36,7 @@ func readMeta(ctx context.Context, q interface {
 		"schema_version": &m.version, "schema_compatible": &m.compatible, "file_id": &m.fileID, "epoch": &m.epoch, "seq": &m.seq,
 		"max_staleness": &m.maxStaleness, "max_token_ttl": &m.maxTokenTTL,
 		"max_token_ttl_before": &m.maxTokenTTLFrom, "max_token_ttl_raised": &m.maxTokenTTLRaised,
+		"max_staleness_before": &m.maxStalenessFrom, "max_staleness_lowered": &m.maxStalenessLowered,
 	}
 	into := make([]any, len(columns))
 	for i, name := range columns {
@@ -61,10 +64,20 @@ func (m *sqliteMeta) tokens() authz.TokenLimit {
 	return authz.TokenLimit{Max: micro(m.maxTokenTTL), RaisedFrom: micro(m.maxTokenTTLFrom.Int64), Raised: ceilSeconds(m.maxTokenTTLRaised.Int64)}
 }
 
+// fleetStaleness is what no sidecar exceeds. The triggers noted the machine's
+// time; a commit may take its own to be seen.
+func (m *sqliteMeta) fleetStaleness() time.Duration {
+	now, from := micro(m.maxStaleness), micro(m.maxStalenessFrom.Int64)
+	if m.maxStalenessLowered.Valid && time.Now().Before(time.UnixMicro(m.maxStalenessLowered.Int64).Add(from+time.Minute)) {
+		return max(now, from)
+	}
+	return now
+}
+
 func (f *sqliteFile) about(ctx context.Context) (Limits, error) {
 	m, err := readMeta(ctx, f.read)
 	if err != nil {
 		return Limits{}, err
 	}
-	return Limits{SchemaVersion: m.version, MaxStaleness: micro(m.maxStaleness), MaxTokenTTL: micro(m.maxTokenTTL)}, nil
+	return Limits{SchemaVersion: m.version, MaxStaleness: micro(m.maxStaleness), MaxTokenTTL: micro(m.maxTokenTTL), FleetStaleness: m.fleetStaleness()}, nil
 }

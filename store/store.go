@@ -102,8 +102,11 @@ func (o *Options) setDefaults() {
 // Limits are facts every sidecar of the fleet has to keep to.
 type Limits struct {
 	SchemaVersion int           // of the schema that is there; Migrate brings it to at least SchemaVersion
-	MaxStaleness  time.Duration // no sidecar may be configured above it
+	MaxStaleness  time.Duration // sidecars keep to it, or to their own if that is less
 	MaxTokenTTL   time.Duration // tokens that live longer are refused; a revocation without expiry lives this long
+	// FleetStaleness is what no sidecar exceeds: MaxStaleness, or what that was
+	// lowered from, as long as one that was cut off may still keep to it.
+	FleetStaleness time.Duration
 	// Identity names the store and its history: what was read under another
 	// Identity is not about this one. Empty: the schema is too old to tell.
 	Identity string
@@ -190,7 +193,7 @@ func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.about(ctx
 // FleetStaleness implements authz.Fleet.
 func (s *Store) FleetStaleness(ctx context.Context) (time.Duration, error) {
 	limits, err := s.about(ctx)
-	return limits.MaxStaleness, err
+	return limits.FleetStaleness, err
 }
 
 // BumpEpoch makes every sidecar reload all revocations; call it after a

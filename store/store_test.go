@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/cache"
 	"jwtbouncer/store"
 	"jwtbouncer/test/harness"
 )
@@ -149,7 +150,7 @@ func TestLimits(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{MaxStaleness: 10 * time.Second, MaxTokenTTL: time.Hour})
 		got, err := s.Limits(t.Context())
-		if err != nil || got != (store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour}) {
+		if err != nil || got != (store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour, FleetStaleness: 30 * time.Second}) {
 			t.Errorf("%+v, %v", got, err)
 		}
 		later := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "u", NotBefore: time.Now().Add(12 * time.Hour)}
@@ -160,7 +161,7 @@ func TestLimits(t *testing.T) {
 		f := &followed{feed: s}
 		f.sync(t)
 		s2 := open(t, url, store.Options{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour})
-		want := store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour}
+		want := store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour, FleetStaleness: time.Minute}
 		if got, err := s2.Limits(t.Context()); err != nil || got != want {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -487,4 +488,95 @@ func TestRaiseCountsFromItsCommit(t *testing.T) {
 	if from, at := raised(t, s); from != day || at.Before(before.Truncate(time.Second)) {
 		t.Errorf("raised from %s at %s, committed after %s", from, at, before)
 	}
+}
+
+// Sidecars keep to a smaller max_staleness as soon as they hear of it. One that
+// is cut off does not, so a receipt promises the larger one until that has
+// passed.
+func TestLoweredStalenessIsPromisedLater(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		set := func(d, ago time.Duration) {
+			t.Helper()
+			if strings.HasPrefix(url, "sqlite") {
+				execute(t, url, fmt.Sprintf(`update meta set max_staleness = %d`, d.Microseconds()))
+				execute(t, url, fmt.Sprintf(`update meta set max_staleness_lowered = max_staleness_lowered - %d`, ago.Microseconds()))
+				return
+			}
+			execute(t, url, fmt.Sprintf(`update authz.meta set max_staleness = make_interval(secs => %f)`, d.Seconds()))
+			execute(t, url, fmt.Sprintf(`update authz.meta set max_staleness_lowered = max_staleness_lowered - make_interval(secs => %f)`, ago.Seconds()))
+		}
+		promises := func(when string, kept, promised time.Duration) {
+			t.Helper()
+			l, err := s.Limits(t.Context())
+			if err != nil || l.MaxStaleness != kept || l.FleetStaleness != promised {
+				t.Errorf("%s: %+v %v", when, l, err)
+			}
+			if d, err := s.FleetStaleness(t.Context()); err != nil || d != promised {
+				t.Errorf("%s: %s %v", when, d, err)
+			}
+			snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+			if err != nil || snap.MaxStaleness != kept {
+				t.Errorf("%s: sidecars are told %s, %v", when, snap.MaxStaleness, err)
+			}
+		}
+		promises("at first", 30*time.Second, 30*time.Second)
+		set(10*time.Minute, 0)
+		promises("raised", 10*time.Minute, 10*time.Minute)
+		set(time.Minute, 5*time.Minute)
+		promises("lowered five minutes ago", time.Minute, 10*time.Minute)
+		set(5*time.Second, 0)
+		promises("lowered again", 5*time.Second, 10*time.Minute)
+		set(5*time.Second, 12*time.Minute)
+		promises("lowered twelve minutes ago", 5*time.Second, 5*time.Second)
+		set(4*time.Second, 0)
+		promises("lowered once more", 4*time.Second, 5*time.Second)
+	})
+}
+
+// gatedFeed can be cut off.
+type gatedFeed struct {
+	authz.Feed
+	cut bool
+}
+
+func (g *gatedFeed) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+	if g.cut {
+		return authz.Snapshot{}, authz.ErrUnavailable
+	}
+	return g.Feed.Changes(ctx, since, nonce, row)
+}
+
+// handClock is moved by hand.
+type handClock struct{ passed time.Duration }
+
+func (c *handClock) Now() time.Time      { return time.Now().Add(c.passed) }
+func (c *handClock) Boot() time.Duration { return 1000*time.Hour + c.passed }
+
+// The same, seen from a sidecar that is cut off in the moment of the change.
+func TestReceiptAfterMaxStalenessWasLowered(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		clock, feed := &handClock{}, &gatedFeed{Feed: s}
+		config := cache.DefaultRevocationConfig()
+		config.CatchUpWait = 0
+		f := cache.NewFollower(feed, cache.NewReplica(), cache.FollowerOptions{Config: config, Clock: clock})
+		if err := f.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		feed.cut = true
+		if strings.HasPrefix(url, "sqlite") {
+			execute(t, url, "update meta set max_staleness = 5000000")
+		} else {
+			execute(t, url, "update authz.meta set max_staleness = '5 s'")
+		}
+		rec, err := authz.NewRevoker(s, nil, 30*time.Second, authz.SystemClock{}).Revoke(t.Context(), []authz.Revocation{jti("x")}, authz.WaitCommitted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clock.passed = rec.EnforcedWithin + time.Second
+		if v, _ := cache.NewReplicaTier(f).Lookup(t.Context(), queryFor(jti("x"))); v == authz.NotRevoked {
+			t.Errorf("allowed %s after a receipt that promised %s", clock.passed, rec.EnforcedWithin)
+		}
+	})
 }

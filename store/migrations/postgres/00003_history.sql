@@ -8,7 +8,17 @@ update authz.meta set epoch = ('x' || right(replace(gen_random_uuid()::text, '-'
 -- shorter life: about a token that was issued until then and lives longer, their absence says nothing. As long as one
 -- raise matters, another does not make it forgotten.
 alter table authz.meta add max_token_ttl_before interval, add max_token_ttl_raised timestamptz;
+-- And what max_staleness was before it was lowered. A sidecar that is cut off from here keeps to that until what it
+-- knows is as old.
+alter table authz.meta add max_staleness_before interval, add max_staleness_lowered timestamptz;
 
+-- What sidecars may still keep to; null: nothing else than max_staleness. A commit may take its time to be seen.
+-- +goose StatementBegin
+create function authz.former_staleness(m authz.meta) returns interval language sql stable
+begin atomic
+  select m.max_staleness_before where clock_timestamp() < m.max_staleness_lowered + m.max_staleness_before + interval '1 minute';
+end;
+-- +goose StatementEnd
 -- +goose StatementBegin
 create function authz.meta_former() returns trigger language plpgsql set search_path = pg_catalog as $$
 begin
@@ -16,6 +26,10 @@ begin
     new.max_token_ttl_before := least(old.max_token_ttl,
       case when clock_timestamp() < old.max_token_ttl_raised + old.max_token_ttl + interval '1 hour' then old.max_token_ttl_before end);
     new.max_token_ttl_raised := clock_timestamp();
+  end if;
+  if new.max_staleness < old.max_staleness then
+    new.max_staleness_before := greatest(old.max_staleness, authz.former_staleness(old));
+    new.max_staleness_lowered := clock_timestamp();
   end if;
   return new;
 end $$;
@@ -26,13 +40,44 @@ create trigger meta_former before update on authz.meta for each row execute func
 -- +goose StatementBegin
 create function authz.meta_since() returns trigger language plpgsql security definer set search_path = pg_catalog as $$
 begin
-  update authz.meta set max_token_ttl_raised = clock_timestamp();
+  if tg_name = 'meta_raised' then
+    update authz.meta set max_token_ttl_raised = clock_timestamp();
+  else
+    update authz.meta set max_staleness_lowered = clock_timestamp();
+  end if;
   return null;
 end $$;
 -- +goose StatementEnd
 create constraint trigger meta_raised after update on authz.meta deferrable initially deferred
   for each row when (new.max_token_ttl > old.max_token_ttl) execute function authz.meta_since();
-revoke all on function authz.meta_former, authz.meta_since from public;
+create constraint trigger meta_lowered after update on authz.meta deferrable initially deferred
+  for each row when (new.max_staleness < old.max_staleness) execute function authz.meta_since();
+revoke all on function authz.former_staleness, authz.meta_former, authz.meta_since from public;
+
+-- As before, and the staleness in seconds that no sidecar exceeds.
+alter function authz.about() rename to about_before;
+-- +goose StatementBegin
+create function authz.about(out schema_version int, out schema_compatible int, out max_staleness float8, out max_token_ttl float8, out recovering boolean,
+  out fleet_staleness numeric)
+language sql stable security definer
+begin atomic
+  select m.schema_version, m.schema_compatible, date_part('epoch', m.max_staleness), date_part('epoch', m.max_token_ttl), pg_is_in_recovery(),
+      extract(epoch from greatest(m.max_staleness, authz.former_staleness(m)))
+    from authz.meta m;
+end;
+-- +goose StatementEnd
+revoke all on function authz.about from public;
+-- +goose StatementBegin
+do $$
+declare r text;
+begin
+  for r in select a.grantee::regrole::text from pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
+             where p.oid = 'authz.about_before()'::regprocedure and a.grantee <> 0 loop
+    execute format('grant execute on function authz.about to %s', r);
+  end loop;
+end $$;
+-- +goose StatementEnd
+drop function authz.about_before();
 
 -- As before, and who sends a third word is told behind max_token_ttl when it was raised and what it was before, both in
 -- seconds, 0: never.

@@ -8,6 +8,18 @@ update meta set epoch = random() & 4611686018427387903 where not exists (select 
 -- raise matters, another does not make it forgotten.
 alter table meta add column max_token_ttl_before integer;
 alter table meta add column max_token_ttl_raised integer;
+-- And what max_staleness was before it was lowered. A sidecar that is cut off from here keeps to that until what it
+-- knows is as old.
+alter table meta add column max_staleness_before integer;
+alter table meta add column max_staleness_lowered integer;
+-- +goose StatementBegin
+create trigger meta_lowered after update of max_staleness on meta when new.max_staleness < old.max_staleness begin
+  update meta set
+      max_staleness_before = case when old.max_staleness_lowered + old.max_staleness_before + 60000000 > cast((julianday('now') - 2440587.5) * 86400000000 as integer)
+                                  then max(old.max_staleness, old.max_staleness_before) else old.max_staleness end,
+      max_staleness_lowered = cast((julianday('now') - 2440587.5) * 86400000000 as integer);
+end;
+-- +goose StatementEnd
 -- +goose StatementBegin
 create trigger meta_raised after update of max_token_ttl on meta when new.max_token_ttl > old.max_token_ttl begin
   update meta set
