@@ -65,9 +65,7 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 			return Receipt{}, fmt.Errorf("revocation %d: %w", i+1, err)
 		}
 	}
-	if r.told.Load() == 0 {
-		r.promise(ctx) // while nothing is stored yet: after the commit it may be too late to ask
-	}
+	before := r.askBefore(ctx)
 	stored, err := r.ledger.Append(ctx, revocations)
 	if err != nil {
 		return Receipt{}, err
@@ -77,7 +75,7 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 	if r.announcer != nil {
 		rec.Published = r.announcer.Announce(ctx, stored)
 	}
-	rec.EnforcedWithin = r.promise(ctx)
+	rec.EnforcedWithin = r.promise(ctx, before)
 	if wait != WaitEnforced {
 		return rec, nil
 	}
@@ -91,19 +89,42 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 	}
 }
 
+// askBefore asks for the fleet's max_staleness while nothing is stored yet:
+// after the commit it may be too late, and another sidecar may have raised it
+// since it was asked last. Once it has been told, it does not hold an order up
+// for long. 0: no answer.
+func (r *Revoker) askBefore(ctx context.Context) time.Duration {
+	fleet, ok := r.ledger.(Fleet)
+	if !ok {
+		return 0
+	}
+	if r.told.Load() != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Second)
+		defer cancel()
+	}
+	d, err := fleet.FleetStaleness(ctx)
+	if err != nil {
+		return 0
+	}
+	r.told.Store(int64(d))
+	return d
+}
+
 // promise is the time after which no sidecar can allow what was committed. The
-// caller's own max_staleness says nothing about the others'.
-func (r *Revoker) promise(ctx context.Context) time.Duration {
+// caller's own max_staleness says nothing about the others'. before is what
+// was told before the commit.
+func (r *Revoker) promise(ctx context.Context, before time.Duration) time.Duration {
 	fleet, ok := r.ledger.(Fleet)
 	if !ok {
 		return r.bound
 	}
 	d, err := fleet.FleetStaleness(ctx)
 	if err != nil { // it is committed all the same; promise no less than ever
-		return max(r.bound, time.Duration(r.told.Load()))
+		return max(r.bound, before, time.Duration(r.told.Load()))
 	}
 	r.told.Store(int64(d))
-	return d
+	return max(d, before)
 }
 
 // InvalidError is an ErrInvalid about one member of a revocation.

@@ -147,6 +147,74 @@ func TestRevokePromisesTheFleetsBound(t *testing.T) {
 	}
 }
 
+// Another sidecar raised the fleet's bound since it was asked last, and the store
+// goes away with the commit: the receipt promises what is in force.
+func TestRevokePromisesWhatTheBoundWasRaisedTo(t *testing.T) {
+	t.Parallel()
+	b := &fleetBook{bound: 30 * time.Second}
+	r := authz.NewRevoker(b, nil, 30*time.Second, authz.SystemClock{})
+	_, err := r.Revoke(t.Context(), order(), authz.WaitCommitted)
+	require.NoError(t, err)
+	b.bound, b.gone, b.stored = 5*time.Minute, true, nil
+	rec, err := r.Revoke(t.Context(), order(), authz.WaitCommitted)
+	require.NoError(t, err)
+	require.Equal(t, 5*time.Minute, rec.EnforcedWithin)
+}
+
+// Lowered between the two questions: what was in force at the commit counts.
+func TestRevokePromisesTheLargerAnswer(t *testing.T) {
+	t.Parallel()
+	b := &loweredBook{fleetBook{bound: time.Minute}}
+	rec, err := authz.NewRevoker(b, nil, time.Second, authz.SystemClock{}).Revoke(t.Context(), order(), authz.WaitCommitted)
+	require.NoError(t, err)
+	require.Equal(t, time.Minute, rec.EnforcedWithin)
+}
+
+type loweredBook struct{ fleetBook }
+
+func (b *loweredBook) Append(ctx context.Context, rs []authz.Revocation) ([]authz.Revocation, error) {
+	defer func() { b.bound = time.Second }()
+	return b.book.Append(ctx, rs)
+}
+
+// A store that does not say what the fleet keeps to holds no order up for long.
+func TestRevokeDoesNotWaitForTheBound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &silentBook{}
+		r := authz.NewRevoker(b, nil, time.Minute, bubbleClock{time.Now()})
+		_, err := r.Revoke(t.Context(), order(), authz.WaitCommitted)
+		require.NoError(t, err)
+		b.silent = true
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err = r.Revoke(ctx, order(), authz.WaitCommitted)
+		require.NoError(t, err)
+		require.Less(t, b.at.Sub(start), 2*time.Second)
+	})
+}
+
+// silentBook says when it was told to store.
+type silentBook struct {
+	book
+	silent bool
+	at     time.Time
+}
+
+func (b *silentBook) FleetStaleness(ctx context.Context) (time.Duration, error) {
+	if b.silent {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return time.Minute, nil
+}
+
+func (b *silentBook) Append(ctx context.Context, rs []authz.Revocation) ([]authz.Revocation, error) {
+	b.at = time.Now()
+	return b.book.Append(ctx, rs)
+}
+
 // stage is a Tier with a fixed answer that notes what it is taught.
 type stage struct {
 	name   string
