@@ -108,7 +108,7 @@ func TestUpgrade(t *testing.T) {
 			t.Helper()
 			when := fmt.Sprintf("schema %d", version)
 			s := openOnly(t, url, store.Options{})
-			if l, err := s.Limits(t.Context()); err != nil || l.SchemaVersion != version || l.MaxStaleness != 30*time.Second || l.MaxTokenTTL != day {
+			if l, err := s.Limits(t.Context()); err != nil || l.SchemaVersion != version || l.MaxStaleness != 30*time.Second || l.MaxTokenTTL != day || (l.Identity == "") != (version < 3) {
 				t.Errorf("%s: %+v %v", when, l, err)
 			}
 			if d, err := s.FleetStaleness(t.Context()); err != nil || d != 30*time.Second {

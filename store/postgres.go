@@ -145,11 +145,12 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	var version, compatible int
 	var staleness, ttl, fleet int64
 	var recovering bool
+	var identity string
 	// By way of JSON, what an older schema does not tell is null.
 	err := p.writes.QueryRow(ctx, `select schema_version, schema_compatible, (max_staleness * 1e6)::bigint, (max_token_ttl * 1e6)::bigint, recovering,
-			coalesce((to_jsonb(a)->>'fleet_staleness')::numeric * 1000000, max_staleness * 1e6)::bigint
+			coalesce((to_jsonb(a)->>'fleet_staleness')::numeric * 1000000, max_staleness * 1e6)::bigint, coalesce(to_jsonb(a)->>'identity', '')
 		from authz.about() a`).
-		Scan(&version, &compatible, &staleness, &ttl, &recovering, &fleet)
+		Scan(&version, &compatible, &staleness, &ttl, &recovering, &fleet, &identity)
 	if err != nil {
 		return Limits{}, p.fail(err)
 	}
@@ -160,7 +161,7 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
 	}
 	p.ttl.Store(int64(micro(ttl)))
-	return Limits{SchemaVersion: version, MaxStaleness: micro(staleness), MaxTokenTTL: micro(ttl), FleetStaleness: micro(fleet)}, nil
+	return Limits{SchemaVersion: version, MaxStaleness: micro(staleness), MaxTokenTTL: micro(ttl), FleetStaleness: micro(fleet), Identity: identity}, nil
 }
 
 // The settings of a database or a login (datestyle, bytea_output, array_nulls,

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"time"
 
 	"jwtbouncer/authz"
@@ -74,10 +75,22 @@ func (m *sqliteMeta) fleetStaleness() time.Duration {
 	return now
 }
 
+// identity is empty for a file of an older schema, whose epoch may have been
+// given before.
+func (m *sqliteMeta) identity() string {
+	if m.version < 3 {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d/%d", m.fileID, m.epoch, m.maxStalenessLowered.Int64)
+}
+
 func (f *sqliteFile) about(ctx context.Context) (Limits, error) {
 	m, err := readMeta(ctx, f.read)
 	if err != nil {
 		return Limits{}, err
 	}
-	return Limits{SchemaVersion: m.version, MaxStaleness: micro(m.maxStaleness), MaxTokenTTL: micro(m.maxTokenTTL), FleetStaleness: m.fleetStaleness()}, nil
+	return Limits{
+		SchemaVersion: m.version, MaxStaleness: micro(m.maxStaleness), MaxTokenTTL: micro(m.maxTokenTTL),
+		FleetStaleness: m.fleetStaleness(), Identity: m.identity(),
+	}, nil
 }

@@ -107,8 +107,9 @@ type Limits struct {
 	// FleetStaleness is what no sidecar exceeds: MaxStaleness, or what that was
 	// lowered from, as long as one that was cut off may still keep to it.
 	FleetStaleness time.Duration
-	// Identity names the store and its history: what was read under another
-	// Identity is not about this one. Empty: the schema is too old to tell.
+	// Identity names the store, its history, and MaxStaleness when that was
+	// lowered: what was read under another Identity is not about this one, or
+	// by somebody who keeps to another bound. Empty: the schema is too old to tell.
 	Identity string
 }
 

@@ -150,7 +150,8 @@ func TestLimits(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{MaxStaleness: 10 * time.Second, MaxTokenTTL: time.Hour})
 		got, err := s.Limits(t.Context())
-		if err != nil || got != (store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour, FleetStaleness: 30 * time.Second}) {
+		identity := got.Identity
+		if err != nil || identity == "" || got != (store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour, FleetStaleness: 30 * time.Second, Identity: identity}) {
 			t.Errorf("%+v, %v", got, err)
 		}
 		later := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "u", NotBefore: time.Now().Add(12 * time.Hour)}
@@ -161,7 +162,7 @@ func TestLimits(t *testing.T) {
 		f := &followed{feed: s}
 		f.sync(t)
 		s2 := open(t, url, store.Options{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour})
-		want := store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour, FleetStaleness: time.Minute}
+		want := store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour, FleetStaleness: time.Minute, Identity: identity}
 		if got, err := s2.Limits(t.Context()); err != nil || got != want {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -577,6 +578,56 @@ func TestReceiptAfterMaxStalenessWasLowered(t *testing.T) {
 		clock.passed = rec.EnforcedWithin + time.Second
 		if v, _ := cache.NewReplicaTier(f).Lookup(t.Context(), queryFor(jti("x"))); v == authz.NotRevoked {
 			t.Errorf("allowed %s after a receipt that promised %s", clock.passed, rec.EnforcedWithin)
+		}
+	})
+}
+
+// A store is another after a restore, beside a copy of it, and to those who have
+// heard that max_staleness was lowered; not because something was stored.
+func TestIdentity(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		seen := map[string]string{}
+		is := func(s *store.Store, when string, known bool) {
+			t.Helper()
+			l, err := s.Limits(t.Context())
+			if err != nil || l.Identity == "" {
+				t.Fatal(l, err)
+			}
+			if before, here := seen[l.Identity]; here != known {
+				t.Errorf("%s: %s as %q", when, l.Identity, before)
+			}
+			seen[l.Identity] = when
+		}
+		is(s, "at first", false)
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
+			t.Fatal(err)
+		}
+		is(s, "with a row", true)
+		is(open(t, url, store.Options{MaxTokenTTL: 2 * day, MaxStaleness: time.Hour}), "opened again, limits raised", true)
+		if err := s.BumpEpoch(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		is(s, "restored", false)
+		is(s, "still", true)
+		if strings.HasPrefix(url, "sqlite") {
+			execute(t, url, `update meta set max_staleness = 5000000`)
+		} else {
+			execute(t, url, `update authz.meta set max_staleness = '5 s'`)
+		}
+		is(s, "max_staleness lowered", false)
+		if strings.HasPrefix(url, "postgres") {
+			name := url[strings.LastIndex(url, "/")+1 : strings.Index(url, "?")]
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			copied := strings.Replace(url, "/"+name, "/"+name+"_copy", 1)
+			server := connectTo(t, strings.Replace(url, "/"+name, "/postgres", 1))
+			defer server.Close(context.Background())
+			sql(t, server, "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = $1", name)
+			sql(t, server, "create database "+name+"_copy template "+name)
+			defer sql(t, server, "drop database "+name+"_copy with (force)")
+			is(open(t, copied, store.Options{}), "a copied database", false)
 		}
 	})
 }

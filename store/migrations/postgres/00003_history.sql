@@ -54,15 +54,18 @@ create constraint trigger meta_lowered after update on authz.meta deferrable ini
   for each row when (new.max_staleness < old.max_staleness) execute function authz.meta_since();
 revoke all on function authz.former_staleness, authz.meta_former, authz.meta_since from public;
 
--- As before, and the staleness in seconds that no sidecar exceeds.
+-- As before, and the staleness in seconds that no sidecar exceeds, and which store this is: server, database, epoch,
+-- and when max_staleness was lowered, so that those who know of that are told from those who do not.
 alter function authz.about() rename to about_before;
 -- +goose StatementBegin
 create function authz.about(out schema_version int, out schema_compatible int, out max_staleness float8, out max_token_ttl float8, out recovering boolean,
-  out fleet_staleness numeric)
+  out fleet_staleness numeric, out identity text)
 language sql stable security definer
 begin atomic
   select m.schema_version, m.schema_compatible, date_part('epoch', m.max_staleness), date_part('epoch', m.max_token_ttl), pg_is_in_recovery(),
-      extract(epoch from greatest(m.max_staleness, authz.former_staleness(m)))
+      extract(epoch from greatest(m.max_staleness, authz.former_staleness(m))),
+      concat_ws('/', (select c.system_identifier from pg_control_system() c), (select d.oid from pg_database d where d.datname = current_database()),
+        m.epoch, (extract(epoch from m.max_staleness_lowered) * 1000000)::bigint)
     from authz.meta m;
 end;
 -- +goose StatementEnd
