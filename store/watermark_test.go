@@ -495,5 +495,10 @@ func TestEpochsAreDrawn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		execute(t, url, "update "+meta+" set epoch = 7")
+		execute(t, url, "update "+meta+" set epoch = epoch + 1") // an earlier program
+		if e := epoch(); seen[e] || len(e) < 10 {
+			t.Errorf("epoch %s after %v", e, seen)
+		}
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pressly/goose/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -173,20 +174,19 @@ func TestOldFileIsMigrated(t *testing.T) {
 	s := Defaults()
 	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	s.Store = "sqlite://" + file
-	first, err := openStore(s, slog.New(slog.DiscardHandler), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(first.Migrate(t.Context()), first.Close()); err != nil {
-		t.Fatal(err)
-	}
 	db, err := sql.Open("sqlite", "file:"+file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.ExecContext(t.Context(), `update meta set schema_version = 1; delete from goose_db_version where version_id >= 2;
-		drop trigger revocation_types; drop trigger revocation_type`); err != nil {
+	m, err := goose.NewProvider(goose.DialectSQLite3, db, os.DirFS("../../store/migrations/sqlite"), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.UpTo(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(file, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c, ctx := coreOf(t, s)

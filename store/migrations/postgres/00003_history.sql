@@ -1,8 +1,11 @@
 -- +goose Up
 -- An epoch that is one more than the last can be given twice: it lies in what is restored. So each is drawn, here as
 -- by the program; but a store that is in use keeps its own, and nobody has to reload.
-update authz.meta set epoch = ('x' || right(replace(gen_random_uuid()::text, '-', ''), 15))::bit(60)::bigint
-  where not exists (select from authz.revocations);
+-- +goose StatementBegin
+create function authz.draw_epoch() returns bigint language sql volatile
+return ('x' || right(replace(gen_random_uuid()::text, '-', ''), 15))::bit(60)::bigint;
+-- +goose StatementEnd
+update authz.meta set epoch = authz.draw_epoch() where not exists (select from authz.revocations);
 
 -- What max_token_ttl was before it was raised, and until when. Revocations may have ended, and been deleted, by the
 -- shorter life: about a token that was issued until then and lives longer, their absence says nothing. As long as one
@@ -22,6 +25,9 @@ end;
 -- +goose StatementBegin
 create function authz.meta_former() returns trigger language plpgsql set search_path = pg_catalog as $$
 begin
+  if new.epoch = old.epoch + 1 then
+    new.epoch := authz.draw_epoch();  -- an earlier program
+  end if;
   if new.max_token_ttl > old.max_token_ttl then
     new.max_token_ttl_before := least(old.max_token_ttl,
       case when clock_timestamp() < old.max_token_ttl_raised + old.max_token_ttl + interval '1 hour' then old.max_token_ttl_before end);
@@ -52,7 +58,7 @@ create constraint trigger meta_raised after update on authz.meta deferrable init
   for each row when (new.max_token_ttl > old.max_token_ttl) execute function authz.meta_since();
 create constraint trigger meta_lowered after update on authz.meta deferrable initially deferred
   for each row when (new.max_staleness < old.max_staleness) execute function authz.meta_since();
-revoke all on function authz.former_staleness, authz.meta_former, authz.meta_since from public;
+revoke all on function authz.draw_epoch, authz.former_staleness, authz.meta_former, authz.meta_since from public;
 
 -- As before, and the staleness in seconds that no sidecar exceeds, and which store this is: server, database, epoch,
 -- and when max_staleness was lowered, so that those who know of that are told from those who do not.

@@ -2,6 +2,11 @@
 -- An epoch that is one more than the last can be given twice: it lies in what is restored. So each is drawn, here as
 -- by the program; but a store that is in use keeps its own, and nobody has to reload.
 update meta set epoch = random() & 4611686018427387903 where not exists (select 1 from revocations);
+-- +goose StatementBegin
+create trigger meta_epoch after update of epoch on meta when new.epoch = old.epoch + 1 begin  -- an earlier program
+  update meta set epoch = random() & 4611686018427387903;
+end;
+-- +goose StatementEnd
 
 -- What max_token_ttl was before it was raised, and until when. Revocations may have ended, and been deleted, by the
 -- shorter life: about a token that was issued until then and lives longer, their absence says nothing. As long as one
