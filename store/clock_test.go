@@ -160,6 +160,42 @@ func TestUpgrade(t *testing.T) {
 	})
 }
 
+// The schema is brought up to date beside sidecars of the version before, and
+// while a transaction that has stored a revocation stays open: neither waits.
+func TestUpgradeBesideAnOpenTransaction(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	if _, err := migrations(t, pg.URL).UpTo(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	app := pg.Connect(t)
+	sql(t, app, "begin")
+	insert(t, app, "slow")
+	s := openOnly(t, pg.URL, store.Options{})
+	migrated := make(chan error, 1)
+	go func() { migrated <- openOnly(t, pg.URL, store.Options{}).Migrate(t.Context()) }()
+	for {
+		select {
+		case err := <-migrated:
+			if err != nil {
+				t.Error(err)
+			}
+			if l, err := s.Limits(t.Context()); err != nil || l.SchemaVersion != store.SchemaVersion {
+				t.Error(l, err)
+			}
+			sql(t, app, "commit")
+			enforced(t, s, "slow", "in the end")
+			return
+		case <-time.After(10 * time.Millisecond):
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			if _, err := s.Lookup(ctx, queryFor(jti("good"))); err != nil {
+				t.Errorf("beside the migration: %v", err)
+			}
+			cancel()
+		}
+	}
+}
+
 // migrations are for a test that stops at an earlier version of the schema.
 func migrations(t *testing.T, url string) *goose.Provider {
 	t.Helper()

@@ -465,7 +465,7 @@ func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
 		if strings.HasPrefix(url, "sqlite") {
 			execute(t, url, fmt.Sprintf(`update meta set max_token_ttl_raised = %d`, time.Now().Add(-31*day).UnixMicro()))
 		} else {
-			execute(t, url, `update authz.meta set max_token_ttl_raised = now() - interval '31 days'`)
+			execute(t, url, `update authz.former set raised = now() - interval '31 days'`)
 		}
 		open(t, url, store.Options{MaxTokenTTL: 40 * day})
 		if from, at := raised(t, s); from != 30*day || time.Since(at).Abs() > time.Minute {
@@ -505,7 +505,7 @@ func TestLoweredStalenessIsPromisedLater(t *testing.T) {
 				return
 			}
 			execute(t, url, fmt.Sprintf(`update authz.meta set max_staleness = make_interval(secs => %f)`, d.Seconds()))
-			execute(t, url, fmt.Sprintf(`update authz.meta set max_staleness_lowered = max_staleness_lowered - make_interval(secs => %f)`, ago.Seconds()))
+			execute(t, url, fmt.Sprintf(`update authz.former set lowered = lowered - make_interval(secs => %f)`, ago.Seconds()))
 		}
 		promises := func(when string, kept, promised time.Duration) {
 			t.Helper()

@@ -1,146 +1,6 @@
 -- +goose Up
--- An epoch that is one more than the last can be given twice: it lies in what is restored. So each is drawn, here as
--- by the program; but a store that is in use keeps its own, and nobody has to reload.
--- +goose StatementBegin
-create function authz.draw_epoch() returns bigint language sql volatile
-return ('x' || right(replace(gen_random_uuid()::text, '-', ''), 15))::bit(60)::bigint;
--- +goose StatementEnd
-update authz.meta set epoch = authz.draw_epoch() where not exists (select from authz.revocations);
-
--- What max_token_ttl was before it was raised, and until when. Revocations may have ended, and been deleted, by the
--- shorter life: about a token that was issued until then and lives longer, their absence says nothing. As long as one
--- raise matters, another does not make it forgotten.
-alter table authz.meta add max_token_ttl_before interval, add max_token_ttl_raised timestamptz;
--- And what max_staleness was before it was lowered. A sidecar that is cut off from here keeps to that until what it
--- knows is as old.
-alter table authz.meta add max_staleness_before interval, add max_staleness_lowered timestamptz;
-
--- What sidecars may still keep to; null: nothing else than max_staleness. A commit may take its time to be seen.
--- +goose StatementBegin
-create function authz.former_staleness(m authz.meta) returns interval language sql stable
-begin atomic
-  select m.max_staleness_before where clock_timestamp() < m.max_staleness_lowered + m.max_staleness_before + interval '1 minute';
-end;
--- +goose StatementEnd
--- +goose StatementBegin
-create function authz.meta_former() returns trigger language plpgsql set search_path = pg_catalog as $$
-begin
-  if new.epoch = old.epoch + 1 then
-    new.epoch := authz.draw_epoch();  -- an earlier program
-  end if;
-  if new.max_token_ttl > old.max_token_ttl then
-    new.max_token_ttl_before := least(old.max_token_ttl,
-      case when clock_timestamp() < old.max_token_ttl_raised + old.max_token_ttl + interval '1 hour' then old.max_token_ttl_before end);
-    new.max_token_ttl_raised := clock_timestamp();
-  end if;
-  if new.max_staleness < old.max_staleness then
-    new.max_staleness_before := greatest(old.max_staleness, authz.former_staleness(old));
-    new.max_staleness_lowered := clock_timestamp();
-  end if;
-  return new;
-end $$;
--- +goose StatementEnd
-create trigger meta_former before update on authz.meta for each row execute function authz.meta_former();
-
--- Others know of a limit when it is committed, which may be long after it was written: that is the time that counts.
--- +goose StatementBegin
-create function authz.meta_since() returns trigger language plpgsql security definer set search_path = pg_catalog as $$
-begin
-  if tg_name = 'meta_raised' then
-    update authz.meta set max_token_ttl_raised = clock_timestamp();
-  else
-    update authz.meta set max_staleness_lowered = clock_timestamp();
-  end if;
-  return null;
-end $$;
--- +goose StatementEnd
-create constraint trigger meta_raised after update on authz.meta deferrable initially deferred
-  for each row when (new.max_token_ttl > old.max_token_ttl) execute function authz.meta_since();
-create constraint trigger meta_lowered after update on authz.meta deferrable initially deferred
-  for each row when (new.max_staleness < old.max_staleness) execute function authz.meta_since();
-revoke all on function authz.draw_epoch, authz.former_staleness, authz.meta_former, authz.meta_since from public;
-
--- As before, and the staleness in seconds that no sidecar exceeds, and which store this is: server, database, epoch,
--- and when max_staleness was lowered, so that those who know of that are told from those who do not.
-alter function authz.about() rename to about_before;
--- +goose StatementBegin
-create function authz.about(out schema_version int, out schema_compatible int, out max_staleness float8, out max_token_ttl float8, out recovering boolean,
-  out fleet_staleness numeric, out identity text)
-language sql stable security definer
-begin atomic
-  select m.schema_version, m.schema_compatible, date_part('epoch', m.max_staleness), date_part('epoch', m.max_token_ttl), pg_is_in_recovery(),
-      extract(epoch from greatest(m.max_staleness, authz.former_staleness(m))),
-      concat_ws('/', (select c.system_identifier from pg_control_system() c), (select d.oid from pg_database d where d.datname = current_database()),
-        m.epoch, (extract(epoch from m.max_staleness_lowered) * 1000000)::bigint)
-    from authz.meta m;
-end;
--- +goose StatementEnd
-revoke all on function authz.about from public;
--- +goose StatementBegin
-do $$
-declare r text;
-begin
-  for r in select a.grantee::regrole::text from pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
-             where p.oid = 'authz.about_before()'::regprocedure and a.grantee <> 0 loop
-    execute format('grant execute on function authz.about to %s', r);
-  end loop;
-end $$;
--- +goose StatementEnd
-drop function authz.about_before();
-
--- As before, and who sends a third word is told behind max_token_ttl when it was raised and what it was before, both in
--- seconds, 0: never.
--- +goose StatementBegin
-create or replace function authz.lookup(keys bytea[], nonce text, out echo text, out recovering boolean, out fresh boolean, out level bigint)
-language sql stable security definer set lock_timeout = '150ms'
-begin atomic
-  select (select concat_ws(' ', nonce,
-              case when split_part(nonce, ' ', 2) <> '' then floor(extract(epoch from clock_timestamp())) end,
-              case when split_part(nonce, ' ', 2) <> '' then floor(extract(epoch from m.max_token_ttl)) end,
-              case when split_part(nonce, ' ', 3) <> '' then coalesce(ceil(extract(epoch from m.max_token_ttl_raised)), 0) end,
-              case when split_part(nonce, ' ', 3) <> '' then coalesce(floor(extract(epoch from m.max_token_ttl_before)), 0) end)
-            from authz.meta m),
-      pg_is_in_recovery(), now() = statement_timestamp(),
-      coalesce(max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end), 0)
-    from authz.revocations r where r.key = any (keys)
-      and r.expires_at > least(now(), to_timestamp(nullif(split_part(nonce, ' ', 2), '')::float8)) - interval '5 minutes';
-end;
--- +goose StatementEnd
-
--- As before, and who sends a second word with the nonce is told the same two facts behind it.
--- +goose StatementBegin
-create or replace function authz.changes(since bigint, open bigint[], nonce text) returns setof authz.change
-language sql stable security definer
-begin atomic
-  select null::bytea, null::bigint, null::bigint, null::bigint,
-      array[concat_ws(' ', nonce,
-              case when split_part(nonce, ' ', 2) <> '' then coalesce(ceil(extract(epoch from m.max_token_ttl_raised)), 0) end,
-              case when split_part(nonce, ' ', 2) <> '' then coalesce(floor(extract(epoch from m.max_token_ttl_before)), 0) end),
-            m.schema_version::text, m.schema_compatible::text,
-            (select c.system_identifier::text from pg_control_system() c),
-            case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
-            m.epoch::text,
-            pg_is_in_recovery()::text,
-            (now() = statement_timestamp())::text,  -- a simple query outside a transaction
-            extract(epoch from clock_timestamp())::text,  -- unlike date_part, in digits that no setting rounds
-            extract(epoch from m.max_staleness)::text,
-            extract(epoch from m.max_token_ttl)::text,
-            pg_snapshot_xmin(pg_current_snapshot())::text,
-            pg_snapshot_xmax(pg_current_snapshot())::text]
-      || array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)
-    from authz.meta m
-  union all
-  select r.key,
-      case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end,
-      ceil(date_part('epoch', r.expires_at))::bigint, r.xid, null::text[]
-    from authz.revocations r where r.xid > since and r.xid <= 9223372036854775807
-  union all
-  select r.key,
-      case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end,
-      ceil(date_part('epoch', r.expires_at))::bigint, r.xid, null::text[]
-    from authz.revocations r where r.xid = any (open) and r.xid <= since;
-end;
--- +goose StatementEnd
+-- A writer that is in the middle of a transaction is not waited for without end: others wait behind.
+set local lock_timeout = '5s';
 
 -- Whatever expires_at holds, the writer's insert goes on. Numbers are Unix seconds or milliseconds from 2001 on; what
 -- else begins with a digit (or is 'infinity') is read as a time: without a zone as UTC and as the session's, and the
@@ -228,10 +88,149 @@ begin
 end $$;
 -- +goose StatementEnd
 
--- The bridges that are there. A writer that is in the middle of a transaction is not waited for without end.
-set local lock_timeout = '5s';
+-- The bridges that are there: before anything that sidecars could have to wait for is locked.
 select authz.bridge_always(t.tgrelid) from pg_catalog.pg_trigger t
   where t.tgname = 'authz_bridge' and t.tgfoid = 'authz.bridge()'::regprocedure;
-set local lock_timeout to default;
+
+-- An epoch that is one more than the last can be given twice: it lies in what is restored. So each is drawn, here as
+-- by the program; but a store that is in use keeps its own, and nobody has to reload.
+-- +goose StatementBegin
+create function authz.draw_epoch() returns bigint language sql volatile
+return ('x' || right(replace(gen_random_uuid()::text, '-', ''), 15))::bit(60)::bigint;
+-- +goose StatementEnd
+-- +goose StatementBegin
+create function authz.meta_epoch() returns trigger language plpgsql security definer set search_path = pg_catalog as $$
+begin
+  new.epoch := authz.draw_epoch();
+  return new;
+end $$;
+-- +goose StatementEnd
+create trigger meta_epoch before update on authz.meta
+  for each row when (new.epoch = old.epoch + 1) execute function authz.meta_epoch();  -- an earlier program's
+update authz.meta set epoch = authz.draw_epoch() where not exists (select from authz.revocations);
+
+-- What limits were before; one row. It is no part of meta because changing that table would lock out every sidecar
+-- as long as a transaction that has stored a revocation is open.
+--  * max_token_ttl: revocations may have ended, and been deleted, by the shorter life. About a token that was issued
+--    until it was raised and lives longer, their absence says nothing.
+--  * max_staleness: a sidecar that is cut off from here keeps to the larger one until what it knows is as old.
+create table authz.former (
+  one           boolean primary key default true check (one),
+  max_token_ttl interval,
+  raised        timestamptz,  -- when max_token_ttl was raised from that; null: never
+  max_staleness interval,
+  lowered       timestamptz   -- when max_staleness was lowered from that; null: never
+);
+insert into authz.former default values;
+revoke all on authz.former from public;
+
+-- What sidecars may still keep to; null: nothing else than max_staleness. A commit may take its time to be seen.
+-- +goose StatementBegin
+create function authz.former_staleness(f authz.former) returns interval language sql stable
+begin atomic
+  select f.max_staleness where clock_timestamp() < f.lowered + f.max_staleness + interval '1 minute';
+end;
+-- +goose StatementEnd
+
+-- Others know of a limit when it is committed, which may be long after it was written: that is the time that counts.
+-- As long as one change matters, the next does not make it forgotten.
+-- +goose StatementBegin
+create function authz.meta_former() returns trigger language plpgsql security definer set search_path = pg_catalog as $$
+begin
+  if new.max_token_ttl > old.max_token_ttl then
+    update authz.former f set raised = clock_timestamp(),
+      max_token_ttl = least(old.max_token_ttl, case when clock_timestamp() < f.raised + old.max_token_ttl + interval '1 hour' then f.max_token_ttl end);
+  end if;
+  if new.max_staleness < old.max_staleness then
+    update authz.former f set lowered = clock_timestamp(), max_staleness = greatest(old.max_staleness, authz.former_staleness(f));
+  end if;
+  return null;
+end $$;
+-- +goose StatementEnd
+create constraint trigger meta_former after update on authz.meta deferrable initially deferred
+  for each row when (new.max_token_ttl > old.max_token_ttl or new.max_staleness < old.max_staleness) execute function authz.meta_former();
+revoke all on function authz.draw_epoch, authz.meta_epoch, authz.former_staleness, authz.meta_former from public;
+
+-- As before, and the staleness in seconds that no sidecar exceeds, and which store this is: server, database, epoch,
+-- and when max_staleness was lowered, so that those who know of that are told from those who do not.
+alter function authz.about() rename to about_before;
+-- +goose StatementBegin
+create function authz.about(out schema_version int, out schema_compatible int, out max_staleness float8, out max_token_ttl float8, out recovering boolean,
+  out fleet_staleness numeric, out identity text)
+language sql stable security definer
+begin atomic
+  select m.schema_version, m.schema_compatible, date_part('epoch', m.max_staleness), date_part('epoch', m.max_token_ttl), pg_is_in_recovery(),
+      extract(epoch from greatest(m.max_staleness, authz.former_staleness(f))),
+      concat_ws('/', (select c.system_identifier from pg_control_system() c), (select d.oid from pg_database d where d.datname = current_database()),
+        m.epoch, (extract(epoch from f.lowered) * 1000000)::bigint)
+    from authz.meta m, authz.former f;
+end;
+-- +goose StatementEnd
+revoke all on function authz.about from public;
+-- +goose StatementBegin
+do $$
+declare r text;
+begin
+  for r in select a.grantee::regrole::text from pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
+             where p.oid = 'authz.about_before()'::regprocedure and a.grantee <> 0 loop
+    execute format('grant execute on function authz.about to %s', r);
+  end loop;
+end $$;
+-- +goose StatementEnd
+drop function authz.about_before();
+
+-- As before, and who sends a third word is told behind max_token_ttl when it was raised and what it was before, both in
+-- seconds, 0: never.
+-- +goose StatementBegin
+create or replace function authz.lookup(keys bytea[], nonce text, out echo text, out recovering boolean, out fresh boolean, out level bigint)
+language sql stable security definer set lock_timeout = '150ms'
+begin atomic
+  select (select concat_ws(' ', nonce,
+              case when split_part(nonce, ' ', 2) <> '' then floor(extract(epoch from clock_timestamp())) end,
+              case when split_part(nonce, ' ', 2) <> '' then floor(extract(epoch from m.max_token_ttl)) end,
+              case when split_part(nonce, ' ', 3) <> '' then coalesce(ceil(extract(epoch from f.raised)), 0) end,
+              case when split_part(nonce, ' ', 3) <> '' then coalesce(floor(extract(epoch from f.max_token_ttl)), 0) end)
+            from authz.meta m, authz.former f),
+      pg_is_in_recovery(), now() = statement_timestamp(),
+      coalesce(max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end), 0)
+    from authz.revocations r where r.key = any (keys)
+      and r.expires_at > least(now(), to_timestamp(nullif(split_part(nonce, ' ', 2), '')::float8)) - interval '5 minutes';
+end;
+-- +goose StatementEnd
+
+-- As before, and who sends a second word with the nonce is told the same two facts behind it.
+-- +goose StatementBegin
+create or replace function authz.changes(since bigint, open bigint[], nonce text) returns setof authz.change
+language sql stable security definer
+begin atomic
+  select null::bytea, null::bigint, null::bigint, null::bigint,
+      array[concat_ws(' ', nonce,
+              case when split_part(nonce, ' ', 2) <> '' then coalesce(ceil(extract(epoch from f.raised)), 0) end,
+              case when split_part(nonce, ' ', 2) <> '' then coalesce(floor(extract(epoch from f.max_token_ttl)), 0) end),
+            m.schema_version::text, m.schema_compatible::text,
+            (select c.system_identifier::text from pg_control_system() c),
+            case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
+            m.epoch::text,
+            pg_is_in_recovery()::text,
+            (now() = statement_timestamp())::text,  -- a simple query outside a transaction
+            extract(epoch from clock_timestamp())::text,  -- unlike date_part, in digits that no setting rounds
+            extract(epoch from m.max_staleness)::text,
+            extract(epoch from m.max_token_ttl)::text,
+            pg_snapshot_xmin(pg_current_snapshot())::text,
+            pg_snapshot_xmax(pg_current_snapshot())::text]
+      || array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)
+    from authz.meta m, authz.former f
+  union all
+  select r.key,
+      case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end,
+      ceil(date_part('epoch', r.expires_at))::bigint, r.xid, null::text[]
+    from authz.revocations r where r.xid > since and r.xid <= 9223372036854775807
+  union all
+  select r.key,
+      case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end,
+      ceil(date_part('epoch', r.expires_at))::bigint, r.xid, null::text[]
+    from authz.revocations r where r.xid = any (open) and r.xid <= since;
+end;
+-- +goose StatementEnd
 
 update authz.meta set schema_version = 3;
