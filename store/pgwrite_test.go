@@ -527,35 +527,51 @@ func TestSessionSettings(t *testing.T) {
 			pg := harness.Postgres(t)
 			pg.Exec(t, "alter database "+pg.Database+" set "+setting)
 			s := open(t, pg.URL, store.Options{})
-			r := jti("x")
-			r.ExpiresAt = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
-			r.NotBefore = r.ExpiresAt.Add(-2 * time.Hour)
-			stored, err := s.Append(t.Context(), []authz.Revocation{jti("y"), r})
-			if err != nil || len(stored) != 2 || stored[1].ExpiresAt != r.ExpiresAt || stored[1].NotBefore != r.NotBefore || time.Until(stored[0].ExpiresAt).Round(time.Hour) != day {
-				t.Errorf("append: %+v %v", stored, err)
-			}
-			if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) != 2 || stored == nil || page[0] != stored[0] && page[0] != stored[1] {
-				t.Errorf("list: %+v %v", page, err)
-			}
-			if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != day || l.MaxStaleness != 30*time.Second {
-				t.Errorf("limits: %+v %v", l, err)
-			}
-			rows := 0
-			if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ }); err != nil || rows != 2 || !snap.Proves || snap.MaxTokenTTL != day || snap.MaxStaleness != 30*time.Second || time.Since(snap.Clock).Abs() > time.Minute {
-				t.Errorf("changes: %d %+v %v", rows, snap, err)
-			}
-			if v, err := s.Lookup(t.Context(), queryFor(jti("x"))); v != authz.Revoked {
-				t.Errorf("lookup: %v %v", v, err)
-			}
-			if v, err := s.Lookup(t.Context(), queryFor(jti("z"))); v != authz.NotRevoked {
-				t.Errorf("lookup: %v %v", v, err)
-			}
+			worksWithSettings(t, s)
 			if err := s.Migrate(t.Context()); err != nil {
-				t.Errorf("migrate: %v", err)
-			}
-			if _, err := s.GC(t.Context()); err != nil {
-				t.Errorf("gc: %v", err)
+				t.Errorf("migrate again: %v", err)
 			}
 		})
+	}
+}
+
+// A pooler hands the sessions of one database to all, with its settings.
+func TestSessionSettingsBehindPgBouncer(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	for _, setting := range []string{"bytea_output = 'escape'", "datestyle = 'SQL, DMY'", "extra_float_digits = -15", "array_nulls = off"} {
+		pg.Exec(t, "alter database "+pg.Database+" set "+setting)
+	}
+	open(t, pg.URL, store.Options{})
+	worksWithSettings(t, openOnly(t, pg.Via(harness.PgBouncer(t, pg, "transaction").Addr), store.Options{}))
+}
+
+func worksWithSettings(t *testing.T, s *store.Store) {
+	t.Helper()
+	r := jti("x")
+	r.ExpiresAt = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	r.NotBefore = r.ExpiresAt.Add(-2 * time.Hour)
+	stored, err := s.Append(t.Context(), []authz.Revocation{jti("y"), r})
+	if err != nil || len(stored) != 2 || stored[1].ExpiresAt != r.ExpiresAt || stored[1].NotBefore != r.NotBefore || time.Until(stored[0].ExpiresAt).Round(time.Hour) != day {
+		t.Errorf("append: %+v %v", stored, err)
+	}
+	if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) != 2 || stored == nil || page[0] != stored[0] && page[0] != stored[1] {
+		t.Errorf("list: %+v %v", page, err)
+	}
+	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != day || l.MaxStaleness != 30*time.Second {
+		t.Errorf("limits: %+v %v", l, err)
+	}
+	rows := 0
+	if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ }); err != nil || rows != 2 || !snap.Proves || snap.MaxTokenTTL != day || snap.MaxStaleness != 30*time.Second || time.Since(snap.Clock).Abs() > time.Minute {
+		t.Errorf("changes: %d %+v %v", rows, snap, err)
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(jti("x"))); v != authz.Revoked {
+		t.Errorf("lookup: %v %v", v, err)
+	}
+	if v, err := s.Lookup(t.Context(), queryFor(jti("z"))); v != authz.NotRevoked {
+		t.Errorf("lookup: %v %v", v, err)
+	}
+	if _, err := s.GC(t.Context()); err != nil {
+		t.Errorf("gc: %v", err)
 	}
 }
