@@ -43,6 +43,7 @@ type Result struct {
 	Checks  int64 // answered
 	Wrong   int64 // answered otherwise than expected
 	Errors  int64 // RPC errors: never right
+	First   error // of these, one that came first on its connection
 	Elapsed time.Duration
 	Latency *hdrhistogram.Histogram // nanoseconds
 }
@@ -64,7 +65,7 @@ func NewDriver(target string, connections int) (*Driver, error) {
 	d := &Driver{}
 	for range max(connections, 1) {
 		c, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wireCodec{})))
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wireCodec{}), grpc.WaitForReady(true))) // a refused dial is tried again
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("driver: %w", err), d.Close())
 		}
@@ -120,6 +121,9 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 				answer = nil
 				if err := d.conns[w%len(d.conns)].Invoke(ctx, checkMethod, &c.Wire, &answer); err != nil {
 					r.Errors++
+					if r.First == nil {
+						r.First = err
+					}
 					continue
 				}
 				_ = r.Latency.RecordValue(min(int64(time.Since(due)), highest)) // cannot be out of range
@@ -136,6 +140,9 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 		total.Checks += r.Checks
 		total.Wrong += r.Wrong
 		total.Errors += r.Errors
+		if total.First == nil {
+			total.First = r.First
+		}
 		total.Latency.Merge(r.Latency)
 	}
 	return total

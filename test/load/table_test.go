@@ -36,7 +36,7 @@ func measure(t testing.TB, s *server, d *Driver, l Load) sample {
 		t.Fatal(err)
 	}
 	if r.Wrong != 0 || r.Errors != 0 || r.Checks == 0 {
-		t.Fatalf("%s: %d checks, %d wrong, %d errors", s.name, r.Checks, r.Wrong, r.Errors)
+		t.Fatalf("%s: %d checks, %d wrong, %d errors, the first: %v", s.name, r.Checks, r.Wrong, r.Errors, r.First)
 	}
 	return sample{
 		perSecond: r.PerSecond(), p50: r.Quantile(0.5), p99: r.Quantile(0.99), max: r.Quantile(0.999),
