@@ -407,14 +407,17 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 	}
 	started := s.background.Start(func() {
 		list, err := s.fetch(e.key)
-		if held := e.list.Load(); err == nil && held != nil && list.issued < held.issued {
+		held := e.list.Load()
+		switch {
+		case list == nil:
+		case held != nil && list.issued < held.issued:
 			err = errors.New("it is older than the one held already") // out of some cache: what has been revoked since would live again
+		case err == nil || s.age(held) > s.cfg.MaxAge:
+			s.keep(e, list)
 		}
 		result := "ok"
 		if err != nil {
 			result = "failed"
-		} else {
-			s.keep(e, list)
 		}
 		s.end(e.key.issuer)
 		s.fetches.WithLabelValues(result).Inc()
@@ -433,7 +436,8 @@ func (s *StatusLists) refresh(e *statusEntry) <-chan struct{} {
 // maxStatusToken bounds a status list token, in bytes.
 const maxStatusToken = 8 << 20
 
-// fetch gets and verifies a status list token (section 8.1). It need not name
+// fetch gets and verifies a status list token (section 8.1). A list with an
+// error is good for denials only. It need not name
 // its issuer (section 5.1): the keys are those of the issuer whose token refers
 // to it.
 func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
@@ -454,9 +458,16 @@ func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := s.verifier.VerifyStatement(ctx, string(raw), Statement{
-		Types: []string{"statuslist+jwt"}, ExpOptional: true, DefaultIssuer: k.issuer, AnyAudience: true, AnyLifetime: true, MaxBytes: maxStatusToken,
-	})
+	form := Statement{Types: []string{"statuslist+jwt"}, ExpOptional: true, DefaultIssuer: k.issuer, AnyAudience: true, AnyLifetime: true, MaxBytes: maxStatusToken}
+	t, err := s.verifier.VerifyStatement(ctx, string(raw), form)
+	var doubt *Failure
+	if speakers, ok := s.verifier.(Speakers); ok && errors.As(err, &doubt) && doubt.Reason == ReasonUnprovable {
+		// Nobody can tell whether its key has been revoked. What it says may
+		// still deny.
+		t, err = speakers.JWTVerifier.VerifyStatement(ctx, string(raw), form)
+	} else {
+		doubt = nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -468,6 +479,10 @@ func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
 		return nil, err
 	}
 	list.asof, list.issued, list.expires = asof, t.IssuedAt, t.Expires
+	if doubt != nil {
+		list.asof -= s.cfg.MaxAge + time.Nanosecond // too old for anything but a denial
+		return list, doubt
+	}
 	return list, nil
 }
 

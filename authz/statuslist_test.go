@@ -642,3 +642,27 @@ func TestStatusListFaults(t *testing.T) {
 	_, err := authz.NewStatusLists(authz.StatusListConfig{}, authz.StatusListOptions{})
 	require.ErrorContains(t, err, "no verifier")
 }
+
+// While nobody can tell whether a list's key has been revoked, the list is good
+// for denials, and for nothing else; once it is known to be revoked, for nothing.
+func TestStatusListUnderAKeyInDoubt(t *testing.T) {
+	t.Parallel()
+	iss, s := newIssuer(t), newStatusServer(t)
+	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 1, 0), nil) }
+	v := newVerifier(t, iss)
+	for name, c := range map[string]struct {
+		key            authz.Verdict
+		revoked, valid authz.Verdict
+	}{
+		"good":     {authz.NotRevoked, authz.Revoked, authz.NotRevoked},
+		"in doubt": {authz.Unknown, authz.Revoked, authz.Unknown},
+		"revoked":  {authz.Revoked, authz.Unknown, authz.Unknown},
+	} {
+		l := newStatusLists(t, s, authz.Speakers{JWTVerifier: v, Revocations: fixedTier{c.key, nil}}, nil)
+		for i, want := range []authz.Verdict{c.revoked, c.valid} {
+			if got, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/"+name, uint64(i))); got != want {
+				t.Errorf("key %s, entry %d: %v %v, want %v", name, i, got, err, want)
+			}
+		}
+	}
+}

@@ -91,7 +91,7 @@ func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) 
 	}
 	e.Revocation = st
 	if len(s.StatusLists.Hosts) > 0 {
-		lists, err := authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: verifier, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
+		lists, err := authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: authz.Speakers{JWTVerifier: verifier, Revocations: st}, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
 		if err != nil {
 			return nil, errors.Join(err, st.Close())
 		}
