@@ -272,6 +272,11 @@ func (x *explanation) keysOf(t *Token) []StepKey {
 	for _, kid := range x.kids {
 		all = append(all, StepKey{Kind: KindKID, Value: kid})
 	}
+	for _, own := range ownNames(t.Raw) { // those that count of an introspected JWT
+		if !slices.Contains(all, own) && slices.Contains(t.Keys, RevocationKey(own.Kind, t.Issuer, own.Value)) {
+			all = append(all, own)
+		}
+	}
 	all = slices.DeleteFunc(all, func(k StepKey) bool { return k.Value == "" })
 	return append(all, StepKey{Kind: KindIss, Value: t.Issuer}, StepKey{Kind: KindToken, Value: TokenValue(t.Raw)})
 }

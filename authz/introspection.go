@@ -419,6 +419,15 @@ func otherUse(claims map[string]any) string {
 // answer need not repeat (RFC 7662, section 2.2), and never does of the kid.
 // Nobody has verified it here; but such keys can only deny.
 func ownKeys(issuer, raw string) []Key {
+	var keys []Key
+	for _, k := range ownNames(raw) {
+		keys = append(keys, RevocationKey(k.Kind, issuer, k.Value))
+	}
+	return keys
+}
+
+// ownNames are what ownKeys are made of.
+func ownNames(raw string) []StepKey {
 	signed, jwt := signedPart(raw)
 	if !jwt {
 		return nil
@@ -426,16 +435,16 @@ func ownKeys(issuer, raw string) []Key {
 	head, body, _ := strings.Cut(signed, ".")
 	header, _ := segmentObject(head) // nil when it is none
 	claims, _ := segmentObject(body)
-	var keys []Key
+	var names []StepKey
 	for _, p := range []struct {
 		kind  Kind
 		value any
 	}{{KindJTI, claims["jti"]}, {KindSub, claims["sub"]}, {KindSID, claims["sid"]}, {KindKID, header["kid"]}} {
 		if s, _ := p.value.(string); s != "" {
-			keys = append(keys, RevocationKey(p.kind, issuer, s))
+			names = append(names, StepKey{Kind: p.kind, Value: s})
 		}
 	}
-	return keys
+	return names
 }
 
 // segmentObject reads a JWT's header or payload.
