@@ -262,6 +262,8 @@ type revokeCmd struct {
 	All   bool    `xor:"what" help:"All tokens of the issuer issued until now (or --not-before); so does --iss alone."`
 	Bulk  bool    `xor:"what" help:"Read orders from standard input, as POST /v1/revocations takes them: JSON objects one after another, or in arrays of any length."`
 
+	SkipExpired bool `help:"With --bulk: pass over orders whose expires_at has passed, of which nothing is left to revoke."`
+
 	Iss       *string `name:"iss" help:"The issuer; may be left out when one is configured."`
 	NotBefore *string `placeholder:"TIME" help:"Only tokens issued before this time (RFC 3339 or Unix seconds)."`
 	ExpiresAt *string `placeholder:"TIME" help:"When the last such token has expired; default: now + max_token_ttl."`
@@ -274,6 +276,9 @@ type revokeCmd struct {
 func (r *revokeCmd) Validate() error {
 	if r.Bulk && (r.Iss != nil || r.NotBefore != nil || r.ExpiresAt != nil || r.Reason != "") {
 		return errors.New("--bulk can't be used together with --iss, --not-before, --expires-at or --reason: each order says its own")
+	}
+	if r.SkipExpired && !r.Bulk {
+		return errors.New("--skip-expired is for --bulk")
 	}
 	return nil
 }
@@ -290,7 +295,10 @@ func (r *revokeCmd) Run(ctx context.Context, c *cli, io *streams) error {
 		return err
 	}
 	parse := func(text []byte) ([]authz.Revocation, error) {
-		orders, err := httpapi.ParseOrders(text, s.TokenIssuers(), time.Now())
+		if r.SkipExpired && httpapi.OrderExpired(text, time.Now()) {
+			return nil, nil
+		}
+		orders, err := httpapi.ParseOrders(text, s.OrderIssuers(), time.Now())
 		for i := range orders {
 			orders[i].Actor = actor()
 		}

@@ -77,13 +77,15 @@ const bulkBatch = 1000
 // objects one after another, such as one a line, or arrays of them, of any
 // length. It stores them in batches. A malformed order stops the run before
 // anything of its batch is stored; the error says where it was and how many were
-// stored before, so that the run can be repeated: orders are idempotent.
+// stored before, so that the run can be repeated: orders are idempotent. What
+// parse reads as no revocation is passed over and counted.
 func (p Printer) RevokeAll(ctx context.Context, r Revoker, in io.Reader, parse func([]byte) ([]authz.Revocation, error), wait authz.Wait) error {
 	var (
 		input  = newOrders(in)
 		at     place
 		batch  []authz.Revocation
 		stored int
+		passed int
 		last   authz.Receipt
 	)
 	flush := func(w authz.Wait) error {
@@ -113,11 +115,20 @@ func (p Printer) RevokeAll(ctx context.Context, r Revoker, in io.Reader, parse f
 		if err != nil {
 			return fmt.Errorf("%s: %w (%d stored before; repeating the whole input is safe)", at, err, stored)
 		}
+		if len(order) == 0 {
+			passed++
+		}
 		if batch = append(batch, order...); len(batch) >= bulkBatch {
 			if err := flush(authz.WaitCommitted); err != nil {
 				return err
 			}
 		}
+	}
+	if passed > 0 {
+		fmt.Fprintf(p.Err, "passed over %d orders whose expires_at has passed\n", passed)
+	}
+	if stored == 0 && len(batch) == 0 && passed > 0 {
+		return nil
 	}
 	if stored == 0 && len(batch) == 0 {
 		return errors.New("the input holds no revocation; JSON objects are expected, one a line or in an array, such as {\"jti\":\"…\"}")

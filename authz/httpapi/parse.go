@@ -11,13 +11,13 @@ import (
 
 // ParseOrders reads one order or an array of them as POST /v1/revocations
 // takes them, for the other doors through which people order revocations.
-// issuers are the configured ones. The error names the place of what is wrong
+// The error names the place of what is wrong
 // and never repeats a token.
-func ParseOrders(body []byte, issuers []string, now time.Time) ([]authz.Revocation, error) {
+func ParseOrders(body []byte, issuers Issuers, now time.Time) ([]authz.Revocation, error) {
 	orders, list, p := parseOrders(body)
 	if p == nil {
 		var out []authz.Revocation
-		if out, p = (&api{issuers: issuers, clock: fixedClock{now: now}}).compile(orders); p == nil {
+		if out, p = (&api{known: issuers, clock: fixedClock{now: now}}).compile(orders); p == nil {
 			return out, nil
 		}
 	}
@@ -35,6 +35,13 @@ func ParseOrders(body []byte, issuers []string, now time.Time) ([]authz.Revocati
 		lines[i] += e.Detail
 	}
 	return nil, errors.New(strings.Join(lines, "\n"))
+}
+
+// OrderExpired reports whether body is one good order of a revocation whose
+// expires_at has passed: nothing is left to revoke.
+func OrderExpired(body []byte, now time.Time) bool {
+	orders, _, p := parseOrders(body)
+	return p == nil && len(orders) == 1 && !orders[0].ExpiresAt.IsZero() && !orders[0].ExpiresAt.After(now)
 }
 
 // fixedClock is the wall clock of one parse.
