@@ -61,16 +61,33 @@ type Options struct {
 	Clock        authz.Clock
 }
 
-// tokenIssuers lists everybody whose tokens can be good: those who are verified
-// first, then those who are asked.
-func (o *Options) tokenIssuers() []string {
-	all := slices.Clone(o.Issuers)
-	for _, in := range o.Introspected {
+// Issuers are everybody whose tokens can be good.
+type Issuers struct {
+	Verified     []string       // those whose keys are configured, as tokens name them in "iss"
+	Introspected []Introspected // those that are asked about tokens
+}
+
+// All lists them: those who are verified first, then those who are asked.
+func (i Issuers) All() []string {
+	all := slices.Clone(i.Verified)
+	for _, in := range i.Introspected {
 		if !slices.Contains(all, in.Issuer) {
 			all = append(all, in.Issuer)
 		}
 	}
 	return all
+}
+
+// asked returns those who may be asked about a JWT that names iss, and under
+// whose names it would be revoked then.
+func (i Issuers) asked(iss string) []string {
+	var out []string
+	for _, in := range i.Introspected {
+		if (in.All || !slices.Contains(i.Verified, iss)) && !slices.Contains(out, in.Issuer) {
+			out = append(out, in.Issuer)
+		}
+	}
+	return out
 }
 
 // The doors, as metrics and the audit log name them.
@@ -85,8 +102,8 @@ const (
 )
 
 type api struct {
-	issuers       []string
-	introspected  []Introspected
+	issuers       []string // all of them
+	known         Issuers
 	revoker       Revoker
 	lister        authz.Lister
 	parts         []Part
@@ -136,7 +153,8 @@ func New(o Options) (http.Handler, error) {
 	}
 	o.Config.Validate(func(path, format string, args ...any) { fault("api."+path, format, args...) })
 	o.Config.ValidateListen(o.Listen, fault)
-	o.Config.ValidateIssuers(o.Issuers, o.tokenIssuers(), fault)
+	issuers := Issuers{Verified: slices.Clone(o.Issuers), Introspected: slices.Clone(o.Introspected)}
+	o.Config.ValidateIssuers(o.Issuers, issuers.All(), fault)
 	for name, missing := range map[string]bool{
 		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,
 		"Registry": o.Registry == nil, "Logger": o.Logger == nil, "Clock": o.Clock == nil,
@@ -149,7 +167,7 @@ func New(o Options) (http.Handler, error) {
 		return nil, errors.Join(faults...)
 	}
 	a := &api{
-		issuers: o.tokenIssuers(), introspected: slices.Clone(o.Introspected), revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
+		issuers: issuers.All(), known: issuers, revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
 		log: o.Logger, clock: o.Clock, hosts: o.Config.Hosts, commitTimeout: orDefault(o.Config.WriteTimeout, DefaultConfig().WriteTimeout),
 	}
 	a.gatherer = o.Gatherer

@@ -25,7 +25,7 @@ func FuzzOrders(f *testing.F) {
 	issuers := []string{issuerA, issuerB}
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, body []byte) {
-		found, err := ParseOrders(body, issuers, now)
+		found, err := ParseOrders(body, Issuers{Verified: issuers}, now)
 		if err != nil {
 			if found != nil || authz.HoldsToken(err.Error()) {
 				t.Fatalf("%v with %v", found, err)

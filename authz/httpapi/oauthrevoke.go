@@ -118,7 +118,7 @@ func (a *api) tokenRevocations(r *http.Request, raw string, claims peeked, clien
 // verified. err is what verifying it here came to.
 func (a *api) asked(t *authz.Token, err error) []string {
 	var out []string
-	for _, in := range a.introspected {
+	for _, in := range a.known.Introspected {
 		switch {
 		case !in.All && reasonOf(err) != authz.ReasonUnknownIssuer:
 		case t != nil && t.Issuer == in.Issuer, slices.Contains(out, in.Issuer):

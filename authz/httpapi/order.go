@@ -137,8 +137,32 @@ func shorten(s string) string {
 	return s
 }
 
-// revocation turns an order into a revocation. issuers are the configured ones.
-func (o *order) revocation(issuers []string, now time.Time) (authz.Revocation, *fieldError) {
+// revocations turns an order into revocations: several only for a whole JWT that
+// several issuers may call good.
+func (o *order) revocations(known Issuers, now time.Time) ([]authz.Revocation, *fieldError) {
+	r, e := o.selector()
+	if e != nil {
+		return nil, e
+	}
+	var issuers []string
+	if r.Kind == authz.KindToken && strings.Contains(r.Value, ".") {
+		issuers, e = o.scopeToken(&r, known, now)
+	} else {
+		issuers, e = o.scope(&r, known.All())
+	}
+	if e != nil {
+		return nil, e
+	}
+	out := make([]authz.Revocation, len(issuers))
+	for i, iss := range issuers {
+		out[i] = r
+		out[i].Issuer = iss
+	}
+	return out, nil
+}
+
+// selector reads what is revoked, whoever issued it.
+func (o *order) selector() (authz.Revocation, *fieldError) {
 	r := authz.Revocation{NotBefore: o.NotBefore.Time, ExpiresAt: o.ExpiresAt.Time, Reason: o.Reason}
 	selectors := 0
 	for _, s := range []struct {
@@ -172,63 +196,54 @@ func (o *order) revocation(issuers []string, now time.Time) (authz.Revocation, *
 	case o.All && o.Iss == nil:
 		return r, &fieldError{Field: "iss", Detail: `must be named when "all" is true`}
 	}
-	var e *fieldError
-	if r.Kind == authz.KindToken {
-		if e = o.scopeToken(&r, issuers, now); e != nil {
-			return r, e
-		}
-	}
-	if r.Issuer, e = pickIssuer(o.Iss, r.Issuer, issuers); e != nil {
-		return r, e
-	}
 	return r, nil
 }
 
-func pickIssuer(given *string, fromToken string, issuers []string) (string, *fieldError) {
+// scope finds whose tokens are meant.
+func (o *order) scope(r *authz.Revocation, issuers []string) ([]string, *fieldError) {
 	switch {
-	case given != nil && !slices.Contains(issuers, *given):
-		return "", &fieldError{Field: "iss", Detail: "is not a configured issuer"}
-	case given != nil && fromToken != "" && fromToken != *given:
-		return "", &fieldError{Field: "iss", Detail: "is not the issuer that the token names"}
-	case given != nil:
-		return *given, nil
-	case fromToken != "":
-		return fromToken, nil
+	case r.Kind == authz.KindToken && (len(r.Value) != 64 || strings.Trim(r.Value, "0123456789abcdef") != ""):
+		return nil, &fieldError{Field: "token", Detail: "is neither a compact JWT nor the 64 lower-case hex digits of the SHA-256 of its header and payload, or of the whole of an opaque token"}
+	case o.Iss != nil && !slices.Contains(issuers, *o.Iss):
+		return nil, &fieldError{Field: "iss", Detail: "is not a configured issuer"}
+	case o.Iss != nil:
+		return []string{*o.Iss}, nil
 	case len(issuers) == 1:
-		return issuers[0], nil
+		return issuers, nil
 	}
-	return "", &fieldError{Field: "iss", Detail: "is needed because more than one issuer is configured"}
+	return nil, &fieldError{Field: "iss", Detail: "is needed because more than one issuer is configured"}
 }
 
-// scopeToken replaces a whole JWT by its hash. What it takes from the token
-// unverified is harmless: the hash matches no other token, so iss and exp can
-// only be those of the one that it names.
-func (o *order) scopeToken(r *authz.Revocation, issuers []string, now time.Time) *fieldError {
-	if !strings.Contains(r.Value, ".") {
-		if len(r.Value) != 64 || strings.Trim(r.Value, "0123456789abcdef") != "" {
-			return &fieldError{Field: "token", Detail: "is neither a compact JWT nor the 64 lower-case hex digits of the SHA-256 of its header and payload, or of the whole of an opaque token"}
-		}
-		return nil
-	}
+// scopeToken replaces a whole JWT by its hash, and finds everybody who may call
+// it good. What it takes from the token unverified is harmless: the hash matches
+// no other token, so iss and exp can only be those of the one that it names.
+func (o *order) scopeToken(r *authz.Revocation, known Issuers, now time.Time) ([]string, *fieldError) {
 	claims, ok := peek(r.Value)
 	if !ok {
-		return &fieldError{Field: "token", Detail: "is not a compact JWT (RFC 7519)"}
+		return nil, &fieldError{Field: "token", Detail: "is not a compact JWT (RFC 7519)"}
+	}
+	issuers := known.asked(claims.Iss)
+	own := len(issuers) == 0 // what its exp says is what counts
+	if slices.Contains(known.Verified, claims.Iss) && !slices.Contains(issuers, claims.Iss) {
+		issuers = append(issuers, claims.Iss)
 	}
 	switch {
-	case slices.Contains(issuers, claims.Iss):
-		r.Issuer = claims.Iss
-	case o.Iss == nil:
-		return &fieldError{Field: "token", Detail: "names an issuer that is not configured; if another is asked about it (introspection), name that one in iss"}
+	case o.Iss != nil && !slices.Contains(known.All(), *o.Iss):
+		return nil, &fieldError{Field: "iss", Detail: "is not a configured issuer"}
+	case len(issuers) == 0:
+		return nil, &fieldError{Field: "token", Detail: "names an issuer that is not configured"}
+	case o.Iss != nil && !slices.Contains(issuers, *o.Iss):
+		return nil, &fieldError{Field: "iss", Detail: "is not the issuer that the token names"}
 	}
 	r.Value = authz.TokenValue(r.Value)
-	if r.ExpiresAt.IsZero() && claims.Exp > 0 && claims.Exp < lastSecond {
+	if own && r.ExpiresAt.IsZero() && claims.Exp > 0 && claims.Exp < lastSecond {
 		expires := time.Unix(int64(claims.Exp), 0).Add(expiryMargin)
 		if !expires.After(now) {
-			return &fieldError{Field: "token", Detail: "has expired; nothing is left to revoke"}
+			return nil, &fieldError{Field: "token", Detail: "has expired; nothing is left to revoke"}
 		}
 		r.ExpiresAt = expires
 	}
-	return nil
+	return issuers, nil
 }
 
 // expiryMargin is added to a token's own exp before its revocation may be

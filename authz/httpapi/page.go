@@ -226,11 +226,12 @@ func (a *api) revokePage(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	revocation, err := a.pageOrder(values)
+	revocations, err := a.pageOrder(values)
 	if err != nil {
 		a.renderMain(w, r, http.StatusBadRequest, view{Error: err.Error()})
 		return
 	}
+	revocation := revocations[0] // there are several of one token only
 	confirm := view{Order: revocation, Sentence: sentence(revocation)}
 	if values.Get("confirmed") == "" {
 		a.render(w, r, http.StatusOK, "confirm.html", confirm)
@@ -241,7 +242,7 @@ func (a *api) revokePage(w http.ResponseWriter, r *http.Request) {
 		a.render(w, r, http.StatusBadRequest, "confirm.html", confirm)
 		return
 	}
-	rec, p := a.order(r, doorPage, actorOf(r), []authz.Revocation{revocation})
+	rec, p := a.order(r, doorPage, actorOf(r), revocations)
 	if p != nil {
 		confirm.Error = p.Detail
 		a.render(w, r, p.Status, "confirm.html", confirm)
@@ -251,7 +252,7 @@ func (a *api) revokePage(w http.ResponseWriter, r *http.Request) {
 }
 
 // pageOrder reads the form as if it had been sent to the API.
-func (a *api) pageOrder(values url.Values) (authz.Revocation, error) {
+func (a *api) pageOrder(values url.Values) ([]authz.Revocation, error) {
 	value := strings.TrimSpace(values.Get("value"))
 	o := order{Reason: strings.TrimSpace(values.Get("reason"))}
 	if iss := values.Get("iss"); iss != "" {
@@ -265,14 +266,14 @@ func (a *api) pageOrder(values url.Values) (authz.Revocation, error) {
 	o.All = values.Get("kind") == "iss"
 	for name, into := range map[string]*stamp{"not_before": &o.NotBefore, "expires_at": &o.ExpiresAt} {
 		if err := into.parseForm(values.Get(name)); err != nil {
-			return authz.Revocation{}, fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	list, p := a.compile([]order{o})
 	if p != nil {
-		return authz.Revocation{}, errors.New(strings.TrimPrefix(p.Errors[0].Field+": "+p.Errors[0].Detail, ": "))
+		return nil, errors.New(strings.TrimPrefix(p.Errors[0].Field+": "+p.Errors[0].Detail, ": "))
 	}
-	return list[0], nil
+	return list, nil
 }
 
 // parseForm reads what a datetime field or RFC 3339 text says; both in UTC

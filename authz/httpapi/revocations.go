@@ -156,13 +156,13 @@ func fieldErrorOf(err error) *fieldError {
 func (a *api) compile(orders []order) ([]authz.Revocation, *problem) {
 	const most = 20 // errors in one answer
 	now := a.clock.Now()
-	out := make([]authz.Revocation, len(orders))
+	out := make([]authz.Revocation, 0, len(orders))
 	var errs []fieldError
 	for i := range orders {
-		r, e := orders[i].revocation(a.issuers, now)
-		if e == nil {
-			r.Actor = "check" // Normalize sees what the ledger will see
-			if err := r.Normalize(now); err != nil {
+		some, e := orders[i].revocations(a.known, now)
+		for j := range some {
+			some[j].Actor = "check" // Normalize sees what the ledger will see
+			if err := some[j].Normalize(now); err != nil {
 				e = fieldErrorOf(err)
 			}
 		}
@@ -173,7 +173,7 @@ func (a *api) compile(orders []order) ([]authz.Revocation, *problem) {
 			}
 			continue
 		}
-		out[i] = r
+		out = append(out, some...)
 	}
 	if len(errs) > 0 {
 		return nil, invalid("nothing was revoked", errs...)

@@ -100,12 +100,10 @@ routes:
 func TestRevokeIntrospectedTokens(t *testing.T) {
 	t.Parallel()
 	sum := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
-	foreign := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://unknown.example")).Mint(nil)
 	for name, c := range map[string]struct{ token, order string }{
 		"opaque, by its hash": {"an-opaque-token", `"token":"` + sum("an-opaque-token") + `"`},
 		"by sub":              {"an-opaque-token", `"sub":"carol"`},
 		"all":                 {"an-opaque-token", `"all":true`},
-		"a JWT of another":    {foreign, `"token":"` + foreign + `"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -121,6 +119,49 @@ func TestRevokeIntrospectedTokens(t *testing.T) {
 				t.Errorf("%d %s, and the token is %s", status, body, d.Reason)
 			}
 		})
+	}
+}
+
+// A whole JWT is revoked under the names of all who may call it good, and of
+// nobody else.
+func TestRevokeWholeTokens(t *testing.T) {
+	t.Parallel()
+	foreign := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://unknown.example")).Mint(nil)
+	for name, c := range map[string]struct{ more, token, iss string }{
+		"of nobody known":                         {"", foreign, ""},
+		"of nobody known, the one asked is named": {"", foreign, "https://login.example"},
+		"verified here, where all are asked":      {", tokens: all", "", ""},
+		"verified and named, where all are asked": {", tokens: all", "", "https://issuer.example"},
+		"verified, all asked, the other is named": {", tokens: all", "", "https://login.example"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := introspecting(t, c.more)
+			token := c.token
+			if token == "" {
+				token = r.issuer.Mint(nil)
+			}
+			order := fmt.Sprintf(`{"token":%q}`, token)
+			if c.iss != "" {
+				order = fmt.Sprintf(`{"token":%q,"iss":%q}`, token, c.iss)
+			}
+			status, body := r.post("/v1/revocations", "application/json", order)
+			for _, path := range []string{"/legacy", "/"} {
+				if d := r.decide(path, token); status != http.StatusCreated || d.Allowed() || path == "/legacy" && d.Reason != authz.ReasonRevoked {
+					t.Errorf("%d %s, and on %s the token is %s", status, body, path, d.Reason)
+				}
+			}
+		})
+	}
+	r := introspecting(t, "")
+	for _, order := range []string{
+		fmt.Sprintf(`{"token":%q,"iss":"https://issuer.example"}`, foreign),           // he never calls it good
+		fmt.Sprintf(`{"token":%q,"iss":"https://login.example"}`, r.issuer.Mint(nil)), // he is not asked about it
+		fmt.Sprintf(`{"token":%q,"iss":"https://unknown.example"}`, foreign),
+	} {
+		if status, body := r.post("/v1/revocations", "application/json", order); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
+			t.Errorf("%d %s", status, body)
+		}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -206,14 +205,11 @@ func (s *Settings) replies() envoy.RepliesConfig {
 
 // TokenIssuers lists everybody whose tokens can be good here: those whose keys
 // are configured, then the introspected ones.
-func (s *Settings) TokenIssuers() []string {
-	names := s.issuerNames()
-	for _, in := range s.Introspection {
-		if !slices.Contains(names, in.Issuer) {
-			names = append(names, in.Issuer)
-		}
-	}
-	return names
+func (s *Settings) TokenIssuers() []string { return s.OrderIssuers().All() }
+
+// OrderIssuers are those whose tokens can be revoked.
+func (s *Settings) OrderIssuers() httpapi.Issuers {
+	return httpapi.Issuers{Verified: s.issuerNames(), Introspected: s.introspected()}
 }
 
 func (s *Settings) introspected() []httpapi.Introspected {
