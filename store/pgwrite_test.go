@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
@@ -488,6 +489,72 @@ func TestRaisedTokenLifeAndOpenTransaction(t *testing.T) {
 }
 
 // Without the lock the limit stays, and the error says what to do.
+// What operators built on the schema, and whom they let use it, outlasts an upgrade.
+func TestUpgradeBesideViewsAndGrants(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	if _, err := migrations(t, pg.URL).UpTo(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	role := pg.Database + "_An App"
+	pg.Exec(t, `create role "`+role+`" login`)
+	t.Cleanup(func() {
+		pg.Exec(t, `drop owned by "`+role+`"`)
+		pg.Exec(t, `drop role "`+role+`"`)
+	})
+	pg.Exec(t, `create view public.monitoring as select * from authz.about()`)
+	pg.Exec(t, `grant usage on schema authz to public`)
+	pg.Exec(t, `grant execute on function authz.about, authz.lookup to public`)
+	s := openOnly(t, strings.Replace(pg.URL, "postgres@", strings.ReplaceAll(role, " ", "%20")+"@", 1), store.Options{})
+	for _, when := range []string{"before", "after"} {
+		if _, err := s.Limits(t.Context()); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		pg.Exec(t, `select * from public.monitoring`)
+		if err := openOnly(t, pg.URL, store.Options{}).Migrate(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A transaction that sees the limits of before they were raised does not fill in
+// the shorter life: it has to begin again. What says its own end is stored.
+func TestRaisedTokenLifeAndOldSnapshot(t *testing.T) {
+	t.Parallel()
+	for _, level := range []string{"repeatable read", "serializable"} {
+		pg := harness.Postgres(t)
+		open(t, pg.URL, store.Options{})
+		begin := func() *pgx.Conn {
+			app := pg.Connect(t)
+			sql(t, app, "begin isolation level "+level)
+			sql(t, app, "select 1 from authz.meta")
+			return app
+		}
+		old, own := begin(), begin()
+		s := openOnly(t, pg.URL, store.Options{MaxTokenTTL: 7 * day})
+		if err := s.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := old.Exec(t.Context(), `insert into authz.revocations (kind, iss, value) values (1, $1, 'old')`, issuer)
+		var state *pgconn.PgError
+		if !errors.As(err, &state) || state.Code != "40001" {
+			t.Errorf("%s: %v", level, err)
+		}
+		sql(t, own, `insert into authz.revocations (kind, iss, value, expires_at) values (1, $1, 'own', now() + interval '1 hour')`, issuer)
+		sql(t, own, "commit")
+		again := begin()
+		sql(t, again, `insert into authz.revocations (kind, iss, value) values (1, $1, 'again')`, issuer)
+		sql(t, again, "commit")
+		page, _, err := s.List(t.Context(), authz.Filter{})
+		if err != nil || len(page) != 2 {
+			t.Fatalf("%s: %+v %v", level, page, err)
+		}
+		if left := time.Until(page[0].ExpiresAt); page[0].Value != "again" || left < 6*day {
+			t.Errorf("%s: %s ends in %s", level, page[0].Value, left)
+		}
+	}
+}
+
 func TestRaisedTokenLifeNeedsTheLock(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)

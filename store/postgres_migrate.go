@@ -87,12 +87,12 @@ const (
 // transaction that had stored under the shorter life, and was open while the
 // limit was raised, would be overlooked.
 func (p *postgresStore) raiseTokenTTL(ctx context.Context) error {
-	var since int64
+	var since, own int64
 	err := p.inTx(ctx, func(tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`).Scan(&since); err != nil {
+		if err := tx.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_current_xact_id()::text::bigint`).Scan(&since, &own); err != nil {
 			return err
 		}
-		return p.prolong(ctx, tx, 0)
+		return p.prolong(ctx, tx, 0, 0)
 	})
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func (p *postgresStore) raiseTokenTTL(ctx context.Context) error {
 				p.o.MaxTokenTTL.Seconds()); err != nil {
 				return err
 			}
-			return p.prolong(ctx, tx, since)
+			return p.prolong(ctx, tx, since, own)
 		})
 		var pg *pgconn.PgError
 		if !errors.As(err, &pg) || pg.Code != lockMissing && pg.Code != deadlock {
@@ -127,12 +127,14 @@ func (p *postgresStore) raiseTokenTTL(ctx context.Context) error {
 	}
 }
 
-// prolong makes revocations whose last change is since or later last for the
-// configured max_token_ttl.
-func (p *postgresStore) prolong(ctx context.Context, tx pgx.Tx, since int64) error {
+// prolong makes revocations whose last change is since or later, and not by the
+// transaction but (which has prolonged them), last for the configured
+// max_token_ttl.
+func (p *postgresStore) prolong(ctx context.Context, tx pgx.Tx, since, but int64) error {
 	_, err := tx.Exec(ctx, `update authz.revocations set expires_at = greatest(revoked_at, not_before) + make_interval(secs => $1)
 		where expires_at < greatest(revoked_at, not_before) + make_interval(secs => $1)
-		  and greatest(revoked_at, not_before) + make_interval(secs => $1) > now() and xid >= $2`, p.o.MaxTokenTTL.Seconds(), since)
+		  and greatest(revoked_at, not_before) + make_interval(secs => $1) > now()
+		  and (xid >= $2 and xid < $3 or xid > $3)`, p.o.MaxTokenTTL.Seconds(), since, but)
 	return err
 }
 
