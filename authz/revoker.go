@@ -94,36 +94,40 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 // since it was asked last. Once it has been told, it does not hold an order up
 // for long. 0: no answer.
 func (r *Revoker) askBefore(ctx context.Context) time.Duration {
-	fleet, ok := r.ledger.(Fleet)
-	if !ok {
-		return 0
-	}
 	if r.told.Load() != 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Second)
 		defer cancel()
 	}
-	d, err := fleet.FleetStaleness(ctx)
+	d, err := r.ask(ctx)
 	if err != nil {
 		return 0
 	}
-	r.told.Store(int64(d))
 	return d
+}
+
+// ask returns the fleet's max_staleness, or the caller's own where the ledger
+// knows of no fleet.
+func (r *Revoker) ask(ctx context.Context) (time.Duration, error) {
+	fleet, ok := r.ledger.(Fleet)
+	if !ok {
+		return r.bound, nil
+	}
+	d, err := fleet.FleetStaleness(ctx)
+	if err == nil {
+		r.told.Store(int64(d))
+	}
+	return d, err
 }
 
 // promise is the time after which no sidecar can allow what was committed. The
 // caller's own max_staleness says nothing about the others'. before is what
 // was told before the commit.
 func (r *Revoker) promise(ctx context.Context, before time.Duration) time.Duration {
-	fleet, ok := r.ledger.(Fleet)
-	if !ok {
-		return r.bound
-	}
-	d, err := fleet.FleetStaleness(ctx)
+	d, err := r.ask(ctx)
 	if err != nil { // it is committed all the same; promise no less than ever
 		return max(r.bound, before, time.Duration(r.told.Load()))
 	}
-	r.told.Store(int64(d))
 	return max(d, before)
 }
 

@@ -78,12 +78,12 @@ func (i Issuers) All() []string {
 	return all
 }
 
-// asked returns those who may be asked about a JWT that names iss, and under
-// whose names it would be revoked then.
-func (i Issuers) asked(iss string) []string {
+// asked returns those who may be asked about a JWT, and under whose names it
+// would be revoked then. foreign: it is of nobody who is verified.
+func (i Issuers) asked(foreign bool) []string {
 	var out []string
 	for _, in := range i.Introspected {
-		if (in.All || !slices.Contains(i.Verified, iss)) && !slices.Contains(out, in.Issuer) {
+		if (in.All || foreign) && !slices.Contains(out, in.Issuer) {
 			out = append(out, in.Issuer)
 		}
 	}
@@ -102,8 +102,7 @@ const (
 )
 
 type api struct {
-	issuers       []string // all of them
-	known         Issuers
+	issuers       Issuers
 	revoker       Revoker
 	lister        authz.Lister
 	parts         []Part
@@ -167,7 +166,7 @@ func New(o Options) (http.Handler, error) {
 		return nil, errors.Join(faults...)
 	}
 	a := &api{
-		issuers: issuers.All(), known: issuers, revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
+		issuers: issuers, revoker: o.Revoker, lister: o.Lister, parts: o.Parts, draining: o.Draining,
 		log: o.Logger, clock: o.Clock, hosts: o.Config.Hosts, commitTimeout: orDefault(o.Config.WriteTimeout, DefaultConfig().WriteTimeout),
 	}
 	a.gatherer = o.Gatherer
@@ -220,7 +219,7 @@ func (a *api) messageEndpoints(o Options) []endpoint {
 	}
 	if a.keycloak = o.Config.Keycloak; len(a.keycloak.Clients) > 0 {
 		if a.keycloak.Issuer == "" {
-			a.keycloak.Issuer = a.issuers[0] // the only one that is verified: Config.ValidateIssuers
+			a.keycloak.Issuer = a.issuers.Verified[0] // the only one: Config.ValidateIssuers
 		}
 		for name, action := range map[string]string{"k_push_not_before": actionNotBefore, "k_logout": actionLogout, "k_test_available": actionTest} {
 			all = append(all, endpoint{"POST", "/keycloak/" + name, doorKeycloak, accessOpen, a.keycloakAction(action)})

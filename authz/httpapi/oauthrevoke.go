@@ -77,7 +77,10 @@ func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
 func (a *api) tokenRevocations(r *http.Request, raw string, claims peeked, client string) ([]authz.Revocation, *problem) {
 	t, err := a.verifier.Verify(r.Context(), raw)
 	later := err != nil && a.goodLater(err, claims)
-	asked := a.asked(t, err)
+	asked := a.issuers.asked(reasonOf(err) == authz.ReasonUnknownIssuer)
+	if err == nil { // under that name it is revoked in any case
+		asked = slices.DeleteFunc(asked, func(iss string) bool { return iss == t.Issuer })
+	}
 	switch {
 	case err == nil || later:
 	case a.couldNotFindOut(err, raw):
@@ -111,22 +114,6 @@ func (a *api) tokenRevocations(r *http.Request, raw string, claims peeked, clien
 		out = append(out, own)
 	}
 	return out, nil
-}
-
-// asked returns the issuers that may be asked whether the token is good, and
-// under whose names it would be revoked then, other than the one that was
-// verified. err is what verifying it here came to.
-func (a *api) asked(t *authz.Token, err error) []string {
-	var out []string
-	for _, in := range a.known.Introspected {
-		switch {
-		case !in.All && reasonOf(err) != authz.ReasonUnknownIssuer:
-		case t != nil && t.Issuer == in.Issuer, slices.Contains(out, in.Issuer):
-		default:
-			out = append(out, in.Issuer)
-		}
-	}
-	return out
 }
 
 // oauthCaller authenticates the client (RFC 6749, section 2.3.1), or else the
@@ -192,7 +179,7 @@ func (a *api) refuseClient(w http.ResponseWriter) (client, actor string, ok bool
 func (a *api) goodLater(err error, c peeked) bool {
 	switch reasonOf(err) {
 	case authz.ReasonNotYetValid, authz.ReasonUnknownKey:
-		return slices.Contains(a.issuers, c.Iss) && c.Exp > 0 && c.Exp < lastSecond && !c.over(a.clock.Now())
+		return slices.Contains(a.issuers.All(), c.Iss) && c.Exp > 0 && c.Exp < lastSecond && !c.over(a.clock.Now())
 	}
 	return false
 }

@@ -222,9 +222,10 @@ func (o *order) scopeToken(r *authz.Revocation, known Issuers, now time.Time) ([
 	if !ok {
 		return nil, &fieldError{Field: "token", Detail: "is not a compact JWT (RFC 7519)"}
 	}
-	issuers := known.asked(claims.Iss)
+	verified := slices.Contains(known.Verified, claims.Iss)
+	issuers := known.asked(!verified)
 	own := len(issuers) == 0 // what its exp says is what counts
-	if slices.Contains(known.Verified, claims.Iss) && !slices.Contains(issuers, claims.Iss) {
+	if verified && !slices.Contains(issuers, claims.Iss) {
 		issuers = append(issuers, claims.Iss)
 	}
 	switch {

@@ -90,7 +90,7 @@ func (a *api) asset(name, contentType string) http.HandlerFunc {
 
 // render writes a page. It is rendered whole before a byte is sent.
 func (a *api) render(w http.ResponseWriter, r *http.Request, status int, name string, v view) {
-	v.Actor, v.Local, v.Issuers, v.CSRF = actorOf(r), a.tokens == nil, a.issuers, a.sessions.csrf(r)
+	v.Actor, v.Local, v.Issuers, v.CSRF = actorOf(r), a.tokens == nil, a.issuers.All(), a.sessions.csrf(r)
 	v.Kinds = []string{"jti", "sub", "sid", "kid", "token", "iss"}
 	var body bytes.Buffer
 	if err := pages.ExecuteTemplate(&body, name, v); err != nil {

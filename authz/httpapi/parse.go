@@ -17,7 +17,7 @@ func ParseOrders(body []byte, issuers Issuers, now time.Time) ([]authz.Revocatio
 	orders, list, p := parseOrders(body)
 	if p == nil {
 		var out []authz.Revocation
-		if out, p = (&api{known: issuers, clock: fixedClock{now: now}}).compile(orders); p == nil {
+		if out, p = (&api{issuers: issuers, clock: fixedClock{now: now}}).compile(orders); p == nil {
 			return out, nil
 		}
 	}

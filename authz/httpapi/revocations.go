@@ -159,7 +159,7 @@ func (a *api) compile(orders []order) ([]authz.Revocation, *problem) {
 	out := make([]authz.Revocation, 0, len(orders))
 	var errs []fieldError
 	for i := range orders {
-		some, e := orders[i].revocations(a.known, now)
+		some, e := orders[i].revocations(a.issuers, now)
 		for j := range some {
 			some[j].Actor = "check" // Normalize sees what the ledger will see
 			if err := some[j].Normalize(now); err != nil {
