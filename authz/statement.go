@@ -68,13 +68,16 @@ func (s Speakers) VerifyStatement(ctx context.Context, raw string, st Statement)
 	q := t.Query()
 	q.ID = ""     // it is the message's, not a token's
 	q.Expires = 0 // a statement may be good for longer than any token; the key's revocation lasts as it does
-	switch v, err := s.Revocations.Lookup(ctx, &q); {
+	v, err := s.Revocations.Lookup(ctx, &q)
+	switch {
 	case v == Revoked:
 		return nil, &Failure{Reason: ReasonRevoked, Detail: "the key of the message has been revoked"}
 	case v == NotRevoked && err == nil:
 		return t, nil
-	case err != nil:
-		return nil, &Failure{Reason: ReasonUnprovable, Detail: "nobody could tell whether the key of the message has been revoked: " + err.Error()}
 	}
-	return nil, &Failure{Reason: ReasonUnprovable, Detail: "nobody could tell whether the key of the message has been revoked"}
+	detail := "nobody could tell whether the key of the message has been revoked"
+	if err != nil {
+		detail += ": " + err.Error()
+	}
+	return nil, &Failure{Reason: ReasonUnprovable, Detail: detail}
 }
