@@ -46,7 +46,7 @@ func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 	if route == nil {
 		return Decision{Reason: ReasonNoRoute, Detail: "no route matches"}
 	}
-	d.Route = route
+	d.Route, d.RequiredScopes = route.Name, route.Scopes
 	if route.Public {
 		d.Reason = ReasonAllowedAnonymous
 		return d

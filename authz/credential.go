@@ -6,13 +6,6 @@ import (
 	"strings"
 )
 
-// Credential is a token as presented, and where it was found.
-type Credential struct {
-	Raw    string // the token text; a secret
-	Scheme string // "bearer" or "dpop"; empty when there is none
-	Source string // "authorization", "cookie:NAME" or "query:NAME"
-}
-
 // credentialSources are the places besides the Authorization header.
 type credentialSources struct {
 	cookies, queries []string

@@ -60,11 +60,15 @@ func Reasons() []Reason {
 
 // Decision is the answer to a Request. The zero Decision denies.
 type Decision struct {
-	Reason     Reason
-	Token      *Token // set when allowed with a token, and when a verified token was denied
-	Route      *Route // the route that matched; nil when none did
-	Detail     string // for logs and `check`; never sent to the caller, never holds a token
-	Unprovable bool   // allowed although nothing could prove it (on_unprovable: allow)
+	Reason Reason
+	Token  *Token // set when allowed with a token, and when a verified token was denied
+	// Route is the name of the matched route; empty when no route matched.
+	Route string
+	// RequiredScopes are the scopes that the matched route requires, all of
+	// them; empty when it requires none. Shared and immutable.
+	RequiredScopes []string
+	Detail         string // for logs and `check`; never sent to the caller, never holds a token
+	Unprovable     bool   // allowed although nothing could prove it (on_unprovable: allow)
 	// Challenge is what a denial asks the caller for when it is not simply a
 	// bearer token; nil: it is.
 	Challenge *Challenge

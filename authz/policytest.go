@@ -132,14 +132,11 @@ func RunPolicyTests(ctx context.Context, p *Policy, tests PolicyTests, o PolicyT
 	reached := map[string]bool{}
 	for i, t := range tests.Tests {
 		d := t.decide(ctx, p, o)
-		r := PolicyTestResult{Name: t.Name, Reason: d.Reason, Detail: d.Detail}
+		r := PolicyTestResult{Name: t.Name, Reason: d.Reason, Route: d.Route, Detail: d.Detail}
 		if r.Name == "" {
 			r.Name = fmt.Sprintf("test %d", i+1)
 		}
-		if d.Route != nil {
-			r.Route = d.Route.Name
-			reached[r.Route] = true
-		}
+		reached[d.Route] = true
 		r.Wrong = t.Expect.compare(d, r.Route)
 		if len(r.Wrong) > 0 {
 			report.Failed++

@@ -27,6 +27,13 @@ type Peer struct {
 	Certificate string // URL-encoded PEM of the client certificate (include_peer_certificate); empty: none
 }
 
+// Credential is a token as presented, and where it was found.
+type Credential struct {
+	Raw    string // the token text; a secret
+	Scheme string // "bearer" or "dpop"; empty when there is no credential
+	Source string // "authorization", "cookie:NAME" or "query:NAME"
+}
+
 // Header returns the first value of the header and how often it occurs.
 // name must be lower case.
 func (r *Request) Header(name string) (value string, n int) {

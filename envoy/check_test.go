@@ -436,7 +436,7 @@ func TestDecisionLog(t *testing.T) {
 			cfg := testConfig()
 			cfg.DecisionLog = DecisionLogConfig{Decisions: level, PerSecond: 10}
 			s, err := NewServer(deciderFunc(func(_ context.Context, req *authz.Request) authz.Decision {
-				d := authz.Decision{Reason: authz.ReasonAllowed, Token: token, Route: &authz.Route{Name: "api"}, Credential: authz.Credential{Raw: secret, Source: "authorization"}}
+				d := authz.Decision{Reason: authz.ReasonAllowed, Token: token, Route: "api", Credential: authz.Credential{Raw: secret, Source: "authorization"}}
 				if req.Method == http.MethodDelete {
 					d.Reason, d.Detail = authz.ReasonRevoked, "revoked"
 				}
@@ -551,7 +551,7 @@ func TestSpans(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewInMemoryExporter()
 	provider := trace.NewTracerProvider(trace.WithSyncer(spans))
-	r := run(t, decide(authz.Decision{Reason: authz.ReasonUnprovable, Route: &authz.Route{Name: "api"}}), testConfig(), Options{TracerProvider: provider})
+	r := run(t, decide(authz.Decision{Reason: authz.ReasonUnprovable, Route: "api"}), testConfig(), Options{TracerProvider: provider})
 	const ofRequest, ofEnvoy = "0af7651916cd43dd8448eb211c80319c", "1af7651916cd43dd8448eb211c80319c"
 	req := checkRequest(map[string]string{"traceparent": "00-" + ofRequest + "-b7ad6b7169203331-01"})
 	_, err := r.auth.Check(t.Context(), req)

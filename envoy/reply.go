@@ -93,8 +93,8 @@ func (d *denials) answer(dec *authz.Decision, grpc bool) []byte {
 	if dec.Challenge != nil {
 		return d.encodeChallenge(dec.Reason, dec.Challenge, grpc)
 	}
-	if dec.Reason == authz.ReasonInsufficientScope && dec.Route != nil && len(dec.Route.Scopes) > 0 {
-		return d.encode(dec.Reason, scheme, dec.Route.Scopes, grpc)
+	if dec.Reason == authz.ReasonInsufficientScope && len(dec.RequiredScopes) > 0 {
+		return d.encode(dec.Reason, scheme, dec.RequiredScopes, grpc)
 	}
 	i := 0
 	if grpc {

@@ -90,7 +90,7 @@ func TestReplies(t *testing.T) {
 	}
 	more := newDenials(RepliesConfig{Realm: "api", ResourceMetadata: "https://api.test/.well-known/oauth-protected-resource", RetryAfter: 7e9})
 	b.WriteString("== insufficient_scope of a route, with resource metadata\n")
-	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonInsufficientScope, Route: &authz.Route{Scopes: []string{"read", "write"}}}, false))
+	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonInsufficientScope, RequiredScopes: []string{"read", "write"}}, false))
 	b.WriteString("== no_credential, with resource metadata\n")
 	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonNoCredential}, false))
 	b.WriteString("== binding_mismatch of a DPoP token\n")

@@ -34,8 +34,8 @@ func (c checkSpan) end(d *authz.Decision) {
 		return
 	}
 	c.span.SetAttributes(attribute.String("jwt_bouncer.reason", d.Reason.String()), attribute.Bool("jwt_bouncer.allowed", d.Allowed()))
-	if d.Route != nil {
-		c.span.SetAttributes(attribute.String("jwt_bouncer.route", d.Route.Name))
+	if d.Route != "" {
+		c.span.SetAttributes(attribute.String("jwt_bouncer.route", d.Route))
 	}
 	if replyTo(d.Reason).status == 503 {
 		c.span.SetStatus(codes.Error, d.Reason.String())
