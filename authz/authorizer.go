@@ -71,10 +71,10 @@ func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 		d.Reason, d.Detail = ReasonRevoked, "the token has been revoked"
 	case verdict == NotRevoked && err == nil:
 		d.Reason = ReasonAllowed
-	case route.AllowUnprovable:
-		d.Reason, d.Unprovable = ReasonAllowed, true
+	case route.AllowRevocationUnknown:
+		d.Reason, d.RevocationUnknown = ReasonAllowed, true
 	default:
-		d.Reason, d.Detail = ReasonUnprovable, "no tier could prove that the token is not revoked"
+		d.Reason, d.Detail = ReasonRevocationUnknown, "no tier could prove that the token is not revoked"
 		if err != nil {
 			d.Detail += ": " + err.Error()
 		}

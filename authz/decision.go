@@ -28,7 +28,7 @@ const (
 	ReasonPolicyDenied                    // 403: CEL or route rule says no
 	ReasonNoRoute                         // 403: no route matches
 	ReasonKeysUnavailable                 // 503: the issuer's keys have never been fetched, or are being fetched for an unknown kid
-	ReasonUnprovable                      // 503: nothing could prove that the token is not revoked
+	ReasonRevocationUnknown               // 503: nothing could prove that the token is not revoked
 	ReasonOverloaded                      // 503: out of time or capacity before a decision
 	ReasonInternal                        // 503: a defect, recovered
 	reasonCount
@@ -38,7 +38,7 @@ var reasonNames = [reasonCount]string{
 	"unset", "allowed", "allowed_anonymous", "no_credential", "malformed_request", "malformed_token", "unsupported_token",
 	"unknown_issuer", "unknown_key", "bad_signature", "expired", "not_yet_valid", "lifetime_too_long", "wrong_audience",
 	"bad_claim", "revoked", "inactive", "binding_mismatch", "insufficient_scope", "policy_denied", "no_route", "keys_unavailable",
-	"unprovable", "overloaded", "internal",
+	"revocation_unknown", "overloaded", "internal",
 }
 
 // String returns the reason as metrics and logs spell it.
@@ -66,9 +66,9 @@ type Decision struct {
 	Route string
 	// RequiredScopes are the scopes that the matched route requires, all of
 	// them; empty when it requires none. Shared and immutable.
-	RequiredScopes []string
-	Detail         string // for logs and `check`; never sent to the caller, never holds a token
-	Unprovable     bool   // allowed although nothing could prove it (on_unprovable: allow)
+	RequiredScopes    []string
+	Detail            string // for logs and `check`; never sent to the caller, never holds a token
+	RevocationUnknown bool   // allowed although nothing could prove it (on_revocation_unknown: allow)
 	// Challenge is what a denial asks the caller for when it is not simply a
 	// bearer token; nil: it is.
 	Challenge *Challenge

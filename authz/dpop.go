@@ -57,7 +57,7 @@ func (b *Binding) checkProof(ctx context.Context, req *Request, raw, jkt string,
 	seen, err := b.replay.Seen(ctx, "dpop:"+jkt+":"+p.jti, ttl)
 	switch {
 	case err != nil:
-		return &Failure{Reason: ReasonUnprovable, Detail: "DPoP: whether the proof was used before could not be found out: " + err.Error()}
+		return &Failure{Reason: ReasonRevocationUnknown, Detail: "DPoP: whether the proof was used before could not be found out: " + err.Error()}
 	case seen:
 		return bad("the proof was used before")
 	}

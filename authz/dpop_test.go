@@ -362,7 +362,7 @@ func TestReplayStoreAwayIsNotANo(t *testing.T) {
 	route := boundRoute(t, b, "")
 	fail := route.Admit(t.Context(), proofRequest(proofText(k, nil, proofClaims("a.b.c", nil))),
 		authz.Credential{Raw: "a.b.c", Scheme: "dpop"}, boundToken("a.b.c", map[string]any{"jkt": thumbprint(k)}), proofTime)
-	require.Equal(t, authz.ReasonUnprovable, reason(fail))
+	require.Equal(t, authz.ReasonRevocationUnknown, reason(fail))
 }
 
 func TestRouteThatNeedsDPoPAsksForIt(t *testing.T) {

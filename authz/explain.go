@@ -255,14 +255,14 @@ func (x *explanation) revocation(route *Route, t *Token) {
 		x.judge("revocation", &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked" + x.by(q, keys)}, "")
 	case verdict == NotRevoked && err == nil:
 		x.add("revocation", Passed, "not revoked")
-	case route.AllowUnprovable:
-		x.add("revocation", Passed, "nothing can prove that it is not revoked; the route allows that (on_unprovable)")
+	case route.AllowRevocationUnknown:
+		x.add("revocation", Passed, "nothing can prove that it is not revoked; the route allows that (on_revocation_unknown)")
 	default:
 		detail := "nothing can prove that it is not revoked"
 		if err != nil {
 			detail += ": " + err.Error()
 		}
-		x.judge("revocation", &Failure{Reason: ReasonUnprovable, Detail: detail}, "")
+		x.judge("revocation", &Failure{Reason: ReasonRevocationUnknown, Detail: detail}, "")
 	}
 }
 

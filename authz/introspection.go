@@ -209,7 +209,7 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, err
 	//nolint:contextcheck // several callers may wait for the answer: none of them may end the question
 	flight := n.flights.DoChan(string(key[:]), func() (a any, err error) {
 		if !n.background.Enter() {
-			return nil, &Failure{Reason: ReasonUnprovable, Detail: "introspection " + n.cfg.Name + ": shutting down"}
+			return nil, &Failure{Reason: ReasonRevocationUnknown, Detail: "introspection " + n.cfg.Name + ": shutting down"}
 		}
 		defer n.background.Leave()
 		defer func() {
@@ -221,7 +221,7 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, err
 	})
 	select {
 	case <-ctx.Done():
-		return nil, &Failure{Reason: ReasonUnprovable, Detail: "introspection took too long"}
+		return nil, &Failure{Reason: ReasonRevocationUnknown, Detail: "introspection took too long"}
 	case r := <-flight:
 		if r.Err != nil {
 			return nil, r.Err
@@ -287,7 +287,7 @@ func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, er
 	})
 	if err != nil {
 		n.asked["failed"].Inc()
-		return introspected{}, &Failure{Reason: ReasonUnprovable, Detail: "introspection " + n.cfg.Name + ": " + err.Error()}
+		return introspected{}, &Failure{Reason: ReasonRevocationUnknown, Detail: "introspection " + n.cfg.Name + ": " + err.Error()}
 	}
 	switch {
 	case a.token != nil:

@@ -156,13 +156,13 @@ func TestIntrospectionAnswers(t *testing.T) {
 		want   authz.Reason
 	}{
 		"inactive":            {`{"active":false,"sub":"alice"}`, authz.ReasonInactive},
-		"active a string":     {`{"active":"true"}`, authz.ReasonUnprovable},
-		"active missing":      {`{"sub":"alice"}`, authz.ReasonUnprovable},
-		"active twice":        {`{"active":false,"active":true}`, authz.ReasonUnprovable},
-		"not JSON":            {`active`, authz.ReasonUnprovable},
-		"empty":               {``, authz.ReasonUnprovable},
-		"array":               {`[{"active":true}]`, authz.ReasonUnprovable},
-		"huge":                {`{"active":true,"x":"` + strings.Repeat("x", 1<<17) + `"}`, authz.ReasonUnprovable},
+		"active a string":     {`{"active":"true"}`, authz.ReasonRevocationUnknown},
+		"active missing":      {`{"sub":"alice"}`, authz.ReasonRevocationUnknown},
+		"active twice":        {`{"active":false,"active":true}`, authz.ReasonRevocationUnknown},
+		"not JSON":            {`active`, authz.ReasonRevocationUnknown},
+		"empty":               {``, authz.ReasonRevocationUnknown},
+		"array":               {`[{"active":true}]`, authz.ReasonRevocationUnknown},
+		"huge":                {`{"active":true,"x":"` + strings.Repeat("x", 1<<17) + `"}`, authz.ReasonRevocationUnknown},
 		"no exp":              {activeAnswer(map[string]any{"exp": nil}), authz.ReasonBadClaim},
 		"exp a string":        {activeAnswer(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
 		"expired":             {activeAnswer(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
@@ -213,7 +213,7 @@ func TestIntrospectionEndpointFaults(t *testing.T) {
 			in := newIntrospector(t, introspectionConfig(t, s), authz.IntrospectionOptions{})
 			s.set(func() { fault(s) })
 			_, err := in.Introspect(t.Context(), "tok")
-			require.Equal(t, authz.ReasonUnprovable, reasonOf(err), "%v", err)
+			require.Equal(t, authz.ReasonRevocationUnknown, reasonOf(err), "%v", err)
 			require.NotContains(t, err.Error(), "tok=")
 		})
 	}
@@ -227,7 +227,7 @@ func TestIntrospectionGoesOnAfterAnOutage(t *testing.T) {
 	s.set(func() { s.status = 503 })
 	for range 20 {
 		_, err := in.Introspect(t.Context(), "tok")
-		require.Equal(t, authz.ReasonUnprovable, reasonOf(err))
+		require.Equal(t, authz.ReasonRevocationUnknown, reasonOf(err))
 	}
 	require.EqualValues(t, 5, s.asked.Load(), "the breaker stops asking")
 	s.set(func() { s.status = 200 })
@@ -246,7 +246,7 @@ func TestBadTokensDoNotStopIntrospection(t *testing.T) {
 			s.set(func() { s.status = status })
 			for i := range 20 {
 				_, err := in.Introspect(t.Context(), fmt.Sprint("bad", i))
-				require.Equal(t, authz.ReasonUnprovable, reasonOf(err))
+				require.Equal(t, authz.ReasonRevocationUnknown, reasonOf(err))
 			}
 			s.set(func() { s.status = 200 })
 			_, err := in.Introspect(t.Context(), "good")
@@ -312,7 +312,7 @@ func TestIntrospectionCacheIsBounded(t *testing.T) {
 	require.EqualValues(t, 2, s.asked.Load(), "refusals are remembered too")
 	clock.move(11 * time.Second)
 	s.set(func() { s.status = 500 })
-	require.Equal(t, authz.ReasonUnprovable, reasonOf(ask()), "an old answer is not used when the endpoint is away")
+	require.Equal(t, authz.ReasonRevocationUnknown, reasonOf(ask()), "an old answer is not used when the endpoint is away")
 }
 
 // Answers are bounded by number and by what they take once they are read, which
@@ -425,7 +425,7 @@ func TestIntrospectionEndsWithItsCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := in.Introspect(ctx, "tok")
-	require.Equal(t, authz.ReasonUnprovable, reasonOf(err))
+	require.Equal(t, authz.ReasonRevocationUnknown, reasonOf(err))
 }
 
 // Through the Authorizer: JWTs go to the verifier, the rest to the issuer, and

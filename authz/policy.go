@@ -27,10 +27,10 @@ type PolicyOptions struct {
 	Binding *Binding
 	// Introspectors by name, for routes with introspection.
 	Introspectors map[string]Introspector
-	// AllowUnprovable is revocation.on_unprovable: what routes without a word
+	// AllowRevocationUnknown is revocation.on_revocation_unknown: what routes without a word
 	// of their own do when nothing can prove that a token is not revoked.
 	// False denies.
-	AllowUnprovable bool
+	AllowRevocationUnknown bool
 }
 
 // NewPolicy returns a policy over compiled routes in order of precedence. No
@@ -64,7 +64,7 @@ func CompilePolicy(routes []RouteConfig, o PolicyOptions) (*Policy, error) {
 		return nil, fmt.Errorf("routes: %s", strings.Join(faults, "\nroutes: "))
 	}
 	if len(compiled) == 0 {
-		compiled = []*Route{{Name: "default", binding: o.Binding, AllowUnprovable: o.AllowUnprovable}}
+		compiled = []*Route{{Name: "default", binding: o.Binding, AllowRevocationUnknown: o.AllowRevocationUnknown}}
 	}
 	return NewPolicy(compiled...), nil
 }

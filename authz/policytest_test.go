@@ -175,7 +175,7 @@ func TestExplain(t *testing.T) {
 	require.Equal(t, head+"signature passed, times passed, audience passed, revocation skipped", outcome(authz.Explainer{}, "/api", good))
 	require.Equal(t, head+"signature passed, times passed, audience passed, scopes refused insufficient_scope, allow[0] refused policy_denied, revocation passed", outcome(none, "/admin", good))
 	require.Equal(t, head+"signature passed, times passed, audience refused wrong_audience, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"aud": "x"})))
-	require.Equal(t, head+"signature passed, times passed, audience passed, revocation refused unprovable", outcome(authz.Explainer{Revocation: fixedTier{}}, "/api", good))
+	require.Equal(t, head+"signature passed, times passed, audience passed, revocation refused revocation_unknown", outcome(authz.Explainer{Revocation: fixedTier{}}, "/api", good))
 	require.Equal(t, head+"signature passed, times passed, audience passed, revocation refused revoked", outcome(authz.Explainer{Revocation: fixedTier{authz.Revoked, nil}}, "/api", good))
 	require.Equal(t, head+"signature passed, times passed, audience passed, binding refused binding_mismatch, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}})))
 	last := good[:len(good)-8]

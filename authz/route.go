@@ -10,13 +10,13 @@ import (
 // once it is part of a Policy. The zero Route is for every request and needs a
 // valid token in the Authorization header.
 type Route struct {
-	Name            string
-	Public          bool     // no credential needed; identity headers are removed all the same
-	Issuers         []string // "iss" must be one of them; empty: every configured issuer
-	Audiences       []string // one of them must be in "aud"; empty: the issuer's audiences
-	Scopes          []string // all of them are needed; empty: none
-	AnyScopes       []string // one of them is needed; empty: none
-	AllowUnprovable bool     // on_unprovable: allow. False (deny) is the default
+	Name                   string
+	Public                 bool     // no credential needed; identity headers are removed all the same
+	Issuers                []string // "iss" must be one of them; empty: every configured issuer
+	Audiences              []string // one of them must be in "aud"; empty: the issuer's audiences
+	Scopes                 []string // all of them are needed; empty: none
+	AnyScopes              []string // one of them is needed; empty: none
+	AllowRevocationUnknown bool     // on_revocation_unknown: allow. False (deny) is the default
 
 	when    conditions
 	sources credentialSources

@@ -11,18 +11,18 @@ import (
 // matches a request decides about it. Without any route, every path needs a
 // valid token; with routes, a request that none of them matches is denied.
 type RouteConfig struct {
-	Name          string            `yaml:"name" doc:"Name in metrics, logs and decisions: letters, digits, - and _; unique. Empty: route-N, N counted from 1."`
-	Match         MatchConfig       `yaml:"match" doc:"Which requests the route is for. Empty: all."`
-	Public        bool              `yaml:"public" doc:"true: no token is needed, none is looked at, and identity headers are removed. false: a valid token is needed."`
-	Issuers       []string          `yaml:"issuers" doc:"Issuers whose tokens are taken. Empty: every configured issuer."`
-	Audiences     []string          `yaml:"audiences" doc:"One of these must be in the token's aud. Empty: the audiences configured for its issuer."`
-	Scopes        []string          `yaml:"scopes" doc:"Scopes the token must have, all of them. Empty: none."`
-	AnyScopes     []string          `yaml:"any_scopes" doc:"Scopes of which the token must have at least one. Empty: none."`
-	Allow         []string          `yaml:"allow" doc:"CEL expressions over token, request and source that must all be true. Empty: none."`
-	OnUnprovable  string            `yaml:"on_unprovable" enum:"deny,allow" doc:"What to do when nothing can prove that the token is not revoked. Empty: revocation.on_unprovable."`
-	Require       string            `yaml:"require" enum:"any,dpop,mtls" doc:"Take only tokens bound to their sender: dpop, mtls, or any of the two. Empty: unbound tokens too; a bound token always needs its proof."`
-	Credentials   CredentialsConfig `yaml:"credentials" doc:"Where the token may be. Empty: the Authorization header only."`
-	Introspection string            `yaml:"introspection" doc:"Name of the introspection stanza that is asked about tokens that are no JWTs. Empty: only JWTs are taken."`
+	Name                string            `yaml:"name" doc:"Name in metrics, logs and decisions: letters, digits, - and _; unique. Empty: route-N, N counted from 1."`
+	Match               MatchConfig       `yaml:"match" doc:"Which requests the route is for. Empty: all."`
+	Public              bool              `yaml:"public" doc:"true: no token is needed, none is looked at, and identity headers are removed. false: a valid token is needed."`
+	Issuers             []string          `yaml:"issuers" doc:"Issuers whose tokens are taken. Empty: every configured issuer."`
+	Audiences           []string          `yaml:"audiences" doc:"One of these must be in the token's aud. Empty: the audiences configured for its issuer."`
+	Scopes              []string          `yaml:"scopes" doc:"Scopes the token must have, all of them. Empty: none."`
+	AnyScopes           []string          `yaml:"any_scopes" doc:"Scopes of which the token must have at least one. Empty: none."`
+	Allow               []string          `yaml:"allow" doc:"CEL expressions over token, request and source that must all be true. Empty: none."`
+	OnRevocationUnknown string            `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What to do when nothing can prove that the token is not revoked. Empty: revocation.on_revocation_unknown."`
+	Require             string            `yaml:"require" enum:"any,dpop,mtls" doc:"Take only tokens bound to their sender: dpop, mtls, or any of the two. Empty: unbound tokens too; a bound token always needs its proof."`
+	Credentials         CredentialsConfig `yaml:"credentials" doc:"Where the token may be. Empty: the Authorization header only."`
+	Introspection       string            `yaml:"introspection" doc:"Name of the introspection stanza that is asked about tokens that are no JWTs. Empty: only JWTs are taken."`
 }
 
 // MatchConfig says which requests a route is for: every condition given must
@@ -89,7 +89,7 @@ func compileRoutes(configs []RouteConfig, o PolicyOptions, fault Fault, faulty f
 func (c *RouteConfig) compile(i int, o PolicyOptions, fault Fault) *Route {
 	r := &Route{
 		Name: c.Name, Public: c.Public, Issuers: slices.Clone(c.Issuers), Audiences: slices.Clone(c.Audiences),
-		Scopes: slices.Clone(c.Scopes), AnyScopes: slices.Clone(c.AnyScopes), AllowUnprovable: o.AllowUnprovable, binding: o.Binding,
+		Scopes: slices.Clone(c.Scopes), AnyScopes: slices.Clone(c.AnyScopes), AllowRevocationUnknown: o.AllowRevocationUnknown, binding: o.Binding,
 	}
 	if r.Name == "" {
 		r.Name = fmt.Sprintf("route-%d", i+1)
@@ -108,12 +108,12 @@ func (c *RouteConfig) compile(i int, o PolicyOptions, fault Fault) *Route {
 	checkTexts("audiences", c.Audiences, fault, func(s string) bool { return s != "" && validText(s) })
 	checkTexts("scopes", c.Scopes, fault, isScope)
 	checkTexts("any_scopes", c.AnyScopes, fault, isScope)
-	switch c.OnUnprovable {
+	switch c.OnRevocationUnknown {
 	case "":
 	case "allow", "deny":
-		r.AllowUnprovable = c.OnUnprovable == "allow"
+		r.AllowRevocationUnknown = c.OnRevocationUnknown == "allow"
 	default:
-		fault("on_unprovable", "%q: deny or allow", c.OnUnprovable)
+		fault("on_revocation_unknown", "%q: deny or allow", c.OnRevocationUnknown)
 	}
 	r.sources = c.Credentials.compile(fault)
 	r.require = c.compileRequire(o, fault)
@@ -133,7 +133,7 @@ func (c *RouteConfig) checkPublic(fault Fault) {
 		set  bool
 	}{
 		{"issuers", len(c.Issuers) > 0}, {"audiences", len(c.Audiences) > 0}, {"scopes", len(c.Scopes) > 0},
-		{"any_scopes", len(c.AnyScopes) > 0}, {"allow", len(c.Allow) > 0}, {"on_unprovable", c.OnUnprovable != ""},
+		{"any_scopes", len(c.AnyScopes) > 0}, {"allow", len(c.Allow) > 0}, {"on_revocation_unknown", c.OnRevocationUnknown != ""},
 		{"require", c.Require != ""}, {"introspection", c.Introspection != ""},
 		{"credentials", len(c.Credentials.Cookies)+len(c.Credentials.Queries) > 0},
 	} {

@@ -59,7 +59,7 @@ type Speakers struct {
 var _ StatementVerifier = Speakers{}
 
 // VerifyStatement checks a message as JWTVerifier does. What nobody can tell
-// about the key is ReasonUnprovable.
+// about the key is ReasonRevocationUnknown.
 func (s Speakers) VerifyStatement(ctx context.Context, raw string, st Statement) (*Token, error) {
 	t, err := s.JWTVerifier.VerifyStatement(ctx, raw, st)
 	if err != nil {
@@ -79,5 +79,5 @@ func (s Speakers) VerifyStatement(ctx context.Context, raw string, st Statement)
 	if err != nil {
 		detail += ": " + err.Error()
 	}
-	return nil, &Failure{Reason: ReasonUnprovable, Detail: detail}
+	return nil, &Failure{Reason: ReasonRevocationUnknown, Detail: detail}
 }

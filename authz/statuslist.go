@@ -461,7 +461,7 @@ func (s *StatusLists) fetch(k statusKey) (_ *statusList, err error) {
 	form := Statement{Types: []string{"statuslist+jwt"}, ExpOptional: true, DefaultIssuer: k.issuer, AnyAudience: true, AnyLifetime: true, MaxBytes: maxStatusToken}
 	t, err := s.verifier.VerifyStatement(ctx, string(raw), form)
 	var doubt *Failure
-	if speakers, ok := s.verifier.(Speakers); ok && errors.As(err, &doubt) && doubt.Reason == ReasonUnprovable {
+	if speakers, ok := s.verifier.(Speakers); ok && errors.As(err, &doubt) && doubt.Reason == ReasonRevocationUnknown {
 		// Nobody can tell whether its key has been revoked. What it says may
 		// still deny.
 		t, err = speakers.JWTVerifier.VerifyStatement(ctx, string(raw), form)

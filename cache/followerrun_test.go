@@ -371,8 +371,8 @@ func TestRevocationConfigFaults(t *testing.T) {
 		{func(c *RevocationConfig) { c.SyncInterval = 16 * time.Second }, []string{"sync_interval"}},
 		{func(c *RevocationConfig) { c.MaxStaleness = 0 }, []string{"max_staleness"}},
 		{func(c *RevocationConfig) { c.CatchUpWait = 0 }, nil},
-		{func(c *RevocationConfig) { *c = RevocationConfig{CatchUpWait: -1} }, []string{"max_staleness", "sync_interval", "sync_timeout", "catch_up_wait", "max_token_ttl", "sweep_interval", "on_unprovable"}},
-		{func(c *RevocationConfig) { c.OnUnprovable = "open" }, []string{"on_unprovable"}},
+		{func(c *RevocationConfig) { *c = RevocationConfig{CatchUpWait: -1} }, []string{"max_staleness", "sync_interval", "sync_timeout", "catch_up_wait", "max_token_ttl", "sweep_interval", "on_revocation_unknown"}},
+		{func(c *RevocationConfig) { c.OnRevocationUnknown = "open" }, []string{"on_revocation_unknown"}},
 	} {
 		cfg := DefaultRevocationConfig()
 		c.change(&cfg)

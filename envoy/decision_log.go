@@ -35,7 +35,7 @@ type decisionRecord struct {
 	at                                 time.Time
 	took                               time.Duration
 	reason                             authz.Reason
-	allowed, unprovable                bool
+	allowed, revocationUnknown         bool
 	route, detail, id, trace           string
 	method, host, path, source, issuer string
 }
@@ -54,7 +54,7 @@ func newDecisionLog(c DecisionLogConfig, logger *slog.Logger, dropped prometheus
 
 // decision takes d for the log. It does not block.
 func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.Duration) {
-	if l.level == logNone || (l.level == logDenied && d.Allowed() && !d.Unprovable) {
+	if l.level == logNone || (l.level == logDenied && d.Allowed() && !d.RevocationUnknown) {
 		return
 	}
 	now := time.Now()
@@ -63,7 +63,7 @@ func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.
 		return
 	}
 	r := decisionRecord{
-		at: now, took: took, reason: d.Reason, allowed: d.Allowed(), unprovable: d.Unprovable,
+		at: now, took: took, reason: d.Reason, allowed: d.Allowed(), revocationUnknown: d.RevocationUnknown,
 		route: d.Route, detail: authz.Redact(d.Detail, 256), id: authz.Redact(req.ID, 64), trace: traceID(req),
 		method: authz.Redact(req.Method, 16), host: authz.Redact(req.Host, 128), source: authz.Redact(req.Source.Address, 64),
 	}
@@ -116,8 +116,8 @@ func (l *decisionLog) write() {
 		if r.detail != "" {
 			attrs = append(attrs, slog.String("detail", r.detail))
 		}
-		if r.unprovable {
-			attrs = append(attrs, slog.Bool("unprovable", true))
+		if r.revocationUnknown {
+			attrs = append(attrs, slog.Bool("revocation_unknown", true))
 		}
 		l.logger.LogAttrs(context.Background(), slog.LevelInfo, "decision", attrs...)
 	}

@@ -66,7 +66,7 @@ func (m *metrics) count(reason authz.Reason, took time.Duration) {
 	m.decisions[reason].Inc()
 	m.duration.Observe(took.Seconds())
 	switch reason {
-	case authz.ReasonKeysUnavailable, authz.ReasonUnprovable, authz.ReasonOverloaded, authz.ReasonInternal:
+	case authz.ReasonKeysUnavailable, authz.ReasonRevocationUnknown, authz.ReasonOverloaded, authz.ReasonInternal:
 		m.errors.Inc()
 	}
 }

@@ -43,7 +43,7 @@ var replies = map[authz.Reason]reply{
 	authz.ReasonPolicyDenied:      {http.StatusForbidden, codes.PermissionDenied, "", "Access is denied by policy."},
 	authz.ReasonNoRoute:           {http.StatusForbidden, codes.PermissionDenied, "", "Access is denied: nothing is served here."},
 	authz.ReasonKeysUnavailable:   {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
-	authz.ReasonUnprovable:        {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
+	authz.ReasonRevocationUnknown: {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
 	authz.ReasonOverloaded:        {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
 	authz.ReasonInternal:          {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
 }

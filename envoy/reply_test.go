@@ -95,8 +95,8 @@ func TestReplies(t *testing.T) {
 	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonNoCredential}, false))
 	b.WriteString("== binding_mismatch of a DPoP token\n")
 	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonBindingMismatch, Credential: authz.Credential{Scheme: "dpop"}}, false))
-	b.WriteString("== unprovable, retry after 7 s\n")
-	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonUnprovable}, false))
+	b.WriteString("== revocation_unknown, retry after 7 s\n")
+	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonRevocationUnknown}, false))
 	golden(t, "testdata/replies.golden", b.String())
 }
 

@@ -37,7 +37,7 @@ func reasonOf(err error) authz.Reason {
 // Once the message has expired there is nothing to wait for.
 func (a *api) couldNotFindOut(err error, raw string) bool {
 	switch reasonOf(err) {
-	case authz.ReasonKeysUnavailable, authz.ReasonUnprovable, authz.ReasonOverloaded, authz.ReasonInternal, authz.ReasonUnset:
+	case authz.ReasonKeysUnavailable, authz.ReasonRevocationUnknown, authz.ReasonOverloaded, authz.ReasonInternal, authz.ReasonUnset:
 		return true
 	case authz.ReasonUnknownKey, authz.ReasonBadSignature:
 		var f *authz.Failure

@@ -189,7 +189,7 @@ func (s *Settings) logLevel() (slog.Level, error) {
 func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (authz.PolicyOptions, error) {
 	binding, err := authz.NewBinding(s.Binding, replays)
 	return authz.PolicyOptions{
-		Issuers: s.TokenIssuers(), AllowUnprovable: s.Revocation.OnUnprovable == "allow",
+		Issuers: s.TokenIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
 		Introspectors: introspectors, Binding: binding,
 	}, err
 }

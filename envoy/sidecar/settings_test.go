@@ -21,7 +21,7 @@ issuers:
     algorithms: [RS256, ES256, EdDSA]
 store: sqlite:///var/lib/jwt-bouncer/revocations.db
 redis: redis://127.0.0.1:6379/0
-revocation: {replica: on, max_staleness: 30s, sync_interval: 2s, max_token_ttl: 24h, on_unprovable: deny}
+revocation: {replica: on, max_staleness: 30s, sync_interval: 2s, max_token_ttl: 24h, on_revocation_unknown: deny}
 headers: {claims: {x-jwt-sub: sub, x-jwt-iss: iss}, forward_authorization: true}
 api: {token_file: /etc/jwt-bouncer/api-token}
 routes: []
@@ -48,7 +48,7 @@ func TestFaultsNameFileLineKeyAndRemedy(t *testing.T) {
 		{"RS256, ES256", "HS256, none", "issuers[0].algorithms"},
 		{"sqlite:///var", "sqlit:///var", `f:10:1: store: unknown scheme "sqlit"`},
 		{"max_staleness: 30s", "max_staleness: 30", "revocation.max_staleness: \"30\" is not a duration"},
-		{"on_unprovable: deny", "on_unprovable: maybe", "revocation.on_unprovable:"},
+		{"on_revocation_unknown: deny", "on_revocation_unknown: maybe", "revocation.on_revocation_unknown:"},
 		{"x-jwt-sub: sub", "\"bad header\": sub", "headers.claims"},
 		{"routes: []", "routes: [{name: a, match: {pahts: []}}]", "routes[0].match.pahts: unknown key"},
 		{"redis: redis://127", "redis: http://127", "redis"},

@@ -36,8 +36,8 @@ func (byPath) Authorize(_ context.Context, req *authz.Request) authz.Decision {
 		allow.Credential.Source = "query:access_token"
 	case "/bad":
 		token.Claims["sub"] = token.Claims["bad"]
-	case "/unprovable":
-		allow = authz.Decision{Reason: authz.ReasonUnprovable}
+	case "/revocation_unknown":
+		allow = authz.Decision{Reason: authz.ReasonRevocationUnknown}
 	case "/none":
 		allow = authz.Decision{Reason: authz.ReasonNoCredential}
 	case "/panic":
@@ -192,11 +192,11 @@ func TestDenialsThroughSampleConfig(t *testing.T) {
 			status    int
 			challenge string
 		}{
-			"/none":       {401, `Bearer realm="jwt-bouncer"`},
-			"/bad":        {401, `Bearer realm="jwt-bouncer", error="invalid_token", error_description="The access token holds a claim that cannot be used."`},
-			"/unprovable": {503, ""},
-			"/panic":      {503, ""},
-			"/zero":       {403, ""},
+			"/none":               {401, `Bearer realm="jwt-bouncer"`},
+			"/bad":                {401, `Bearer realm="jwt-bouncer", error="invalid_token", error_description="The access token holds a claim that cannot be used."`},
+			"/revocation_unknown": {503, ""},
+			"/panic":              {503, ""},
+			"/zero":               {403, ""},
 		} {
 			r, err := front.Do(t.Context(), "GET", path)
 			if err != nil {

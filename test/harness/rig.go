@@ -43,7 +43,7 @@ type RigOptions struct {
 	RedisURL      string // instead of a server of the rig's own
 	StoreURL      string // instead of a store of the rig's own
 	Lookup        bool   // replica: off
-	Allow         bool   // on_unprovable: allow
+	Allow         bool   // on_revocation_unknown: allow
 	Faults        bool   // proxies before PostgreSQL and Redis
 	MaxStaleness  time.Duration
 	SyncInterval  time.Duration
@@ -114,7 +114,7 @@ func NewRig(t testing.TB, o RigOptions) *Rig {
 	if o.Revocation != "" {
 		more = ", " + o.Revocation
 	}
-	fmt.Fprintf(&c, "revocation: {replica: %s, max_staleness: %s, sync_interval: %s, on_unprovable: %s%s}\n%s",
+	fmt.Fprintf(&c, "revocation: {replica: %s, max_staleness: %s, sync_interval: %s, on_revocation_unknown: %s%s}\n%s",
 		onOff(!o.Lookup, "on", "off"), o.MaxStaleness, o.SyncInterval, onOff(o.Allow, "allow", "deny"), more, o.Config)
 	r.Config = c.String()
 	for range max(o.Sidecars, 1) {

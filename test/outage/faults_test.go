@@ -263,7 +263,7 @@ func TestFaults(t *testing.T) {
 				name   string
 				faults []fault
 			}{{"redis", redisFaults}, {"postgres", append(append([]fault(nil), postgresFaults...), bothFaults...)}} {
-				mode := fmt.Sprintf("%s, unprovable %s, %s", pick(lookup, "lookup", "replica"), pick(allow, "allow", "deny"), group.name)
+				mode := fmt.Sprintf("%s, on_revocation_unknown %s, %s", pick(lookup, "lookup", "replica"), pick(allow, "allow", "deny"), group.name)
 				t.Run(mode, func(t *testing.T) {
 					t.Parallel()
 					r := harness.NewRig(t, harness.RigOptions{

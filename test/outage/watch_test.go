@@ -24,7 +24,7 @@ type watch struct {
 	r *harness.Rig
 	c *harness.Checker
 	// mayPass is true where a revoked token may be allowed while nothing can
-	// be proved: lookup mode with on_unprovable: allow.
+	// be proved: lookup mode with on_revocation_unknown: allow.
 	mayPass bool
 	// mayRefuse is true where good tokens may be answered 401: the sidecar's
 	// clock differs from the issuer's.
