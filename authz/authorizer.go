@@ -5,31 +5,60 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 )
+
+// Policy says which route a request takes.
+type Policy interface {
+	// Match returns the first route that matches and nil when none does. It
+	// returns a failure when that depends on how a server reads the request.
+	Match(req *Request) (Route, *Failure)
+}
+
+// Route is what a policy asks of the requests that take it. It is immutable.
+type Route interface {
+	// Rule returns the facts the walk itself depends on.
+	Rule() *RouteRule
+	// Find takes the credential out of the request (RFC 6750, section 2).
+	Find(req *Request) (Credential, *Failure)
+	// Admit applies the route's rules to a verified token; nil: admitted. It
+	// records each rule in req.Trace.
+	Admit(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure
+}
+
+// RouteRule holds the facts of a route that the walk depends on. The zero
+// RouteRule requires a verified token that is proven not revoked.
+type RouteRule struct {
+	Name           string
+	Public         bool     // no credential needed; identity headers are removed all the same
+	RequiredScopes []string // what a caller is told when scopes are missing (RFC 6750, section 3)
+	// Introspector judges tokens that the verifier does not know; nil: such
+	// tokens are refused.
+	Introspector Introspector
+	// AllowRevocationUnknown: on_revocation_unknown: allow. False (deny) is the default.
+	AllowRevocationUnknown bool
+}
 
 // Authorizer is the decision: match route → find credential → verify token →
 // route's rules → revocation. The first step that objects ends the walk.
 type Authorizer struct {
-	verifier Verifier
-	tokens   TokenCache // nil: every token is verified every time
-	chain    *Chain
-	policy   atomic.Pointer[Policy]
-	clock    Clock
+	verifier    Verifier
+	tokens      TokenCache // nil: every token is verified every time
+	revocations Tier
+	policy      atomic.Pointer[Policy]
+	clock       Clock
 }
 
 // NewAuthorizer returns an Authorizer. tokens may be nil; everything else is
 // required.
-func NewAuthorizer(v Verifier, tokens TokenCache, chain *Chain, p *Policy, clock Clock) *Authorizer {
-	a := &Authorizer{verifier: v, tokens: tokens, chain: chain, clock: clock}
-	a.policy.Store(p)
+func NewAuthorizer(v Verifier, tokens TokenCache, revocations Tier, p Policy, clock Clock) *Authorizer {
+	a := &Authorizer{verifier: v, tokens: tokens, revocations: revocations, clock: clock}
+	a.policy.Store(&p)
 	return a
 }
 
 // SetPolicy replaces the routes for all requests that start later.
-func (a *Authorizer) SetPolicy(p *Policy) { a.policy.Store(p) }
-
-// Policy returns the routes in force.
-func (a *Authorizer) Policy() *Policy { return a.policy.Load() }
+func (a *Authorizer) SetPolicy(p Policy) { a.policy.Store(&p) }
 
 // Authorize decides about one request. It never panics, and ends by ctx's
 // deadline; what could not be decided by then is denied.
@@ -39,24 +68,34 @@ func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 			d = Decision{Reason: ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
 		}
 	}()
-	route, fail := a.policy.Load().Match(req)
-	if fail != nil {
+	d = a.walk(ctx, req)
+	if fail := req.Trace.firstObjection(); fail != nil { // the walk continued only for the trace
 		return d.deny(fail)
 	}
-	if route == nil {
-		return Decision{Reason: ReasonNoRoute, Detail: "no route matches"}
+	return d
+}
+
+func (a *Authorizer) walk(ctx context.Context, req *Request) (d Decision) {
+	tr := req.Trace
+	route, fail := (*a.policy.Load()).Match(req)
+	if route == nil && fail == nil {
+		fail = &Failure{Reason: ReasonNoRoute, Detail: "no route matches"}
 	}
-	d.Route, d.RequiredScopes = route.Name, route.Scopes
-	if route.Public {
+	if tr.Halt("route", fail, func() string { return describeRoute(route.Rule()) }) {
+		return d.deny(fail)
+	}
+	rule := route.Rule()
+	d.Route, d.RequiredScopes = rule.Name, rule.RequiredScopes
+	if rule.Public {
 		d.Reason = ReasonAllowedAnonymous
 		return d
 	}
 	cred, fail := route.Find(req)
-	if fail != nil {
+	if tr.Halt("credential", fail, func() string { return cred.Scheme + " token found in " + cred.Source }) {
 		return d.deny(fail)
 	}
 	d.Credential = cred
-	token, err := a.identify(ctx, route, cred.Raw)
+	token, err := a.identify(ctx, rule, cred.Raw, tr)
 	if err != nil {
 		return d.deny(err)
 	}
@@ -64,43 +103,78 @@ func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 	if fail := route.Admit(ctx, req, cred, token, a.clock.Now()); fail != nil {
 		return d.deny(fail)
 	}
-	q := token.Query()
-	verdict, err := a.chain.Lookup(ctx, &q)
+	return a.revocation(ctx, rule, d, tr)
+}
+
+func describeRoute(r *RouteRule) string {
+	if r.Public {
+		return "route " + r.Name + " is public: no token is evaluated"
+	}
+	return "route " + r.Name
+}
+
+// revocation completes d with the last step. Only a proof allows, or a route
+// that says on_revocation_unknown: allow.
+func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision, tr *Trace) Decision {
+	if tr.isOffline() {
+		tr.Skip("revocation", ReasonRevocationUnknown, "not looked up")
+		return d
+	}
+	q := d.Token.Query()
+	verdict, err := a.revocations.Lookup(ctx, &q)
+	var fail *Failure
 	switch {
 	case verdict == Revoked:
-		d.Reason, d.Detail = ReasonRevoked, "the token has been revoked"
+		fail = &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked"}
 	case verdict == NotRevoked && err == nil:
 		d.Reason = ReasonAllowed
-	case route.AllowRevocationUnknown:
+	case rule.AllowRevocationUnknown:
 		d.Reason, d.RevocationUnknown = ReasonAllowed, true
 	default:
-		d.Reason, d.Detail = ReasonRevocationUnknown, "no tier could prove that the token is not revoked"
+		fail = &Failure{Reason: ReasonRevocationUnknown, Detail: "no tier could prove that the token is not revoked"}
 		if err != nil {
-			d.Detail += ": " + err.Error()
+			fail.Detail += ": " + err.Error()
 		}
+	}
+	if tr.Halt("revocation", fail, func() string { return describeNotRevoked(d.RevocationUnknown) }) {
+		return d.deny(fail)
 	}
 	return d
 }
 
-// identify makes a Token of the credential's text: a JWT of a configured issuer
-// is verified here; the rest is for its issuer to say, on routes with
+func describeNotRevoked(unknown bool) string {
+	if unknown {
+		return "no tier could prove that the token is not revoked; the route allows that (on_revocation_unknown)"
+	}
+	return "not revoked"
+}
+
+// identify makes a Token of the credential's text: the verifier judges a JWT of
+// a configured issuer; the issuer judges the rest, on routes with
 // introspection.
-func (a *Authorizer) identify(ctx context.Context, route *Route, raw string) (*Token, error) {
-	if route.opaque == nil || route.opaque.Local(raw) {
-		t, err := a.verify(ctx, raw)
-		if route.opaque == nil || !ofUnknownIssuer(err) {
+func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, raw string, tr *Trace) (*Token, error) {
+	if rule.Introspector == nil || rule.Introspector.Local(raw) {
+		t, err := a.verify(ctx, raw, tr, rule.Introspector != nil)
+		if rule.Introspector == nil || !ofUnknownIssuer(err) {
 			return t, err
 		}
 	}
-	t, err := route.opaque.Introspect(ctx, raw)
-	if err == nil && t == nil {
-		return nil, &Failure{Reason: ReasonInternal, Detail: "introspector returned neither token nor error"}
+	if tr.isOffline() {
+		tr.Skip("introspection", ReasonRevocationUnknown, "the issuer would be asked about this token, which needs the network")
+		return nil, tr.firstObjection()
 	}
-	return t, err
+	t, err := rule.Introspector.Introspect(ctx, raw)
+	if err == nil && t == nil {
+		err = &Failure{Reason: ReasonInternal, Detail: "introspector returned neither token nor error"}
+	}
+	if tr.Halt("introspection", AsFailure(err), func() string { return "the issuer reports an active token" }) {
+		return nil, err
+	}
+	return t, nil
 }
 
-// ofUnknownIssuer reports whether err says that a token is of no issuer that is
-// configured, or names none.
+// ofUnknownIssuer reports whether err means that a token is of no issuer that
+// is configured, or names none.
 func ofUnknownIssuer(err error) bool {
 	var f *Failure
 	return errors.As(err, &f) && f.Reason == ReasonUnknownIssuer
@@ -108,7 +182,10 @@ func ofUnknownIssuer(err error) bool {
 
 // verify answers from the cache where it can. Only a token that the verifier
 // accepted is ever remembered.
-func (a *Authorizer) verify(ctx context.Context, raw string) (*Token, error) {
+func (a *Authorizer) verify(ctx context.Context, raw string, tr *Trace, orIntrospect bool) (*Token, error) {
+	if tr != nil {
+		return a.verifyTraced(ctx, raw, tr, orIntrospect)
+	}
 	if a.tokens != nil {
 		if t, ok := a.tokens.Get(raw); ok && a.verifier.Current(t, a.clock.Now().Unix()) {
 			return t, nil
@@ -125,6 +202,28 @@ func (a *Authorizer) verify(ctx context.Context, raw string) (*Token, error) {
 		a.tokens.Put(t)
 	}
 	return t, nil
+}
+
+// verifyTraced verifies without the cache, which remembers no steps. Where the
+// token may still be introspected, an unknown issuer is no objection.
+func (a *Authorizer) verifyTraced(ctx context.Context, raw string, tr *Trace, orIntrospect bool) (*Token, error) {
+	steps := *tr
+	var t *Token
+	var err error
+	if v, ok := a.verifier.(TracingVerifier); ok {
+		t, err = v.VerifyTraced(ctx, raw, &steps)
+	} else {
+		t, err = a.verifier.Verify(ctx, raw)
+		if err == nil && t == nil {
+			err = &Failure{Reason: ReasonInternal, Detail: "verifier returned neither token nor error"}
+		}
+		steps.Halt("token", AsFailure(err), func() string { return "verified" })
+	}
+	if orIntrospect && ofUnknownIssuer(err) {
+		return nil, err
+	}
+	*tr = steps
+	return t, err
 }
 
 func (d Decision) deny(err error) Decision {

@@ -18,7 +18,7 @@ const secret = "the-raw-token"
 // scenario is an Authorizer's collaborators. The zero scenario has a verifier
 // that accepts the token, no cache, and one tier that proves it is not revoked.
 type scenario struct {
-	policy   *authz.Policy // nil: policyWith("plain")
+	policy   authz.Policy // nil: policyWith("plain")
 	verifier *fakeVerifier
 	cache    authz.TokenCache
 	tier     authz.Tier
@@ -39,7 +39,7 @@ func (s scenario) authorizer(t testing.TB) *authz.Authorizer {
 	if s.clock == nil {
 		s.clock = fakeClock{time.Now()}
 	}
-	return authz.NewAuthorizer(s.verifier, s.cache, authz.NewChain(nil, s.tier), s.policy, s.clock)
+	return authz.NewAuthorizer(s.verifier, s.cache, s.tier, s.policy, s.clock)
 }
 
 func (s scenario) authorize(t testing.TB, req *authz.Request) authz.Decision {
@@ -49,15 +49,15 @@ func (s scenario) authorize(t testing.TB, req *authz.Request) authz.Decision {
 
 // policyWith compiles the named route alone. in is the introspector of the
 // routes "opaque" and "opaque-allow".
-func policyWith(t testing.TB, name string, in authz.Introspector) *authz.Policy {
+func policyWith(t testing.TB, name string, in authz.Introspector) authz.Policy {
 	t.Helper()
 	route, ok := map[string]authz.RouteConfig{
 		"plain":        {},
 		"public":       {Public: true},
 		"scoped":       {Scopes: []string{"write"}},
-		"allow":        {OnUnprovable: "allow"},
+		"allow":        {OnRevocationUnknown: "allow"},
 		"opaque":       {Introspection: "as"},
-		"opaque-allow": {Introspection: "as", OnUnprovable: "allow"},
+		"opaque-allow": {Introspection: "as", OnRevocationUnknown: "allow"},
 		"narrow":       {Match: authz.MatchConfig{Paths: []authz.PathConfig{{Prefix: "/v1"}}}},
 	}[name]
 	require.True(t, ok, "no route is named %q", name)
@@ -69,17 +69,14 @@ func policyWith(t testing.TB, name string, in authz.Introspector) *authz.Policy 
 
 // routeOf names the route that decided; "" when none matched.
 func routeOf(d authz.Decision) string {
-	if d.Route == nil {
-		return ""
-	}
-	return d.Route.Name
+	return d.Route
 }
 
 // passedUnknown reports whether the request passed although its token's
 // revocation was unknown.
-func passedUnknown(d authz.Decision) bool { return d.Allowed() && d.Unprovable }
+func passedUnknown(d authz.Decision) bool { return d.Allowed() && d.RevocationUnknown }
 
-const reasonRevocationUnknown = authz.ReasonUnprovable
+const reasonRevocationUnknown = authz.ReasonRevocationUnknown
 
 func goodToken() *authz.Token {
 	token := &authz.Token{Raw: secret, Issuer: "https://issuer.example", Subject: "user-1", ID: "jti-1", Accepted: true}
@@ -465,9 +462,7 @@ func TestAuthorizerSetPolicy(t *testing.T) {
 	t.Parallel()
 	first, second := policyWith(t, "plain", nil), policyWith(t, "public", nil)
 	a := scenario{policy: first}.authorizer(t)
-	require.Same(t, first, a.Policy())
 	require.Equal(t, authz.ReasonNoCredential, a.Authorize(t.Context(), &authz.Request{}).Reason)
 	a.SetPolicy(second)
-	require.Same(t, second, a.Policy())
 	require.Equal(t, authz.ReasonAllowedAnonymous, a.Authorize(t.Context(), &authz.Request{}).Reason)
 }

@@ -154,7 +154,7 @@ func readConfirmation(claims map[string]any) (confirmation, *Failure) {
 // checkBinding compares the token's "cnf" with what the request proves. A
 // bound token without its proof is refused on every route, whatever the route
 // requires.
-func (r *Route) checkBinding(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure {
+func (r *CompiledRoute) checkBinding(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure {
 	cnf, fail := readConfirmation(t.Claims)
 	if fail != nil {
 		return fail

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
-	"time"
 )
 
 // maxNumericDate is the last second of the year 9999: later times are faults,
@@ -152,5 +151,3 @@ func (v *JWTVerifier) checkTimes(t *Token, leeway int64, anyLifetime bool) *Fail
 	}
 	return nil
 }
-
-func stamp(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }

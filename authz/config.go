@@ -1,7 +1,28 @@
 package authz
 
+import (
+	"net/netip"
+	"strconv"
+)
+
 // Fault is how a configuration stanza reports what is wrong with it. path is
 // relative to the stanza in YAML terms ("jwks", "routes[2].match.path"); the
 // message says what was found, what is allowed and, where it helps, what to do.
 // The loader adds file and line and reports all faults at once.
 type Fault func(path, format string, args ...any)
+
+func itemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
+
+func isLabel(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}

@@ -20,7 +20,7 @@ func (c CredentialsConfig) compile(fault Fault) credentialSources {
 // Find takes the credential out of the request (RFC 6750, section 2). A
 // request with more than one is malformed: which of them a server behind
 // would use cannot be known.
-func (r *Route) Find(req *Request) (Credential, *Failure) {
+func (r *CompiledRoute) Find(req *Request) (Credential, *Failure) {
 	cred, fail := r.find(req)
 	if fail != nil && r.require == needDPoP && r.binding != nil {
 		fail.Challenge = r.binding.challenge
@@ -28,7 +28,7 @@ func (r *Route) Find(req *Request) (Credential, *Failure) {
 	return cred, fail
 }
 
-func (r *Route) find(req *Request) (Credential, *Failure) {
+func (r *CompiledRoute) find(req *Request) (Credential, *Failure) {
 	cred, fail := credentialFromHeader(req)
 	if len(r.sources.cookies) == 0 && len(r.sources.queries) == 0 {
 		return cred, fail
@@ -145,27 +145,6 @@ func holdsOurScheme(v string) bool {
 	}
 	return false
 }
-
-// isToken68 is RFC 6750's b64token (section 2.1), which is RFC 9110's token68.
-// It runs over the whole token on every check: looking bytes up costs a tenth
-// of comparing them, since a token's bytes cannot be foreseen by a processor.
-func isToken68(s string) bool {
-	end := len(strings.TrimRight(s, "="))
-	var bad byte
-	for i := range end {
-		bad |= notToken68[s[i]]
-	}
-	return end > 0 && bad == 0
-}
-
-var notToken68 = func() (table [256]byte) {
-	for c := range table {
-		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/", rune(c)) {
-			table[c] = 1
-		}
-	}
-	return table
-}()
 
 // findCookie looks for the cookie (RFC 6265, section 5.4). HTTP/2 may split
 // cookies over several headers (RFC 9113, section 8.2.3).

@@ -49,7 +49,7 @@ func TestFindInHeader(t *testing.T) {
 		for _, v := range tt.values {
 			req.Headers = append(req.Headers, Header{"authorization", v})
 		}
-		cred, fail := (&Route{}).Find(req)
+		cred, fail := (&CompiledRoute{}).Find(req)
 		got := ReasonAllowed
 		if fail != nil {
 			got = fail.Reason

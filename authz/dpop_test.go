@@ -105,7 +105,7 @@ func newBinding(t testing.TB, change ...func(*authz.BindingConfig)) *authz.Bindi
 	return b
 }
 
-func boundRoute(t testing.TB, b *authz.Binding, need string) *authz.Route {
+func boundRoute(t testing.TB, b *authz.Binding, need string) *authz.CompiledRoute {
 	t.Helper()
 	p, err := authz.CompilePolicy([]authz.RouteConfig{{Name: "r", Require: need}}, authz.PolicyOptions{Binding: b})
 	require.NoError(t, err)

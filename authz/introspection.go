@@ -19,17 +19,6 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Introspector turns an opaque token into a Token by asking its issuer
-// (RFC 7662).
-type Introspector interface {
-	// Local reports whether raw is a JWT that the Verifier shall judge instead,
-	// if it knows the issuer.
-	Local(raw string) bool
-	// Introspect returns the token's claims, or an error that wraps a
-	// *Failure. Nothing but an answer of the issuer makes a Token.
-	Introspect(ctx context.Context, raw string) (*Token, error)
-}
-
 // IntrospectionOptions is what introspection works with.
 type IntrospectionOptions struct {
 	// MaxTokenTTL bounds exp - iat of an answer (without iat: exp - now),
@@ -198,7 +187,7 @@ func (n *introspection) Local(raw string) bool {
 // Introspect implements Introspector.
 func (n *introspection) Introspect(ctx context.Context, raw string) (*Token, error) {
 	if len(raw) > DefaultMaxTokenBytes || !isToken68(raw) {
-		return nil, malformed("not a token")
+		return nil, Failuref(ReasonMalformedToken, "not a token")
 	}
 	key := sha256.Sum256([]byte(raw))
 	if a, ok := n.cached(key); ok {
@@ -270,7 +259,7 @@ func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, er
 		_, rest, _ := strings.Cut(raw, ".")
 		body, _, _ := strings.Cut(rest, ".")
 		if _, err := segmentObject(body); err != nil {
-			return introspected{}, malformed("payload: %v", err)
+			return introspected{}, Failuref(ReasonMalformedToken, "payload: %v", err)
 		}
 	}
 	a, err := n.breaker.Execute(func() (introspected, error) {
@@ -420,14 +409,15 @@ func otherUse(claims map[string]any) string {
 // Nobody has verified it here; but such keys can only deny.
 func ownKeys(issuer, raw string) []Key {
 	var keys []Key
-	for _, k := range ownNames(raw) {
+	for _, k := range OwnNames(raw) {
 		keys = append(keys, RevocationKey(k.Kind, issuer, k.Value))
 	}
 	return keys
 }
 
-// ownNames are what ownKeys are made of.
-func ownNames(raw string) []StepKey {
+// OwnNames returns what a JWT says of itself by which it could be revoked.
+// Nothing has verified it.
+func OwnNames(raw string) []KeyName {
 	signed, jwt := signedPart(raw)
 	if !jwt {
 		return nil
@@ -435,13 +425,13 @@ func ownNames(raw string) []StepKey {
 	head, body, _ := strings.Cut(signed, ".")
 	header, _ := segmentObject(head) // nil when it is none
 	claims, _ := segmentObject(body)
-	var names []StepKey
+	var names []KeyName
 	for _, p := range []struct {
 		kind  Kind
 		value any
 	}{{KindJTI, claims["jti"]}, {KindSub, claims["sub"]}, {KindSID, claims["sid"]}, {KindKID, header["kid"]}} {
 		if s, _ := p.value.(string); s != "" {
-			names = append(names, StepKey{Kind: p.kind, Value: s})
+			names = append(names, KeyName{Kind: p.kind, Value: s})
 		}
 	}
 	return names

@@ -505,13 +505,13 @@ func TestForeignJWTsAreAskedAbout(t *testing.T) {
 		require.Equal(t, tt.want, d.Reason, "%s: %s", name, d.Detail)
 		require.Equal(t, tt.asked, s.asked.Load() > before, name)
 		explained, skipped := authz.ReasonAllowed, false
-		for _, step := range (authz.Explainer{Policy: p, Verifier: v, Revocation: keyTier{}, Network: true}).Explain(t.Context(), req) {
+		for _, step := range explainerOf(p, v, keyTier{}).Explain(t.Context(), req).Steps {
 			if step.Outcome == authz.Refused && explained == authz.ReasonAllowed {
 				explained = step.Reason
 			}
 		}
 		require.Equal(t, tt.want, explained, name)
-		for _, step := range (authz.Explainer{Policy: p, Verifier: v, Revocation: keyTier{}}).Explain(t.Context(), req) {
+		for _, step := range (authz.Explainer{Authorizer: a, Offline: true}).Explain(t.Context(), req).Steps {
 			skipped = skipped || step.Rule == "introspection" && step.Outcome == authz.Skipped
 		}
 		require.Equal(t, tt.asked, skipped, name)

@@ -2,7 +2,6 @@ package authz
 
 import (
 	"context"
-	"net/netip"
 	"net/url"
 	"time"
 )
@@ -117,11 +116,6 @@ func checkEndpoint(path, text string, fault Fault) {
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		fault(path, "http is for loopback addresses only: tokens and secrets are sent there")
 	}
-}
-
-func isLoopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // ValidateIntrospections reports every fault of the `introspection` stanza,

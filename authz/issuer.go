@@ -3,7 +3,6 @@ package authz
 import (
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -11,7 +10,6 @@ import (
 // supportedAlgorithms are the asymmetric signature algorithms of RFC 7518,
 // section 3.1, and RFC 8037 (Ed25519 only). There is no other: "none" and the
 // HMACs cannot be configured.
-var supportedAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
 // IssuerConfig is one entry of the "issuers" stanza: whose tokens are accepted
 // and where the keys come from.
@@ -161,5 +159,3 @@ func (c IssuerConfig) accepts(audience []string) bool {
 	}
 	return false
 }
-
-func itemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }

@@ -45,7 +45,10 @@ type JWTVerifier struct {
 	closeIdle  []func()
 }
 
-var _ Verifier = (*JWTVerifier)(nil)
+var (
+	_ Verifier        = (*JWTVerifier)(nil)
+	_ TracingVerifier = (*JWTVerifier)(nil)
+)
 
 // NewVerifier returns a verifier for the issuers, which must be valid
 // (IssuerConfig.Validate). It fetches nothing before Start, Refresh or the
@@ -161,48 +164,45 @@ func (v *JWTVerifier) Close() {
 
 // Verify implements Verifier.
 func (v *JWTVerifier) Verify(ctx context.Context, raw string) (*Token, error) {
-	return v.verify(ctx, raw, nil)
+	return v.verify(ctx, raw, nil, nil)
 }
 
-func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *Token, err error) {
+// VerifyTraced implements TracingVerifier.
+func (v *JWTVerifier) VerifyTraced(ctx context.Context, raw string, tr *Trace) (*Token, error) {
+	return v.verify(ctx, raw, nil, tr)
+}
+
+func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement, tr *Trace) (t *Token, err error) {
 	defer func() {
 		if p := recover(); p != nil { // whatever broke, the token is not good
-			t, err = nil, &Failure{Reason: ReasonInternal, Detail: fmt.Sprintf("panic while verifying: %T", p)}
+			t, err = nil, Failuref(ReasonInternal, "panic while verifying: %T", p)
 		}
 	}()
 	limit := v.maxBytes
 	if s != nil && s.MaxBytes > 0 {
 		limit = s.MaxBytes
 	}
-	c, fail := parseCompact(raw, limit)
-	if fail != nil {
+	c, payload, iss, fail := readToken(raw, limit)
+	if tr.Halt("form", fail, func() string { return "a signed JWT" }) {
 		return nil, fail
-	}
-	payload := string(c.payload)
-	iss, err := skimIssuer(payload)
-	if err != nil {
-		return nil, malformed("payload: %v", err)
 	}
 	ring, fail := v.ring(iss, s)
+	if tr.Halt("issuer", fail, func() string { return quoteShort(iss.name) + " is configured" }) {
+		return nil, fail
+	}
+	fail = ring.cfg.admits(c.header, s)
+	if tr.Judge("header", fail, func() string { return describeHeader(c.header) }) {
+		return nil, fail
+	}
+	key, generation, fail := v.checkSignature(ctx, ring, c, tr)
 	if fail != nil {
 		return nil, fail
-	}
-	if fail := ring.cfg.admits(c.header, s); fail != nil {
-		return nil, fail
-	}
-	key, generation, fail := ring.key(ctx, c.header)
-	if fail != nil {
-		return nil, fail
-	}
-	if !algorithms[c.header.alg].verify(key.key, c.input, c.signature) {
-		if !c.header.keyed {
-			ring.ask() // without a kid nothing else tells of a new key
-		}
-		return nil, &Failure{Reason: ReasonBadSignature, Settled: c.header.keyed || ring.settled(), Detail: "the signature does not verify"}
 	}
 	claims, err := parseObject(payload)
 	if err != nil {
-		return nil, malformed("payload: %v", err)
+		fail = Failuref(ReasonMalformedToken, "payload: %v", err)
+		tr.Halt("claims", fail, nil)
+		return nil, fail
 	}
 	t = &Token{Raw: strings.Clone(raw), KeyID: key.kid, Type: c.header.typ, Generation: generation}
 	if s.foreign() {
@@ -210,14 +210,17 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 		t.setSpeakerKeys(key.aliases(t.Issuer))
 		return t, nil
 	}
-	if fail := t.readClaims(claims, s == nil || !s.ExpOptional); fail != nil {
+	fail = t.readClaims(claims, s == nil || !s.ExpOptional)
+	if _, event := claims["events"]; fail == nil && event && s == nil { // RFC 8417, section 4: a message about tokens is none
+		fail = Failuref(ReasonUnsupportedToken, "a security event is no credential")
+	}
+	if fail != nil {
+		tr.Halt("claims", fail, nil)
 		return nil, fail
 	}
-	t.Issuer = ring.cfg.Issuer                           // the same as iss, where there is one
-	if _, event := claims["events"]; event && s == nil { // RFC 8417, section 4: a message about tokens is none
-		return nil, unsupported("a security event is no credential")
-	}
-	if fail := v.checkTimes(t, ring.leeway(), s != nil && s.AnyLifetime); fail != nil {
+	t.Issuer = ring.cfg.Issuer // the same as iss, where there is one
+	fail = v.checkTimes(t, ring.leeway(), s != nil && s.AnyLifetime)
+	if tr.Judge("times", fail, func() string { return v.describeTimes(t) }) {
 		return nil, fail
 	}
 	t.Accepted = ring.cfg.accepts(t.Audience)
@@ -227,6 +230,74 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement) (t *
 		t.setSpeakerKeys(key.aliases(t.Issuer))
 	}
 	return t, nil
+}
+
+// readToken takes a token apart as far as that needs no key.
+func readToken(raw string, limit int) (c *compact, payload string, iss issuerClaim, fail *Failure) {
+	if c, fail = parseCompact(raw, limit); fail != nil {
+		return nil, "", iss, fail
+	}
+	payload = string(c.payload)
+	iss, err := skimIssuer(payload)
+	if err != nil {
+		return nil, "", iss, Failuref(ReasonMalformedToken, "payload: %v", err)
+	}
+	return c, payload, iss, nil
+}
+
+// checkSignature returns the issuer's key that made the signature, and the
+// generation of the key set it is from.
+func (v *JWTVerifier) checkSignature(ctx context.Context, ring *KeyRing, c *compact, tr *Trace) (*publicKey, uint64, *Failure) {
+	if tr != nil {
+		return v.traceSignature(ctx, ring, c, tr), 0, nil // generation 0: never taken from a cache
+	}
+	key, generation, fail := ring.key(ctx, c.header)
+	if fail != nil {
+		return nil, 0, fail
+	}
+	if !algorithms[c.header.alg].verify(key.key, c.input, c.signature) {
+		if !c.header.keyed {
+			ring.ask() // without a kid nothing else tells of a new key
+		}
+		return nil, 0, &Failure{Reason: ReasonBadSignature, Settled: c.header.keyed || ring.settled(), Detail: "the signature does not verify"}
+	}
+	return key, generation, nil
+}
+
+// traceSignature records the step about the signature and never ends the walk.
+// It returns the key as far as it is known.
+func (v *JWTVerifier) traceSignature(ctx context.Context, ring *KeyRing, c *compact, tr *Trace) *publicKey {
+	_, local := ring.cfg.keyFile()
+	switch {
+	case tr.Refused():
+		tr.Skip("signature", ReasonUnsupportedToken, "not verified, because of the header")
+	case tr.Offline && !local && ring.state.Load() == nil:
+		tr.Skip("signature", ReasonKeysUnavailable, "the issuer's keys would have to be fetched")
+	default:
+		key, _, fail := v.checkSignature(ctx, ring, c, nil)
+		tr.Judge("signature", fail, func() string { return "made with a key of the issuer" })
+		if key != nil {
+			tr.Aliases = key.others
+			return key
+		}
+	}
+	if key := ring.held(c.header); key != nil {
+		tr.Aliases = key.others
+		return key
+	}
+	return &publicKey{kid: c.header.kid}
+}
+
+func describeHeader(h joseHeader) string {
+	return fmt.Sprintf("alg %s, typ %s, kid %s", h.alg, quoteShort(h.typ), quoteShort(h.kid))
+}
+
+func (v *JWTVerifier) describeTimes(t *Token) string {
+	detail := fmt.Sprintf("expires %s (in %s)", stamp(t.Expires), time.Unix(t.Expires, 0).Sub(v.clock.Now()).Round(time.Second))
+	if t.IssuedAt != 0 {
+		detail = "issued " + stamp(t.IssuedAt) + ", " + detail
+	}
+	return detail
 }
 
 // ring finds the issuer a token claims to be from. Until the signature has
@@ -259,9 +330,9 @@ func (c *IssuerConfig) admits(h joseHeader, s *Statement) *Failure {
 	}
 	switch {
 	case !slices.Contains(c.Algorithms, h.alg):
-		return unsupported("alg %s is not accepted from this issuer", h.alg)
+		return Failuref(ReasonUnsupportedToken, "alg %s is not accepted from this issuer", h.alg)
 	case !slices.Contains(types, h.typ):
-		return unsupported("typ %s is not accepted here", quoteShort(h.typ))
+		return Failuref(ReasonUnsupportedToken, "typ %s is not accepted here", quoteShort(h.typ))
 	}
 	return nil
 }

@@ -170,12 +170,13 @@ func TestRevokedKeyByWhateverName(t *testing.T) {
 			req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}}
 			tier := keyTier{revoked: true}
 			require.Equal(t, authz.ReasonRevoked, authz.NewAuthorizer(v, nil, authz.NewChain(nil, tier), p, authz.SystemClock{}).Authorize(t.Context(), req).Reason)
-			steps := authz.Explainer{Policy: p, Verifier: v, Revocation: tier}.Explain(t.Context(), req)
+			x := explainerOf(p, v, tier).Explain(t.Context(), req)
+			steps := x.Steps
 			last := steps[len(steps)-1]
 			require.Equal(t, authz.ReasonRevoked, last.Reason, "%+v", steps)
 			require.Contains(t, last.Detail, "by its kid "+strconv.Quote(key.ID))
 			var named []authz.Key
-			for _, k := range last.Keys {
+			for _, k := range x.Keys {
 				require.Equal(t, k.Kind == authz.KindKID && k.Value == key.ID, k.Revokes, k.Value)
 				value := k.Value
 				if k.Kind == authz.KindIss {

@@ -3,9 +3,6 @@ package authz
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -64,49 +61,6 @@ func (c IssuerConfig) plaintext() bool {
 	}
 	ip := net.ParseIP(u.Hostname())
 	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
-}
-
-// newKeyTransport makes a transport whose every stage is bounded. It uses no
-// proxy from the environment, so that nobody else's setting decides whom the
-// keys come from.
-func newKeyTransport(c IssuerConfig) (*http.Transport, error) {
-	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: c.FetchTimeout}).DialContext,
-		TLSHandshakeTimeout:    c.FetchTimeout,
-		ResponseHeaderTimeout:  c.FetchTimeout,
-		MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConns:           2,
-		MaxConnsPerHost:        2,
-		IdleConnTimeout:        30 * time.Second,
-		ForceAttemptHTTP2:      true,
-		DisableCompression:     true, // the bound is on what is sent, and nothing swells
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	}
-	if c.CAFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(c.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("ca_file: %w", err)
-	}
-	t.TLSClientConfig.RootCAs = x509.NewCertPool()
-	if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca_file %s holds no PEM certificate", c.CAFile)
-	}
-	return t, nil
-}
-
-// sameOrigin follows few redirects, and none to another scheme, host or port:
-// a redirect must not decide whose keys are trusted, or what else is reached.
-func sameOrigin(req *http.Request, via []*http.Request) error {
-	from := via[0].URL
-	if req.URL.Scheme != from.Scheme || req.URL.Host != from.Host || req.URL.User != nil {
-		return errors.New("redirect to another origin refused")
-	}
-	if len(via) > 3 {
-		return errors.New("too many redirects")
-	}
-	return nil
 }
 
 func get(ctx context.Context, client *http.Client, from string, timeout time.Duration) ([]byte, error) {

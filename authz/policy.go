@@ -10,11 +10,11 @@ import (
 // The first route that matches wins. A request that could match a route or
 // not, depending on how a server reads its path, host or method, is refused
 // unless an earlier route takes it whatever the reading (see readPath).
-type Policy struct {
-	routes []*Route
+type CompiledPolicy struct {
+	routes []*CompiledRoute
 	index  routeIndex
 	// first is set when routes[0] takes every request.
-	first                          *Route
+	first                          *CompiledRoute
 	usesHost, usesPath, usesMethod bool
 }
 
@@ -35,11 +35,11 @@ type PolicyOptions struct {
 
 // NewPolicy returns a policy over compiled routes in order of precedence. No
 // routes at all: every path needs a valid token.
-func NewPolicy(routes ...*Route) *Policy {
+func NewPolicy(routes ...*CompiledRoute) *CompiledPolicy {
 	if len(routes) == 0 {
-		routes = []*Route{{Name: "default"}}
+		routes = []*CompiledRoute{{RouteRule: RouteRule{Name: "default"}}}
 	}
-	p := &Policy{routes: routes}
+	p := &CompiledPolicy{routes: routes}
 	if routes[0].when.empty() {
 		p.first = routes[0]
 	}
@@ -55,7 +55,7 @@ func NewPolicy(routes ...*Route) *Policy {
 // CompilePolicy checks and compiles routes; it has no side effects, so that a
 // new file can be tried while the old policy serves. The error lists every
 // fault with its path.
-func CompilePolicy(routes []RouteConfig, o PolicyOptions) (*Policy, error) {
+func CompilePolicy(routes []RouteConfig, o PolicyOptions) (*CompiledPolicy, error) {
 	var faults []string
 	compiled := compileRoutes(routes, o, func(path, format string, args ...any) {
 		faults = append(faults, path+": "+fmt.Sprintf(format, args...))
@@ -64,17 +64,17 @@ func CompilePolicy(routes []RouteConfig, o PolicyOptions) (*Policy, error) {
 		return nil, fmt.Errorf("routes: %s", strings.Join(faults, "\nroutes: "))
 	}
 	if len(compiled) == 0 {
-		compiled = []*Route{{Name: "default", binding: o.Binding, AllowRevocationUnknown: o.AllowRevocationUnknown}}
+		compiled = []*CompiledRoute{{RouteRule: RouteRule{Name: "default", AllowRevocationUnknown: o.AllowRevocationUnknown}, binding: o.Binding}}
 	}
 	return NewPolicy(compiled...), nil
 }
 
 // Routes returns the routes in order of precedence.
-func (p *Policy) Routes() []*Route { return p.routes }
+func (p *CompiledPolicy) Routes() []*CompiledRoute { return p.routes }
 
 // Match returns the first route that matches, nil when none does, and a
 // failure when that depends on how the request is read.
-func (p *Policy) Match(req *Request) (*Route, *Failure) {
+func (p *CompiledPolicy) Match(req *Request) (Route, *Failure) {
 	if p.first != nil {
 		return p.first, nil
 	}
@@ -97,7 +97,10 @@ func (p *Policy) Match(req *Request) (*Route, *Failure) {
 		t.path.text = "/"
 	}
 	if t.unclear == "" {
-		return p.index.find(p.routes, &t), nil
+		if r := p.index.find(p.routes, &t); r != nil {
+			return r, nil
+		}
+		return nil, nil // not a nil *CompiledRoute in the interface
 	}
 	for _, r := range p.routes {
 		switch r.test(&t) {
@@ -108,4 +111,26 @@ func (p *Policy) Match(req *Request) (*Route, *Failure) {
 		}
 	}
 	return nil, nil
+}
+
+// WithAssumptions returns a copy of p for tests of a policy, which have neither
+// keys nor issuers to ask. Introspection is answered by i. proven lists the
+// members of cnf that count as proven: "dpop", "mtls". Used DPoP proofs are
+// not recorded.
+func (p *CompiledPolicy) WithAssumptions(i Introspector, proven []string) *CompiledPolicy {
+	routes := make([]*CompiledRoute, len(p.routes))
+	for n, r := range p.routes {
+		r := *r
+		if r.Introspector != nil {
+			r.Introspector = i
+		}
+		if r.binding != nil {
+			b := *r.binding
+			b.assume = append([]string{""}, proven...)
+			b.replay = Unrecorded{}
+			r.binding = &b
+		}
+		routes[n] = &r
+	}
+	return NewPolicy(routes...)
 }

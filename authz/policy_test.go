@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func mustPolicy(t testing.TB, routes ...RouteConfig) *Policy {
+func mustPolicy(t testing.TB, routes ...RouteConfig) *CompiledPolicy {
 	t.Helper()
 	p, err := CompilePolicy(routes, PolicyOptions{})
 	if err != nil {
@@ -19,7 +19,7 @@ func mustPolicy(t testing.TB, routes ...RouteConfig) *Policy {
 }
 
 // chosen names the route, or "none", or the reason of the failure.
-func chosen(p *Policy, req *Request) string {
+func chosen(p *CompiledPolicy, req *Request) string {
 	r, fail := p.Match(req)
 	switch {
 	case fail != nil:
@@ -27,7 +27,7 @@ func chosen(p *Policy, req *Request) string {
 	case r == nil:
 		return "none"
 	}
-	return r.Name
+	return r.Rule().Name
 }
 
 func TestNoRoutesTakeEverything(t *testing.T) {
@@ -35,7 +35,7 @@ func TestNoRoutesTakeEverything(t *testing.T) {
 	p := mustPolicy(t)
 	for _, req := range []*Request{{}, {Path: "/a/../b", Host: "?"}, {Method: "get", Path: "*"}} {
 		r, fail := p.Match(req)
-		if fail != nil || r == nil || r.Public {
+		if fail != nil || r == nil || r.Rule().Public {
 			t.Errorf("Match(%+v) = %v, %v", req, r, fail)
 		}
 	}
@@ -162,7 +162,7 @@ func TestIndexEqualsScan(t *testing.T) {
 		return b.String()
 	}
 	for round := range 300 {
-		var routes []*Route
+		var routes []*CompiledRoute
 		for i := range 1 + rng.IntN(12) {
 			cfg := RouteConfig{Name: fmt.Sprint("r", i), Public: rng.IntN(3) == 0}
 			for range rng.IntN(3) {

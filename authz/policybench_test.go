@@ -27,7 +27,7 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-func benchMatch(b *testing.B, p *Policy, req *Request) {
+func benchMatch(b *testing.B, p *CompiledPolicy, req *Request) {
 	b.ReportAllocs()
 	for b.Loop() {
 		_, _ = p.Match(req)
@@ -63,7 +63,7 @@ func TestMatchAllocatesNothing(t *testing.T) {
 	req := &Request{Method: "GET", Host: "api.example:443", Path: "/v1/7?x=y", Headers: []Header{{"authorization", "Bearer a.b.c"}}}
 	token := testToken()
 	if n := testing.AllocsPerRun(100, func() {
-		for _, p := range []*Policy{p, def} {
+		for _, p := range []*CompiledPolicy{p, def} {
 			r, fail := p.Match(req)
 			if fail != nil || r == nil {
 				t.Fatal("no match")

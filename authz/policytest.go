@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -72,13 +71,19 @@ func (p PolicyTests) Validate(fault Fault) {
 	if len(p.Tests) == 0 {
 		fault("tests", "no test is in the file")
 	}
+	var reasons []string
+	for _, r := range Reasons() {
+		if r != ReasonUnset {
+			reasons = append(reasons, r.String())
+		}
+	}
 	for i, t := range p.Tests {
 		at := func(path, format string, args ...any) { fault(itemPath("tests", i)+"."+path, format, args...) }
 		if t.Expect.Decision != "allow" && t.Expect.Decision != "deny" {
 			at("expect.decision", "%q: allow or deny", t.Expect.Decision)
 		}
-		if t.Expect.Reason != "" && !slices.Contains(reasonNames[1:], t.Expect.Reason) {
-			at("expect.reason", "%q is none of %s", t.Expect.Reason, strings.Join(reasonNames[1:], ", "))
+		if t.Expect.Reason != "" && !slices.Contains(reasons, t.Expect.Reason) {
+			at("expect.reason", "%q is none of %s", t.Expect.Reason, strings.Join(reasons, ", "))
 		}
 		if !slices.Contains([]string{"", "no", "yes", "unknown"}, t.Revocation) {
 			at("revocation", "%q: no, yes or unknown", t.Revocation)
@@ -124,7 +129,7 @@ type PolicyTestOptions struct {
 // RunPolicyTests asks p about each test through the same Authorizer that
 // serves requests; only signatures, introspection, proofs and revocation are
 // what the test says.
-func RunPolicyTests(ctx context.Context, p *Policy, tests PolicyTests, o PolicyTestOptions) PolicyTestReport {
+func RunPolicyTests(ctx context.Context, p *CompiledPolicy, tests PolicyTests, o PolicyTestOptions) PolicyTestReport {
 	if o.Clock == nil {
 		o.Clock = SystemClock{}
 	}
@@ -136,14 +141,15 @@ func RunPolicyTests(ctx context.Context, p *Policy, tests PolicyTests, o PolicyT
 		if r.Name == "" {
 			r.Name = fmt.Sprintf("test %d", i+1)
 		}
-		reached[d.Route] = true
+		r.Route = d.Route
+		reached[r.Route] = true
 		r.Wrong = t.Expect.compare(d, r.Route)
 		if len(r.Wrong) > 0 {
 			report.Failed++
 		}
 		report.Results = append(report.Results, r)
 	}
-	for _, r := range p.routes {
+	for _, r := range p.Routes() {
 		if !reached[r.Name] {
 			report.Untried = append(report.Untried, r.Name)
 		}
@@ -167,28 +173,14 @@ func (e PolicyTestDecision) compare(d Decision, route string) (wrong []string) {
 	return wrong
 }
 
-func (t *PolicyTest) decide(ctx context.Context, p *Policy, o PolicyTestOptions) Decision {
+func (t *PolicyTest) decide(ctx context.Context, p *CompiledPolicy, o PolicyTestOptions) Decision {
 	token, err := t.token(o)
 	if err != nil {
 		return Decision{Reason: ReasonInternal, Detail: err.Error()}
 	}
 	known := givenToken{token: token}
-	routes := make([]*Route, len(p.routes))
-	for i, r := range p.routes {
-		r := *r
-		if r.opaque != nil {
-			r.opaque = known
-		}
-		if r.binding != nil {
-			b := *r.binding
-			b.assume = append([]string{""}, t.Proof...)
-			b.replay = unrecorded{}
-			r.binding = &b
-		}
-		routes[i] = &r
-	}
-	chain := NewChain(nil, givenVerdict(t.Revocation))
-	return NewAuthorizer(known, nil, chain, NewPolicy(routes...), o.Clock).Authorize(ctx, t.request(token))
+	assumed := p.WithAssumptions(known, t.Proof)
+	return NewAuthorizer(known, nil, NewChain(nil, givenVerdict(t.Revocation)), assumed, o.Clock).Authorize(ctx, t.request(token))
 }
 
 // token makes the token of the claims; nil when there are none.
@@ -281,7 +273,7 @@ var (
 
 func (g givenToken) Verify(_ context.Context, raw string) (*Token, error) {
 	if g.token == nil || raw != g.token.Raw || strings.HasPrefix(raw, "opaque-") {
-		return nil, malformed("not the token of the test")
+		return nil, Failuref(ReasonMalformedToken, "not the token of the test")
 	}
 	return g.token, nil
 }
@@ -313,9 +305,3 @@ func (g givenVerdict) Lookup(context.Context, *Query) (Verdict, error) {
 	}
 	return Unknown, nil
 }
-
-// unrecorded is a ReplayStore that remembers nothing, so that asking "what if"
-// uses up no proof.
-type unrecorded struct{}
-
-func (unrecorded) Seen(context.Context, string, time.Duration) (bool, error) { return false, nil }

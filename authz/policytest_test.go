@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func testIssuers() []authz.IssuerConfig {
 	}
 }
 
-func examplePolicy(t testing.TB, text string) *authz.Policy {
+func examplePolicy(t testing.TB, text string) *authz.CompiledPolicy {
 	t.Helper()
 	binding := newBinding(t)
 	p, err := authz.CompilePolicy(parsePolicy(t, text), authz.PolicyOptions{
@@ -133,6 +134,10 @@ func TestPolicyTestFaults(t *testing.T) {
 	}
 }
 
+func explainerOf(p *authz.CompiledPolicy, v *authz.JWTVerifier, tier authz.Tier) authz.Explainer {
+	return authz.Explainer{Authorizer: authz.NewAuthorizer(v, nil, tier, p, authz.SystemClock{}), Revocations: tier}
+}
+
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	iss := newIssuer(t)
@@ -144,13 +149,12 @@ func TestExplain(t *testing.T) {
 	}, authz.PolicyOptions{})
 	require.NoError(t, err)
 	outcome := func(e authz.Explainer, path, raw string) string {
-		e.Policy, e.Verifier = p, v
 		req := &authz.Request{Method: "GET", Host: "h", Path: path}
 		if raw != "" {
 			req.Headers = []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}
 		}
 		var out []string
-		for _, s := range e.Explain(t.Context(), req) {
+		for _, s := range e.Explain(t.Context(), req).Steps {
 			word := s.Rule + " " + string(s.Outcome)
 			if s.Outcome == authz.Refused {
 				word += " " + s.Reason.String()
@@ -164,7 +168,8 @@ func TestExplain(t *testing.T) {
 	}
 	const head = "route passed, credential passed, form passed, issuer passed, header passed, "
 	good := iss.Mint(nil)
-	none := authz.Explainer{Revocation: keyTier{}}
+	explainer := func(tier authz.Tier) authz.Explainer { return explainerOf(p, v, tier) }
+	none := explainer(keyTier{})
 	require.Equal(t, "route passed", outcome(none, "/public", good))
 	require.Equal(t, "route refused no_route", outcome(none, "/", good))
 	require.Equal(t, "route refused malformed_request", outcome(none, "/public/../admin", good))
@@ -172,16 +177,16 @@ func TestExplain(t *testing.T) {
 	require.Equal(t, "route passed, credential passed, form refused malformed_token", outcome(none, "/api", "x"))
 	require.Equal(t, "route passed, credential passed, form passed, issuer refused unknown_issuer", outcome(none, "/api", iss.Mint(map[string]any{"iss": "https://x"})))
 	require.Equal(t, head+"signature passed, times passed, audience passed, revocation passed", outcome(none, "/api", good))
-	require.Equal(t, head+"signature passed, times passed, audience passed, revocation skipped", outcome(authz.Explainer{}, "/api", good))
+	require.Equal(t, head+"signature passed, times passed, audience passed, revocation skipped", outcome(authz.Explainer{Authorizer: none.Authorizer, Offline: true}, "/api", good))
 	require.Equal(t, head+"signature passed, times passed, audience passed, scopes refused insufficient_scope, allow[0] refused policy_denied, revocation passed", outcome(none, "/admin", good))
 	require.Equal(t, head+"signature passed, times passed, audience refused wrong_audience, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"aud": "x"})))
-	require.Equal(t, head+"signature passed, times passed, audience passed, revocation refused revocation_unknown", outcome(authz.Explainer{Revocation: fixedTier{}}, "/api", good))
-	require.Equal(t, head+"signature passed, times passed, audience passed, revocation refused revoked", outcome(authz.Explainer{Revocation: fixedTier{authz.Revoked, nil}}, "/api", good))
+	require.Equal(t, head+"signature passed, times passed, audience passed, revocation refused revocation_unknown", outcome(explainer(fixedTier{}), "/api", good))
+	require.Equal(t, head+"signature passed, times passed, audience passed, revocation refused revoked", outcome(explainer(fixedTier{authz.Revoked, nil}), "/api", good))
 	require.Equal(t, head+"signature passed, times passed, audience passed, binding refused binding_mismatch, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}})))
 	last := good[:len(good)-8]
 	require.Equal(t, head+"signature refused bad_signature, times passed, audience passed, revocation passed", outcome(none, "/api", last+strings.Repeat("A", 8)))
 	require.Equal(t, head+"signature passed, times refused expired, audience passed, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"exp": 1000, "iat": 900})))
-	require.Equal(t, head+"signature passed, times passed, token refused unsupported_token, audience passed, revocation passed", outcome(none, "/api", iss.Mint(map[string]any{"events": map[string]any{}})))
+	require.Equal(t, head+"signature passed, claims refused unsupported_token", outcome(none, "/api", iss.Mint(map[string]any{"events": map[string]any{}})))
 	require.Equal(t, "route passed, credential passed, form passed, issuer passed, header refused unsupported_token, signature skipped, times passed, audience passed, revocation passed",
 		outcome(none, "/api", iss.Mint(nil, authztest.Header("typ", "logout+jwt"))))
 	require.Equal(t, head+"signature passed, claims refused bad_claim", outcome(none, "/api", iss.Mint(map[string]any{"exp": "x"})))
@@ -190,14 +195,13 @@ func TestExplain(t *testing.T) {
 	for _, raw := range []string{good, "x", iss.Mint(map[string]any{"aud": "x"}), iss.Mint(map[string]any{"exp": 1000, "iat": 900}), iss.Mint(map[string]any{"sub": "root", "scope": "admin"})} {
 		for _, path := range []string{"/admin", "/api", "/x"} {
 			req := &authz.Request{Method: "GET", Path: path, Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}}
+			x := none.Explain(t.Context(), req)
 			want := authz.ReasonAllowed
-			for _, s := range (authz.Explainer{Policy: p, Verifier: v, Revocation: keyTier{}}).Explain(t.Context(), req) {
-				if s.Outcome == authz.Refused {
-					want = s.Reason
-					break
-				}
+			if i := slices.IndexFunc(x.Steps, func(s authz.Step) bool { return s.Outcome == authz.Refused }); i >= 0 {
+				want = x.Steps[i].Reason
 			}
 			require.Equal(t, a.Authorize(t.Context(), req).Reason, want, "%s", path)
+			require.Equal(t, want, x.Decision.Reason, "%s", path)
 		}
 	}
 }
@@ -212,7 +216,11 @@ func TestExplainNeedsNoNetwork(t *testing.T) {
 	require.NoError(t, err)
 	req := &authz.Request{Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + iss.Mint(nil)}}}
 	find := func(network bool) authz.Outcome {
-		for _, s := range (authz.Explainer{Policy: p, Verifier: v, Network: network}).Explain(t.Context(), req) {
+		e := explainerOf(p, v, keyTier{})
+		e.Offline = !network
+		x := e.Explain(t.Context(), req)
+		require.Equal(t, network, x.Decision.Allowed(), "a trace with a skipped step allows nothing")
+		for _, s := range x.Steps {
 			if s.Rule == "signature" {
 				return s.Outcome
 			}

@@ -69,3 +69,12 @@ func (e *expiries) Pop() any {
 	*e = (*e)[:last]
 	return x
 }
+
+// Unrecorded is a ReplayStore that remembers nothing, so that explaining or
+// testing a decision uses up no proof. Nothing that serves requests may use it.
+type Unrecorded struct{}
+
+var _ ReplayStore = Unrecorded{}
+
+// Seen implements ReplayStore.
+func (Unrecorded) Seen(context.Context, string, time.Duration) (bool, error) { return false, nil }

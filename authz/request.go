@@ -18,6 +18,8 @@ type Request struct {
 	Source            Peer
 	Destination       Peer
 	ServerName        string // SNI of the downstream TLS session (include_tls_session); empty: none
+
+	Trace *Trace // records the steps of the decision; nil: nothing is recorded
 }
 
 // Peer is one end of the downstream connection as Envoy reports it.

@@ -64,7 +64,7 @@ type resourceMetadata struct {
 
 // ResourceMetadata builds the document of a resource that is under p. issuers
 // are the configured ones. nil: nothing is configured.
-func ResourceMetadata(c ResourceConfig, p *Policy, issuers []string) ([]byte, error) {
+func ResourceMetadata(c ResourceConfig, p *CompiledPolicy, issuers []string) ([]byte, error) {
 	if c.Resource == "" {
 		return nil, nil
 	}
@@ -124,11 +124,11 @@ func ResourceMetadataURL(c ResourceConfig) string {
 }
 
 // scopes returns the scopes that routes name, each once, in order.
-func (p *Policy) scopes() []string {
+func (p *CompiledPolicy) scopes() []string {
 	var all []string
 	seen := map[string]bool{}
 	for _, r := range p.routes {
-		for _, list := range [][]string{r.Scopes, r.AnyScopes} {
+		for _, list := range [][]string{r.RequiredScopes, r.AnyScopes} {
 			for _, s := range list {
 				if !seen[s] {
 					seen[s] = true

@@ -3,60 +3,89 @@ package authz
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 )
 
-// Route says which requests it is for and what they need. It is immutable
-// once it is part of a Policy. The zero Route is for every request and needs a
+// CompiledRoute says which requests it is for and what they need. It is immutable
+// once it is part of a CompiledPolicy. The zero CompiledRoute is for every request and needs a
 // valid token in the Authorization header.
-type Route struct {
-	Name                   string
-	Public                 bool     // no credential needed; identity headers are removed all the same
-	Issuers                []string // "iss" must be one of them; empty: every configured issuer
-	Audiences              []string // one of them must be in "aud"; empty: the issuer's audiences
-	Scopes                 []string // all of them are needed; empty: none
-	AnyScopes              []string // one of them is needed; empty: none
-	AllowRevocationUnknown bool     // on_revocation_unknown: allow. False (deny) is the default
+type CompiledRoute struct {
+	RouteRule
+	Issuers   []string // "iss" must be one of them; empty: every configured issuer
+	Audiences []string // one of them must be in "aud"; empty: the issuer's audiences
+	AnyScopes []string // one of them is needed; empty: none
 
 	when    conditions
 	sources credentialSources
 	allow   []*expression
 	require bindingNeed
-	binding *Binding     // nil: only unbound tokens can be used
-	opaque  Introspector // nil: opaque tokens are malformed
+	binding *Binding // nil: only unbound tokens can be used
 }
+
+var _ Route = (*CompiledRoute)(nil)
+
+// Rule returns what the Authorizer's walk depends on.
+func (r *CompiledRoute) Rule() *RouteRule { return &r.RouteRule }
 
 // Admit applies the route's rules to a verified token. nil: admitted. Who may
 // use the token at all comes before what it may be used for.
-func (r *Route) Admit(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure {
-	if fail := r.checkIssuer(t); fail != nil {
+func (r *CompiledRoute) Admit(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure {
+	tr := req.Trace
+	if fail := r.checkIssuer(t); (fail != nil || len(r.Issuers) > 0) &&
+		tr.Judge("route issuers", fail, func() string { return "the route takes tokens of this issuer" }) {
 		return fail
 	}
-	if fail := r.checkAudience(t); fail != nil {
+	if fail := r.checkAudience(t); tr.Judge("audience", fail, func() string { return "aud " + quoteList(t.Audience) }) {
 		return fail
 	}
-	if fail := r.checkBinding(ctx, req, cred, t, now); fail != nil {
+	if fail := r.checkBinding(ctx, req, cred, t, now); (fail != nil || tr != nil && r.needsProof(cred, t)) &&
+		tr.Judge("binding", fail, func() string { return "the sender has proven possession of the key" }) {
 		return fail
 	}
-	if fail := r.checkScopes(t); fail != nil {
+	if fail := r.checkScopes(t); (fail != nil || len(r.RequiredScopes)+len(r.AnyScopes) > 0) &&
+		tr.Judge("scopes", fail, func() string { return "has " + quoteList(t.Scopes) }) {
 		return fail
 	}
 	for _, e := range r.allow {
-		if fail := e.admit(ctx, req, t); fail != nil {
+		if fail := e.admit(ctx, req, t); tr.Judge(e.label, fail, func() string { return e.text }) {
 			return fail
 		}
 	}
 	return nil
 }
 
-func (r *Route) checkIssuer(t *Token) *Failure {
+// needsProof reports whether the binding of t is a rule of this request at all.
+func (r *CompiledRoute) needsProof(cred Credential, t *Token) bool {
+	_, bound := t.Claims["cnf"]
+	return bound || r.require != needNone || cred.Scheme == "dpop"
+}
+
+// quoteList words a list of claims for a trace.
+func quoteList(list []string) string {
+	const most = 10
+	if len(list) == 0 {
+		return "is empty"
+	}
+	quoted := make([]string, 0, most+1)
+	for i, s := range list {
+		if i == most {
+			quoted = append(quoted, "…")
+			break
+		}
+		quoted = append(quoted, quoteShort(s))
+	}
+	return strings.Join(quoted, ", ")
+}
+
+func (r *CompiledRoute) checkIssuer(t *Token) *Failure {
 	if len(r.Issuers) > 0 && !slices.Contains(r.Issuers, t.Issuer) {
 		return &Failure{Reason: ReasonUnknownIssuer, Detail: "the route does not take tokens of this issuer"}
 	}
 	return nil
 }
 
-func (r *Route) checkAudience(t *Token) *Failure {
+func (r *CompiledRoute) checkAudience(t *Token) *Failure {
 	switch {
 	case len(r.Audiences) == 0 && !t.Accepted:
 		return &Failure{Reason: ReasonWrongAudience, Detail: "aud names none of the issuer's audiences"}
@@ -66,8 +95,8 @@ func (r *Route) checkAudience(t *Token) *Failure {
 	return nil
 }
 
-func (r *Route) checkScopes(t *Token) *Failure {
-	for _, s := range r.Scopes {
+func (r *CompiledRoute) checkScopes(t *Token) *Failure {
+	for _, s := range r.RequiredScopes {
 		if !slices.Contains(t.Scopes, s) {
 			return &Failure{Reason: ReasonInsufficientScope, Detail: "scope " + s + " is missing"}
 		}

@@ -59,8 +59,8 @@ func ValidateRoutes(routes []RouteConfig, o PolicyOptions, fault Fault, faulty f
 // wellRead is for routes of which every key was understood.
 func wellRead(string) bool { return false }
 
-func compileRoutes(configs []RouteConfig, o PolicyOptions, fault Fault, faulty func(path string) bool) []*Route {
-	routes := make([]*Route, 0, len(configs))
+func compileRoutes(configs []RouteConfig, o PolicyOptions, fault Fault, faulty func(path string) bool) []*CompiledRoute {
+	routes := make([]*CompiledRoute, 0, len(configs))
 	names := map[string]int{}
 	understood := make([]bool, len(configs))
 	for i := range configs {
@@ -86,10 +86,10 @@ func compileRoutes(configs []RouteConfig, o PolicyOptions, fault Fault, faulty f
 	return routes
 }
 
-func (c *RouteConfig) compile(i int, o PolicyOptions, fault Fault) *Route {
-	r := &Route{
-		Name: c.Name, Public: c.Public, Issuers: slices.Clone(c.Issuers), Audiences: slices.Clone(c.Audiences),
-		Scopes: slices.Clone(c.Scopes), AnyScopes: slices.Clone(c.AnyScopes), AllowRevocationUnknown: o.AllowRevocationUnknown, binding: o.Binding,
+func (c *RouteConfig) compile(i int, o PolicyOptions, fault Fault) *CompiledRoute {
+	r := &CompiledRoute{
+		RouteRule: RouteRule{Name: c.Name, Public: c.Public, RequiredScopes: slices.Clone(c.Scopes), AllowRevocationUnknown: o.AllowRevocationUnknown},
+		Issuers:   slices.Clone(c.Issuers), Audiences: slices.Clone(c.Audiences), AnyScopes: slices.Clone(c.AnyScopes), binding: o.Binding,
 	}
 	if r.Name == "" {
 		r.Name = fmt.Sprintf("route-%d", i+1)
@@ -119,7 +119,7 @@ func (c *RouteConfig) compile(i int, o PolicyOptions, fault Fault) *Route {
 	r.require = c.compileRequire(o, fault)
 	r.allow = compileExpressions(r.Name, c.Allow, fault)
 	if c.Introspection != "" {
-		if r.opaque = o.Introspectors[c.Introspection]; r.opaque == nil {
+		if r.Introspector = o.Introspectors[c.Introspection]; r.Introspector == nil {
 			fault("introspection", "%q is not a configured introspection", c.Introspection)
 		}
 	}
@@ -278,13 +278,4 @@ func isToken(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-func isLabel(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 64
 }

@@ -27,7 +27,7 @@ type pathEnd struct {
 	slash, strict bool
 }
 
-func (x *routeIndex) build(routes []*Route) {
+func (x *routeIndex) build(routes []*CompiledRoute) {
 	x.exact, x.suffix = map[string]*pathNode{}, map[string]*pathNode{}
 	x.any = &pathNode{}
 	for i, r := range routes {
@@ -90,7 +90,7 @@ func (n *pathNode) child(s patternSegment) *pathNode {
 
 // find returns the first route in order that takes t, nil when none does. t
 // must be clear.
-func (x *routeIndex) find(routes []*Route, t *target) *Route {
+func (x *routeIndex) find(routes []*CompiledRoute, t *target) *CompiledRoute {
 	f := finder{routes: routes, t: t, best: len(routes)}
 	body, slash := splitPath(t.path.text)
 	f.slash = slash
@@ -118,7 +118,7 @@ func (x *routeIndex) find(routes []*Route, t *target) *Route {
 }
 
 type finder struct {
-	routes      []*Route
+	routes      []*CompiledRoute
 	t           *target
 	best        int
 	root, slash bool

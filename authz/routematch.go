@@ -114,7 +114,7 @@ func (c *conditions) matchesRest(req *Request) bool {
 	return true
 }
 
-func (r *Route) test(t *target) match {
+func (r *CompiledRoute) test(t *target) match {
 	c := &r.when
 	if !c.matchesRest(t.req) {
 		return matchNo

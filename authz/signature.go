@@ -66,3 +66,7 @@ func (a algorithm) verify(key crypto.PublicKey, input string, signature []byte) 
 	}
 	return false
 }
+
+// supportedAlgorithms are the values of "alg" that can be accepted (RFC 7518,
+// section 3.1; RFC 8037): never "none", never HMAC.
+var supportedAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}

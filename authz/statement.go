@@ -34,7 +34,7 @@ func (v *JWTVerifier) VerifyStatement(ctx context.Context, raw string, s Stateme
 	if len(s.Types) == 0 {
 		return nil, &Failure{Reason: ReasonInternal, Detail: "no typ is expected"}
 	}
-	t, err := v.verify(ctx, raw, &s)
+	t, err := v.verify(ctx, raw, &s, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -150,24 +150,16 @@ type Verifier interface {
 	Current(t *Token, now int64) bool
 }
 
+// TracingVerifier is a Verifier that can record how it came to its answer.
+type TracingVerifier interface {
+	// VerifyTraced verifies as Verify does and records each rule in tr. With
+	// the trace it may return a token that breaks a rule: tr has the objection.
+	VerifyTraced(ctx context.Context, raw string, tr *Trace) (*Token, error)
+}
+
 // TokenCache remembers verified tokens by their whole text. It never remembers
 // failures, and it is no authority: every hit is checked by Verifier.Current.
 type TokenCache interface {
 	Get(raw string) (*Token, bool)
 	Put(t *Token)
 }
-
-// Failure is why a request is not let through: the reason that decides the
-// answer, and a detail for logs and for `check`. Detail never holds a token,
-// a signature, or text an attacker chose beyond a quoted, shortened value.
-type Failure struct {
-	Reason Reason
-	Detail string
-	// Challenge goes into the Decision; nil: none.
-	Challenge *Challenge
-	// Settled says of ReasonUnknownKey and ReasonBadSignature that the issuer's
-	// keys were fetched moments ago. Otherwise its next ones may say otherwise.
-	Settled bool
-}
-
-func (f *Failure) Error() string { return f.Reason.String() + ": " + f.Detail }

@@ -15,7 +15,7 @@ type stepRecord struct {
 	Outcome string `json:"outcome"`
 	Reason  string `json:"reason,omitempty"`
 	Detail  string `json:"detail,omitempty"`
-	// Keys are what could revoke the token.
+	// Keys are what could revoke the token; of the step about revocation.
 	Keys []keyRecord `json:"keys,omitempty"`
 }
 
@@ -27,15 +27,17 @@ type keyRecord struct {
 
 // Explanation prints the steps of a check and reports whether the request
 // would pass, as far as nothing was skipped.
-func (p Printer) Explanation(steps []authz.Step) (passes bool) {
+func (p Printer) Explanation(x authz.Explanation) (passes bool) {
+	steps := x.Steps
+	var keys []keyRecord
+	for _, k := range x.Keys {
+		keys = append(keys, keyRecord{k.Kind.String(), k.Value, k.Revokes})
+	}
 	var refusal *authz.Step
 	skipped := 0
 	records := make([]stepRecord, len(steps))
 	for i, s := range steps {
 		records[i] = stepRecord{Rule: s.Rule, Outcome: string(s.Outcome), Detail: s.Detail}
-		for _, k := range s.Keys {
-			records[i].Keys = append(records[i].Keys, keyRecord{k.Kind.String(), k.Value, k.Revokes})
-		}
 		switch s.Outcome {
 		case authz.Refused:
 			records[i].Reason = s.Reason.String()
@@ -47,6 +49,9 @@ func (p Printer) Explanation(steps []authz.Step) (passes bool) {
 		}
 	}
 	passes = refusal == nil && len(steps) > 0
+	if len(keys) > 0 {
+		records[len(records)-1].Keys = keys
+	}
 	if p.JSON {
 		doc := map[string]any{"passes": passes, "skipped": skipped, "steps": records}
 		if refusal != nil {
@@ -56,13 +61,13 @@ func (p Printer) Explanation(steps []authz.Step) (passes bool) {
 		return passes
 	}
 	marks := map[authz.Outcome]string{authz.Passed: "ok  ", authz.Refused: "NO  ", authz.Skipped: "?   "}
-	for _, s := range steps {
+	for i, s := range steps {
 		fmt.Fprintf(p.Out, "%s%-14s %s", marks[s.Outcome], s.Rule, safeText(s.Detail))
 		if s.Outcome == authz.Refused {
 			fmt.Fprintf(p.Out, " (%s)", s.Reason)
 		}
 		fmt.Fprintln(p.Out)
-		for _, k := range s.Keys {
+		for _, k := range records[i].Keys {
 			note := ""
 			if k.Revokes {
 				note = "  which has been revoked"

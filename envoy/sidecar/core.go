@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +34,7 @@ type core struct {
 	statuses   *authz.StatusLists // nil: not configured
 	revoker    *authz.Revoker
 	authorizer *authz.Authorizer
+	routes     atomic.Pointer[authz.CompiledPolicy] // those the authorizer has
 	policy     authz.PolicyOptions
 	log        *slog.Logger
 	reloads    reloadMetrics
@@ -99,6 +101,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	if err != nil {
 		return nil, err
 	}
+	c.routes.Store(policy)
 	c.authorizer = authz.NewAuthorizer(c.verifier, tokens, chain, policy, clock)
 	return c, nil
 }
@@ -354,7 +357,7 @@ func (c *core) ready() error {
 // named and waits for a restart; settings with a fault change nothing.
 func (c *core) reload(running Settings, load func() (Settings, error), log *slog.Logger) {
 	next, err := load()
-	var policy *authz.Policy
+	var policy *authz.CompiledPolicy
 	if err == nil {
 		policy, err = authz.CompilePolicy(next.Routes, c.policy)
 	}
@@ -363,6 +366,7 @@ func (c *core) reload(running Settings, load func() (Settings, error), log *slog
 		log.Error("configuration not reloaded: nothing has changed", "error", err)
 		return
 	}
+	c.routes.Store(policy)
 	c.authorizer.SetPolicy(policy)
 	log.Info("routes reloaded", "routes", len(next.Routes))
 	if rest := restartNeeded(running, next); len(rest) > 0 {

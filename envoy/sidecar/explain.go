@@ -2,7 +2,6 @@ package sidecar
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -58,47 +57,49 @@ func ExampleRequest(line string, headers map[string]string, token string) (*auth
 // network only files are read: keys that would have to be fetched, and whether
 // the token is revoked, are skipped. An embedded store counts as network, since
 // asking it opens it.
-func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) ([]authz.Step, error) {
+func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) (_ authz.Explanation, err error) {
 	log, registry, clock := slog.New(slog.DiscardHandler), prometheus.NewRegistry(), authz.SystemClock{}
 	verifier, err := authz.NewVerifier(s.Issuers, authz.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log})
 	if err != nil {
-		return nil, err
+		return authz.Explanation{}, err
 	}
 	defer verifier.Close()
 	opaque, err := authz.NewIntrospections(s.Introspection, authz.IntrospectionOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
 	if err != nil {
-		return nil, err
+		return authz.Explanation{}, err
 	}
 	defer opaque.Close()
-	options, err := s.policyOptions(opaque.ByName(), authz.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, clock))
+	options, err := s.policyOptions(opaque.ByName(), authz.Unrecorded{}) // explaining uses up no DPoP proof
 	if err != nil {
-		return nil, err
+		return authz.Explanation{}, err
 	}
 	policy, err := authz.CompilePolicy(s.Routes, options)
 	if err != nil {
-		return nil, err
+		return authz.Explanation{}, err
 	}
-	e := authz.Explainer{Policy: policy, Verifier: verifier, Network: network, Clock: clock}
-	if !network {
-		return e.Explain(ctx, req), nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, networkTime)
-	defer cancel()
-	_ = verifier.Refresh(ctx) // what could not be fetched shows in the steps
-	st, err := openStore(s, log, registry)
-	if err != nil {
-		return nil, err
-	}
-	e.Revocation = st
-	if len(s.StatusLists.Hosts) > 0 {
-		lists, err := authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: authz.Speakers{JWTVerifier: verifier, Revocations: st}, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
+	e := authz.Explainer{Offline: !network}
+	if network {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, networkTime)
+		defer cancel()
+		_ = verifier.Refresh(ctx) // the steps show what could not be fetched
+		st, err := openStore(s, log, registry)
 		if err != nil {
-			return nil, errors.Join(err, st.Close())
+			return authz.Explanation{}, err
 		}
-		defer lists.Close()
-		e.Revocation = authz.All(st, lists)
+		defer st.Close()
+		e.Revocations = st
+		if len(s.StatusLists.Hosts) > 0 {
+			lists, err := authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: authz.Speakers{JWTVerifier: verifier, Revocations: st}, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
+			if err != nil {
+				return authz.Explanation{}, err
+			}
+			defer lists.Close()
+			e.Revocations = authz.All(st, lists)
+		}
 	}
-	return e.Explain(ctx, req), st.Close()
+	e.Authorizer = authz.NewAuthorizer(verifier, nil, e.Revocations, policy, clock)
+	return e.Explain(ctx, req), nil
 }
 
 // TestPolicy runs the example requests in file against the routes of s.

@@ -177,7 +177,7 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	var resource *httpapi.Resource
 	if s.Resource.Resource != "" {
 		resource = &httpapi.Resource{Path: authz.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
-			return authz.ResourceMetadata(s.Resource, c.authorizer.Policy(), s.TokenIssuers())
+			return authz.ResourceMetadata(s.Resource, c.routes.Load(), s.TokenIssuers())
 		}}
 	}
 	handler, err := httpapi.New(httpapi.Options{
