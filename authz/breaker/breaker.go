@@ -1,0 +1,316 @@
+// Package breaker bounds the calls to one dependency: the store, Redis or an
+// introspection endpoint. Few calls run, few wait, none keeps its caller beyond
+// the caller's deadline, and while the dependency keeps failing every call is
+// refused at once.
+//
+// A request never pays for finding out whether the dependency has recovered:
+// only probes in the background reach it until then.
+package breaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"time"
+)
+
+const (
+	tripConsecutive = 5                // failures in a row that open the breaker
+	tripWindow      = 10 * time.Second // over which the failure rate is taken
+	tripCalls       = 20               // calls in the window from which on half of them failing opens it
+	probeFirst      = 250 * time.Millisecond
+	probeLast       = time.Second // ± 25 %, between two probes; the wait doubles up to it
+	probesNeeded    = 2           // successful probes in a row that close it
+)
+
+// Errors of calls that did not reach the dependency, and of one that panicked.
+var (
+	ErrOpen     = errors.New("circuit breaker is open: the dependency failed repeatedly and is being probed")
+	ErrBusy     = errors.New("too many calls at once")
+	ErrClosed   = errors.New("closed")
+	ErrPanicked = errors.New("panic")
+)
+
+// errIgnored wraps an error that says nothing about the dependency.
+type errIgnored struct{ error }
+
+func (e errIgnored) Unwrap() error { return e.error }
+
+// Ignore marks an error of a call that must not count against the dependency,
+// such as one for want of a resource of this process.
+func Ignore(err error) error { return errIgnored{err} }
+
+// State is what a Breaker does with calls.
+type State uint8
+
+// The states; their numbers are the values of Options.State.
+const (
+	Closed   State = iota // calls reach the dependency
+	HalfOpen              // calls are refused; the last probe succeeded
+	Open                  // calls are refused
+)
+
+// Gauge is the part of prometheus.Gauge that a Breaker needs.
+type Gauge interface{ Set(value float64) }
+
+// Options configure a Breaker.
+type Options struct {
+	Name       string        // of the dependency; begins every error
+	Timeout    time.Duration // of one call, waiting for its turn included; required
+	Concurrent int           // calls that run at the same time; at least 1
+	Waiting    int           // calls that may wait for a running one to end; 0: none
+	// Probe calls the dependency as a request does. A dependency that answers a
+	// mere ping may still be unable to serve. Required.
+	Probe        func(context.Context) error
+	ProbeTimeout time.Duration // of one probe; 0: Timeout
+	Logger       *slog.Logger  // told when the breaker opens and closes; nil: discarded
+	State        Gauge         // nil: not reported
+	Pending      Gauge         // calls running or waiting; nil: not reported
+}
+
+// Breaker guards one dependency. Its zero value is not usable; see New.
+type Breaker struct {
+	o       Options
+	slots   chan struct{}
+	stop    context.Context //nolint:containedctx // of the probes, which outlive the call that started them
+	cancel  context.CancelFunc
+	running sync.WaitGroup // calls and the probing goroutine
+
+	mu          sync.Mutex
+	closing     bool
+	state       State
+	trips       int // results of calls that began before the last trip do not count
+	consecutive int // failures in a row
+	window      time.Time
+	calls       int // in the window
+	failures    int // in the window
+	pending     int
+}
+
+// New returns a closed Breaker. The caller ends it with Close.
+func New(o Options) *Breaker {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.ProbeTimeout == 0 {
+		o.ProbeTimeout = o.Timeout
+	}
+	b := &Breaker{o: o, slots: make(chan struct{}, max(o.Concurrent, 1))}
+	b.stop, b.cancel = context.WithCancel(context.Background())
+	return b
+}
+
+// Close refuses further calls, ends the probes and waits for the calls under
+// way. It may be called more than once.
+func (b *Breaker) Close() {
+	b.mu.Lock()
+	b.closing = true
+	b.mu.Unlock()
+	b.cancel()
+	b.running.Wait()
+}
+
+// Ready reports whether calls reach the dependency.
+func (b *Breaker) Ready() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state == Closed && !b.closing
+}
+
+// Do calls f with a context that ends with ctx, and after Options.Timeout. It
+// returns by then whether f does or not: f runs beside its caller and is left
+// behind, bounded in number, so it must keep nothing that the caller reuses.
+// A panic in f is an error that wraps ErrPanicked.
+func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.o.Timeout)
+	defer cancel()
+	trips, err := b.enter(ctx)
+	if err != nil {
+		return *new(T), fmt.Errorf("%s: %w", b.o.Name, err)
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer b.leave()
+		deadline, _ := ctx.Deadline()
+		callerDeadlineTooShort := time.Until(deadline) < b.o.Timeout/3
+		var r result
+		r.err = guard(func() (err error) { r.value, err = f(ctx); return err })
+		switch {
+		case r.err != nil && errors.Is(ctx.Err(), context.Canceled): // the caller went away
+		case r.err != nil && callerDeadlineTooShort && !time.Now().Before(deadline):
+		case errors.As(r.err, new(errIgnored)):
+		default:
+			b.count(trips, r.err)
+		}
+		done <- r
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+	}
+	select { // when the whole process was kept from running, both are there
+	case r := <-done:
+		return r.value, r.err
+	default:
+		return *new(T), fmt.Errorf("%s: no answer: %w", b.o.Name, ctx.Err())
+	}
+}
+
+// enter waits for a call's turn and returns the trips before it. Whoever
+// entered calls leave.
+func (b *Breaker) enter(ctx context.Context) (trips int, err error) {
+	b.mu.Lock()
+	if err := b.refusal(); err != nil {
+		b.mu.Unlock()
+		return 0, err
+	}
+	if b.pending == cap(b.slots)+b.o.Waiting {
+		b.mu.Unlock()
+		return 0, ErrBusy
+	}
+	b.addPending(1)
+	b.running.Add(1) // under mu: never while Close waits
+	b.mu.Unlock()
+	select {
+	case b.slots <- struct{}{}:
+	case <-ctx.Done():
+		b.end()
+		return 0, fmt.Errorf("%w while waiting for other calls", ctx.Err())
+	}
+	b.mu.Lock()
+	err, trips = b.refusal(), b.trips // it may have opened meanwhile
+	b.mu.Unlock()
+	if err != nil {
+		b.leave()
+	}
+	return trips, err
+}
+
+func (b *Breaker) refusal() error {
+	switch {
+	case b.closing:
+		return ErrClosed
+	case b.state != Closed:
+		return ErrOpen
+	}
+	return nil
+}
+
+func (b *Breaker) leave() {
+	<-b.slots
+	b.end()
+}
+
+func (b *Breaker) end() {
+	b.mu.Lock()
+	b.addPending(-1)
+	b.mu.Unlock()
+	b.running.Done()
+}
+
+func (b *Breaker) addPending(n int) {
+	b.pending += n
+	if b.o.Pending != nil {
+		b.o.Pending.Set(float64(b.pending))
+	}
+}
+
+// count takes in the result of a call that began after so many trips.
+func (b *Breaker) count(trips int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state != Closed || b.trips != trips {
+		return
+	}
+	if now := time.Now(); now.Sub(b.window) >= tripWindow {
+		b.window, b.calls, b.failures = now, 0, 0
+	}
+	b.calls++
+	if err == nil {
+		b.consecutive = 0
+		return
+	}
+	b.failures++
+	b.consecutive++
+	if b.closing || b.consecutive < tripConsecutive && (b.calls < tripCalls || 2*b.failures < b.calls) {
+		return
+	}
+	b.trips++
+	b.set(Open)
+	b.o.Logger.Warn("circuit breaker opened", "dependency", b.o.Name, "error", err)
+	b.running.Add(1)
+	go b.probe()
+}
+
+func (b *Breaker) set(s State) {
+	b.state = s
+	if b.o.State != nil {
+		b.o.State.Set(float64(s))
+	}
+}
+
+// probe tries the dependency until it closes the breaker.
+func (b *Breaker) probe() {
+	defer b.running.Done()
+	wait, successes := probeFirst, 0
+	for successes < probesNeeded {
+		// Sidecars whose breakers opened together must not probe together.
+		timer := time.NewTimer(wait*3/4 + rand.N(wait/2)) //nolint:gosec // only spreads load
+		select {
+		case <-b.stop.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		ctx, cancel := context.WithTimeout(b.stop, b.o.ProbeTimeout)
+		err := guard(func() error { return b.o.Probe(ctx) })
+		cancel()
+		if err == nil {
+			successes, wait = successes+1, probeFirst
+		} else {
+			successes, wait = 0, min(2*wait, probeLast)
+			b.o.Logger.Debug("probe failed", "dependency", b.o.Name, "error", err)
+		}
+		b.probed(successes)
+	}
+	b.o.Logger.Warn("circuit breaker closed", "dependency", b.o.Name)
+}
+
+// probed takes in the number of successful probes in a row.
+func (b *Breaker) probed(successes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch successes {
+	case 0:
+		b.set(Open)
+	case probesNeeded:
+		b.consecutive, b.window = 0, time.Time{}
+		b.set(Closed)
+	default:
+		b.set(HalfOpen)
+	}
+}
+
+// guard turns a panic of f into an error without the text that an answer of the
+// dependency may have put into it.
+func guard(f func() error) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case runtime.Error:
+			err = fmt.Errorf("%w: %w", ErrPanicked, p)
+		default:
+			err = fmt.Errorf("%w: %T", ErrPanicked, p)
+		}
+	}()
+	return f()
+}
