@@ -59,7 +59,7 @@ type Gauge interface{ Set(value float64) }
 
 // Options configure a Breaker.
 type Options struct {
-	Name       string        // of the dependency; begins every error
+	Name       string        // of the dependency; begins every error that is not f's own
 	Timeout    time.Duration // of one call, waiting for its turn included; required
 	Concurrent int           // calls that run at the same time; at least 1
 	Waiting    int           // calls that may wait for a running one to end; 0: none
@@ -142,7 +142,7 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 		deadline, _ := ctx.Deadline()
 		callerDeadlineTooShort := time.Until(deadline) < b.o.Timeout/3
 		var r result
-		r.err = guard(func() (err error) { r.value, err = f(ctx); return err })
+		r.err = b.guard(func() (err error) { r.value, err = f(ctx); return err })
 		switch {
 		case r.err != nil && errors.Is(ctx.Err(), context.Canceled): // the caller went away
 		case r.err != nil && callerDeadlineTooShort && !time.Now().Before(deadline):
@@ -272,7 +272,7 @@ func (b *Breaker) probe() {
 		case <-timer.C:
 		}
 		ctx, cancel := context.WithTimeout(b.stop, b.o.ProbeTimeout)
-		err := guard(func() error { return b.o.Probe(ctx) })
+		err := b.guard(func() error { return b.o.Probe(ctx) })
 		cancel()
 		if err == nil {
 			successes, wait = successes+1, probeFirst
@@ -302,14 +302,14 @@ func (b *Breaker) probed(successes int) {
 
 // guard turns a panic of f into an error without the text that an answer of the
 // dependency may have put into it.
-func guard(f func() error) (err error) {
+func (b *Breaker) guard(f func() error) (err error) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
 		case runtime.Error:
-			err = fmt.Errorf("%w: %w", ErrPanicked, p)
+			err = fmt.Errorf("%s: %w: %w", b.o.Name, ErrPanicked, p)
 		default:
-			err = fmt.Errorf("%w: %T", ErrPanicked, p)
+			err = fmt.Errorf("%s: %w: %T", b.o.Name, ErrPanicked, p)
 		}
 	}()
 	return f()
