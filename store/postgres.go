@@ -80,7 +80,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		p.reads.Close()
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
-	p.lookup = newLookups(ctx, "postgres", o, met, p.read)
+	p.lookup = newLookups("postgres", o, met, p.read)
 	return p, nil
 }
 

@@ -31,7 +31,7 @@ type sqliteStore struct {
 
 var _ engine = (*sqliteStore)(nil)
 
-func openSQLite(ctx context.Context, path string, o *Options, met *metrics) (*sqliteStore, error) {
+func openSQLite(path string, o *Options, met *metrics) (*sqliteStore, error) {
 	if err := createFile(path); err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func openSQLite(ctx context.Context, path string, o *Options, met *metrics) (*sq
 		return nil, err
 	}
 	s.place.now.Store(file)
-	s.lookup = newLookups(ctx, "sqlite", o, met, s.read)
+	s.lookup = newLookups("sqlite", o, met, s.read)
 	return s, nil
 }
 

@@ -165,7 +165,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	switch target.scheme {
 	case "sqlite":
 		s.met = newMetrics(o.Registry, "sqlite")
-		s.engine, err = openSQLite(context.WithoutCancel(ctx), target.path, &s.o, s.met)
+		s.engine, err = openSQLite(target.path, &s.o, s.met)
 	default:
 		s.met = newMetrics(o.Registry, "postgres")
 		s.engine, err = openPostgres(context.WithoutCancel(ctx), target, &s.o, s.met)
