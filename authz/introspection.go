@@ -15,8 +15,9 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/sony/gobreaker/v2"
 	"golang.org/x/sync/singleflight"
+
+	"jwtbouncer/authz/breaker"
 )
 
 // IntrospectionOptions is what introspection works with.
@@ -89,6 +90,7 @@ func (s *Introspections) ByName() map[string]Introspector { return s.byName }
 func (s *Introspections) Close() {
 	for _, n := range s.all {
 		n.background.Close()
+		n.breaker.Close()
 		n.closeIdle()
 		n.answers.InvalidateAll()
 		n.answers.StopAllGoroutines()
@@ -108,8 +110,7 @@ type introspection struct {
 	// push out the good ones.
 	answers, refusals *otter.Cache[[sha256.Size]byte, introspected]
 	flights           singleflight.Group
-	slots             chan struct{}
-	breaker           *gobreaker.CircuitBreaker[introspected]
+	breaker           *breaker.Breaker
 	asked             map[string]prometheus.Counter // by result
 	background        Background
 }
@@ -120,6 +121,8 @@ type introspected struct {
 	fail  *Failure      // why there is none
 	until time.Duration // Clock.Boot
 	text  int           // bytes of the answer, which the token's claims share
+	// refused: the endpoint works but refused the question. Nothing else is set.
+	refused error
 }
 
 // size estimates what remembering a takes in bytes.
@@ -134,7 +137,7 @@ var _ Introspector = (*introspection)(nil)
 
 func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prometheus.CounterVec) (*introspection, error) {
 	n := &introspection{
-		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, closeIdle: func() {}, slots: make(chan struct{}, c.MaxConcurrent),
+		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, closeIdle: func() {},
 		asked: map[string]prometheus.Counter{},
 	}
 	for _, result := range []string{"cached", "active", "inactive", "refused", "failed", "overloaded"} {
@@ -153,13 +156,7 @@ func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prom
 		return errors.New("redirect refused") // a token would go where nobody said it may
 	}}
 	n.answers, n.refusals = newAnswers(c), newAnswers(c)
-	n.breaker = gobreaker.NewCircuitBreaker[introspected](gobreaker.Settings{
-		Name: c.Name, Timeout: time.Second, MaxRequests: 1,
-		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= 5 },
-		// What the endpoint finds wrong with one caller's token must not keep
-		// it from being asked about the others'.
-		IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, errBadQuestion) },
-	})
+	n.breaker = breaker.New(breaker.Options{Name: "introspection " + c.Name, Timeout: c.Timeout, Concurrent: c.MaxConcurrent, Probe: n.probe})
 	return n, nil
 }
 
@@ -246,13 +243,6 @@ func (a introspected) result(now time.Time) (*Token, error) {
 // ask asks the endpoint and remembers its answer. It is bounded by the
 // configured timeout rather than by a caller's: several may wait for it.
 func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, error) {
-	select {
-	case n.slots <- struct{}{}:
-		defer func() { <-n.slots }()
-	default:
-		n.asked["overloaded"].Inc()
-		return introspected{}, &Failure{Reason: ReasonOverloaded, Detail: "too many introspections at once"}
-	}
 	if n.Local(raw) {
 		// The verifier has passed it on as of a foreign issuer and read no more
 		// of it. What it would refuse is refused all the same.
@@ -262,21 +252,33 @@ func (n *introspection) ask(key [sha256.Size]byte, raw string) (introspected, er
 			return introspected{}, Failuref(ReasonMalformedToken, "payload: %v", err)
 		}
 	}
-	a, err := n.breaker.Execute(func() (introspected, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timeout)
-		defer cancel()
+	a, err := breaker.Do(context.Background(), n.breaker, func(ctx context.Context) (a introspected, err error) {
 		start := n.clock.Boot() // before the question: the answer is no older
 		claims, text, err := n.post(ctx, raw)
 		if err != nil {
-			return introspected{}, err
+			err = fmt.Errorf("introspection %s: %w", n.cfg.Name, err)
+			if errors.Is(err, errBadQuestion) { // of one caller's token: the others' can be asked about
+				a.refused, err = err, nil
+			}
+			return a, err
 		}
-		a := n.judge(raw, claims)
+		a = n.judge(raw, claims)
 		a.until, a.text = start+n.cfg.CacheTTL, text
 		return a, nil
 	})
-	if err != nil {
+	if err == nil {
+		err = a.refused
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, breaker.ErrBusy):
+		n.asked["overloaded"].Inc()
+		return introspected{}, &Failure{Reason: ReasonOverloaded, Detail: "too many introspections at once"}
+	case errors.Is(err, breaker.ErrPanicked): // no answer, however strange, may end the process
+		return introspected{}, &Failure{Reason: ReasonInternal, Detail: err.Error()}
+	default:
 		n.asked["failed"].Inc()
-		return introspected{}, &Failure{Reason: ReasonRevocationUnknown, Detail: "introspection " + n.cfg.Name + ": " + err.Error()}
+		return introspected{}, &Failure{Reason: ReasonRevocationUnknown, Detail: err.Error()}
 	}
 	switch {
 	case a.token != nil:
@@ -304,6 +306,16 @@ func refusesQuestion(status int) bool {
 		return true
 	}
 	return false
+}
+
+// probe asks about a token that no issuer has made: an endpoint that has
+// recovered says that it is not active, or refuses the question.
+func (n *introspection) probe(ctx context.Context) error {
+	_, _, err := n.post(ctx, "jwt-bouncer-probe")
+	if errors.Is(err, errBadQuestion) {
+		return nil
+	}
+	return err
 }
 
 // maxIntrospection bounds an answer, in bytes.
