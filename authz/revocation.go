@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -144,6 +145,66 @@ var (
 	// ErrInvalid: the revocation itself is malformed. The message says where.
 	ErrInvalid = errors.New("invalid revocation")
 )
+
+// InvalidError is an ErrInvalid about one member of a revocation request.
+type InvalidError struct {
+	Index  int    // position of the request in its batch, from 0; 0 for a single request
+	Field  string // the member, as the HTTP API spells it; empty: the request as a whole
+	Detail string // never contains a token
+}
+
+func (e *InvalidError) Error() string {
+	if e.Field == "" {
+		return ErrInvalid.Error() + ": " + e.Detail
+	}
+	return ErrInvalid.Error() + ": " + e.Field + ": " + e.Detail
+}
+
+// Unwrap returns ErrInvalid.
+func (*InvalidError) Unwrap() error { return ErrInvalid }
+
+func invalid(field, format string, args ...any) *InvalidError {
+	return &InvalidError{Field: field, Detail: fmt.Sprintf(format, args...)}
+}
+
+// maxText bounds issuer, value and reason in bytes. Longer identifiers do not
+// occur in practice and would bloat every index.
+const maxText = 1024
+
+// Normalize checks r against the rules of its kind and sets the NotBefore of a
+// sub or iss that has none to now. Errors are *InvalidError.
+func (r *Revocation) Normalize(now time.Time) error {
+	switch {
+	case r.Kind < KindJTI || r.Kind > KindToken:
+		return invalid("kind", "must be jti, sub, sid, kid, iss or token")
+	case r.Issuer == "":
+		return invalid("iss", "must not be empty")
+	case r.Kind == KindIss && r.Value != "":
+		return invalid("value", "must be empty if the whole issuer is revoked")
+	case r.Kind != KindIss && r.Value == "":
+		return invalid(r.Kind.String(), "must not be empty")
+	}
+	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}} {
+		if len(text.value) > maxText {
+			return invalid(text.field, "must not be longer than %d bytes", maxText)
+		}
+	}
+	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}, {"actor", r.Actor}} {
+		if !validText(text.value) {
+			return invalid(text.field, "must be valid UTF-8 without NUL")
+		}
+	}
+	switch {
+	case r.Kind == KindToken && !isHexSHA256(r.Value):
+		return invalid("token", "must be the 64 lower-case hex digits of a SHA-256")
+	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
+		return invalid("expires_at", "%s has passed", r.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	if (r.Kind == KindSub || r.Kind == KindIss) && r.NotBefore.IsZero() {
+		r.NotBefore = now
+	}
+	return nil
+}
 
 // Ledger is the write side of the authority: what it has committed is revoked.
 type Ledger interface {

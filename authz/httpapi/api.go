@@ -34,12 +34,6 @@ type Part struct {
 	Ready func() error // nil: ready. Must not block
 }
 
-// Introspected is an issuer that is asked about tokens (RFC 7662).
-type Introspected struct {
-	Issuer string
-	All    bool // about every token; false: not about JWTs of issuers that are verified
-}
-
 // Options are what New needs. Revoker, Lister, Gatherer, Registry, Logger and
 // Clock are required.
 type Options struct {
@@ -48,7 +42,7 @@ type Options struct {
 	Issuers []string // those whose keys are configured, as tokens name them in "iss"
 	// Introspected are the issuers that are asked about tokens, as revocations
 	// of these tokens name them.
-	Introspected []Introspected
+	Introspected []authz.IntrospectedIssuer
 	Revoker      Revoker
 	Lister       authz.Lister
 	Verifier     Verifier        // nil: only the revocation resource is served, none of the doors that take tokens
@@ -59,35 +53,6 @@ type Options struct {
 	Registry     prometheus.Registerer
 	Logger       *slog.Logger
 	Clock        authz.Clock
-}
-
-// Issuers are everybody whose tokens can be good.
-type Issuers struct {
-	Verified     []string       // those whose keys are configured, as tokens name them in "iss"
-	Introspected []Introspected // those that are asked about tokens
-}
-
-// All lists them: those who are verified first, then those who are asked.
-func (i Issuers) All() []string {
-	all := slices.Clone(i.Verified)
-	for _, in := range i.Introspected {
-		if !slices.Contains(all, in.Issuer) {
-			all = append(all, in.Issuer)
-		}
-	}
-	return all
-}
-
-// asked returns those who may be asked about a JWT, and under whose names it
-// would be revoked then. foreign: it is of nobody who is verified.
-func (i Issuers) asked(foreign bool) []string {
-	var out []string
-	for _, in := range i.Introspected {
-		if (in.All || foreign) && !slices.Contains(out, in.Issuer) {
-			out = append(out, in.Issuer)
-		}
-	}
-	return out
 }
 
 // The doors, as metrics and the audit log name them.
@@ -102,7 +67,7 @@ const (
 )
 
 type api struct {
-	issuers       Issuers
+	issuers       authz.Issuers
 	revoker       Revoker
 	lister        authz.Lister
 	parts         []Part
@@ -152,7 +117,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	o.Config.Validate(func(path, format string, args ...any) { fault("api."+path, format, args...) })
 	o.Config.ValidateListen(o.Listen, fault)
-	issuers := Issuers{Verified: slices.Clone(o.Issuers), Introspected: slices.Clone(o.Introspected)}
+	issuers := authz.Issuers{Verified: slices.Clone(o.Issuers), Introspected: slices.Clone(o.Introspected)}
 	o.Config.ValidateIssuers(o.Issuers, issuers.All(), fault)
 	for name, missing := range map[string]bool{
 		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,

@@ -16,13 +16,7 @@ const auditEach = 100
 // audit records who ordered what, why, and what became of it. Revocations hold
 // identifiers and hashes, never a token.
 func (a *api) audit(r *http.Request, door, actor string, ordered []authz.Revocation, rec authz.Receipt, err error) {
-	base := []slog.Attr{
-		slog.String("log", "audit"), slog.String("door", door), slog.String("actor", actor),
-		slog.String("remote", r.RemoteAddr), slog.String("outcome", outcome(err)),
-	}
-	if id := r.Header.Get("X-Request-Id"); id != "" {
-		base = append(base, slog.String("request_id", shorten(id)))
-	}
+	base := auditAttrs(r, door, actor, outcome(err))
 	level := slog.LevelInfo
 	if err != nil {
 		level = slog.LevelWarn
@@ -45,6 +39,23 @@ func (a *api) audit(r *http.Request, door, actor string, ordered []authz.Revocat
 			slog.String("not_before", timeText(v.NotBefore)), slog.String("expires_at", timeText(v.ExpiresAt)), slog.String("reason", v.Reason))
 		a.log.LogAttrs(ctx, level, "revocation ordered", attrs...)
 	}
+}
+
+// auditRefused records a verified message whose requests are not valid.
+func (a *api) auditRefused(r *http.Request, door, actor string, p *problem) {
+	attrs := append(auditAttrs(r, door, actor, "failed"), slog.String("error", p.Errors[0].Detail))
+	a.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "revocation ordered", attrs...)
+}
+
+func auditAttrs(r *http.Request, door, actor, outcome string) []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("log", "audit"), slog.String("door", door), slog.String("actor", actor),
+		slog.String("remote", r.RemoteAddr), slog.String("outcome", outcome),
+	}
+	if id := r.Header.Get("X-Request-Id"); id != "" {
+		attrs = append(attrs, slog.String("request_id", shorten(id)))
+	}
+	return attrs
 }
 
 func outcome(err error) string {

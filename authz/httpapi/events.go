@@ -90,18 +90,18 @@ func (a *api) receiveEvents(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
-	revocations, err := a.eventRevocations(t, events, now)
+	requests, err := a.eventRequests(t, events, now)
 	if err != nil {
 		refuse(http.StatusBadRequest, "invalid_request", err.Error())
 		return
 	}
-	if len(revocations) == 0 {
+	if len(requests) == 0 {
 		a.metrics.events.WithLabelValues("ignored").Inc()
 		a.log.InfoContext(r.Context(), "security event acknowledged without effect", "iss", t.Issuer, "jti", t.ID)
 		w.WriteHeader(http.StatusAccepted)
 		return
 	}
-	if _, p := a.order(r, doorEvents, "ssf:"+t.Issuer, revocations); p != nil {
+	if _, p := a.revoke(r, doorEvents, "ssf:"+t.Issuer, requests); p != nil {
 		if p.Status == http.StatusBadRequest {
 			refuse(p.Status, "invalid_request", p.Errors[0].Detail)
 			return

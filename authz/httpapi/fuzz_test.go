@@ -9,11 +9,11 @@ import (
 	"jwtbouncer/authz"
 )
 
-// FuzzOrders: whatever is sent, an order is either refused with an answer that
+// FuzzRequests: whatever is sent, a request is either refused with an answer that
 // repeats no token, or it is one that the ledger takes: of a configured
 // issuer, normal, and without a token in it; and never a whole issuer unless
 // "all" was said.
-func FuzzOrders(f *testing.F) {
+func FuzzRequests(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `[]`, `[{"jti":"x"}]`, `{"jti":"x","not_before":1767323045,"expires_at":"2999-01-01T00:00:00Z","reason":"r"}`,
 		`{"iss":"` + issuerA + `"}`, `{"iss":"` + issuerA + `","all":true}`, `{"all":true}`, `{"sub":"","sid":null}`, `{"jti":"x","jti":"y"}`,
@@ -25,15 +25,15 @@ func FuzzOrders(f *testing.F) {
 	issuers := []string{issuerA, issuerB}
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, body []byte) {
-		found, err := ParseOrders(body, Issuers{Verified: issuers}, now)
+		found, err := ParseOrders(body, authz.Issuers{Verified: issuers}, now)
 		if err != nil {
 			if found != nil || authz.HoldsToken(err.Error()) {
 				t.Fatalf("%v with %v", found, err)
 			}
 			return
 		}
-		if len(found) == 0 || len(found) > maxBulk {
-			t.Fatalf("%d orders", len(found))
+		if len(found) == 0 || len(found) > maxBatch {
+			t.Fatalf("%d revocations", len(found))
 		}
 		for _, r := range found {
 			if err := r.Normalize(now); err != nil {
@@ -45,19 +45,6 @@ func FuzzOrders(f *testing.F) {
 			if r.Kind == authz.KindIss && !strings.Contains(string(body), `al`) && !strings.Contains(string(body), `\u`) {
 				t.Errorf("a whole issuer by %q", body)
 			}
-		}
-	})
-}
-
-// FuzzPeek: reading a token's claims without verifying it never panics, and
-// takes only what has the form of a JWT.
-func FuzzPeek(f *testing.F) {
-	for _, seed := range []string{"", "..", "a.b.c", unsignedJWT(`{"iss":"x"}`), unsignedJWT(`[]`), unsignedJWT(`{"iss":7}`), unsignedJWT(`{"iss":"x"}`) + "="} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, raw string) {
-		if _, ok := peek(raw); ok && (strings.Count(raw, ".") != 2 || strings.ContainsAny(raw, "= \r\n")) {
-			t.Errorf("taken for a JWT: %q", raw)
 		}
 	})
 }

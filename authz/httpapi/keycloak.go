@@ -56,8 +56,8 @@ func (a *api) keycloakAction(want string) http.HandlerFunc {
 			p.write(w)
 			return
 		}
-		if revocations := keycloakRevocations(t.Claims, issuer, now); len(revocations) > 0 {
-			if _, p := a.order(r, doorKeycloak, "keycloak:"+issuer, revocations); p != nil {
+		if requests := keycloakRequests(t.Claims, issuer, now); len(requests) > 0 {
+			if _, p := a.revoke(r, doorKeycloak, "keycloak:"+issuer, requests); p != nil {
 				p.write(w)
 				return
 			}
@@ -66,22 +66,22 @@ func (a *api) keycloakAction(want string) http.HandlerFunc {
 	}
 }
 
-// keycloakRevocations: notBefore ends every token of the realm issued up to
+// keycloakRequests: notBefore ends every token of the realm issued up to
 // that second (0 means that none is set; Keycloak itself still takes tokens of
 // the very second, which "log everybody out" should not), and
 // keycloakSessionIds are the sid of tokens.
 // A not-before of one client ends the tokens of the realm's other clients as
 // well, because a revocation cannot name a client: too much rather than too little.
-func keycloakRevocations(claims map[string]any, issuer string, now time.Time) []authz.Revocation {
-	var out []authz.Revocation
+func keycloakRequests(claims map[string]any, issuer string, now time.Time) []authz.RevocationRequest {
+	var out []authz.RevocationRequest
 	action := strings.ToLower(strings.ReplaceAll(text(claims, "action"), "_", " "))
 	if at, ok := secondsOf(claims["notBefore"]); ok {
-		out = append(out, authz.Revocation{Kind: authz.KindIss, Issuer: issuer, NotBefore: before(at, now), Reason: "Keycloak " + action})
+		out = append(out, authz.RevocationRequest{Issuer: &issuer, All: true, NotBefore: before(at, now), Reason: "Keycloak " + action, FromClaims: true})
 	}
 	if sessions, _ := claims["keycloakSessionIds"].([]any); len(sessions) > 0 {
 		for _, s := range sessions {
 			if id, _ := s.(string); id != "" {
-				out = append(out, authz.Revocation{Kind: authz.KindSID, Issuer: issuer, Value: id, Reason: "Keycloak " + action})
+				out = append(out, authz.RevocationRequest{Issuer: &issuer, SID: &id, Reason: "Keycloak " + action, FromClaims: true})
 			}
 		}
 	}

@@ -45,7 +45,7 @@ func (a *api) backchannelLogout(w http.ResponseWriter, r *http.Request) {
 		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "the logout token has been received before (jti)")
 		return
 	}
-	if _, p := a.order(r, doorLogout, "logout:"+t.Issuer, a.logoutRevocations(t, now)); p != nil {
+	if _, p := a.revoke(r, doorLogout, "logout:"+t.Issuer, a.logoutRequests(t, now)); p != nil {
 		oauthProblem(w, p)
 		return
 	}
@@ -78,14 +78,14 @@ func (a *api) logoutFault(t *authz.Token, now time.Time) string {
 	return ""
 }
 
-func (a *api) logoutRevocations(t *authz.Token, now time.Time) []authz.Revocation {
+func (a *api) logoutRequests(t *authz.Token, now time.Time) []authz.RevocationRequest {
 	const reason = "back-channel logout"
-	var out []authz.Revocation
+	var out []authz.RevocationRequest
 	if t.Session != "" {
-		out = append(out, authz.Revocation{Kind: authz.KindSID, Issuer: t.Issuer, Value: t.Session, Reason: reason})
+		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, SID: &t.Session, Reason: reason, FromClaims: true})
 	}
 	if t.Subject != "" && (t.Session == "" || a.logout.AlsoSubject) {
-		out = append(out, authz.Revocation{Kind: authz.KindSub, Issuer: t.Issuer, Value: t.Subject, NotBefore: before(t.IssuedAt, now), Reason: reason})
+		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, Sub: &t.Subject, NotBefore: before(t.IssuedAt, now), Reason: reason, FromClaims: true})
 	}
 	return out
 }

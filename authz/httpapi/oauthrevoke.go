@@ -45,14 +45,14 @@ func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
 		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "token is missing")
 		return
 	}
-	claims, isJWT := peek(raw)
+	claims, isJWT := authz.ReadUnverifiedClaims(raw)
 	if !isJWT {
 		// Not the 200 for invalid tokens of section 2.2: an opaque or refresh
 		// token may well be good elsewhere, and this is not where it ends.
 		writeOAuthError(w, http.StatusBadRequest, "unsupported_token_type", "only JWT access tokens can be revoked here")
 		return
 	}
-	revocations, p := a.tokenRevocations(r, raw, claims, client)
+	requests, p := a.tokenRequests(r, raw, claims, client)
 	switch {
 	case p != nil && p.Status == http.StatusForbidden:
 		writeOAuthError(w, http.StatusBadRequest, "unauthorized_client", p.Detail)
@@ -60,24 +60,24 @@ func (a *api) oauthRevoke(w http.ResponseWriter, r *http.Request) {
 	case p != nil:
 		oauthProblem(w, p)
 		return
-	case len(revocations) == 0: // nothing that anybody would accept: section 2.2
+	case len(requests) == 0: // nothing that anybody would accept: section 2.2
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	if _, p := a.order(r, doorOAuth, actor, revocations); p != nil {
+	if _, p := a.revoke(r, doorOAuth, actor, requests); p != nil {
 		oauthProblem(w, p)
 		return
 	}
 	w.WriteHeader(http.StatusOK)
 }
 
-// tokenRevocations returns what ends the token; none when it has no effect
+// tokenRequests returns what ends the token; none when it has no effect
 // anyway. client is empty for a holder of the API's own token, who may revoke
 // everybody's.
-func (a *api) tokenRevocations(r *http.Request, raw string, claims peeked, client string) ([]authz.Revocation, *problem) {
+func (a *api) tokenRequests(r *http.Request, raw string, claims authz.UnverifiedClaims, client string) ([]authz.RevocationRequest, *problem) {
 	t, err := a.verifier.Verify(r.Context(), raw)
 	later := err != nil && a.goodLater(err, claims)
-	asked := a.issuers.asked(reasonOf(err) == authz.ReasonUnknownIssuer)
+	asked := a.issuers.Introspecting(reasonOf(err) == authz.ReasonUnknownIssuer)
 	if err == nil { // under that name it is revoked in any case
 		asked = slices.DeleteFunc(asked, func(iss string) bool { return iss == t.Issuer })
 	}
@@ -89,27 +89,27 @@ func (a *api) tokenRevocations(r *http.Request, raw string, claims peeked, clien
 	case len(asked) == 0:
 		return nil, nil
 	}
-	if client != "" && claims.anothers(client) {
+	if client != "" && claims.IssuedToOtherClient(client) {
 		return nil, fail(http.StatusForbidden, "the token was issued to another client")
 	}
 	// Whether the signature is good cannot always be told from here, but the
 	// hash of a forged one harms nobody. Nor is its exp believed: the ledger
 	// keeps the hash for max_token_ttl, which no good token outlives.
-	hash := authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(raw), Reason: "token revoked (RFC 7009)"}
-	var out []authz.Revocation
+	hash := authz.TokenValue(raw)
+	const reason = "token revoked (RFC 7009)"
+	var out []authz.RevocationRequest
 	for _, iss := range asked {
-		hash.Issuer = iss
-		out = append(out, hash)
+		out = append(out, authz.RevocationRequest{Issuer: &iss, Token: &hash, Reason: reason})
 	}
 	switch {
-	case later && !slices.Contains(asked, claims.Iss):
-		hash.Issuer = claims.Iss
-		out = append(out, hash)
+	case later && !slices.Contains(asked, claims.Issuer):
+		out = append(out, authz.RevocationRequest{Issuer: &claims.Issuer, Token: &hash, Reason: reason})
 	case err == nil:
-		own := hash
-		own.Issuer, own.ExpiresAt = t.Issuer, time.Unix(t.Expires, 0).Add(expiryMargin)
+		own := authz.RevocationRequest{Issuer: &t.Issuer, ExpiresAt: time.Unix(t.Expires, 0).Add(authz.ExpiryMargin), Reason: reason, FromClaims: true}
 		if t.ID != "" {
-			own.Kind, own.Value = authz.KindJTI, t.ID
+			own.JTI = &t.ID
+		} else {
+			own.Token = &hash
 		}
 		out = append(out, own)
 	}
@@ -176,10 +176,10 @@ func (a *api) refuseClient(w http.ResponseWriter) (client, actor string, ok bool
 // goodLater reports whether a token that is refused here and now may be good
 // later, or elsewhere already: it is not valid yet, or under a key that has not
 // been fetched here.
-func (a *api) goodLater(err error, c peeked) bool {
+func (a *api) goodLater(err error, c authz.UnverifiedClaims) bool {
 	switch reasonOf(err) {
 	case authz.ReasonNotYetValid, authz.ReasonUnknownKey:
-		return slices.Contains(a.issuers.All(), c.Iss) && c.Exp > 0 && c.Exp < lastSecond && !c.over(a.clock.Now())
+		return slices.Contains(a.issuers.All(), c.Issuer) && c.Expires > 0 && c.Expires < authz.LastSecond && !c.Expired(a.clock.Now())
 	}
 	return false
 }

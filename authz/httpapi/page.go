@@ -213,8 +213,8 @@ func (a *api) searchPage(w http.ResponseWriter, r *http.Request) {
 	}
 	v := view{Search: authz.Filter{Issuer: values.Get("iss"), Value: strings.TrimSpace(values.Get("value")), After: values.Get("after"), IncludeExpired: values.Get("include_expired") != ""}}
 	v.Search.Kind, _ = authz.ParseKind(values.Get("kind"))
-	if c, ok := peek(v.Search.Value); ok {
-		v.Search.Kind, v.Search.Issuer, v.Search.Value = authz.KindToken, c.Iss, authz.TokenValue(v.Search.Value)
+	if c, ok := authz.ReadUnverifiedClaims(v.Search.Value); ok {
+		v.Search.Kind, v.Search.Issuer, v.Search.Value = authz.KindToken, c.Issuer, authz.TokenValue(v.Search.Value)
 	}
 	a.renderMain(w, r, http.StatusOK, v)
 }
@@ -226,9 +226,9 @@ func (a *api) revokePage(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	revocations, err := a.pageOrder(values)
+	revocations, err := a.pageRequest(actorOf(r), values)
 	if err != nil {
-		a.renderMain(w, r, http.StatusBadRequest, view{Error: err.Error()})
+		a.renderMain(w, r, http.StatusBadRequest, view{Error: strings.TrimPrefix(err.Error(), authz.ErrInvalid.Error()+": ")})
 		return
 	}
 	revocation := revocations[0] // there are several of one token only
@@ -242,7 +242,7 @@ func (a *api) revokePage(w http.ResponseWriter, r *http.Request) {
 		a.render(w, r, http.StatusBadRequest, "confirm.html", confirm)
 		return
 	}
-	rec, p := a.order(r, doorPage, actorOf(r), revocations)
+	rec, p := a.store(r, doorPage, actorOf(r), revocations)
 	if p != nil {
 		confirm.Error = p.Detail
 		a.render(w, r, p.Status, "confirm.html", confirm)
@@ -251,45 +251,36 @@ func (a *api) revokePage(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/?done="+url.QueryEscape(rec.Revocations[0].ID), http.StatusSeeOther)
 }
 
-// pageOrder reads the form as if it had been sent to the API.
-func (a *api) pageOrder(values url.Values) ([]authz.Revocation, error) {
-	value := strings.TrimSpace(values.Get("value"))
-	o := order{Reason: strings.TrimSpace(values.Get("reason"))}
+// pageRequest reads the form as if it had been sent to the API.
+func (a *api) pageRequest(actor string, values url.Values) ([]authz.Revocation, error) {
+	request := authz.RevocationRequest{Actor: actor, Reason: strings.TrimSpace(values.Get("reason"))}
 	if iss := values.Get("iss"); iss != "" {
-		o.Iss = &iss
+		request.Issuer = &iss
 	}
-	for kind, field := range map[string]**string{"jti": &o.JTI, "sub": &o.Sub, "sid": &o.SID, "kid": &o.KID, "token": &o.Token} {
-		if values.Get("kind") == kind {
-			*field = &value
-		}
-	}
-	o.All = values.Get("kind") == "iss"
-	for name, into := range map[string]*stamp{"not_before": &o.NotBefore, "expires_at": &o.ExpiresAt} {
-		if err := into.parseForm(values.Get(name)); err != nil {
+	kind, _ := authz.ParseKind(values.Get("kind"))
+	request.Select(kind, strings.TrimSpace(values.Get("value")))
+	for name, into := range map[string]*time.Time{"not_before": &request.NotBefore, "expires_at": &request.ExpiresAt} {
+		t, err := parseFormTime(values.Get(name))
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+		*into = t
 	}
-	list, p := a.compile([]order{o})
-	if p != nil {
-		return nil, errors.New(strings.TrimPrefix(p.Errors[0].Field+": "+p.Errors[0].Detail, ": "))
-	}
-	return list, nil
+	return request.Normalize(a.issuers, a.clock.Now())
 }
 
-// parseForm reads what a datetime field or RFC 3339 text says; both in UTC
-// unless the text has a zone.
-func (s *stamp) parseForm(text string) error {
-	text = strings.TrimSpace(text)
-	if text == "" {
-		return nil
+// parseFormTime reads a datetime field or RFC 3339 text, both in UTC unless the
+// text has a zone. Empty text is the zero time.
+func parseFormTime(text string) (time.Time, error) {
+	if text = strings.TrimSpace(text); text == "" {
+		return time.Time{}, nil
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02"} {
-		if t, err := time.Parse(layout, text); err == nil && t.Unix() > 0 && t.Unix() <= lastSecond {
-			s.Time = t
-			return nil
+		if t, err := time.Parse(layout, text); err == nil && t.Unix() > 0 && t.Unix() <= authz.LastSecond {
+			return t, nil
 		}
 	}
-	return errors.New("a time such as 2030-01-31T12:00 is needed")
+	return time.Time{}, errors.New("must be a time such as 2030-01-31T12:00")
 }
 
 // sentence says in full what would be revoked.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -15,13 +14,10 @@ import (
 
 // Limits of a request.
 const (
-	maxBulk  = 10_000   // revocations in one request
+	maxBatch = 10_000   // revocations in one request
 	maxBody  = 2 << 20  // bytes of a bulk request
 	maxForm  = 64 << 10 // bytes of every other request
-	maxToken = 32 << 10 // bytes of a token
 )
-
-var stampType = reflect.TypeFor[stamp]()
 
 // resource is a revocation as the API shows it.
 type resource struct {
@@ -83,17 +79,17 @@ func (a *api) postRevocations(w http.ResponseWriter, r *http.Request) {
 		p.write(w)
 		return
 	}
-	orders, list, p := parseOrders(body)
+	requests, list, err := DecodeRequests(body)
+	if err != nil {
+		invalid("the body could not be read", fieldErrorOf(err)).write(w)
+		return
+	}
+	revocations, p := a.normalize(actorOf(r), requests)
 	if p != nil {
 		p.write(w)
 		return
 	}
-	revocations, p := a.compile(orders)
-	if p != nil {
-		p.write(w)
-		return
-	}
-	rec, p := a.order(r, doorAPI, actorOf(r), revocations)
+	rec, p := a.store(r, doorAPI, actorOf(r), revocations)
 	if p != nil {
 		p.write(w)
 		return
@@ -143,37 +139,34 @@ func waitParameter(r *http.Request) (authz.Wait, *problem) {
 	return 0, invalid("unknown wait", fieldError{Field: "wait", Detail: "none or enforced is needed"})
 }
 
-// fieldErrorOf takes an authz.ErrInvalid apart.
-func fieldErrorOf(err error) *fieldError {
+// fieldErrorOf is an authz.ErrInvalid in the spelling of problem details.
+func fieldErrorOf(err error) fieldError {
 	var invalid *authz.InvalidError
 	if errors.As(err, &invalid) {
-		return &fieldError{Field: invalid.Field, Detail: invalid.Detail}
+		return fieldError(*invalid)
 	}
-	return &fieldError{Detail: err.Error()}
+	return fieldError{Detail: err.Error()}
 }
 
-// compile checks every order; nothing is stored unless all of them are good.
-func (a *api) compile(orders []order) ([]authz.Revocation, *problem) {
-	const most = 20 // errors in one answer
+// normalize returns the revocations that fulfil all requests, or a problem that
+// lists what is wrong with them. actor is who asks.
+func (a *api) normalize(actor string, requests []authz.RevocationRequest) ([]authz.Revocation, *problem) {
+	const maxErrors = 20 // in one response
 	now := a.clock.Now()
-	out := make([]authz.Revocation, 0, len(orders))
+	out := make([]authz.Revocation, 0, len(requests))
 	var errs []fieldError
-	for i := range orders {
-		some, e := orders[i].revocations(a.issuers, now)
-		for j := range some {
-			some[j].Actor = "check" // Normalize sees what the ledger will see
-			if err := some[j].Normalize(now); err != nil {
-				e = fieldErrorOf(err)
-			}
-		}
-		if e != nil {
+	for i := range requests {
+		requests[i].Actor = actor
+		revocations, err := requests[i].Normalize(a.issuers, now)
+		if err != nil {
+			e := fieldErrorOf(err)
 			e.Index = i
-			if errs = append(errs, *e); len(errs) == most {
+			if errs = append(errs, e); len(errs) == maxErrors {
 				break
 			}
 			continue
 		}
-		out = append(out, some...)
+		out = append(out, revocations...)
 	}
 	if len(errs) > 0 {
 		return nil, invalid("nothing was revoked", errs...)
@@ -181,11 +174,19 @@ func (a *api) compile(orders []order) ([]authz.Revocation, *problem) {
 	return out, nil
 }
 
-// order hands revocations to the write path in the name of actor.
-func (a *api) order(r *http.Request, door, actor string, revocations []authz.Revocation) (authz.Receipt, *problem) {
-	for i := range revocations {
-		revocations[i].Actor = actor
+// revoke fulfils the requests of a client or of a verified message.
+func (a *api) revoke(r *http.Request, door, actor string, requests []authz.RevocationRequest) (authz.Receipt, *problem) {
+	revocations, p := a.normalize(actor, requests)
+	if p != nil {
+		a.metrics.ordered(door, "refused", len(requests))
+		a.auditRefused(r, door, actor, p)
+		return authz.Receipt{}, p
 	}
+	return a.store(r, door, actor, revocations)
+}
+
+// store hands revocations to the write path.
+func (a *api) store(r *http.Request, door, actor string, revocations []authz.Revocation) (authz.Receipt, *problem) {
 	// Not the caller's context: one who hangs up during the commit must not
 	// make its outcome unknown. Revoking is idempotent and errs on the safe side.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.commitTimeout)
@@ -198,7 +199,7 @@ func (a *api) order(r *http.Request, door, actor string, revocations []authz.Rev
 		return rec, nil
 	case errors.Is(err, authz.ErrInvalid):
 		a.metrics.ordered(door, "refused", len(revocations))
-		return rec, invalid("nothing was revoked", *fieldErrorOf(err))
+		return rec, invalid("nothing was revoked", fieldErrorOf(err))
 	case errors.Is(err, authz.ErrUnavailable) && !errors.Is(err, authz.ErrOutcomeUnknown):
 		a.metrics.ordered(door, "unavailable", len(revocations))
 		return rec, unavailable("the revocation ledger cannot be reached or written; nothing was revoked, repeat the request")

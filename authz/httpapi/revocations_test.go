@@ -36,7 +36,7 @@ func TestRevoke(t *testing.T) {
 		"kid":                {`{"kid":"k","iss":"` + issuerA + `"}`, authz.Revocation{Kind: authz.KindKID, Value: "k"}},
 		"expires":            {fmt.Sprintf(`{"jti":"x","expires_at":%d}`, future), authz.Revocation{Kind: authz.KindJTI, Value: "x", ExpiresAt: time.Unix(future, 0)}},
 		"token hash":         {`{"token":"` + strings.Repeat("0a", 32) + `"}`, authz.Revocation{Kind: authz.KindToken, Value: strings.Repeat("0a", 32)}},
-		"whole token":        {`{"token":"` + jwt + `"}`, authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(jwt), ExpiresAt: time.Unix(future, 0).Add(expiryMargin)}},
+		"whole token":        {`{"token":"` + jwt + `"}`, authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(jwt), ExpiresAt: time.Unix(future, 0).Add(authz.ExpiryMargin)}},
 		"issuer":             {`{"iss":"` + issuerA + `","all":true,"not_before":1767323045}`, authz.Revocation{Kind: authz.KindIss, NotBefore: time.Unix(1767323045, 0)}},
 		"unicode and quotes": {`{"sub":"Zoë \"\u0007\" \ud83d\ude00"}`, authz.Revocation{Kind: authz.KindSub, Value: "Zoë \"\a\" 😀"}},
 	} {

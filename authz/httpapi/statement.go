@@ -41,8 +41,8 @@ func (a *api) couldNotFindOut(err error, raw string) bool {
 		return true
 	case authz.ReasonUnknownKey, authz.ReasonBadSignature:
 		var f *authz.Failure
-		claims, ok := peek(raw)
-		return errors.As(err, &f) && !f.Settled && ok && !claims.over(a.clock.Now())
+		claims, ok := authz.ReadUnverifiedClaims(raw)
+		return errors.As(err, &f) && !f.Settled && ok && !claims.Expired(a.clock.Now())
 	}
 	return false
 }
@@ -103,10 +103,10 @@ func secondsOf(v any) (int64, bool) {
 	if err != nil || f <= 0 || math.IsNaN(f) {
 		return 0, false
 	}
-	if f > lastSecond {
+	if f > authz.LastSecond {
 		f /= 1000
 	}
-	if f > lastSecond {
+	if f > authz.LastSecond {
 		return 0, false
 	}
 	return int64(f), true

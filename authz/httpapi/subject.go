@@ -9,11 +9,11 @@ import (
 	"jwtbouncer/authz"
 )
 
-// eventRevocations turns the events of one Security Event Token into
+// eventRequests turns the events of one Security Event Token into
 // revocations. An event that has an effect but names nobody who can be found
 // in a token is an error: it must not be acknowledged as if it were enforced.
-func (a *api) eventRevocations(t *authz.Token, events map[string]any, now time.Time) ([]authz.Revocation, error) {
-	var out []authz.Revocation
+func (a *api) eventRequests(t *authz.Token, events map[string]any, now time.Time) ([]authz.RevocationRequest, error) {
+	var out []authz.RevocationRequest
 	for _, uri := range sortedNames(events) {
 		payload, ok := events[uri].(map[string]any)
 		if !ok {
@@ -30,7 +30,7 @@ func (a *api) eventRevocations(t *authz.Token, events map[string]any, now time.T
 				continue
 			}
 			subjects++
-			found, err := s.revocations(named, 0)
+			found, err := s.requests(named, 0)
 			if err != nil {
 				return nil, fmt.Errorf("subject of %s: %w", eventName(uri), err)
 			}
@@ -85,7 +85,7 @@ type subject struct {
 
 var errUnmappable = errors.New("its format identifies nobody in a token; iss_sub, opaque, jwt_id, complex and aliases of these can be used")
 
-func (s subject) revocations(v any, depth int) ([]authz.Revocation, error) {
+func (s subject) requests(v any, depth int) ([]authz.RevocationRequest, error) {
 	id, ok := v.(map[string]any)
 	if !ok || depth > 2 {
 		return nil, errors.New("is not a subject identifier (RFC 9493)")
@@ -116,7 +116,7 @@ func (s subject) revocations(v any, depth int) ([]authz.Revocation, error) {
 // opaque is the issuer's own name for somebody: the sub, or in an event about
 // sessions perhaps a sid. Both are ended then; a sub that equals a sid does
 // not occur by chance.
-func (s subject) opaque(id string) ([]authz.Revocation, error) {
+func (s subject) opaque(id string) ([]authz.RevocationRequest, error) {
 	out, err := s.make(authz.KindSub, s.transmitter, id)
 	if err != nil || !s.session {
 		return out, err
@@ -125,14 +125,14 @@ func (s subject) opaque(id string) ([]authz.Revocation, error) {
 	return append(out, more...), err
 }
 
-func (s subject) aliases(v any, depth int) ([]authz.Revocation, error) {
+func (s subject) aliases(v any, depth int) ([]authz.RevocationRequest, error) {
 	list, _ := v.([]any)
-	var out []authz.Revocation
+	var out []authz.RevocationRequest
 	if len(list) > 20 {
 		return nil, errors.New("has more than 20 aliases")
 	}
 	for _, one := range list {
-		found, err := s.revocations(one, depth+1)
+		found, err := s.requests(one, depth+1)
 		if err != nil && !errors.Is(err, errUnmappable) {
 			return nil, err
 		}
@@ -147,7 +147,7 @@ func (s subject) aliases(v any, depth int) ([]authz.Revocation, error) {
 // complex names what several identifiers have in common. A session alone is
 // narrow enough; otherwise the whole user is ended, though the event may mean
 // only one of the user's devices: too much rather than too little.
-func (s subject) complex(id map[string]any, depth int) ([]authz.Revocation, error) {
+func (s subject) complex(id map[string]any, depth int) ([]authz.RevocationRequest, error) {
 	user, session := id["user"], id["session"]
 	if session != nil && (s.session || user == nil) {
 		one, _ := session.(map[string]any)
@@ -155,19 +155,19 @@ func (s subject) complex(id map[string]any, depth int) ([]authz.Revocation, erro
 			return s.make(authz.KindSID, s.transmitter, text(one, "id"))
 		}
 		if user == nil {
-			return s.revocations(session, depth+1)
+			return s.requests(session, depth+1)
 		}
 	}
 	if user == nil {
 		return nil, errUnmappable
 	}
 	s.session = false // an opaque user is a user
-	return s.revocations(user, depth+1)
+	return s.requests(user, depth+1)
 }
 
 // make returns the revocation for every issuer meant by iss. One issuer can
 // never end another's tokens.
-func (s subject) make(kind authz.Kind, iss, value string) ([]authz.Revocation, error) {
+func (s subject) make(kind authz.Kind, iss, value string) ([]authz.RevocationRequest, error) {
 	issuers := s.issuers
 	switch {
 	case value == "":
@@ -177,9 +177,10 @@ func (s subject) make(kind authz.Kind, iss, value string) ([]authz.Revocation, e
 	case iss != s.transmitter:
 		return nil, errors.New("belongs to an issuer that this transmitter does not speak for")
 	}
-	out := make([]authz.Revocation, len(issuers))
+	out := make([]authz.RevocationRequest, len(issuers))
 	for i := range issuers {
-		out[i] = authz.Revocation{Kind: kind, Issuer: issuers[i], Value: value, Reason: s.reason}
+		out[i] = authz.RevocationRequest{Issuer: &issuers[i], Reason: s.reason, FromClaims: true}
+		out[i].Select(kind, value)
 		if kind == authz.KindSub {
 			out[i].NotBefore = s.before
 		}

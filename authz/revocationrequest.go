@@ -1,0 +1,210 @@
+package authz
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// RevocationRequest is what a caller asks to be revoked. The HTTP API decodes
+// it from JSON, the command line fills it from flags, the operator's page from
+// a form, and the receivers of identity providers' messages from claims.
+// Normalize turns it into revocations.
+//
+// A nil pointer means that the caller left the member out; a pointer to an
+// empty text is refused, because it usually is a variable that was not set.
+type RevocationRequest struct {
+	// Issuer may be left out if exactly one issuer is configured, and together
+	// with a whole JWT in Token.
+	Issuer *string
+	// Exactly one of JTI, Sub, SID, KID, Token and All selects the tokens.
+	JTI, Sub, SID, KID *string
+	Token              *string // a whole JWT, or the TokenValue of any token
+	All                bool    // every token of Issuer, which must be set
+	// NotBefore limits the revocation to tokens issued earlier; see Revocation.
+	NotBefore time.Time
+	ExpiresAt time.Time // see Revocation
+	Reason    string    // free text for the audit trail
+	Actor     string    // who asks
+	// FromClaims says that the selector is a claim of a verified token or
+	// message. What callers type is refused if it contains a token, because
+	// values are logged; an issuer may use any text as a "jti" or "sub".
+	FromClaims bool
+}
+
+// Select makes q a request for the tokens that (kind, value) identifies.
+// KindIss takes no value; KindUnknown selects nothing.
+func (q *RevocationRequest) Select(kind Kind, value string) {
+	switch kind {
+	case KindJTI:
+		q.JTI = &value
+	case KindSub:
+		q.Sub = &value
+	case KindSID:
+		q.SID = &value
+	case KindKID:
+		q.KID = &value
+	case KindToken:
+		q.Token = &value
+	case KindIss:
+		q.All = true
+	}
+}
+
+// Expired reports whether ExpiresAt has passed at now: there is nothing left
+// to revoke.
+func (q *RevocationRequest) Expired(now time.Time) bool {
+	return !q.ExpiresAt.IsZero() && !q.ExpiresAt.After(now)
+}
+
+// Normalize checks the request and returns the revocations that fulfil it:
+// one, or several for a whole JWT that several issuers may accept. Errors are
+// *InvalidError.
+func (q *RevocationRequest) Normalize(issuers Issuers, now time.Time) ([]Revocation, error) {
+	r, err := q.selected()
+	if err != nil {
+		return nil, err
+	}
+	scope := q.scope
+	if r.Kind == KindToken && strings.Contains(r.Value, ".") {
+		scope = q.scopeJWT
+	}
+	names, err := scope(&r, issuers, now)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Revocation, len(names))
+	for i, name := range names {
+		out[i] = r
+		out[i].Issuer = name
+		if err := out[i].Normalize(now); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// selected returns the revocation without its issuer.
+func (q *RevocationRequest) selected() (Revocation, error) {
+	r := Revocation{NotBefore: q.NotBefore, ExpiresAt: q.ExpiresAt, Reason: q.Reason, Actor: q.Actor}
+	selectors := 0
+	for _, s := range []struct {
+		kind  Kind
+		value *string
+	}{{KindJTI, q.JTI}, {KindSub, q.Sub}, {KindSID, q.SID}, {KindKID, q.KID}, {KindToken, q.Token}} {
+		if s.value == nil {
+			continue
+		}
+		selectors++
+		r.Kind, r.Value = s.kind, *s.value
+		switch {
+		case r.Value == "":
+			return r, invalid(s.kind.String(), "must not be empty")
+		case s.kind != KindToken && !q.FromClaims && HoldsToken(r.Value):
+			return r, invalid(s.kind.String(), `looks like a token; give it as "token"`)
+		}
+	}
+	if HoldsToken(q.Reason) {
+		return r, invalid("reason", "looks like a token; reasons are logged")
+	}
+	if q.All {
+		selectors++
+		r.Kind, r.Value = KindIss, ""
+	}
+	switch {
+	case selectors == 0:
+		return r, invalid("", `one of jti, sub, sid, kid, token is needed; to revoke every token of an issuer, set "all": true and name the issuer`)
+	case selectors > 1:
+		return r, invalid("", "only one of jti, sub, sid, kid, token, all is allowed; send several revocations as an array")
+	case q.All && q.Issuer == nil:
+		return r, invalid("iss", `must be named if "all" is true`)
+	}
+	return r, nil
+}
+
+// scope returns the issuer of the tokens.
+func (q *RevocationRequest) scope(r *Revocation, issuers Issuers, _ time.Time) ([]string, error) {
+	all := issuers.All()
+	switch {
+	case r.Kind == KindToken && !isHexSHA256(r.Value):
+		return nil, invalid("token", "is neither a compact JWT nor the 64 lower-case hex digits of a SHA-256: of a JWT's header and payload, or of the whole text of an opaque token")
+	case q.Issuer != nil && !slices.Contains(all, *q.Issuer):
+		return nil, invalid("iss", "is not a configured issuer")
+	case q.Issuer != nil:
+		return []string{*q.Issuer}, nil
+	case len(all) == 1:
+		return all, nil
+	}
+	return nil, invalid("iss", "is needed because more than one issuer is configured")
+}
+
+// scopeJWT replaces a whole JWT by its hash and returns every issuer that may
+// accept it. It reads "iss" and "exp" without verifying them, which is
+// harmless: the hash matches this token only.
+func (q *RevocationRequest) scopeJWT(r *Revocation, issuers Issuers, now time.Time) ([]string, error) {
+	claims, ok := ReadUnverifiedClaims(r.Value)
+	if !ok {
+		return nil, invalid("token", "is not a compact JWT (RFC 7519)")
+	}
+	verified := slices.Contains(issuers.Verified, claims.Issuer)
+	names := issuers.Introspecting(!verified)
+	expCounts := len(names) == 0 // an introspected issuer need not heed the claim
+	if verified && !slices.Contains(names, claims.Issuer) {
+		names = append(names, claims.Issuer)
+	}
+	switch {
+	case q.Issuer != nil && !slices.Contains(issuers.All(), *q.Issuer):
+		return nil, invalid("iss", "is not a configured issuer")
+	case len(names) == 0:
+		return nil, invalid("token", "names an issuer that is not configured")
+	case q.Issuer != nil && !slices.Contains(names, *q.Issuer):
+		return nil, invalid("iss", "is not the issuer that the token names")
+	}
+	r.Value = TokenValue(r.Value)
+	if expCounts && r.ExpiresAt.IsZero() && claims.Expires > 0 && claims.Expires < LastSecond {
+		expires := time.Unix(int64(claims.Expires), 0).Add(ExpiryMargin)
+		if !expires.After(now) {
+			return nil, invalid("token", "has expired; there is nothing left to revoke")
+		}
+		r.ExpiresAt = expires
+	}
+	return names, nil
+}
+
+// LastSecond is the latest time accepted anywhere, in Unix seconds:
+// 9999-12-31T23:59:59Z.
+const LastSecond = 253402300799
+
+// ParseTime reads a time as people write it: seconds since 1970 (a NumericDate,
+// RFC 7519, section 2) or RFC 3339.
+func ParseTime(text string) (time.Time, error) {
+	if seconds, err := strconv.ParseFloat(text, 64); err == nil && !math.IsNaN(seconds) && !math.IsInf(seconds, 0) {
+		return NumericDate(seconds)
+	}
+	return ParseRFC3339(text)
+}
+
+// ParseRFC3339 reads an RFC 3339 time in the years 1970 to 9999.
+func ParseRFC3339(text string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, errors.New("is not an RFC 3339 time such as 2030-01-31T12:00:00Z")
+	}
+	if u := t.Unix(); u <= 0 || u > LastSecond {
+		return time.Time{}, errors.New("is outside the years 1970 to 9999")
+	}
+	return t, nil
+}
+
+// NumericDate converts seconds since 1970 (RFC 7519, section 2) to a time in
+// the years 1970 to 9999.
+func NumericDate(seconds float64) (time.Time, error) {
+	if !(seconds > 0 && seconds <= LastSecond) { // NaN fails both
+		return time.Time{}, errors.New("is not a number of seconds since 1970 (is it in milliseconds?)")
+	}
+	whole := int64(seconds)
+	return time.Unix(whole, int64((seconds-float64(whole))*1e9)).UTC(), nil
+}

@@ -1,0 +1,102 @@
+package authz_test
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+)
+
+const (
+	issuerOne = "https://one.example"
+	issuerTwo = "https://two.example"
+)
+
+func TestRevocationRequestNormalize(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_900_000_000, 0)
+	one := authz.Issuers{Verified: []string{issuerOne}}
+	hash := strings.Repeat("0a", 32)
+	jwt := unsignedJWT(`{"iss":"` + issuerOne + `","exp":1900000060}`)
+	for name, c := range map[string]struct {
+		request authz.RevocationRequest
+		want    authz.Revocation
+	}{
+		"jti":           {authz.RevocationRequest{JTI: new("x"), Reason: "lost", Actor: "cli:bob"}, authz.Revocation{Kind: authz.KindJTI, Value: "x", Reason: "lost", Actor: "cli:bob"}},
+		"sub until now": {authz.RevocationRequest{Sub: new("bob")}, authz.Revocation{Kind: authz.KindSub, Value: "bob", NotBefore: now}},
+		"issuer":        {authz.RevocationRequest{Issuer: new(issuerOne), All: true}, authz.Revocation{Kind: authz.KindIss, NotBefore: now}},
+		"token hash":    {authz.RevocationRequest{Token: &hash}, authz.Revocation{Kind: authz.KindToken, Value: hash}},
+		"whole JWT":     {authz.RevocationRequest{Token: &jwt}, authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(jwt), ExpiresAt: time.Unix(1_900_000_060, 0).Add(authz.ExpiryMargin)}},
+		"sub of a verified message that looks like a token": {authz.RevocationRequest{SID: &jwt, FromClaims: true}, authz.Revocation{Kind: authz.KindSID, Value: jwt}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c.want.Issuer = issuerOne
+			got, err := c.request.Normalize(one, now)
+			require.NoError(t, err)
+			require.Equal(t, []authz.Revocation{c.want}, got)
+		})
+	}
+	for field, request := range map[string]authz.RevocationRequest{
+		"":           {},
+		"jti":        {JTI: &jwt},
+		"sub":        {Sub: new("")},
+		"iss":        {SID: new("s"), Issuer: new("")},
+		"token":      {Token: new("abc")},
+		"reason":     {KID: new("k"), Reason: jwt},
+		"actor":      {KID: new("k"), Actor: "\x00"},
+		"expires_at": {KID: new("k"), ExpiresAt: now},
+	} {
+		got, err := request.Normalize(one, now)
+		require.Nil(t, got)
+		var invalid *authz.InvalidError
+		require.ErrorAs(t, err, &invalid, field)
+		require.Equal(t, field, invalid.Field)
+		require.ErrorIs(t, err, authz.ErrInvalid)
+		require.NotContains(t, err.Error(), jwt)
+	}
+}
+
+// A JWT is revoked under the name of every issuer that may accept it.
+func TestRevocationRequestScope(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_900_000_000, 0)
+	issuers := authz.Issuers{Verified: []string{issuerOne}, Introspected: []authz.IntrospectedIssuer{{Issuer: issuerTwo, All: true}, {Issuer: issuerOne}}}
+	require.Equal(t, []string{issuerOne, issuerTwo}, issuers.All())
+	for iss, want := range map[string][]string{issuerOne: {issuerTwo, issuerOne}, "https://foreign.example": {issuerTwo, issuerOne}} {
+		jwt := unsignedJWT(`{"iss":"` + iss + `","exp":1}`)
+		got, err := (&authz.RevocationRequest{Token: &jwt}).Normalize(issuers, now)
+		require.NoError(t, err, "an introspected issuer need not heed exp")
+		var names []string
+		for _, r := range got {
+			names = append(names, r.Issuer)
+			require.Zero(t, r.ExpiresAt)
+		}
+		require.Equal(t, want, names)
+	}
+	_, err := (&authz.RevocationRequest{JTI: new("x")}).Normalize(issuers, now)
+	require.ErrorContains(t, err, "more than one issuer")
+}
+
+func TestParseTime(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Time{
+		"1767323045":           time.Unix(1767323045, 0),
+		"1767323045.5":         time.Unix(1767323045, 5e8),
+		"2026-01-02T03:04:05Z": time.Unix(1767323045, 0),
+	} {
+		got, err := authz.ParseTime(text)
+		require.NoError(t, err)
+		require.True(t, want.Equal(got), "%s: %s", text, got)
+	}
+	for _, text := range []string{"", "NaN", "Inf", "0", "-1", "1767323045000", "tomorrow", "1969-12-31T23:59:59Z", "2026-01-02"} {
+		_, err := authz.ParseTime(text)
+		require.Error(t, err, text)
+	}
+	_, err := authz.NumericDate(math.NaN())
+	require.Error(t, err)
+}
