@@ -16,6 +16,18 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
 # The two places it may write to: the embedded store and the Unix socket.
 RUN mkdir -p /out/var/lib/jwt-bouncer /out/run/jwt-bouncer
 
+# The demo's issuer and upstream, for docker-compose.yml: --target demo. Nothing
+# of it is in the product's image.
+FROM build AS build-demo
+ARG TARGETOS TARGETARCH
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -o /out/demo ./test/demo
+
+FROM scratch AS demo
+COPY --from=build-demo /out/demo /demo
+USER 65532:65532
+ENTRYPOINT ["/demo"]
+
 FROM scratch
 LABEL org.opencontainers.image.title="jwt-bouncer" \
       org.opencontainers.image.description="Envoy external authorization that makes revoked JWTs stop working" \

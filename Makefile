@@ -28,10 +28,14 @@ tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL, pgbouncer
 build: ## the binary, bin/jwt-bouncer
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
 
+.PHONY: build-demo
+build-demo: ## the demo program, bin/demo
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./test/demo
+
 .PHONY: demo
-demo: build ## watch a token being revoked: issuer, upstream, sidecar, real Envoy (KEEP=1: leave it running)
+demo: build build-demo ## watch a token being revoked: issuer, upstream, sidecar, real Envoy (KEEP=1: leave it running)
 	@scripts/servers.sh
-	bin/jwt-bouncer demo --envoy $(TOOLS)/envoy/_bin/envoy $(if $(KEEP),--keep)
+	bin/demo --binary bin/jwt-bouncer --envoy $(TOOLS)/envoy/_bin/envoy $(if $(KEEP),--keep)
 
 .PHONY: run
 run: build ## serve with CONFIG=FILE

@@ -29,6 +29,10 @@ func compose(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
+	stages, err := dockerStages()
+	if err != nil {
+		return err
+	}
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	for name, c := range p.Configs {
@@ -50,6 +54,9 @@ func compose(ctx context.Context, file string) error {
 	}
 	for name, s := range p.Services {
 		own := s.Build != nil
+		if own && s.Build.Target != "" && !slices.Contains(stages, s.Build.Target) {
+			fail("%s: the Dockerfile has no stage %q", name, s.Build.Target)
+		}
 		if !own && (!strings.Contains(s.Image, ":") || strings.HasSuffix(s.Image, ":latest")) {
 			fail("%s: image %q has no fixed tag", name, s.Image)
 		}
@@ -63,7 +70,7 @@ func compose(ctx context.Context, file string) error {
 		}
 		for dep, d := range s.DependsOn {
 			to := p.Services[dep]
-			healthy := to.HealthCheck != nil && !to.HealthCheck.Disable || to.Build != nil && to.HealthCheck == nil // the image's own
+			healthy := to.HealthCheck != nil && !to.HealthCheck.Disable || to.Build != nil && to.Build.Target == "" && to.HealthCheck == nil // the image's own
 			if d.Condition == types.ServiceConditionHealthy && !healthy {
 				fail("%s waits for the health of %s, which has no check", name, dep)
 			}
@@ -73,6 +80,24 @@ func compose(ctx context.Context, file string) error {
 		fail("redis: version 7, append-only and a health check are needed")
 	}
 	return errors.Join(errs...)
+}
+
+// dockerStages returns the names of the Dockerfile's stages.
+func dockerStages() ([]string, error) {
+	text, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		return nil, err
+	}
+	file, err := parser.Parse(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	stages, _, err := instructions.Parse(file.AST, nil)
+	var names []string
+	for _, s := range stages {
+		names = append(names, s.Name)
+	}
+	return names, err
 }
 
 func TestCompose(t *testing.T) {
@@ -94,6 +119,7 @@ func TestCompose(t *testing.T) {
 		"undeclared config":   {"source: api-token,", "source: api-tokens,", "api-tokens"},
 		"product's config":    {"audiences: [demo]", "audience: [demo]", "unknown key"},
 		"latest":              {"distroless-v1.40.0", "latest", "no fixed tag"},
+		"no stage":            {"target: demo", "target: dome", "has no stage"},
 		"redis":               {`"--appendonly", "yes", `, "", "append-only"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -185,7 +211,7 @@ func TestDockerfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"authz", "cache", "envoy", "store", "main.go", "go.mod", "go.sum"} {
+	for _, dir := range []string{"authz", "cache", "envoy", "store", "test/demo", "main.go", "go.mod", "go.sum"} {
 		if !strings.Contains(string(ignore), "\n!"+dir+"\n") {
 			t.Errorf(".dockerignore keeps %s out", dir)
 		}

@@ -292,7 +292,8 @@ func TestReleaseConfig(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, tail, _ := strings.Cut(string(text), "\nUSER ")
+		stages := strings.Split(string(text), "\nFROM ") // the last stage is the image
+		_, tail, _ := strings.Cut(stages[len(stages)-1], "\nUSER ")
 		return strings.Split(strings.TrimSpace(tail), "\n")
 	}
 	if a, b := last("Dockerfile"), last(image.Dockerfile); !slices.Equal(a, b) {

@@ -12,7 +12,7 @@ if [ "$platform" != "Linux x86_64" ]; then
 make tools: the servers for the tests and the demo are fetched as x86-64 Linux builds, and this is $platform.
   The product itself is for Linux, on arm64 as well; its image builds anywhere.
   Linux on another processor: with envoy, redis-server and postgres in PATH, run \`go test ./...\`; for the demo,
-  \`bin/jwt-bouncer demo --envoy "\$(command -v envoy)"\` after \`make build\`.
+  \`make build build-demo && bin/demo\`.
   Another system: \`docker compose up --build --wait\` starts the same as the demo; for the tests take an x86-64 Linux machine.
 EOF
     exit 1

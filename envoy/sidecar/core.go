@@ -58,7 +58,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	if err != nil {
 		return nil, err
 	}
-	if c.store, err = openStore(s, log, registry); err != nil {
+	if c.store, err = OpenStore(s, log, registry); err != nil {
 		return nil, err
 	}
 	var tiers []authz.Tier
@@ -68,7 +68,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		tiers = append(tiers, cache.NewReplicaTier(c.follower))
 	}
 	if s.Redis.Enabled() {
-		if c.redis, err = openRedis(s, log, registry); err != nil {
+		if c.redis, err = OpenRedis(s, log, registry); err != nil {
 			return nil, err
 		}
 		c.redis.Limit(0, "") // until the store has told its max_staleness, and which it is
@@ -84,7 +84,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	if c.opaque, err = authz.NewIntrospections(s.Introspection, authz.IntrospectionOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
 		return nil, err
 	}
-	if c.policy, err = s.policyOptions(c.opaque.ByName(), c.replays(s)); err != nil {
+	if c.policy, err = s.PolicyOptions(c.opaque.ByName(), c.replays(s)); err != nil {
 		return nil, err
 	}
 	chain := authz.NewChain(newTierMetrics(registry, tiers), tiers...)
@@ -106,7 +106,8 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	return c, nil
 }
 
-func openStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*store.Store, error) {
+// OpenStore opens the store that s names. It needs no network.
+func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*store.Store, error) {
 	var password func() (string, error)
 	if s.StorePasswordFile != "" {
 		password = func() (string, error) {
@@ -126,7 +127,8 @@ func openStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*s
 	})
 }
 
-func openRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cache.Redis, error) {
+// OpenRedis prepares the connections to the Redis that s names. It needs no network.
+func OpenRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cache.Redis, error) {
 	return cache.OpenRedis(s.Redis, cache.RedisOptions{
 		MaxStaleness: s.Revocation.MaxStaleness, Fill: !s.Revocation.Replica, Clock: authz.SystemClock{}, Logger: log, Registry: registry,
 	})

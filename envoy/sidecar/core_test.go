@@ -84,7 +84,7 @@ func TestStorePasswordRotates(t *testing.T) {
 		}
 	}
 	write("first")
-	st, err := openStore(s, slog.New(slog.DiscardHandler), nil)
+	st, err := OpenStore(s, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestStorePasswordRotates(t *testing.T) {
 			t.Errorf("%s without the file: %v", way, err)
 		}
 	}
-	if _, err := openStore(s, slog.New(slog.DiscardHandler), nil); err == nil || !strings.Contains(err.Error(), "store_password_file") {
+	if _, err := OpenStore(s, slog.New(slog.DiscardHandler), nil); err == nil || !strings.Contains(err.Error(), "store_password_file") {
 		t.Errorf("a start without the file: %v", err)
 	}
 }

@@ -162,7 +162,7 @@ func (s *Settings) validate(f *config.File) {
 	}
 	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// The faults of the binding stanza itself are reported below.
-	options, _ := s.policyOptions(introspectors, authz.NewMemoryReplay(1, authz.SystemClock{}))
+	options, _ := s.PolicyOptions(introspectors, authz.NewMemoryReplay(1, authz.SystemClock{}))
 	authz.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.Faulty("routes" + path) })
 	s.Binding.Validate(f.At("binding"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
@@ -185,8 +185,8 @@ func (s *Settings) logLevel() (slog.Level, error) {
 	return level, err
 }
 
-// policyOptions are what routes may refer to.
-func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (authz.PolicyOptions, error) {
+// PolicyOptions are what routes may refer to.
+func (s *Settings) PolicyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (authz.PolicyOptions, error) {
 	binding, err := authz.NewBinding(s.Binding, replays)
 	return authz.PolicyOptions{
 		Issuers: s.TokenIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",

@@ -1,4 +1,4 @@
-package console
+package cli
 
 import (
 	"context"
@@ -10,6 +10,50 @@ import (
 
 	"jwtbouncer/authz"
 )
+
+type revocationsCmd struct {
+	List   listCmd   `cmd:"" default:"withargs" help:"Newest first."`
+	Export exportCmd `cmd:"" help:"Every live revocation as JSON lines: for audit, analysis, and to order them again (docs/operations.md)."`
+}
+
+type filterFlags struct {
+	Kind    string `enum:",jti,sub,sid,kid,iss,token" default:"" help:"Only this kind."`
+	Iss     string `name:"iss" help:"Only this issuer."`
+	Value   string `help:"Only this jti, sub, sid or kid."`
+	Expired bool   `help:"Also those that have expired but are still kept."`
+}
+
+func (f filterFlags) filter() authz.Filter {
+	kind, _ := authz.ParseKind(f.Kind) // the enum lets nothing else through
+	return authz.Filter{Kind: kind, Issuer: f.Iss, Value: f.Value, IncludeExpired: f.Expired}
+}
+
+type listCmd struct {
+	filterFlags
+	Limit int  `default:"100" help:"At most so many; 0: all."`
+	JSON  bool `name:"json" help:"Print JSON, one object a line."`
+}
+
+// Run implements the command.
+func (l *listCmd) Run(ctx context.Context, c *command, io *Process) error {
+	return listRevocations(ctx, c, io, l.filter(), l.Limit, l.JSON)
+}
+
+type exportCmd struct{ filterFlags }
+
+// Run implements the command.
+func (e *exportCmd) Run(ctx context.Context, c *command, io *Process) error {
+	return listRevocations(ctx, c, io, e.filter(), 0, true)
+}
+
+func listRevocations(ctx context.Context, c *command, io *Process, f authz.Filter, limit int, asJSON bool) error {
+	return c.admin(ctx, io, func(a *admin) error {
+		if err := a.Usable(ctx); err != nil {
+			return err
+		}
+		return Printer{Out: io.Out, Err: io.Err, JSON: asJSON}.List(ctx, a.Store, f, limit)
+	})
+}
 
 // record is the JSON form of a revocation; its members are those of the HTTP API.
 type record struct {

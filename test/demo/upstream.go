@@ -1,4 +1,4 @@
-package demo
+package main
 
 import (
 	"encoding/json"
@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Upstream returns the protected service: it answers with what reached it, so
+// upstream returns the protected service: it answers with what reached it, so
 // that one can see what the sidecar added and removed. A credential is shown
 // by its scheme only.
-func Upstream() http.Handler {
+func upstream() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		headers := map[string]string{}
 		for name, values := range r.Header {

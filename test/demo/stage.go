@@ -1,8 +1,4 @@
-// Package demo shows the product at work on one machine: a demo issuer, an
-// upstream, the sidecar on SQLite and a real Envoy in front of them, everything
-// on loopback. It is for trying out and never for production: its issuer gives
-// a token to whoever asks.
-package demo
+package main
 
 import (
 	"context"
@@ -21,24 +17,24 @@ import (
 	"jwtbouncer/envoy"
 )
 
-// Options of a demonstration.
-type Options struct {
-	Executable string    // the jwt-bouncer binary to run as the sidecar
-	Envoy      string    // the envoy binary
-	Keep       bool      // leave everything running until ctx ends
-	Out        io.Writer // the transcript
+// options of a demonstration.
+type options struct {
+	binary string    // the jwt-bouncer binary to run as the sidecar
+	envoy  string    // the envoy binary
+	keep   bool      // leave everything running until ctx ends
+	out    io.Writer // the transcript
 }
 
-// Run starts the parts, prints ready-made commands, executes them itself and
+// run starts the parts, prints ready-made commands, executes them itself and
 // ends every part again. An answer that differs from what the product promises
 // is an error.
-func Run(ctx context.Context, o Options) (err error) {
+func run(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp("", "jwt-bouncer-demo-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s := &stage{Options: o, dir: dir}
+	s := &stage{options: o, dir: dir}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	if err := s.start(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -52,7 +48,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 		return err
 	}
-	if !o.Keep {
+	if !o.keep {
 		s.say("\nDone. `make demo KEEP=1` leaves it running for you to play with.")
 		return nil
 	}
@@ -64,7 +60,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 // stage is the running demonstration.
 type stage struct {
-	Options
+	options
 	dir                      string
 	stops                    []func() error
 	ended                    atomic.Bool // a child has ended
@@ -72,7 +68,7 @@ type stage struct {
 	client                   http.Client
 }
 
-func (s *stage) say(format string, args ...any) { fmt.Fprintf(s.Out, format+"\n", args...) }
+func (s *stage) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
 
 // start brings up issuer, upstream, sidecar and Envoy, and waits until a
 // request comes through all of them.
@@ -82,12 +78,12 @@ func (s *stage) start(ctx context.Context) error {
 		return err
 	}
 	s.issuer = "http://" + issuerL.Addr().String()
-	s.serve(issuerL, NewIssuer(s.issuer))
+	s.serve(issuerL, newIssuer(s.issuer))
 	upstreamL, err := listen(ctx, "127.0.0.1:9001")
 	if err != nil {
 		return err
 	}
-	s.serve(upstreamL, Upstream())
+	s.serve(upstreamL, upstream())
 	grpcAddr, err := freeAddr(ctx, "127.0.0.1:9191")
 	if err != nil {
 		return err
@@ -106,7 +102,7 @@ func (s *stage) start(ctx context.Context) error {
 	if err := os.WriteFile(config, sidecarConfig(s.issuer, grpcAddr, httpAddr, filepath.Join(s.dir, "revocations.db")), 0o600); err != nil {
 		return err
 	}
-	if err := s.spawn(ctx, "sidecar", s.Executable, "--config", config, "serve"); err != nil {
+	if err := s.spawn(ctx, "sidecar", s.binary, "--config", config, "serve"); err != nil {
 		return err
 	}
 	envoyYAML, err := envoy.SampleConfig(envoy.Sample{Listen: frontAddr, Service: grpcAddr, Upstream: upstreamL.Addr().String()})
@@ -117,7 +113,7 @@ func (s *stage) start(ctx context.Context) error {
 	if err := os.WriteFile(front, []byte(envoyYAML), 0o600); err != nil {
 		return err
 	}
-	if err := s.spawn(ctx, "envoy", s.Envoy, "-c", front, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"); err != nil {
+	if err := s.spawn(ctx, "envoy", s.envoy, "-c", front, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"); err != nil {
 		return err
 	}
 	s.say("issuer    %s   (GET /token mints a token)", s.issuer)
@@ -229,8 +225,8 @@ func sidecarConfig(issuer, grpcAddr, httpAddr, db string) []byte {
 	return text
 }
 
-// Serve serves h on addr until ctx ends.
-func Serve(ctx context.Context, addr string, h http.Handler) error {
+// serve serves h on addr until ctx ends.
+func serve(ctx context.Context, addr string, h http.Handler) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {

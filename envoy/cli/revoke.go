@@ -1,6 +1,6 @@
 // Package console is what the command line prints and asks: receipts, tables,
 // explanations, progress. It never prints a token.
-package console
+package cli
 
 import (
 	"context"
@@ -8,11 +8,151 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"os/user"
+	"strconv"
 	"strings"
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+
+	"golang.org/x/sys/unix"
 )
+
+type revokeCmd struct {
+	JTI   *string `name:"jti" xor:"what" help:"One token, by its jti."`
+	Sub   *string `name:"sub" xor:"what" help:"The tokens of a subject issued until now (or --not-before)."`
+	SID   *string `name:"sid" xor:"what" help:"The tokens of a login session."`
+	KID   *string `name:"kid" xor:"what" help:"The tokens signed with a key."`
+	Token *string `name:"token" xor:"what" placeholder:"-|TOKEN|SHA256" help:"One token; '-' reads it from standard input, where no other user can see it. Or, in hex, the SHA-256 of its header.payload; of an opaque token, of its whole text."`
+	All   bool    `xor:"what" help:"All tokens of the issuer issued until now (or --not-before); so does --iss alone."`
+	Bulk  bool    `xor:"what" help:"Read orders from standard input, as POST /v1/revocations takes them: JSON objects one after another, or in arrays of any length."`
+
+	SkipExpired bool `help:"With --bulk: pass over orders whose expires_at has passed, of which nothing is left to revoke."`
+
+	Iss       *string `name:"iss" help:"The issuer; may be left out when one is configured."`
+	NotBefore *string `placeholder:"TIME" help:"Only tokens issued before this time (RFC 3339 or Unix seconds)."`
+	ExpiresAt *string `placeholder:"TIME" help:"When the last such token has expired; default: now + max_token_ttl."`
+	Reason    string  `help:"For the audit trail."`
+	Wait      string  `enum:"none,enforced" default:"none" help:"enforced: return when no sidecar can allow it any more."`
+	JSON      bool    `name:"json" help:"Print JSON."`
+}
+
+// Validate is called by the parser.
+func (r *revokeCmd) Validate() error {
+	if r.Bulk && (r.Iss != nil || r.NotBefore != nil || r.ExpiresAt != nil || r.Reason != "") {
+		return errors.New("--bulk can't be used together with --iss, --not-before, --expires-at or --reason: each order says its own")
+	}
+	if r.SkipExpired && !r.Bulk {
+		return errors.New("--skip-expired is for --bulk")
+	}
+	return nil
+}
+
+// Run implements the command.
+func (r *revokeCmd) Run(ctx context.Context, c *command, io *Process) error {
+	wait := authz.WaitCommitted
+	if r.Wait == "enforced" {
+		wait = authz.WaitEnforced
+	}
+	p := Printer{Out: io.Out, Err: io.Err, JSON: r.JSON, Progress: isTerminal(io.Err)}
+	s, err := c.settings(io)
+	if err != nil {
+		return err
+	}
+	parse := func(text []byte) ([]authz.Revocation, error) {
+		if r.SkipExpired && httpapi.OrderExpired(text, time.Now()) {
+			return nil, nil
+		}
+		orders, err := httpapi.ParseOrders(text, s.OrderIssuers(), time.Now())
+		for i := range orders {
+			orders[i].Actor = actor()
+		}
+		return orders, err
+	}
+	var orders []authz.Revocation
+	if !r.Bulk {
+		body, err := r.order(io.In)
+		if err != nil {
+			return err
+		}
+		if orders, err = parse(body); err != nil {
+			return usageError{err}
+		}
+	}
+	return administer(ctx, s, io, func(a *admin) error {
+		switch err := a.Usable(ctx); {
+		case err != nil:
+			return err
+		case r.Bulk:
+			return p.RevokeAll(ctx, a.Revoker(), io.In, parse, wait)
+		}
+		err := p.Revoke(ctx, a.Revoker(), orders, wait)
+		if errors.Is(err, authz.ErrInvalid) {
+			return usageError{err}
+		}
+		return err
+	})
+}
+
+// order writes the flags as the HTTP API would take them, so that both doors
+// have one set of rules.
+func (r *revokeCmd) order(stdin io.Reader) ([]byte, error) {
+	if r.Token != nil {
+		text, err := readToken(*r.Token, stdin)
+		if err != nil {
+			return nil, err
+		}
+		r.Token = &text
+	}
+	doc := map[string]any{}
+	// An empty text is passed on and refused, as a time below, too: it is a
+	// variable that was not set, and without it the order would be about more
+	// than was meant.
+	for name, value := range map[string]*string{"jti": r.JTI, "sub": r.Sub, "sid": r.SID, "kid": r.KID, "token": r.Token, "iss": r.Iss} {
+		if value != nil {
+			doc[name] = *value
+		}
+	}
+	if _, named := doc["iss"]; r.All || named && len(doc) == 1 {
+		doc["all"] = true
+	}
+	if r.Reason != "" {
+		doc["reason"] = r.Reason
+	}
+	for name, value := range map[string]*string{"not_before": r.NotBefore, "expires_at": r.ExpiresAt} {
+		if value == nil {
+			continue
+		}
+		// JSON has no NaN and no infinity; as texts they are refused as such.
+		if seconds, err := strconv.ParseFloat(*value, 64); err == nil && !math.IsNaN(seconds) && !math.IsInf(seconds, 0) {
+			doc[name] = seconds
+		} else {
+			doc[name] = *value
+		}
+	}
+	return json.Marshal(doc)
+}
+
+// actor names who ordered a revocation on the command line.
+func actor() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	return "cli:" + name
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
 
 // Revoker is the write path that the commands order revocations from.
 type Revoker interface {

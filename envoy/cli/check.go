@@ -1,8 +1,9 @@
-package sidecar
+package cli
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -14,14 +15,56 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/config"
+	"jwtbouncer/envoy/sidecar"
 )
+
+type checkCmd struct {
+	Token   string            `arg:"" optional:"" default:"-" help:"The token; '-' (the default) reads it from standard input, where no other user can see it."`
+	Request string            `default:"GET /" help:"Method and URL it would be presented with, such as 'POST https://api.example/orders'."`
+	Header  map[string]string `help:"Further request headers, name=value."`
+	Network bool              `help:"Keys may be fetched, and the store asked whether the token is revoked. Without it only files are read."`
+	JSON    bool              `name:"json" help:"Print JSON."`
+}
+
+// Run implements the command.
+func (k *checkCmd) Run(ctx context.Context, c *command, io *Process) error {
+	s, err := c.settings(io)
+	if err != nil {
+		return err
+	}
+	token, err := readToken(k.Token, io.In)
+	if err != nil {
+		return err
+	}
+	req, err := exampleRequest(k.Request, k.Header, token)
+	if err != nil {
+		return usageError{err}
+	}
+	steps, err := explain(ctx, s, req, k.Network)
+	if err != nil {
+		return err
+	}
+	if !(Printer{Out: io.Out, Err: io.Err, JSON: k.JSON}).Explanation(steps) {
+		return ErrNo
+	}
+	return nil
+}
+
+// readToken returns the argument, or what standard input holds.
+func readToken(arg string, stdin io.Reader) (string, error) {
+	if arg != "-" {
+		return arg, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(stdin, 64<<10))
+	return strings.TrimSpace(string(text)), err
+}
 
 // networkTime bounds what `check --network` waits for, keys included.
 const networkTime = 5 * time.Second
 
-// ExampleRequest makes the request that a person describes as "METHOD URL",
+// exampleRequest makes the request that a person describes as "METHOD URL",
 // where the URL may be a path alone, with the token as its bearer credential.
-func ExampleRequest(line string, headers map[string]string, token string) (*authz.Request, error) {
+func exampleRequest(line string, headers map[string]string, token string) (*authz.Request, error) {
 	method, target, ok := strings.Cut(strings.TrimSpace(line), " ")
 	if !ok {
 		return nil, fmt.Errorf("--request %q: method and URL are needed, such as 'GET /orders'", line)
@@ -53,11 +96,11 @@ func ExampleRequest(line string, headers map[string]string, token string) (*auth
 	return req, nil
 }
 
-// Explain tells step by step why the request would pass or not. Without
+// explain tells step by step why the request would pass or not. Without
 // network only files are read: keys that would have to be fetched, and whether
 // the token is revoked, are skipped. An embedded store counts as network, since
 // asking it opens it.
-func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) (_ authz.Explanation, err error) {
+func explain(ctx context.Context, s sidecar.Settings, req *authz.Request, network bool) (_ authz.Explanation, err error) {
 	log, registry, clock := slog.New(slog.DiscardHandler), prometheus.NewRegistry(), authz.SystemClock{}
 	verifier, err := authz.NewVerifier(s.Issuers, authz.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log})
 	if err != nil {
@@ -69,7 +112,7 @@ func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) 
 		return authz.Explanation{}, err
 	}
 	defer opaque.Close()
-	options, err := s.policyOptions(opaque.ByName(), authz.Unrecorded{}) // explaining uses up no DPoP proof
+	options, err := s.PolicyOptions(opaque.ByName(), authz.Unrecorded{}) // explaining uses up no DPoP proof
 	if err != nil {
 		return authz.Explanation{}, err
 	}
@@ -83,7 +126,7 @@ func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) 
 		ctx, cancel = context.WithTimeout(ctx, networkTime)
 		defer cancel()
 		_ = verifier.Refresh(ctx) // the steps show what could not be fetched
-		st, err := openStore(s, log, registry)
+		st, err := sidecar.OpenStore(s, log, registry)
 		if err != nil {
 			return authz.Explanation{}, err
 		}
@@ -102,8 +145,8 @@ func Explain(ctx context.Context, s Settings, req *authz.Request, network bool) 
 	return e.Explain(ctx, req), nil
 }
 
-// TestPolicy runs the example requests in file against the routes of s.
-func TestPolicy(ctx context.Context, s Settings, file string) (authz.PolicyTestReport, error) {
+// testPolicy runs the example requests in file against the routes of s.
+func testPolicy(ctx context.Context, s sidecar.Settings, file string) (authz.PolicyTestReport, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return authz.PolicyTestReport{}, fmt.Errorf("policy tests: %w", err)
@@ -115,7 +158,7 @@ func TestPolicy(ctx context.Context, s Settings, file string) (authz.PolicyTestR
 		return authz.PolicyTestReport{}, err
 	}
 	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, func(string, string, ...any) {}) // checked when s was loaded
-	options, err := s.policyOptions(introspectors, authz.NewMemoryReplay(1000, authz.SystemClock{}))
+	options, err := s.PolicyOptions(introspectors, authz.NewMemoryReplay(1000, authz.SystemClock{}))
 	if err != nil {
 		return authz.PolicyTestReport{}, err
 	}

@@ -1,4 +1,4 @@
-package console_test
+package cli
 
 import (
 	"bytes"
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/authz/console"
 )
 
 // ledger remembers what was ordered and fails from the failAt-th order on.
@@ -73,7 +72,7 @@ func TestRevokeAllStoresEveryLine(t *testing.T) {
 			fmt.Fprintf(&in, "{\"jti\":\"t%d\"}\n\n", i)
 		}
 		l, out := &ledger{}, &bytes.Buffer{}
-		p := console.Printer{Out: out, Err: &bytes.Buffer{}, JSON: true}
+		p := Printer{Out: out, Err: &bytes.Buffer{}, JSON: true}
 		if err := p.RevokeAll(context.Background(), l, strings.NewReader(in.String()), parse, authz.WaitCommitted); err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +106,7 @@ func TestRevokeAllLayouts(t *testing.T) {
 		"an array of 2 MB on one line": {long.String(), 25_001},
 	} {
 		l, out := &ledger{}, &bytes.Buffer{}
-		p := console.Printer{Out: out, Err: &bytes.Buffer{}}
+		p := Printer{Out: out, Err: &bytes.Buffer{}}
 		if err := p.RevokeAll(context.Background(), l, strings.NewReader(c.in), parse, authz.WaitEnforced); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -120,7 +119,7 @@ func TestRevokeAllLayouts(t *testing.T) {
 
 func TestRevokeAllSaysWhereItStopped(t *testing.T) {
 	t.Parallel()
-	p := console.Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}}
+	p := Printer{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}}
 	for text, want := range map[string]string{
 		"":                     "no revocation",
 		"[]":                   "no revocation",
@@ -150,7 +149,7 @@ func TestRevokeFailureIsNeverSuccess(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []error{authz.ErrUnavailable, authz.ErrOutcomeUnknown, authz.ErrInvalid} {
 		out := &bytes.Buffer{}
-		p := console.Printer{Out: out, Err: &bytes.Buffer{}}
+		p := Printer{Out: out, Err: &bytes.Buffer{}}
 		err := p.Revoke(context.Background(), &ledger{err: cause}, []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: "v"}}, authz.WaitCommitted)
 		if !errors.Is(err, cause) || out.Len() != 0 {
 			t.Errorf("%v: %v, printed %q", cause, err, out)
@@ -166,7 +165,7 @@ func TestListPagesAndNeverPrintsControlBytes(t *testing.T) {
 	}
 	for limit, want := range map[int]int{0: 5, 3: 3, 4: 4, 5: 5, 9: 5} {
 		out, hint := &bytes.Buffer{}, &bytes.Buffer{}
-		p := console.Printer{Out: out, Err: hint}
+		p := Printer{Out: out, Err: hint}
 		if err := p.List(context.Background(), l, authz.Filter{}, limit); err != nil {
 			t.Fatal(err)
 		}

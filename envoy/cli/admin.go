@@ -1,4 +1,4 @@
-package sidecar
+package cli
 
 import (
 	"context"
@@ -11,27 +11,46 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/cache"
+	"jwtbouncer/envoy/sidecar"
 	"jwtbouncer/store"
 )
 
-// Admin is what the commands need that act on the store without a sidecar.
-type Admin struct {
+// admin opens the store for a command and closes it again.
+func (c *command) admin(ctx context.Context, io *Process, do func(*admin) error) error {
+	settings, err := c.settings(io)
+	if err != nil {
+		return err
+	}
+	return administer(ctx, settings, io, do)
+}
+
+func administer(ctx context.Context, s sidecar.Settings, io *Process, do func(*admin) error) error {
+	log := slog.New(slog.NewTextHandler(io.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	a, err := openAdmin(ctx, s, log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(a), a.Close())
+}
+
+// admin is what the commands need that act on the store without a sidecar.
+type admin struct {
 	Store *store.Store
 	redis *cache.Redis
 	bound time.Duration
 }
 
-// OpenAdmin connects to the store that s names, and says which it is and why
+// openAdmin connects to the store that s names, and says which it is and why
 // when it cannot be used. Its schema must be there: `migrate` or a sidecar
 // that started makes it; an embedded store is made here.
-func OpenAdmin(ctx context.Context, s Settings, log *slog.Logger) (*Admin, error) {
-	st, err := openStore(s, log, prometheus.NewRegistry())
+func openAdmin(ctx context.Context, s sidecar.Settings, log *slog.Logger) (*admin, error) {
+	st, err := sidecar.OpenStore(s, log, prometheus.NewRegistry())
 	if err != nil {
 		return nil, err
 	}
-	a := &Admin{Store: st, bound: s.Revocation.MaxStaleness}
+	a := &admin{Store: st, bound: s.Revocation.MaxStaleness}
 	if s.Redis.Enabled() {
-		if a.redis, err = openRedis(s, log, prometheus.NewRegistry()); err != nil {
+		if a.redis, err = sidecar.OpenRedis(s, log, prometheus.NewRegistry()); err != nil {
 			return nil, errors.Join(err, st.Close())
 		}
 	}
@@ -40,7 +59,7 @@ func OpenAdmin(ctx context.Context, s Settings, log *slog.Logger) (*Admin, error
 
 // Usable reports why the store cannot be used; nil: it can. An embedded store
 // without a schema gets it.
-func (a *Admin) Usable(ctx context.Context) error {
+func (a *admin) Usable(ctx context.Context) error {
 	err := a.Store.Ping(ctx)
 	if errors.Is(err, store.ErrSchema) && a.Store.Name() == "sqlite" {
 		if err = a.Store.Migrate(ctx); err == nil {
@@ -54,7 +73,7 @@ func (a *Admin) Usable(ctx context.Context) error {
 }
 
 // Revoker returns the write path.
-func (a *Admin) Revoker() *authz.Revoker {
+func (a *admin) Revoker() *authz.Revoker {
 	var announcer authz.Announcer
 	if a.redis != nil {
 		announcer = a.redis
@@ -63,7 +82,7 @@ func (a *Admin) Revoker() *authz.Revoker {
 }
 
 // Close ends the connections; announcements still waiting are handed over first.
-func (a *Admin) Close() error {
+func (a *admin) Close() error {
 	var err error
 	if a.redis != nil {
 		// The order stands, and its receipt has said that it was not announced:

@@ -1,4 +1,4 @@
-package demo
+package main
 
 import (
 	"encoding/json"
@@ -15,10 +15,10 @@ const (
 	tokenLifetime = time.Hour
 )
 
-// NewIssuer returns the demo issuer, known by url: it serves its keys at
+// newIssuer returns the demo issuer, known by url: it serves its keys at
 // /jwks.json and gives anybody a token at /token. Query parameters: sub (who,
 // default alice), scope, format=json for {"token","jti"}.
-func NewIssuer(url string) http.Handler {
+func newIssuer(url string) http.Handler {
 	issuer := authztest.NewIssuer(authztest.Named(url), authztest.Offline())
 	mux := http.NewServeMux()
 	mux.Handle("/", issuer.Handler())
