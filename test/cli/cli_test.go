@@ -16,6 +16,7 @@ import (
 func TestMain(m *testing.M) { harness.Main(m) }
 
 func TestScripts(t *testing.T) {
+	harness.NeedsProcess(t)
 	binary, err := harness.Binary(false)
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 // demo starts the demonstration; it ends with the test at the latest.
 func demo(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
+	harness.NeedsProcess(t)
 	binary, err := harness.Binary(false)
 	if err != nil {
 		t.Fatal(err)

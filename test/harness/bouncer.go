@@ -46,6 +46,7 @@ type BouncerOptions struct {
 // configuration, to which it adds the listen stanza.
 func Bouncer(t testing.TB, configYAML string, options ...BouncerOptions) *BouncerServer {
 	t.Helper()
+	NeedsProcess(t)
 	b := &BouncerServer{Process: &Process{Name: "jwt-bouncer"}}
 	if len(options) > 0 {
 		b.options = options[0]
@@ -163,6 +164,7 @@ type Result struct {
 // Run runs a command of the product to its end, as the user of the tests.
 func Run(t testing.TB, stdin string, args ...string) Result {
 	t.Helper()
+	NeedsProcess(t)
 	path, err := Binary(false)
 	if err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ type EnvoyServer struct {
 // port_value 0: Addr tells what they got. An admin listener is added.
 func Envoy(t testing.TB, configYAML string) *EnvoyServer {
 	t.Helper()
+	NeedsProcess(t)
 	e, err := startEnvoy(t, configYAML)
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +74,7 @@ func (e *EnvoyServer) Stats(t testing.TB, filter string) map[string]int64 {
 // ValidateEnvoy runs `envoy --mode validate` on a bootstrap configuration.
 func ValidateEnvoy(t testing.TB, configYAML string) error {
 	t.Helper()
+	NeedsProcess(t)
 	dir := Dir(t)
 	path, err := envoyPath()
 	if err != nil {

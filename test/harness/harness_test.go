@@ -184,6 +184,7 @@ static_resources:
 // A test process that is killed must not leave its children behind.
 func TestChildrenEndWithTheProcess(t *testing.T) {
 	t.Parallel()
+	NeedsProcess(t)
 	if os.Getenv("HARNESS_VICTIM") != "" {
 		r := Redis(t)
 		pg := OwnPostgres(t)

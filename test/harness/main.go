@@ -23,6 +23,16 @@ func atEnd(stop func()) {
 	shared.stops = append(shared.stops, stop)
 }
 
+// NeedsProcess skips the test under -short. Everything in this package that
+// starts a process or builds the product calls it, so that `go test -short ./...`
+// runs exactly the tests that need neither.
+func NeedsProcess(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a process: run without -short")
+	}
+}
+
 // Main runs the tests of a package, stops the servers they shared, fails if a
 // goroutine is left, and exits. Call it from TestMain.
 func Main(m *testing.M, options ...goleak.Option) {

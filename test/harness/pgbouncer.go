@@ -23,6 +23,7 @@ type Pooler struct {
 // pgbouncer could not be had the test is skipped, but fails in CI.
 func PgBouncer(t testing.TB, pg *PG, mode string) *Pooler {
 	t.Helper()
+	NeedsProcess(t)
 	path, err := find("pgbouncer", []string{"pgbouncer", "/usr/sbin/pgbouncer"}, "pgbouncer/usr/sbin/pgbouncer")
 	switch {
 	case err != nil && os.Getenv("CI") == "":

@@ -43,6 +43,7 @@ type PGServer struct {
 // uses OwnPostgres.
 func Postgres(t testing.TB) *PG {
 	t.Helper()
+	NeedsProcess(t)
 	s, err := sharedPostgres()
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +62,7 @@ func OwnPostgres(t testing.TB, settings ...string) *PG {
 // OwnPostgresAt is OwnPostgres with another wall clock than the machine's.
 func OwnPostgresAt(t testing.TB, clock *Clock, settings ...string) *PG {
 	t.Helper()
+	NeedsProcess(t)
 	s, err := newPostgres("postgres", clock, settings...)
 	if err != nil {
 		t.Fatal(err)

@@ -77,6 +77,7 @@ func (r *RedisServer) Start(t testing.TB) {
 
 func startRedis(t testing.TB, name string, cluster bool, clock *Clock, settings ...string) *RedisServer {
 	t.Helper()
+	NeedsProcess(t)
 	var err error
 	for range 5 {
 		r := &RedisServer{dir: Dir(t), clock: clock}
@@ -163,6 +164,7 @@ type SentinelGroup struct {
 // Sentinel starts a group in which a dead master is noticed after a second.
 func Sentinel(t testing.TB) *SentinelGroup {
 	t.Helper()
+	NeedsProcess(t)
 	g := &SentinelGroup{Name: "main", Master: startRedis(t, "redis-master", false, nil)}
 	host, port := "127.0.0.1", strconv.Itoa(g.Master.port)
 	g.Replica = startRedis(t, "redis-replica", false, nil, "replicaof", host+" "+port)

@@ -63,6 +63,7 @@ type RigOptions struct {
 // NewRig starts everything and waits until it is ready.
 func NewRig(t testing.TB, o RigOptions) *Rig {
 	t.Helper()
+	NeedsProcess(t)
 	r := &Rig{Upstream: Upstream(t), Issuer: o.Issuer}
 	if r.Issuer == nil {
 		r.Issuer = authztest.NewIssuer(authztest.Named("https://issuer.example"))

@@ -33,6 +33,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	harness.NeedsProcess(t)
 	w := &world{dir: harness.Dir(t), bin: t.TempDir()}
 	w.issuer = authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.example.com"), authztest.Algorithms("RS256", "ES256", "EdDSA"))
 	w.jwks = harness.WriteFile(t, w.dir, "jwks.json", string(w.issuer.JWKS()))
