@@ -14,7 +14,7 @@ const maxNumericDate = 253402300799
 // readClaims fills the token's fields from the claims (RFC 7519, section 4.1),
 // each of exactly its type. needExp is false only for messages about tokens,
 // which RFC 8417 lets go without.
-func (t *Token) readClaims(claims map[string]any, needExp bool) *Failure {
+func readClaims(t *Token, claims map[string]any, needExp bool) *Failure {
 	t.Claims = claims
 	for _, c := range []struct {
 		name string

@@ -56,14 +56,15 @@ func readBounded(r io.Reader, most int) ([]byte, error) {
 	return b, nil
 }
 
-// newKeyTransport makes a transport whose every stage is bounded. It uses no
+// newTransport makes a transport whose every stage is bounded by timeout. It
+// trusts the certificates in caFile; empty: the system's. It uses no
 // proxy from the environment, so that nobody else's setting decides whom the
 // keys come from.
-func newKeyTransport(c IssuerConfig) (*http.Transport, error) {
+func newTransport(caFile string, timeout time.Duration) (*http.Transport, error) {
 	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: c.FetchTimeout}).DialContext,
-		TLSHandshakeTimeout:    c.FetchTimeout,
-		ResponseHeaderTimeout:  c.FetchTimeout,
+		DialContext:            (&net.Dialer{Timeout: timeout}).DialContext,
+		TLSHandshakeTimeout:    timeout,
+		ResponseHeaderTimeout:  timeout,
 		MaxResponseHeaderBytes: 64 << 10,
 		MaxIdleConns:           2,
 		MaxConnsPerHost:        2,
@@ -72,16 +73,16 @@ func newKeyTransport(c IssuerConfig) (*http.Transport, error) {
 		DisableCompression:     true, // the bound is on what is sent, and nothing swells
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 	}
-	if c.CAFile == "" {
+	if caFile == "" {
 		return t, nil
 	}
-	pem, err := os.ReadFile(c.CAFile)
+	pem, err := os.ReadFile(caFile)
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
 	t.TLSClientConfig.RootCAs = x509.NewCertPool()
 	if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca_file %s holds no PEM certificate", c.CAFile)
+		return nil, fmt.Errorf("ca_file %s holds no PEM certificate", caFile)
 	}
 	return t, nil
 }

@@ -145,7 +145,7 @@ func newIntrospection(c IntrospectionConfig, o IntrospectionOptions, asked *prom
 	}
 	transport := o.Transport
 	if transport == nil {
-		t, err := newKeyTransport(IssuerConfig{CAFile: c.CAFile, FetchTimeout: c.Timeout})
+		t, err := newTransport(c.CAFile, c.Timeout)
 		if err != nil {
 			return nil, err
 		}
@@ -177,7 +177,7 @@ func newAnswers(c IntrospectionConfig) *otter.Cache[[sha256.Size]byte, introspec
 
 // Local implements Introspector.
 func (n *introspection) Local(raw string) bool {
-	_, jwt := signedPart(raw)
+	_, jwt := SignedPart(raw)
 	return jwt && n.cfg.Tokens == "opaque"
 }
 
@@ -374,7 +374,7 @@ func (n *introspection) judge(raw string, claims map[string]any) introspected {
 		return refuse(ReasonUnsupportedToken, "the issuer says that it is no access token: "+use)
 	}
 	t := &Token{Raw: raw}
-	if fail := t.readClaims(claims, true); fail != nil {
+	if fail := readClaims(t, claims, true); fail != nil {
 		return introspected{fail: fail}
 	}
 	if t.Issuer == "" {
@@ -430,7 +430,7 @@ func ownKeys(issuer, raw string) []Key {
 // OwnNames returns what a JWT says of itself by which it could be revoked.
 // Nothing has verified it.
 func OwnNames(raw string) []KeyName {
-	signed, jwt := signedPart(raw)
+	signed, jwt := SignedPart(raw)
 	if !jwt {
 		return nil
 	}

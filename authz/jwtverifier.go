@@ -210,7 +210,7 @@ func (v *JWTVerifier) verify(ctx context.Context, raw string, s *Statement, tr *
 		t.setSpeakerKeys(key.aliases(t.Issuer))
 		return t, nil
 	}
-	fail = t.readClaims(claims, s == nil || !s.ExpOptional)
+	fail = readClaims(t, claims, s == nil || !s.ExpOptional)
 	if _, event := claims["events"]; fail == nil && event && s == nil { // RFC 8417, section 4: a message about tokens is none
 		fail = Failuref(ReasonUnsupportedToken, "a security event is no credential")
 	}

@@ -107,10 +107,10 @@ func (r *KeyRing) install(set *KeySet, sum [sha256.Size]byte) {
 		r.counts.withdrawn.Add(1)
 		r.log.Info("a signing key was withdrawn or changed; tokens verified with the old keys are verified again")
 	}
-	r.counts.refused.Store(int64(len(set.refused)))
-	for i, k := range set.refused {
+	r.counts.refused.Store(int64(len(set.Refused())))
+	for i, k := range set.Refused() {
 		if i == 10 {
-			r.log.Warn("further members of the key set refused", "count", len(set.refused)-i)
+			r.log.Warn("further members of the key set refused", "count", len(set.Refused())-i)
 			break
 		}
 		r.log.Warn("member of the key set refused", "index", k.Index, "reason", k.Reason)
@@ -121,7 +121,7 @@ func (r *KeyRing) install(set *KeySet, sum [sha256.Size]byte) {
 	r.generation.Store(next.generation)
 	clear(r.unknown)
 	r.mu.Unlock()
-	r.log.Info("signing keys loaded", "keys", set.Len(), "refused", len(set.refused))
+	r.log.Info("signing keys loaded", "keys", set.Len(), "refused", len(set.Refused()))
 }
 
 // expire gives the keys up when they have not been confirmed for too long, and

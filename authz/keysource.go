@@ -29,7 +29,7 @@ func newKeySource(c IssuerConfig, transport http.RoundTripper, clock Clock) (_ k
 		return fileSource{path: path}, func() {}, nil
 	}
 	if transport == nil {
-		t, err := newKeyTransport(c)
+		t, err := newTransport(c.CAFile, c.FetchTimeout)
 		if err != nil {
 			return nil, nil, err
 		}

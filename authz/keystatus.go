@@ -50,7 +50,7 @@ func (r *KeyRing) leeway() int64 { return int64(r.cfg.Leeway / time.Second) }
 func (r *KeyRing) status() IssuerStatus {
 	s := IssuerStatus{Issuer: r.cfg.Issuer}
 	if st := r.state.Load(); st != nil {
-		s.Keys, s.Refused = st.set.Len(), len(st.set.refused)
+		s.Keys, s.Refused = st.set.Len(), len(st.set.Refused())
 		s.Fetched = time.Unix(st.wall.Load(), 0)
 	}
 	r.mu.Lock()

@@ -218,7 +218,7 @@ func (t *PolicyTest) token(o PolicyTestOptions) (*Token, error) {
 	if t.Opaque {
 		token.Raw = "opaque-" + base64.RawURLEncoding.EncodeToString(payload)
 	}
-	if fail := token.readClaims(claims, true); fail != nil {
+	if fail := readClaims(token, claims, true); fail != nil {
 		return nil, fail
 	}
 	token.Accepted = config.accepts(token.Audience)
@@ -234,7 +234,7 @@ func (t *PolicyTest) request(token *Token) *Request {
 	}
 	req := &Request{
 		Method: r.Method, Scheme: "https", Host: "localhost", Path: r.URL, Protocol: "HTTP/2",
-		Source: Peer{Address: r.SourceAddress, Principal: r.SourcePrincipal}, ContextExtensions: sortedHeaders(r.ContextExtensions),
+		Source: Peer{Address: r.SourceAddress, Principal: r.SourcePrincipal}, ContextExtensions: HeadersFrom(r.ContextExtensions),
 	}
 	if req.Method == "" {
 		req.Method = "GET"
@@ -248,7 +248,7 @@ func (t *PolicyTest) request(token *Token) *Request {
 	}
 	placed := raw == "" || strings.Contains(req.Path, "$TOKEN")
 	req.Path = strings.ReplaceAll(req.Path, "$TOKEN", url.QueryEscape(raw))
-	for _, h := range sortedHeaders(r.Headers) {
+	for _, h := range HeadersFrom(r.Headers) {
 		placed = placed || strings.Contains(h.Value, "$TOKEN")
 		h.Value = strings.ReplaceAll(h.Value, "$TOKEN", raw)
 		req.Headers = append(req.Headers, h)

@@ -1,5 +1,10 @@
 package authz
 
+import (
+	"slices"
+	"strings"
+)
+
 // Header is one request header. Names are lower case.
 type Header struct{ Name, Value string }
 
@@ -58,4 +63,17 @@ func (r *Request) Extension(name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// HeadersFrom returns the map as headers, sorted by name.
+func HeadersFrom(m map[string]string) []Header {
+	if len(m) == 0 {
+		return nil
+	}
+	hs := make([]Header, 0, len(m))
+	for k, v := range m {
+		hs = append(hs, Header{Name: k, Value: v})
+	}
+	slices.SortFunc(hs, func(a, b Header) int { return strings.Compare(a.Name, b.Name) })
+	return hs
 }

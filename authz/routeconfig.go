@@ -180,8 +180,8 @@ func (m *MatchConfig) compile(public bool, fault Fault) conditions {
 		}
 		c.methods = append(c.methods, method)
 	}
-	c.extensions = sortedHeaders(m.ContextExtensions)
-	c.headers = sortedHeaders(m.Headers)
+	c.extensions = HeadersFrom(m.ContextExtensions)
+	c.headers = HeadersFrom(m.Headers)
 	for _, h := range c.headers {
 		if !isToken(h.Name) || h.Name != strings.ToLower(h.Name) {
 			fault("match.headers."+h.Name, "%q is not a header name in lower case", h.Name)
@@ -236,18 +236,6 @@ func parseHost(s string) (hostPattern, error) {
 		host = "." + host
 	}
 	return hostPattern{name: host, suffix: suffix}, nil
-}
-
-func sortedHeaders(m map[string]string) []Header {
-	if len(m) == 0 {
-		return nil
-	}
-	hs := make([]Header, 0, len(m))
-	for k, v := range m {
-		hs = append(hs, Header{Name: k, Value: v})
-	}
-	slices.SortFunc(hs, func(a, b Header) int { return strings.Compare(a.Name, b.Name) })
-	return hs
 }
 
 func checkTexts(path string, list []string, fault Fault, ok func(string) bool) {

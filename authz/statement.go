@@ -56,8 +56,6 @@ type Speakers struct {
 	Revocations Tier
 }
 
-var _ StatementVerifier = Speakers{}
-
 // VerifyStatement checks a message as JWTVerifier does. What nobody can tell
 // about the key is ReasonRevocationUnknown.
 func (s Speakers) VerifyStatement(ctx context.Context, raw string, st Statement) (*Token, error) {

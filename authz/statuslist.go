@@ -82,7 +82,7 @@ type StatementVerifier interface {
 	VerifyStatement(ctx context.Context, raw string, s Statement) (*Token, error)
 }
 
-var _ StatementVerifier = (*JWTVerifier)(nil)
+var _ StatementVerifier = Speakers{}
 
 // StatusListOptions is what StatusLists work with; Verifier is needed.
 type StatusListOptions struct {
@@ -141,7 +141,7 @@ func NewStatusLists(c StatusListConfig, o StatusListOptions) (*StatusLists, erro
 	}
 	transport := o.Transport
 	if transport == nil {
-		t, err := newKeyTransport(IssuerConfig{CAFile: c.CAFile, FetchTimeout: s.cfg.Timeout})
+		t, err := newTransport(c.CAFile, s.cfg.Timeout)
 		if err != nil {
 			return nil, fmt.Errorf("status_lists: %w", err)
 		}

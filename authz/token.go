@@ -46,17 +46,17 @@ type Token struct {
 // whole text of a token that is no JWT. A JWT's signature is left out because
 // some algorithms let anyone make another valid one (ECDSA: s and n-s).
 func TokenValue(raw string) string {
-	signed, _ := signedPart(raw)
+	signed, _ := SignedPart(raw)
 	sum := sha256.Sum256([]byte(signed))
 	return hex.EncodeToString(sum[:])
 }
 
-// signedPart returns a JWT's header and payload with the dot between them, and
+// SignedPart returns a JWT's header and payload with the dot between them, and
 // true; or the whole of another token, in which dots separate nothing. A JWT is
 // what has three segments, of which the first is base64url of text that begins
 // with "{". It allocates nothing: on routes with introspection, every request
 // asks.
-func signedPart(raw string) (string, bool) {
+func SignedPart(raw string) (string, bool) {
 	head, rest, _ := strings.Cut(raw, ".")
 	payload, signature, ok := strings.Cut(rest, ".")
 	if !ok || strings.IndexByte(signature, '.') >= 0 || !encodesObject(head) {

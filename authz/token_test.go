@@ -2,6 +2,7 @@ package authz
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"strings"
 	"testing"
@@ -11,7 +12,7 @@ import (
 func TestTokenValue(t *testing.T) {
 	t.Parallel()
 	const head, body = "eyJhbGciOiJFUzI1NiJ9", "e30"
-	encode := func(s string) string { return base64url([]byte(s)) }
+	encode := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	for name, tt := range map[string]struct{ raw, hashed string }{
 		"JWT":                       {head + "." + body + ".AAAA", head + "." + body},
 		"JWT, another signature":    {head + "." + body + ".BBBB", head + "." + body},
@@ -58,8 +59,8 @@ func TestOpaqueTokensAreTold(t *testing.T) {
 }
 
 func TestSignedPartAllocatesNothing(t *testing.T) {
-	raw := base64url([]byte(strings.Repeat(" ", 100)+`{"alg":"ES256","kid":"k"}`)) + ".e30.AAAA"
-	if n := testing.AllocsPerRun(100, func() { signedPart(raw) }); n != 0 {
+	raw := base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat(" ", 100)+`{"alg":"ES256","kid":"k"}`)) + ".e30.AAAA"
+	if n := testing.AllocsPerRun(100, func() { SignedPart(raw) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
