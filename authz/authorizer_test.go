@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/policy"
 )
 
 const secret = "the-raw-token"
@@ -51,18 +52,18 @@ func (s scenario) authorize(t testing.TB, req *authz.Request) authz.Decision {
 // routes "opaque" and "opaque-allow".
 func policyWith(t testing.TB, name string, in authz.Introspector) authz.Policy {
 	t.Helper()
-	route, ok := map[string]authz.RouteConfig{
+	route, ok := map[string]policy.RouteConfig{
 		"plain":        {},
 		"public":       {Public: true},
 		"scoped":       {Scopes: []string{"write"}},
 		"allow":        {OnRevocationUnknown: "allow"},
 		"opaque":       {Introspection: "as"},
 		"opaque-allow": {Introspection: "as", OnRevocationUnknown: "allow"},
-		"narrow":       {Match: authz.MatchConfig{Paths: []authz.PathConfig{{Prefix: "/v1"}}}},
+		"narrow":       {Match: policy.MatchConfig{Paths: []policy.PathConfig{{Prefix: "/v1"}}}},
 	}[name]
 	require.True(t, ok, "no route is named %q", name)
 	route.Name = name
-	p, err := authz.CompilePolicy([]authz.RouteConfig{route}, authz.PolicyOptions{Introspectors: map[string]authz.Introspector{"as": in}})
+	p, err := policy.Compile([]policy.RouteConfig{route}, policy.Options{Introspectors: map[string]authz.Introspector{"as": in}})
 	require.NoError(t, err)
 	return p
 }

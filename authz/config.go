@@ -11,9 +11,9 @@ import (
 // The loader adds file and line and reports all faults at once.
 type Fault func(path, format string, args ...any)
 
-func itemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
+func ItemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
 
-func isLabel(s string) bool {
+func IsLabel(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
 			return false
@@ -22,7 +22,7 @@ func isLabel(s string) bool {
 	return s != "" && len(s) <= 64
 }
 
-func isLoopback(host string) bool {
+func IsLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }

@@ -190,7 +190,7 @@ func (r *Revocation) Normalize(now time.Time) error {
 		}
 	}
 	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}, {"actor", r.Actor}} {
-		if !validText(text.value) {
+		if !ValidText(text.value) {
 			return invalid(text.field, "must be valid UTF-8 without NUL")
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
 )
 
 // book is a Ledger that stores, or fails with err.
@@ -60,7 +61,7 @@ func TestRevokeWaits(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				h := &herald{takes: c.takes, done: true}
-				r := authz.NewRevoker(&book{}, h, bound, bubbleClock{time.Now()})
+				r := authz.NewRevoker(&book{}, h, bound, authztest.BubbleClock{Start: time.Now()})
 				start := time.Now()
 				rec, err := r.Revoke(t.Context(), order(), c.wait)
 				require.NoError(t, err)
@@ -77,7 +78,7 @@ func TestRevokeWaits(t *testing.T) {
 func TestRevokeWaitInterrupted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := authz.NewRevoker(&book{}, nil, time.Minute, bubbleClock{time.Now()})
+		r := authz.NewRevoker(&book{}, nil, time.Minute, authztest.BubbleClock{Start: time.Now()})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		rec, err := r.Revoke(ctx, order(), authz.WaitEnforced)
@@ -182,7 +183,7 @@ func TestRevokeDoesNotWaitForTheBound(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := &silentBook{}
-		r := authz.NewRevoker(b, nil, time.Minute, bubbleClock{time.Now()})
+		r := authz.NewRevoker(b, nil, time.Minute, authztest.BubbleClock{Start: time.Now()})
 		_, err := r.Revoke(t.Context(), order(), authz.WaitCommitted)
 		require.NoError(t, err)
 		b.silent = true
@@ -234,7 +235,9 @@ func (s *stage) Begin(context.Context, *authz.Query) (time.Time, bool) {
 	s.begun++
 	return time.Unix(int64(s.begun), 0), true
 }
-func (s *stage) Fill(_ authz.Query, v authz.Verdict, _ time.Time) { s.filled = append(s.filled, v) }
+func (s *stage) Fill(_ authz.Query, v authz.Verdict, _ time.Time) {
+	s.filled = append(s.filled, v)
+}
 
 func TestChain(t *testing.T) {
 	t.Parallel()

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-func validText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+func ValidText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
 
 func isHexSHA256(s string) bool {
 	if len(s) != 64 {
@@ -34,7 +34,7 @@ var strictBase64 = base64.RawURLEncoding.Strict()
 // decodeSegment decodes base64url as RFC 7515, section 2, defines it: no
 // padding, no line breaks (which encoding/base64 skips), no other alphabet,
 // and unused bits zero, so that each value has one text.
-func decodeSegment(s string) ([]byte, bool) {
+func DecodeSegment(s string) ([]byte, bool) {
 	for i := range len(s) {
 		if !base64urlBytes[s[i]] {
 			return nil, false
@@ -46,7 +46,7 @@ func decodeSegment(s string) ([]byte, bool) {
 
 // quoteShort makes text an attacker chose fit for a log: quoted, ASCII,
 // at most 64 bytes of it.
-func quoteShort(s string) string {
+func QuoteShort(s string) string {
 	const most = 64
 	if len(s) <= most {
 		return strconv.QuoteToASCII(s)
@@ -60,12 +60,12 @@ func quoteShort(s string) string {
 
 // maxIdentifier bounds iss, sub, jti, sid and kid, in bytes: what is longer
 // could not be named in a revocation (Revocation.Normalize).
-const maxIdentifier = 1024
+const MaxIdentifier = 1024
 
 // isToken68 is RFC 6750's b64token (section 2.1), which is RFC 9110's token68.
 // It runs over the whole token on every check: looking bytes up costs a tenth
 // of comparing them, since a token's bytes cannot be foreseen by a processor.
-func isToken68(s string) bool {
+func IsToken68(s string) bool {
 	end := len(strings.TrimRight(s, "="))
 	var bad byte
 	for i := range end {
@@ -83,4 +83,4 @@ var notToken68 = func() (table [256]byte) {
 	return table
 }()
 
-func stamp(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+func FormatTime(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }

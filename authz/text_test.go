@@ -15,7 +15,7 @@ func TestQuoteShort(t *testing.T) {
 		strings.Repeat("x", 63) + "é": `"` + strings.Repeat("x", 63) + `"…`,
 		strings.Repeat("\xff", 100):   `"` + strings.Repeat(`\xff`, 64) + `"…`,
 	} {
-		if got := quoteShort(text); got != want {
+		if got := QuoteShort(text); got != want {
 			t.Errorf("%q: %s, not %s", text, got, want)
 		}
 	}

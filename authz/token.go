@@ -124,7 +124,7 @@ func (t *Token) SetKeys(also ...Key) {
 
 // setSpeakerKeys sets Keys to what can end a statement: that its key has been
 // revoked. That its subject has is what statements are about.
-func (t *Token) setSpeakerKeys(aliases []Key) {
+func (t *Token) SetSecurityEventKeys(aliases []Key) {
 	var keys []Key
 	if t.KeyID != "" {
 		keys = append(keys, RevocationKey(KindKID, t.Issuer, t.KeyID))

@@ -45,7 +45,7 @@ func TestSizes(t *testing.T) { //nolint:paralleltest // measures the heap
 		kept := make([]map[string]any, copies)
 		before := heapInUse()
 		for i := range kept {
-			if kept[i], err = parseObject(strings.Clone(text)); err != nil {
+			if kept[i], err = decodeObject(strings.Clone(text)); err != nil {
 				t.Fatal(name, err)
 			}
 		}

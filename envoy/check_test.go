@@ -34,6 +34,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/policy"
 )
 
 // bytesCodec lets a client send what is no message at all.
@@ -368,7 +369,7 @@ func (neverVerify) Current(*authz.Token, int64) bool { return false }
 // Two credentials are refused by the whole core before any is looked at.
 func TestTwoAuthorizationHeaders(t *testing.T) {
 	t.Parallel()
-	policy, err := authz.CompilePolicy(nil, authz.PolicyOptions{})
+	policy, err := policy.Compile(nil, policy.Options{})
 	require.NoError(t, err)
 	r := run(t, authz.NewAuthorizer(neverVerify{t}, nil, authz.NewChain(nil), policy, authz.SystemClock{}), testConfig(), Options{})
 	raw := func(pairs ...string) *authv3.CheckRequest {

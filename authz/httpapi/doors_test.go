@@ -17,6 +17,8 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
+	"jwtbouncer/authz/issuer"
+	"jwtbouncer/authz/policy"
 )
 
 // doors is a bench with two real issuers, a verifier of their tokens, and
@@ -24,7 +26,7 @@ import (
 type doors struct {
 	*bench
 	a, b     *authztest.Issuer
-	verifier *authz.JWTVerifier
+	verifier *issuer.Verifier
 	keys     []string // files
 }
 
@@ -39,15 +41,15 @@ func newDoors(t *testing.T, change func(*Options)) *doors {
 		a: authztest.NewIssuer(authztest.Offline(), authztest.Named(issuerA)),
 		b: authztest.NewIssuer(authztest.Offline(), authztest.Named(issuerB)),
 	}
-	var configs []authz.IssuerConfig
+	var configs []issuer.Config
 	for _, iss := range []*authztest.Issuer{d.a, d.b} {
 		path := filepath.Join(t.TempDir(), "jwks.json")
 		require.NoError(t, os.WriteFile(path, iss.JWKS(), 0o600))
-		configs = append(configs, authz.IssuerConfig{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: path})
+		configs = append(configs, issuer.Config{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: path})
 		d.keys = append(d.keys, path)
 	}
 	var err error
-	d.verifier, err = authz.NewVerifier(configs, authz.VerifierOptions{})
+	d.verifier, err = issuer.NewVerifier(configs, issuer.VerifierOptions{})
 	require.NoError(t, err)
 	t.Cleanup(d.verifier.Close)
 	require.NoError(t, d.verifier.Refresh(t.Context()))
@@ -68,12 +70,12 @@ func newDoors(t *testing.T, change func(*Options)) *doors {
 // metadata is the document of a resource with everything it can say, as the
 // product makes it.
 func metadata() *Resource {
-	c := authz.ResourceConfig{
+	c := policy.ResourceConfig{
 		Resource: "https://api.example", AuthorizationServers: []string{issuerA}, ScopesSupported: []string{"read"}, Name: "Shop",
 		Documentation: "https://api.example/docs", Policy: "https://api.example/policy", TermsOfService: "https://api.example/terms",
 	}
-	document := func() ([]byte, error) { return authz.ResourceMetadata(c, authz.NewPolicy(), nil) }
-	return &Resource{Path: authz.ResourceMetadataPath(c), Document: document}
+	document := func() ([]byte, error) { return policy.ResourceMetadata(c, policy.New(), nil) }
+	return &Resource{Path: policy.ResourceMetadataPath(c), Document: document}
 }
 
 // revokes reports whether what is stored revokes the token.
@@ -355,7 +357,7 @@ func TestDoorsClosed(t *testing.T) {
 
 func TestKeysUnavailableIsNoRefusal(t *testing.T) {
 	t.Parallel()
-	v, err := authz.NewVerifier([]authz.IssuerConfig{{Issuer: issuerA, Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none")}}, authz.VerifierOptions{})
+	v, err := issuer.NewVerifier([]issuer.Config{{Issuer: issuerA, Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none")}}, issuer.VerifierOptions{})
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	d := newDoors(t, func(o *Options) { o.Verifier = v })

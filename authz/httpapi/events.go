@@ -65,7 +65,7 @@ func (a *api) receiveEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	raw := strings.TrimSpace(string(body))
-	t, err := a.verifier.VerifyStatement(r.Context(), raw, authz.Statement{
+	t, err := a.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
 		Types: []string{"secevent+jwt"}, Audiences: a.events.Audiences, ExpOptional: true, // RFC 8417, section 2.2
 	})
 	if err != nil {

@@ -27,9 +27,9 @@ func (a *api) keycloakAction(want string) http.HandlerFunc {
 			p.write(w)
 			return
 		}
-		issuer, raw := a.keycloak.Issuer, strings.TrimSpace(string(body))
-		t, err := a.verifier.VerifyStatement(r.Context(), raw, authz.Statement{
-			Types: []string{"jwt", ""}, Issuer: issuer,
+		realm, raw := a.keycloak.Issuer, strings.TrimSpace(string(body))
+		t, err := a.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
+			Types: []string{"jwt", ""}, Issuer: realm,
 		})
 		if err != nil {
 			a.log.InfoContext(r.Context(), "Keycloak's action refused", "error", err)
@@ -56,8 +56,8 @@ func (a *api) keycloakAction(want string) http.HandlerFunc {
 			p.write(w)
 			return
 		}
-		if requests := keycloakRequests(t.Claims, issuer, now); len(requests) > 0 {
-			if _, p := a.revoke(r, doorKeycloak, "keycloak:"+issuer, requests); p != nil {
+		if requests := keycloakRequests(t.Claims, realm, now); len(requests) > 0 {
+			if _, p := a.revoke(r, doorKeycloak, "keycloak:"+realm, requests); p != nil {
 				p.write(w)
 				return
 			}

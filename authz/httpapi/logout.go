@@ -23,7 +23,7 @@ func (a *api) backchannelLogout(w http.ResponseWriter, r *http.Request) {
 		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "logout_token is missing")
 		return
 	}
-	t, err := a.verifier.VerifyStatement(r.Context(), raw, authz.Statement{
+	t, err := a.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
 		Types: []string{"logout+jwt", "jwt", ""}, Audiences: a.logout.Audiences, // section 2.4: typ is recommended, not required
 	})
 	if err != nil {

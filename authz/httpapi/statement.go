@@ -16,9 +16,9 @@ import (
 type Verifier interface {
 	// Verify checks a token as authz.Verifier does.
 	Verify(ctx context.Context, raw string) (*authz.Token, error)
-	// VerifyStatement checks a message about tokens: form, signature by a
+	// VerifySecurityEvent checks a message about tokens: form, signature by a
 	// configured issuer, typ, audience and times.
-	VerifyStatement(ctx context.Context, raw string, s authz.Statement) (*authz.Token, error)
+	VerifySecurityEvent(ctx context.Context, raw string, s authz.SecurityEventRules) (*authz.Token, error)
 }
 
 // reasonOf classifies an error of the Verifier.

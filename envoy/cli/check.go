@@ -15,6 +15,12 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/config"
+	"jwtbouncer/authz/explain"
+	"jwtbouncer/authz/introspect"
+	"jwtbouncer/authz/issuer"
+	"jwtbouncer/authz/policy"
+	"jwtbouncer/authz/policytest"
+	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/envoy/sidecar"
 )
 
@@ -40,7 +46,7 @@ func (k *checkCmd) Run(ctx context.Context, c *command, io *Process) error {
 	if err != nil {
 		return usageError{err}
 	}
-	steps, err := explain(ctx, s, req, k.Network)
+	steps, err := explainRequest(ctx, s, req, k.Network)
 	if err != nil {
 		return err
 	}
@@ -96,31 +102,31 @@ func exampleRequest(line string, headers map[string]string, token string) (*auth
 	return req, nil
 }
 
-// explain tells step by step why the request would pass or not. Without
+// explainRequest tells step by step why the request would pass or not. Without
 // network only files are read: keys that would have to be fetched, and whether
 // the token is revoked, are skipped. An embedded store counts as network, since
 // asking it opens it.
-func explain(ctx context.Context, s sidecar.Settings, req *authz.Request, network bool) (_ authz.Explanation, err error) {
+func explainRequest(ctx context.Context, s sidecar.Settings, req *authz.Request, network bool) (_ explain.Explanation, err error) {
 	log, registry, clock := slog.New(slog.DiscardHandler), prometheus.NewRegistry(), authz.SystemClock{}
-	verifier, err := authz.NewVerifier(s.Issuers, authz.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log})
+	verifier, err := issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log})
 	if err != nil {
-		return authz.Explanation{}, err
+		return explain.Explanation{}, err
 	}
 	defer verifier.Close()
-	opaque, err := authz.NewIntrospections(s.Introspection, authz.IntrospectionOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
+	opaque, err := introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
 	if err != nil {
-		return authz.Explanation{}, err
+		return explain.Explanation{}, err
 	}
 	defer opaque.Close()
-	options, err := s.PolicyOptions(opaque.ByName(), authz.Unrecorded{}) // explaining uses up no DPoP proof
+	options, err := s.PolicyOptions(opaque.ByName(), policy.Unrecorded{}) // explaining uses up no DPoP proof
 	if err != nil {
-		return authz.Explanation{}, err
+		return explain.Explanation{}, err
 	}
-	policy, err := authz.CompilePolicy(s.Routes, options)
+	policy, err := policy.Compile(s.Routes, options)
 	if err != nil {
-		return authz.Explanation{}, err
+		return explain.Explanation{}, err
 	}
-	e := authz.Explainer{Offline: !network}
+	e := explain.Explainer{Offline: !network}
 	if network {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, networkTime)
@@ -128,14 +134,14 @@ func explain(ctx context.Context, s sidecar.Settings, req *authz.Request, networ
 		_ = verifier.Refresh(ctx) // the steps show what could not be fetched
 		st, err := sidecar.OpenStore(s, log, registry)
 		if err != nil {
-			return authz.Explanation{}, err
+			return explain.Explanation{}, err
 		}
 		defer st.Close()
 		e.Revocations = st
 		if len(s.StatusLists.Hosts) > 0 {
-			lists, err := authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: authz.Speakers{JWTVerifier: verifier, Revocations: st}, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
+			lists, err := statuslist.New(s.StatusLists, statuslist.Options{Verifier: issuer.RevocationAwareVerifier{Verifier: verifier, Revocations: st}, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
 			if err != nil {
-				return authz.Explanation{}, err
+				return explain.Explanation{}, err
 			}
 			defer lists.Close()
 			e.Revocations = authz.All(st, lists)
@@ -146,25 +152,25 @@ func explain(ctx context.Context, s sidecar.Settings, req *authz.Request, networ
 }
 
 // testPolicy runs the example requests in file against the routes of s.
-func testPolicy(ctx context.Context, s sidecar.Settings, file string) (authz.PolicyTestReport, error) {
+func testPolicy(ctx context.Context, s sidecar.Settings, file string) (policytest.Report, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return authz.PolicyTestReport{}, fmt.Errorf("policy tests: %w", err)
+		return policytest.Report{}, fmt.Errorf("policy tests: %w", err)
 	}
-	var tests authz.PolicyTests
+	var tests policytest.Tests
 	f := config.Parse(file, text, &tests)
 	tests.Validate(f.At(""))
 	if err := f.Err(); err != nil {
-		return authz.PolicyTestReport{}, err
+		return policytest.Report{}, err
 	}
-	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, func(string, string, ...any) {}) // checked when s was loaded
-	options, err := s.PolicyOptions(introspectors, authz.NewMemoryReplay(1000, authz.SystemClock{}))
+	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, func(string, string, ...any) {}) // checked when s was loaded
+	options, err := s.PolicyOptions(introspectors, policy.NewMemoryReplay(1000, authz.SystemClock{}))
 	if err != nil {
-		return authz.PolicyTestReport{}, err
+		return policytest.Report{}, err
 	}
-	policy, err := authz.CompilePolicy(s.Routes, options)
+	policy, err := policy.Compile(s.Routes, options)
 	if err != nil {
-		return authz.PolicyTestReport{}, err
+		return policytest.Report{}, err
 	}
-	return authz.RunPolicyTests(ctx, policy, tests, authz.PolicyTestOptions{Issuers: s.Issuers}), nil
+	return policytest.Run(ctx, policy, tests, policytest.Options{Issuers: s.Issuers}), nil
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/explain"
+	"jwtbouncer/authz/policytest"
 )
 
 // stepRecord is the JSON form of a step.
@@ -27,7 +29,7 @@ type keyRecord struct {
 
 // Explanation prints the steps of a check and reports whether the request
 // would pass, as far as nothing was skipped.
-func (p Printer) Explanation(x authz.Explanation) (passes bool) {
+func (p Printer) Explanation(x explain.Explanation) (passes bool) {
 	steps := x.Steps
 	var keys []keyRecord
 	for _, k := range x.Keys {
@@ -88,7 +90,7 @@ func (p Printer) Explanation(x authz.Explanation) (passes bool) {
 
 // PolicyTests prints the outcome of a file of policy tests and reports whether
 // all of them passed.
-func (p Printer) PolicyTests(r authz.PolicyTestReport) bool {
+func (p Printer) PolicyTests(r policytest.Report) bool {
 	for _, t := range r.Results {
 		if len(t.Wrong) == 0 {
 			fmt.Fprintf(p.Out, "ok    %s\n", safeText(t.Name))

@@ -17,25 +17,29 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/introspect"
+	"jwtbouncer/authz/issuer"
+	"jwtbouncer/authz/policy"
+	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/cache"
 	"jwtbouncer/store"
 )
 
 // core is everything behind the doors: verification, tiers, write path.
 type core struct {
-	verifier   *authz.JWTVerifier
+	verifier   *issuer.Verifier
 	tokens     *cache.TokenCache // nil: switched off
 	store      *store.Store
 	redis      *cache.Redis    // nil: not configured
 	replica    *cache.Replica  // nil: lookup mode
 	follower   *cache.Follower // nil: lookup mode
-	opaque     *authz.Introspections
-	speakers   authz.Speakers
-	statuses   *authz.StatusLists // nil: not configured
+	opaque     *introspect.Introspectors
+	speakers   issuer.RevocationAwareVerifier
+	statuses   *statuslist.Lists // nil: not configured
 	revoker    *authz.Revoker
 	authorizer *authz.Authorizer
-	routes     atomic.Pointer[authz.CompiledPolicy] // those the authorizer has
-	policy     authz.PolicyOptions
+	routes     atomic.Pointer[policy.Policy] // those the authorizer has
+	policy     policy.Options
 	log        *slog.Logger
 	reloads    reloadMetrics
 	loops      sync.WaitGroup
@@ -54,7 +58,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 			_ = c.close() // the cause is what matters
 		}
 	}()
-	c.verifier, err = authz.NewVerifier(s.Issuers, authz.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log, Registry: registry})
+	c.verifier, err = issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log, Registry: registry})
 	if err != nil {
 		return nil, err
 	}
@@ -81,23 +85,23 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
 		tokens = c.tokens
 	}
-	if c.opaque, err = authz.NewIntrospections(s.Introspection, authz.IntrospectionOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
+	if c.opaque, err = introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
 		return nil, err
 	}
 	if c.policy, err = s.PolicyOptions(c.opaque.ByName(), c.replays(s)); err != nil {
 		return nil, err
 	}
 	chain := authz.NewChain(newTierMetrics(registry, tiers), tiers...)
-	c.speakers = authz.Speakers{JWTVerifier: c.verifier, Revocations: chain}
+	c.speakers = issuer.RevocationAwareVerifier{Verifier: c.verifier, Revocations: chain}
 	if len(s.StatusLists.Hosts) > 0 {
-		if c.statuses, err = authz.NewStatusLists(s.StatusLists, authz.StatusListOptions{Verifier: c.speakers, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
+		if c.statuses, err = statuslist.New(s.StatusLists, statuslist.Options{Verifier: c.speakers, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
 			return nil, err
 		}
 		// What an issuer publishes says nothing about what was revoked here:
 		// both have to say no.
 		chain = authz.NewChain(nil, authz.All(chain, c.statuses))
 	}
-	policy, err := authz.CompilePolicy(s.Routes, c.policy)
+	policy, err := policy.Compile(s.Routes, c.policy)
 	if err != nil {
 		return nil, err
 	}
@@ -136,11 +140,11 @@ func OpenRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*c
 
 // replays remembers used proofs where every sidecar sees them, if there is
 // such a place.
-func (c *core) replays(s Settings) authz.ReplayStore {
+func (c *core) replays(s Settings) policy.ReplayStore {
 	if c.redis != nil {
 		return c.redis
 	}
-	return authz.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, authz.SystemClock{})
+	return policy.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, authz.SystemClock{})
 }
 
 // announcer spreads the news: to this process's own replica at once, to the
@@ -359,17 +363,17 @@ func (c *core) ready() error {
 // named and waits for a restart; settings with a fault change nothing.
 func (c *core) reload(running Settings, load func() (Settings, error), log *slog.Logger) {
 	next, err := load()
-	var policy *authz.CompiledPolicy
+	var routes *policy.Policy
 	if err == nil {
-		policy, err = authz.CompilePolicy(next.Routes, c.policy)
+		routes, err = policy.Compile(next.Routes, c.policy)
 	}
 	c.reloads.reloaded(err)
 	if err != nil {
 		log.Error("configuration not reloaded: nothing has changed", "error", err)
 		return
 	}
-	c.routes.Store(policy)
-	c.authorizer.SetPolicy(policy)
+	c.routes.Store(routes)
+	c.authorizer.SetPolicy(routes)
 	log.Info("routes reloaded", "routes", len(next.Routes))
 	if rest := restartNeeded(running, next); len(rest) > 0 {
 		log.Warn("these settings changed as well and take effect with a restart", "settings", rest)

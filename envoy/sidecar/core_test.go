@@ -20,6 +20,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/issuer"
+	"jwtbouncer/authz/policy"
 	"jwtbouncer/cache"
 	"jwtbouncer/store"
 )
@@ -47,7 +49,7 @@ func coreOf(t *testing.T, s Settings) (*core, context.Context) {
 func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 	t.Parallel()
 	s := Defaults()
-	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	s.Issuers = []issuer.Config{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
 	c, ctx := coreOf(t, s)
 	c.start(ctx)
@@ -172,7 +174,7 @@ func TestOldFileIsMigrated(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "r.db")
 	s := Defaults()
-	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	s.Issuers = []issuer.Config{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	s.Store = "sqlite://" + file
 	db, err := sql.Open("sqlite", "file:"+file)
 	if err != nil {
@@ -203,7 +205,7 @@ func TestOldFileIsMigrated(t *testing.T) {
 func TestFirstStartIsQuiet(t *testing.T) {
 	t.Parallel()
 	s := Defaults()
-	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	s.Issuers = []issuer.Config{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	for range 5 { // it is a race
 		s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
 		c, ctx := coreOf(t, s)
@@ -224,18 +226,18 @@ func TestFirstStartIsQuiet(t *testing.T) {
 func TestReloadTellsMetrics(t *testing.T) {
 	t.Parallel()
 	s := Defaults()
-	s.Issuers = []authz.IssuerConfig{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	s.Issuers = []issuer.Config{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
 	c, _ := coreOf(t, s)
 	const long = 1 // what the timestamp is set to, to see whether it is set again
 	for i, load := range []struct {
-		routes []authz.RouteConfig
+		routes []policy.RouteConfig
 		err    error
 		ok     bool
 	}{
 		{err: errors.New("a fault"), ok: false},
 		{ok: true},
-		{routes: []authz.RouteConfig{{Allow: []string{"("}}}, ok: false},
+		{routes: []policy.RouteConfig{{Allow: []string{"("}}}, ok: false},
 		{ok: true},
 	} {
 		if v := testutil.ToFloat64(c.reloads.successful); i == 0 && v != 1 {

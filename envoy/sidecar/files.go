@@ -7,9 +7,9 @@ import (
 	"os"
 	"strings"
 
-	"jwtbouncer/authz"
 	"jwtbouncer/authz/config"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/jose"
 )
 
 // namedFile is a file that the configuration names.
@@ -100,7 +100,7 @@ func holdsKeys(path string) error {
 	if err != nil {
 		return err
 	}
-	set, err := authz.ParseJWKS(b)
+	set, err := jose.ParseJWKS(b)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)

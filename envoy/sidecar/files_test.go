@@ -8,17 +8,18 @@ import (
 	"strings"
 	"testing"
 
-	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/introspect"
+	"jwtbouncer/authz/issuer"
 )
 
 // Every key that names a file is checked: a new one cannot be forgotten.
 func TestEveryNamedFileIsChecked(t *testing.T) {
 	t.Parallel()
 	s := Defaults()
-	s.Issuers = make([]authz.IssuerConfig, 1)
-	s.Introspection = make([]authz.IntrospectionConfig, 1)
+	s.Issuers = make([]issuer.Config, 1)
+	s.Introspection = make([]introspect.Config, 1)
 	s.API.Clients = make([]httpapi.ClientConfig, 1)
 	s.Issuers[0].JWKS = "/nowhere/issuers[0].jwks"
 	want := []string{"issuers[0].jwks"}
@@ -69,14 +70,14 @@ func TestCheckFiles(t *testing.T) {
 		return path
 	}
 	good := Defaults()
-	good.Issuers = []authz.IssuerConfig{{JWKS: file("keys", string(authztest.NewIssuer(authztest.Offline()).JWKS()))}, {JWKS: "https://issuer.example/keys"}}
+	good.Issuers = []issuer.Config{{JWKS: file("keys", string(authztest.NewIssuer(authztest.Offline()).JWKS()))}, {JWKS: "https://issuer.example/keys"}}
 	good.API.TokenFile = file("token", "a-token-of-at-least-16-bytes\n")
 	good.StorePasswordFile = file("password", "secret\n")
 	if err := good.CheckFiles("f"); err != nil {
 		t.Error(err)
 	}
 	for want, change := range map[string]func(*Settings){
-		"issuers[0].jwks: ":             func(s *Settings) { s.Issuers = []authz.IssuerConfig{{JWKS: file("no keys", `{"keys":[]}`)}} },
+		"issuers[0].jwks: ":             func(s *Settings) { s.Issuers = []issuer.Config{{JWKS: file("no keys", `{"keys":[]}`)}} },
 		"api.token_file: ":              func(s *Settings) { s.API.TokenFile = file("short", "short\n") },
 		"store_password_file: ":         func(s *Settings) { s.StorePasswordFile = file("empty", "\n") },
 		"redis.tls.ca_file: ":           func(s *Settings) { s.Redis.TLS.CAFile = file("no PEM", "x") },

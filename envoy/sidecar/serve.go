@@ -19,6 +19,7 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/policy"
 	"jwtbouncer/envoy"
 )
 
@@ -176,8 +177,8 @@ type httpServer struct {
 func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*httpServer, error) {
 	var resource *httpapi.Resource
 	if s.Resource.Resource != "" {
-		resource = &httpapi.Resource{Path: authz.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
-			return authz.ResourceMetadata(s.Resource, c.routes.Load(), s.TokenIssuers())
+		resource = &httpapi.Resource{Path: policy.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
+			return policy.ResourceMetadata(s.Resource, c.routes.Load(), s.TokenIssuers())
 		}}
 	}
 	handler, err := httpapi.New(httpapi.Options{

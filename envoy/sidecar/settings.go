@@ -15,6 +15,10 @@ import (
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/config"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/introspect"
+	"jwtbouncer/authz/issuer"
+	"jwtbouncer/authz/policy"
+	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/cache"
 	"jwtbouncer/envoy"
 	"jwtbouncer/store"
@@ -23,24 +27,24 @@ import (
 // Settings is the whole configuration file. Each stanza belongs to the package
 // that it configures.
 type Settings struct {
-	Listen            ListenSettings              `yaml:"listen" doc:"Where the sidecar listens."`
-	Issuers           []authz.IssuerConfig        `yaml:"issuers" doc:"Whose tokens are accepted; at least one is needed."`
-	Store             string                      `yaml:"store" doc:"Authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
-	StorePasswordFile string                      `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the URL's, or none."`
-	Redis             cache.RedisConfig           `yaml:"redis" doc:"Redis or Valkey that spreads revocations quickly: a URL alone or a mapping. Left out: none."`
-	Revocation        cache.RevocationConfig      `yaml:"revocation" doc:"How revocation is enforced."`
-	Tokens            cache.TokenCacheConfig      `yaml:"token_cache" doc:"The cache of verified tokens."`
-	Headers           envoy.HeadersConfig         `yaml:"headers" doc:"What the upstream gets to see."`
-	Replies           envoy.RepliesConfig         `yaml:"replies" doc:"What denied callers are told."`
-	DecisionLog       envoy.DecisionLogConfig     `yaml:"decision_log" doc:"Which decisions are logged."`
-	API               httpapi.Config              `yaml:"api" doc:"Who may revoke over HTTP."`
-	Routes            []authz.RouteConfig         `yaml:"routes" doc:"Rules per route, the first that matches decides. None: every path needs a valid token."`
-	Binding           authz.BindingConfig         `yaml:"binding" doc:"How sender-constrained tokens prove their sender (RFC 8705, RFC 9449)."`
-	Introspection     []authz.IntrospectionConfig `yaml:"introspection" doc:"Issuers of opaque tokens that are asked about them (RFC 7662), for routes that name them."`
-	StatusLists       authz.StatusListConfig      `yaml:"status_lists" doc:"Token Status Lists that issuers publish."`
-	Resource          authz.ResourceConfig        `yaml:"resource" doc:"Metadata of the protected resource (RFC 9728), served on listen.http and named in challenges."`
-	Log               LogConfig                   `yaml:"log" doc:"The process's own log (JSON, standard error)."`
-	Tracing           TracingConfig               `yaml:"tracing" doc:"OpenTelemetry traces."`
+	Listen            ListenSettings          `yaml:"listen" doc:"Where the sidecar listens."`
+	Issuers           []issuer.Config         `yaml:"issuers" doc:"Whose tokens are accepted; at least one is needed."`
+	Store             string                  `yaml:"store" doc:"Authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
+	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the URL's, or none."`
+	Redis             cache.RedisConfig       `yaml:"redis" doc:"Redis or Valkey that spreads revocations quickly: a URL alone or a mapping. Left out: none."`
+	Revocation        cache.RevocationConfig  `yaml:"revocation" doc:"How revocation is enforced."`
+	Tokens            cache.TokenCacheConfig  `yaml:"token_cache" doc:"The cache of verified tokens."`
+	Headers           envoy.HeadersConfig     `yaml:"headers" doc:"What the upstream gets to see."`
+	Replies           envoy.RepliesConfig     `yaml:"replies" doc:"What denied callers are told."`
+	DecisionLog       envoy.DecisionLogConfig `yaml:"decision_log" doc:"Which decisions are logged."`
+	API               httpapi.Config          `yaml:"api" doc:"Who may revoke over HTTP."`
+	Routes            []policy.RouteConfig    `yaml:"routes" doc:"Rules per route, the first that matches decides. None: every path needs a valid token."`
+	Binding           policy.BindingConfig    `yaml:"binding" doc:"How sender-constrained tokens prove their sender (RFC 8705, RFC 9449)."`
+	Introspection     []introspect.Config     `yaml:"introspection" doc:"Issuers of opaque tokens that are asked about them (RFC 7662), for routes that name them."`
+	StatusLists       statuslist.Config       `yaml:"status_lists" doc:"Token Status Lists that issuers publish."`
+	Resource          policy.ResourceConfig   `yaml:"resource" doc:"Metadata of the protected resource (RFC 9728), served on listen.http and named in challenges."`
+	Log               LogConfig               `yaml:"log" doc:"The process's own log (JSON, standard error)."`
+	Tracing           TracingConfig           `yaml:"tracing" doc:"OpenTelemetry traces."`
 
 	text fingerprint // of the file; the settings differ from it where environment and flags say so
 }
@@ -69,7 +73,7 @@ func Defaults() Settings {
 		Replies:     e.Replies,
 		DecisionLog: e.DecisionLog,
 		API:         httpapi.DefaultConfig(),
-		Binding:     authz.DefaultBindingConfig(),
+		Binding:     policy.DefaultBindingConfig(),
 		Log:         LogConfig{Level: "info"},
 		Tracing:     TracingConfig{Ratio: 0.01, Service: "jwt-bouncer"},
 	}
@@ -160,10 +164,10 @@ func (s *Settings) validate(f *config.File) {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
 		s.API.ValidateIssuers(s.issuerNames(), s.TokenIssuers(), f.At(""))
 	}
-	introspectors := authz.ValidateIntrospections(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
+	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// The faults of the binding stanza itself are reported below.
-	options, _ := s.PolicyOptions(introspectors, authz.NewMemoryReplay(1, authz.SystemClock{}))
-	authz.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.Faulty("routes" + path) })
+	options, _ := s.PolicyOptions(introspectors, policy.NewMemoryReplay(1, authz.SystemClock{}))
+	policy.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.Faulty("routes" + path) })
 	s.Binding.Validate(f.At("binding"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
 	s.Resource.Validate(f.At("resource"))
@@ -186,9 +190,9 @@ func (s *Settings) logLevel() (slog.Level, error) {
 }
 
 // PolicyOptions are what routes may refer to.
-func (s *Settings) PolicyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (authz.PolicyOptions, error) {
-	binding, err := authz.NewBinding(s.Binding, replays)
-	return authz.PolicyOptions{
+func (s *Settings) PolicyOptions(introspectors map[string]authz.Introspector, replays policy.ReplayStore) (policy.Options, error) {
+	binding, err := policy.NewBinding(s.Binding, replays)
+	return policy.Options{
 		Issuers: s.TokenIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
 		Introspectors: introspectors, Binding: binding,
 	}, err
@@ -198,7 +202,7 @@ func (s *Settings) PolicyOptions(introspectors map[string]authz.Introspector, re
 func (s *Settings) replies() envoy.RepliesConfig {
 	r := s.Replies
 	if r.ResourceMetadata == "" {
-		r.ResourceMetadata = authz.ResourceMetadataURL(s.Resource)
+		r.ResourceMetadata = policy.ResourceMetadataURL(s.Resource)
 	}
 	return r
 }

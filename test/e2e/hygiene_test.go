@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/policy"
 	"jwtbouncer/envoy"
 	"jwtbouncer/test/harness"
 )
@@ -249,7 +250,7 @@ func (noVerifier) Current(*authz.Token, int64) bool { return false }
 
 func TestTwoAuthorizationHeadersThroughEnvoy(t *testing.T) {
 	t.Parallel()
-	policy, err := authz.CompilePolicy(nil, authz.PolicyOptions{})
+	policy, err := policy.Compile(nil, policy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

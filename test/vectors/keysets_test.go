@@ -12,8 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
+	"jwtbouncer/authz/jose"
 )
 
 func TestKeySets(t *testing.T) {
@@ -31,7 +31,7 @@ func TestKeySets(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			text := fillIn(t, s.fields["set"], k)
-			set, err := authz.ParseJWKS([]byte(text))
+			set, err := jose.ParseJWKS([]byte(text))
 			if s.expect == "error" {
 				require.Error(t, err, "%s:%d", s.file, s.line)
 				require.Nil(t, set)

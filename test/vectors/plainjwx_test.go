@@ -51,7 +51,7 @@ func plainJWX(raw string, set jwk.Set) (accepted bool) {
 			accepted = false
 		}
 	}()
-	_, err := jwt.Parse([]byte(raw), jwt.WithKeySet(set), jwt.WithIssuer(issuer), jwt.WithAudience("api"),
+	_, err := jwt.Parse([]byte(raw), jwt.WithKeySet(set), jwt.WithIssuer(issuerName), jwt.WithAudience("api"),
 		jwt.WithClock(jwt.ClockFunc(func() time.Time { return time.Unix(now, 0) })), jwt.WithAcceptableSkew(30*time.Second))
 	return err == nil
 }

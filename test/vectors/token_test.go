@@ -14,7 +14,7 @@ import (
 // now is when every vector is verified, in Unix seconds.
 const now = 1893456000
 
-const issuer = "https://issuer.test"
+const issuerName = "https://issuer.test"
 
 // keys are the signing keys by the name vectors call them.
 type keys map[string]*authztest.Key
@@ -32,7 +32,7 @@ func newKeys() keys {
 	return made
 }
 
-// set is the issuer's key set.
+// set is the issuerName's key set.
 func (k keys) set() []byte {
 	var list []*authztest.Key
 	for _, name := range slices.Sorted(maps.Keys(k)) {
@@ -59,7 +59,7 @@ var tokenDirectives = []string{
 
 // defaults are the claims of a good token, in order.
 var defaults = [][2]string{
-	{"iss", `"` + issuer + `"`}, {"sub", `"user-1"`}, {"aud", `"api"`}, {"jti", `"j-1"`},
+	{"iss", `"` + issuerName + `"`}, {"sub", `"user-1"`}, {"aud", `"api"`}, {"jti", `"j-1"`},
 	{"iat", "1893455900"}, {"exp", "1893456300"},
 }
 

@@ -13,6 +13,8 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
+	"jwtbouncer/authz/issuer"
+	"jwtbouncer/authz/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +27,7 @@ func (stopped) Boot() time.Duration { return time.Hour }
 
 // newVerifier returns the verifier all token vectors are for: three issuers,
 // of which the last two are there to be confused with the first.
-func newVerifier(t *testing.T, k keys) *authz.JWTVerifier {
+func newVerifier(t *testing.T, k keys) *issuer.Verifier {
 	t.Helper()
 	dir := t.TempDir()
 	file := func(name string, set []byte) string {
@@ -33,11 +35,11 @@ func newVerifier(t *testing.T, k keys) *authz.JWTVerifier {
 		require.NoError(t, os.WriteFile(path, set, 0o600))
 		return path
 	}
-	v, err := authz.NewVerifier([]authz.IssuerConfig{
-		{Issuer: issuer, Audiences: []string{"api"}, JWKS: file("main.json", k.set())},
+	v, err := issuer.NewVerifier([]issuer.Config{
+		{Issuer: issuerName, Audiences: []string{"api"}, JWKS: file("main.json", k.set())},
 		{Issuer: "https://other.test", Audiences: []string{"api"}, JWKS: file("other.json", authztest.KeySet(authztest.NewKey("ES256")))},
 		{Issuer: "https://only-ed.test", Audiences: []string{"api"}, JWKS: file("main.json", k.set()), Algorithms: []string{"EdDSA"}},
-	}, authz.VerifierOptions{Clock: stopped{}, Leeway: 30 * time.Second})
+	}, issuer.VerifierOptions{Clock: stopped{}, Leeway: 30 * time.Second})
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	require.NoError(t, v.Refresh(t.Context()))
@@ -59,7 +61,7 @@ func TestTokens(t *testing.T) {
 	require.NoError(t, err)
 	k := newKeys()
 	v := newVerifier(t, k)
-	whole := authz.NewAuthorizer(v, nil, authz.NewChain(nil, clean{}), authz.NewPolicy(), stopped{})
+	whole := authz.NewAuthorizer(v, nil, authz.NewChain(nil, clean{}), policy.New(), stopped{})
 	for _, s := range list {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()

@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"jwtbouncer/authz"
+	"jwtbouncer/authz/jose"
 )
 
 // wycheproof is the part of a Wycheproof JOSE file that is used here.
@@ -71,7 +71,7 @@ func TestWycheproof(t *testing.T) {
 			accepted, refused := 0, 0
 			for _, g := range w.TestGroups {
 				public := len(g.Public) > 0
-				set, err := authz.ParseJWKS(asSet(t, g.Public, g.Private))
+				set, err := jose.ParseJWKS(asSet(t, g.Public, g.Private))
 				require.NoError(t, err, g.Comment)
 				for _, c := range g.Tests {
 					id := fmt.Sprintf("%s/%d", file, c.ID)

@@ -1,0 +1,3 @@
+// Package fetch makes HTTP requests whose every stage is bounded: time, size,
+// redirects. It never uses a proxy from the environment.
+package fetch

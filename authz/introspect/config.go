@@ -1,0 +1,145 @@
+package introspect
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// IntrospectionConfig is one entry of the `introspection` stanza: an
+// authorization server that is asked about opaque tokens (RFC 7662), on the
+// routes that name it.
+type Config struct {
+	Name             string        `yaml:"name" doc:"Name by which routes choose it: letters, digits, - and _; unique."`
+	Endpoint         string        `yaml:"endpoint" doc:"URL of the introspection endpoint; https, or http to a loopback address."`
+	CAFile           string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for the endpoint, instead of the system's; empty: the system's."`
+	Issuer           string        `yaml:"issuer" doc:"Issuer of the tokens: revocations are scoped by it, and an iss in an answer must be equal to it."`
+	Audiences        []string      `yaml:"audiences" doc:"Values of which aud must hold at least one, on routes without audiences of their own; \"*\" accepts any, and an answer without aud."`
+	ClientID         string        `yaml:"client_id" doc:"Client that asks. Empty: client_secret_file holds a bearer token instead."`
+	ClientSecretFile string        `yaml:"client_secret_file" doc:"File with the client's secret, or with a bearer token; its first line is read for every question, so that it can be rotated."`
+	ClientAuth       string        `yaml:"client_auth" enum:"basic,post,bearer" doc:"How the client proves itself: HTTP Basic, form fields, or a bearer token. Empty: basic with client_id, bearer without."`
+	Tokens           string        `yaml:"tokens" enum:"opaque,all" doc:"opaque: JWTs of the configured issuers are verified here and only the rest is asked about. all: every token is asked about. Empty: opaque."`
+	Timeout          time.Duration `yaml:"timeout" doc:"Limit for one question, 10ms to 180ms, which is all that a check has; 0: 150ms."`
+	CacheTTL         time.Duration `yaml:"cache_ttl" doc:"How long an answer is believed, at most revocation.max_staleness and never beyond exp; 0: 10s."`
+	CacheEntries     int           `yaml:"cache_entries" doc:"Answers remembered of each kind, active and not, up to 10000000; 0: 10000."`
+	CacheBytes       int64         `yaml:"cache_bytes" doc:"Memory for the answers of each kind in bytes, from 1048576 to 1099511627776; the least used give way, also while there are fewer than cache_entries. 0: 67108864 (64 MiB)."`
+	MaxConcurrent    int           `yaml:"max_concurrent" doc:"Questions under way at once, up to 1000; more are answered 503. 0: 64."`
+}
+
+// DefaultIntrospectionConfig returns the values that empty fields stand for.
+func DefaultConfig() Config {
+	return Config{
+		ClientAuth: "basic", Tokens: "opaque", Timeout: 150 * time.Millisecond, CacheTTL: 10 * time.Second, CacheEntries: 10_000, CacheBytes: 64 << 20, MaxConcurrent: 64,
+	}
+}
+
+func (c Config) withDefaults() Config {
+	d := DefaultConfig()
+	if c.ClientAuth == "" {
+		if c.ClientAuth = d.ClientAuth; c.ClientID == "" {
+			c.ClientAuth = "bearer"
+		}
+	}
+	if c.Tokens == "" {
+		c.Tokens = d.Tokens
+	}
+	if c.Timeout == 0 {
+		c.Timeout = d.Timeout
+	}
+	if c.CacheTTL == 0 {
+		c.CacheTTL = d.CacheTTL
+	}
+	if c.CacheEntries == 0 {
+		c.CacheEntries = d.CacheEntries
+	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = d.CacheBytes
+	}
+	if c.MaxConcurrent == 0 {
+		c.MaxConcurrent = d.MaxConcurrent
+	}
+	return c
+}
+
+// Validate reports every fault of the entry. maxStaleness bounds cache_ttl.
+func (c Config) Validate(maxStaleness time.Duration, fault authz.Fault) {
+	if !authz.IsLabel(c.Name) {
+		fault("name", "%q: use letters, digits, - and _, at most 64", c.Name)
+	}
+	checkEndpoint("endpoint", c.Endpoint, fault)
+	if c.Issuer == "" || len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer) {
+		fault("issuer", "must be text of 1 to %d bytes", authz.MaxIdentifier)
+	}
+	if len(c.Audiences) == 0 {
+		fault("audiences", `must name at least one audience; ["*"] accepts any`)
+	}
+	c = c.withDefaults()
+	switch {
+	case c.ClientAuth != "basic" && c.ClientAuth != "post" && c.ClientAuth != "bearer":
+		fault("client_auth", "%q: basic, post or bearer", c.ClientAuth)
+	case c.ClientAuth == "bearer" && c.ClientID != "":
+		fault("client_id", "has no use with client_auth bearer")
+	case c.ClientAuth != "bearer" && c.ClientID == "":
+		fault("client_id", "is needed with client_auth %s", c.ClientAuth)
+	}
+	if c.ClientSecretFile == "" {
+		fault("client_secret_file", "is needed: an open endpoint would let anybody probe for tokens (RFC 7662, section 4)")
+	}
+	if c.Tokens != "opaque" && c.Tokens != "all" {
+		fault("tokens", "%q: opaque or all", c.Tokens)
+	}
+	if c.Timeout < 10*time.Millisecond || c.Timeout > 180*time.Millisecond {
+		fault("timeout", "%s is out of range: 10ms to 180ms", c.Timeout)
+	}
+	if c.CacheTTL < 0 || c.CacheTTL > maxStaleness {
+		fault("cache_ttl", "%s is out of range: up to revocation.max_staleness (%s)", c.CacheTTL, maxStaleness)
+	}
+	if c.CacheEntries < 1 || c.CacheEntries > 10_000_000 {
+		fault("cache_entries", "%d is out of range: 1 to 10000000", c.CacheEntries)
+	}
+	if c.CacheBytes < 1<<20 || c.CacheBytes > 1<<40 {
+		fault("cache_bytes", "%d is out of range: 1048576 (1 MiB) to 1099511627776 (1 TiB)", c.CacheBytes)
+	}
+	if c.MaxConcurrent < 1 || c.MaxConcurrent > 1000 {
+		fault("max_concurrent", "%d is out of range: 1 to 1000", c.MaxConcurrent)
+	}
+}
+
+// checkEndpoint faults a URL to which no secret should be sent.
+func checkEndpoint(path, text string, fault authz.Fault) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		fault(path, "an absolute https URL is needed")
+	case u.User != nil || u.Fragment != "":
+		fault(path, "URL must not have a user name or a fragment")
+	case u.Scheme == "http" && !authz.IsLoopback(u.Hostname()):
+		fault(path, "http is for loopback addresses only: tokens and secrets are sent there")
+	}
+}
+
+// ValidateIntrospections reports every fault of the `introspection` stanza,
+// and returns what ValidateRoutes needs to know of it. Paths are relative to
+// the list: "[1].endpoint".
+func ValidateAll(configs []Config, maxStaleness time.Duration, fault authz.Fault) map[string]authz.Introspector {
+	names := map[string]authz.Introspector{}
+	for i, c := range configs {
+		c.Validate(maxStaleness, func(path, format string, args ...any) { fault(authz.ItemPath("", i)+"."+path, format, args...) })
+		if names[c.Name] != nil {
+			fault(authz.ItemPath("", i)+".name", "%q is the name of another one already", c.Name)
+		}
+		names[c.Name] = unasked{}
+	}
+	return names
+}
+
+// unasked stands for an introspection that must not be asked.
+type unasked struct{}
+
+func (unasked) Local(string) bool { return false }
+
+func (unasked) Introspect(context.Context, string) (*authz.Token, error) {
+	return nil, &authz.Failure{Reason: authz.ReasonInternal, Detail: "introspection is only being checked"}
+}

@@ -1,0 +1,595 @@
+package introspect_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+	"jwtbouncer/authz/explain"
+	"jwtbouncer/authz/introspect"
+	"jwtbouncer/authz/policy"
+)
+
+// authServer is an authorization server with an introspection endpoint.
+type authServer struct {
+	*httptest.Server
+	mu      sync.Mutex
+	tokens  map[string]string // token → answer
+	status  int
+	kind    string
+	block   chan struct{} // nil: answers at once
+	asked   atomic.Int32
+	lastReq atomic.Pointer[http.Request]
+}
+
+func newAuthServer(t testing.TB) *authServer {
+	t.Helper()
+	s := &authServer{tokens: map[string]string{}, status: 200, kind: "application/json"}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = r.ParseForm()
+		if r.PostForm.Get("token") != "jwt-bouncer-probe" { // of the breaker, in the background
+			s.asked.Add(1)
+		}
+		s.lastReq.Store(r)
+		s.mu.Lock()
+		body, ok := s.tokens[r.PostForm.Get("token")]
+		status, kind, block := s.status, s.kind, s.block
+		s.mu.Unlock()
+		if block != nil {
+			select {
+			case <-block:
+			case <-r.Context().Done():
+			}
+		}
+		if !ok {
+			body = `{"active":false}`
+		}
+		w.Header().Set("Content-Type", kind)
+		if status == http.StatusFound {
+			w.Header().Set("Location", "https://elsewhere.example/")
+		}
+		w.WriteHeader(status)
+		fmt.Fprint(w, body)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *authServer) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// activeAnswer is what a server says of a good token.
+func activeAnswer(change map[string]any) string {
+	m := map[string]any{"active": true, "sub": "alice", "aud": "api", "scope": "read write", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()}
+	for k, v := range change {
+		m[k] = v
+		if v == nil {
+			delete(m, k)
+		}
+	}
+	b, _ := json.Marshal(m)
+	return string(b)
+}
+
+func introspectionConfig(t testing.TB, s *authServer) introspect.Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte("p%ss word\nsecond line"), 0o600))
+	return introspect.Config{Name: "as", Endpoint: s.URL + "/introspect", Issuer: "https://as.example", Audiences: []string{"api"}, ClientID: "bouncer:1", ClientSecretFile: file}
+}
+
+func newIntrospector(t testing.TB, c introspect.Config, o introspect.Options) authz.Introspector {
+	t.Helper()
+	all, err := introspect.New([]introspect.Config{c}, o)
+	require.NoError(t, err)
+	t.Cleanup(all.Close)
+	return all.ByName()["as"]
+}
+
+func TestIntrospect(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+	s.tokens["opaque-1"] = activeAnswer(map[string]any{"jti": "j1", "cnf": map[string]any{"jkt": "x"}})
+	token, err := in.Introspect(t.Context(), "opaque-1")
+	require.NoError(t, err)
+	require.Equal(t, "https://as.example", token.Issuer)
+	require.Equal(t, "alice", token.Subject)
+	require.Equal(t, "j1", token.ID)
+	require.Equal(t, []string{"read", "write"}, token.Scopes)
+	require.True(t, token.Accepted)
+	require.Contains(t, token.Claims, "cnf")
+	require.NotEmpty(t, token.Keys)
+	again, err := in.Introspect(t.Context(), "opaque-1")
+	require.NoError(t, err)
+	require.Same(t, token, again)
+	require.EqualValues(t, 1, s.asked.Load())
+	req := s.lastReq.Load()
+	user, pass, ok := req.BasicAuth()
+	require.True(t, ok)
+	require.Equal(t, "bouncer%3A1", user)
+	require.Equal(t, "p%25ss+word", pass)
+	require.Equal(t, "access_token", req.PostForm.Get("token_type_hint"))
+}
+
+func TestIntrospectionClientAuth(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	c := introspectionConfig(t, s)
+	c.ClientAuth = "post"
+	// A question may take 180 ms at most, which a busy machine cannot always keep.
+	ask := func() authz.Reason {
+		for range 20 {
+			_, err := newIntrospector(t, c, introspect.Options{}).Introspect(t.Context(), "x")
+			if r := authztest.ReasonOf(err); r == authz.ReasonInactive {
+				return r
+			}
+		}
+		return authz.ReasonUnset
+	}
+	require.Equal(t, authz.ReasonInactive, ask())
+	require.Equal(t, "bouncer:1", s.lastReq.Load().PostForm.Get("client_id"))
+	require.Equal(t, "p%ss word", s.lastReq.Load().PostForm.Get("client_secret"))
+	c.ClientAuth, c.ClientID = "", ""
+	require.Equal(t, authz.ReasonInactive, ask())
+	require.Equal(t, "Bearer p%ss word", s.lastReq.Load().Header.Get("Authorization"))
+}
+
+func TestIntrospectionAnswers(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, tt := range map[string]struct {
+		answer string
+		want   authz.Reason
+	}{
+		"inactive":            {`{"active":false,"sub":"alice"}`, authz.ReasonInactive},
+		"active a string":     {`{"active":"true"}`, authz.ReasonRevocationUnknown},
+		"active missing":      {`{"sub":"alice"}`, authz.ReasonRevocationUnknown},
+		"active twice":        {`{"active":false,"active":true}`, authz.ReasonRevocationUnknown},
+		"not JSON":            {`active`, authz.ReasonRevocationUnknown},
+		"empty":               {``, authz.ReasonRevocationUnknown},
+		"array":               {`[{"active":true}]`, authz.ReasonRevocationUnknown},
+		"huge":                {`{"active":true,"x":"` + strings.Repeat("x", 1<<17) + `"}`, authz.ReasonRevocationUnknown},
+		"no exp":              {activeAnswer(map[string]any{"exp": nil}), authz.ReasonBadClaim},
+		"exp a string":        {activeAnswer(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
+		"expired":             {activeAnswer(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
+		"not yet":             {activeAnswer(map[string]any{"nbf": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat ahead":           {activeAnswer(map[string]any{"iat": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat a moment ahead":  {activeAnswer(map[string]any{"iat": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
+		"iat long ago":        {activeAnswer(map[string]any{"iat": now.Add(-23*time.Hour - time.Minute).Unix()}), authz.ReasonLifetimeTooLong}, // exp is in an hour
+		"iat 0":               {activeAnswer(map[string]any{"iat": 0}), authz.ReasonLifetimeTooLong},
+		"no iat":              {activeAnswer(map[string]any{"iat": nil}), authz.ReasonAllowed},
+		"beyond revocations":  {activeAnswer(map[string]any{"exp": now.Add(25 * time.Hour).Unix()}), authz.ReasonLifetimeTooLong},
+		"other issuer":        {activeAnswer(map[string]any{"iss": "https://other"}), authz.ReasonUnknownIssuer},
+		"same issuer":         {activeAnswer(map[string]any{"iss": "https://as.example"}), authz.ReasonAllowed},
+		"other audience":      {activeAnswer(map[string]any{"aud": []string{"billing"}}), authz.ReasonAllowed}, // not Accepted: the route's to say
+		"sub a number":        {activeAnswer(map[string]any{"sub": 7}), authz.ReasonBadClaim},
+		"scope with a number": {activeAnswer(map[string]any{"scope": []any{1}}), authz.ReasonBadClaim},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newAuthServer(t)
+			s.tokens["tok"] = tt.answer
+			in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+			token, err := in.Introspect(t.Context(), "tok")
+			if tt.want == authz.ReasonAllowed {
+				require.NoError(t, err)
+				require.Equal(t, name != "other audience", token.Accepted)
+				return
+			}
+			require.Nil(t, token)
+			require.Equal(t, tt.want, authztest.ReasonOf(err), "%v", err)
+		})
+	}
+}
+
+func TestIntrospectionEndpointFaults(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(*authServer){
+		"500":          func(s *authServer) { s.status = 500 },
+		"401":          func(s *authServer) { s.status = 401 },
+		"redirect":     func(s *authServer) { s.status = http.StatusFound },
+		"content type": func(s *authServer) { s.kind = "text/html" },
+		"closed":       func(s *authServer) { s.Close() },
+		"hangs":        func(s *authServer) { s.block = make(chan struct{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newAuthServer(t)
+			s.tokens["tok"] = activeAnswer(nil)
+			in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+			s.set(func() { fault(s) })
+			_, err := in.Introspect(t.Context(), "tok")
+			require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(err), "%v", err)
+			require.NotContains(t, err.Error(), "tok=")
+		})
+	}
+}
+
+func TestIntrospectionGoesOnAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["tok"] = activeAnswer(nil)
+	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+	s.set(func() { s.status = 503 })
+	for range 20 {
+		_, err := in.Introspect(t.Context(), "tok")
+		require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(err))
+	}
+	require.EqualValues(t, 5, s.asked.Load(), "the breaker stops asking")
+	s.set(func() { s.status = 200 })
+	require.Eventually(t, func() bool { _, err := in.Introspect(context.Background(), "tok"); return err == nil }, 5*time.Second, 20*time.Millisecond)
+}
+
+// What an endpoint finds wrong with one caller's tokens stops nobody else's.
+func TestBadTokensDoNotStopIntrospection(t *testing.T) {
+	t.Parallel()
+	for status, asked := range map[int]int32{400: 21, 413: 21, 422: 21, 431: 21, 401: 5, 403: 5, 404: 5, 429: 5, 500: 5} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			s := newAuthServer(t)
+			s.tokens["good"] = activeAnswer(nil)
+			in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+			s.set(func() { s.status = status })
+			for i := range 20 {
+				_, err := in.Introspect(t.Context(), fmt.Sprint("bad", i))
+				require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(err))
+			}
+			s.set(func() { s.status = 200 })
+			_, err := in.Introspect(t.Context(), "good")
+			require.Equal(t, asked, s.asked.Load(), "%v", err)
+			require.Equal(t, asked == 21, err == nil, "%v", err)
+		})
+	}
+}
+
+// An answer need not repeat what a JWT says of itself, and never names its key;
+// a revocation by any of that ends the token all the same.
+func TestIntrospectedJWTKeepsItsNames(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	c := introspectionConfig(t, s)
+	c.Tokens = "all"
+	in := newIntrospector(t, c, introspect.Options{})
+	iss := authztest.StartIssuer(t, authztest.Named(c.Issuer))
+	own := map[string]any{"jti": "j", "sub": "alice", "sid": "s"}
+	names := map[authz.Kind]string{authz.KindJTI: "j", authz.KindSub: "alice", authz.KindSID: "s", authz.KindKID: iss.Key("").ID}
+	good := iss.Mint(own)
+	for name, raw := range map[string]string{
+		"as minted":               good,
+		"signature with padding":  good + "=",
+		"algorithm not ours":      iss.Mint(own, authztest.Header("alg", "HS256"), authztest.Header("kid", iss.Key("").ID)),
+		"header that we refuse":   iss.Mint(own, authztest.Header("jku", "https://a.example")),
+		"no signature to look at": good[:strings.LastIndexByte(good, '.')+1],
+	} {
+		s.set(func() { s.tokens[raw] = activeAnswer(map[string]any{"sub": "u-17", "jti": nil}) })
+		token, err := in.Introspect(t.Context(), raw)
+		require.NoError(t, err, name)
+		require.Equal(t, "u-17", token.Subject)
+		for kind, value := range names {
+			require.Contains(t, token.Keys, authz.RevocationKey(kind, c.Issuer, value), "%s: %s", name, kind)
+		}
+		require.Contains(t, token.Keys, authz.RevocationKey(authz.KindSub, c.Issuer, "u-17"))
+		require.Equal(t, authz.RevocationKey(authz.KindToken, c.Issuer, authz.TokenValue(good)) == token.Query().TokenKey, authz.TokenValue(good) == authz.TokenValue(raw))
+	}
+	opaque := []string{"opaque", "e30.e30.", "e30.W10.A", "e30." + authztest.Base64URL([]byte(`{"jti":7,"sub":null,"sid":""}`)) + ".A"}
+	for _, raw := range opaque { // names that cannot be read are none
+		s.set(func() { s.tokens[raw] = activeAnswer(nil) })
+		token, err := in.Introspect(t.Context(), raw)
+		require.NoError(t, err)
+		require.Len(t, token.Keys, 3, raw)
+	}
+}
+
+func TestIntrospectionCacheIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["tok"] = activeAnswer(nil)
+	clock := &authztest.MovableClock{}
+	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{Clock: clock})
+	ask := func() error { _, err := in.Introspect(t.Context(), "tok"); return err }
+	require.NoError(t, ask())
+	s.set(func() { delete(s.tokens, "tok") }) // the issuer revokes it
+	clock.Move(9 * time.Second)
+	require.NoError(t, ask(), "still believed")
+	clock.Move(2 * time.Second)
+	require.Equal(t, authz.ReasonInactive, authztest.ReasonOf(ask()), "10s later it is not")
+	require.EqualValues(t, 2, s.asked.Load())
+	require.Equal(t, authz.ReasonInactive, authztest.ReasonOf(ask()))
+	require.EqualValues(t, 2, s.asked.Load(), "refusals are remembered too")
+	clock.Move(11 * time.Second)
+	s.set(func() { s.status = 500 })
+	require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(ask()), "an old answer is not used when the endpoint is away")
+}
+
+// Answers are bounded by number and by what they take once they are read, which
+// for one of many small objects is many times its text.
+func TestIntrospectionCacheBytes(t *testing.T) {
+	t.Parallel()
+	const tokens = 40
+	groups := make([]any, 400)
+	for i := range groups {
+		groups[i] = map[string]any{"id": i}
+	}
+	for name, tt := range map[string]struct {
+		answer map[string]any
+		change func(*introspect.Config)
+		bound  bool
+	}{
+		"small answers":  {nil, func(*introspect.Config) {}, false},
+		"few entries":    {nil, func(c *introspect.Config) { c.CacheEntries = 5 }, true},
+		"large answers":  {map[string]any{"groups": groups}, func(c *introspect.Config) { c.CacheBytes = 1 << 20 }, true},
+		"large, default": {map[string]any{"groups": groups}, func(*introspect.Config) {}, false},
+	} {
+		s := newAuthServer(t)
+		for i := range tokens {
+			s.tokens[fmt.Sprint("token-", i)] = activeAnswer(tt.answer)
+		}
+		c := introspectionConfig(t, s)
+		c.CacheTTL = 30 * time.Second
+		tt.change(&c)
+		in := newIntrospector(t, c, introspect.Options{})
+		ask := func() (again int) {
+			before := s.asked.Load()
+			for i := range tokens {
+				_, err := in.Introspect(t.Context(), fmt.Sprint("token-", i))
+				require.NoError(t, err, name)
+			}
+			return int(s.asked.Load() - before)
+		}
+		require.Equal(t, tokens, ask(), name)
+		if !tt.bound {
+			require.Zero(t, ask(), name)
+			continue
+		}
+		// What is too much is given up a moment later, beside the requests.
+		for try := 0; ask() < tokens/2; try++ {
+			require.Less(t, try, 1000, name)
+		}
+	}
+}
+
+func TestIntrospectionAsksOnceForManyCallers(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["tok"] = activeAnswer(nil)
+	s.block = make(chan struct{})
+	reg := prometheus.NewRegistry()
+	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{Registry: reg})
+	var wg sync.WaitGroup
+	var allowed atomic.Int32
+	for range 50 {
+		wg.Go(func() {
+			if _, err := in.Introspect(context.Background(), "tok"); err == nil {
+				allowed.Add(1)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return s.asked.Load() > 0 }, time.Second, time.Millisecond)
+	close(s.block)
+	wg.Wait()
+	require.EqualValues(t, 50, allowed.Load())
+	require.LessOrEqual(t, s.asked.Load(), int32(2))
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	require.Len(t, families, 1)
+	require.Equal(t, "jwt_bouncer_introspections_total", families[0].GetName())
+}
+
+func TestIntrospectionIsBoundedInNumber(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.block = make(chan struct{})
+	c := introspectionConfig(t, s)
+	c.MaxConcurrent = 2
+	in := newIntrospector(t, c, introspect.Options{})
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() { _, _ = in.Introspect(context.Background(), fmt.Sprint("tok", i)) })
+	}
+	require.Eventually(t, func() bool { return s.asked.Load() == 2 }, time.Second, time.Millisecond)
+	_, err := in.Introspect(t.Context(), "tok9")
+	require.Equal(t, authz.ReasonOverloaded, authztest.ReasonOf(err))
+	close(s.block)
+	wg.Wait()
+}
+
+func TestIntrospectionEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.block = make(chan struct{})
+	defer close(s.block)
+	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := in.Introspect(ctx, "tok")
+	require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(err))
+}
+
+// Through the Authorizer: JWTs go to the verifier, the rest to the issuer, and
+// the answer is under the route's rules and under revocation.
+func TestOpaqueTokensThroughTheAuthorizer(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	s.tokens["good"], s.tokens["revoked"] = activeAnswer(nil), activeAnswer(map[string]any{"jti": "gone"})
+	s.tokens["foreign"] = activeAnswer(map[string]any{"aud": "billing"})
+	s.tokens["bound"] = activeAnswer(map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}})
+	all, err := introspect.New([]introspect.Config{introspectionConfig(t, s)}, introspect.Options{})
+	require.NoError(t, err)
+	t.Cleanup(all.Close)
+	p, err := policy.Compile([]policy.RouteConfig{
+		{Name: "opaque", Introspection: "as", Match: policy.MatchConfig{Paths: []policy.PathConfig{{Prefix: "/opaque"}}}, Scopes: []string{"read"}, Allow: []string{"token.iss == 'https://as.example'"}},
+		{Name: "admin", Introspection: "as", Match: policy.MatchConfig{Paths: []policy.PathConfig{{Prefix: "/admin"}}}, Scopes: []string{"admin"}},
+		{Name: "jwt"},
+	}, policy.Options{Introspectors: all.ByName()})
+	require.NoError(t, err)
+	gone := authz.RevocationKey(authz.KindJTI, "https://as.example", "gone")
+	iss := authztest.StartIssuer(t)
+	a := authz.NewAuthorizer(authztest.NewVerifier(t, iss), nil, authz.NewChain(nil, authztest.KeyTier{gone: true}), p, authz.SystemClock{})
+	for _, tt := range []struct {
+		path, raw string
+		want      authz.Reason
+	}{
+		{"/opaque", "good", authz.ReasonAllowed},
+		{"/opaque", "unknown", authz.ReasonInactive},
+		{"/opaque", "revoked", authz.ReasonRevoked},
+		{"/opaque", "foreign", authz.ReasonWrongAudience},
+		{"/opaque", "bound", authz.ReasonBindingMismatch},
+		{"/admin", "good", authz.ReasonInsufficientScope},
+		{"/other", "good", authz.ReasonMalformedToken},
+		{"/opaque", iss.Mint(map[string]any{"scope": "read"}), authz.ReasonPolicyDenied}, // verified here; its iss is another
+		{"/opaque", iss.Mint(nil) + "x", authz.ReasonMalformedToken},
+	} {
+		d := a.Authorize(t.Context(), &authz.Request{Path: tt.path, Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}}})
+		require.Equal(t, tt.want, d.Reason, "%s %s: %s", tt.path, tt.raw, d.Detail)
+	}
+}
+
+// With tokens: opaque, JWTs of the configured issuers are verified here,
+// however their header is written, and only the rest is asked about; decision
+// and explanation agree.
+func TestForeignJWTsAreAskedAbout(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	all, err := introspect.New([]introspect.Config{introspectionConfig(t, s)}, introspect.Options{})
+	require.NoError(t, err)
+	t.Cleanup(all.Close)
+	p, err := policy.Compile([]policy.RouteConfig{{Name: "both", Introspection: "as"}}, policy.Options{Introspectors: all.ByName()})
+	require.NoError(t, err)
+	local, foreign := authztest.StartIssuer(t), authztest.StartIssuer(t, authztest.Named("https://as.example"))
+	v := authztest.NewVerifier(t, local)
+	a := authz.NewAuthorizer(v, nil, authz.NewChain(nil, authztest.KeyTier{}), p, authz.SystemClock{})
+	spaced := []byte("{\n  \"alg\": \"" + local.Key("").Alg + "\", \"kid\": \"" + local.Key("").ID + "\"\n}")
+	for name, tt := range map[string]struct {
+		raw    string
+		active bool
+		asked  bool
+		want   authz.Reason
+	}{
+		"ours":                     {local.Mint(nil), true, false, authz.ReasonAllowed},
+		"ours, header with spaces": {local.Mint(nil, authztest.RawHeader(spaced)), true, false, authz.ReasonAllowed},
+		"ours, forged":             {local.Mint(nil, authztest.Tampered()), true, false, authz.ReasonBadSignature},
+		"foreign":                  {foreign.Mint(nil), true, true, authz.ReasonAllowed},
+		"foreign, not active":      {foreign.Mint(nil), false, true, authz.ReasonInactive},
+		"without issuer":           {foreign.Mint(map[string]any{"iss": nil}), true, true, authz.ReasonAllowed},
+		"opaque with dots":         {"1.2.3", true, true, authz.ReasonAllowed},
+	} {
+		if tt.active {
+			s.set(func() { s.tokens[tt.raw] = activeAnswer(nil) })
+		}
+		before := s.asked.Load()
+		req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}}}
+		d := a.Authorize(t.Context(), req)
+		require.Equal(t, tt.want, d.Reason, "%s: %s", name, d.Detail)
+		require.Equal(t, tt.asked, s.asked.Load() > before, name)
+		explained, skipped := authz.ReasonAllowed, false
+		for _, step := range authztest.NewExplainer(p, v, authztest.KeyTier{}).Explain(t.Context(), req).Steps {
+			if step.Outcome == authz.Refused && explained == authz.ReasonAllowed {
+				explained = step.Reason
+			}
+		}
+		require.Equal(t, tt.want, explained, name)
+		for _, step := range (explain.Explainer{Authorizer: a, Offline: true}).Explain(t.Context(), req).Steps {
+			skipped = skipped || step.Rule == "introspection" && step.Outcome == authz.Skipped
+		}
+		require.Equal(t, tt.asked, skipped, name)
+	}
+}
+
+// What two readers could understand differently is refused without asking: the
+// names by which such a JWT could be revoked would be anybody's guess.
+func TestForeignJWTsOfTwoMeanings(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+	foreign := authztest.StartIssuer(t, authztest.Named("https://as.example"))
+	for _, claims := range []string{`{"iss":"https://as.example","jti":"a","jti":"b"}`, `{"iss":"https://as.example","x":1e400}`} {
+		raw := foreign.Mint(nil, authztest.RawPayload([]byte(claims)))
+		s.set(func() { s.tokens[raw] = activeAnswer(nil) })
+		_, err := authztest.NewVerifier(t, authztest.StartIssuer(t)).Verify(t.Context(), raw)
+		require.Equal(t, authz.ReasonUnknownIssuer, authztest.ReasonOf(err), "the verifier would pass it on")
+		_, err = in.Introspect(t.Context(), raw)
+		require.Equal(t, authz.ReasonMalformedToken, authztest.ReasonOf(err), claims)
+	}
+	require.Zero(t, s.asked.Load())
+}
+
+func TestIntrospectionFaults(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		c    introspect.Config
+		want []string
+	}{
+		{introspect.Config{}, []string{"name", "endpoint", "issuer", "audiences", "client_secret_file"}},
+		{introspect.Config{Name: "a", Endpoint: "http://as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientID: "x", ClientAuth: "bearer",
+			Tokens: "some", Timeout: time.Second, CacheTTL: time.Minute, CacheEntries: -1, CacheBytes: -1, MaxConcurrent: -1},
+			[]string{"endpoint", "client_id", "tokens", "timeout", "cache_ttl", "cache_entries", "cache_bytes", "max_concurrent"}},
+		{introspect.Config{Name: "a", Endpoint: "https://u:p@as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientAuth: "mac"}, []string{"endpoint", "client_auth"}},
+		{introspect.Config{Name: "a", Endpoint: "http://127.0.0.1/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f"}, nil},
+	} {
+		var got []string
+		tt.c.Validate(30*time.Second, func(path, _ string, _ ...any) { got = append(got, path) })
+		require.Equal(t, tt.want, got)
+	}
+	_, err := introspect.New([]introspect.Config{{}}, introspect.Options{})
+	require.ErrorContains(t, err, "introspection[0].name")
+}
+
+// panicking is a transport with a defect.
+type panicking struct{}
+
+func (panicking) RoundTrip(*http.Request) (*http.Response, error) { panic("defect") }
+
+func TestPanicWhileAskingIsAFailure(t *testing.T) {
+	t.Parallel()
+	s := newAuthServer(t)
+	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{Transport: panicking{}})
+	for range 3 {
+		_, err := in.Introspect(t.Context(), "tok")
+		require.Equal(t, authz.ReasonInternal, authztest.ReasonOf(err), "%v", err)
+	}
+}
+
+// Endpoints call refresh tokens active, too, and ID tokens, whatever the hint.
+func TestIntrospectedTokenOfAnotherUse(t *testing.T) {
+	t.Parallel()
+	for change, want := range map[[2]string]bool{
+		{"token_use", "refresh_token"}:  false,
+		{"token_use", "id"}:             false,
+		{"typ", "Refresh"}:              false,
+		{"typ", "Offline"}:              false,
+		{"typ", "ID"}:                   false,
+		{"token_type", "refresh_token"}: false,
+		{"token_use", "access_token"}:   true,
+		{"token_use", "access"}:         true,
+		{"typ", "Bearer"}:               true,
+		{"token_type", "DPoP"}:          true,
+	} {
+		s := newAuthServer(t)
+		s.set(func() { s.tokens["some-token"] = activeAnswer(map[string]any{change[0]: change[1]}) })
+		i := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
+		_, err := i.Introspect(t.Context(), "some-token")
+		var f *authz.Failure
+		if ok := err == nil; ok != want || !ok && (!errors.As(err, &f) || f.Reason != authz.ReasonUnsupportedToken) {
+			t.Errorf("%s: %v", change, err)
+		}
+	}
+}

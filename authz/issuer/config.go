@@ -1,0 +1,164 @@
+package issuer
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/jose"
+)
+
+// supportedAlgorithms are the asymmetric signature algorithms of RFC 7518,
+// section 3.1, and RFC 8037 (Ed25519 only). There is no other: "none" and the
+// HMACs cannot be configured.
+
+// IssuerConfig is one entry of the "issuers" stanza: whose tokens are accepted
+// and where the keys come from.
+type Config struct {
+	Issuer          string        `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL."`
+	Audiences       []string      `yaml:"audiences" doc:"Values of which aud must hold at least one; \"*\" accepts any audience, and a token without."`
+	JWKS            string        `yaml:"jwks" doc:"Key set: an http(s) URL, or a file path; empty means OIDC discovery at issuer/.well-known/openid-configuration."`
+	CAFile          string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for fetching keys, instead of the system's; empty means the system's."`
+	Algorithms      []string      `yaml:"algorithms" enum:"RS256,RS384,RS512,PS256,PS384,PS512,ES256,ES384,ES512,EdDSA" doc:"Signature algorithms accepted; empty means all of the listed ones."`
+	Types           []string      `yaml:"types" doc:"Values of the typ header accepted, lower case and without application/; an empty string stands for an absent typ; empty list means absent, jwt and at+jwt."`
+	Leeway          time.Duration `yaml:"leeway" doc:"Clock difference tolerated for exp, nbf and iat, at most 2m; 0: none for exp, and 5s for nbf and iat, because issuers' clocks run ahead."`
+	RefreshInterval time.Duration `yaml:"refresh_interval" doc:"How often the key set is fetched again, at least 10s; 0 means 5m. Files are also looked at every 2s."`
+	RefreshCooldown time.Duration `yaml:"refresh_cooldown" doc:"Least time between two fetches caused by tokens with an unknown kid, at least 100ms; 0 means 5s."`
+	FetchTimeout    time.Duration `yaml:"fetch_timeout" doc:"Limit for one request for keys, at most 30s; 0 means 2s."`
+	MaxKeyAge       time.Duration `yaml:"max_key_age" doc:"How long the last good keys are used while they cannot be fetched, at least 1m; 0 means 24h."`
+}
+
+// DefaultIssuerConfig returns the values that empty fields stand for.
+func DefaultConfig() Config {
+	return Config{
+		Algorithms:      slices.Clone(jose.SupportedAlgorithms),
+		Types:           []string{"", "jwt", "at+jwt"},
+		RefreshInterval: 5 * time.Minute,
+		RefreshCooldown: 5 * time.Second,
+		FetchTimeout:    2 * time.Second,
+		MaxKeyAge:       24 * time.Hour,
+	}
+}
+
+// withDefaults returns c with every empty field filled, from d first.
+func (c Config) withDefaults(leeway time.Duration) Config {
+	d := DefaultConfig()
+	if leeway != 0 {
+		d.Leeway = leeway
+	}
+	fill := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	fill(&c.Leeway, d.Leeway)
+	c.Leeway = max(c.Leeway, 0)
+	fill(&c.RefreshInterval, d.RefreshInterval)
+	fill(&c.RefreshCooldown, d.RefreshCooldown)
+	fill(&c.FetchTimeout, d.FetchTimeout)
+	fill(&c.MaxKeyAge, d.MaxKeyAge)
+	if len(c.Algorithms) == 0 {
+		c.Algorithms = d.Algorithms
+	}
+	if len(c.Types) == 0 {
+		c.Types = d.Types
+	}
+	return c
+}
+
+// maxLeeway keeps a token from outliving its revocation, which enforcement
+// forgets five minutes after the token's exp.
+const maxLeeway = 2 * time.Minute
+
+// Validate reports every fault of the stanza.
+func (c Config) Validate(fault authz.Fault) {
+	switch {
+	case c.Issuer == "":
+		fault("issuer", "must not be empty: it is the exact iss of the tokens, such as https://issuer.example")
+	case len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer):
+		fault("issuer", "must be text of at most %d bytes", authz.MaxIdentifier)
+	}
+	if len(c.Audiences) == 0 {
+		fault("audiences", `must name at least one audience; ["*"] accepts any`)
+	}
+	for i, aud := range c.Audiences {
+		if aud == "" {
+			fault(authz.ItemPath("audiences", i), "must not be empty")
+		}
+	}
+	c.validateSource(fault)
+	for i, alg := range c.Algorithms {
+		if !slices.Contains(jose.SupportedAlgorithms, alg) {
+			fault(authz.ItemPath("algorithms", i), "%s is not supported; one of %s is needed (symmetric algorithms and none are never accepted)",
+				authz.QuoteShort(alg), strings.Join(jose.SupportedAlgorithms, ", "))
+		}
+	}
+	for i, typ := range c.Types {
+		if typ != jose.MediaType(typ) {
+			fault(authz.ItemPath("types", i), "%s must be written in lower case and without application/", authz.QuoteShort(typ))
+		}
+	}
+	within := func(name string, v, low, high time.Duration) {
+		if v != 0 && (v < low || v > high) {
+			fault(name, "%s is out of range; %s to %s are allowed, 0 means the default", v, low, high)
+		}
+	}
+	if c.Leeway > maxLeeway {
+		fault("leeway", "%s is too long; at most %s is allowed", c.Leeway, maxLeeway)
+	}
+	within("refresh_interval", c.RefreshInterval, 10*time.Second, 24*time.Hour)
+	within("refresh_cooldown", c.RefreshCooldown, 100*time.Millisecond, time.Hour)
+	within("fetch_timeout", c.FetchTimeout, 100*time.Millisecond, 30*time.Second)
+	within("max_key_age", c.MaxKeyAge, time.Minute, 365*24*time.Hour)
+}
+
+func (c Config) validateSource(fault authz.Fault) {
+	from, what := c.JWKS, "jwks"
+	if from == "" {
+		from, what = c.Issuer, "issuer"
+		if from == "" {
+			return
+		}
+		u, err := url.Parse(from)
+		if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
+			fault("jwks", "is empty, which means OIDC discovery, but issuer is not an http(s) URL; set jwks to the URL or file of the key set")
+			return
+		}
+	}
+	if path, ok := strings.CutPrefix(from, "file://"); ok {
+		if !strings.HasPrefix(path, "/") {
+			fault(what, "a file URL must be file:///absolute/path")
+		}
+		return
+	}
+	if !strings.Contains(from, "://") {
+		if c.CAFile != "" {
+			fault("ca_file", "has no use: the keys come from a file")
+		}
+		return
+	}
+	u, err := url.Parse(from)
+	switch {
+	case err != nil:
+		fault(what, "is not a URL")
+	case u.Scheme != "https" && u.Scheme != "http":
+		fault(what, "scheme %s is not supported; http, https or a file path is needed", authz.QuoteShort(u.Scheme))
+	case u.Host == "":
+		fault(what, "URL without a host")
+	case u.User != nil:
+		fault(what, "URL must not hold a user name or password")
+	case u.Fragment != "" || (what == "issuer" && u.RawQuery != ""):
+		fault(what, "URL must not have a fragment, nor an issuer a query")
+	}
+}
+
+func (c Config) Accepts(audience []string) bool {
+	for _, want := range c.Audiences {
+		if want == "*" || slices.Contains(audience, want) {
+			return true
+		}
+	}
+	return false
+}

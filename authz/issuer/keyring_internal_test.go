@@ -1,0 +1,86 @@
+package issuer
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+
+	"jwtbouncer/authz/jose"
+)
+
+// without is a source of sets without keys.
+type without struct{}
+
+func (without) fetch(context.Context) ([]byte, error) { return []byte(`{"keys":[]}`), nil }
+
+// However many kids are invented, few are remembered.
+func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, err := NewVerifier([]Config{{Issuer: "x", Audiences: []string{"api"}, JWKS: "/none"}}, VerifierOptions{Clock: fixedClock(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		r := v.rings[0]
+		r.source = without{}
+		for i := range 3 * maxUnknownKIDs {
+			r.nextAsk = 0 // the cooldown is over
+			<-r.askFor(fmt.Sprint(i)).done
+			if n := len(r.unknown); n > maxUnknownKIDs || n == 0 && i > 0 { // the first set is news
+				t.Fatalf("%d remembered", n)
+			}
+		}
+	})
+}
+
+type ed25519Key struct{ ed25519.PrivateKey }
+
+func newEd25519(t *testing.T) ed25519Key {
+	t.Helper()
+	_, k, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ed25519Key{k}
+}
+
+func (k ed25519Key) token(header, claims string) string {
+	e := base64.RawURLEncoding.EncodeToString
+	input := e([]byte(header)) + "." + e([]byte(claims))
+	return input + "." + e(ed25519.Sign(k.PrivateKey, []byte(input)))
+}
+
+// A Token outlives the request whose buffer its text was in.
+func TestTokenKeepsNothingOfTheRequest(t *testing.T) {
+	t.Parallel()
+	signer := newEd25519(t)
+	public := base64.RawURLEncoding.EncodeToString(signer.Public().(ed25519.PublicKey))
+	set, err := jose.ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, public))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := NewVerifier([]Config{{Issuer: "x", Audiences: []string{"api"}, JWKS: "/none"}}, VerifierOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	v.rings[0].install(set, [32]byte{})
+	text := signer.token(`{"alg":"EdDSA","kid":"k"}`, fmt.Sprintf(`{"iss":"x","aud":"api","sub":"s","jti":"j","exp":%d}`, time.Now().Unix()+60))
+	buffer := []byte(text)
+	token, err := v.Verify(t.Context(), unsafe.String(&buffer[0], len(buffer)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range buffer {
+		buffer[i] = 'x'
+	}
+	if token.Raw != text || token.Subject != "s" || token.ID != "j" || token.KeyID != "k" || token.Claims["iss"] != "x" || token.Audience[0] != "api" {
+		t.Fatalf("the token changed with the buffer: %+v", token)
+	}
+}

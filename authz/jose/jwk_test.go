@@ -1,0 +1,43 @@
+package jose
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"testing"
+)
+
+// A signature for a key of small order is forged without a private key: R the
+// neutral point, S zero, and a message until it fits. No such key is usable,
+// however it is encoded.
+func TestKeysAnybodyCanSignForAreRefused(t *testing.T) {
+	t.Parallel()
+	e := base64.RawURLEncoding.EncodeToString
+	signature := make([]byte, 64)
+	signature[0] = 1
+	for _, y := range smallOrders {
+		for _, sign := range []byte{0, 0x80} {
+			x, err := hex.DecodeString(y)
+			if err != nil || len(x) != 32 {
+				t.Fatalf("%s: %v", y, err)
+			}
+			x[31] |= sign
+			set, err := ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, e(x)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if set.Len() != 0 {
+				t.Errorf("%x is usable", x)
+			}
+			fits := false
+			for i := range 500 {
+				input := e([]byte(`{"alg":"EdDSA","kid":"k"}`)) + "." + e(fmt.Append(nil, i))
+				fits = fits || Algorithms["EdDSA"].Verify(ed25519.PublicKey(x), input, signature)
+			}
+			if !fits {
+				t.Errorf("%x cannot be signed for: the list is wrong", x)
+			}
+		}
+	}
+}

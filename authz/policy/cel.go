@@ -1,0 +1,203 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/ext"
+
+	"jwtbouncer/authz"
+)
+
+// expression is one compiled entry of a route's `allow`. It is safe for
+// concurrent use.
+type expression struct {
+	label   string // "allow[0]", for details
+	text    string
+	program cel.Program
+}
+
+const (
+	// maxExpression bounds the text of one expression, in characters.
+	maxExpression = 4096
+	// maxExpressionCost bounds an evaluation in CEL's cost units, roughly one
+	// per operation: a fraction of a millisecond. What exceeds it is a no.
+	maxExpressionCost = 50_000
+)
+
+// celEnvironment declares what expressions can use. Names with a dot are
+// variables of their own, so that each has a type and none is built that the
+// expression does not mention.
+var celEnvironment = sync.OnceValues(func() (*cel.Env, error) {
+	text := cel.MapType(cel.StringType, cel.StringType)
+	return cel.NewEnv(
+		cel.Variable("token", cel.MapType(cel.StringType, cel.DynType)),
+		cel.Variable("request.method", cel.StringType),
+		cel.Variable("request.scheme", cel.StringType),
+		cel.Variable("request.protocol", cel.StringType),
+		cel.Variable("request.host", cel.StringType),
+		cel.Variable("request.path", cel.StringType),
+		cel.Variable("request.query", cel.StringType),
+		cel.Variable("request.headers", text),
+		cel.Variable("request.extensions", text),
+		cel.Variable("source.address", cel.StringType),
+		cel.Variable("source.principal", cel.StringType),
+		cel.CrossTypeNumericComparisons(true),
+		cel.DefaultUTCTimeZone(true),
+		cel.ParserExpressionSizeLimit(maxExpression),
+		ext.Strings(), ext.Sets(), ext.Network(),
+	)
+})
+
+// compileExpressions type-checks and plans each text. A fault names line and
+// column.
+func compileExpressions(route string, texts []string, fault authz.Fault) []*expression {
+	var out []*expression
+	for i, text := range texts {
+		label := fmt.Sprintf("allow[%d]", i)
+		e, err := compileExpression(label, text)
+		if err != nil {
+			fault(label, "route %s: %v", route, err)
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func compileExpression(label, text string) (*expression, error) {
+	env, err := celEnvironment()
+	if err != nil {
+		return nil, fmt.Errorf("CEL environment: %w", err)
+	}
+	ast, issues := env.Compile(text)
+	if issues.Err() != nil {
+		var lines []string
+		for _, e := range issues.Errors() {
+			lines = append(lines, fmt.Sprintf("line %d, column %d: %s", e.Location.Line(), e.Location.Column()+1, e.Message))
+		}
+		return nil, errors.New(strings.Join(lines, "; "))
+	}
+	if ast.OutputType() != cel.BoolType {
+		hint := ""
+		if ast.OutputType() == cel.DynType {
+			hint = "; a claim can have any type: compare it, such as token.email_verified == true"
+		}
+		return nil, fmt.Errorf("line 1, column 1: the expression yields %s; true or false is needed%s", cel.FormatCELType(ast.OutputType()), hint)
+	}
+	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxExpressionCost), cel.InterruptCheckFrequency(64))
+	if err != nil {
+		return nil, err
+	}
+	return &expression{label: label, text: text, program: program}, nil
+}
+
+// admit evaluates e. Anything but true is a no, an error as well.
+func (e *expression) admit(ctx context.Context, req *authz.Request, t *authz.Token) *authz.Failure {
+	out, _, err := e.program.ContextEval(ctx, &celVariables{req: req, token: t})
+	switch {
+	case ctx.Err() != nil:
+		return &authz.Failure{Reason: authz.ReasonOverloaded, Detail: e.label + " was interrupted: " + ctx.Err().Error()}
+	case err != nil:
+		return &authz.Failure{Reason: authz.ReasonPolicyDenied, Detail: e.label + " failed: " + evaluationFault(err)}
+	case out != types.True:
+		return &authz.Failure{Reason: authz.ReasonPolicyDenied, Detail: e.label + " is false"}
+	}
+	return nil
+}
+
+// unreadable is why a variable has no value; a constant.
+type unreadable string
+
+func (u unreadable) Error() string { return string(u) }
+
+// evaluationFaults are the beginnings of CEL's errors that say what went wrong;
+// what follows them, and every other error, may quote a claim or a credential.
+var evaluationFaults = []string{
+	"no such key", "no such overload", "index out of range", "index out of bounds", "division by zero", "modulus by zero",
+	"integer overflow", "unsigned integer overflow", "duration overflow", "timestamp overflow", "type conversion error", "error parsing regexp",
+	"operation cancelled: actual cost limit exceeded",
+}
+
+// evaluationFault says what went wrong without any value that was evaluated.
+func evaluationFault(err error) string {
+	var why unreadable
+	if errors.As(err, &why) {
+		return string(why)
+	}
+	for _, fault := range evaluationFaults {
+		if strings.HasPrefix(err.Error(), fault) {
+			return fault
+		}
+	}
+	return "a value is not as it should be"
+}
+
+// celVariables hands out a request's values by name and builds only what is
+// asked for.
+type celVariables struct {
+	req   *authz.Request
+	token *authz.Token
+}
+
+var _ cel.Activation = (*celVariables)(nil)
+
+func (v *celVariables) Parent() cel.Activation { return nil }
+
+// ResolveName returns the value of a declared variable. Host and path are as
+// routes compare them; where they can be read in more than one way, they are
+// an error, so that no expression decides about one reading only.
+func (v *celVariables) ResolveName(name string) (any, bool) {
+	switch name {
+	case "token":
+		return v.token.Claims, true
+	case "request.method":
+		return v.req.Method, true
+	case "request.scheme":
+		return v.req.Scheme, true
+	case "request.protocol":
+		return v.req.Protocol, true
+	case "request.host":
+		host, ok := readHost(v.req.Host)
+		if !ok {
+			return types.WrapErr(unreadable("host is missing or malformed")), true
+		}
+		return host, true
+	case "request.path":
+		path := readPath(v.req.Path)
+		if path.unclear != "" {
+			return types.WrapErr(unreadable(path.unclear)), true
+		}
+		return path.text, true
+	case "request.query":
+		_, query, _ := strings.Cut(v.req.Path, "?")
+		return query, true
+	case "request.headers":
+		return textMap(v.req.Headers), true
+	case "request.extensions":
+		return textMap(v.req.ContextExtensions), true
+	case "source.address":
+		return v.req.Source.Address, true
+	case "source.principal":
+		return v.req.Source.Principal, true
+	}
+	return nil, false
+}
+
+// textMap joins repeated names with a comma (RFC 9110, section 5.3).
+func textMap(headers []authz.Header) map[string]string {
+	m := make(map[string]string, len(headers))
+	for _, h := range headers {
+		if old, dup := m[h.Name]; dup {
+			m[h.Name] = old + "," + h.Value
+		} else {
+			m[h.Name] = h.Value
+		}
+	}
+	return m
+}

@@ -1,0 +1,171 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+func celAnswer(t *testing.T, ctx context.Context, text string, req *authz.Request, claims map[string]any) authz.Reason { //nolint:revive // t comes first in tests
+	t.Helper()
+	e, err := compileExpression("allow[0]", text)
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	if fail := e.admit(ctx, req, &authz.Token{Claims: claims}); fail != nil {
+		return fail.Reason
+	}
+	return authz.ReasonAllowed
+}
+
+func TestExpressions(t *testing.T) {
+	t.Parallel()
+	req := &authz.Request{
+		Method: "GET", Scheme: "https", Host: "API.example:443", Path: "/v1/caf%C3%A9?x=%2e#f", Protocol: "HTTP/2",
+		Headers:           []authz.Header{{Name: "x-a", Value: "1"}, {Name: "x-b", Value: "2"}, {Name: "x-a", Value: "3"}},
+		ContextExtensions: []authz.Header{{Name: "policy", Value: "admin"}}, Source: authz.Peer{Address: "2001:db8::1", Principal: "spiffe://x"},
+	}
+	claims := map[string]any{
+		"sub": "alice", "level": json.Number("3"), "share": json.Number("0.5"), "big": json.Number("9007199254740993"), "ok": true, "none": nil,
+		"groups": []any{"dev", "ops"}, "org": map[string]any{"id": "7", "tags": []any{json.Number("1")}}, "email": "Alice@Example.com",
+	}
+	for text, want := range map[string]authz.Reason{
+		"true": authz.ReasonAllowed, "false": authz.ReasonPolicyDenied,
+		"token.sub == 'alice'": authz.ReasonAllowed,
+		"token.level >= 3 && token.level < 4 && token.level == 3.0": authz.ReasonAllowed,
+		"token.share == 0.5":                                authz.ReasonAllowed,
+		"token.big == 9007199254740993":                     authz.ReasonAllowed,
+		"token.ok == true":                                  authz.ReasonAllowed,
+		"token.none == null":                                authz.ReasonAllowed,
+		"token.sub && true":                                 authz.ReasonPolicyDenied, // a string where a bool is needed
+		"'dev' in token.groups":                             authz.ReasonAllowed,
+		"token.groups.exists(g, g == 'root')":               authz.ReasonPolicyDenied,
+		"sets.contains(token.groups, ['dev'])":              authz.ReasonAllowed,
+		"token.org.id == '7' && token.org.tags[0] == 1":     authz.ReasonAllowed,
+		"token.email.lowerAscii().endsWith('@example.com')": authz.ReasonAllowed,
+		"has(token.missing)":                                authz.ReasonPolicyDenied,
+		"!has(token.missing)":                               authz.ReasonAllowed,
+		"token.missing == 'x'":                              authz.ReasonPolicyDenied,
+		"token.missing == 'x' || true":                      authz.ReasonAllowed, // whatever the left side is
+		"token.groups[9] == 'x'":                            authz.ReasonPolicyDenied,
+		"token.sub > 3":                                     authz.ReasonPolicyDenied,
+		"1 / (token.level - 3) > 0":                         authz.ReasonPolicyDenied,
+		"request.method == 'GET' && request.scheme == 'https' && request.protocol == 'HTTP/2'": authz.ReasonAllowed,
+		"request.host == 'api.example'":                                    authz.ReasonAllowed,
+		"request.path == '/v1/café'":                                       authz.ReasonAllowed,
+		"request.query == 'x=%2e#f'":                                       authz.ReasonAllowed,
+		"request.headers['x-a'] == '1,3' && request.headers['x-b'] == '2'": authz.ReasonAllowed,
+		"request.headers['x-c'] == ''":                                     authz.ReasonPolicyDenied,
+		"request.extensions.policy == 'admin'":                             authz.ReasonAllowed,
+		"source.principal == 'spiffe://x'":                                 authz.ReasonAllowed,
+		"cidr('2001:db8::/32').containsIP(source.address)":                 authz.ReasonAllowed,
+		"cidr('10.0.0.0/8').containsIP(source.address)":                    authz.ReasonPolicyDenied,
+		"token.sub.matches('^a.*e$')":                                      authz.ReasonAllowed,
+	} {
+		if got := celAnswer(t, t.Context(), text, req, claims); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// An expression must not decide by one of several readings.
+func TestExpressionsOnUnclearRequests(t *testing.T) {
+	t.Parallel()
+	for _, req := range []*authz.Request{{Host: "a", Path: "/x/../admin"}, {Host: "a", Path: "/x//y"}, {Host: "", Path: "/x"}, {Host: "a@b", Path: "/x"}} {
+		for _, text := range []string{"!request.path.startsWith('/admin') && request.host != 'b'", "request.path != '' && request.host != 'c'"} {
+			if got := celAnswer(t, t.Context(), text, req, nil); got != authz.ReasonPolicyDenied {
+				t.Errorf("%+v: %s: %s", req, text, got)
+			}
+		}
+		if got := celAnswer(t, t.Context(), "request.method == ''", req, nil); got != authz.ReasonAllowed {
+			t.Errorf("%+v: an expression without path and host: %s", req, got)
+		}
+	}
+}
+
+// Work is bounded by the expression's cost and by the check's time.
+func TestExpressionsAreBounded(t *testing.T) {
+	t.Parallel()
+	list := make([]any, 2000)
+	for i := range list {
+		list[i] = json.Number("1")
+	}
+	claims := map[string]any{"l": list}
+	const cubic = "token.l.all(a, token.l.all(b, token.l.all(c, a + b + c > 0)))"
+	start := time.Now()
+	if got := celAnswer(t, t.Context(), cubic, &authz.Request{}, claims); got != authz.ReasonPolicyDenied {
+		t.Errorf("8 billion steps: %s", got)
+	}
+	if took := time.Since(start); took > 30*time.Second { // unbounded, it would take an hour
+		t.Errorf("took %s", took)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got := celAnswer(t, ctx, cubic, &authz.Request{}, claims); got != authz.ReasonOverloaded {
+		t.Errorf("out of time: %s", got)
+	}
+	if _, err := compileExpression("allow[0]", "'"+strings.Repeat("x", 5000)+"' == ''"); err == nil {
+		t.Error("an expression of 5000 characters was accepted")
+	}
+	if _, err := compileExpression("allow[0]", strings.Repeat("(", 1000)+"true"+strings.Repeat(")", 1000)); err == nil {
+		t.Error("1000 parentheses were accepted")
+	}
+}
+
+// What goes wrong is told without the values that it went wrong with: the
+// detail is logged.
+func TestExpressionErrorsHoldNoValues(t *testing.T) {
+	t.Parallel()
+	req := &authz.Request{Host: "a b", Path: "/SECRET/../x", Headers: []authz.Header{{Name: "authorization", Value: "Bearer SECRET"}}}
+	claims := map[string]any{
+		"sub": "SECRET(\n\x1b[31m" + strings.Repeat("y", 5000), "n": json.Number("4711.5"), "list": []any{"SECRET"}, "ip": "10.0.0.1%SECRET", "many": slices.Repeat([]any{true}, 1000),
+	}
+	for text, want := range map[string]string{
+		"token.missing == 1":                                         "no such key",
+		"{'a': true}[token.sub]":                                     "no such key",
+		"{'a': true}[request.headers['authorization']]":              "no such key",
+		"token.sub > 1":                                              "no such overload",
+		"1 / (int(token.n) - 4711) > 0":                              "division by zero",
+		"token.sub.charAt(9000) == 'x'":                              "index out of range",
+		"token.list[token.n] == 'x'":                                 "a value is not as it should be",
+		"token.list[token.sub] == 'x'":                               "a value is not as it should be",
+		"int(token.sub) > 3":                                         "type conversion error",
+		"duration(token.sub) > duration('1s')":                       "type conversion error",
+		"timestamp(token.sub) > timestamp('2020-01-01T00:00:00Z')":   "a value is not as it should be",
+		"timestamp('2020-01-01T00:00:00Z').getHours(token.sub) > 1":  "a value is not as it should be",
+		"timestamp('2020-01-01T00:00:00Z').getHours('-4711:00') > 1": "a value is not as it should be",
+		"cidr(token.sub).prefixLength() > 1":                         "a value is not as it should be",
+		"ip(token.ip).family() == 4":                                 "a value is not as it should be",
+		"'a'.matches(token.sub)":                                     "error parsing regexp",
+		"[token.sub, token.n].join(',') == ''":                       "a value is not as it should be",
+		"token.list.all(a, [1, 2, 3].all(b, 10 / (b - 2) > -99))":    "division by zero",
+		"9223372036854775807 + int(token.n) > 0":                     "integer overflow",
+		"token.many.all(a, token.many.all(b, a == b))":               "operation cancelled: actual cost limit exceeded",
+		"token.list[9] == 'x'":                                       "index out of bounds",
+		"request.host == 'a'":                                        "host is missing or malformed",
+		"request.path == '/'":                                        pathDotSegment,
+		"!(request.path.startsWith('/x') || request.host == 'b')":    "",
+	} {
+		e, err := compileExpression("allow[0]", text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		fail := e.admit(t.Context(), req, &authz.Token{Claims: claims})
+		if fail == nil || fail.Reason != authz.ReasonPolicyDenied {
+			t.Errorf("%s: %v", text, fail)
+			continue
+		}
+		if want != "" && fail.Detail != "allow[0] failed: "+want {
+			t.Errorf("%s: %q, want %q", text, fail.Detail, want)
+		}
+		if strings.Contains(fail.Detail, "SECRET") || strings.Contains(fail.Detail, "4711") || strings.ContainsAny(fail.Detail, "\n\x1b") {
+			t.Errorf("%s: the detail quotes a value: %q", text, fail.Detail)
+		}
+	}
+}

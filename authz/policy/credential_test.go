@@ -1,0 +1,145 @@
+package policy
+
+import (
+	"strings"
+	"testing"
+
+	"jwtbouncer/authz"
+)
+
+func TestFindInHeader(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		values []string
+		raw    string
+		scheme string
+		want   authz.Reason // ReasonAllowed: found
+	}{
+		{[]string{"Bearer a.b.c"}, "a.b.c", "bearer", authz.ReasonAllowed},
+		{[]string{"bEARER a.b.c"}, "a.b.c", "bearer", authz.ReasonAllowed},
+		{[]string{"Bearer   a.b.c "}, "a.b.c", "bearer", authz.ReasonAllowed},
+		{[]string{"Bearer abc+/~-_=="}, "abc+/~-_==", "bearer", authz.ReasonAllowed},
+		{[]string{"DPoP a.b.c"}, "a.b.c", "dpop", authz.ReasonAllowed},
+		{nil, "", "", authz.ReasonNoCredential},
+		{[]string{"Basic dXNlcjpwYXNz"}, "", "", authz.ReasonNoCredential},
+		{[]string{"Digest a=b, c=d"}, "", "", authz.ReasonNoCredential},
+		{[]string{"Bearerx a"}, "", "", authz.ReasonNoCredential},
+		{[]string{""}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"  "}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer "}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer\ta.b.c"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer,a"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer=a"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer ="}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a=b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a, Bearer b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a,b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Basic abc, Bearer b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Basic abc,bearer b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a\x00b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer \"a\""}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a;b"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"(Bearer) a"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"B\xc3\xa9arer a"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a", "Bearer a"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Bearer a", "Basic a"}, "", "", authz.ReasonMalformedRequest},
+		{[]string{"Basic a", ""}, "", "", authz.ReasonMalformedRequest},
+	} {
+		req := &authz.Request{}
+		for _, v := range tt.values {
+			req.Headers = append(req.Headers, authz.Header{Name: "authorization", Value: v})
+		}
+		cred, fail := (&Route{}).Find(req)
+		got := authz.ReasonAllowed
+		if fail != nil {
+			got = fail.Reason
+		}
+		if got != tt.want || cred.Raw != tt.raw || cred.Scheme != tt.scheme {
+			t.Errorf("%q: %+v %v, want %s %q", tt.values, cred, got, tt.want, tt.raw)
+		}
+	}
+}
+
+func TestFindElsewhere(t *testing.T) {
+	t.Parallel()
+	both := CredentialsConfig{Cookies: []string{"session"}, Queries: []string{"access_token"}}
+	for name, tt := range map[string]struct {
+		config  CredentialsConfig
+		headers []authz.Header
+		path    string
+		raw     string
+		source  string
+		want    authz.Reason
+	}{
+		"cookie":                    {both, []authz.Header{{Name: "cookie", Value: "a=b; session=x.y.z; c=d"}}, "/", "x.y.z", "cookie:session", authz.ReasonAllowed},
+		"cookie quoted":             {both, []authz.Header{{Name: "cookie", Value: `session="x.y.z"`}}, "/", "x.y.z", "cookie:session", authz.ReasonAllowed},
+		"cookie in second header":   {both, []authz.Header{{Name: "cookie", Value: "a=b"}, {Name: "cookie", Value: "session=x"}}, "/", "x", "cookie:session", authz.ReasonAllowed},
+		"cookie empty":              {both, []authz.Header{{Name: "cookie", Value: "session="}}, "/", "", "", authz.ReasonNoCredential},
+		"cookie not asked for":      {CredentialsConfig{}, []authz.Header{{Name: "cookie", Value: "session=x"}}, "/", "", "", authz.ReasonNoCredential},
+		"cookie name is sensitive":  {both, []authz.Header{{Name: "cookie", Value: "Session=x"}}, "/", "", "", authz.ReasonNoCredential},
+		"cookie twice":              {both, []authz.Header{{Name: "cookie", Value: "session=x; session=y"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"cookie twice in two":       {both, []authz.Header{{Name: "cookie", Value: "session=x"}, {Name: "cookie", Value: "session=x"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"query":                     {both, nil, "/a?b=c&access_token=x.y.z#f", "x.y.z", "query:access_token", authz.ReasonAllowed},
+		"query encoded":             {both, nil, "/a?access%5Ftoken=x%2Ey", "x.y", "query:access_token", authz.ReasonAllowed},
+		"query twice":               {both, nil, "/a?access_token=x&access_token=x", "", "", authz.ReasonMalformedRequest},
+		"query twice, encoded":      {both, nil, "/a?access_token=x&access%5ftoken=y", "", "", authz.ReasonMalformedRequest},
+		"query twice, semicolon":    {both, nil, "/a?access_token=x;access_token=y", "", "", authz.ReasonMalformedRequest},
+		"query behind a semicolon":  {both, nil, "/a?b=c;access_token=x.y.z", "", "", authz.ReasonMalformedRequest},
+		"query before a semicolon":  {both, nil, "/a?access_token=x.y.z;b=c&d=e", "", "", authz.ReasonMalformedRequest},
+		"query, ends in semicolon":  {both, nil, "/a?access_token=x.y.z;", "", "", authz.ReasonMalformedRequest},
+		"query, empty at semicolon": {both, nil, "/a?b;access_token&c=d", "", "", authz.ReasonMalformedRequest},
+		"query encoded, semicolon":  {both, nil, "/a?b=c;access%5Ftoken=x.y.z", "", "", authz.ReasonMalformedRequest},
+		"semicolon elsewhere":       {both, nil, "/a;p?b=c;d=e&access_token=x%3By&f;g", "x;y", "query:access_token", authz.ReasonAllowed},
+		"query empty":               {both, nil, "/a?access_token=&b", "", "", authz.ReasonNoCredential},
+		"query bad escape":          {both, nil, "/a?access_token=%zz", "", "", authz.ReasonMalformedRequest},
+		"query in fragment":         {both, nil, "/a#?access_token=x", "", "", authz.ReasonNoCredential},
+		"query not asked for":       {CredentialsConfig{Cookies: []string{"s"}}, nil, "/a?access_token=x", "", "", authz.ReasonNoCredential},
+		"header and cookie":         {both, []authz.Header{{Name: "authorization", Value: "Bearer a"}, {Name: "cookie", Value: "session=a"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"header and query":          {both, []authz.Header{{Name: "authorization", Value: "Bearer a"}}, "/?access_token=a", "", "", authz.ReasonMalformedRequest},
+		"cookie and query":          {both, []authz.Header{{Name: "cookie", Value: "session=a"}}, "/?access_token=a", "", "", authz.ReasonMalformedRequest},
+		"basic and cookie":          {both, []authz.Header{{Name: "authorization", Value: "Basic a"}, {Name: "cookie", Value: "session=a"}}, "/", "a", "cookie:session", authz.ReasonAllowed},
+		"bad header and cookie":     {both, []authz.Header{{Name: "authorization", Value: "Bearer"}, {Name: "cookie", Value: "session=a"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"header":                    {both, []authz.Header{{Name: "authorization", Value: "Bearer a"}}, "/", "a", "authorization", authz.ReasonAllowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := mustPolicy(t, RouteConfig{Credentials: tt.config})
+			cred, fail := p.Routes()[0].Find(&authz.Request{Path: tt.path, Headers: tt.headers})
+			got := authz.ReasonAllowed
+			if fail != nil {
+				got = fail.Reason
+			}
+			if got != tt.want || cred.Raw != tt.raw || cred.Source != tt.source {
+				t.Errorf("%+v, %v", cred, fail)
+			}
+			if fail != nil && strings.Contains(fail.Detail, "x.y") {
+				t.Errorf("detail holds the token: %s", fail.Detail)
+			}
+		})
+	}
+}
+
+func FuzzAuthorization(f *testing.F) {
+	for _, s := range []string{"Bearer a.b.c", "DPoP x", "Basic dTpw", "Bearer a, Bearer b", "Basic x,bearer y", " Bearer  a= ", "Bearer\ta"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, v string) {
+		cred, fail := parseAuthorization(v)
+		if fail != nil {
+			if cred != (authz.Credential{}) || fail.Reason != authz.ReasonNoCredential && fail.Reason != authz.ReasonMalformedRequest {
+				t.Fatalf("%q: %+v %v", v, cred, fail)
+			}
+			return
+		}
+		if !authz.IsToken68(cred.Raw) || cred.Scheme != "bearer" && cred.Scheme != "dpop" {
+			t.Fatalf("%q: %+v", v, cred)
+		}
+		// Printing what was found and reading it again is the identity.
+		again, fail := parseAuthorization(cred.Scheme + " " + cred.Raw)
+		if fail != nil || again != cred {
+			t.Fatalf("%q: %+v, then %+v %v", v, cred, again, fail)
+		}
+	})
+}

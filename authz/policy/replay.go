@@ -1,0 +1,82 @@
+package policy
+
+import (
+	"container/heap"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"sync"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// MemoryReplay is a ReplayStore in this process's memory, for a single sidecar
+// or where no shared store is configured. When it is full of records that are
+// still needed it fails, so that nothing is forgotten early.
+type MemoryReplay struct {
+	mu      sync.Mutex
+	clock   authz.Clock
+	limit   int
+	records map[[16]byte]struct{}
+	oldest  expiries
+}
+
+var _ ReplayStore = (*MemoryReplay)(nil)
+
+// ErrReplayFull is MemoryReplay's error when it cannot remember more.
+var ErrReplayFull = errors.New("replay memory is full")
+
+// NewMemoryReplay returns a store of at most limit records, about 100 bytes each.
+func NewMemoryReplay(limit int, clock authz.Clock) *MemoryReplay {
+	return &MemoryReplay{clock: clock, limit: limit, records: make(map[[16]byte]struct{})}
+}
+
+// Seen implements ReplayStore.
+func (m *MemoryReplay) Seen(_ context.Context, key string, ttl time.Duration) (bool, error) {
+	sum := sha256.Sum256([]byte(key))
+	id := [16]byte(sum[:])
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.clock.Boot()
+	for len(m.oldest) > 0 && m.oldest[0].until <= now {
+		delete(m.records, heap.Pop(&m.oldest).(expiry).id)
+	}
+	if _, seen := m.records[id]; seen {
+		return true, nil
+	}
+	if len(m.records) >= m.limit {
+		return false, ErrReplayFull
+	}
+	m.records[id] = struct{}{}
+	heap.Push(&m.oldest, expiry{until: now + ttl, id: id})
+	return false, nil
+}
+
+type expiry struct {
+	until time.Duration // Clock.Boot
+	id    [16]byte
+}
+
+// expiries is a heap, the next to expire first.
+type expiries []expiry
+
+func (e expiries) Len() int           { return len(e) }
+func (e expiries) Less(i, j int) bool { return e[i].until < e[j].until }
+func (e expiries) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
+func (e *expiries) Push(x any)        { *e = append(*e, x.(expiry)) }
+func (e *expiries) Pop() any {
+	last := len(*e) - 1
+	x := (*e)[last]
+	*e = (*e)[:last]
+	return x
+}
+
+// Unrecorded is a ReplayStore that remembers nothing, so that explaining or
+// testing a decision uses up no proof. Nothing that serves requests may use it.
+type Unrecorded struct{}
+
+var _ ReplayStore = Unrecorded{}
+
+// Seen implements ReplayStore.
+func (Unrecorded) Seen(context.Context, string, time.Duration) (bool, error) { return false, nil }
