@@ -75,7 +75,7 @@ func report(r policytest.Report) string {
 // The routes and tests in the documentation.
 func TestDocumentedPolicy(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(filepath.Join("..", "docs", "policy.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
 	require.NoError(t, err)
 	routes, tests := yamlBlock(string(text), "routes:"), yamlBlock(string(text), "tests:")
 	p := examplePolicy(t, strings.Join(routes, "\n"))
@@ -245,7 +245,7 @@ func TestExplainNeedsNoNetwork(t *testing.T) {
 // The other stanzas in the documentation are good ones too.
 func TestDocumentedStanzas(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(filepath.Join("..", "docs", "policy.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
 	require.NoError(t, err)
 	stanzas := struct {
 		Binding       policy.BindingConfig  `yaml:"binding"`
