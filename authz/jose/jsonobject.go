@@ -1,181 +1,171 @@
 package jose
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
-	"unicode/utf8"
+	"sync"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Bounds of what parseObject builds. The size of the text is bounded by the
-// caller.
+// Limits of a JSON text. The caller limits its size.
 const (
-	maxJSONDepth    = 16   // nested objects and arrays
-	maxJSONValues   = 2000 // values in total
-	maxHeaderValues = 64   // values in total of a JOSE header, which is read before anything is verified
-	maxJSONNumber   = 40   // bytes of one number
+	maxJSONDepth    = 16       // nested objects and arrays, the outermost object included
+	maxJSONValues   = 2000     // values in total, the outermost object excluded
+	maxHeaderValues = 64       // the same for a JOSE header, which is built before the signature is verified
+	maxJSONNumber   = 40       // bytes of a number
+	maxPooledJSON   = 64 << 10 // bytes of the largest buffer that is kept for reuse
 )
 
-// parseObject decodes text that is exactly one JSON object (RFC 8259), with
-// nothing before or after it but white space. Values are string, bool, nil,
-// json.Number, []any and map[string]any. Unlike encoding/json it refuses what
-// two readers could understand differently: duplicate member names at any
-// depth, invalid UTF-8, lone surrogates; and what is out of bounds. Errors say
-// where, never what.
+// jsonReader reads one JSON object. The jsontext decoder checks the grammar,
+// UTF-8 and surrogates. The reader adds the limits and takes values from the
+// text itself, so that a string without escapes shares its memory.
 //
-// A decoder of our own, because the standard library's accepts all of these
-// and its successor is still an experiment.
+// Compared with a decoder written for this package (508 lines), jsontext makes
+// a cold verification cost 1.03 to 1.04 times as much with RS256 and 1.01 to
+// 1.02 times with ES256 and EdDSA: about 1 µs more per token, with the same
+// allocations (2048 bytes in 31 for the header and 500 bytes of claims, none in
+// SkimIssuer).
+type jsonReader struct {
+	text      string
+	remaining int // values that may still follow
+	dec       jsontext.Decoder
+	in        bytes.Buffer // a copy of text for dec
+	unescaped []byte       // buffer of unescape
+}
+
+var jsonReaders = sync.Pool{New: func() any { return new(jsonReader) }}
+
+// ParseObject decodes a text that is exactly one JSON object (RFC 8259),
+// surrounded by nothing but white space. Values are string, bool, nil,
+// json.Number, []any and map[string]any. It refuses duplicate member names at
+// any depth, invalid UTF-8 and lone surrogates, because two parsers could read
+// them differently, and any text beyond the limits above. Errors contain
+// positions and never a part of the text.
 func ParseObject(text string) (map[string]any, error) { return parseObjectOf(text, maxJSONValues) }
 
-// parseObjectOf is parseObject of at most so many values.
-func parseObjectOf(text string, values int) (map[string]any, error) {
-	r := jsonReader{s: text, values: values}
-	if err := r.begin(); err != nil {
-		return nil, err
+// parseObjectOf is ParseObject with a limit on the number of values.
+func parseObjectOf(text string, maxValues int) (map[string]any, error) {
+	return readObject(text, maxValues, (*jsonReader).object)
+}
+
+// IssuerClaim is the "iss" member of unverified claims.
+type IssuerClaim struct {
+	Present bool
+	Text    bool   // the value is a string
+	Name    string // the value; empty unless Text is true
+}
+
+// SkimIssuer finds the issuer in claims and builds nothing else, because until
+// the signature is verified an attacker chooses how much there is to build. It
+// applies all checks of ParseObject except two: it ignores duplicates of other
+// members and the range of numbers. Once the signature is verified, the caller
+// parses the claims.
+func SkimIssuer(text string) (IssuerClaim, error) {
+	return readObject(text, maxJSONValues, (*jsonReader).issuer)
+}
+
+// readObject calls read after the opening brace of the object that is the whole
+// text. It returns the zero T with an error.
+func readObject[T any](text string, maxValues int, read func(*jsonReader) (T, error)) (T, error) {
+	r := jsonReaders.Get().(*jsonReader)
+	defer r.release()
+	r.text, r.remaining = text, maxValues
+	r.in.WriteString(text)
+	r.dec.Reset(&r.in, jsontext.AllowDuplicateNames(true)) // object and issuer find duplicates at less cost
+	var none T
+	if open, err := r.token(); err != nil || open != "{" {
+		return none, errors.New("not a JSON object")
 	}
-	m, err := r.object()
-	if err == nil {
-		err = r.end()
-	}
+	result, err := read(r)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	return m, nil
-}
-
-// jsonReader walks over valid UTF-8.
-type jsonReader struct {
-	s      string
-	i      int
-	depth  int
-	values int    // that may still come
-	buf    []byte // of unescape
-}
-
-// begin moves to the object that the text has to be.
-func (r *jsonReader) begin() error {
-	if !utf8.ValidString(r.s) {
-		return errors.New("not valid UTF-8")
+	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return none, r.errorHere("text after the object")
 	}
-	if r.space(); r.peek() != '{' {
-		return errors.New("not a JSON object")
+	return result, nil
+}
+
+func (r *jsonReader) release() {
+	r.text = ""
+	r.in.Reset()
+	if r.in.Cap() <= maxPooledJSON {
+		jsonReaders.Put(r)
 	}
-	return nil
 }
 
-// end reports what stands behind the object.
-func (r *jsonReader) end() error {
-	if r.space(); r.i != len(r.s) {
-		return r.fault("text after the object")
-	}
-	return nil
+func (r *jsonReader) errorHere(message string) error {
+	return fmt.Errorf("%s at byte %d", message, r.dec.InputOffset())
 }
 
-func (r *jsonReader) fault(what string) error {
-	return fmt.Errorf("%s at byte %d", what, r.i)
-}
-
-// peek returns the next byte, 0 at the end (a NUL in the text is no token of
-// JSON either).
-func (r *jsonReader) peek() byte {
-	if r.i < len(r.s) {
-		return r.s[r.i]
-	}
-	return 0
-}
-
-func (r *jsonReader) space() {
-	for r.i < len(r.s) {
-		switch r.s[r.i] {
-		case ' ', '\t', '\n', '\r':
-			r.i++
-		default:
-			return
+// token returns the text of the next token.
+func (r *jsonReader) token() (string, error) {
+	start := r.dec.InputOffset()
+	if _, err := r.dec.ReadToken(); err != nil {
+		// The library's message quotes the text.
+		offset := int64(len(r.text))
+		if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+			offset = syntax.ByteOffset
 		}
+		return "", fmt.Errorf("not valid JSON at byte %d", offset)
 	}
+	if r.dec.StackDepth() > maxJSONDepth {
+		return "", r.errorHere("nested too deeply")
+	}
+	for isSeparator(r.text[start]) {
+		start++
+	}
+	return r.text[start:r.dec.InputOffset()], nil
 }
 
-func (r *jsonReader) enter() error {
-	if r.depth++; r.depth > maxJSONDepth {
-		return r.fault("nested too deeply")
-	}
-	r.i++
-	r.space()
-	return nil
+// isSeparator reports whether c can stand between two tokens. The decoder has
+// checked that it stands in the right place.
+func isSeparator(c byte) bool {
+	return c == ',' || c == ':' || c == ' ' || c == '\t' || c == '\n' || c == '\r'
 }
 
-// more moves to the next item of the object or array that was entered last, or
-// past its closing bracket.
-func (r *jsonReader) more(bracket byte, first bool) (bool, error) {
-	if !first {
-		r.space()
-		if r.peek() == ',' {
-			r.i++
-			r.space()
-			return true, nil
-		}
-	}
-	switch {
-	case r.peek() == bracket:
-		r.i++
-		r.depth--
-		return false, nil
-	case first:
-		return true, nil
-	}
-	return false, r.fault("comma or " + string(bracket) + " expected")
-}
-
+// object builds the object whose opening brace was the last token.
 func (r *jsonReader) object() (map[string]any, error) {
-	if err := r.enter(); err != nil {
-		return nil, err
-	}
 	m := make(map[string]any, 8)
-	for first := true; ; first = false {
-		if more, err := r.more('}', first); !more {
-			return m, err
-		}
-		if r.peek() != '"' {
-			return nil, r.fault("member name expected")
-		}
-		name, err := r.text()
+	for {
+		token, err := r.token()
 		if err != nil {
 			return nil, err
 		}
-		if _, twice := m[name]; twice {
-			return nil, r.fault("duplicate member")
+		if token == "}" {
+			return m, nil
 		}
-		if err = r.colon(); err != nil {
+		name := r.unquote(token)
+		if _, duplicate := m[name]; duplicate {
+			return nil, r.errorHere("duplicate member")
+		}
+		if token, err = r.token(); err != nil {
 			return nil, err
 		}
-		if m[name], err = r.value(); err != nil {
+		if m[name], err = r.value(token); err != nil {
 			return nil, err
 		}
 	}
 }
 
-func (r *jsonReader) colon() error {
-	r.space()
-	if r.peek() != ':' {
-		return r.fault("colon expected")
-	}
-	r.i++
-	r.space()
-	return nil
-}
-
+// array builds the array whose opening bracket was the last token.
 func (r *jsonReader) array() ([]any, error) {
-	if err := r.enter(); err != nil {
-		return nil, err
-	}
 	a := []any{}
-	for first := true; ; first = false {
-		if more, err := r.more(']', first); !more {
-			return a, err
+	for {
+		token, err := r.token()
+		if err != nil {
+			return nil, err
 		}
-		v, err := r.value()
+		if token == "]" {
+			return a, nil
+		}
+		v, err := r.value(token)
 		if err != nil {
 			return nil, err
 		}
@@ -183,98 +173,98 @@ func (r *jsonReader) array() ([]any, error) {
 	}
 }
 
-// count takes one value off those that may still come.
-func (r *jsonReader) count() error {
-	if r.values--; r.values < 0 {
-		return r.fault("too many values")
+// value builds the value that starts with token.
+func (r *jsonReader) value(token string) (any, error) {
+	if err := r.admit(token); err != nil {
+		return nil, err
+	}
+	switch token[0] {
+	case '{':
+		return r.object()
+	case '[':
+		return r.array()
+	case '"':
+		return r.unquote(token), nil
+	case 't':
+		return true, nil
+	case 'f':
+		return false, nil
+	case 'n':
+		return nil, nil
+	}
+	if strings.ContainsAny(token, "eE") {
+		if _, err := strconv.ParseFloat(token, 64); err != nil {
+			return nil, r.errorHere("number out of range")
+		}
+	}
+	return json.Number(token), nil
+}
+
+// admit applies the limits to the value that starts with token.
+func (r *jsonReader) admit(token string) error {
+	if r.remaining--; r.remaining < 0 {
+		return r.errorHere("too many values")
+	}
+	if len(token) > maxJSONNumber && token[0] != '"' { // other tokens are short
+		return r.errorHere("number too long")
 	}
 	return nil
 }
 
-func (r *jsonReader) value() (any, error) {
-	if err := r.count(); err != nil {
-		return nil, err
+func (r *jsonReader) unquote(token string) string {
+	if strings.IndexByte(token, '\\') < 0 {
+		return token[1 : len(token)-1]
 	}
-	switch c := r.peek(); {
-	case c == '"':
-		return r.text()
-	case c == '{':
-		return r.object()
-	case c == '[':
-		return r.array()
-	case c == '-', c >= '0' && c <= '9':
-		return r.number()
-	default:
-		return r.word()
+	return string(r.unescape(token))
+}
+
+// unescape returns the contents of a string token, valid until the next call.
+func (r *jsonReader) unescape(token string) []byte {
+	r.unescaped, _ = jsontext.AppendUnquote(r.unescaped[:0], token) // the decoder has validated the token
+	return r.unescaped
+}
+
+// issuer finds the "iss" member of the outermost object.
+func (r *jsonReader) issuer() (iss IssuerClaim, err error) {
+	for {
+		token, err := r.token()
+		if err != nil || token == "}" {
+			return iss, err
+		}
+		found := token == `"iss"` || len(token) <= len(`"\u0069\u0073\u0073"`) && string(r.unescape(token)) == "iss"
+		if found && iss.Present {
+			return iss, r.errorHere("duplicate member")
+		}
+		if token, err = r.token(); err != nil {
+			return iss, err
+		}
+		if found {
+			iss.Present, iss.Text = true, token[0] == '"'
+		}
+		if found && iss.Text {
+			iss.Name = r.unquote(token)
+		}
+		if err := r.skip(token); err != nil {
+			return iss, err
+		}
 	}
 }
 
-func (r *jsonReader) word() (any, error) {
-	rest := r.s[r.i:]
-	switch {
-	case strings.HasPrefix(rest, "true"):
-		r.i += 4
-		return true, nil
-	case strings.HasPrefix(rest, "false"):
-		r.i += 5
-		return false, nil
-	case strings.HasPrefix(rest, "null"):
-		r.i += 4
-		return nil, nil
+// skip reads the value that starts with token without building it.
+func (r *jsonReader) skip(token string) error {
+	if err := r.admit(token); err != nil || (token != "{" && token != "[") {
+		return err
 	}
-	return nil, r.fault("value expected")
-}
-
-func (r *jsonReader) digits() bool {
-	start := r.i
-	for r.i < len(r.s) && r.s[r.i] >= '0' && r.s[r.i] <= '9' {
-		r.i++
-	}
-	return r.i > start
-}
-
-func (r *jsonReader) number() (any, error) {
-	text, exponent, err := r.numeral()
-	if err != nil {
-		return nil, err
-	}
-	if exponent {
-		if _, err := strconv.ParseFloat(text, 64); err != nil {
-			return nil, r.fault("number out of range")
+	for inObject := token == "{"; ; {
+		next, err := r.token()
+		if err == nil && inObject && next != "}" {
+			next, err = r.token() // the value after the name
+		}
+		if err != nil || next == "}" || next == "]" {
+			return err
+		}
+		if err := r.skip(next); err != nil {
+			return err
 		}
 	}
-	return json.Number(text), nil
-}
-
-// numeral reads a number's text.
-func (r *jsonReader) numeral() (text string, exponent bool, err error) {
-	start := r.i
-	if r.peek() == '-' {
-		r.i++
-	}
-	if r.peek() == '0' {
-		r.i++
-	} else if !r.digits() {
-		return "", false, r.fault("digit expected")
-	}
-	if r.peek() == '.' {
-		r.i++
-		if !r.digits() {
-			return "", false, r.fault("digit expected")
-		}
-	}
-	exponent = r.peek() == 'e' || r.peek() == 'E'
-	if exponent {
-		r.i++
-		if c := r.peek(); c == '+' || c == '-' {
-			r.i++
-		}
-		if !r.digits() {
-			return "", false, r.fault("digit expected")
-		}
-	}
-	if text = r.s[start:r.i]; len(text) > maxJSONNumber {
-		return "", false, r.fault("number too long")
-	}
-	return text, exponent, nil
 }
