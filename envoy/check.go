@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/envoy/wire"
 )
 
 // check is one question from its bytes to its answer. It is used again for
@@ -21,7 +22,8 @@ import (
 // costs more than the whole decision.
 type check struct {
 	server *Server
-	dec    requestDecoder
+	dec    wire.Decoder
+	req    *authz.Request  // as dec has decoded it
 	ctx    context.Context //nolint:containedctx // of the current question
 	out    authz.Decision
 	asked  chan struct{} // one signal per question; closed: the goroutine ends
@@ -83,7 +85,7 @@ func (p *checkPool) close() {
 
 // answer returns the encoded CheckResponse to an encoded CheckRequest. It
 // always returns one, at the latest checkTime from now.
-func (s *Server) answer(parent context.Context, wire []byte) (out []byte) {
+func (s *Server) answer(parent context.Context, message []byte) (out []byte) {
 	var (
 		start = time.Now()
 		d     authz.Decision
@@ -101,7 +103,8 @@ func (s *Server) answer(parent context.Context, wire []byte) (out []byte) {
 		}
 	}()
 	c = s.checks.get(s)
-	if err := c.dec.decode(wire); err != nil || c.dec.req.Method == "" {
+	req, err := c.dec.Decode(message)
+	if err != nil || req.Method == "" {
 		// Without a method this is no HTTP request, and no route was written
 		// with it in mind.
 		s.metrics.undecodable.Inc()
@@ -111,11 +114,10 @@ func (s *Server) answer(parent context.Context, wire []byte) (out []byte) {
 		c.free()
 		return out
 	}
-	req := &c.dec.req
 	grpc = isGRPC(req)
 	ctx := &deadlineContext{parent: parent, deadline: deadline(parent, start)}
 	span := s.startSpan(ctx, req)
-	c.ctx = ctx
+	c.ctx, c.req = ctx, req
 	decided := c.decide(ctx.deadline.Sub(start))
 	if decided {
 		d = c.out
@@ -176,12 +178,12 @@ func (c *check) authorize() {
 			c.out = authz.Decision{Reason: authz.ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
 		}
 	}()
-	c.out = c.server.authorizer.Authorize(c.ctx, &c.dec.req)
+	c.out = c.server.authorizer.Authorize(c.ctx, c.req)
 }
 
 func (c *check) free() {
-	c.dec.reset()
-	c.ctx, c.out = nil, authz.Decision{}
+	c.dec.Reset()
+	c.ctx, c.req, c.out = nil, nil, authz.Decision{}
 	c.server.checks.put(c)
 }
 

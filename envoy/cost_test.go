@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/envoy/wire"
 )
 
 // realistic is a request with 16 headers and a token of 766 bytes.
@@ -44,9 +45,9 @@ func allowed() authz.Decision {
 }
 
 // stock is what every server with the generated types does, and nothing else.
-func stock(t testing.TB, wire []byte) {
+func stock(t testing.TB, message []byte) {
 	var req authv3.CheckRequest
-	if err := proto.Unmarshal(wire, &req); err != nil {
+	if err := proto.Unmarshal(message, &req); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := proto.Marshal(&authv3.CheckResponse{Status: &rpcstatus.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}}}); err != nil {
@@ -57,46 +58,45 @@ func stock(t testing.TB, wire []byte) {
 // Allocations are counted, not timed: they do not depend on the machine. Not
 // parallel, because other tests' would be counted with them.
 func TestAllocations(t *testing.T) {
-	wire := realistic(t)
+	message := realistic(t)
 	allow, deny := costServer(t, allowed()), costServer(t, authz.Decision{Reason: authz.ReasonBadSignature})
-	var d requestDecoder
+	var d wire.Decoder
 	ctx := context.Background()
 	for _, c := range []struct {
 		name string
 		most float64
 		run  func()
 	}{
-		{"decode", 0, func() { d.reset(); _ = d.decode(wire) }},
-		{"check, allowed", 1, func() { allow.answer(ctx, wire) }}, // its context
-		{"check, denied", 1, func() { deny.answer(ctx, wire) }},
+		{"decode", 0, func() { _, _ = d.Decode(message) }},
+		{"check, allowed", 1, func() { allow.answer(ctx, message) }}, // its context
+		{"check, denied", 1, func() { deny.answer(ctx, message) }},
 	} {
 		if got := testing.AllocsPerRun(200, c.run); got > c.most {
 			t.Errorf("%s: %.0f allocations, at most %.0f are right", c.name, got, c.most)
 		}
 	}
-	if ours, theirs := testing.AllocsPerRun(200, func() { allow.answer(ctx, wire) }), testing.AllocsPerRun(200, func() { stock(t, wire) }); ours*10 > theirs {
+	if ours, theirs := testing.AllocsPerRun(200, func() { allow.answer(ctx, message) }), testing.AllocsPerRun(200, func() { stock(t, message) }); ours*10 > theirs {
 		t.Errorf("a whole check makes %.0f allocations, the generated types alone %.0f: a tenth is the limit", ours, theirs)
 	}
 }
 
 func BenchmarkDecode(b *testing.B) {
-	wire := realistic(b)
-	var d requestDecoder
+	message := realistic(b)
+	var d wire.Decoder
 	b.ReportAllocs()
 	for b.Loop() {
-		d.reset()
-		if err := d.decode(wire); err != nil {
+		if _, err := d.Decode(message); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
 func BenchmarkDecodeOfficial(b *testing.B) {
-	wire := realistic(b)
+	message := realistic(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		var m authv3.CheckRequest
-		if err := proto.Unmarshal(wire, &m); err != nil {
+		if err := proto.Unmarshal(message, &m); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -107,20 +107,20 @@ func BenchmarkDecodeOfficial(b *testing.B) {
 func BenchmarkCheck(b *testing.B) {
 	for name, d := range map[string]authz.Decision{"allowed": allowed(), "denied": {Reason: authz.ReasonRevoked}} {
 		b.Run(name, func(b *testing.B) {
-			s, wire, ctx := costServer(b, d), realistic(b), context.Background()
+			s, message, ctx := costServer(b, d), realistic(b), context.Background()
 			b.ReportAllocs()
 			for b.Loop() {
-				s.answer(ctx, wire)
+				s.answer(ctx, message)
 			}
 		})
 	}
 }
 
 func BenchmarkStock(b *testing.B) {
-	wire := realistic(b)
+	message := realistic(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		stock(b, wire)
+		stock(b, message)
 	}
 }
 

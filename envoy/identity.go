@@ -3,10 +3,12 @@ package envoy
 import (
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/envoy/wire"
 )
 
 // identity is what the upstream is told about the caller: the headers that
@@ -86,4 +88,125 @@ func (id *identity) lookalikes(names []string, req *authz.Request) []string {
 		}
 	}
 	return names
+}
+
+// allowed builds the CheckResponse of an allow. token is nil on public routes.
+// An error means that a claim cannot be passed on faithfully.
+func (id *identity) allowed(token *authz.Token, cred authz.Credential, req *authz.Request) ([]byte, error) {
+	var (
+		ok     = make(wire.OKResponse, 0, 512)
+		value  []byte
+		remove = make([]string, 0, len(id.headers)+2)
+		meta   wire.Metadata
+	)
+	for i := range id.headers {
+		h := &id.headers[i]
+		set := false
+		if token != nil {
+			var err error
+			if value, set, err = h.value.expand(value[:0], token.Claims); err != nil {
+				return nil, err
+			}
+			if len(value) > id.maxBytes {
+				return nil, &errUnfit{"a claim is longer than headers.max_bytes"}
+			}
+		}
+		if set {
+			ok = ok.SetHeader(h.name, string(value))
+		} else {
+			remove = append(remove, h.name)
+		}
+		if h.folded != h.name { // whether the client sent it or not: lookalikes looks at names with "_" only
+			remove = append(remove, h.folded)
+		}
+	}
+	if !id.forward {
+		remove = append(remove, "authorization")
+	}
+	remove = id.lookalikes(remove, req)
+	if name, found := strings.CutPrefix(cred.Source, "cookie:"); found {
+		if rest := withoutCookie(req, name); rest != "" {
+			ok = ok.SetHeader("cookie", rest)
+		} else {
+			remove = append(remove, "cookie")
+		}
+	}
+	for _, name := range remove {
+		ok = ok.RemoveHeader(name)
+	}
+	if name, found := strings.CutPrefix(cred.Source, "query:"); found {
+		for _, name := range querySpellings(req.Path, name) {
+			ok = ok.RemoveQueryParameter(name)
+		}
+	}
+	if token != nil && len(id.metadata) > 0 {
+		meta = id.dynamicMetadata(token.Claims)
+	}
+	return ok.Encode(meta), nil
+}
+
+// personal reports whether the allow answer depends on more than token, route
+// and where the credential was found, so that it cannot be used again.
+func (id *identity) personal(cred authz.Credential, req *authz.Request) bool {
+	if cred.Source != "authorization" {
+		return true
+	}
+	for i := range req.Headers {
+		if strings.IndexByte(req.Headers[i].Name, '_') >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutCookie returns the request's cookies but for those called name, in
+// one header (RFC 6265, section 4.2.1).
+func withoutCookie(req *authz.Request, name string) string {
+	var b strings.Builder
+	for i := range req.Headers {
+		if req.Headers[i].Name != "cookie" {
+			continue
+		}
+		for pair := range strings.SplitSeq(req.Headers[i].Value, ";") {
+			pair = strings.Trim(pair, " \t")
+			key, _, _ := strings.Cut(pair, "=")
+			if pair == "" || strings.Trim(key, " \t") == name || !headerText(pair) {
+				continue
+			}
+			if b.Len() > 0 {
+				b.WriteString("; ")
+			}
+			b.WriteString(strings.ToValidUTF8(pair, "\uFFFD"))
+		}
+	}
+	return b.String()
+}
+
+// querySpellings returns how the parameter is spelled in the path, escapes
+// included: Envoy compares without decoding.
+func querySpellings(path, name string) []string {
+	spellings := []string{name}
+	_, query, _ := strings.Cut(path, "?")
+	query, _, _ = strings.Cut(query, "#")
+	for pair := range strings.SplitSeq(query, "&") {
+		key, _, _ := strings.Cut(pair, "=")
+		if plain, err := url.QueryUnescape(key); err == nil && plain == name && !slices.Contains(spellings, key) {
+			spellings = append(spellings, key)
+		}
+	}
+	return spellings
+}
+
+// dynamicMetadata returns the configured claims for later filters.
+func (id *identity) dynamicMetadata(claims map[string]any) wire.Metadata {
+	var m wire.Metadata
+	if id.allMeta {
+		return m.SetAll(claims)
+	}
+	for _, name := range id.metadata {
+		if v, ok := claims[name]; ok {
+			m = m.Set(name, v)
+		}
+	}
+	return m
 }

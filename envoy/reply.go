@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/envoy/wire"
 )
 
 // reply is what a denied caller is told for a reason.
@@ -108,49 +109,49 @@ func (d *denials) answer(dec *authz.Decision, grpc bool) []byte {
 
 // encode builds the answer. Envoy turns the body of a denial into grpc-message
 // for gRPC callers, who therefore get the bare sentence.
-func (d *denials) encode(r authz.Reason, scheme string, scopes []string, grpc bool) []byte {
-	row := replyTo(r)
-	a := deniedAnswer{status: row.status, code: row.grpc}
+func (d *denials) encode(reason authz.Reason, scheme string, scopes []string, grpc bool) []byte {
+	row := replyTo(reason)
+	r := wire.DeniedResponse{Status: row.status, Code: row.grpc}
 	if row.status == http.StatusUnauthorized || row.code != "" {
-		a.header("www-authenticate", d.challenge(row, scheme, scopes))
+		r.SetHeader("www-authenticate", d.challenge(row, scheme, scopes))
 	}
-	return d.finish(a, row, grpc)
+	return d.finish(r, row, grpc)
 }
 
 // encodeChallenge builds the answer that asks for a proof of possession
 // (RFC 9449, sections 7.1 and 9). It is not kept ready: c varies, and its
 // callers hold a bound token.
-func (d *denials) encodeChallenge(r authz.Reason, c *authz.Challenge, grpc bool) []byte {
-	row := replyTo(r)
+func (d *denials) encodeChallenge(reason authz.Reason, c *authz.Challenge, grpc bool) []byte {
+	row := replyTo(reason)
 	if c.Error != "" {
 		row.code = c.Error
 	}
-	a := deniedAnswer{status: row.status, code: row.grpc}
+	r := wire.DeniedResponse{Status: row.status, Code: row.grpc}
 	challenge := d.challenge(row, c.Scheme, nil)
 	if algs := strings.Join(c.Algorithms, " "); algs != "" && quotable(algs) {
 		challenge += `, algs="` + algs + `"`
 	}
-	a.header("www-authenticate", challenge)
+	r.SetHeader("www-authenticate", challenge)
 	if c.Nonce != "" && quotable(c.Nonce) {
-		a.header("dpop-nonce", c.Nonce)
+		r.SetHeader("dpop-nonce", c.Nonce)
 	}
-	return d.finish(a, row, grpc)
+	return d.finish(r, row, grpc)
 }
 
-func (d *denials) finish(a deniedAnswer, row reply, grpc bool) []byte {
+func (d *denials) finish(r wire.DeniedResponse, row reply, grpc bool) []byte {
 	if row.status == http.StatusServiceUnavailable {
-		a.header("retry-after", d.retryAfter)
+		r.SetHeader("retry-after", d.retryAfter)
 	}
 	// What was denied now may be allowed in a moment, and to others.
-	a.header("cache-control", "no-store")
+	r.SetHeader("cache-control", "no-store")
 	if grpc {
-		a.header("grpc-status", strconv.Itoa(int(row.grpc)))
-		a.body = row.sentence
-		return a.encode()
+		r.SetHeader("grpc-status", strconv.Itoa(int(row.grpc)))
+		r.Body = row.sentence
+		return r.Encode()
 	}
-	a.header("content-type", "application/problem+json")
-	a.body = problem(row)
-	return a.encode()
+	r.SetHeader("content-type", "application/problem+json")
+	r.Body = problem(row)
+	return r.Encode()
 }
 
 // challenge writes WWW-Authenticate (RFC 6750, section 3; RFC 9449, section

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/envoy/wire"
 )
 
 // Authorizer decides about a request. The request, and the memory its strings
@@ -94,7 +95,7 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 		o.Registerer = prometheus.NewRegistry()
 	}
 	opts := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ForceServerCodecV2(wire.NewCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // the other way is a registry of the whole process, which others fill
 		grpc.MaxConcurrentStreams(cfg.Listen.MaxStreams),
@@ -156,13 +157,13 @@ func serveCheck(srv any, stream grpc.ServerStream) error {
 	if !ok {
 		return fmt.Errorf("registered with %T", srv)
 	}
-	var in wireRequest
-	if err := stream.RecvMsg(&in); err != nil && !errors.Is(err, io.EOF) {
+	var request wire.RawRequest
+	if err := stream.RecvMsg(&request); err != nil && !errors.Is(err, io.EOF) {
 		return err // the stream is broken, or the message too large, and grpc has answered
 	}
 	s.asked.Add(1)
 	defer s.asked.Add(-1)
-	return stream.SendMsg(&wireResponse{s.answer(stream.Context(), in.bytes)})
+	return stream.SendMsg(&wire.RawResponse{Bytes: s.answer(stream.Context(), request.Bytes)})
 }
 
 // SetReady sets what gRPC health reports.

@@ -1,4 +1,4 @@
-package envoy
+package wire
 
 import (
 	"fmt"
@@ -23,9 +23,8 @@ import (
 )
 
 func decodeWire(wire []byte) (*authz.Request, error) {
-	var d requestDecoder
-	err := d.decode(wire)
-	return &d.req, err
+	var d Decoder
+	return d.Decode(wire)
 }
 
 // official decodes with the generated types and copies what the product reads.
@@ -180,6 +179,21 @@ func compareDecoders(t *testing.T, wire []byte) {
 	require.Equal(t, want, got)
 }
 
+func checkRequest(headers map[string]string) *authv3.CheckRequest {
+	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+			Id: "1", Method: "GET", Path: "/x?y=z", Host: "example.test", Scheme: "https", Protocol: "HTTP/2", Headers: headers,
+		}},
+		Source: &authv3.AttributeContext_Peer{Address: socket("10.0.0.1", 4711), Principal: "spiffe://a/b"},
+	}}
+}
+
+func socket(ip string, port uint32) *core.Address {
+	return &core.Address{Address: &core.Address_SocketAddress{SocketAddress: &core.SocketAddress{
+		Address: ip, PortSpecifier: &core.SocketAddress_PortValue{PortValue: port},
+	}}}
+}
+
 func marshal(t testing.TB, m proto.Message) []byte {
 	t.Helper()
 	b, err := proto.Marshal(m)
@@ -285,22 +299,29 @@ func FuzzDecodeRequest(f *testing.F) {
 
 func TestDecoderIsReusedClean(t *testing.T) {
 	t.Parallel()
-	var d requestDecoder
-	for range 3 {
-		require.NoError(t, d.decode(marshal(t, rawRequest())))
-		d.reset()
-		require.NoError(t, d.decode(marshal(t, fullRequest())))
-		d.reset()
-		require.NoError(t, d.decode(nil))
-		assert.Empty(t, d.req.Headers)
-		assert.Empty(t, d.req.ContextExtensions)
-		assert.Empty(t, d.req.Method+d.req.Path+d.req.Host+d.req.ID+d.req.Source.Address+d.req.ServerName)
-		for _, list := range [][]authz.Header{d.req.Headers, d.req.ContextExtensions, d.raw} {
+	var d Decoder
+	decode := func(message []byte) *authz.Request {
+		req, err := d.Decode(message)
+		require.NoError(t, err)
+		return req
+	}
+	for i := range 6 {
+		decode(marshal(t, rawRequest()))
+		if i%2 == 0 { // Decode must not depend on it
+			d.Reset()
+		}
+		decode(marshal(t, fullRequest()))
+		_, err := d.Decode([]byte{0xff})
+		require.Error(t, err)
+		req := decode(nil)
+		assert.Empty(t, req.Headers)
+		assert.Empty(t, req.ContextExtensions)
+		assert.Empty(t, req.Method+req.Path+req.Host+req.ID+req.Source.Address+req.ServerName)
+		for _, list := range [][]authz.Header{req.Headers, req.ContextExtensions, d.rawHeaders} {
 			for _, h := range list[:cap(list)] {
 				assert.Zero(t, h, "a header of an earlier request is still referenced")
 			}
 		}
-		d.reset()
 	}
 }
 
