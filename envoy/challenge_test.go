@@ -38,7 +38,7 @@ func TestChallengeForProof(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var resp authv3.CheckResponse
-			if err := proto.Unmarshal(d.answer(&tt.decision, false), &resp); err != nil {
+			if err := proto.Unmarshal(d.response(&tt.decision, false), &resp); err != nil {
 				t.Fatal(err)
 			}
 			denied := resp.GetDeniedResponse()

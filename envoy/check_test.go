@@ -252,7 +252,7 @@ func TestHangingAuthorizer(t *testing.T) {
 				}
 				defer cancel()
 				start := time.Now()
-				r := strict(t, s.answer(ctx, marshal(t, checkRequest(nil))))
+				r := strict(t, s.check(ctx, marshal(t, checkRequest(nil))))
 				assert.Equal(t, c.want, time.Since(start))
 				assert.Equal(t, int32(503), int32(r.GetDeniedResponse().GetStatus().GetCode()))
 				assert.InDelta(t, 1, testutil.ToFloat64(s.metrics.late), 0)
@@ -260,7 +260,7 @@ func TestHangingAuthorizer(t *testing.T) {
 				synctest.Wait()
 				// What came late is nobody's answer.
 				s.authorizer = decide(authz.Decision{})
-				r = strict(t, s.answer(context.Background(), marshal(t, checkRequest(nil))))
+				r = strict(t, s.check(context.Background(), marshal(t, checkRequest(nil))))
 				assert.Equal(t, int32(403), int32(r.GetDeniedResponse().GetStatus().GetCode()))
 				require.NoError(t, s.Drain(context.Background()))
 			})
@@ -448,7 +448,7 @@ func TestDecisionLog(t *testing.T) {
 				req := checkRequest(map[string]string{"authorization": "Bearer " + secret, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "cookie": "s=" + secret})
 				h := req.GetAttributes().GetRequest().GetHttp()
 				h.Method, h.Path, h.Id = m, "/a\n\"b\"?access_token="+secret, "request-7"
-				strict(t, s.answer(t.Context(), marshal(t, req)))
+				strict(t, s.check(t.Context(), marshal(t, req)))
 			}
 			require.NoError(t, s.Drain(t.Context()))
 			text := out.String()
@@ -538,7 +538,7 @@ func TestDecisionLogIsBounded(t *testing.T) {
 		wire := marshal(t, checkRequest(nil))
 		for range 2 {
 			for range 10 {
-				s.answer(t.Context(), wire)
+				s.check(t.Context(), wire)
 			}
 			time.Sleep(time.Second) // of the bubble
 		}

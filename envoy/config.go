@@ -159,18 +159,9 @@ func splitAddress(s string) (network, address string, err error) {
 
 // Validate reports everything that is wrong with c.
 func (c *HeadersConfig) Validate(fault authz.Fault) {
-	if _, err := newIdentity(*c); err != nil {
-		for _, e := range err {
-			fault(e.path, "%s", e.message)
-		}
-	}
+	newUpstreamHeaders(*c, fault)
 	if c.MaxBytes < 0 || c.MaxBytes > 1<<16 {
 		fault("max_bytes", "%d is not between 0 and 65536", c.MaxBytes)
-	}
-	for i, name := range c.Metadata {
-		if name == "" {
-			fault(fmt.Sprintf("metadata[%d]", i), "the name of a claim or '*' is needed")
-		}
 	}
 }
 

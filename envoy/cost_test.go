@@ -68,14 +68,14 @@ func TestAllocations(t *testing.T) {
 		run  func()
 	}{
 		{"decode", 0, func() { _, _ = d.Decode(message) }},
-		{"check, allowed", 1, func() { allow.answer(ctx, message) }}, // its context
-		{"check, denied", 1, func() { deny.answer(ctx, message) }},
+		{"check, allowed", 1, func() { allow.check(ctx, message) }}, // its context
+		{"check, denied", 1, func() { deny.check(ctx, message) }},
 	} {
 		if got := testing.AllocsPerRun(200, c.run); got > c.most {
 			t.Errorf("%s: %.0f allocations, at most %.0f are right", c.name, got, c.most)
 		}
 	}
-	if ours, theirs := testing.AllocsPerRun(200, func() { allow.answer(ctx, message) }), testing.AllocsPerRun(200, func() { stock(t, message) }); ours*10 > theirs {
+	if ours, theirs := testing.AllocsPerRun(200, func() { allow.check(ctx, message) }), testing.AllocsPerRun(200, func() { stock(t, message) }); ours*10 > theirs {
 		t.Errorf("a whole check makes %.0f allocations, the generated types alone %.0f: a tenth is the limit", ours, theirs)
 	}
 }
@@ -110,7 +110,7 @@ func BenchmarkCheck(b *testing.B) {
 			s, message, ctx := costServer(b, d), realistic(b), context.Background()
 			b.ReportAllocs()
 			for b.Loop() {
-				s.answer(ctx, message)
+				s.check(ctx, message)
 			}
 		})
 	}
@@ -125,10 +125,10 @@ func BenchmarkStock(b *testing.B) {
 }
 
 func BenchmarkEncodeAllow(b *testing.B) {
-	id, token, req := identityOf(b, DefaultConfig().Headers), testToken(), &authz.Request{}
+	headers, token, req := headersOf(b, DefaultConfig().Headers), testToken(), &authz.Request{}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := id.allowed(token, authz.Credential{Source: "authorization"}, req); err != nil {
+		if _, err := headers.encode(token, authz.Credential{Source: "authorization"}, req); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -6,15 +6,29 @@ import (
 	"time"
 )
 
-// deadlineContext is context.WithDeadline made when somebody first waits on
-// it. A check that is answered from memory never does, and saves the timer and
-// its entry in the parent.
+// checkDeadline returns the time by which a check that arrived at start must be decided. If the
+// caller's own deadline is earlier, a tenth of the remaining time is left for the response to
+// reach the caller.
+func checkDeadline(parent context.Context, start time.Time) time.Time {
+	limit := start.Add(checkTime)
+	if callers, ok := parent.Deadline(); ok {
+		if callers = callers.Add(-callers.Sub(start) / 10); callers.Before(limit) {
+			return callers
+		}
+	}
+	return limit
+}
+
+// deadlineContext is a context.WithDeadline that is created on the first call of Done. A check
+// that is decided from memory never calls it, and saves the timer and the entry in the parent.
+//
+// It only informs the Authorizer of the deadline. The worker enforces it.
 type deadlineContext struct {
-	parent   context.Context //nolint:containedctx // it is a context
+	parent   context.Context // it is a context
 	deadline time.Time
 
 	mu     sync.Mutex
-	child  context.Context //nolint:containedctx // nil until needed
+	child  context.Context // nil before the first call of Done
 	cancel context.CancelFunc
 }
 
@@ -47,8 +61,8 @@ func (c *deadlineContext) Err() error {
 	return nil
 }
 
-// Value asks the child where there is one, so that package context finds the
-// cancelCtx that belongs to Done and needs no goroutine to follow it.
+// Value asks the child if there is one, so that package context finds the cancelCtx that belongs
+// to Done. Otherwise every derived context would need a goroutine.
 func (c *deadlineContext) Value(key any) any {
 	c.mu.Lock()
 	child := c.child
@@ -59,7 +73,7 @@ func (c *deadlineContext) Value(key any) any {
 	return c.parent.Value(key)
 }
 
-// release frees the timer, if there is one.
+// release stops the timer, if there is one.
 func (c *deadlineContext) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

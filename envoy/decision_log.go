@@ -13,24 +13,25 @@ import (
 	"jwtbouncer/authz"
 )
 
-// decisionLog writes decisions to the log, away from the checks: a check only
-// hands a record over, and drops it when there are too many.
+// decisionLog logs decisions on a goroutine of its own. A check only queues a record, and drops
+// it if there are too many.
 type decisionLog struct {
-	level   string
-	logger  *slog.Logger
-	dropped prometheus.Counter
+	level     string // logNone, logDenied or logAll
+	perSecond int    // records per second
+	logger    *slog.Logger
+	dropped   prometheus.Counter
 
 	mu     sync.Mutex
-	second int64 // of the current budget
-	left   int
-	per    int
+	second int64 // Unix time that left is about
+	left   int   // records that may still be logged in that second
 
-	records chan decisionRecord
-	done    chan struct{}
-	closed  sync.Once
+	records  chan decisionRecord
+	stopOnce sync.Once
+	done     chan struct{} // closed once all records are written
 }
 
-// decisionRecord holds copies: the request's memory is gone when it is written.
+// decisionRecord holds copies, because the memory of the request is reused before the record is
+// written.
 type decisionRecord struct {
 	at                                 time.Time
 	took                               time.Duration
@@ -41,7 +42,7 @@ type decisionRecord struct {
 }
 
 func newDecisionLog(c DecisionLogConfig, logger *slog.Logger, dropped prometheus.Counter) *decisionLog {
-	l := &decisionLog{level: c.Decisions, logger: logger, dropped: dropped, per: c.PerSecond}
+	l := &decisionLog{level: c.Decisions, logger: logger, dropped: dropped, perSecond: c.PerSecond}
 	if c.Decisions == logNone || !logger.Enabled(context.Background(), slog.LevelInfo) {
 		l.level = logNone
 		return l
@@ -52,7 +53,7 @@ func newDecisionLog(c DecisionLogConfig, logger *slog.Logger, dropped prometheus
 	return l
 }
 
-// decision takes d for the log. It does not block.
+// decision queues d for the log. It never blocks.
 func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.Duration) {
 	if l.level == logNone || (l.level == logDenied && d.Allowed() && !d.RevocationUnknown) {
 		return
@@ -80,12 +81,12 @@ func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.
 	}
 }
 
-// take spends one of this second's records.
+// take reports whether one more record may be logged in this second.
 func (l *decisionLog) take(second int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if second != l.second {
-		l.second, l.left = second, l.per
+		l.second, l.left = second, l.perSecond
 	}
 	if l.left == 0 {
 		return false
@@ -123,17 +124,17 @@ func (l *decisionLog) write() {
 	}
 }
 
-// close writes what was taken and ends. No decision may come after it.
-func (l *decisionLog) close() {
+// stop returns after all queued records are written. decision must not be called any more.
+func (l *decisionLog) stop() {
 	if l.records == nil {
 		return
 	}
-	l.closed.Do(func() { close(l.records) })
+	l.stopOnce.Do(func() { close(l.records) })
 	<-l.done
 }
 
-// traceID returns the trace id of the request's traceparent (W3C Trace
-// Context, section 3.2), empty when there is none.
+// traceID returns the trace-id in the traceparent header of req (W3C Trace Context, section
+// 3.2); empty if there is none.
 func traceID(req *authz.Request) string {
 	v, n := req.Header("traceparent")
 	if n != 1 || len(v) < 55 || v[2] != '-' || v[35] != '-' {

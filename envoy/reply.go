@@ -13,16 +13,16 @@ import (
 	"jwtbouncer/envoy/wire"
 )
 
-// reply is what a denied caller is told for a reason.
+// reply is what a denied caller receives for a reason.
 type reply struct {
-	status   int        // HTTP
-	grpc     codes.Code // for gRPC callers, and the status of the CheckResponse
-	code     string     // RFC 6750, section 3.1; empty: none is sent
-	sentence string
+	status   int        // HTTP status
+	grpc     codes.Code // status for gRPC callers and of the CheckResponse
+	code     string     // error code of the challenge (RFC 6750, section 3.1); empty: none is sent
+	sentence string     // description for people
 }
 
-// replies is the one table from Reason to reply. Reasons that would tell an
-// attacker how far a forged token came share a sentence.
+// replies is the only table from Reason to reply. Reasons that would show an attacker which
+// checks a forged token has passed share a sentence.
 var replies = map[authz.Reason]reply{
 	authz.ReasonUnset:             {http.StatusForbidden, codes.PermissionDenied, "", "Access is denied."},
 	authz.ReasonNoCredential:      {http.StatusUnauthorized, codes.Unauthenticated, "", "This resource needs an access token."},
@@ -49,8 +49,8 @@ var replies = map[authz.Reason]reply{
 	authz.ReasonInternal:          {http.StatusServiceUnavailable, codes.Unavailable, "", "The access token cannot be checked at the moment."},
 }
 
-// replyTo returns the row of a denial. A reason without one, a reason that
-// allows included, is denied like the zero reason.
+// replyTo returns the reply for a reason. A reason without a row, such as one that allows, is
+// denied like the zero reason.
 func replyTo(r authz.Reason) reply {
 	if row, ok := replies[r]; ok {
 		return row
@@ -58,12 +58,12 @@ func replyTo(r authz.Reason) reply {
 	return replies[authz.ReasonUnset]
 }
 
-// denials writes denied answers.
+// denials encodes the responses to denied checks. It is immutable.
 type denials struct {
 	realm            string
-	resourceMetadata string
-	retryAfter       string
-	ready            [2][]map[string][]byte // [grpc][reason][scheme]: encoded once
+	resourceMetadata string                 // URL; empty: not sent
+	retryAfter       string                 // in seconds
+	encoded          [2][]map[string][]byte // [grpc][reason][scheme]: responses that never vary
 }
 
 func newDenials(c RepliesConfig) *denials {
@@ -72,21 +72,21 @@ func newDenials(c RepliesConfig) *denials {
 		resourceMetadata: c.ResourceMetadata,
 		retryAfter:       strconv.Itoa(int(c.RetryAfter / time.Second)),
 	}
-	for grpc := range d.ready {
-		d.ready[grpc] = make([]map[string][]byte, len(authz.Reasons()))
+	for grpc := range d.encoded {
+		d.encoded[grpc] = make([]map[string][]byte, len(authz.Reasons()))
 		for _, r := range authz.Reasons() {
-			d.ready[grpc][r] = map[string][]byte{}
+			d.encoded[grpc][r] = map[string][]byte{}
 			for _, scheme := range []string{"bearer", "dpop"} {
-				d.ready[grpc][r][scheme] = d.encode(r, scheme, nil, grpc == 1)
+				d.encoded[grpc][r][scheme] = d.encode(r, scheme, nil, grpc == 1)
 			}
 		}
 	}
 	return d
 }
 
-// answer returns the CheckResponse of a denial. It is shared: nobody may
-// change it.
-func (d *denials) answer(dec *authz.Decision, grpc bool) []byte {
+// response returns the CheckResponse that denies a check. It is shared between checks, so it must
+// not be modified. grpc tells whether the caller speaks gRPC.
+func (d *denials) response(dec *authz.Decision, grpc bool) []byte {
 	scheme := "bearer"
 	if dec.Credential.Scheme == "dpop" {
 		scheme = "dpop"
@@ -101,14 +101,13 @@ func (d *denials) answer(dec *authz.Decision, grpc bool) []byte {
 	if grpc {
 		i = 1
 	}
-	if int(dec.Reason) < len(d.ready[i]) {
-		return d.ready[i][dec.Reason][scheme]
+	if int(dec.Reason) < len(d.encoded[i]) {
+		return d.encoded[i][dec.Reason][scheme]
 	}
-	return d.ready[i][authz.ReasonUnset][scheme]
+	return d.encoded[i][authz.ReasonUnset][scheme]
 }
 
-// encode builds the answer. Envoy turns the body of a denial into grpc-message
-// for gRPC callers, who therefore get the bare sentence.
+// encode returns the CheckResponse for a reason.
 func (d *denials) encode(reason authz.Reason, scheme string, scopes []string, grpc bool) []byte {
 	row := replyTo(reason)
 	r := wire.DeniedResponse{Status: row.status, Code: row.grpc}
@@ -118,9 +117,9 @@ func (d *denials) encode(reason authz.Reason, scheme string, scopes []string, gr
 	return d.finish(r, row, grpc)
 }
 
-// encodeChallenge builds the answer that asks for a proof of possession
-// (RFC 9449, sections 7.1 and 9). It is not kept ready: c varies, and its
-// callers hold a bound token.
+// encodeChallenge returns the CheckResponse that requires a proof of possession (RFC 9449,
+// sections 7.1 and 9). It is encoded each time, because c varies and only callers with a
+// sender-constrained token receive it.
 func (d *denials) encodeChallenge(reason authz.Reason, c *authz.Challenge, grpc bool) []byte {
 	row := replyTo(reason)
 	if c.Error != "" {
@@ -138,11 +137,13 @@ func (d *denials) encodeChallenge(reason authz.Reason, c *authz.Challenge, grpc 
 	return d.finish(r, row, grpc)
 }
 
+// finish completes and encodes r. Envoy sends the body to gRPC callers as grpc-message, so they
+// receive the bare sentence.
 func (d *denials) finish(r wire.DeniedResponse, row reply, grpc bool) []byte {
 	if row.status == http.StatusServiceUnavailable {
 		r.SetHeader("retry-after", d.retryAfter)
 	}
-	// What was denied now may be allowed in a moment, and to others.
+	// The same request may be allowed a moment later, or from another caller.
 	r.SetHeader("cache-control", "no-store")
 	if grpc {
 		r.SetHeader("grpc-status", strconv.Itoa(int(row.grpc)))
@@ -150,12 +151,12 @@ func (d *denials) finish(r wire.DeniedResponse, row reply, grpc bool) []byte {
 		return r.Encode()
 	}
 	r.SetHeader("content-type", "application/problem+json")
-	r.Body = problem(row)
+	r.Body = problemDetails(row)
 	return r.Encode()
 }
 
-// challenge writes WWW-Authenticate (RFC 6750, section 3; RFC 9449, section
-// 7.1; RFC 9728, section 5.1).
+// challenge returns the value of WWW-Authenticate (RFC 6750, section 3; RFC 9449, section 7.1;
+// RFC 9728, section 5.1).
 func (d *denials) challenge(row reply, scheme string, scopes []string) string {
 	var b strings.Builder
 	b.WriteString("Bearer")
@@ -178,16 +179,16 @@ func (d *denials) challenge(row reply, scheme string, scopes []string) string {
 	return b.String()
 }
 
-// problem writes the body (RFC 9457). error repeats the RFC 6750 code for
-// clients that cannot see the challenge, such as scripts in a browser.
-func problem(row reply) string {
+// problemDetails returns the body (RFC 9457). Its member "error" repeats the error code of the
+// challenge for clients that cannot read the challenge, such as scripts in a browser.
+func problemDetails(row reply) string {
 	b, err := json.Marshal(struct {
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
 		Error  string `json:"error,omitempty"`
 	}{http.StatusText(row.status), row.status, row.sentence, row.code})
-	if err != nil { // four plain values: cannot happen, and must not become an allow
+	if err != nil { // impossible for four plain values, and still not an allow
 		return `{}`
 	}
 	return string(b)

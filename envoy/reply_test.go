@@ -84,19 +84,19 @@ func TestReplies(t *testing.T) {
 			continue
 		}
 		fmt.Fprintf(&b, "== %s\n", reason)
-		show(t, &b, d.answer(&authz.Decision{Reason: reason}, false))
+		show(t, &b, d.response(&authz.Decision{Reason: reason}, false))
 		b.WriteString("-- to gRPC\n")
-		show(t, &b, d.answer(&authz.Decision{Reason: reason}, true))
+		show(t, &b, d.response(&authz.Decision{Reason: reason}, true))
 	}
 	more := newDenials(RepliesConfig{Realm: "api", ResourceMetadata: "https://api.test/.well-known/oauth-protected-resource", RetryAfter: 7e9})
 	b.WriteString("== insufficient_scope of a route, with resource metadata\n")
-	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonInsufficientScope, RequiredScopes: []string{"read", "write"}}, false))
+	show(t, &b, more.response(&authz.Decision{Reason: authz.ReasonInsufficientScope, RequiredScopes: []string{"read", "write"}}, false))
 	b.WriteString("== no_credential, with resource metadata\n")
-	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonNoCredential}, false))
+	show(t, &b, more.response(&authz.Decision{Reason: authz.ReasonNoCredential}, false))
 	b.WriteString("== binding_mismatch of a DPoP token\n")
-	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonBindingMismatch, Credential: authz.Credential{Scheme: "dpop"}}, false))
+	show(t, &b, more.response(&authz.Decision{Reason: authz.ReasonBindingMismatch, Credential: authz.Credential{Scheme: "dpop"}}, false))
 	b.WriteString("== revocation_unknown, retry after 7 s\n")
-	show(t, &b, more.answer(&authz.Decision{Reason: authz.ReasonRevocationUnknown}, false))
+	show(t, &b, more.response(&authz.Decision{Reason: authz.ReasonRevocationUnknown}, false))
 	golden(t, "testdata/replies.golden", b.String())
 }
 
@@ -119,7 +119,7 @@ func TestReasonsOutOfRangeAreDenied(t *testing.T) {
 	t.Parallel()
 	d := newDenials(DefaultConfig().Replies)
 	for _, reason := range []authz.Reason{authz.ReasonUnset, authz.ReasonAllowed, authz.ReasonAllowedAnonymous, authz.Reason(len(authz.Reasons())), 255} {
-		r := strict(t, d.answer(&authz.Decision{Reason: reason}, false))
+		r := strict(t, d.response(&authz.Decision{Reason: reason}, false))
 		assert.Equal(t, int32(codes.PermissionDenied), r.GetStatus().GetCode(), "reason %d", reason)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	_ "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3" // descriptors for reflection
+	_ "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3" // registers the descriptors for reflection
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
@@ -23,68 +23,66 @@ import (
 	"jwtbouncer/envoy/wire"
 )
 
-// Authorizer decides about a request. The request, and the memory its strings
-// alias, belong to it until it returns.
+// Authorizer makes decisions. The request, and the memory that its strings alias, belong to it
+// until Authorize returns.
 type Authorizer interface {
+	// Authorize returns the decision about req. It should return by the deadline of ctx; a
+	// later decision is dropped.
 	Authorize(ctx context.Context, req *authz.Request) authz.Decision
 }
 
 var _ Authorizer = (*authz.Authorizer)(nil)
 
-// Options are what a Server needs besides its configuration.
+// Options are the dependencies of a Server.
 type Options struct {
 	Logger     *slog.Logger          // nil: nothing is logged
-	Registerer prometheus.Registerer // nil: metrics are kept, but nobody sees them
-	// TracerProvider makes one span per check, a child of the trace that the
-	// request or Envoy belongs to. nil: no tracing, at no cost.
+	Registerer prometheus.Registerer // nil: metrics are not exported
+	// TracerProvider traces one span per check, in the trace of Envoy's call or of the checked
+	// request. nil: no tracing, at no cost.
 	TracerProvider trace.TracerProvider
 }
 
 const (
 	serviceName = "envoy.service.auth.v3.Authorization"
 
-	// checkTime is how long a check may be undecided. Its answer is out within
-	// 190 ms, which is what is promised: Envoy's default timeout is 200 ms, and
-	// what it does then is not ours to say.
+	// checkTime is the time in which a check must be decided. The response leaves within 190
+	// ms, as documented. Envoy's default timeout is 200 ms; after that, Envoy's own
+	// configuration decides about the request.
 	checkTime = 180 * time.Millisecond
 
-	// maxMessage is far above any CheckRequest without a body: Envoy takes 60
-	// KiB of headers by default. Bodies (with_request_body) are not looked at,
-	// but are held in memory, one for each check that is under way. Above it
-	// grpc answers with an RPC error before anybody else can.
+	// maxMessage is the maximum size of a CheckRequest in bytes. It is far above that of any
+	// request without a body: Envoy accepts 60 KiB of headers by default. Bodies
+	// (with_request_body) are ignored, but each check in flight keeps one in memory. To a
+	// larger message, gRPC itself responds with an RPC error.
 	maxMessage = 16 << 20
 
 	streamWorkers = 64
-
-	// drainQuiet is how long no check must have been under way for a drain to
-	// close what is still open: streams on which nobody asks anything. A
-	// question follows the beginning of its stream much sooner.
-	drainQuiet = time.Second
 )
 
-// Server is the ext_authz gRPC service, with gRPC health and reflection.
+// Server is the ext_authz gRPC service, together with gRPC health and reflection.
 type Server struct {
 	authorizer Authorizer
-	identity   *identity
+	headers    *upstreamHeaders
 	denials    *denials
 	metrics    *metrics
 	log        *decisionLog
-	tracer     trace.Tracer // nil: off
+	tracer     trace.Tracer // nil: no tracing
 	grpc       *grpc.Server
 	health     *healthServer
-	checks     checkPool
-	asked      atomic.Int64 // checks that are being answered
+	workers    workerPool
+	inFlight   atomic.Int64 // checks that have arrived and are not answered yet
 }
 
-// NewServer returns a Server that is not ready yet. The errors are those of
-// Config.Validate, of TLS files that cannot be read, and of metrics that are
-// registered already.
+// NewServer returns a Server that reports NOT_SERVING until SetReady. It returns an error if
+// Config.Validate reports a fault, a TLS file cannot be loaded, or a metric is already
+// registered.
 func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	cfg = cfg.withDefaults()
 	var faults []error
-	cfg.Validate(func(path, format string, args ...any) {
+	report := func(path, format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
-	})
+	}
+	cfg.Validate(report)
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
@@ -97,18 +95,18 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	opts := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(wire.NewCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // the other way is a registry of the whole process, which others fill
+		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // the alternative is a registry that the whole process shares
 		grpc.MaxConcurrentStreams(cfg.Listen.MaxStreams),
-		// Envoy's keepalive pings must not be answered with GOAWAY.
+		// Accept Envoy's keepalive pings, which gRPC otherwise answers with GOAWAY.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		// Connections whose other end vanished are found and closed.
+		// Detect and close connections whose client has vanished.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second}),
-		// Who does not even greet in time holds a descriptor for nothing.
+		// A client that does not complete the handshake must not hold a file descriptor.
 		grpc.ConnectionTimeout(5 * time.Second),
-		// A stream on a goroutine that has served others before finds its stack
-		// grown already. When all are busy there is one goroutine per stream.
+		// A goroutine that has served other streams has already grown its stack. If all of
+		// them are busy, gRPC starts one per stream.
 		grpc.NumStreamWorkers(streamWorkers),
-		// The decision log closes after the last check.
+		// Stop waits for handlers, so that the decision log can stop after the last check.
 		grpc.WaitForHandlers(true),
 	}
 	if cfg.Listen.TLS.Certificate != "" {
@@ -122,10 +120,9 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, _ := newIdentity(cfg.Headers)
 	s := &Server{
 		authorizer: a,
-		identity:   id,
+		headers:    newUpstreamHeaders(cfg.Headers, report), // reports nothing: it is valid
 		denials:    newDenials(cfg.Replies),
 		metrics:    m,
 		log:        newDecisionLog(cfg.DecisionLog, o.Logger, m.logDropped),
@@ -142,9 +139,9 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	return s, nil
 }
 
-// serviceDesc declares Check as if the client streamed. On the wire there is
-// no difference, and it saves waiting for the end of the stream, which a
-// half-open client never sends: one message is a question, and is answered.
+// serviceDesc declares Check as a client-streaming method, which looks the same on the wire. So
+// the first message is answered at once, without waiting for the end of the stream, which a
+// half-open client never sends.
 var serviceDesc = grpc.ServiceDesc{
 	ServiceName: serviceName,
 	HandlerType: (*any)(nil),
@@ -158,15 +155,17 @@ func serveCheck(srv any, stream grpc.ServerStream) error {
 		return fmt.Errorf("registered with %T", srv)
 	}
 	var request wire.RawRequest
+	// A stream that ends without a message is answered like an empty message. On other errors
+	// the stream is broken, or the message is too large and gRPC has responded.
 	if err := stream.RecvMsg(&request); err != nil && !errors.Is(err, io.EOF) {
-		return err // the stream is broken, or the message too large, and grpc has answered
+		return err
 	}
-	s.asked.Add(1)
-	defer s.asked.Add(-1)
-	return stream.SendMsg(&wire.RawResponse{Bytes: s.answer(stream.Context(), request.Bytes)})
+	s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	return stream.SendMsg(&wire.RawResponse{Bytes: s.check(stream.Context(), request.Bytes)})
 }
 
-// SetReady sets what gRPC health reports.
+// SetReady sets the status that gRPC health reports: SERVING or NOT_SERVING.
 func (s *Server) SetReady(ready bool) {
 	status := healthpb.HealthCheckResponse_NOT_SERVING
 	if ready {
@@ -176,7 +175,7 @@ func (s *Server) SetReady(ready bool) {
 	s.health.SetServingStatus(serviceName, status)
 }
 
-// Serve answers on l until Drain, and then returns nil. It closes l.
+// Serve accepts connections on l, which it closes, until Drain. It then returns nil.
 func (s *Server) Serve(l net.Listener) error {
 	if err := s.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("gRPC on %s: %w", l.Addr(), err)
@@ -184,52 +183,12 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// noGzip makes compressed messages undecodable: so Check denies, rather than
-// to fail with an RPC error. Without it gzip works where anything in the
-// process imports it, as the exporter of traces does, and a few kilobytes
-// unpack to maxMessage. Envoy does not compress.
+// noGzip replaces a compressed message by one that cannot be decoded, so that Check denies it
+// instead of failing with an RPC error. Without noGzip, gRPC decompresses gzip as soon as any
+// package in the process registers it, as the trace exporter does, and a few kilobytes would
+// expand to maxMessage. Envoy does not compress.
 type noGzip struct{}
 
-func (noGzip) Do(io.Reader) ([]byte, error) { return []byte{0xff}, nil } // a tag that is cut off
+func (noGzip) Do(io.Reader) ([]byte, error) { return []byte{0xff}, nil } // a truncated tag
 
 func (noGzip) Type() string { return "gzip" }
-
-// Drain stops: health reports not serving, clients are told to go away,
-// accepted checks are answered, streams on which nothing was asked are closed.
-// When ctx ends first, what is left is cut off and ctx's error returned.
-func (s *Server) Drain(ctx context.Context) error {
-	s.health.Shutdown()
-	done := make(chan struct{})
-	go func() {
-		s.grpc.GracefulStop()
-		close(done)
-	}()
-	err := s.awaitQuiet(ctx, done)
-	s.grpc.Stop()
-	<-done
-	s.checks.close()
-	s.log.close()
-	return err
-}
-
-// awaitQuiet returns when the graceful stop is done, or when nobody has waited
-// for an answer for drainQuiet: it does not end as long as a client leaves a
-// stream open (reflection, a Check without a message). Its error is ctx's.
-func (s *Server) awaitQuiet(ctx context.Context, done <-chan struct{}) error {
-	const looks = 10
-	tick := time.NewTicker(drainQuiet / looks)
-	defer tick.Stop()
-	for quiet := 0; quiet < looks; {
-		select {
-		case <-done:
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("drain: connections were cut off: %w", ctx.Err())
-		case <-tick.C:
-			if quiet++; s.asked.Load() > 0 {
-				quiet = 0
-			}
-		}
-	}
-	return nil
-}

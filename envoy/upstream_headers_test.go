@@ -3,6 +3,7 @@ package envoy
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -16,14 +17,14 @@ import (
 	"jwtbouncer/authz"
 )
 
-func identityOf(t testing.TB, c HeadersConfig) *identity {
+func headersOf(t testing.TB, c HeadersConfig) *upstreamHeaders {
 	t.Helper()
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 8192
 	}
-	id, faults := newIdentity(c)
-	require.Empty(t, faults)
-	return id
+	return newUpstreamHeaders(c, func(path, format string, args ...any) {
+		t.Fatalf("%s: %s", path, fmt.Sprintf(format, args...))
+	})
 }
 
 func claims(t testing.TB, text string) map[string]any {
@@ -35,90 +36,7 @@ func claims(t testing.TB, text string) map[string]any {
 	return m
 }
 
-const unfit = "(denied)"
-
-func TestClaimsBecomeHeaders(t *testing.T) {
-	t.Parallel()
-	const token = `{"sub":"alice","n":9007199254740993,"f":1.50,"e":1e3,"yes":true,"no":false,"null":null,"empty":"","list":["a","b",1,null],
-		"object":{"b":2,"a":{"x":"<&>"}},"a.b":"dotted","https://x.test/roles":["r"],"slash/tilde~":"s","unicode":"Zoë ✓",
-		"newline":"a\nb","cr":"a\rb","nul":"a\u0000b","tab":"a\tb","del":"a\u007fb","lead":" a","trail":"a ","space":" ","in list":["a\nb","\u007f"],
-		"deep":{"er":{"est":["zero",{"one":"found"}]}},"emptylist":[],"emptyobject":{},"quote":"a\"b\\c"}`
-	for template, want := range map[string]string{
-		"sub":                      "alice",
-		"n":                        "9007199254740993",
-		"f":                        "1.50",
-		"e":                        "1e3",
-		"yes":                      "true",
-		"no":                       "false",
-		"null":                     "",
-		"empty":                    "",
-		"missing":                  "",
-		"sub.x":                    "",
-		"list":                     `["a","b",1,null]`,
-		"list.1":                   "b",
-		"list.01":                  "",
-		"list.9":                   "",
-		"list.-1":                  "",
-		"object":                   `{"a":{"x":"<&>"},"b":2}`,
-		"object.a.x":               "<&>",
-		"a.b":                      "", // a nested claim; the dotted one is /a.b
-		"/a.b":                     "dotted",
-		"/slash~1tilde~0":          "s",
-		"https://x.test/roles":     `["r"]`,
-		"https://x.test/roles.0":   "", // one name
-		"deep.er.est.1.one":        "found",
-		"/deep/er/est/0":           "zero",
-		"unicode":                  "Zoë ✓",
-		"newline":                  unfit,
-		"cr":                       unfit,
-		"nul":                      unfit,
-		"tab":                      unfit,
-		"del":                      unfit,
-		"lead":                     unfit,
-		"trail":                    unfit,
-		"space":                    unfit,
-		"in list":                  `["a\nb","\u007f"]`, // escaped by JSON
-		"emptylist":                "[]",
-		"emptyobject":              "{}",
-		"quote":                    `a"b\c`,
-		"user:{sub}":               "user:alice",
-		"{sub}@{deep.er.est.0}!":   "alice@zero!",
-		"{{{sub}}}":                "{alice}",
-		"{sub}/{missing}":          "",
-		"x {newline}":              unfit,
-		"{/a.b}":                   "dotted",
-		"{sub} {https://x.test/a}": "",
-	} {
-		t.Run(template, func(t *testing.T) {
-			t.Parallel()
-			c, err := parseClaimTemplate(template)
-			require.NoError(t, err)
-			got, ok, err := c.expand([]byte("kept"), claims(t, token))
-			text, kept := strings.CutPrefix(string(got), "kept")
-			require.True(t, kept)
-			if want == unfit {
-				var e *errUnfit
-				require.ErrorAs(t, err, &e)
-				require.False(t, ok)
-				require.Empty(t, text)
-				return
-			}
-			require.NoError(t, err)
-			assert.Equal(t, want, text)
-			assert.Equal(t, want != "", ok)
-		})
-	}
-}
-
-func TestBadClaimTemplates(t *testing.T) {
-	t.Parallel()
-	for _, s := range []string{"", "{}", "{", "}", "{sub", "sub}", "constant{{}}", "a..b", ".a", "a.", "/", "//a", "x\n{sub}", "{a..b}"} {
-		_, err := parseClaimTemplate(s)
-		assert.Error(t, err, "%q", s)
-	}
-}
-
-func TestAllowedAnswers(t *testing.T) {
+func TestAllowResponses(t *testing.T) {
 	t.Parallel()
 	config := HeadersConfig{Claims: map[string]string{"X-JWT-Sub": "sub", "x-jwt-iss": "iss", "x-jwt-none": "none"}, ForwardAuthorization: true}
 	closed := config
@@ -175,9 +93,9 @@ func TestAllowedAnswers(t *testing.T) {
 				c.source = "authorization"
 			}
 			req := &authz.Request{Path: c.path, Headers: c.headers}
-			id := identityOf(t, c.config)
-			for range 2 { // the second answer may come from the token
-				b, err := id.answer(c.token, authz.Credential{Source: c.source}, req)
+			headers := headersOf(t, c.config)
+			for range 2 { // the second response may be cached
+				b, err := headers.response(c.token, authz.Credential{Source: c.source}, req)
 				require.NoError(t, err)
 				ok := strict(t, b).GetOkResponse()
 				assert.Equal(t, c.set, headerMap(t, ok.GetHeaders()))
@@ -189,41 +107,40 @@ func TestAllowedAnswers(t *testing.T) {
 	}
 }
 
-// An answer that was kept with the token must not be given to a request for
-// which it does not hold.
-func TestKeptAnswersFitTheRequest(t *testing.T) {
+// A cached response must not be used for a request that needs another one.
+func TestCachedResponsesFitTheRequest(t *testing.T) {
 	t.Parallel()
 	token := testToken()
-	id := identityOf(t, DefaultConfig().Headers)
+	headers := headersOf(t, DefaultConfig().Headers)
 	plain := &authz.Request{}
 	cred := authz.Credential{Source: "authorization"}
-	first, err := id.answer(token, cred, plain)
+	first, err := headers.response(token, cred, plain)
 	require.NoError(t, err)
-	again, err := id.answer(token, cred, plain)
+	again, err := headers.response(token, cred, plain)
 	require.NoError(t, err)
-	assert.Same(t, &first[0], &again[0], "made once")
+	assert.Same(t, &first[0], &again[0], "encoded once")
 
-	spoofed, err := id.answer(token, cred, &authz.Request{Headers: []authz.Header{{Name: "x_jwt_sub", Value: "root"}}})
+	spoofed, err := headers.response(token, cred, &authz.Request{Headers: []authz.Header{{Name: "x_jwt_sub", Value: "root"}}})
 	require.NoError(t, err)
 	assert.Contains(t, strict(t, spoofed).GetOkResponse().GetHeadersToRemove(), "x_jwt_sub")
 
-	cookie, err := id.answer(token, authz.Credential{Source: "cookie:s"}, &authz.Request{Headers: []authz.Header{{Name: "cookie", Value: "s=1"}}})
+	cookie, err := headers.response(token, authz.Credential{Source: "cookie:s"}, &authz.Request{Headers: []authz.Header{{Name: "cookie", Value: "s=1"}}})
 	require.NoError(t, err)
 	assert.Contains(t, strict(t, cookie).GetOkResponse().GetHeadersToRemove(), "cookie")
 
-	other := identityOf(t, HeadersConfig{Claims: map[string]string{"x-user": "sub"}, ForwardAuthorization: true})
-	changed, err := other.answer(token, cred, plain)
+	other := headersOf(t, HeadersConfig{Claims: map[string]string{"x-user": "sub"}, ForwardAuthorization: true})
+	changed, err := other.response(token, cred, plain)
 	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"x-user": "alice"}, headerMap(t, strict(t, changed).GetOkResponse().GetHeaders()), "answers of another configuration are not used")
+	assert.Equal(t, map[string]string{"x-user": "alice"}, headerMap(t, strict(t, changed).GetOkResponse().GetHeaders()), "the response of another configuration is not used")
 }
 
 func TestLongClaimsAreDenied(t *testing.T) {
 	t.Parallel()
-	id := identityOf(t, HeadersConfig{Claims: map[string]string{"x-jwt-sub": "sub"}, MaxBytes: 10})
-	var e *errUnfit
-	_, err := id.allowed(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 11)}}, authz.Credential{}, &authz.Request{})
+	headers := headersOf(t, HeadersConfig{Claims: map[string]string{"x-jwt-sub": "sub"}, MaxBytes: 10})
+	var e *unfitClaimError
+	_, err := headers.encode(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 11)}}, authz.Credential{}, &authz.Request{})
 	require.ErrorAs(t, err, &e)
-	_, err = id.allowed(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 10)}}, authz.Credential{}, &authz.Request{})
+	_, err = headers.encode(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 10)}}, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 }
 
@@ -231,8 +148,8 @@ func TestDynamicMetadata(t *testing.T) {
 	t.Parallel()
 	const text = `{"sub":"alice","n":12,"big":9007199254740993,"huge":1e999,"f":0.1,"t":true,"no":null,"l":[1,"a",{"x":[]}],"o":{"a":{"b":"c"}},"z":""}`
 	token := &authz.Token{Claims: claims(t, text)}
-	all := identityOf(t, HeadersConfig{Metadata: []string{"*"}})
-	b, err := all.allowed(token, authz.Credential{}, &authz.Request{})
+	all := headersOf(t, HeadersConfig{Metadata: []string{"*"}})
+	b, err := all.encode(token, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 	want, err := structpb.NewStruct(map[string]any{
 		"sub": "alice", "n": 12, "big": "9007199254740993", "huge": "1e999", "f": 0.1, "t": true, "no": nil,
@@ -241,12 +158,12 @@ func TestDynamicMetadata(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, diff(want, strict(t, b).GetDynamicMetadata()))
 
-	some := identityOf(t, HeadersConfig{Metadata: []string{"sub", "missing", "sub"}})
-	b, err = some.allowed(token, authz.Credential{}, &authz.Request{})
+	some := headersOf(t, HeadersConfig{Metadata: []string{"sub", "missing", "sub"}})
+	b, err = some.encode(token, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 	assert.Equal(t, map[string]any{"sub": "alice"}, strict(t, b).GetDynamicMetadata().AsMap())
 
-	b, err = some.allowed(nil, authz.Credential{}, &authz.Request{})
+	b, err = some.encode(nil, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 	assert.Nil(t, strict(t, b).GetDynamicMetadata(), "a public route has no claims")
 }
@@ -258,10 +175,9 @@ func diff(want, got proto.Message) string {
 	return "want " + want.(interface{ String() string }).String() + "\ngot  " + got.(interface{ String() string }).String()
 }
 
-// FuzzAllowedAnswer: whatever the claims and headers are, an answer is an
-// official CheckResponse in which every identity header is either overwritten
-// or removed, and nothing that HTTP cannot carry is set.
-func FuzzAllowedAnswer(f *testing.F) {
+// FuzzAllowResponse: for any claims and headers, a response is a valid CheckResponse that either
+// overwrites or removes every identity header, and sets no value that HTTP cannot carry.
+func FuzzAllowResponse(f *testing.F) {
 	f.Add(`{"sub":"alice","iss":"i","o":{"p":1}}`, "x-jwt-sub", "sub", "x_jwt_sub", "cookie:s", "s=1; t=2", "/?s=1")
 	f.Add(`{"sub":"a\r\nx-admin: true"}`, "X-JWT-Sub", "user:{sub}", "x-jwt-sub", "authorization", "", "")
 	f.Add(`{"sub":["\u0000\u007f","é"]}`, "a", "{sub}{{}}", "A", "query:s", "", "/?s=1&%73=2#s=3")
@@ -274,18 +190,20 @@ func FuzzAllowedAnswer(f *testing.F) {
 		if d.Decode(&m) != nil {
 			return
 		}
-		id, faults := newIdentity(HeadersConfig{Claims: map[string]string{header: template, "x-fixed": "sub"}, Metadata: []string{"*"}, MaxBytes: 64})
-		if len(faults) > 0 {
+		faults := 0
+		config := HeadersConfig{Claims: map[string]string{header: template, "x-fixed": "sub"}, Metadata: []string{"*"}, MaxBytes: 64}
+		headers := newUpstreamHeaders(config, func(string, string, ...any) { faults++ })
+		if faults > 0 {
 			return
 		}
 		req := &authz.Request{Path: path, Headers: []authz.Header{{Name: strings.ToLower(spoofed), Value: "root"}, {Name: "cookie", Value: cookie}}}
 		for _, token := range []*authz.Token{{Claims: m}, nil} {
-			b, err := id.allowed(token, authz.Credential{Source: source}, req)
+			b, err := headers.encode(token, authz.Credential{Source: source}, req)
 			if err != nil {
-				var e *errUnfit
+				var e *unfitClaimError
 				require.ErrorAs(t, err, &e)
 				require.Nil(t, b)
-				require.NotNil(t, token, "without a token nothing can be unfit")
+				require.NotNil(t, token, "a request without a token has no claim that could be unfit")
 				continue
 			}
 			r := strict(t, b)
@@ -298,7 +216,7 @@ func FuzzAllowedAnswer(f *testing.F) {
 				require.Equal(t, strings.TrimSpace(value), strings.Trim(value, " "))
 				require.Equal(t, strings.ToLower(name), name)
 			}
-			for _, h := range id.headers {
+			for _, h := range headers.identity {
 				_, isSet := set[h.name]
 				require.NotEqual(t, isSet, slices.Contains(removed, h.name), "%s must be either set or removed", h.name)
 				require.False(t, isSet && token == nil, "set without a token")

@@ -10,17 +10,17 @@ import (
 	"unicode/utf8"
 )
 
-// claimTemplate is the text of a header with the claims that go into it.
+// claimTemplate is a header value with claims in it.
 type claimTemplate struct{ parts []claimPart }
 
-// claimPart is literal text, or a claim when path is not empty.
+// claimPart is literal text or, if path is not nil, a claim.
 type claimPart struct {
 	literal string
 	path    []string
 }
 
-// parseClaimTemplate reads the value of a headers.claims entry: a claim path,
-// or a template: text with claim paths in braces, braces themselves doubled.
+// parseClaimTemplate parses the value of a headers.claims entry. It is a claim path, or text with
+// claim paths in braces, in which literal braces are doubled.
 func parseClaimTemplate(s string) (claimTemplate, error) {
 	if !strings.ContainsAny(s, "{}") {
 		path, err := parseClaimPath(s)
@@ -38,11 +38,11 @@ func parseClaimTemplate(s string) (claimTemplate, error) {
 			literal.WriteByte(c)
 			i++
 		case c == '}':
-			return t, fmt.Errorf("%q: a closing brace without an opening one; write }} for a brace", s)
+			return t, fmt.Errorf("%q: unmatched '}'; write }} for a literal brace", s)
 		case c == '{':
 			end := strings.IndexByte(s[i:], '}')
 			if end < 0 {
-				return t, fmt.Errorf("%q: an opening brace without a closing one; write {{ for a brace", s)
+				return t, fmt.Errorf("%q: unmatched '{'; write {{ for a literal brace", s)
 			}
 			path, err := parseClaimPath(s[i+1 : i+end])
 			if err != nil {
@@ -60,27 +60,27 @@ func parseClaimTemplate(s string) (claimTemplate, error) {
 		}
 	}
 	if claims == 0 {
-		return t, fmt.Errorf("%q: a template needs a claim in braces; a constant says nothing about the caller", s)
+		return t, fmt.Errorf("%q: the template contains no claim; put a claim path in braces", s)
 	}
 	if literal.Len() > 0 {
 		t.parts = append(t.parts, claimPart{literal: literal.String()})
 	}
 	for _, p := range t.parts {
 		if !headerText(p.literal) {
-			return t, fmt.Errorf("%q: control characters cannot stand in a header", s)
+			return t, fmt.Errorf("%q: a header value must not contain control characters", s)
 		}
 	}
 	return t, nil
 }
 
-// parseClaimPath reads a path to a claim: a JSON Pointer (RFC 6901) when it
-// begins with a slash; one name when it holds "://", as collision-resistant
-// claim names do (RFC 7519, section 4.2); else names separated by dots.
+// parseClaimPath parses the path of a claim: a JSON Pointer (RFC 6901) if it starts with a slash,
+// a single name if it contains "://", as collision-resistant claim names do (RFC 7519, section
+// 4.2), and otherwise names separated by dots.
 func parseClaimPath(s string) ([]string, error) {
 	var path []string
 	switch {
 	case s == "":
-		return nil, fmt.Errorf("the name of a claim is missing")
+		return nil, fmt.Errorf("claim name required")
 	case s[0] == '/':
 		for name := range strings.SplitSeq(s[1:], "/") {
 			path = append(path, strings.NewReplacer("~1", "/", "~0", "~").Replace(name))
@@ -92,19 +92,19 @@ func parseClaimPath(s string) ([]string, error) {
 	}
 	for _, name := range path {
 		if name == "" {
-			return nil, fmt.Errorf("%q: an empty name in a claim path; write /a.b for a claim whose name holds a dot", s)
+			return nil, fmt.Errorf("%q: empty name in claim path; write /a.b for a claim with a dot in its name", s)
 		}
 	}
 	return path, nil
 }
 
-// errUnfit is a claim that cannot be passed on faithfully in a header.
-type errUnfit struct{ why string }
+// unfitClaimError is a claim that a header cannot carry unaltered.
+type unfitClaimError struct{ detail string }
 
-func (e *errUnfit) Error() string { return e.why }
+func (e *unfitClaimError) Error() string { return e.detail }
 
-// expand appends the template's text for claims to b. ok=false: a claim is
-// missing, null or empty, so there is nothing to say.
+// expand appends the header value for claims to b. ok is false if a claim of the template is
+// missing, null or empty; the header is not set then.
 func (t claimTemplate) expand(b []byte, claims map[string]any) (out []byte, ok bool, err error) {
 	start := len(b)
 	for _, p := range t.parts {
@@ -122,16 +122,17 @@ func (t claimTemplate) expand(b []byte, claims map[string]any) (out []byte, ok b
 	}
 	switch text := b[start:]; {
 	case !headerBytes(text):
-		return b[:start], false, &errUnfit{"a claim holds control characters"}
+		return b[:start], false, &unfitClaimError{"a claim contains control characters"}
 	case text[0] == ' ' || text[len(text)-1] == ' ':
-		// HTTP strips it (RFC 9110, section 5.5): the upstream would see
-		// somebody else.
-		return b[:start], false, &errUnfit{"a claim begins or ends with a space"}
+		// HTTP strips the space (RFC 9110, section 5.5), so the upstream would see
+		// another value.
+		return b[:start], false, &unfitClaimError{"a claim starts or ends with a space"}
 	}
 	return b, true, nil
 }
 
-// lookupClaim follows path through objects, and through arrays by index.
+// lookupClaim follows path through objects by name and through arrays by index. It returns nil
+// if there is no such claim.
 func lookupClaim(claims map[string]any, path []string) any {
 	var at any = claims
 	for _, name := range path {
@@ -151,16 +152,15 @@ func lookupClaim(claims map[string]any, path []string) any {
 	return at
 }
 
-// appendClaim appends a claim as header text: strings as they are, numbers
-// with the digits the issuer wrote, arrays and objects as JSON. nil appends
-// nothing.
+// appendClaim appends a claim as header text: a string unchanged, a number with the digits of
+// the token, an array or object as JSON, and null as nothing.
 func appendClaim(b []byte, v any) ([]byte, error) {
 	switch v := v.(type) {
 	case nil:
 		return b, nil
 	case string:
 		if !utf8.ValidString(v) {
-			return b, &errUnfit{"a claim is not UTF-8"}
+			return b, &unfitClaimError{"a claim is not UTF-8"}
 		}
 		return append(b, v...), nil
 	case json.Number:
@@ -172,8 +172,8 @@ func appendClaim(b []byte, v any) ([]byte, error) {
 	}
 }
 
-// appendJSON appends v as compact JSON, members sorted by name, nothing
-// escaped that need not be.
+// appendJSON appends v as compact JSON with members sorted by name and as few escapes as
+// possible.
 func appendJSON(b []byte, v any) ([]byte, error) {
 	switch v := v.(type) {
 	case nil:
@@ -217,7 +217,7 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 		}
 		return append(b, '}'), nil
 	}
-	return b, &errUnfit{fmt.Sprintf("a claim has the unexpected type %T", v)}
+	return b, &unfitClaimError{fmt.Sprintf("a claim has the unexpected type %T", v)}
 }
 
 func appendJSONString(b []byte, s string) ([]byte, error) {
@@ -227,19 +227,20 @@ func appendJSONString(b []byte, s string) ([]byte, error) {
 		return append(b, '"'), nil
 	}
 	if !utf8.ValidString(s) {
-		return b, &errUnfit{"a claim is not UTF-8"}
+		return b, &unfitClaimError{"a claim is not UTF-8"}
 	}
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(s); err != nil {
-		return b, &errUnfit{"a claim cannot be written as JSON"}
+		return b, &unfitClaimError{"a claim cannot be written as JSON"}
 	}
 	out := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
-	// JSON lets DEL stand as it is, a header does not.
+	// JSON may contain an unescaped DEL, a header may not.
 	return append(b, bytes.ReplaceAll(out, []byte{0x7f}, []byte(`\u007f`))...), nil
 }
 
+// plainJSON reports whether s is a JSON string once it is quoted.
 func plainJSON(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
@@ -249,8 +250,8 @@ func plainJSON(s string) bool {
 	return true
 }
 
-// headerText reports whether s holds no control bytes (RFC 9110, section 5.5).
-// Tab is one here: nothing that identifies anybody holds it.
+// headerText reports whether s contains no control characters (RFC 9110, section 5.5). It counts
+// Tab as one, which no identifier needs.
 func headerText(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c == 0x7f {
@@ -260,6 +261,7 @@ func headerText(s string) bool {
 	return true
 }
 
+// headerBytes is headerText for bytes.
 func headerBytes(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' || c == 0x7f {
