@@ -8,11 +8,11 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// healthServer is the standard health service, except that a drain ends its
-// watches: they are open without end, and the drain would wait for them.
+// healthServer is the standard health service whose watches end when the server drains. A watch
+// never ends by itself, so the drain would wait for it.
 type healthServer struct {
 	*health.Server
-	draining context.Context //nolint:containedctx // ends all watches
+	draining context.Context // its end ends all watches
 	drain    context.CancelFunc
 }
 
@@ -24,13 +24,13 @@ func newHealthServer() *healthServer {
 	return h
 }
 
-// Shutdown reports not serving, whatever is set later, and ends the watches.
+// Shutdown ends all watches. From now on the status is NOT_SERVING, even if another one is set.
 func (h *healthServer) Shutdown() {
 	h.Server.Shutdown()
 	h.drain()
 }
 
-// Watch streams status changes; the last one before a drain is "not serving".
+// Watch streams status changes. The last one before a drain is NOT_SERVING.
 func (h *healthServer) Watch(req *healthpb.HealthCheckRequest, stream healthpb.Health_WatchServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
@@ -43,16 +43,17 @@ func (h *healthServer) Watch(req *healthpb.HealthCheckRequest, stream healthpb.H
 	return err
 }
 
+// watchStream is the stream of a watch, with a context that ends when the server drains.
 type watchStream struct {
 	grpc.ServerStreamingServer[healthpb.HealthCheckResponse]
-	ctx  context.Context //nolint:containedctx // a stream has one
+	ctx  context.Context // of the stream
 	last healthpb.HealthCheckResponse_ServingStatus
 }
 
 // Context ends with the watch.
 func (w *watchStream) Context() context.Context { return w.ctx }
 
-// Send remembers what the watcher was told last.
+// Send records the last status that was sent.
 func (w *watchStream) Send(r *healthpb.HealthCheckResponse) error {
 	w.last = r.GetStatus()
 	return w.ServerStreamingServer.Send(r)

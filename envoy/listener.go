@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen opens the address of cfg. A Unix socket gets mode 0660; one left
-// behind by a process that died is replaced, one that is in use is an error.
+// Listen listens on the address of cfg. A Unix socket is created with mode 0660. It replaces a
+// socket that a dead process left behind; a socket that is in use is an error.
 func Listen(cfg ListenConfig) (net.Listener, error) {
 	network, address, err := splitAddress(cfg.GRPC)
 	if err != nil {
@@ -32,15 +32,15 @@ func Listen(cfg ListenConfig) (net.Listener, error) {
 
 const socketMode = 0o660
 
-// listenUnix creates the socket. Between bind and chmod it has the mode the
-// umask leaves; the directory is what keeps strangers out until then.
+// listenUnix creates the socket. Between bind and chmod its mode depends on the umask, so until
+// then only the permissions of the directory protect it.
 func listenUnix(path string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen.grpc: %w", hint(err, path))
+		return nil, fmt.Errorf("listen.grpc: %w", withHint(err, path))
 	}
 	if err := os.Chmod(path, socketMode); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen.grpc: %w", err), l.Close())
@@ -48,7 +48,7 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// removeStale removes the socket at path if nobody listens on it.
+// removeStale removes the socket at path if no process listens on it.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -57,23 +57,23 @@ func removeStale(path string) error {
 	case err != nil:
 		return fmt.Errorf("listen.grpc: %w", err)
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("listen.grpc: %s exists and is not a socket (%s): remove it or choose another path", path, info.Mode().Type())
+		return fmt.Errorf("listen.grpc: %s exists and is not a socket (%s); remove it or choose another path", path, info.Mode().Type())
 	}
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path)
 	if err == nil {
-		_ = conn.Close() // it has said what it had to say
+		_ = conn.Close() // that it could be opened is enough
 		return fmt.Errorf("listen.grpc: %s is in use by a running process", path)
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("listen.grpc: cannot tell whether %s is in use: %w", path, err)
+		return fmt.Errorf("listen.grpc: cannot determine whether %s is in use: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("listen.grpc: stale socket: %w", err)
+		return fmt.Errorf("listen.grpc: cannot remove stale socket: %w", err)
 	}
 	return nil
 }
 
-func hint(err error, path string) error {
+func withHint(err error, path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w (the directory %s must exist)", err, filepath.Dir(path))
 	}

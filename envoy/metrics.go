@@ -9,7 +9,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// metrics are resolved once, so that counting is an atomic addition.
+// metrics holds the resolved counters, so that to count is one atomic addition.
 type metrics struct {
 	decisions   []prometheus.Counter // by reason
 	duration    prometheus.Histogram
@@ -22,29 +22,29 @@ type metrics struct {
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "jwt_bouncer_decisions_total",
-		Help: "Checks answered, by the reason of the decision.",
+		Help: "Checks answered, by reason of the decision.",
 	}, []string{"reason"})
 	m := &metrics{
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "auth_validation_duration_seconds",
-			Help:    "Time from the arrival of a check to its answer.",
+			Help:    "Time from the arrival of a check to its response.",
 			Buckets: []float64{25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 150e-3, 190e-3, 250e-3},
 		}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "auth_validation_errors_total",
-			Help: "Checks denied because nothing could be found out (answered 503).",
+			Help: "Checks answered 503 because no decision was possible.",
 		}),
 		undecodable: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_undecodable_requests_total",
-			Help: "Messages that are not a CheckRequest of an HTTP request (answered 400).",
+			Help: "Messages answered 400 because they are not a CheckRequest of an HTTP request.",
 		}),
 		late: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_late_decisions_total",
-			Help: "Checks answered by the deadline because no decision had come (answered 503).",
+			Help: "Checks answered 503 because there was no decision before the deadline.",
 		}),
 		logDropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_decision_log_dropped_total",
-			Help: "Decisions that were not logged because there were more than decision_log.per_second.",
+			Help: "Decisions not logged because they exceeded decision_log.per_second.",
 		}),
 	}
 	for _, reason := range authz.Reasons() {
@@ -58,7 +58,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-// count notes one answered check.
+// count records one answered check.
 func (m *metrics) count(reason authz.Reason, took time.Duration) {
 	if int(reason) >= len(m.decisions) {
 		reason = authz.ReasonUnset

@@ -9,15 +9,14 @@ import (
 	"text/template"
 )
 
-// Sample says what is particular about an Envoy configuration made by
-// SampleConfig.
+// Sample holds the parameters of SampleConfig.
 type Sample struct {
-	Listen           string            // host:port of the ingress listener; port 0: any free one
+	Listen           string            // host:port of the ingress listener; port 0 means any free port
 	Service          string            // listen.grpc of the sidecar: host:port or unix:///path
-	Upstream         string            // host:port of what is protected
-	AdminPort        int               // port of the admin interface on 127.0.0.1; 0: none
-	FailureModeAllow bool              // true only to show what it does
-	Extensions       map[string]string // context_extensions of all requests; empty: none
+	Upstream         string            // host:port of the protected service
+	AdminPort        int               // port of the admin interface on 127.0.0.1; 0 means none
+	FailureModeAllow bool              // never true in production; tests show its effect
+	Extensions       map[string]string // context_extensions of all requests; empty means none
 }
 
 //go:embed sample.yaml.tmpl
@@ -25,8 +24,8 @@ var sampleText string
 
 var sampleTemplate = template.Must(template.New("envoy.yaml").Parse(sampleText))
 
-// SampleConfig returns a bootstrap configuration for plain Envoy with the
-// settings jwt-bouncer recommends. envoy.yaml beside this file is
+// SampleConfig returns a bootstrap configuration for plain Envoy with the settings that
+// jwt-bouncer recommends. The file envoy.yaml next to this one is the result of
 // SampleConfig(Sample{Listen: "0.0.0.0:8080", Service: "127.0.0.1:9191",
 // Upstream: "127.0.0.1:8000", AdminPort: 9901}).
 func SampleConfig(s Sample) (string, error) {
@@ -53,8 +52,7 @@ func SampleConfig(s Sample) (string, error) {
 	return b.String(), nil
 }
 
-// envoyAddress returns the address as Envoy spells it, and the type of a
-// cluster that has it.
+// envoyAddress returns s as an Envoy address, and the type of a cluster with that address.
 func envoyAddress(s string) (address, clusterType string, err error) {
 	network, address, err := splitAddress(s)
 	if err != nil {

@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// serverTLS is the TLS side of the listener. Its files are read again when
-// they have changed, at a handshake; Envoy keeps connections, so these are
-// few. While new files are unusable the old ones serve on.
+// serverTLS is the TLS configuration of the gRPC listener. Each handshake looks whether the files
+// have changed and reloads them; there are few handshakes, because Envoy keeps its connections.
+// If the new files cannot be used, the old certificate stays in use.
 type serverTLS struct {
 	cfg    TLSConfig
 	logger *slog.Logger
 
 	mu      sync.Mutex
 	current *tls.Config
-	stamps  []stamp
+	stamps  []stamp // of the files when they were last loaded
 }
 
-// stamp tells one state of a file from another.
+// stamp distinguishes two states of a file.
 type stamp struct {
 	modified time.Time
 	size     int64
@@ -40,7 +40,7 @@ func newServerTLS(cfg TLSConfig, logger *slog.Logger) (*serverTLS, error) {
 	return t, nil
 }
 
-// config is what the listener is given once; each handshake gets its own.
+// config returns the configuration of the listener. It loads the current one at each handshake.
 func (t *serverTLS) config() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
@@ -49,6 +49,7 @@ func (t *serverTLS) config() *tls.Config {
 	}
 }
 
+// reloaded returns the current configuration, after reloading the files if they have changed.
 func (t *serverTLS) reloaded() *tls.Config {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -56,7 +57,7 @@ func (t *serverTLS) reloaded() *tls.Config {
 		t.stamps = now
 		c, err := t.load()
 		if err != nil {
-			t.logger.Error("listen.grpc_tls: the changed files cannot be used, the old certificate stays", "error", err)
+			t.logger.Error("listen.grpc_tls: cannot load the changed files; the old certificate stays in use", "error", err)
 			return t.current
 		}
 		t.current = c
@@ -93,14 +94,14 @@ func (t *serverTLS) load() (*tls.Config, error) {
 	}
 	c.ClientCAs = x509.NewCertPool()
 	if !c.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("client_ca: %s holds no certificate in PEM", t.cfg.ClientCA)
+		return nil, fmt.Errorf("client_ca: %s contains no PEM certificate", t.cfg.ClientCA)
 	}
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	c.VerifyConnection = t.admit
 	return c, nil
 }
 
-// admit checks the name in a client certificate that is otherwise good.
+// admit checks the names in a client certificate that has been verified.
 func (t *serverTLS) admit(s tls.ConnectionState) error {
 	if len(t.cfg.ClientNames) == 0 {
 		return nil
@@ -119,5 +120,5 @@ func (t *serverTLS) admit(s tls.ConnectionState) error {
 			}
 		}
 	}
-	return errors.New("the client certificate carries none of listen.grpc_tls.client_names")
+	return errors.New("the client certificate contains none of listen.grpc_tls.client_names")
 }

@@ -13,8 +13,8 @@ import (
 // checkSpan is the span of one check; the zero checkSpan records nothing.
 type checkSpan struct{ span trace.Span }
 
-// startSpan joins the trace that Envoy's call belongs to, else the request's.
-// The span travels in ctx to the tiers.
+// startSpan starts a span in the trace of Envoy's call or, if that has none, of the checked
+// request. ctx carries it to the Authorizer.
 func (s *Server) startSpan(ctx *deadlineContext, req *authz.Request) checkSpan {
 	if s.tracer == nil {
 		return checkSpan{}
@@ -29,6 +29,7 @@ func (s *Server) startSpan(ctx *deadlineContext, req *authz.Request) checkSpan {
 	return checkSpan{span}
 }
 
+// end ends the span with the attributes of the decision.
 func (c checkSpan) end(d *authz.Decision) {
 	if c.span == nil {
 		return
@@ -43,12 +44,12 @@ func (c checkSpan) end(d *authz.Decision) {
 	c.span.End()
 }
 
-// requestCarrier reads trace context from the headers of the checked request.
+// requestCarrier reads the trace context from the headers of the checked request.
 type requestCarrier struct{ req *authz.Request }
 
 var _ propagation.TextMapCarrier = requestCarrier{}
 
-// Get returns the header's value, empty when it is missing or repeated.
+// Get returns the value of the header; empty if it is missing or repeated.
 func (c requestCarrier) Get(key string) string {
 	v, n := c.req.Header(key)
 	if n != 1 {
@@ -57,8 +58,8 @@ func (c requestCarrier) Get(key string) string {
 	return v
 }
 
-// Set does nothing: a checked request is only read.
+// Set does nothing: a checked request is never modified.
 func (requestCarrier) Set(string, string) {}
 
-// Keys returns nothing: no propagator in use asks for it.
+// Keys returns nil: no propagator in use calls it.
 func (requestCarrier) Keys() []string { return nil }
