@@ -44,7 +44,7 @@ func allowed() authz.Decision {
 	return authz.Decision{Reason: authz.ReasonAllowed, Token: testToken(), Credential: authz.Credential{Source: "authorization"}}
 }
 
-// stock is what every server with the generated types does, and nothing else.
+// stock does what every server with the generated types does, and nothing else.
 func stock(t testing.TB, message []byte) {
 	var req authv3.CheckRequest
 	if err := proto.Unmarshal(message, &req); err != nil {
@@ -55,8 +55,8 @@ func stock(t testing.TB, message []byte) {
 	}
 }
 
-// Allocations are counted, not timed: they do not depend on the machine. Not
-// parallel, because other tests' would be counted with them.
+// Allocations, unlike times, do not depend on the machine. The test is not parallel, because the
+// allocations of other tests would count.
 func TestAllocations(t *testing.T) {
 	message := realistic(t)
 	allow, deny := costServer(t, allowed()), costServer(t, authz.Decision{Reason: authz.ReasonBadSignature})
@@ -102,8 +102,7 @@ func BenchmarkDecodeOfficial(b *testing.B) {
 	}
 }
 
-// BenchmarkCheck is everything between the transport's two ends but the
-// Authorizer.
+// BenchmarkCheck measures a check from message to response, without the Authorizer.
 func BenchmarkCheck(b *testing.B) {
 	for name, d := range map[string]authz.Decision{"allowed": allowed(), "denied": {Reason: authz.ReasonRevoked}} {
 		b.Run(name, func(b *testing.B) {

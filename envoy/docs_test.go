@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The pages name the deadline that the code has.
+// The documentation states the deadline of the code.
 func TestDocumentedDeadline(t *testing.T) {
 	t.Parallel()
 	for _, page := range []string{"design", "envoy", "headers", "operations"} {

@@ -20,9 +20,9 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Every check that was accepted before the drain is answered, rightly; health
-// says not serving; Serve returns nil.
-func TestDrainAnswersWhatIsInFlight(t *testing.T) {
+// Every check that arrived before the drain gets a correct response, health reports NOT_SERVING,
+// and Serve returns nil.
+func TestDrainAnswersChecksInFlight(t *testing.T) {
 	t.Parallel()
 	const inFlight = 64
 	var entered sync.WaitGroup
@@ -61,7 +61,7 @@ func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 		})
 	}
 	entered.Wait()
-	// The watcher's stream is open without end; the drain must not wait for it.
+	// The stream of the watch never ends by itself; the drain must not wait for it.
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	drained := make(chan error, 1)
@@ -74,15 +74,15 @@ func TestDrainAnswersWhatIsInFlight(t *testing.T) {
 	require.NoError(t, <-drained)
 	require.NoError(t, <-served)
 	for err == nil {
-		_, err = watch.Recv() // ended, not cut off
+		_, err = watch.Recv() // until it ends regularly
 	}
 	assert.NotEqual(t, codes.Unavailable, status.Code(err))
 	_, err = net.Dial("tcp", l.Addr().String())
-	require.Error(t, err, "nobody listens any more")
+	require.Error(t, err, "the listener is closed")
 }
 
-// Under load a drain ends by itself, and no check gets a wrong answer: it is
-// answered, or refused by a connection that is gone.
+// Under load a drain ends by itself, and no check gets a wrong response: it gets a correct one or
+// fails with the connection.
 func TestDrainUnderLoad(t *testing.T) {
 	t.Parallel()
 	r := run(t, decide(authz.Decision{Reason: authz.ReasonRevoked}), testConfig(), Options{})
@@ -117,8 +117,7 @@ func TestDrainUnderLoad(t *testing.T) {
 	require.NoError(t, r.server.Drain(ctx), "again")
 }
 
-// A stream on which nobody asks anything has no end of its own; it is closed,
-// and nobody was cut off.
+// An idle stream never ends by itself. The drain closes it without an error.
 func TestDrainClosesIdleStreams(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(context.Context, *grpc.ClientConn) (grpc.ClientStream, error){
@@ -134,7 +133,7 @@ func TestDrainClosesIdleStreams(t *testing.T) {
 			r := run(t, allowAll(), testConfig(), Options{})
 			stream, err := open(t.Context(), r.conn)
 			require.NoError(t, err)
-			_, err = r.auth.Check(t.Context(), checkRequest(nil)) // on the same connection, so the stream has arrived, too
+			_, err = r.auth.Check(t.Context(), checkRequest(nil)) // on the same connection, so the stream has arrived before
 			require.NoError(t, err)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
@@ -144,8 +143,8 @@ func TestDrainClosesIdleStreams(t *testing.T) {
 	}
 }
 
-// An idle stream does not cost the checks beside it their time.
-func TestDrainWaitsForChecksBesideIdleStreams(t *testing.T) {
+// An idle stream does not shorten the time of checks on other streams.
+func TestDrainWaitsForChecksDespiteIdleStreams(t *testing.T) {
 	t.Parallel()
 	entered, release := make(chan struct{}), make(chan struct{})
 	r := run(t, deciderFunc(func(context.Context, *authz.Request) authz.Decision {
@@ -168,7 +167,7 @@ func TestDrainWaitsForChecksBesideIdleStreams(t *testing.T) {
 	require.NoError(t, <-drained)
 }
 
-// A check that hangs is cut off when the drain's time ends.
+// A drain ends with its context, even if a check hangs.
 func TestDrainIsBounded(t *testing.T) {
 	t.Parallel()
 	entered := make(chan struct{})

@@ -24,12 +24,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-
-	"jwtbouncer/authz"
 )
 
-// socketDir is short: t.TempDir holds the test's name, and a socket's path
-// may have 107 bytes.
+// socketDir returns a temporary directory with a short path. That of t.TempDir contains the name
+// of the test, and the path of a socket is limited to 107 bytes.
 func socketDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "jb")
@@ -52,7 +50,7 @@ func TestUnixSocket(t *testing.T) {
 	assert.Equal(t, int32(codes.OK), resp.GetStatus().GetCode())
 
 	_, err = Listen(cfg.Listen)
-	require.ErrorContains(t, err, "in use", "a living socket is not taken over")
+	require.ErrorContains(t, err, "in use", "a socket in use is not replaced")
 	_, err = r.auth.Check(t.Context(), checkRequest(nil))
 	require.NoError(t, err)
 	require.NoError(t, r.server.Drain(t.Context()))
@@ -99,14 +97,14 @@ func TestListenRefuses(t *testing.T) {
 		require.ErrorContains(t, err, want, address)
 		assert.Nil(t, l)
 	}
-	kept, err := os.ReadFile(file)
+	content, err := os.ReadFile(file)
 	require.NoError(t, err)
-	assert.Equal(t, "precious", string(kept))
+	assert.Equal(t, "precious", string(content))
 	_, _, err = splitAddress("unix://" + long[:maxSocketPath])
 	require.NoError(t, err)
 }
 
-// authority issues certificates for one test.
+// authority is a certificate authority for one test.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -129,7 +127,7 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), next: 2}
 }
 
-// issue returns certificate and key in PEM.
+// issue returns a certificate for names and its key, both in PEM.
 func (a *authority) issue(t *testing.T, names ...string) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -195,7 +193,7 @@ func TestTLS(t *testing.T) {
 	require.Error(t, call(t, pair(ca, "spiffe://mesh/other")), "another name")
 	require.Error(t, call(t, pair(stranger, "spiffe://mesh/envoy")), "another authority")
 
-	// A rotation that is half done keeps the old certificate; the whole one counts.
+	// An incomplete rotation keeps the old certificate in use, a complete one replaces it.
 	serial := func() string {
 		c, err := tls.Dial("tcp", r.addr, &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{*pair(ca, "envoy.test")}, NextProtos: []string{"h2"}})
 		require.NoError(t, err)
@@ -205,7 +203,7 @@ func TestTLS(t *testing.T) {
 	before := serial()
 	cert, key = ca.issue(t, "sidecar.test")
 	write("cert.pem", append(cert, '\n'))
-	assert.Equal(t, before, serial(), "certificate and key do not belong together")
+	assert.Equal(t, before, serial(), "certificate and key do not match")
 	write("key.pem", append(key, '\n'))
 	assert.NotEqual(t, before, serial())
 }
@@ -231,36 +229,4 @@ func TestUnusableTLSFiles(t *testing.T) {
 		_, err := NewServer(allowAll(), cfg, Options{})
 		require.ErrorContains(t, err, "listen.grpc_tls", fmt.Sprint(c))
 	}
-}
-
-func TestConfigFaults(t *testing.T) {
-	t.Parallel()
-	good := DefaultConfig()
-	good.Validate(func(path, format string, args ...any) {
-		t.Errorf("default: %s: %s", path, fmt.Sprintf(format, args...))
-	})
-	bad := Config{
-		Listen: ListenConfig{GRPC: "nowhere", TLS: TLSConfig{Certificate: "c", ClientNames: []string{"n"}}},
-		Headers: HeadersConfig{
-			Claims:   map[string]string{":path": "sub", "Host": "sub", "a b": "sub", "authorization": "sub", "x-a": "", "x-b": "{", "x-c": "sub", "X_C": "iss", "transfer-encoding": "sub", "Content_Length": "sub", "x_forwarded-for": "sub"},
-			Metadata: []string{""}, MaxBytes: -1,
-		},
-		Replies:     RepliesConfig{Realm: "a\"b", ResourceMetadata: "nowhere", RetryAfter: time.Millisecond},
-		DecisionLog: DecisionLogConfig{Decisions: "some", PerSecond: -1},
-	}
-	var got []string
-	bad.Validate(func(path, format string, args ...any) {
-		assert.NotEmpty(t, fmt.Sprintf(format, args...))
-		assert.NotContains(t, fmt.Sprintf(format, args...), "%!")
-		got = append(got, path)
-	})
-	assert.ElementsMatch(t, []string{
-		"listen.grpc", "listen.grpc_tls", "listen.grpc_tls.client_names",
-		"headers.claims.:path", "headers.claims.Host", "headers.claims.a b", "headers.claims.authorization", "headers.claims.x-a", "headers.claims.x-b",
-		"headers.claims.x-c", "headers.claims.transfer-encoding", "headers.claims.Content_Length", "headers.claims.x_forwarded-for", "headers.max_bytes", "headers.metadata[0]",
-		"replies.realm", "replies.resource_metadata", "replies.retry_after", "decision_log.decisions", "decision_log.per_second",
-	}, got)
-	_, err := NewServer(allowAll(), bad, Options{})
-	require.Error(t, err)
-	_ = authz.Fault(nil)
 }

@@ -18,7 +18,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// strict decodes an answer and holds it to what every answer must be.
+// strict decodes a CheckResponse and checks the rules that every response must follow.
 func strict(t testing.TB, b []byte) *authv3.CheckResponse {
 	t.Helper()
 	var r authv3.CheckResponse
@@ -26,7 +26,7 @@ func strict(t testing.TB, b []byte) *authv3.CheckResponse {
 	require.NoError(t, r.ValidateAll())
 	require.Empty(t, r.ProtoReflect().GetUnknown())
 	require.NotNil(t, r.GetStatus(), "Envoy takes an unset status for an allow")
-	require.Nil(t, r.GetErrorResponse(), "Envoy lets error_response through with failure_mode_allow")
+	require.Nil(t, r.GetErrorResponse(), "Envoy allows on error_response if failure_mode_allow is on")
 	ok, denied := r.GetOkResponse(), r.GetDeniedResponse()
 	if r.GetStatus().GetCode() == int32(codes.OK) {
 		require.NotNil(t, ok)
@@ -55,7 +55,7 @@ func TestEveryReasonHasAReply(t *testing.T) {
 	for _, reason := range authz.Reasons() {
 		row, ok := replies[reason]
 		if (authz.Decision{Reason: reason}).Allowed() {
-			assert.False(t, ok, "%s allows: it has no reply, and asking for one denies", reason)
+			assert.False(t, ok, "%s allows, so it has no reply", reason)
 			assert.Equal(t, http.StatusForbidden, replyTo(reason).status)
 			continue
 		}
@@ -124,7 +124,7 @@ func TestReasonsOutOfRangeAreDenied(t *testing.T) {
 	}
 }
 
-// The table in the documentation is this one.
+// The table in the documentation is generated from replies.
 func TestDocumentedReplies(t *testing.T) {
 	t.Parallel()
 	const file = "../docs/headers.md"

@@ -31,20 +31,20 @@ func TestSampleRefusesBadAddresses(t *testing.T) {
 	}
 }
 
-// golden compares got with a file, or writes the file with -update.
+// golden compares got with the content of file. With -update it writes the file first.
 func golden(t *testing.T, file, got string) {
 	t.Helper()
 	if *update {
 		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
 	}
 	want, err := os.ReadFile(file)
-	require.NoError(t, err, "run the test with -update to make it")
+	require.NoError(t, err, "run the test with -update to create it")
 	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s differs; run the test with -update, then read the difference:\n%s", file, d)
+		t.Errorf("%s differs; run the test with -update and review the difference:\n%s", file, d)
 	}
 }
 
-// docker-compose.yml runs the same template with the names of its services.
+// docker-compose.yml uses the same template with its own service names.
 func TestComposeFileIsCurrent(t *testing.T) {
 	t.Parallel()
 	got, err := SampleConfig(Sample{Listen: "0.0.0.0:8080", Service: "jwt-bouncer:9191", Upstream: "upstream:9001"})
@@ -52,7 +52,7 @@ func TestComposeFileIsCurrent(t *testing.T) {
 	golden(t, "compose.yaml", got)
 }
 
-// So do the Kubernetes overlays.
+// The Kubernetes overlays use the same template.
 func TestOverlayFilesAreCurrent(t *testing.T) {
 	t.Parallel()
 	for file, s := range map[string]Sample{

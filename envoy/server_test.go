@@ -19,13 +19,14 @@ import (
 	"jwtbouncer/authz"
 )
 
-// deciderFunc is an Authorizer that does what a test says.
+// deciderFunc is an Authorizer that calls a function.
 type deciderFunc func(ctx context.Context, req *authz.Request) authz.Decision
 
 func (f deciderFunc) Authorize(ctx context.Context, req *authz.Request) authz.Decision {
 	return f(ctx, req)
 }
 
+// decide returns an Authorizer that always decides d.
 func decide(d authz.Decision) deciderFunc {
 	return func(context.Context, *authz.Request) authz.Decision { return d }
 }
@@ -40,7 +41,7 @@ func testToken() *authz.Token {
 	}
 }
 
-// running is a server on a free port, with a client.
+// running is a Server on a free port, with a client.
 type running struct {
 	server *Server
 	conn   *grpc.ClientConn

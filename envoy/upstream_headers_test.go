@@ -210,7 +210,7 @@ func FuzzAllowResponse(f *testing.F) {
 			require.Equal(t, int32(codes.OK), r.GetStatus().GetCode())
 			set, removed := headerMap(t, r.GetOkResponse().GetHeaders()), r.GetOkResponse().GetHeadersToRemove()
 			for name, value := range set {
-				require.NotContains(t, removed, name, "set and removed")
+				require.NotContains(t, removed, name, "both set and removed")
 				require.NotEmpty(t, value)
 				require.True(t, headerText(value), "%q", value)
 				require.Equal(t, strings.TrimSpace(value), strings.Trim(value, " "))

@@ -27,7 +27,7 @@ func decodeWire(wire []byte) (*authz.Request, error) {
 	return d.Decode(wire)
 }
 
-// official decodes with the generated types and copies what the product reads.
+// official decodes with the generated types and copies the fields that Decoder reads.
 func official(t testing.TB, wire []byte) (*authz.Request, error) {
 	t.Helper()
 	var m authv3.CheckRequest
@@ -63,7 +63,7 @@ func peer(p *authv3.AttributeContext_Peer) authz.Peer {
 	return authz.Peer{Address: p.GetAddress().GetSocketAddress().GetAddress(), Principal: p.GetPrincipal(), Certificate: p.GetCertificate()}
 }
 
-// sortMaps puts what came from a map into one order.
+// sortMaps sorts the lists that come from maps.
 func sortMaps(r *authz.Request, headersToo bool) {
 	byName := func(a, b authz.Header) int {
 		if c := strings.Compare(a.Name, b.Name); c != 0 {
@@ -77,9 +77,8 @@ func sortMaps(r *authz.Request, headersToo bool) {
 	}
 }
 
-// pruned is CheckRequest with only the fields the product reads. To a decoder
-// of this message everything else is an unknown field, as it is to ours, so
-// that the two must agree on errors, too.
+// pruned is CheckRequest with only the fields that Decoder reads. To the official decoder of this
+// message, as to Decoder, all other fields are unknown. So the two must agree on errors, too.
 var pruned = func() protoreflect.MessageDescriptor {
 	keep := map[string][]int32{
 		"envoy.service.auth.v3.CheckRequest":                              {1},
@@ -113,7 +112,7 @@ var pruned = func() protoreflect.MessageDescriptor {
 				f.TypeName = proto.String(rename.Replace(f.GetTypeName()))
 			}
 			if full == "envoy.config.core.v3.Address" && f.GetNumber() > 1 {
-				// The other kinds of address are not looked into.
+				// Decoder does not decode the other kinds of address.
 				f.Type, f.TypeName = descriptorpb.FieldDescriptorProto_TYPE_BYTES.Enum(), nil
 			}
 			if f.OneofIndex != nil {
@@ -158,14 +157,14 @@ var pruned = func() protoreflect.MessageDescriptor {
 
 func compareDecoders(t *testing.T, wire []byte) {
 	t.Helper()
-	kept := slices.Clone(wire)
+	before := slices.Clone(wire)
 	got, err := decodeWire(wire)
-	require.Equal(t, kept, wire, "the decoder writes to the wire")
+	require.Equal(t, before, wire, "the decoder modified the message")
 	errPruned := proto.Unmarshal(wire, dynamicpb.NewMessage(pruned))
-	require.Equal(t, errPruned == nil, err == nil, "product: %v, official: %v", err, errPruned)
+	require.Equal(t, errPruned == nil, err == nil, "Decoder: %v, official: %v", err, errPruned)
 	want, errOfficial := official(t, wire)
 	if errOfficial != nil {
-		return // at fault is a field that is not read, or both refused
+		return // of a field that Decoder does not read, or both fail
 	}
 	require.NoError(t, err)
 	var m authv3.CheckRequest
@@ -307,7 +306,7 @@ func TestDecoderIsReusedClean(t *testing.T) {
 	}
 	for i := range 6 {
 		decode(marshal(t, rawRequest()))
-		if i%2 == 0 { // Decode must not depend on it
+		if i%2 == 0 { // Decode must not depend on the call
 			d.Reset()
 		}
 		decode(marshal(t, fullRequest()))

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The one function that makes responses cannot be talked into a contradiction.
+// encodeResponse denies if the status contradicts the HTTP response.
 func TestContradictionsAreDenied(t *testing.T) {
 	t.Parallel()
 	for name, b := range map[string][]byte{
