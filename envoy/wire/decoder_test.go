@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -155,13 +156,28 @@ var pruned = func() protoreflect.MessageDescriptor {
 	return f.Messages().ByName("CheckRequest")
 }()
 
+// errPanic means that the official decoder panicked, as that of dynamic messages does if a map
+// entry repeats its key with another wire type (protobuf-go 1.36.12). That of generated types, which
+// official uses, does not.
+var errPanic = errors.New("panic")
+
+func unmarshalPruned(wire []byte) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errPanic
+		}
+	}()
+	return proto.Unmarshal(wire, dynamicpb.NewMessage(pruned))
+}
+
 func compareDecoders(t *testing.T, wire []byte) {
 	t.Helper()
 	before := slices.Clone(wire)
 	got, err := decodeWire(wire)
 	require.Equal(t, before, wire, "the decoder modified the message")
-	errPruned := proto.Unmarshal(wire, dynamicpb.NewMessage(pruned))
-	require.Equal(t, errPruned == nil, err == nil, "Decoder: %v, official: %v", err, errPruned)
+	if errPruned := unmarshalPruned(wire); !errors.Is(errPruned, errPanic) {
+		require.Equal(t, errPruned == nil, err == nil, "Decoder: %v, official: %v", err, errPruned)
+	}
 	want, errOfficial := official(t, wire)
 	if errOfficial != nil {
 		return // of a field that Decoder does not read, or both fail
@@ -264,6 +280,7 @@ func wireSeeds(t testing.TB) map[string][]byte {
 		"attributes as varint":  {0x08, 0x01},
 		"map entry empty":       field(append(slices.Clone(http), 3), nil),
 		"map key twice":         field(append(slices.Clone(http), 3), appendBytes(appendBytes(appendBytes(nil, 1, "a"), 1, "b"), 2, "v")),
+		"map key as varint":     field(append(slices.Clone(http), 3), appendUint(appendBytes(appendBytes(nil, 1, "a"), 2, "v"), 1, 1)),
 		"map value as varint":   field(append(slices.Clone(http), 3), appendUint(appendBytes(nil, 1, "a"), 2, 1)),
 		"map entry extra":       field(append(slices.Clone(http), 3), appendBytes(appendBytes(nil, 1, "a"), 9, "v")),
 		"group skipped":         {0x1b, 0x08, 0x01, 0x1c},
