@@ -17,7 +17,7 @@ func TestSpans(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewInMemoryExporter()
 	provider := trace.NewTracerProvider(trace.WithSyncer(spans))
-	r := run(t, decide(authz.Decision{Reason: authz.ReasonUnprovable, Route: "api"}), testConfig(), Options{TracerProvider: provider})
+	r := run(t, decide(authz.Decision{Reason: authz.ReasonRevocationUnknown, Route: "api"}), testConfig(), Options{TracerProvider: provider})
 	const ofRequest, ofEnvoy = "0af7651916cd43dd8448eb211c80319c", "1af7651916cd43dd8448eb211c80319c"
 	req := checkRequest(map[string]string{"traceparent": "00-" + ofRequest + "-b7ad6b7169203331-01"})
 	_, err := r.auth.Check(t.Context(), req)
@@ -32,6 +32,6 @@ func TestSpans(t *testing.T) {
 	assert.Equal(t, ofEnvoy, got[1].SpanContext.TraceID().String())
 	assert.False(t, got[2].Parent.IsValid())
 	attributes := fmt.Sprint(got[0].Attributes)
-	assert.Contains(t, attributes, "unprovable")
+	assert.Contains(t, attributes, "revocation_unknown")
 	assert.Contains(t, attributes, "api")
 }
