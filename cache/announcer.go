@@ -64,7 +64,7 @@ func (r *Redis) Announce(ctx context.Context, revocations []authz.Revocation) bo
 	if len(items) == 0 {
 		return true
 	}
-	if r.breaker.closed() {
+	if r.breaker.Ready() {
 		ctx, cancel := context.WithTimeout(ctx, announceAtOnce)
 		defer cancel()
 		err := r.hand(ctx, items)
@@ -202,7 +202,7 @@ func (a *announcer) run(ctx context.Context) {
 		}
 		wait := retryFirst
 		for sleep(ctx, jitter(wait)) {
-			if a.r.breaker.closed() && a.flush(ctx) == nil {
+			if a.r.breaker.Ready() && a.flush(ctx) == nil {
 				break
 			}
 			wait = min(2*wait, retryLast)

@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // Names in Redis. The two prefixes are shared with older deployments.
@@ -48,7 +49,7 @@ type Redis struct {
 	limit   atomic.Int64  // the lesser of that and the store's, in nanoseconds; 0: nothing is believed
 	clock   authz.Clock
 	log     *slog.Logger
-	breaker *breaker
+	breaker *breaker.Breaker
 	roll    *rollCall // nil: token:valid keys are neither read nor written
 	fills   chan fillJob
 	news    *announcer
@@ -114,7 +115,7 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 	}
 	if r.metrics, err = newRedisMetrics(o.Registry); err == nil {
 		r.news = newAnnouncer(r)
-		r.breaker, err = newBreaker(r.log, o.Registry)
+		r.breaker, err = r.newBreaker(o.Registry)
 	}
 	if err != nil {
 		stop()
@@ -127,7 +128,6 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 		r.roll = newRollCall(o.Clock, o.MaxStaleness)
 		r.run(ctx, r.callRolls)
 	}
-	r.run(ctx, r.probeLoop)
 	r.run(ctx, r.news.run)
 	for range fillWorkers {
 		r.run(ctx, r.fillLoop)
@@ -174,6 +174,7 @@ func (r *Redis) Close() error {
 	r.closing.Do(func() {
 		r.stop()
 		r.done.Wait()
+		r.breaker.Close()
 		r.closed = errors.Join(r.news.drain(2*time.Second), r.disconnect())
 	})
 	return r.closed
@@ -203,9 +204,7 @@ func (r *Redis) Ping(ctx context.Context) (err error) {
 // at the same time). Revoked wins over valid. A reply that is missing or in
 // error makes the answer Unknown unless another one says revoked.
 func (r *Redis) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
-	return r.breaker.do(ctx, r.cfg.Timeout, func(ctx context.Context) (authz.Verdict, error) {
-		return r.lookup(ctx, q)
-	})
+	return do(ctx, r, func(ctx context.Context) (authz.Verdict, error) { return r.lookup(ctx, q) })
 }
 
 func (r *Redis) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
@@ -299,17 +298,16 @@ func (r *Redis) Seen(ctx context.Context, key string, ttl time.Duration) (bool, 
 		ttl = time.Millisecond // SET refuses less, and a proof that old is refused elsewhere
 	}
 	sum := sha256.Sum256([]byte(key)) // fixed length, no foreign text in key names
-	verdict, err := r.breaker.do(ctx, r.cfg.Timeout, func(ctx context.Context) (authz.Verdict, error) {
+	return do(ctx, r, func(ctx context.Context) (bool, error) {
 		_, err := r.client.SetArgs(ctx, seenPrefix+hex.EncodeToString(sum[:]), "1", redis.SetArgs{Mode: "NX", TTL: ttl}).Result()
 		switch {
 		case err == nil:
-			return authz.NotRevoked, nil
+			return false, nil
 		case errors.Is(err, redis.Nil): // NX found the key
-			return authz.Revoked, nil
+			return true, nil
 		}
-		return authz.Unknown, fmt.Errorf("redis: %w", err)
+		return false, fmt.Errorf("redis: %w", err)
 	})
-	return verdict == authz.Revoked, err
 }
 
 // revokedKeys lists every key whose presence may revoke the token: its own

@@ -4,45 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
-	"github.com/sony/gobreaker/v2"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 const (
-	breakerFailures = 5                      // consecutive failures that open it
-	breakerWindow   = 10 * time.Second       // over which the failure rate is taken
-	breakerOpen     = 500 * time.Millisecond // until the first probe
-	probeTimeout    = 500 * time.Millisecond
-	probeEvery      = 500 * time.Millisecond // ± 25 %; healed within 5 s must hold with room
-	probesNeeded    = 2                      // successes in a row that close it
-	hastyLookup     = 20 * time.Millisecond  // with less time than that a failure is not held against the server
+	// waitingPerConnection is how many lookups may wait for each connection.
+	waitingPerConnection = 16
+	probeTimeout         = 500 * time.Millisecond // more than a lookup has: a probe may have to connect first
 )
 
-// ErrBreakerOpen is a lookup's error while the breaker keeps requests away
-// from a failing server.
-var ErrBreakerOpen = errors.New("circuit breaker is open")
-
-// breaker keeps requests from waiting for a dependency that does not answer.
-// Only while closed does a request reach the dependency: the probes that close
-// it again run in the background (Redis.probeLoop), so no request ever pays
-// for finding out.
-type breaker struct {
-	cb *gobreaker.CircuitBreaker[authz.Verdict]
-}
-
-// notItsFault wraps errors that say nothing about the dependency.
-type notItsFault struct{ error }
-
-func (e notItsFault) Unwrap() error { return e.error }
-
-func newBreaker(log *slog.Logger, reg prometheus.Registerer) (*breaker, error) {
+func (r *Redis) newBreaker(reg prometheus.Registerer) (*breaker.Breaker, error) {
 	// The dependency is a constant label so that each package can register its own.
 	state := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "jwt_bouncer_breaker_state",
@@ -54,94 +32,39 @@ func newBreaker(log *slog.Logger, reg prometheus.Registerer) (*breaker, error) {
 			return nil, fmt.Errorf("redis: register metrics: %w", err)
 		}
 	}
-	return &breaker{cb: gobreaker.NewCircuitBreaker[authz.Verdict](gobreaker.Settings{
-		Name: "redis", MaxRequests: probesNeeded, Interval: breakerWindow, BucketPeriod: time.Second, Timeout: breakerOpen,
-		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return c.ConsecutiveFailures >= breakerFailures || c.Requests >= 20 && c.TotalFailures*2 >= c.Requests
-		},
-		IsExcluded: func(err error) bool {
-			var not notItsFault
-			return errors.As(err, &not)
-		},
-		OnStateChange: func(_ string, from, to gobreaker.State) {
-			state.Set(float64(to))
-			if to == gobreaker.StateHalfOpen || from == gobreaker.StateHalfOpen && to == gobreaker.StateOpen {
-				return // a probe; only the outage and its end are news
-			}
-			log.Warn("circuit breaker", "from", from.String(), "to", to.String())
-		},
-	})}, nil
+	return breaker.New(breaker.Options{
+		// Half: a server that swallows everything must be seen as the one to blame
+		// while the next tier still has time to answer.
+		Name: "redis", Timeout: r.cfg.Timeout, Half: true, Concurrent: r.cfg.PoolSize, Waiting: waitingPerConnection * r.cfg.PoolSize,
+		// go-redis keeps to a context by itself (see RedisConfig.options), and its
+		// stack in a goroutine of its own doubles the cost of a lookup.
+		Inline: true, Probe: r.probe, ProbeTimeout: probeTimeout, Logger: r.log, State: state,
+	}), nil
 }
 
-// closed reports whether requests are let through.
-func (b *breaker) closed() bool { return b.cb.State() == gobreaker.StateClosed }
-
-// do runs f for at most timeout and half of ctx's time, or returns
-// ErrBreakerOpen at once.
-func (b *breaker) do(ctx context.Context, timeout time.Duration, f func(context.Context) (authz.Verdict, error)) (authz.Verdict, error) {
-	if !b.closed() {
-		return authz.Unknown, fmt.Errorf("redis: %w", ErrBreakerOpen)
-	}
-	// Half of what is left at most: the next tier has to answer in the other
-	// half, and a server that swallows everything must be seen as the one to blame.
-	patience := timeout
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, time.Until(deadline)/2)
-	}
-	hasty := timeout < min(hastyLookup, patience)
-	bounded, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	v, err := b.execute(func() (authz.Verdict, error) {
-		v, err := f(bounded)
-		// The caller went away or came with too little time, or this process
-		// wants more connections than it may have: not the server's failure.
-		if err != nil && (hasty || ctx.Err() != nil || errors.Is(err, redis.ErrPoolTimeout)) {
-			err = notItsFault{err}
+// do runs f behind the breaker.
+func do[T any](ctx context.Context, r *Redis, f func(context.Context) (T, error)) (T, error) {
+	return breaker.Do(ctx, r.breaker, func(ctx context.Context) (T, error) {
+		v, err := f(ctx)
+		if errors.Is(err, redis.ErrPoolTimeout) { // this process wants more connections than it may have
+			err = breaker.Ignore(err)
 		}
 		return v, err
 	})
-	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		err = fmt.Errorf("redis: %w", ErrBreakerOpen)
-	}
-	if err != nil {
-		return authz.Unknown, err
-	}
-	return v, nil
 }
 
-// execute runs f as one request; a panic in it is a failure like any other.
-func (b *breaker) execute(f func() (authz.Verdict, error)) (authz.Verdict, error) {
-	return b.cb.Execute(func() (v authz.Verdict, err error) {
-		defer recovered(&err)
-		return f()
-	})
-}
-
-// probeLoop closes the breaker again. A probe reads as a lookup does: a server
-// that answers PING but is loading, not allowed to us, or without its slots
-// has not healed.
-func (r *Redis) probeLoop(ctx context.Context) {
-	for sleep(ctx, jitter(probeEvery)) {
-		if r.breaker.closed() {
-			continue
-		}
-		_, err := r.breaker.execute(func() (authz.Verdict, error) {
-			ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-			defer cancel()
-			_, err := r.lookup(ctx, &authz.Query{Keys: probeKeys[:]})
-			return authz.Unknown, err
-		})
-		if err != nil && !errors.Is(err, gobreaker.ErrOpenState) {
-			r.log.Debug("probe failed", "error", err)
-		}
-	}
+// probe reads as a lookup does: a server that answers PING but is loading, not
+// allowed to us, or without its slots has not healed.
+func (r *Redis) probe(ctx context.Context) error {
+	_, err := r.read(ctx, probeKeys[:])
+	return err
 }
 
 // probeKeys lie in different slots, so that a probe meets most masters of a
 // Cluster.
-var probeKeys = func() (keys [16]authz.Key) {
+var probeKeys = func() (keys [16]string) {
 	for i := range keys {
-		keys[i][0] = byte(i)
+		keys[i] = revokedKey(authz.Key{byte(i)})
 	}
 	return keys
 }()

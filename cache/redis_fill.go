@@ -27,7 +27,7 @@ type fillJob struct {
 // it names, without a round trip, the roll call known before the authority is
 // asked.
 func (r *Redis) Begin(context.Context, *authz.Query) (time.Time, bool) {
-	if !r.breaker.closed() {
+	if !r.breaker.Ready() {
 		return time.Time{}, false
 	}
 	return time.Unix(0, int64(r.clock.Boot())), true
@@ -62,7 +62,7 @@ func (r *Redis) fillLoop(ctx context.Context) {
 			return
 		case job := <-r.fills:
 			result := "dropped"
-			if r.breaker.closed() {
+			if r.breaker.Ready() {
 				result = "written"
 				if err := r.fill(ctx, job); err != nil {
 					result = "failed"

@@ -200,7 +200,7 @@ func (c *rollCall) before(mark time.Duration) (id string, ok bool) {
 // callRolls keeps the roll call going until ctx ends.
 func (r *Redis) callRolls(ctx context.Context) {
 	for {
-		if r.breaker.closed() {
+		if r.breaker.Ready() {
 			if err := r.callRoll(ctx); err != nil && ctx.Err() == nil {
 				r.log.Debug("roll call failed; token:valid entries cannot be used", "error", err)
 			}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 var (
@@ -107,6 +108,14 @@ func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 	return s
 }
 
+// run lets the actors act until all have ended.
+func (s *simulation) run() {
+	s.simWorld.run()
+	for _, n := range s.nodes {
+		n.redis.breaker.Close()
+	}
+}
+
 func (s *simulation) newNode(name string, v simVariant) *simNode {
 	w := s.simWorld
 	n := &simNode{w: w, name: name, variant: v, skew: w.upTo(time.Minute) - 30*time.Second}
@@ -140,15 +149,23 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 func (s *simulation) newRedis(n *simNode) *Redis {
 	log := slog.New(slog.DiscardHandler)
 	r := &Redis{client: s.redis.client(n), cfg: DefaultRedisConfig(), bound: simStaleness, clock: n.clock, log: log, fills: make(chan fillJob, fillQueue)}
-	r.cfg.Timeout = time.Hour // real time, of which none passes here
 	r.metrics, _ = newRedisMetrics(nil)
-	r.breaker, _ = newBreaker(log, nil)
+	r.breaker = n.newBreaker()
 	r.news = newAnnouncer(r)
 	if n.variant.lookup {
 		r.roll = newRollCall(n.clock, simStaleness)
 	}
 	r.Limit(simStaleness, "") // without it no entry would be believed, and nothing shown
 	return r
+}
+
+// newBreaker returns a breaker whose probes, which go by the real clock, reach
+// nothing: people replace one that has opened.
+func (n *simNode) newBreaker() *breaker.Breaker {
+	return breaker.New(breaker.Options{
+		Name: "redis", Timeout: time.Hour, Half: true, Concurrent: 100,
+		Inline: true, Probe: func(context.Context) error { return errSimAway },
+	})
 }
 
 // people are those who use the node.
@@ -158,10 +175,11 @@ func (s *simulation) people(n *simNode) *simNode {
 	}
 	s.spawn(n.name+"/news", n, 0, func() {
 		for !s.over() {
-			if n.redis.breaker.closed() {
+			if n.redis.breaker.Ready() {
 				_ = n.redis.news.flush(context.Background())
 			} else {
-				n.redis.breaker, _ = newBreaker(n.redis.log, nil) // its probes run by the real clock
+				go n.redis.breaker.Close() // waits for calls of actors that are asleep
+				n.redis.breaker = n.newBreaker()
 			}
 			s.sleep(s.upTo(simStaleness / 2))
 		}

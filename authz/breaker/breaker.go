@@ -59,10 +59,16 @@ type Gauge interface{ Set(value float64) }
 
 // Options configure a Breaker.
 type Options struct {
-	Name       string        // of the dependency; begins every error that is not f's own
-	Timeout    time.Duration // of one call, waiting for its turn included; required
-	Concurrent int           // calls that run at the same time; at least 1
-	Waiting    int           // calls that may wait for a running one to end; 0: none
+	Name    string        // of the dependency; begins every error that is not f's own
+	Timeout time.Duration // of one call, waiting for its turn included; required
+	// Half: a call has at most half of its caller's time, because there is
+	// somebody else to ask in the other half.
+	Half bool
+	// Inline: calls run on their caller's goroutine, because they keep to their
+	// context by themselves. Otherwise one that does not end in time is left behind.
+	Inline     bool
+	Concurrent int // calls that run at the same time; at least 1
+	Waiting    int // calls that may wait for a running one to end; 0: none
 	// Probe calls the dependency as a request does. A dependency that answers a
 	// mere ping may still be unable to serve. Required.
 	Probe        func(context.Context) error
@@ -121,27 +127,33 @@ func (b *Breaker) Ready() bool {
 	return b.state == Closed && !b.closing
 }
 
-// Do calls f with a context that ends with ctx, and after Options.Timeout. It
-// returns by then whether f does or not: f runs beside its caller and is left
-// behind, bounded in number, so it must keep nothing that the caller reuses.
-// A panic in f is an error that wraps ErrPanicked.
-func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, error)) (T, error) {
+// Do calls f with a context that ends after Options.Timeout or ctx's deadline
+// (see Options.Half). Unless the Breaker is Inline, Do returns by then whether f
+// does or not, and f must keep nothing that its caller reuses. A panic in f is
+// an error that wraps ErrPanicked.
+func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, error)) (value T, err error) {
+	limit := b.o.Timeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		if b.o.Half {
+			left /= 2
+		}
+		limit = min(limit, left)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	trips, err := b.enter(ctx)
+	if err != nil {
+		return value, fmt.Errorf("%s: %w", b.o.Name, err)
+	}
 	type result struct {
 		value T
 		err   error
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.o.Timeout)
-	defer cancel()
-	trips, err := b.enter(ctx)
-	if err != nil {
-		return *new(T), fmt.Errorf("%s: %w", b.o.Name, err)
-	}
-	done := make(chan result, 1)
-	go func() {
+	call := func() (r result) {
 		defer b.leave()
 		deadline, _ := ctx.Deadline()
 		callerDeadlineTooShort := time.Until(deadline) < b.o.Timeout/3
-		var r result
 		r.err = b.guard(func() (err error) { r.value, err = f(ctx); return err })
 		switch {
 		case r.err != nil && errors.Is(ctx.Err(), context.Canceled): // the caller went away
@@ -150,8 +162,14 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 		default:
 			b.count(trips, r.err)
 		}
-		done <- r
-	}()
+		return r
+	}
+	if b.o.Inline {
+		r := call()
+		return r.value, r.err
+	}
+	done := make(chan result, 1)
+	go func() { done <- call() }()
 	select {
 	case r := <-done:
 		return r.value, r.err
@@ -161,7 +179,7 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 	case r := <-done:
 		return r.value, r.err
 	default:
-		return *new(T), fmt.Errorf("%s: no answer: %w", b.o.Name, ctx.Err())
+		return value, fmt.Errorf("%s: no answer: %w", b.o.Name, ctx.Err())
 	}
 }
 

@@ -355,6 +355,45 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// A call behind which there is somebody else to ask leaves them half of the time.
+func TestHalfOfTheTime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(o *Options) { o.Half = true }, func(t *testing.T, d *dependency, b *Breaker) {
+		for left, want := range map[time.Duration]time.Duration{time.Second: 500 * time.Millisecond, time.Minute: time.Second} {
+			ctx, cancel := context.WithTimeout(t.Context(), left)
+			defer cancel()
+			release := make(chan struct{})
+			start := time.Now()
+			_, err := Do(ctx, b, d.hang(release))
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Equal(t, want, time.Since(start))
+			close(release)
+		}
+	})
+}
+
+// A call that keeps to its context runs where its caller does, under the same
+// bounds, and what it knows at the end of its time is its answer.
+func TestInline(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(o *Options) { o.Inline, o.Concurrent, o.Waiting = true, 1, 0 }, func(t *testing.T, d *dependency, b *Breaker) {
+		v, err := Do(t.Context(), b, func(ctx context.Context) (int, error) {
+			_, err := Do(t.Context(), b, d.call)
+			require.ErrorIs(t, err, ErrBusy)
+			<-ctx.Done()
+			return 7, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 7, v)
+		for range tripConsecutive {
+			_, err = Do(t.Context(), b, func(context.Context) (int, error) { panic("boom") })
+			require.ErrorIs(t, err, ErrPanicked)
+		}
+		_, err = Do(t.Context(), b, d.call)
+		require.ErrorIs(t, err, ErrOpen)
+	})
+}
+
 func BenchmarkDo(b *testing.B) {
 	d := &dependency{}
 	br := d.breaker(nil)
