@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// Announcer spreads the news of committed revocations: a hint that makes
-// enforcement fast, never part of the proof.
-type Announcer interface {
-	// Announce returns whether the news was handed over at once. What was not
-	// is retried in the background within the announcer's own bounds.
-	Announce(ctx context.Context, revocations []Revocation) (published bool)
+// Publisher tells other sidecars about committed revocations. It makes
+// enforcement fast and is never part of the proof.
+type Publisher interface {
+	// Publish reports whether all revocations were published before it returned.
+	// Those that were not are retried in the background within the publisher's
+	// own bounds. It must not keep revocations after it returns.
+	Publish(ctx context.Context, revocations []Revocation) (published bool)
 }
 
 // Wait says when Revoke returns.
@@ -42,10 +43,10 @@ type Fleet interface {
 }
 
 // Revoker is the write path: ledger first (from the commit on it is revoked),
-// then the announcement.
+// then the publisher.
 type Revoker struct {
 	ledger    Ledger
-	announcer Announcer // nil: sidecars learn by their own sync
+	publisher Publisher // nil: sidecars learn by their own sync
 	bound     time.Duration
 	told      atomic.Int64 // the fleet's max_staleness when the ledger was asked last
 	clock     Clock
@@ -53,11 +54,11 @@ type Revoker struct {
 
 // NewRevoker returns a Revoker. Its receipts promise the fleet's max_staleness
 // where the ledger is a Fleet, else bound.
-func NewRevoker(l Ledger, a Announcer, bound time.Duration, clock Clock) *Revoker {
-	return &Revoker{ledger: l, announcer: a, bound: bound, clock: clock}
+func NewRevoker(l Ledger, p Publisher, bound time.Duration, clock Clock) *Revoker {
+	return &Revoker{ledger: l, publisher: p, bound: bound, clock: clock}
 }
 
-// Revoke stores the revocations, all or none, and announces them. An error
+// Revoke stores the revocations, all or none, and publishes them. An error
 // means that success is not known; see Ledger.Append for which.
 func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wait) (Receipt, error) {
 	for i := range revocations {
@@ -72,8 +73,8 @@ func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation, wait Wai
 	}
 	committed := r.clock.Boot()
 	rec := Receipt{Revocations: stored, Committed: r.clock.Now()}
-	if r.announcer != nil {
-		rec.Published = r.announcer.Announce(ctx, stored)
+	if r.publisher != nil {
+		rec.Published = r.publisher.Publish(ctx, stored)
 	}
 	rec.EnforcedWithin = r.promise(ctx, before)
 	if wait != WaitEnforced {

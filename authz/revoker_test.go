@@ -27,17 +27,17 @@ func (b *book) Append(_ context.Context, rs []authz.Revocation) ([]authz.Revocat
 	return rs, nil
 }
 
-// herald is an Announcer that takes its time.
-type herald struct {
+// slowPublisher is a Publisher that takes its time.
+type slowPublisher struct {
 	takes time.Duration
 	done  bool
 	said  int
 }
 
-func (h *herald) Announce(_ context.Context, rs []authz.Revocation) bool {
-	time.Sleep(h.takes)
-	h.said += len(rs)
-	return h.done
+func (p *slowPublisher) Publish(_ context.Context, rs []authz.Revocation) bool {
+	time.Sleep(p.takes)
+	p.said += len(rs)
+	return p.done
 }
 
 func order() []authz.Revocation {
@@ -49,18 +49,18 @@ func TestRevokeWaits(t *testing.T) {
 	const bound = 30 * time.Second
 	for name, c := range map[string]struct {
 		wait  authz.Wait
-		takes time.Duration // to announce
+		takes time.Duration // to publish
 		want  time.Duration
 	}{
-		"committed":                          {authz.WaitCommitted, 0, 0},
-		"enforced":                           {authz.WaitEnforced, 0, bound},
-		"enforced, the announcement counted": {authz.WaitEnforced, 7 * time.Second, bound},
-		"enforced, announced after it":       {authz.WaitEnforced, 40 * time.Second, 40 * time.Second},
+		"committed":                             {authz.WaitCommitted, 0, 0},
+		"enforced":                              {authz.WaitEnforced, 0, bound},
+		"enforced, the time to publish counted": {authz.WaitEnforced, 7 * time.Second, bound},
+		"enforced, published after it":          {authz.WaitEnforced, 40 * time.Second, 40 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				h := &herald{takes: c.takes, done: true}
+				h := &slowPublisher{takes: c.takes, done: true}
 				r := authz.NewRevoker(&book{}, h, bound, authztest.BubbleClock{Start: time.Now()})
 				start := time.Now()
 				rec, err := r.Revoke(t.Context(), order(), c.wait)
@@ -89,11 +89,11 @@ func TestRevokeWaitInterrupted(t *testing.T) {
 	})
 }
 
-// What the ledger has not committed is not announced, and never a success.
+// What the ledger has not committed is not published, and never a success.
 func TestRevokeFailure(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []error{authz.ErrUnavailable, authz.ErrOutcomeUnknown, authz.ErrInvalid, errors.New("odd")} {
-		h := &herald{}
+		h := &slowPublisher{}
 		rec, err := authz.NewRevoker(&book{err: cause}, h, time.Minute, authz.SystemClock{}).Revoke(t.Context(), order(), authz.WaitCommitted)
 		require.ErrorIs(t, err, cause)
 		require.Empty(t, rec)

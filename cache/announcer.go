@@ -22,9 +22,9 @@ const (
 	retryLast       = 5 * time.Second
 )
 
-// ErrNotAnnounced is Close's error when it gave up announcements: what they
+// ErrNotPublished is Close's error when it gave up announcements: what they
 // announce is in force all the same, and sidecars learn of it by their own sync.
-var ErrNotAnnounced = errors.New("revocations were not announced")
+var ErrNotPublished = errors.New("revocations were not announced")
 
 // newsItem is one revocation on its way to Redis.
 type newsItem struct {
@@ -47,11 +47,11 @@ func newAnnouncer(r *Redis) *announcer {
 	return &announcer{r: r, wake: make(chan struct{}, 1), pending: map[authz.Key]newsItem{}}
 }
 
-// Announce implements authz.Announcer: for every revocation SET token:revoked
+// Publish implements authz.Publisher: for every revocation SET token:revoked
 // until its tokens have expired and DEL token:valid, then one PUBLISH. It
 // keeps its caller for 250 ms at most; what is not handed over by then waits
 // in a bounded queue and is retried until it has expired.
-func (r *Redis) Announce(ctx context.Context, revocations []authz.Revocation) bool {
+func (r *Redis) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	items := make([]newsItem, 0, len(revocations))
 	for i := range revocations {
 		rev := &revocations[i]
@@ -269,7 +269,7 @@ func (a *announcer) drain(limit time.Duration) error {
 		if !sleep(ctx, jitter(wait)) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			return fmt.Errorf("redis: %d %w; sidecars learn of them by their own sync: %w", len(a.pending), ErrNotAnnounced, err)
+			return fmt.Errorf("redis: %d %w; sidecars learn of them by their own sync: %w", len(a.pending), ErrNotPublished, err)
 		}
 	}
 }

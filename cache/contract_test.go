@@ -43,7 +43,7 @@ func TestRedisTierContract(t *testing.T) {
 		r := open(t, at(server.Addr))
 		return authztest.TierSubject{Tier: r, Revoke: func(ctx context.Context, rs ...authz.Revocation) error {
 			stored, err := authority.Append(ctx, rs)
-			if err == nil && !r.Announce(ctx, stored) {
+			if err == nil && !r.Publish(ctx, stored) {
 				err = fmt.Errorf("not handed over at once")
 			}
 			return err

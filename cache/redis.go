@@ -64,7 +64,7 @@ type Redis struct {
 var (
 	_ authz.Tier      = (*Redis)(nil)
 	_ authz.Filler    = (*Redis)(nil)
-	_ authz.Announcer = (*Redis)(nil)
+	_ authz.Publisher = (*Redis)(nil)
 )
 
 // RedisOptions are what a Redis needs from outside.

@@ -94,7 +94,7 @@ func TestRedisFaults(t *testing.T) {
 			_, err = r.Seen(t.Context(), "k", time.Second)
 			require.ErrorIs(t, err, breaker.ErrOpen)
 
-			require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-late", nil)}))
+			require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-late", nil)}))
 			fault.end(t, s, p)
 			healed(t, r)
 			harness.Eventually(t, 10*time.Second, "the announcement arrives by itself", func(ctx context.Context) error {
@@ -119,7 +119,7 @@ func TestRedisRefusals(t *testing.T) {
 	refused := func(t *testing.T, r *Redis, id string) {
 		t.Helper()
 		begun := time.Now()
-		require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-"+id, nil)}))
+		require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-"+id, nil)}))
 		require.Less(t, time.Since(begun), time.Second)
 	}
 	arrives := func(t *testing.T, r *Redis, id string) {
@@ -181,11 +181,11 @@ func TestRedisRefusals(t *testing.T) {
 		r := open(t, at(s.Addr))
 		q := tokenOf("flush", 1)
 		teach(t, r, r, q)
-		require.True(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
+		require.True(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
 		s.Do(t, "FLUSHALL")
 		s.Do(t, "SCRIPT", "FLUSH")
 		require.Equal(t, authz.Unknown, ask(t, r, q), "what was forgotten proves nothing")
-		require.True(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
+		require.True(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
 		require.Equal(t, authz.Revoked, ask(t, r, q))
 		teach(t, r, r, tokenOf("flush2", 1))
 	})
@@ -231,11 +231,11 @@ func TestRedisSentinelFailover(t *testing.T) {
 	healed(t, r)
 	var hints atomic.Int64
 	subscribed(t, r, &hints)
-	require.True(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-a", nil)}))
+	require.True(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-a", nil)}))
 	require.NoError(t, r.client.Do(t.Context(), "WAIT", 1, 1000).Err())
 	before := hints.Load()
 	g.Master.Stop()
-	require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-b", nil)}))
+	require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-b", nil)}))
 	harness.Eventually(t, 20*time.Second, "the new master answers, with old and new revocations", func(ctx context.Context) error {
 		for _, id := range []string{"a", "b"} {
 			if v, err := r.Lookup(ctx, ptr(tokenOf(id, 1))); v != authz.Revoked {
@@ -314,7 +314,7 @@ func TestRedisClusterMasterLost(t *testing.T) {
 	var hints atomic.Int64
 	subscribed(t, r, &hints)
 	c.Nodes[0].Stop()
-	r.Announce(t.Context(), many)
+	r.Publish(t.Context(), many)
 	harness.Eventually(t, 30*time.Second, "every slot is served again and every revocation there", func(ctx context.Context) error {
 		for i := range many {
 			if v, err := r.Lookup(ctx, ptr(tokenOf(fmt.Sprint(i), 1))); v != authz.Revoked {
@@ -325,7 +325,7 @@ func TestRedisClusterMasterLost(t *testing.T) {
 	})
 	before := hints.Load()
 	require.Eventually(t, func() bool {
-		r.Announce(t.Context(), many[:1])
+		r.Publish(t.Context(), many[:1])
 		return hints.Load() > before
 	}, 10*time.Second, 50*time.Millisecond, "announcements are heard again")
 }
@@ -356,7 +356,7 @@ func TestSubscriber(t *testing.T) {
 			for i := range hints {
 				before[i] = hints[i].Load()
 			}
-			require.True(t, announcer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, fmt.Sprint(n), nil)}))
+			require.True(t, announcer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, fmt.Sprint(n), nil)}))
 			for i := range hints {
 				require.Eventually(t, func() bool { return hints[i].Load() > before[i] }, 5*time.Second, time.Millisecond, "message %d at %d", n, i)
 			}
@@ -392,7 +392,7 @@ func TestSubscriberBlackHole(t *testing.T) {
 			direct := open(t, at(s.Addr))
 			before := hints.Load()
 			require.Eventually(t, func() bool {
-				direct.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
+				direct.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
 				return hints.Load() > before
 			}, 10*time.Second, 20*time.Millisecond)
 		})
@@ -420,7 +420,7 @@ func TestAnnouncerClose(t *testing.T) {
 		r := open(t, impatient(p.Addr))
 		healed(t, r)
 		p.Down()
-		require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-drain", nil)}))
+		require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-drain", nil)}))
 		p.Heal()
 		require.NoError(t, r.Close())
 		require.Equal(t, authz.Revoked, ask(t, open(t, at(s.Addr)), tokenOf("drain", 1)))
@@ -431,7 +431,7 @@ func TestAnnouncerClose(t *testing.T) {
 		p := harness.Proxy(t, s.Addr)
 		r := open(t, impatient(p.Addr))
 		p.BlackHole()
-		require.False(t, r.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "1", nil), revocation(authz.KindSub, "2", nil)}))
+		require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "1", nil), revocation(authz.KindSub, "2", nil)}))
 		begun := time.Now()
 		require.ErrorContains(t, r.Close(), "2 revocations were not announced")
 		require.Less(t, time.Since(begun), 5*time.Second)

@@ -148,7 +148,7 @@ func TestRedisTier(t *testing.T) {
 					v = authz.TokenValue("h." + name + ".s")
 				}
 				require.Equal(t, authz.Unknown, ask(t, reader, q), "a miss proves nothing")
-				require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(kind, v, func(r *authz.Revocation) { r.NotBefore = c.nb })}))
+				require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(kind, v, func(r *authz.Revocation) { r.NotBefore = c.nb })}))
 				require.Equal(t, c.want, ask(t, reader, q), name)
 			}
 		}
@@ -156,20 +156,20 @@ func TestRedisTier(t *testing.T) {
 		t.Run("revoked wins over valid", func(t *testing.T) {
 			q := tokenOf("wins", iat)
 			teach(t, writer, reader, q)
-			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-wins", nil)}))
+			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-wins", nil)}))
 			require.Equal(t, authz.Revoked, ask(t, reader, q))
 		})
 		t.Run("announcing a token removes its valid entry", func(t *testing.T) {
 			q := tokenOf("gone", iat)
 			teach(t, writer, reader, q)
-			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindToken, authz.TokenValue("h.gone.s"), nil)}))
+			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindToken, authz.TokenValue("h.gone.s"), nil)}))
 			require.EqualValues(t, 0, do("", "EXISTS", validKey(q.TokenKey)))
 		})
 		t.Run("the stricter of two announcements stays, and the longer", func(t *testing.T) {
 			q := tokenOf("strict", iat)
 			late := time.Now().Add(2 * time.Hour)
-			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-strict", func(r *authz.Revocation) { r.ExpiresAt = late })}))
-			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-strict", func(r *authz.Revocation) { r.NotBefore = before })}))
+			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-strict", func(r *authz.Revocation) { r.ExpiresAt = late })}))
+			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-strict", func(r *authz.Revocation) { r.NotBefore = before })}))
 			require.Equal(t, authz.Revoked, ask(t, reader, q))
 			ttl, ok := do("", "TTL", revokedKey(q.Keys[1])).(int64)
 			require.True(t, ok)
@@ -219,7 +219,7 @@ func TestRedisTier(t *testing.T) {
 			do("", "LPUSH", revokedKey(foreign.TokenKey), "x")
 			do("", "SET", revokedKey(odd.Keys[0]), strings.Repeat("x", 2*maxReplyString))
 			require.Equal(t, authz.Unknown, ask(t, reader, foreign), "no error either")
-			require.True(t, writer.Announce(t.Context(), []authz.Revocation{
+			require.True(t, writer.Publish(t.Context(), []authz.Revocation{
 				revocation(authz.KindJTI, "jti-foreign", nil), revocation(authz.KindToken, authz.TokenValue("h.foreign.s"), nil),
 				revocation(authz.KindJTI, "jti-replaced", func(r *authz.Revocation) { r.NotBefore = before }), revocation(authz.KindJTI, "jti-other", nil),
 			}))
@@ -268,7 +268,7 @@ func TestRedisTier(t *testing.T) {
 				many[i] = revocation(authz.KindJTI, fmt.Sprintf("jti-many%d", i), nil)
 			}
 			harness.Eventually(t, 20*time.Second, "all are there", func(ctx context.Context) error {
-				writer.Announce(ctx, many)
+				writer.Publish(ctx, many)
 				v, err := reader.Lookup(ctx, ptr(tokenOf("many1199", iat)))
 				if err == nil && v != authz.Revoked {
 					err = errors.New(v.String())
@@ -291,7 +291,7 @@ func TestRedisTier(t *testing.T) {
 			require.False(t, seen)
 		})
 		t.Run("whole issuer", func(t *testing.T) {
-			require.True(t, writer.Announce(t.Context(), []authz.Revocation{revocation(authz.KindIss, "", func(r *authz.Revocation) { r.NotBefore = after })}))
+			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindIss, "", func(r *authz.Revocation) { r.NotBefore = after })}))
 			require.Equal(t, authz.Revoked, ask(t, reader, tokenOf("any", iat)))
 			require.Equal(t, authz.Unknown, ask(t, reader, tokenOf("any", iat+1)))
 		})
@@ -397,7 +397,7 @@ func TestRedisLegacyKeys(t *testing.T) {
 		require.Equal(t, authz.Unknown, ask(t, on, nameless), "no jti, no legacy key")
 
 		do("", "SET", "token:valid:jti-new", "{}")
-		require.True(t, on.Announce(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-new", nil)}))
+		require.True(t, on.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-new", nil)}))
 		require.Equal(t, "1", do("", "GET", "token:revoked:jti-new"), "older readers see new revocations")
 		require.EqualValues(t, 0, do("", "EXISTS", "token:valid:jti-new"))
 		ttl, ok := do("", "TTL", "token:revoked:jti-new").(int64)
@@ -598,7 +598,7 @@ func TestRedisGarbage(t *testing.T) {
 					require.NotEqual(t, authz.NotRevoked, v, "%.30q", reply)
 					calm(err)
 				}
-				announced := r.Announce(ctx, []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
+				announced := r.Publish(ctx, []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
 				require.False(t, announced && !strings.ContainsAny(reply[:1], "+:$*_#"), "%.30q", reply)
 				calm(r.fill(ctx, fillJob{query: q, verdict: authz.NotRevoked}))
 				calm(r.callRoll(ctx))

@@ -262,9 +262,9 @@ func (s *simulation) check(n *simNode) {
 // revoke is somebody who revokes through the product.
 func (s *simulation) revoke() {
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
-	var announcer authz.Announcer = n.redis
+	var announcer authz.Publisher = n.redis
 	if n.variant.tier == seedScheme {
-		announcer = simSeedAnnouncer{n}
+		announcer = simSeedPublisher{n}
 	}
 	r := authz.NewRevoker(s.postgres, announcer, simStaleness, n.clock)
 	for range 2 {
@@ -432,9 +432,9 @@ func (t simSeedTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict,
 	return v, err
 }
 
-type simSeedAnnouncer struct{ node *simNode }
+type simSeedPublisher struct{ node *simNode }
 
-func (a simSeedAnnouncer) Announce(ctx context.Context, revocations []authz.Revocation) bool {
+func (a simSeedPublisher) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	for _, r := range revocations {
 		if err := a.node.redis.client.Set(ctx, revokedPrefix+r.Value, "1", simCacheTTL).Err(); err != nil {
 			return false

@@ -108,9 +108,9 @@ func (f *fakeLedger) List(_ context.Context, filter authz.Filter) ([]authz.Revoc
 	return page, "", nil
 }
 
-type fakeAnnouncer struct{ away bool }
+type fakePublisher struct{ away bool }
 
-func (f fakeAnnouncer) Announce(context.Context, []authz.Revocation) bool { return !f.away }
+func (f fakePublisher) Publish(context.Context, []authz.Revocation) bool { return !f.away }
 
 // bench is a handler over fakes.
 type bench struct {
@@ -128,7 +128,7 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	b.ledger = &fakeLedger{now: time.Now}
 	b.o = Options{
 		Config: DefaultConfig(), Listen: "127.0.0.1:9192", Issuers: []string{issuerA},
-		Revoker: authz.NewRevoker(b.ledger, fakeAnnouncer{}, 30*time.Second, authz.SystemClock{}), Lister: b.ledger,
+		Revoker: authz.NewRevoker(b.ledger, fakePublisher{}, 30*time.Second, authz.SystemClock{}), Lister: b.ledger,
 		Gatherer: b.metrics, Registry: b.metrics, Clock: authz.SystemClock{},
 		Logger: slog.New(slog.NewJSONHandler(&lockedWriter{w: b.log}, nil)),
 	}

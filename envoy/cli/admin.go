@@ -74,20 +74,20 @@ func (a *admin) Usable(ctx context.Context) error {
 
 // Revoker returns the write path.
 func (a *admin) Revoker() *authz.Revoker {
-	var announcer authz.Announcer
+	var publisher authz.Publisher
 	if a.redis != nil {
-		announcer = a.redis
+		publisher = a.redis
 	}
-	return authz.NewRevoker(a.Store, announcer, a.bound, authz.SystemClock{})
+	return authz.NewRevoker(a.Store, publisher, a.bound, authz.SystemClock{})
 }
 
-// Close ends the connections; announcements still waiting are handed over first.
+// Close ends the connections; revocations still queued are published first.
 func (a *admin) Close() error {
 	var err error
 	if a.redis != nil {
-		// The order stands, and its receipt has said that it was not announced:
-		// a command that stored it has not failed.
-		if err = a.redis.Close(); errors.Is(err, cache.ErrNotAnnounced) {
+		// The revocation is stored, and its receipt has said that it was not
+		// published: the command has not failed.
+		if err = a.redis.Close(); errors.Is(err, cache.ErrNotPublished) {
 			err = nil
 		}
 	}

@@ -79,7 +79,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		tiers = append(tiers, c.redis)
 	}
 	tiers = append(tiers, c.store)
-	c.revoker = authz.NewRevoker(c.store, c.announcer(), s.Revocation.MaxStaleness, clock)
+	c.revoker = authz.NewRevoker(c.store, c.publisher(), s.Revocation.MaxStaleness, clock)
 	var tokens authz.TokenCache
 	if s.Tokens.Enabled {
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
@@ -147,26 +147,26 @@ func (c *core) replays(s Settings) policy.ReplayStore {
 	return policy.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, authz.SystemClock{})
 }
 
-// announcer spreads the news: to this process's own replica at once, to the
-// others through Redis.
-func (c *core) announcer() authz.Announcer {
+// publisher tells this process's own replica at once and the other sidecars
+// through Redis. nil: there is neither.
+func (c *core) publisher() authz.Publisher {
 	if c.redis == nil && c.follower == nil {
 		return nil
 	}
-	return announcer{c}
+	return publisher{c}
 }
 
-type announcer struct{ *core }
+type publisher struct{ *core }
 
-func (a announcer) Announce(ctx context.Context, revocations []authz.Revocation) bool {
-	if a.follower != nil {
-		// Whoever was told that it is revoked may ask here next.
+func (p publisher) Publish(ctx context.Context, revocations []authz.Revocation) bool {
+	if p.follower != nil {
+		// The caller was told that the token is revoked and may use this sidecar next.
 		for i := range revocations {
-			a.replica.Add(revocations[i].Entry())
+			p.replica.Add(revocations[i].Entry())
 		}
-		a.follower.Hint()
+		p.follower.Hint()
 	}
-	return a.redis != nil && a.redis.Announce(ctx, revocations)
+	return p.redis != nil && p.redis.Publish(ctx, revocations)
 }
 
 // schemaTime is how long a follower waits for the store to have a schema: one
