@@ -7,24 +7,34 @@ import (
 	"sync"
 )
 
-// minHeap is how far the heap may grow before it is collected, however little
-// of it is live. The live heap of a sidecar is a few megabytes, and Go would
-// collect whenever it doubles: dozens of times a second under load, a quarter
-// of all processor time (docs/performance.md). From minHeap/2 of live heap on,
-// nothing differs from Go's own pace.
+// minHeap is the heap size in bytes below which the garbage collector does not run. The live heap
+// of a sidecar is a few megabytes, and Go would collect whenever it doubles: dozens of times a
+// second under load. From a live heap of minHeap/2 on, the pace is Go's own.
 const minHeap = 64 << 20
 
-// pacer keeps the collector to minHeap by setting GOGC anew after each
-// collection.
+// pacer keeps the collector at minHeap by setting GOGC anew after each collection.
+//
+// A fixed setting cannot replace it. The table has ratios to the pacer, measured side by side, as
+// medians of 7 rounds on 2 CPUs with go1.26. A second pacer in the same run differed from the first
+// by 1 % CPU per check with 100 tokens, and by 9 % with 50,000.
+//
+//	                          100 tokens seen         50,000 tokens seen
+//	                          CPU/check  peak RSS     CPU/check  peak RSS
+//	pacer                          1.00      1.00          1.00      1.00
+//	GOGC=400                       1.09      0.97          0.83      1.55
+//	GOGC=400, limit 300 MiB        1.07      0.90          0.87      1.14
+//	GOGC=off, limit 100 MiB        1.01      1.20          3.74      0.66
+//
+// GOGC=400 collects a small heap too often, and lets a large one grow to five times the live
+// heap. A memory limit that suits a small heap makes a large one collect all the time.
 type pacer struct {
 	mu      sync.Mutex
 	percent int
 	stopped bool
 }
 
-// paceCollector starts pacing, unless GOGC was set by the user. GOMEMLIMIT
-// goes before: the runtime collects earlier when it is near. The function
-// returned ends the pacing.
+// paceCollector starts pacing and returns a function that ends it. If the user has set GOGC, it does
+// nothing. GOMEMLIMIT takes precedence: close to the limit, the runtime collects earlier.
 func paceCollector() (stop func()) {
 	p := &pacer{percent: 100}
 	if readMetric("/gc/gogc:percent") != 100 {
@@ -40,23 +50,24 @@ func paceCollector() (stop func()) {
 	}
 }
 
-// arm has adjust called after the next collection.
+// arm calls adjust after the next collection, by way of an object that it frees.
 func (p *pacer) arm() {
-	type sentinel struct{ _ [16]byte }
-	runtime.SetFinalizer(new(sentinel), func(*sentinel) {
+	type sentinel struct{ _ [16]byte } // too large for the tiny allocator, which groups objects
+	runtime.AddCleanup(new(sentinel), func(p *pacer) {
 		if p.adjust() {
 			p.arm()
 		}
-	})
+	}, p)
 }
 
+// adjust sets GOGC for the live heap of the last collection. It returns false if pacing has ended.
 func (p *pacer) adjust() (more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
 		return false
 	}
-	// Setting it stops the world for a moment: not for little.
+	// SetGCPercent stops the world for a moment, so small changes are ignored.
 	if want := pace(readMetric("/gc/heap/live:bytes")); want > p.percent+p.percent/8 || want < p.percent-p.percent/8 {
 		p.percent = want
 		debug.SetGCPercent(want)
@@ -64,14 +75,15 @@ func (p *pacer) adjust() (more bool) {
 	return true
 }
 
-// pace returns the GOGC with which a heap with so many live bytes is collected
-// at minHeap, or when it has doubled if that is later.
+// pace returns the GOGC that makes a heap of live bytes collected at minHeap, or when it has doubled
+// if that is later.
 func pace(live uint64) int {
-	// Go scales its own minimum, 4 MB, by GOGC, too.
+	// The runtime scales its own minimum of 4 MB by GOGC, too.
 	live = max(live, 4<<20)
 	return max(100, int(minHeap*100/live)-100)
 }
 
+// readMetric returns a metric of the runtime; 0 if it does not exist.
 func readMetric(name string) uint64 {
 	s := []metrics.Sample{{Name: name}}
 	metrics.Read(s)

@@ -3,7 +3,6 @@ package sidecar
 import (
 	"runtime"
 	"testing"
-	"time"
 )
 
 func TestPace(t *testing.T) {
@@ -17,25 +16,28 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// Pacing follows the live heap from collection to collection, and leaves Go's
-// own pace behind. It changes the whole process: not parallel.
+// Pacing follows the live heap from collection to collection, and ends with Go's own pace. The test
+// is not parallel, because GOGC belongs to the whole process.
 func TestPaceCollector(t *testing.T) {
 	stop := paceCollector()
 	gogc := func() uint64 { return readMetric("/gc/gogc:percent") }
-	until := func(what string, ok func() bool) {
+	until := func(state string, ok func() bool) {
 		t.Helper()
-		deadline := time.Now().Add(20 * time.Second)
-		for !ok() {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: GOGC is %d", what, gogc())
+		for range 1000 {
+			if ok() {
+				return
 			}
+			// The cleanup of this collection, or of the next one, follows that of the pacer.
+			collected := make(chan struct{})
+			runtime.AddCleanup(new([16]byte), func(done chan struct{}) { close(done) }, collected)
 			runtime.GC()
-			time.Sleep(time.Millisecond) // finalizers run on their own time
+			<-collected
 		}
+		t.Fatalf("%s: GOGC is %d", state, gogc())
 	}
 	until("small heap", func() bool { return gogc() > 150 })
 	big := make([]byte, 2*minHeap)
-	until("big heap", func() bool { return gogc() == 100 })
+	until("large heap", func() bool { return gogc() == 100 })
 	runtime.KeepAlive(big)
 	until("small again", func() bool { return gogc() > 150 })
 	stop()
@@ -44,5 +46,5 @@ func TestPaceCollector(t *testing.T) {
 	}
 	stop = paceCollector()
 	stop()
-	until("stays", func() bool { return gogc() == 100 })
+	until("stopped", func() bool { return gogc() == 100 })
 }
