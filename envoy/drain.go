@@ -10,9 +10,9 @@ import (
 // They are idle: Envoy sends the message of a check as soon as it opens the stream.
 const drainQuiet = time.Second
 
-// Drain stops the server. Health reports NOT_SERVING, clients are told to go away, checks in
-// flight are answered, and idle streams are closed. If ctx ends first, the remaining connections
-// are closed and the error of ctx is returned.
+// Drain stops the server. Health reports NOT_SERVING, clients receive GOAWAY, checks in flight are
+// answered, and idle streams are closed. If ctx ends first, the remaining connections are closed and
+// the error of ctx is returned.
 func (s *Server) Drain(ctx context.Context) error {
 	s.health.Shutdown()
 	done := make(chan struct{})
