@@ -28,7 +28,7 @@ func main() {
 // explains.
 func exitCode(err error) int {
 	var faults config.Error
-	var usage cli.UsageError
+	var usage *cli.UsageError
 	switch {
 	case err == nil:
 		return 0

@@ -2,74 +2,57 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/url"
-	"os"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/authz/config"
 	"jwtbouncer/authz/explain"
-	"jwtbouncer/authz/introspect"
-	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
-	"jwtbouncer/authz/policytest"
-	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/envoy/sidecar"
 )
 
 type checkCmd struct {
-	Token   string            `arg:"" optional:"" default:"-" help:"The token; '-' (the default) reads it from standard input, where no other user can see it."`
-	Request string            `default:"GET /" help:"Method and URL it would be presented with, such as 'POST https://api.example/orders'."`
+	Token   string            `arg:"" optional:"" default:"-" help:"The token; '-' (default) reads it from standard input, which hides it from other users."`
+	Request string            `default:"GET /" help:"Method and URL of the request, such as 'POST https://api.example/orders'."`
 	Header  map[string]string `help:"Further request headers, name=value."`
-	Network bool              `help:"Keys may be fetched, and the store asked whether the token is revoked. Without it only files are read."`
+	Network bool              `help:"Fetch keys, ask introspection endpoints and look up revocations. Without it, only files are read."`
 	JSON    bool              `name:"json" help:"Print JSON."`
 }
 
 // Run implements the command.
-func (k *checkCmd) Run(ctx context.Context, c *command, io *Process) error {
-	s, err := c.settings(io)
+func (k *checkCmd) Run(ctx context.Context, c *command, p *Process) error {
+	s, err := c.settings(p)
 	if err != nil {
 		return err
 	}
-	token, err := readToken(k.Token, io.In)
+	token, err := readToken(k.Token, p.In)
 	if err != nil {
 		return err
 	}
 	req, err := exampleRequest(k.Request, k.Header, token)
 	if err != nil {
-		return usageError{err}
+		return usage(err)
 	}
-	steps, err := explainRequest(ctx, s, req, k.Network)
+	explanation, err := explainRequest(ctx, s, req, k.Network)
 	if err != nil {
 		return err
 	}
-	if !(Printer{Out: io.Out, Err: io.Err, JSON: k.JSON}).Explanation(steps) {
+	if !p.printExplanation(explanation, k.JSON) {
 		return ErrNo
 	}
 	return nil
 }
 
-// readToken returns the argument, or what standard input holds.
-func readToken(arg string, stdin io.Reader) (string, error) {
-	if arg != "-" {
-		return arg, nil
-	}
-	text, err := io.ReadAll(io.LimitReader(stdin, 64<<10))
-	return strings.TrimSpace(string(text)), err
-}
-
-// networkTime bounds what `check --network` waits for, keys included.
-const networkTime = 5 * time.Second
-
-// exampleRequest makes the request that a person describes as "METHOD URL",
-// where the URL may be a path alone, with the token as its bearer credential.
+// exampleRequest returns the request that line describes as "METHOD URL", with
+// token as its bearer credential. The URL may be a path alone.
 func exampleRequest(line string, headers map[string]string, token string) (*authz.Request, error) {
 	method, target, ok := strings.Cut(strings.TrimSpace(line), " ")
 	if !ok {
@@ -79,7 +62,7 @@ func exampleRequest(line string, headers map[string]string, token string) (*auth
 	if !strings.HasPrefix(target, "/") {
 		u, err := url.Parse(target)
 		if err != nil || u.Host == "" {
-			return nil, fmt.Errorf("--request %q: a path or an absolute URL is needed behind the method", line)
+			return nil, fmt.Errorf("--request %q: after the method, a path or an absolute URL is needed", line)
 		}
 		req.Scheme, req.Host, req.Path = u.Scheme, u.Host, strings.TrimPrefix(target, u.Scheme+"://"+u.Host)
 		if req.Path == "" {
@@ -102,75 +85,114 @@ func exampleRequest(line string, headers map[string]string, token string) (*auth
 	return req, nil
 }
 
-// explainRequest tells step by step why the request would pass or not. Without
-// network only files are read: keys that would have to be fetched, and whether
-// the token is revoked, are skipped. An embedded store counts as network, since
-// asking it opens it.
-func explainRequest(ctx context.Context, s sidecar.Settings, req *authz.Request, network bool) (_ explain.Explanation, err error) {
-	log, registry, clock := slog.New(slog.DiscardHandler), prometheus.NewRegistry(), authz.SystemClock{}
-	verifier, err := issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log})
+// networkTime limits how long `check --network` waits, in total.
+const networkTime = 5 * time.Second
+
+// explainRequest explains the decision about the request. Without network it
+// reads only files and skips the steps that would fetch keys or look up
+// revocations. The embedded store counts as network, because a lookup opens it.
+func explainRequest(ctx context.Context, s sidecar.Settings, req *authz.Request, network bool) (explain.Explanation, error) {
+	log, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	rules, err := sidecar.NewRules(s, policy.Unrecorded{}, log, registry) // an explanation uses up no DPoP proof
 	if err != nil {
 		return explain.Explanation{}, err
 	}
-	defer verifier.Close()
-	opaque, err := introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
-	if err != nil {
-		return explain.Explanation{}, err
-	}
-	defer opaque.Close()
-	options, err := s.PolicyOptions(opaque.ByName(), policy.Unrecorded{}) // explaining uses up no DPoP proof
-	if err != nil {
-		return explain.Explanation{}, err
-	}
-	policy, err := policy.Compile(s.Routes, options)
-	if err != nil {
-		return explain.Explanation{}, err
-	}
+	defer rules.Close()
 	e := explain.Explainer{Offline: !network}
 	if network {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, networkTime)
 		defer cancel()
-		_ = verifier.Refresh(ctx) // the steps show what could not be fetched
+		_ = rules.Verifier.Refresh(ctx) // the steps show which keys are missing
 		st, err := sidecar.OpenStore(s, log, registry)
 		if err != nil {
 			return explain.Explanation{}, err
 		}
 		defer st.Close()
 		e.Revocations = st
-		if len(s.StatusLists.Hosts) > 0 {
-			lists, err := statuslist.New(s.StatusLists, statuslist.Options{Verifier: issuer.RevocationAwareVerifier{Verifier: verifier, Revocations: st}, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock})
-			if err != nil {
-				return explain.Explanation{}, err
-			}
+		lists, err := rules.StatusLists(s, st, registry)
+		if err != nil {
+			return explain.Explanation{}, err
+		}
+		if lists != nil {
 			defer lists.Close()
 			e.Revocations = authz.All(st, lists)
 		}
 	}
-	e.Authorizer = authz.NewAuthorizer(verifier, nil, e.Revocations, policy, clock)
+	e.Authorizer = authz.NewAuthorizer(rules.Verifier, nil, e.Revocations, rules.Policy, authz.SystemClock{})
 	return e.Explain(ctx, req), nil
 }
 
-// testPolicy runs the example requests in file against the routes of s.
-func testPolicy(ctx context.Context, s sidecar.Settings, file string) (policytest.Report, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return policytest.Report{}, fmt.Errorf("policy tests: %w", err)
+// stepJSON is the JSON form of a step.
+type stepJSON struct {
+	Rule    string    `json:"rule"`
+	Outcome string    `json:"outcome"`
+	Reason  string    `json:"reason,omitempty"`
+	Detail  string    `json:"detail,omitempty"`
+	Keys    []keyJSON `json:"keys,omitempty"` // of the last step: the revocations that would match the token
+}
+
+type keyJSON struct {
+	Kind    string `json:"kind"`
+	Value   string `json:"value"`
+	Revokes bool   `json:"revokes"` // the revocation is stored
+}
+
+// printExplanation prints the steps of a decision and reports whether the request
+// passes all steps that were not skipped.
+func (p *Process) printExplanation(x explain.Explanation, asJSON bool) (passes bool) {
+	var refusal *authz.Step
+	skipped := 0
+	all := make([]stepJSON, len(x.Steps))
+	for i, s := range x.Steps {
+		all[i] = stepJSON{Rule: s.Rule, Outcome: string(s.Outcome), Detail: s.Detail}
+		switch s.Outcome {
+		case authz.Refused:
+			all[i].Reason = s.Reason.String()
+			if refusal == nil {
+				refusal = &x.Steps[i]
+			}
+		case authz.Skipped:
+			skipped++
+		}
 	}
-	var tests policytest.Tests
-	f := config.Parse(file, text, &tests)
-	tests.Validate(f.At(""))
-	if err := f.Err(); err != nil {
-		return policytest.Report{}, err
+	if len(all) > 0 {
+		for _, k := range x.Keys {
+			last := &all[len(all)-1]
+			last.Keys = append(last.Keys, keyJSON{k.Kind.String(), k.Value, k.Revokes})
+		}
 	}
-	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, func(string, string, ...any) {}) // checked when s was loaded
-	options, err := s.PolicyOptions(introspectors, policy.NewMemoryReplay(1000, authz.SystemClock{}))
-	if err != nil {
-		return policytest.Report{}, err
+	passes = refusal == nil && len(all) > 0
+	if asJSON {
+		doc := map[string]any{"passes": passes, "skipped": skipped, "steps": all}
+		if refusal != nil {
+			doc["reason"] = refusal.Reason.String()
+		}
+		_ = json.NewEncoder(p.Out).Encode(doc) // strings and numbers: only writing can fail
+		return passes
 	}
-	policy, err := policy.Compile(s.Routes, options)
-	if err != nil {
-		return policytest.Report{}, err
+	marks := map[authz.Outcome]string{authz.Passed: "ok  ", authz.Refused: "NO  ", authz.Skipped: "?   "}
+	for i, s := range x.Steps {
+		fmt.Fprintf(p.Out, "%s%-14s %s", marks[s.Outcome], s.Rule, printable(s.Detail))
+		if s.Outcome == authz.Refused {
+			fmt.Fprintf(p.Out, " (%s)", s.Reason)
+		}
+		fmt.Fprintln(p.Out)
+		for _, k := range all[i].Keys {
+			note := ""
+			if k.Revokes {
+				note = "  (revoked)"
+			}
+			fmt.Fprintf(p.Out, "%18s revocable by %s %s%s\n", "", k.Kind, strconv.Quote(k.Value), note)
+		}
 	}
-	return policytest.Run(ctx, policy, tests, policytest.Options{Issuers: s.Issuers}), nil
+	switch {
+	case refusal != nil:
+		fmt.Fprintf(p.Out, "\ndenied: %s: %s\n", refusal.Reason, printable(refusal.Detail))
+	case skipped > 0:
+		fmt.Fprintf(p.Out, "\nallowed as far as checked; skipped %d step(s), which --network includes\n", skipped)
+	default:
+		fmt.Fprintln(p.Out, "\nallowed")
+	}
+	return passes
 }

@@ -8,8 +8,8 @@ import (
 type versionCmd struct{}
 
 // Run implements the command.
-func (versionCmd) Run(io *Process) error {
-	_, err := fmt.Fprintln(io.Out, io.versionLine())
+func (versionCmd) Run(p *Process) error {
+	_, err := fmt.Fprintln(p.Out, p.version())
 	return err
 }
 
@@ -18,7 +18,7 @@ type completionCmd struct {
 }
 
 // Run implements the command.
-func (k *completionCmd) Run(io *Process) error {
+func (k *completionCmd) Run(p *Process) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -30,6 +30,6 @@ func (k *completionCmd) Run(io *Process) error {
 	case "fish":
 		line = "complete -c jwt-bouncer -f -a '(COMP_LINE=(commandline -cp) %s)'\n"
 	}
-	_, err = fmt.Fprintf(io.Out, line, self)
+	_, err = fmt.Fprintf(p.Out, line, self)
 	return err
 }

@@ -4,30 +4,34 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"jwtbouncer/authz/config"
-	"jwtbouncer/envoy/sidecar"
+	"os"
+	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"jwtbouncer/authz/config"
+	"jwtbouncer/authz/policytest"
+	"jwtbouncer/envoy/sidecar"
 )
 
 type configCmd struct {
 	Test      configTestCmd      `cmd:"" help:"Run a file of example requests against the routes."`
-	Check     configCheckCmd     `cmd:"" help:"Report every fault of the configuration; exit code 2 when there is one."`
-	Schema    configSchemaCmd    `cmd:"" help:"Print a JSON Schema, for editors."`
-	Reference configReferenceCmd `cmd:"" help:"Print every key as a Markdown table."`
+	Check     configCheckCmd     `cmd:"" help:"Report every error in the configuration; the exit code is 2 if there is one."`
+	Schema    configSchemaCmd    `cmd:"" help:"Print a JSON Schema for editors."`
+	Reference configReferenceCmd `cmd:"" help:"Print all keys as a Markdown table."`
 }
 
 type configCheckCmd struct {
-	File  string `arg:"" optional:"" help:"The file; without it the one of --config."`
-	Files bool   `help:"Read the files it names as well: secrets, certificates, key sets."`
+	File  string `arg:"" optional:"" help:"The configuration file; default: the one of --config."`
+	Files bool   `help:"Also read the files it names: secrets, certificates, key sets."`
 }
 
 // Run implements the command.
-func (k *configCheckCmd) Run(c *command, io *Process) error {
+func (k *configCheckCmd) Run(c *command, p *Process) error {
 	if k.File != "" {
 		c.Config = kong.ExpandPath(k.File)
 	}
-	s, err := c.settings(io)
+	s, err := c.settings(p)
 	if err != nil {
 		return err
 	}
@@ -36,17 +40,17 @@ func (k *configCheckCmd) Run(c *command, io *Process) error {
 			return err
 		}
 	}
-	fmt.Fprintf(io.Out, "the configuration is good: %d issuer(s), %d route(s), store %s\n", len(s.Issuers), len(s.Routes), s.StoreKind())
+	fmt.Fprintf(p.Out, "the configuration is valid: %d issuer(s), %d route(s), store %s\n", len(s.Issuers), len(s.Routes), s.StoreKind())
 	return nil
 }
 
 type configTestCmd struct {
-	File string `arg:"" type:"existingfile" help:"YAML file of example requests and the decisions they must get."`
+	File string `arg:"" type:"existingfile" help:"YAML file of example requests and the expected decisions."`
 }
 
 // Run implements the command.
-func (k *configTestCmd) Run(ctx context.Context, c *command, io *Process) error {
-	s, err := c.settings(io)
+func (k *configTestCmd) Run(ctx context.Context, c *command, p *Process) error {
+	s, err := c.settings(p)
 	if err != nil {
 		return err
 	}
@@ -54,20 +58,61 @@ func (k *configTestCmd) Run(ctx context.Context, c *command, io *Process) error 
 	if err != nil {
 		return err
 	}
-	if !(Printer{Out: io.Out, Err: io.Err}).PolicyTests(report) {
+	if !p.printPolicyTests(report) {
 		return ErrNo
 	}
 	return nil
 }
 
+// testPolicy runs the example requests in file against the routes of s.
+func testPolicy(ctx context.Context, s sidecar.Settings, file string) (policytest.Report, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return policytest.Report{}, fmt.Errorf("policy tests: %w", err)
+	}
+	var tests policytest.Tests
+	f := config.Parse(file, text, &tests)
+	tests.Validate(f.At(""))
+	if err := f.Err(); err != nil {
+		return policytest.Report{}, err
+	}
+	policy, err := s.OfflinePolicy()
+	if err != nil {
+		return policytest.Report{}, err
+	}
+	return policytest.Run(ctx, policy, tests, policytest.Options{Issuers: s.Issuers}), nil
+}
+
+// printPolicyTests prints the results and reports whether all tests passed.
+func (p *Process) printPolicyTests(r policytest.Report) bool {
+	for _, t := range r.Results {
+		if len(t.Wrong) == 0 {
+			fmt.Fprintf(p.Out, "ok    %s\n", printable(t.Name))
+			continue
+		}
+		fmt.Fprintf(p.Out, "FAIL  %s\n", printable(t.Name))
+		for _, w := range t.Wrong {
+			fmt.Fprintf(p.Out, "      %s\n", printable(w))
+		}
+		if t.Detail != "" {
+			fmt.Fprintf(p.Out, "      because: %s\n", printable(t.Detail))
+		}
+	}
+	fmt.Fprintf(p.Out, "%d passed, %d failed\n", len(r.Results)-r.Failed, r.Failed)
+	if len(r.Untried) > 0 {
+		fmt.Fprintf(p.Err, "not reached by any test: %s\n", strings.Join(r.Untried, ", "))
+	}
+	return r.Failed == 0
+}
+
 type configSchemaCmd struct{}
 
 // Run implements the command.
-func (configSchemaCmd) Run(io *Process) error {
+func (configSchemaCmd) Run(p *Process) error {
 	s := sidecar.Defaults()
 	text, err := config.Schema(&s, "urn:jwt-bouncer:config", "jwt-bouncer configuration")
 	if err == nil {
-		_, err = fmt.Fprintf(io.Out, "%s\n", text)
+		_, err = fmt.Fprintf(p.Out, "%s\n", text)
 	}
 	return err
 }
@@ -75,8 +120,8 @@ func (configSchemaCmd) Run(io *Process) error {
 type configReferenceCmd struct{}
 
 // Run implements the command.
-func (configReferenceCmd) Run(io *Process) error {
+func (configReferenceCmd) Run(p *Process) error {
 	s := sidecar.Defaults()
-	_, err := fmt.Fprint(io.Out, config.Reference(&s))
+	_, err := fmt.Fprint(p.Out, config.Reference(&s))
 	return err
 }

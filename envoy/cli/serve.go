@@ -3,28 +3,29 @@ package cli
 import (
 	"context"
 	"fmt"
+
 	"jwtbouncer/envoy/sidecar"
 )
 
 type serveCmd struct {
-	GRPC  *string `placeholder:"ADDR" help:"Instead of listen.grpc."`
-	HTTP  *string `placeholder:"ADDR" help:"Instead of listen.http; '' switches HTTP off."`
-	Store *string `placeholder:"URL" help:"Instead of store; without a password."`
-	Redis *string `placeholder:"URL" help:"Instead of redis; without a password."`
+	GRPC  *string `placeholder:"ADDR" help:"Overrides listen.grpc."`
+	HTTP  *string `placeholder:"ADDR" help:"Overrides listen.http; an empty value disables HTTP."`
+	Store *string `placeholder:"URL" help:"Overrides store; must not contain a password."`
+	Redis *string `placeholder:"URL" help:"Overrides redis; must not contain a password."`
 }
 
-// Validate is called by the parser. An empty value is a shell variable that was
-// not set; only of HTTP does empty mean something.
+// Validate is called by the parser. An empty value is usually a variable that
+// was not set; only for --http does it have a meaning.
 func (s *serveCmd) Validate() error {
 	for _, f := range s.flags() {
 		if f.Value == "" && f.Name != "--http" {
-			return fmt.Errorf("%s is empty; leave it out to use %s of the configuration", f.Name, f.Key)
+			return fmt.Errorf("%s is empty; leave it out to use %s from the configuration", f.Name, f.Key)
 		}
 	}
 	return nil
 }
 
-// flags are those that were given.
+// flags returns the flags that were given.
 func (s *serveCmd) flags() []sidecar.Flag {
 	var given []sidecar.Flag
 	for _, f := range []struct {
@@ -39,11 +40,11 @@ func (s *serveCmd) flags() []sidecar.Flag {
 }
 
 // Run implements the command.
-func (s *serveCmd) Run(ctx context.Context, c *command, io *Process) error {
-	load := func() (sidecar.Settings, error) { return c.settings(io, s.flags()...) }
+func (s *serveCmd) Run(ctx context.Context, c *command, p *Process) error {
+	load := func() (sidecar.Settings, error) { return c.settings(p, s.flags()...) }
 	settings, err := load()
 	if err != nil {
 		return err
 	}
-	return sidecar.Serve(ctx, settings, sidecar.Process{Version: io.Version, Log: io.Err, File: c.Config, Reload: load})
+	return sidecar.Serve(ctx, settings, sidecar.Process{Version: p.Version, Log: p.Err, File: c.Config, Reload: load})
 }

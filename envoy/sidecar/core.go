@@ -17,7 +17,6 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
-	"jwtbouncer/authz/introspect"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/authz/statuslist"
@@ -27,19 +26,17 @@ import (
 
 // core is everything behind the doors: verification, tiers, write path.
 type core struct {
-	verifier   *issuer.Verifier
+	rules      *Rules
 	tokens     *cache.TokenCache // nil: switched off
 	store      *store.Store
 	redis      *cache.Redis    // nil: not configured
 	replica    *cache.Replica  // nil: lookup mode
 	follower   *cache.Follower // nil: lookup mode
-	opaque     *introspect.Introspectors
 	speakers   issuer.RevocationAwareVerifier
 	statuses   *statuslist.Lists // nil: not configured
 	revoker    *authz.Revoker
 	authorizer *authz.Authorizer
 	routes     atomic.Pointer[policy.Policy] // those the authorizer has
-	policy     policy.Options
 	log        *slog.Logger
 	reloads    reloadMetrics
 	loops      sync.WaitGroup
@@ -58,10 +55,6 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 			_ = c.close() // the cause is what matters
 		}
 	}()
-	c.verifier, err = issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log, Registry: registry})
-	if err != nil {
-		return nil, err
-	}
 	if c.store, err = OpenStore(s, log, registry); err != nil {
 		return nil, err
 	}
@@ -85,28 +78,25 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
 		tokens = c.tokens
 	}
-	if c.opaque, err = introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
-		return nil, err
+	var replays policy.ReplayStore // nil: in memory
+	if c.redis != nil {
+		replays = c.redis // used proofs are known to every sidecar
 	}
-	if c.policy, err = s.PolicyOptions(c.opaque.ByName(), c.replays(s)); err != nil {
+	if c.rules, err = NewRules(s, replays, log, registry); err != nil {
 		return nil, err
 	}
 	chain := authz.NewChain(newTierMetrics(registry, tiers), tiers...)
-	c.speakers = issuer.RevocationAwareVerifier{Verifier: c.verifier, Revocations: chain}
-	if len(s.StatusLists.Hosts) > 0 {
-		if c.statuses, err = statuslist.New(s.StatusLists, statuslist.Options{Verifier: c.speakers, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
-			return nil, err
-		}
-		// What an issuer publishes says nothing about what was revoked here:
-		// both have to say no.
-		chain = authz.NewChain(nil, authz.All(chain, c.statuses))
-	}
-	policy, err := policy.Compile(s.Routes, c.policy)
-	if err != nil {
+	c.speakers = issuer.RevocationAwareVerifier{Verifier: c.rules.Verifier, Revocations: chain}
+	if c.statuses, err = c.rules.StatusLists(s, chain, registry); err != nil {
 		return nil, err
 	}
-	c.routes.Store(policy)
-	c.authorizer = authz.NewAuthorizer(c.verifier, tokens, chain, policy, clock)
+	if c.statuses != nil {
+		// An issuer's status lists say nothing about the revocations stored
+		// here: both must find the token not revoked.
+		chain = authz.NewChain(nil, authz.All(chain, c.statuses))
+	}
+	c.routes.Store(c.rules.Policy)
+	c.authorizer = authz.NewAuthorizer(c.rules.Verifier, tokens, chain, c.rules.Policy, clock)
 	return c, nil
 }
 
@@ -138,15 +128,6 @@ func OpenRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*c
 	})
 }
 
-// replays remembers used proofs where every sidecar sees them, if there is
-// such a place.
-func (c *core) replays(s Settings) policy.ReplayStore {
-	if c.redis != nil {
-		return c.redis
-	}
-	return policy.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, authz.SystemClock{})
-}
-
 // publisher tells this process's own replica at once and the other sidecars
 // through Redis. nil: there is neither.
 func (c *core) publisher() authz.Publisher {
@@ -175,7 +156,7 @@ const schemaTime = 2 * time.Second
 
 // start begins the background work, which ends with ctx.
 func (c *core) start(ctx context.Context) {
-	c.verifier.Start(ctx)
+	c.rules.Verifier.Start(ctx)
 	c.loops.Go(func() { c.keepStore(ctx) })
 	c.loops.Go(func() { c.store.RunGC(ctx) })
 	if c.follower != nil {
@@ -334,7 +315,7 @@ func (h *storeHealth) everWell() error {
 // sidecar out of service at once would help nobody.
 func (c *core) parts() []httpapi.Part {
 	return []httpapi.Part{
-		{Name: "keys", Ready: c.verifier.Ready},
+		{Name: "keys", Ready: c.rules.Verifier.Ready},
 		{Name: "revocations", Ready: c.revocationsReady},
 	}
 }
@@ -365,7 +346,7 @@ func (c *core) reload(running Settings, load func() (Settings, error), log *slog
 	next, err := load()
 	var routes *policy.Policy
 	if err == nil {
-		routes, err = policy.Compile(next.Routes, c.policy)
+		routes, err = policy.Compile(next.Routes, c.rules.options)
 	}
 	c.reloads.reloaded(err)
 	if err != nil {
@@ -400,14 +381,11 @@ func restartNeeded(a, b Settings) []string {
 func (c *core) close() error {
 	c.loops.Wait()
 	var errs []error
-	if c.verifier != nil {
-		c.verifier.Close()
+	if c.rules != nil {
+		c.rules.Close()
 	}
 	if c.tokens != nil {
 		c.tokens.Close()
-	}
-	if c.opaque != nil {
-		c.opaque.Close()
 	}
 	if c.statuses != nil {
 		c.statuses.Close()

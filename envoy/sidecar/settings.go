@@ -166,7 +166,7 @@ func (s *Settings) validate(f *config.File) {
 	}
 	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// The faults of the binding stanza itself are reported below.
-	options, _ := s.PolicyOptions(introspectors, policy.NewMemoryReplay(1, authz.SystemClock{}))
+	options, _ := s.policyOptions(introspectors, nil)
 	policy.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.Faulty("routes" + path) })
 	s.Binding.Validate(f.At("binding"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
@@ -189,15 +189,6 @@ func (s *Settings) logLevel() (slog.Level, error) {
 	return level, err
 }
 
-// PolicyOptions are what routes may refer to.
-func (s *Settings) PolicyOptions(introspectors map[string]authz.Introspector, replays policy.ReplayStore) (policy.Options, error) {
-	binding, err := policy.NewBinding(s.Binding, replays)
-	return policy.Options{
-		Issuers: s.TokenIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
-		Introspectors: introspectors, Binding: binding,
-	}, err
-}
-
 // replies are what denied callers are told: where the metadata is, too.
 func (s *Settings) replies() envoy.RepliesConfig {
 	r := s.Replies
@@ -207,19 +198,19 @@ func (s *Settings) replies() envoy.RepliesConfig {
 	return r
 }
 
-// TokenIssuers lists everybody whose tokens can be good here: those whose keys
-// are configured, then the introspected ones.
-func (s *Settings) TokenIssuers() []string { return s.OrderIssuers().All() }
+// TokenIssuers returns the names of all issuers whose tokens can be valid: those
+// with configured keys, then the introspected ones.
+func (s *Settings) TokenIssuers() []string { return s.RevocableIssuers().All() }
 
-// OrderIssuers are those whose tokens can be revoked.
-func (s *Settings) OrderIssuers() httpapi.Issuers {
-	return httpapi.Issuers{Verified: s.issuerNames(), Introspected: s.introspected()}
+// RevocableIssuers returns the issuers whose tokens can be revoked.
+func (s *Settings) RevocableIssuers() authz.Issuers {
+	return authz.Issuers{Verified: s.issuerNames(), Introspected: s.introspected()}
 }
 
-func (s *Settings) introspected() []httpapi.Introspected {
-	out := make([]httpapi.Introspected, len(s.Introspection))
+func (s *Settings) introspected() []authz.IntrospectedIssuer {
+	out := make([]authz.IntrospectedIssuer, len(s.Introspection))
 	for i, in := range s.Introspection {
-		out[i] = httpapi.Introspected{Issuer: in.Issuer, All: in.Tokens == "all"}
+		out[i] = authz.IntrospectedIssuer{Issuer: in.Issuer, All: in.Tokens == "all"}
 	}
 	return out
 }
