@@ -27,14 +27,14 @@ func main() {
 // exitCode prints what err has to say and returns the exit code that the help
 // explains.
 func exitCode(err error) int {
-	var faults config.Error
+	var invalid config.Error
 	var usage *cli.UsageError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &faults):
-		fmt.Fprintln(os.Stderr, faults)
-		fmt.Fprintf(os.Stderr, "jwt-bouncer: the configuration has %d fault(s); nothing was started\n", len(faults))
+	case errors.As(err, &invalid):
+		fmt.Fprintln(os.Stderr, invalid)
+		fmt.Fprintf(os.Stderr, "jwt-bouncer: %d error(s) in the configuration; nothing was started\n", len(invalid))
 		return 2
 	case errors.Is(err, cli.ErrNo):
 		return 3

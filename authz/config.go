@@ -5,10 +5,10 @@ import (
 	"strconv"
 )
 
-// Fault is how a configuration stanza reports what is wrong with it. path is
-// relative to the stanza in YAML terms ("jwks", "routes[2].match.path"); the
+// Fault is how the Validate method of a configuration stanza reports an invalid
+// value. path is relative to the stanza ("jwks", "routes[2].match.path"). The
 // message says what was found, what is allowed and, where it helps, what to do.
-// The loader adds file and line and reports all faults at once.
+// The loader adds file, line and column, and returns all errors together.
 type Fault func(path, format string, args ...any)
 
 func ItemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }

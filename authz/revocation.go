@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -142,30 +141,7 @@ var (
 	// ErrOutcomeUnknown: the connection was lost while committing. The
 	// revocation may or may not be stored; ordering it again is safe.
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown; repeat the request")
-	// ErrInvalid: the revocation itself is malformed. The message says where.
-	ErrInvalid = errors.New("invalid revocation")
 )
-
-// InvalidError is an ErrInvalid about one member of a revocation request.
-type InvalidError struct {
-	Index  int    // position of the request in its batch, from 0; 0 for a single request
-	Field  string // the member, as the HTTP API spells it; empty: the request as a whole
-	Detail string // never contains a token
-}
-
-func (e *InvalidError) Error() string {
-	if e.Field == "" {
-		return ErrInvalid.Error() + ": " + e.Detail
-	}
-	return ErrInvalid.Error() + ": " + e.Field + ": " + e.Detail
-}
-
-// Unwrap returns ErrInvalid.
-func (*InvalidError) Unwrap() error { return ErrInvalid }
-
-func invalid(field, format string, args ...any) *InvalidError {
-	return &InvalidError{Field: field, Detail: fmt.Sprintf(format, args...)}
-}
 
 // maxText bounds issuer, value and reason in bytes. Longer identifiers do not
 // occur in practice and would bloat every index.

@@ -59,7 +59,7 @@ map: {k: v, x-jwt-sub: sub}
 	}
 }
 
-func TestEveryFaultAtOnceWithItsLine(t *testing.T) {
+func TestAllErrorsAtOnceWithTheirLines(t *testing.T) {
 	t.Parallel()
 	c := defaults()
 	f := config.Parse("c.yaml", []byte(`listne: x
@@ -77,7 +77,7 @@ count: "7"
 `), &c)
 	f.At("inner")("mode", "must be %s", "a or b")
 	f.At("list")("[0].mode", "missing")
-	f.Fault("nowhere", "must be there")
+	f.Invalid("nowhere", "must be there")
 	err := f.Err()
 	var all config.Error
 	if !errors.As(err, &all) {
@@ -88,19 +88,19 @@ count: "7"
 		`c.yaml:2:1: inner.mode: must be a or b`,
 		`c.yaml:3:9: inner.wait: "30" is not a duration`,
 		`c.yaml:4:3: inner.mod: unknown key; did you mean "mode"?`,
-		`c.yaml:5:10: inner.names: a list is needed`,
+		`c.yaml:5:10: inner.names: must be a list, not a single value`,
 		`list[0].wait: "soon" is not a duration`,
 		`c.yaml:7:5: list[0].mode: missing`,
 		`c.yaml: nowhere: must be there`,
 		`list[1]: empty list entry`,
-		`c.yaml:9:6: map: a mapping (key: value) is needed`,
+		`c.yaml:9:6: map: must be a mapping (key: value), not a list`,
 		`on: "maybe" is neither on nor off`,
-		`on: key stands twice`,
-		`count: a number is needed, found the text "7"`,
+		`on: duplicate key (first defined in line 10)`,
+		`count: must be a number, not the text "7"`,
 	}
 	text := err.Error()
 	if len(all) != len(want) {
-		t.Errorf("%d faults, want %d:\n%s", len(all), len(want), text)
+		t.Errorf("%d errors, want %d:\n%s", len(all), len(want), text)
 	}
 	for _, w := range want {
 		if !strings.Contains(text, w) {
@@ -125,7 +125,7 @@ func TestOverlay(t *testing.T) {
 	c := defaults()
 	f := config.Parse("c.yaml", []byte("listen: file\n"), &c)
 	f.Overlay(&c, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
-	f.Fault("listen", "is wrong")
+	f.Invalid("listen", "is wrong")
 	err := f.Err()
 	if err == nil || !strings.Contains(err.Error(), "environment variable JWT_BOUNCER_COUNT: count:") || !strings.Contains(err.Error(), "environment variable JWT_BOUNCER_LISTEN: listen: is wrong") {
 		t.Errorf("got %v", err)
@@ -153,7 +153,7 @@ func TestSetFlag(t *testing.T) {
 	f.Overlay(&c, func(k string) (string, bool) { return "environment", k == "JWT_BOUNCER_LISTEN" })
 	f.SetFlag(&c, "listen", "--listen", "flag")
 	f.SetFlag(&c, "inner.wait", "--wait", "soon")
-	f.Fault("listen", "is wrong")
+	f.Invalid("listen", "is wrong")
 	err := f.Err()
 	if err == nil || !strings.HasPrefix(err.Error(), "flag --wait: inner.wait: \"soon\" is not a duration") || !strings.HasSuffix(err.Error(), "\nflag --listen: listen: is wrong") || c.Listen != "flag" {
 		t.Errorf("got %q, %v", c.Listen, err)

@@ -13,6 +13,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"jwtbouncer/authz"
 )
 
 // maxDepth bounds the nesting of a configuration, aliases included.
@@ -31,7 +33,7 @@ func (f *File) decode(text []byte, dst any) {
 		return
 	}
 	if len(file.Docs) > 1 && file.Docs[1].Body != nil {
-		f.add(Problem{File: f.name, Message: "more than one YAML document (---); put everything into the first"})
+		f.add(authz.InvalidError{Source: f.name, Detail: "more than one YAML document (---); put everything into the first"})
 	}
 	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
 		return
@@ -40,17 +42,17 @@ func (f *File) decode(text []byte, dst any) {
 	d.value("", file.Docs[0].Body, reflect.ValueOf(dst).Elem(), 0)
 }
 
-// syntax reports an error of the YAML library with the place it names.
+// syntax adds an error of the YAML library with its position.
 func (f *File) syntax(path string, err error) {
-	p := Problem{File: f.name, Key: path, Message: err.Error()}
+	e := authz.InvalidError{Source: f.name, Field: path, Detail: err.Error()}
 	var ye yaml.Error
 	if errors.As(err, &ye) {
-		p.Message = ye.GetMessage()
+		e.Detail = ye.GetMessage()
 		if tk := ye.GetToken(); tk != nil && tk.Position != nil {
-			p.Line, p.Column = tk.Position.Line, tk.Position.Column
+			e.Line, e.Column = tk.Position.Line, tk.Position.Column
 		}
 	}
-	f.add(p)
+	f.add(e)
 }
 
 type decoder struct {
@@ -58,13 +60,13 @@ type decoder struct {
 	anchors map[string]ast.Node
 }
 
-func (d *decoder) fault(path string, n ast.Node, format string, args ...any) {
+func (d *decoder) invalid(path string, n ast.Node, format string, args ...any) {
 	pos := begin(n)
-	d.file.add(Problem{File: d.file.name, Line: pos.Line, Column: pos.Column, Key: path, Message: fmt.Sprintf(format, args...)})
+	d.file.add(authz.InvalidError{Source: d.file.name, Line: pos.Line, Column: pos.Column, Field: path, Detail: fmt.Sprintf(format, args...)})
 }
 
-// begin is where n begins. The token of a mapping in block style is its first
-// colon.
+// begin returns the position of n. The token of a mapping in block style is its
+// first colon, not its beginning.
 func begin(n ast.Node) *token.Position {
 	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
 		n = m.Values[0].Key
@@ -72,10 +74,10 @@ func begin(n ast.Node) *token.Position {
 	return n.GetToken().Position
 }
 
-// value decodes n into v, going on after faults so that all are found.
+// value decodes n into v. It goes on after errors, to find all of them.
 func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 	if depth > maxDepth {
-		d.fault(path, n, "nested more than %d deep", maxDepth)
+		d.invalid(path, n, "nested more than %d levels deep", maxDepth)
 		return
 	}
 	switch t := n.(type) {
@@ -86,24 +88,24 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 	case *ast.AliasNode:
 		target, ok := d.anchors[t.Value.GetToken().Value]
 		if !ok {
-			d.fault(path, n, "alias *%s has no anchor before it", t.Value.GetToken().Value)
+			d.invalid(path, n, "alias *%s has no anchor before it", t.Value.GetToken().Value)
 			return
 		}
 		d.value(path, target, v, depth+1)
 		return
 	case *ast.TagNode:
-		d.fault(path, n, "YAML tags (%s) are not used here", t.GetToken().Value)
+		d.invalid(path, n, "YAML tags (%s) are not supported", t.GetToken().Value)
 		return
 	case *ast.MappingValueNode:
 		n = ast.Mapping(t.GetToken(), false, t)
 	}
-	// The whole file has no place: what is missing in it is on no line.
+	// The whole file has no position: a missing key is on no line.
 	if _, seen := d.file.origin[path]; !seen && path != "" {
 		pos := begin(n)
 		d.file.origin[path] = origin{line: pos.Line, column: pos.Column}
 	}
 	if _, null := n.(*ast.NullNode); null {
-		return // "key:" with nothing behind it leaves the default
+		return // "key:" without a value leaves the default
 	}
 	if d.custom(path, n, v) {
 		return
@@ -127,20 +129,20 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 			if _, m := n.(*ast.MappingNode); m && v.Kind() == reflect.String {
 				hint = "; text with a colon in a [list] or {mapping}, such as host:port, needs quotes"
 			}
-			d.fault(path, n, "%s is needed, found a %s%s", want(v.Type()), describe(n), hint)
+			d.invalid(path, n, "must be %s, not a %s%s", want(v.Type()), describe(n), hint)
 			return
 		}
 		if v.Kind() != reflect.String && !plain {
-			d.fault(path, n, "%s is needed, found the text %q", want(v.Type()), text)
+			d.invalid(path, n, "must be %s, not the text %q", want(v.Type()), text)
 			return
 		}
 		if err := setScalar(v, text); err != nil {
-			d.fault(path, n, "%s", err)
+			d.invalid(path, n, "%s", err)
 		}
 	}
 }
 
-// custom lets types that unmarshal themselves do so.
+// custom decodes types that unmarshal themselves, and reports whether v is one.
 func (d *decoder) custom(path string, n ast.Node, v reflect.Value) bool {
 	if !v.CanAddr() {
 		return false
@@ -153,24 +155,24 @@ func (d *decoder) custom(path string, n ast.Node, v reflect.Value) bool {
 			if errors.As(err, &ye) {
 				d.file.syntax(path, err)
 			} else {
-				d.fault(path, n, "%s", err)
+				d.invalid(path, n, "%s", err)
 			}
 		}
 		return true
 	case encoding.TextUnmarshaler:
 		text, _, ok := scalar(n)
 		if !ok {
-			d.fault(path, n, "a text is needed, found a %s", describe(n))
+			d.invalid(path, n, "must be a text, not a %s", describe(n))
 		} else if err := u.UnmarshalText([]byte(text)); err != nil {
-			d.fault(path, n, "%s", err)
+			d.invalid(path, n, "%s", err)
 		}
 		return true
 	}
 	return false
 }
 
-// Shorthand is a stanza that can be written as one text instead of a mapping,
-// such as a URL.
+// Shorthand is a stanza that can be a single text, such as a URL, instead of a
+// mapping.
 type Shorthand interface{ SetShorthand(text string) }
 
 func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int) {
@@ -182,7 +184,7 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int)
 	}
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
-		d.fault(path, n, "a mapping (key: value) is needed, found a %s", describe(n))
+		d.invalid(path, n, "must be a mapping (key: value), not a %s", describe(n))
 		return
 	}
 	fields := fieldsOf(v.Type())
@@ -190,7 +192,7 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int)
 		at := join(path, entry.key)
 		field, known := fields.byName[entry.key]
 		if !known {
-			d.fault(at, entry.node, "unknown key; %s", suggest(entry.key, fields.names))
+			d.invalid(at, entry.node, "unknown key; %s", suggest(entry.key, fields.names))
 			continue
 		}
 		d.value(at, entry.value, v.FieldByIndex(field), depth+1)
@@ -200,7 +202,7 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int)
 func (d *decoder) mapping(path string, n ast.Node, v reflect.Value, depth int) {
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
-		d.fault(path, n, "a mapping (key: value) is needed, found a %s", describe(n))
+		d.invalid(path, n, "must be a mapping (key: value), not a %s", describe(n))
 		return
 	}
 	out := reflect.MakeMap(v.Type()) // a map in the file replaces the default map
@@ -215,14 +217,14 @@ func (d *decoder) mapping(path string, n ast.Node, v reflect.Value, depth int) {
 func (d *decoder) sequence(path string, n ast.Node, v reflect.Value, depth int) {
 	s, ok := n.(*ast.SequenceNode)
 	if !ok {
-		d.fault(path, n, "a list is needed, found a %s", describe(n))
+		d.invalid(path, n, "must be a list, not a %s", describe(n))
 		return
 	}
 	out := reflect.MakeSlice(v.Type(), len(s.Values), len(s.Values))
 	for i, item := range s.Values {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if _, null := item.(*ast.NullNode); null {
-			d.fault(at, item, "empty list entry")
+			d.invalid(at, item, "empty list entry")
 			continue
 		}
 		d.value(at, item, out.Index(i), depth+1)
@@ -236,29 +238,30 @@ type entry struct {
 	value ast.Node
 }
 
-// entries returns the mapping's pairs, faulting duplicates and merge keys.
+// entries returns the pairs of the mapping without duplicates and merge keys,
+// which are errors.
 func (d *decoder) entries(path string, m *ast.MappingNode) []entry {
-	seen := map[string]bool{}
+	first := map[string]int{} // line by key
 	var out []entry
 	for _, kv := range m.Values {
 		if _, merge := kv.Key.(*ast.MergeKeyNode); merge {
-			d.fault(path, kv.Key, "merge keys (<<) are not supported; use an anchor for the whole value")
+			d.invalid(path, kv.Key, "merge keys (<<) are not supported; use an anchor for the whole value")
 			continue
 		}
 		key := kv.Key.GetToken().Value
-		if seen[key] {
-			d.fault(join(path, key), kv.Key, "key stands twice in this mapping")
+		if line, duplicate := first[key]; duplicate {
+			d.invalid(join(path, key), kv.Key, "duplicate key (first defined in line %d)", line)
 			continue
 		}
-		seen[key] = true
 		pos := kv.Key.GetToken().Position
+		first[key] = pos.Line
 		d.file.origin[join(path, key)] = origin{line: pos.Line, column: pos.Column}
 		out = append(out, entry{key, kv.Key, kv.Value})
 	}
 	return out
 }
 
-// scalar returns a node's text and whether it was written plainly (unquoted).
+// scalar returns the text of a node and whether it is plain (unquoted).
 func scalar(n ast.Node) (text string, plain, ok bool) {
 	switch t := n.(type) {
 	case *ast.StringNode:
@@ -272,7 +275,7 @@ func scalar(n ast.Node) (text string, plain, ok bool) {
 	return "", false, false
 }
 
-// setScalar parses text into v; it serves the file and the environment alike.
+// setScalar parses text from a file, a variable or a flag into v.
 func setScalar(v reflect.Value, text string) error {
 	if v.Type() == durationType {
 		dur, err := time.ParseDuration(text)
@@ -294,13 +297,13 @@ func setScalar(v reflect.Value, text string) error {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		i, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 10, v.Type().Bits())
 		if err != nil {
-			return fmt.Errorf("%q is not a whole number that fits %d bits", text, v.Type().Bits())
+			return fmt.Errorf("%q is not an integer that fits %d bits", text, v.Type().Bits())
 		}
 		v.SetInt(i)
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		u, err := strconv.ParseUint(strings.ReplaceAll(text, "_", ""), 10, v.Type().Bits())
 		if err != nil {
-			return fmt.Errorf("%q is not a whole number from 0 that fits %d bits", text, v.Type().Bits())
+			return fmt.Errorf("%q is not a non-negative integer that fits %d bits", text, v.Type().Bits())
 		}
 		v.SetUint(u)
 	case reflect.Float32, reflect.Float64:

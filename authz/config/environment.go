@@ -8,19 +8,19 @@ import (
 	"unicode"
 )
 
-// Prefix begins the name of every environment variable that sets a key.
+// Prefix is the prefix of all environment variables that set keys.
 const Prefix = "JWT_BOUNCER_"
 
-// EnvName returns the environment variable for a YAML path: "listen.grpc" is
-// JWT_BOUNCER_LISTEN_GRPC.
+// EnvName returns the environment variable of a YAML path, such as
+// JWT_BOUNCER_LISTEN_GRPC for "listen.grpc".
 func EnvName(path string) string {
 	return Prefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
 }
 
-// Overlay sets every single-valued key, and every list of texts (separated by
-// commas), whose variable lookup finds non-empty. Keys inside lists can only be set in the file.
-// Variables with the prefix that name no key are left alone: Kubernetes makes
-// such variables for a Service of that name.
+// Overlay sets every key whose environment variable is not empty. Lists of texts
+// are separated by commas; keys inside lists can only be set in the file. Other
+// variables with the prefix are ignored: Kubernetes defines some for a Service
+// called jwt-bouncer.
 func (f *File) Overlay(dst any, lookup func(string) (string, bool)) {
 	walk("", reflect.ValueOf(dst).Elem(), func(path string, v reflect.Value, _ reflect.StructField) {
 		if text, ok := lookup(EnvName(path)); ok && text != "" {
@@ -44,7 +44,7 @@ func (f *File) SetFlag(dst any, path, name, text string) {
 }
 
 func (f *File) set(path, from string, v reflect.Value, text string) {
-	f.origin[path] = origin{elsewhere: from}
+	f.origin[path] = origin{source: from}
 	var err error
 	switch {
 	case v.CanAddr() && isText(v):
@@ -55,7 +55,7 @@ func (f *File) set(path, from string, v reflect.Value, text string) {
 		for i, p := range parts {
 			p = strings.TrimSpace(p)
 			if strings.ContainsFunc(p, unicode.IsSpace) {
-				err = fmt.Errorf("%q is one entry; entries are separated by commas (one with a space in it can only stand in the file)", p)
+				err = fmt.Errorf("%q is one entry; entries are separated by commas (an entry with a space can only be set in the file)", p)
 			}
 			list.Index(i).SetString(p)
 		}
@@ -64,7 +64,7 @@ func (f *File) set(path, from string, v reflect.Value, text string) {
 		err = setScalar(v, text)
 	}
 	if err != nil {
-		f.Fault(path, "%s", err)
+		f.Invalid(path, "%s", err)
 	}
 }
 

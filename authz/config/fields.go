@@ -39,7 +39,7 @@ func (f *fields) collect(t reflect.Type, index []int) {
 	}
 }
 
-// suggest names the allowed key nearest to key, or all of them.
+// suggest returns a hint: the allowed key most similar to key, and all of them.
 func suggest(key string, names []string) string {
 	best, dist := "", len(key)/2+1
 	for _, n := range names {

@@ -1,7 +1,7 @@
 // Package config loads configuration into structs that other packages define:
-// YAML, strictly, with every fault reported at once and each with its line;
-// then the environment; then whatever the stanzas themselves have to say.
-// It knows no stanza and never reads a secret.
+// strict YAML, then the environment, then flags. It collects all errors, each
+// with its line and column, those of the structs' own Validate methods
+// included. It knows no stanza and never reads a secret.
 package config
 
 import (
@@ -10,65 +10,39 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"sort"
 	"strings"
+
+	"jwtbouncer/authz"
 )
 
-// File is a configuration that has been read into its struct. Faults are
-// collected until Err is asked for.
+// File is a configuration that has been read into its struct. It collects
+// errors until Err is called.
 type File struct {
 	name   string
 	origin map[string]origin
-	faults []located
-	broken bool // no YAML: nothing of it has been read
+	errs   Error
+	broken bool // not YAML: none of it has been read
 }
 
 // origin says where a value came from.
 type origin struct {
 	line, column int
-	elsewhere    string // not the file: which variable or flag
+	source       string // the environment variable or flag; empty: the file
 }
 
-type located struct {
-	Problem
-	order int
-}
-
-// Problem is one fault of a configuration.
-type Problem struct {
-	File         string
-	Line, Column int    // from 1; 0 when the key does not stand in the file
-	Key          string // YAML path such as "issuers[0].jwks"; empty for the whole file
-	Message      string
-}
-
-func (p Problem) String() string {
-	var b strings.Builder
-	b.WriteString(p.File)
-	if p.Line > 0 {
-		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
-	}
-	b.WriteString(": ")
-	if p.Key != "" {
-		b.WriteString(p.Key + ": ")
-	}
-	b.WriteString(p.Message)
-	return b.String()
-}
-
-// Error is every fault of a configuration, in the order of the file.
-type Error []Problem
+// Error lists everything that is wrong with a configuration, in the order of
+// the file.
+type Error []authz.InvalidError
 
 func (e Error) Error() string {
 	lines := make([]string, len(e))
-	for i, p := range e {
-		lines[i] = p.String()
+	for i := range e {
+		lines[i] = e[i].Error()
 	}
 	return strings.Join(lines, "\n")
 }
 
-// Read returns the text of the file called name, for Parse. A file that cannot
-// be read is an Error.
+// Read returns the content of the file, for Parse. The error is an Error.
 func Read(name string) ([]byte, error) {
 	text, err := os.ReadFile(name)
 	if err == nil {
@@ -76,34 +50,34 @@ func Read(name string) ([]byte, error) {
 	}
 	var path *fs.PathError
 	if errors.As(err, &path) {
-		err = path.Err // which names the file again
+		err = path.Err // without the name, which Error repeats
 	}
-	return nil, Error{{File: name, Message: err.Error()}}
+	return nil, Error{{Source: name, Detail: err.Error()}}
 }
 
-// Parse reads YAML text into dst, a pointer to a struct that holds the defaults.
-// Empty text leaves them. name is for messages. Faults wait for Err.
+// Parse reads YAML into dst, a pointer to a struct that contains the defaults.
+// Empty text leaves them unchanged. name is for messages. Err returns the errors.
 func Parse(name string, text []byte, dst any) *File {
 	f := &File{name: name, origin: map[string]origin{}}
 	f.decode(text, dst)
 	return f
 }
 
-// Fault records what is wrong at path. A path that does not stand in the file
-// is placed at its nearest parent that does. Where the text is no YAML at all,
-// it does nothing: the values are not those that were meant.
-func (f *File) Fault(path, format string, args ...any) {
+// Invalid records an invalid value. If path is not in the file, the error is
+// placed at the nearest parent that is. If the text is not YAML, Invalid does
+// nothing: the values are not the intended ones.
+func (f *File) Invalid(path, format string, args ...any) {
 	if f.broken {
 		return
 	}
-	p := Problem{File: f.name, Key: path, Message: fmt.Sprintf(format, args...)}
+	e := authz.InvalidError{Source: f.name, Field: path, Detail: fmt.Sprintf(format, args...)}
 	at := path
 	for {
 		if o, ok := f.origin[at]; ok {
-			if o.elsewhere != "" {
-				p.File = o.elsewhere
+			if o.source != "" {
+				e.Source = o.source
 			} else {
-				p.Line, p.Column = o.line, o.column
+				e.Line, e.Column = o.line, o.column
 			}
 			break
 		}
@@ -112,51 +86,40 @@ func (f *File) Fault(path, format string, args ...any) {
 		}
 		at = parent(at)
 	}
-	f.add(p)
+	f.add(e)
 }
 
-// At returns a reporter for the stanza at prefix, to be handed to its Validate.
-func (f *File) At(prefix string) func(path, format string, args ...any) {
-	return func(path, format string, args ...any) { f.Fault(join(prefix, path), format, args...) }
+// At returns Invalid for the stanza at prefix, for its Validate method.
+func (f *File) At(prefix string) authz.Fault {
+	return func(path, format string, args ...any) { f.Invalid(join(prefix, path), format, args...) }
 }
 
-// Set reports whether the value at path came from the file, the environment or a flag.
-func (f *File) Set(path string) bool { _, ok := f.origin[path]; return ok }
+// IsSet reports whether the value at path came from the file, the environment
+// or a flag.
+func (f *File) IsSet(path string) bool { _, ok := f.origin[path]; return ok }
 
-// Faulty reports whether there is a fault at path or below it so far. Of what
-// depends on a faulty value, nothing useful can be said.
-func (f *File) Faulty(path string) bool {
-	return slices.ContainsFunc(f.faults, func(l located) bool {
-		rest, below := strings.CutPrefix(l.Key, path)
+// IsInvalid reports whether there is an error at or below path so far. Rules
+// that depend on the value cannot be checked then.
+func (f *File) IsInvalid(path string) bool {
+	return slices.ContainsFunc(f.errs, func(e authz.InvalidError) bool {
+		rest, below := strings.CutPrefix(e.Field, path)
 		return below && (rest == "" || rest[0] == '.' || rest[0] == '[')
 	})
 }
 
-func (f *File) add(p Problem) {
-	for _, have := range f.faults {
-		if have.Problem == p {
-			return
-		}
+func (f *File) add(e authz.InvalidError) {
+	if !slices.Contains(f.errs, e) {
+		f.errs = append(f.errs, e)
 	}
-	f.faults = append(f.faults, located{p, len(f.faults)})
 }
 
-// Err returns all faults as an Error, or nil.
+// Err returns all errors as an Error, or nil.
 func (f *File) Err() error {
-	if len(f.faults) == 0 {
+	if len(f.errs) == 0 {
 		return nil
 	}
-	sort.SliceStable(f.faults, func(i, j int) bool {
-		a, b := f.faults[i], f.faults[j]
-		if a.Line != b.Line {
-			return a.Line < b.Line
-		}
-		return a.order < b.order
-	})
-	e := make(Error, len(f.faults))
-	for i, l := range f.faults {
-		e[i] = l.Problem
-	}
+	e := slices.Clone(f.errs)
+	slices.SortStableFunc(e, func(a, b authz.InvalidError) int { return a.Line - b.Line })
 	return e
 }
 

@@ -15,7 +15,7 @@ import (
 func Schema(dst any, id, title string) ([]byte, error) {
 	r := jsonschema.Reflector{
 		FieldNameTag:               "yaml",
-		RequiredFromJSONSchemaTags: true, // everything has a default; what is missing is Validate's business
+		RequiredFromJSONSchemaTags: true, // every key has a default; Validate reports missing keys
 		ExpandedStruct:             true,
 		DoNotReference:             true,
 		Mapper: func(t reflect.Type) *jsonschema.Schema {
@@ -42,8 +42,8 @@ func Schema(dst any, id, title string) ([]byte, error) {
 	return json.MarshalIndent(s, "", "  ")
 }
 
-// describeFields adds defaults and closed sets of values, which are in the
-// value and in tags of our own.
+// describeFields adds the defaults, which are in v, and the allowed values, which
+// are in "enum" tags.
 func describeFields(s *jsonschema.Schema, v reflect.Value) {
 	if s == nil || s.Properties == nil {
 		return
@@ -157,8 +157,8 @@ func kindName(t reflect.Type) string {
 	return "whole number"
 }
 
-// defaultText renders a default; "" for the zero value of kinds where it means
-// "not set". A bool is always shown.
+// defaultText returns a default as text: "" for a zero value, which means "not
+// set" for every kind except bool.
 func defaultText(v reflect.Value) string {
 	if v.CanInterface() {
 		switch x := v.Interface().(type) {

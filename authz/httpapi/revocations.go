@@ -143,7 +143,7 @@ func waitParameter(r *http.Request) (authz.Wait, *problem) {
 func fieldErrorOf(err error) fieldError {
 	var invalid *authz.InvalidError
 	if errors.As(err, &invalid) {
-		return fieldError(*invalid)
+		return fieldError{Index: invalid.Index, Field: invalid.Field, Detail: invalid.Detail}
 	}
 	return fieldError{Detail: err.Error()}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"jwtbouncer/authz"
 	"jwtbouncer/authz/config"
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/jose"
@@ -24,19 +25,19 @@ type namedFile struct {
 // would keep a sidecar from starting or from getting keys. name is the
 // configuration's own, for messages.
 func (s *Settings) CheckFiles(name string) error {
-	var faults config.Error
+	var errs config.Error
 	for _, f := range s.files() {
 		if f.path == "" {
 			continue
 		}
 		if err := f.check(f.path); err != nil {
-			faults = append(faults, config.Problem{File: name, Key: f.key, Message: err.Error()})
+			errs = append(errs, authz.InvalidError{Source: name, Field: f.key, Detail: err.Error()})
 		}
 	}
-	if len(faults) == 0 {
+	if len(errs) == 0 {
 		return nil
 	}
-	return faults
+	return errs
 }
 
 func (s *Settings) files() []namedFile {

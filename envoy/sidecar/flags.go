@@ -21,7 +21,7 @@ func (s *Settings) setFlags(f *config.File, flags []Flag) {
 	for _, flag := range flags {
 		f.SetFlag(s, flag.Key, flag.Name, flag.Value)
 		if file, secret := secretFiles[flag.Key]; secret && hasPassword(flag.Value) {
-			f.Fault(flag.Key, "the URL holds a password, and flags can be read by everybody on this machine; use %s, or give the whole URL in the file or in %s", file, config.EnvName(flag.Key))
+			f.Invalid(flag.Key, "the URL holds a password, and flags can be read by everybody on this machine; use %s, or give the whole URL in the file or in %s", file, config.EnvName(flag.Key))
 		}
 	}
 }

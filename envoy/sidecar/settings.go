@@ -111,7 +111,7 @@ func parse(name string, text []byte, env func(string) (string, bool), flags ...F
 // seedEnvironment honours the variables of the scheme this product grew out
 // of: REDIS_HOST, REDIS_PORT, CACHE_TTL (seconds) and ENABLE_CACHE.
 func (s *Settings) seedEnvironment(f *config.File, env func(string) (string, bool)) {
-	if host, ok := env("REDIS_HOST"); ok && host != "" && !f.Set("redis") {
+	if host, ok := env("REDIS_HOST"); ok && host != "" && !f.IsSet("redis") {
 		port := "6379"
 		if p, ok := env("REDIS_PORT"); ok && p != "" {
 			// Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 for a Service called redis.
@@ -137,19 +137,19 @@ func (s *Settings) seedEnvironment(f *config.File, env func(string) (string, boo
 func (s *Settings) validate(f *config.File) {
 	s.Listen.Validate(f.At("listen"))
 	if len(s.Issuers) == 0 {
-		f.Fault("issuers", "at least one issuer is needed, such as\n  issuers:\n    - issuer: https://issuer.example\n      audiences: [api]")
+		f.Invalid("issuers", "at least one issuer is needed, such as\n  issuers:\n    - issuer: https://issuer.example\n      audiences: [api]")
 	}
 	seen := map[string]int{}
 	for i, iss := range s.Issuers {
 		at := fmt.Sprintf("issuers[%d]", i)
 		iss.Validate(f.At(at))
 		if first, twice := seen[iss.Issuer]; twice {
-			f.Fault(at+".issuer", "%q stands in issuers[%d] already", iss.Issuer, first)
+			f.Invalid(at+".issuer", "duplicate issuer %q (first defined at issuers[%d])", iss.Issuer, first)
 		}
 		seen[iss.Issuer] = i
 	}
 	if err := store.CheckURL(s.Store); err != nil {
-		f.Fault("store", "%s", err)
+		f.Invalid("store", "%s", err)
 	}
 	if s.Redis.Enabled() {
 		s.Redis.Validate(f.At("redis"))
@@ -167,19 +167,19 @@ func (s *Settings) validate(f *config.File) {
 	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// The faults of the binding stanza itself are reported below.
 	options, _ := s.policyOptions(introspectors, nil)
-	policy.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.Faulty("routes" + path) })
+	policy.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.IsInvalid("routes" + path) })
 	s.Binding.Validate(f.At("binding"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
 	s.Resource.Validate(f.At("resource"))
 	if s.Listen.HTTP == "" {
 		s.API.ValidateUnserved(f.At("api"))
 		if s.Resource.Resource != "" {
-			f.Fault("resource", "the document is served on listen.http, which is empty")
+			f.Invalid("resource", "the document is served on listen.http, which is empty")
 		}
 	}
 	s.Tracing.Validate(f.At("tracing"))
 	if _, err := s.logLevel(); err != nil {
-		f.Fault("log.level", "%q: debug, info, warn or error is needed", s.Log.Level)
+		f.Invalid("log.level", "%q: debug, info, warn or error is needed", s.Log.Level)
 	}
 }
 
