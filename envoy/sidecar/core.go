@@ -24,10 +24,10 @@ import (
 	"jwtbouncer/store"
 )
 
-// core is everything behind the doors: verification, tiers, write path.
+// core is the sidecar without its listeners: rules, tiers and write path.
 type core struct {
 	rules      *Rules
-	tokens     *cache.TokenCache // nil: switched off
+	tokens     *cache.TokenCache // nil: disabled
 	store      *store.Store
 	redis      *cache.Redis    // nil: not configured
 	replica    *cache.Replica  // nil: lookup mode
@@ -40,19 +40,19 @@ type core struct {
 	log        *slog.Logger
 	reloads    reloadMetrics
 	loops      sync.WaitGroup
-	storeWell  storeHealth
-	asked      chan struct{} // closed when the store has been asked once, and got its schema if it had none
+	health     storeHealth
+	prepared   chan struct{} // closed after the first attempt to reach the store and to install a missing schema
 }
 
-// newCore joins the parts. It needs no network: what is away is reported by
-// readiness and heals by itself.
+// newCore wires the parts. It needs no network: readiness reports unreachable
+// dependencies, and the sidecar recovers when they return.
 func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
 	clock := authz.SystemClock{}
-	c := &core{log: log, reloads: newReloadMetrics(registry), asked: make(chan struct{})}
+	c := &core{log: log, reloads: newReloadMetrics(registry), prepared: make(chan struct{})}
 	var err error
 	defer func() {
 		if err != nil {
-			_ = c.close() // the cause is what matters
+			_ = c.close() // err is the cause
 		}
 	}()
 	if c.store, err = OpenStore(s, log, registry); err != nil {
@@ -68,7 +68,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		if c.redis, err = OpenRedis(s, log, registry); err != nil {
 			return nil, err
 		}
-		c.redis.Limit(0, "") // until the store has told its max_staleness, and which it is
+		c.redis.Limit(0, "") // until the store has reported its max_staleness and its identity
 		tiers = append(tiers, c.redis)
 	}
 	tiers = append(tiers, c.store)
@@ -100,7 +100,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	return c, nil
 }
 
-// OpenStore opens the store that s names. It needs no network.
+// OpenStore returns the store that s names. It needs no network.
 func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*store.Store, error) {
 	var password func() (string, error)
 	if s.StorePasswordFile != "" {
@@ -111,7 +111,7 @@ func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*s
 			}
 			return strings.TrimRight(string(text), "\r\n"), nil
 		}
-		if _, err := password(); err != nil { // a wrong path is told at once, not at the first connection
+		if _, err := password(); err != nil { // fail now, not at the first connection
 			return nil, err
 		}
 	}
@@ -121,15 +121,15 @@ func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*s
 	})
 }
 
-// OpenRedis prepares the connections to the Redis that s names. It needs no network.
+// OpenRedis returns the Redis that s names. It needs no network.
 func OpenRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cache.Redis, error) {
 	return cache.OpenRedis(s.Redis, cache.RedisOptions{
 		MaxStaleness: s.Revocation.MaxStaleness, Fill: !s.Revocation.Replica, Clock: authz.SystemClock{}, Logger: log, Registry: registry,
 	})
 }
 
-// publisher tells this process's own replica at once and the other sidecars
-// through Redis. nil: there is neither.
+// publisher returns what publishes committed revocations, nil if there is nothing
+// to notify.
 func (c *core) publisher() authz.Publisher {
 	if c.redis == nil && c.follower == nil {
 		return nil
@@ -137,11 +137,14 @@ func (c *core) publisher() authz.Publisher {
 	return publisher{c}
 }
 
+// publisher adds revocations to this process's own replica at once and publishes
+// them to the other sidecars through Redis.
 type publisher struct{ *core }
 
+// Publish implements authz.Publisher.
 func (p publisher) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	if p.follower != nil {
-		// The caller was told that the token is revoked and may use this sidecar next.
+		// A caller that has its receipt may send a revoked token here next.
 		for i := range revocations {
 			p.replica.Add(revocations[i].Entry())
 		}
@@ -150,20 +153,20 @@ func (p publisher) Publish(ctx context.Context, revocations []authz.Revocation) 
 	return p.redis != nil && p.redis.Publish(ctx, revocations)
 }
 
-// schemaTime is how long a follower waits for the store to have a schema: one
-// that does not answer must not keep it from asking for itself.
-const schemaTime = 2 * time.Second
+// schemaTimeout limits how long the follower waits for the store's schema before
+// it tries to sync anyway.
+const schemaTimeout = 2 * time.Second
 
 // start begins the background work, which ends with ctx.
 func (c *core) start(ctx context.Context) {
 	c.rules.Verifier.Start(ctx)
-	c.loops.Go(func() { c.keepStore(ctx) })
+	c.loops.Go(func() { c.watchStore(ctx) })
 	c.loops.Go(func() { c.store.RunGC(ctx) })
 	if c.follower != nil {
 		c.loops.Go(func() {
-			select { // of a store without a schema there is nothing to read
-			case <-c.asked:
-			case <-time.After(schemaTime):
+			select { // a store without a schema cannot be read
+			case <-c.prepared:
+			case <-time.After(schemaTimeout):
 			}
 			c.loop(ctx, "follower", c.follower.Run)
 		})
@@ -178,13 +181,12 @@ func (c *core) start(ctx context.Context) {
 	}
 }
 
-// loop runs one of the endless functions again should it end early, with an
-// error or a panic.
+// loop runs f until ctx ends. It starts f again if f returns early or panics.
 func (c *core) loop(ctx context.Context, name string, f func(context.Context) error) {
 	guarded := func() (err error) {
 		defer func() {
 			if p := recover(); p != nil {
-				// What is in it may come from outside; the stack says enough.
+				// The value may contain input; the stack says enough.
 				err = fmt.Errorf("panic: %T at %s", p, debug.Stack())
 			}
 		}()
@@ -195,22 +197,22 @@ func (c *core) loop(ctx context.Context, name string, f func(context.Context) er
 		if ctx.Err() != nil {
 			return
 		}
-		c.log.Error("background loop ended; starting it again", "loop", name, "error", err)
+		c.log.Error("background loop ended early; restarting it", "loop", name, "error", err)
 		if !pause(ctx, time.Second) {
 			return
 		}
 	}
 }
 
-// keepStore brings the schema up to date once the store can be reached, and
-// keeps its state for readiness. From then on a follower's syncs tell how the
-// store is; without one it is asked for its max_staleness all the time.
-func (c *core) keepStore(ctx context.Context) {
-	first := sync.OnceFunc(func() { close(c.asked) })
+// watchStore prepares the store as soon as it can be reached, and records its
+// health for readiness. With a follower it returns then, because syncs report the
+// store's health; without one it goes on reading the store's limits.
+func (c *core) watchStore(ctx context.Context) {
+	first := sync.OnceFunc(func() { close(c.prepared) })
 	for {
-		err := c.askStore(ctx)
+		err := c.prepareStore(ctx)
 		first()
-		changed := c.storeWell.set(err)
+		changed := c.health.set(err)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -232,20 +234,20 @@ func (c *core) keepStore(ctx context.Context) {
 	}
 }
 
-// askStore reports whether the store can be used. Until it could be for the
-// first time, a schema that is missing is installed.
-func (c *core) askStore(ctx context.Context) error {
+// prepareStore reports whether the store is usable. Until it has been usable
+// once, it installs a missing schema.
+func (c *core) prepareStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	limits, err := c.limits(ctx)
 	old := err == nil && limits.SchemaVersion < store.SchemaVersion
 	switch {
-	case c.storeWell.everWell() == nil:
+	case c.health.firstError() == nil:
 		return err
 	case old && c.store.Name() == "postgres":
-		// It serves. Migrating is for somebody who may, and who is not behind
-		// a pooler that hands the migration's lock to another session.
-		c.log.Warn("the store's schema is old, run `jwt-bouncer migrate`", "version", limits.SchemaVersion, "current", store.SchemaVersion)
+		// It is usable. The migration needs more privileges, and a connection
+		// without a pooler, which would pass its lock to another session.
+		c.log.Warn("the store's schema is old; run `jwt-bouncer migrate`", "version", limits.SchemaVersion, "current", store.SchemaVersion)
 		return nil
 	case old || errors.Is(err, store.ErrSchema):
 		if err := c.store.Migrate(ctx); err != nil {
@@ -256,8 +258,8 @@ func (c *core) askStore(ctx context.Context) error {
 	return err
 }
 
-// limits reads the fleet's limits and keeps to them. (A follower is told with
-// every sync, and the store's own answers keep to max_token_ttl.)
+// limits reads the store's limits and applies them to Redis. (The follower gets
+// them with every sync, and the store applies max_token_ttl itself.)
 func (c *core) limits(ctx context.Context) (store.Limits, error) {
 	limits, err := c.store.Limits(ctx)
 	if err == nil && c.redis != nil {
@@ -266,7 +268,7 @@ func (c *core) limits(ctx context.Context) (store.Limits, error) {
 	return limits, err
 }
 
-// pause waits for d and reports whether ctx is still alive.
+// pause waits for d and reports whether ctx is still active.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -278,41 +280,42 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// storeHealth is what the last look at the store said.
+// storeHealth is the result of the last attempt to use the store.
 type storeHealth struct {
-	mu         sync.Mutex
-	seen, ever bool
-	err        error
+	mu      sync.Mutex
+	tried   bool
+	healthy bool // at least once
+	err     error
 }
 
-// set reports whether the store went from usable to not, or back.
+// set records a result and reports whether the store became usable or unusable.
 func (h *storeHealth) set(err error) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	changed := !h.seen || (err == nil) != (h.err == nil)
-	h.seen, h.err = true, err
-	h.ever = h.ever || err == nil
+	changed := !h.tried || (err == nil) != (h.err == nil)
+	h.tried, h.err = true, err
+	h.healthy = h.healthy || err == nil
 	return changed
 }
 
-// everWell returns nil once the store has answered, else why it has not.
-func (h *storeHealth) everWell() error {
+// firstError returns nil once the store has been usable, else why it is not.
+func (h *storeHealth) firstError() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case h.ever:
+	case h.healthy:
 		return nil
-	case !h.seen:
-		return errors.New("the store has not been asked yet")
+	case !h.tried:
+		return errors.New("the store has not been contacted yet")
 	}
 	return h.err
 }
 
-// parts are what /readyz lists. A sidecar is ready when it can prove things:
-// keys of an issuer are there, and either everything has been loaded once or,
-// in lookup mode, the store has answered once. It does not become unready when
-// the store goes away later: it goes on denying with reasons, and taking every
-// sidecar out of service at once would help nobody.
+// parts returns the checks that /readyz lists. A sidecar is ready when it has the
+// keys of an issuer and has loaded all revocations once or, in lookup mode, has
+// reached the store once. An outage of the store does not make it unready: it
+// goes on denying with reasons, and taking all sidecars out of service at once
+// would help nobody.
 func (c *core) parts() []httpapi.Part {
 	return []httpapi.Part{
 		{Name: "keys", Ready: c.rules.Verifier.Ready},
@@ -322,10 +325,10 @@ func (c *core) parts() []httpapi.Part {
 
 func (c *core) revocationsReady() error {
 	if c.follower == nil {
-		return c.storeWell.everWell()
+		return c.health.firstError()
 	}
 	if !c.follower.Ready() {
-		return errors.Join(errors.New("the revocations have not been loaded yet"), c.storeWell.everWell())
+		return errors.Join(errors.New("the revocations have not been loaded yet"), c.health.firstError())
 	}
 	return nil
 }
@@ -340,8 +343,8 @@ func (c *core) ready() error {
 	return errors.Join(errs...)
 }
 
-// reload takes the routes of changed settings. Anything else that changed is
-// named and waits for a restart; settings with a fault change nothing.
+// reload applies the routes of changed settings and logs which other stanzas need
+// a restart. Invalid settings change nothing.
 func (c *core) reload(running Settings, load func() (Settings, error), log *slog.Logger) {
 	next, err := load()
 	var routes *policy.Policy
@@ -350,18 +353,18 @@ func (c *core) reload(running Settings, load func() (Settings, error), log *slog
 	}
 	c.reloads.reloaded(err)
 	if err != nil {
-		log.Error("configuration not reloaded: nothing has changed", "error", err)
+		log.Error("configuration not reloaded; the running one stays in force", "error", err)
 		return
 	}
 	c.routes.Store(routes)
 	c.authorizer.SetPolicy(routes)
 	log.Info("routes reloaded", "routes", len(next.Routes))
 	if rest := restartNeeded(running, next); len(rest) > 0 {
-		log.Warn("these settings changed as well and take effect with a restart", "settings", rest)
+		log.Warn("other changed settings take effect with a restart", "settings", rest)
 	}
 }
 
-// restartNeeded names the stanzas that differ, apart from routes.
+// restartNeeded returns the names of the stanzas that differ, except routes.
 func restartNeeded(a, b Settings) []string {
 	var names []string
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
@@ -377,7 +380,8 @@ func restartNeeded(a, b Settings) []string {
 	return names
 }
 
-// close ends what start began; ctx of start must have ended.
+// close waits for the background work and closes the parts. The context of start
+// must have ended.
 func (c *core) close() error {
 	c.loops.Wait()
 	var errs []error

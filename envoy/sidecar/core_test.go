@@ -26,8 +26,8 @@ import (
 	"jwtbouncer/store"
 )
 
-// coreOf returns a core, and the context of what it is to do, which ends with
-// the test.
+// coreOf returns a core and a context for its background work, which ends with the
+// test.
 func coreOf(t *testing.T, s Settings) (*core, context.Context) {
 	t.Helper()
 	c, err := newCore(s, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
@@ -44,8 +44,8 @@ func coreOf(t *testing.T, s Settings) (*core, context.Context) {
 	return c, ctx
 }
 
-// Whoever is told by a sidecar that a token is revoked may ask that sidecar
-// next: its own replica knows before the receipt is out.
+// A caller may send a revoked token to the sidecar that has just revoked it: the
+// sidecar's own replica has the revocation before the receipt is returned.
 func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 	t.Parallel()
 	s := Defaults()
@@ -67,13 +67,13 @@ func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !c.replica.Revokes([]authz.Key{rv.Key()}, 1) {
-			t.Errorf("%d: the receipt is out and the replica does not know", i)
+			t.Errorf("%d: the receipt was returned before the replica had the revocation", i)
 		}
 	}
 }
 
-// A password that is rotated in its file is what the next connection shows, of
-// lookups as of the feed and of migrations.
+// After a rotation of the password file, every new connection uses the new
+// password: those of lookups, of the feed and of migrations.
 func TestStorePasswordRotates(t *testing.T) {
 	t.Parallel()
 	addr, shown := askForPassword(t)
@@ -132,8 +132,8 @@ func TestStorePasswordRotates(t *testing.T) {
 	}
 }
 
-// askForPassword is as much of Postgres as asks for a password, hears it and
-// hangs up.
+// askForPassword is a Postgres server that asks for a password, reads it and closes
+// the connection.
 func askForPassword(t *testing.T) (addr string, shown <-chan string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -169,7 +169,7 @@ func askForPassword(t *testing.T) (addr string, shown <-chan string) {
 	return l.Addr().String(), passwords
 }
 
-// An embedded store has nobody else who would migrate it.
+// The sidecar migrates an embedded store, because nothing else does.
 func TestOldFileIsMigrated(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "r.db")
@@ -194,14 +194,14 @@ func TestOldFileIsMigrated(t *testing.T) {
 	c, ctx := coreOf(t, s)
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	c.keepStore(ctx) // a follower's store is asked until it is well
+	c.watchStore(ctx) // with a follower it returns when the store is usable
 	var version int
 	if err := db.QueryRowContext(t.Context(), "select schema_version from meta").Scan(&version); err != nil || version != store.SchemaVersion {
 		t.Errorf("version %d: %v", version, err)
 	}
 }
 
-// A new installation begins with an empty store, which is no fault to warn of.
+// The empty store of a new installation causes no warning.
 func TestFirstStartIsQuiet(t *testing.T) {
 	t.Parallel()
 	s := Defaults()
@@ -229,13 +229,13 @@ func TestReloadTellsMetrics(t *testing.T) {
 	s.Issuers = []issuer.Config{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
 	c, _ := coreOf(t, s)
-	const long = 1 // what the timestamp is set to, to see whether it is set again
+	const unchanged = 1 // timestamp before each reload
 	for i, load := range []struct {
 		routes []policy.RouteConfig
 		err    error
 		ok     bool
 	}{
-		{err: errors.New("a fault"), ok: false},
+		{err: errors.New("invalid"), ok: false},
 		{ok: true},
 		{routes: []policy.RouteConfig{{Allow: []string{"("}}}, ok: false},
 		{ok: true},
@@ -243,20 +243,20 @@ func TestReloadTellsMetrics(t *testing.T) {
 		if v := testutil.ToFloat64(c.reloads.successful); i == 0 && v != 1 {
 			t.Errorf("after the start: %v", v)
 		}
-		c.reloads.at.Set(long)
+		c.reloads.at.Set(unchanged)
 		c.reload(s, func() (Settings, error) {
 			next := s
 			next.Routes = load.routes
 			return next, load.err
 		}, slog.New(slog.DiscardHandler))
-		ok, at := testutil.ToFloat64(c.reloads.successful) == 1, testutil.ToFloat64(c.reloads.at) != long
+		ok, at := testutil.ToFloat64(c.reloads.successful) == 1, testutil.ToFloat64(c.reloads.at) != unchanged
 		if ok != load.ok || at != load.ok {
 			t.Errorf("%d: successful %t, timestamp set %t", i, ok, at)
 		}
 	}
 }
 
-// A loop that fails is begun again, and a panic in it is a failure.
+// A loop that returns early or panics is restarted.
 func TestLoopsGoOn(t *testing.T) {
 	t.Parallel()
 	c := &core{log: slog.New(slog.DiscardHandler)}

@@ -13,17 +13,16 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// namedFile is a file that the configuration names.
+// namedFile is a file that is named in the configuration.
 type namedFile struct {
 	key   string // of the configuration
 	path  string
 	check func(path string) error
 }
 
-// CheckFiles reads every file that the configuration names and returns what is
-// wrong with them, all of it: faults that a text alone does not show, and that
-// would keep a sidecar from starting or from getting keys. name is the
-// configuration's own, for messages.
+// CheckFiles reads every file that is named in the configuration and returns all
+// errors that would keep a sidecar from starting or from getting keys. name is
+// that of the configuration, for messages.
 func (s *Settings) CheckFiles(name string) error {
 	var errs config.Error
 	for _, f := range s.files() {
@@ -47,15 +46,15 @@ func (s *Settings) files() []namedFile {
 	}
 	out := []namedFile{
 		{"listen.grpc_tls.certificate", t.Certificate, pair(t.Certificate, t.Key)},
-		{"listen.grpc_tls.key", t.Key, readable},
-		{"listen.grpc_tls.client_ca", t.ClientCA, holdsCertificates},
-		{"store_password_file", s.StorePasswordFile, holdsSecret},
-		{"redis.password_file", s.Redis.PasswordFile, holdsSecret},
-		{"redis.sentinel_password_file", s.Redis.SentinelPasswordFile, holdsSecret},
-		{"redis.tls.ca_file", s.Redis.TLS.CAFile, holdsCertificates},
+		{"listen.grpc_tls.key", t.Key, checkReadable},
+		{"listen.grpc_tls.client_ca", t.ClientCA, checkCertificates},
+		{"store_password_file", s.StorePasswordFile, checkSecret},
+		{"redis.password_file", s.Redis.PasswordFile, checkSecret},
+		{"redis.sentinel_password_file", s.Redis.SentinelPasswordFile, checkSecret},
+		{"redis.tls.ca_file", s.Redis.TLS.CAFile, checkCertificates},
 		{"redis.tls.cert_file", s.Redis.TLS.CertFile, pair(s.Redis.TLS.CertFile, s.Redis.TLS.KeyFile)},
-		{"redis.tls.key_file", s.Redis.TLS.KeyFile, readable},
-		{"status_lists.ca_file", s.StatusLists.CAFile, holdsCertificates},
+		{"redis.tls.key_file", s.Redis.TLS.KeyFile, checkReadable},
+		{"status_lists.ca_file", s.StatusLists.CAFile, checkCertificates},
 		{"api.token_file", s.API.TokenFile, httpapi.CheckTokenFile},
 	}
 	for i, c := range s.API.Clients {
@@ -63,24 +62,24 @@ func (s *Settings) files() []namedFile {
 	}
 	for i, c := range s.Issuers {
 		at := fmt.Sprintf("issuers[%d].", i)
-		out = append(out, namedFile{at + "ca_file", c.CAFile, holdsCertificates})
+		out = append(out, namedFile{at + "ca_file", c.CAFile, checkCertificates})
 		if path := strings.TrimPrefix(c.JWKS, "file://"); !strings.Contains(path, "://") {
-			out = append(out, namedFile{at + "jwks", path, holdsKeys})
+			out = append(out, namedFile{at + "jwks", path, checkKeys})
 		}
 	}
 	for i, c := range s.Introspection {
 		at := fmt.Sprintf("introspection[%d].", i)
-		out = append(out, namedFile{at + "ca_file", c.CAFile, holdsCertificates}, namedFile{at + "client_secret_file", c.ClientSecretFile, holdsSecret})
+		out = append(out, namedFile{at + "ca_file", c.CAFile, checkCertificates}, namedFile{at + "client_secret_file", c.ClientSecretFile, checkSecret})
 	}
 	return out
 }
 
-func readable(path string) error {
+func checkReadable(path string) error {
 	_, err := os.ReadFile(path)
 	return err
 }
 
-func holdsSecret(path string) error {
+func checkSecret(path string) error {
 	b, err := os.ReadFile(path)
 	if err == nil && strings.TrimSpace(string(b)) == "" {
 		err = fmt.Errorf("%s is empty", path)
@@ -88,15 +87,15 @@ func holdsSecret(path string) error {
 	return err
 }
 
-func holdsCertificates(path string) error {
+func checkCertificates(path string) error {
 	b, err := os.ReadFile(path)
 	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(b) {
-		err = fmt.Errorf("%s holds no certificate in PEM", path)
+		err = fmt.Errorf("%s contains no PEM certificate", path)
 	}
 	return err
 }
 
-func holdsKeys(path string) error {
+func checkKeys(path string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -106,7 +105,7 @@ func holdsKeys(path string) error {
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
 	case set.Len() == 0:
-		return fmt.Errorf("%s holds no usable key", path)
+		return fmt.Errorf("%s contains no usable key", path)
 	}
 	return nil
 }

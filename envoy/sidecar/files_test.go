@@ -14,7 +14,7 @@ import (
 	"jwtbouncer/authz/issuer"
 )
 
-// Every key that names a file is checked: a new one cannot be forgotten.
+// CheckFiles checks every key that names a file, new keys included.
 func TestEveryNamedFileIsChecked(t *testing.T) {
 	t.Parallel()
 	s := Defaults()

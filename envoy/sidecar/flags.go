@@ -7,28 +7,27 @@ import (
 	"jwtbouncer/authz/config"
 )
 
-// Flag is a value from the command line; it wins over everything.
+// Flag is a value from the command line. It overrides all other sources.
 type Flag struct {
-	Name  string // as it is typed: --store
-	Key   string // what it sets: store
+	Name  string // such as "--store"
+	Key   string // of the configuration, such as "store"
 	Value string
 }
 
-// secretFiles are the keys that take the password of a URL out of it.
+// secretFiles are the keys, by that of a URL, of the file with its password.
 var secretFiles = map[string]string{"store": "store_password_file", "redis.url": "redis.password_file"}
 
 func (s *Settings) setFlags(f *config.File, flags []Flag) {
 	for _, flag := range flags {
 		f.SetFlag(s, flag.Key, flag.Name, flag.Value)
 		if file, secret := secretFiles[flag.Key]; secret && hasPassword(flag.Value) {
-			f.Invalid(flag.Key, "the URL holds a password, and flags can be read by everybody on this machine; use %s, or give the whole URL in the file or in %s", file, config.EnvName(flag.Key))
+			f.Invalid(flag.Key, "the URL contains a password, and every user of this machine can read flags; use %s, or give the whole URL in the file or in %s", file, config.EnvName(flag.Key))
 		}
 	}
 }
 
-// hasPassword reports whether a URL holds a password, in front of its host or
-// in its query. It need not be one that net/url understands: several hosts are
-// none.
+// hasPassword reports whether a URL contains a password, before its host or in its
+// query. net/url cannot parse every URL: those with several hosts are invalid to it.
 func hasPassword(raw string) bool {
 	_, rest, _ := strings.Cut(raw, "://")
 	rest, _, _ = strings.Cut(rest, "#")
@@ -41,7 +40,7 @@ func hasPassword(raw string) bool {
 	}
 	values, err := url.ParseQuery(query)
 	for name := range values {
-		if strings.Contains(strings.ToLower(name), "password") { // sslpassword, too
+		if strings.Contains(strings.ToLower(name), "password") { // also sslpassword
 			return true
 		}
 	}

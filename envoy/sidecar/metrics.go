@@ -8,15 +8,15 @@ import (
 	"jwtbouncer/authz"
 )
 
-// reloadMetrics tell whether the file that is there is in force, with the
-// names and meanings that Prometheus and Alertmanager use for theirs.
+// reloadMetrics report whether the configuration file is in force. Names and
+// meanings are those of Prometheus and Alertmanager.
 type reloadMetrics struct{ successful, at prometheus.Gauge }
 
-// newReloadMetrics counts what has been loaded to start with as the first success.
+// newReloadMetrics counts the load at startup as the first success.
 func newReloadMetrics(registry prometheus.Registerer) reloadMetrics {
 	m := reloadMetrics{
-		successful: prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_config_last_reload_successful", Help: "1: the configuration file was good when it was last read. 0: it had a fault, and what was in force before still is."}),
-		at:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_config_last_reload_success_timestamp_seconds", Help: "When the configuration file was last taken over, in Unix time."}),
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_config_last_reload_successful", Help: "1 if the configuration file was valid when it was last read; 0 if it was invalid, so that the previous configuration is still in force."}),
+		at:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_config_last_reload_success_timestamp_seconds", Help: "Unix time of the last successful reload of the configuration file."}),
 	}
 	registry.MustRegister(m.successful, m.at)
 	m.reloaded(nil)
@@ -32,10 +32,10 @@ func (m reloadMetrics) reloaded(err error) {
 	m.at.SetToCurrentTime()
 }
 
-// newTierMetrics returns the chain's observer: lookups and their duration by
-// tier, counters resolved beforehand so that a check only adds to them.
+// newTierMetrics returns the chain's observer, which counts lookups and measures
+// their duration by tier. The counters are resolved in advance to keep checks fast.
 func newTierMetrics(registry prometheus.Registerer, tiers []authz.Tier) func(string, authz.Verdict, error, time.Duration) {
-	lookups := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "jwt_bouncer_tier_lookups_total", Help: "Lookups by tier and what they found: revoked, not_revoked, unknown (a miss) or error."}, []string{"tier", "result"})
+	lookups := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "jwt_bouncer_tier_lookups_total", Help: "Lookups by tier and result: revoked, not_revoked, unknown (a miss) or error."}, []string{"tier", "result"})
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "jwt_bouncer_tier_lookup_seconds", Help: "Duration of lookups that left the process, by tier.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 12)}, []string{"tier"})
 	registry.MustRegister(lookups, seconds)
 	type counters struct {

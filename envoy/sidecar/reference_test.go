@@ -10,22 +10,25 @@ import (
 
 const referenceHead = `# Configuration
 
-One YAML file, given with ` + "`--config`" + `. It is read strictly: an unknown key is an error with its line, and all faults are reported at once
-(` + "`jwt-bouncer config check FILE`; with `--files` also what is wrong with the secrets, certificates and key sets it names" + `). Flags win over the environment, the environment over the file. Keys inside lists can only be set in the file.
-Lists in environment variables are separated by commas. A variable that is empty counts as not set. A flag that is empty was given: ` + "`serve --http ''`" + ` serves no HTTP, and of ` + "`--grpc`, `--store` and `--redis`" + ` it is an error.
-Editors can use [config.schema.json](config.schema.json), which ` + "`jwt-bouncer config schema`" + ` prints.
+One YAML file, given with ` + "`--config`" + `. To check it, run ` + "`jwt-bouncer config check FILE`" + `:
+it reports all errors at once, each with its line, unknown keys included. ` + "`--files`" + ` also checks the secrets, certificates and key sets that the file
+names. For completion in an editor, use [config.schema.json](config.schema.json), which ` + "`jwt-bouncer config schema`" + ` prints.
 
-Besides the variables in the table, four of the scheme this product grew out of are understood: ` + "`REDIS_HOST`" + ` and ` + "`REDIS_PORT`" + ` (used when the file
-names no Redis), ` + "`CACHE_TTL`" + ` (seconds; an upper limit on any cached entry) and ` + "`ENABLE_CACHE`" + `.
+Flags override the environment, which overrides the file. Keys inside lists can only be set in the file. Lists in environment
+variables are separated by commas. An empty variable counts as not set. An empty flag counts as set: ` + "`serve --http ''`" + `
+serves no HTTP; for ` + "`--grpc`, `--store` and `--redis`" + ` it is an error.
 
-Secrets come from files (` + "`*_file`" + ` keys) or the environment, never from flags: a URL with a password in it is refused there. Routes and their rules are reloaded when the file changes or on SIGHUP, all or
-nothing; every other change needs a restart, and the log says so.
+Besides the variables in the table, four variables of the product's predecessor are supported: ` + "`REDIS_HOST`" + ` and
+` + "`REDIS_PORT`" + ` (if the file names no Redis), ` + "`CACHE_TTL`" + ` (seconds; an upper limit for every cached entry) and ` + "`ENABLE_CACHE`" + `.
+
+Secrets come from files (` + "`*_file`" + ` keys) or the environment. Flags with a password in their URL are rejected. Routes are reloaded
+when the file changes and on SIGHUP, all or nothing; every other change needs a restart, and the log says so.
 
 This page is generated (` + "`UPDATE=1 go test ./envoy/sidecar`" + `).
 
 `
 
-// What docs say about the configuration is what the code does.
+// The generated pages are up to date.
 func TestDocumentsAreCurrent(t *testing.T) {
 	t.Parallel()
 	d := Defaults()

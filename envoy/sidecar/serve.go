@@ -23,23 +23,23 @@ import (
 	"jwtbouncer/envoy"
 )
 
-// drainTime is how long what is in flight may take after SIGTERM: inside the
-// 10 s that the whole end may take.
+// drainTime limits how long checks in flight may take after SIGTERM. The whole
+// shutdown may take 10 s.
 const drainTime = 8 * time.Second
 
-// Process says how a sidecar is run.
+// Process describes the process that runs the sidecar.
 type Process struct {
 	Version string
 	Log     io.Writer
-	// File is the configuration file, watched for new routes; empty: none.
+	// File is the configuration file, which is watched for new routes. Empty: none.
 	File string
-	// Reload reads the settings anew, as Load did.
+	// Reload loads the settings again.
 	Reload func() (Settings, error)
 }
 
-// Serve runs the sidecar until ctx ends, then drains: not ready, no new
-// connections, what is in flight answered. Its error says what could not be
-// started, or what was cut off.
+// Serve runs the sidecar until ctx ends. Then it drains: it reports not ready,
+// accepts no new connections, and answers the checks in flight. The error says
+// what could not be started, or which checks were not answered.
 func Serve(ctx context.Context, s Settings, p Process) error {
 	level, err := s.logLevel()
 	if err != nil {
@@ -57,10 +57,10 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	defer func() {
 		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = endTracing(flush) // spans that cannot be delivered now are lost, which costs no one an answer
+		_ = endTracing(flush) // spans that cannot be delivered now are lost
 	}()
 
-	// Loops end after the last check has been answered: a check may need them.
+	// Checks need the background loops, so the loops end last.
 	loops, endLoops := context.WithCancel(context.WithoutCancel(ctx))
 	core, err := newCore(s, log, registry)
 	if err != nil {
@@ -139,12 +139,12 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 }
 
 func buildInfo(version string) prometheus.Collector {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_build_info", Help: "Always 1; the label says which version runs.", ConstLabels: prometheus.Labels{"version": version}})
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_build_info", Help: "Always 1, labelled with the running version.", ConstLabels: prometheus.Labels{"version": version}})
 	g.Set(1)
 	return g
 }
 
-// watchReadiness tells gRPC health what /readyz says.
+// watchReadiness makes gRPC health report the same as /readyz.
 func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slog.Logger) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// logged is a log that may be read while it is written.
+// logged is a log that can be read while it is written.
 type logged struct{ lines chan string }
 
 func (l logged) Write(p []byte) (int, error) {
@@ -17,8 +17,7 @@ func (l logged) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A file that changes after it was read, and before the watch has looked at it
-// for the first time, has changed.
+// A change of the file between its first reading and the start of the watch counts.
 func TestFileChangesWhileStarting(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -1,6 +1,6 @@
-// Package sidecar is the running product: it reads the settings, joins the
-// parts that the other packages offer, and runs them until told to end. It
-// decides nothing about a request itself.
+// Package sidecar is the running product: it reads the settings, wires the parts
+// of the other packages, and runs them until its context ends. It makes no
+// decisions about requests itself.
 package sidecar
 
 import (
@@ -24,29 +24,29 @@ import (
 	"jwtbouncer/store"
 )
 
-// Settings is the whole configuration file. Each stanza belongs to the package
-// that it configures.
+// Settings is the configuration file. Each stanza belongs to the package that it
+// configures.
 type Settings struct {
 	Listen            ListenSettings          `yaml:"listen" doc:"Where the sidecar listens."`
-	Issuers           []issuer.Config         `yaml:"issuers" doc:"Whose tokens are accepted; at least one is needed."`
-	Store             string                  `yaml:"store" doc:"Authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
-	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the URL's, or none."`
-	Redis             cache.RedisConfig       `yaml:"redis" doc:"Redis or Valkey that spreads revocations quickly: a URL alone or a mapping. Left out: none."`
+	Issuers           []issuer.Config         `yaml:"issuers" doc:"Issuers whose tokens are accepted; at least one is needed."`
+	Store             string                  `yaml:"store" doc:"The authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
+	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the password in the URL, or none."`
+	Redis             cache.RedisConfig       `yaml:"redis" doc:"Redis or Valkey, which distributes revocations quickly: a URL or a mapping. Left out: none."`
 	Revocation        cache.RevocationConfig  `yaml:"revocation" doc:"How revocation is enforced."`
 	Tokens            cache.TokenCacheConfig  `yaml:"token_cache" doc:"The cache of verified tokens."`
-	Headers           envoy.HeadersConfig     `yaml:"headers" doc:"What the upstream gets to see."`
-	Replies           envoy.RepliesConfig     `yaml:"replies" doc:"What denied callers are told."`
+	Headers           envoy.HeadersConfig     `yaml:"headers" doc:"Headers sent to the upstream."`
+	Replies           envoy.RepliesConfig     `yaml:"replies" doc:"Replies to denied callers."`
 	DecisionLog       envoy.DecisionLogConfig `yaml:"decision_log" doc:"Which decisions are logged."`
 	API               httpapi.Config          `yaml:"api" doc:"Who may revoke over HTTP."`
-	Routes            []policy.RouteConfig    `yaml:"routes" doc:"Rules per route, the first that matches decides. None: every path needs a valid token."`
-	Binding           policy.BindingConfig    `yaml:"binding" doc:"How sender-constrained tokens prove their sender (RFC 8705, RFC 9449)."`
-	Introspection     []introspect.Config     `yaml:"introspection" doc:"Issuers of opaque tokens that are asked about them (RFC 7662), for routes that name them."`
+	Routes            []policy.RouteConfig    `yaml:"routes" doc:"Rules per route; the first route that matches decides. None: every path needs a valid token."`
+	Binding           policy.BindingConfig    `yaml:"binding" doc:"Proof of possession for sender-constrained tokens (RFC 8705, RFC 9449)."`
+	Introspection     []introspect.Config     `yaml:"introspection" doc:"Issuers whose introspection endpoint is asked about opaque tokens (RFC 7662), for routes that name them."`
 	StatusLists       statuslist.Config       `yaml:"status_lists" doc:"Token Status Lists that issuers publish."`
 	Resource          policy.ResourceConfig   `yaml:"resource" doc:"Metadata of the protected resource (RFC 9728), served on listen.http and named in challenges."`
-	Log               LogConfig               `yaml:"log" doc:"The process's own log (JSON, standard error)."`
+	Log               LogConfig               `yaml:"log" doc:"The log of the process (JSON, standard error)."`
 	Tracing           TracingConfig           `yaml:"tracing" doc:"OpenTelemetry traces."`
 
-	text fingerprint // of the file; the settings differ from it where environment and flags say so
+	text fingerprint // of the file, without environment and flags
 }
 
 // ListenSettings is the stanza "listen".
@@ -57,7 +57,7 @@ type ListenSettings struct {
 
 // LogConfig is the stanza "log".
 type LogConfig struct {
-	Level string `yaml:"level" enum:"debug,info,warn,error" doc:"The least severe level that is written."`
+	Level string `yaml:"level" enum:"debug,info,warn,error" doc:"Minimum level of the records that are written."`
 }
 
 // Defaults returns the settings of an empty file.
@@ -79,8 +79,8 @@ func Defaults() Settings {
 	}
 }
 
-// Load reads file (none when empty), then the environment, then the flags, and
-// validates the result. All faults come as one config.Error.
+// Load reads file (empty: none), then the environment, then the flags, and
+// validates the result. Errors are a config.Error.
 func Load(file string, env func(string) (string, bool), flags ...Flag) (Settings, error) {
 	var text []byte
 	name := "configuration"
@@ -108,8 +108,8 @@ func parse(name string, text []byte, env func(string) (string, bool), flags ...F
 	return s, f.Err()
 }
 
-// seedEnvironment honours the variables of the scheme this product grew out
-// of: REDIS_HOST, REDIS_PORT, CACHE_TTL (seconds) and ENABLE_CACHE.
+// seedEnvironment applies the variables of the product's predecessor: REDIS_HOST,
+// REDIS_PORT, CACHE_TTL (seconds) and ENABLE_CACHE.
 func (s *Settings) seedEnvironment(f *config.File, env func(string) (string, bool)) {
 	if host, ok := env("REDIS_HOST"); ok && host != "" && !f.IsSet("redis") {
 		port := "6379"
@@ -165,7 +165,7 @@ func (s *Settings) validate(f *config.File) {
 		s.API.ValidateIssuers(s.issuerNames(), s.TokenIssuers(), f.At(""))
 	}
 	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
-	// The faults of the binding stanza itself are reported below.
+	// Errors of the binding stanza itself are reported below.
 	options, _ := s.policyOptions(introspectors, nil)
 	policy.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.IsInvalid("routes" + path) })
 	s.Binding.Validate(f.At("binding"))
@@ -174,12 +174,12 @@ func (s *Settings) validate(f *config.File) {
 	if s.Listen.HTTP == "" {
 		s.API.ValidateUnserved(f.At("api"))
 		if s.Resource.Resource != "" {
-			f.Invalid("resource", "the document is served on listen.http, which is empty")
+			f.Invalid("resource", "the metadata is served on listen.http, which is empty")
 		}
 	}
 	s.Tracing.Validate(f.At("tracing"))
 	if _, err := s.logLevel(); err != nil {
-		f.Invalid("log.level", "%q: debug, info, warn or error is needed", s.Log.Level)
+		f.Invalid("log.level", "must be debug, info, warn or error, not %q", s.Log.Level)
 	}
 }
 
@@ -189,7 +189,8 @@ func (s *Settings) logLevel() (slog.Level, error) {
 	return level, err
 }
 
-// replies are what denied callers are told: where the metadata is, too.
+// replies returns the replies to denied callers, with the URL of the resource's
+// metadata.
 func (s *Settings) replies() envoy.RepliesConfig {
 	r := s.Replies
 	if r.ResourceMetadata == "" {
@@ -223,7 +224,7 @@ func (s *Settings) issuerNames() []string {
 	return names
 }
 
-// StoreKind names the kind of store, without its address.
+// StoreKind returns the kind of the store, without its address.
 func (s *Settings) StoreKind() string {
 	kind, _, _ := strings.Cut(s.Store, ":")
 	return kind

@@ -38,7 +38,7 @@ func TestTheDocumentedFileIsGood(t *testing.T) {
 	}
 }
 
-func TestFaultsNameFileLineKeyAndRemedy(t *testing.T) {
+func TestErrorsNameFileLineKeyAndRemedy(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ change, to, want string }{
 		{"  grpc: 127.0.0.1:9191", "  grpc: nowhere", `f:3:3: listen.grpc:`},
@@ -52,7 +52,7 @@ func TestFaultsNameFileLineKeyAndRemedy(t *testing.T) {
 		{"x-jwt-sub: sub", "\"bad header\": sub", "headers.claims"},
 		{"routes: []", "routes: [{name: a, match: {pahts: []}}]", "routes[0].match.pahts: unknown key"},
 		{"redis: redis://127", "redis: http://127", "redis"},
-		{"api: {token_file: /etc/jwt-bouncer/api-token}", "api: {}\nlog: {level: loud}", "log.level: \"loud\""},
+		{"api: {token_file: /etc/jwt-bouncer/api-token}", "api: {}\nlog: {level: loud}", "log.level: must be debug, info, warn or error, not \"loud\""},
 	} {
 		_, err := parse("f", []byte(strings.Replace(good, c.change, c.to, 1)), nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -61,8 +61,9 @@ func TestFaultsNameFileLineKeyAndRemedy(t *testing.T) {
 	}
 }
 
-// What is misspelt is missing, and what follows from that is not so.
-func TestNothingFollowsFromAMisspeltRoute(t *testing.T) {
+// A misspelt key is missing from its route. Rules that depend on the route are not
+// checked then.
+func TestMisspeltRouteHasNoFurtherErrors(t *testing.T) {
 	t.Parallel()
 	for _, first := range []string{"match: {pahts: [{prefix: /a}]}", "mtach: {paths: [{prefix: /a}]}", "match: {paths: [{prefx: /a}]}", "match: {paths: [{prefix: a}]}"} {
 		_, err := parse("f", []byte(strings.Replace(good, "routes: []", "routes: [{"+first+"}, {match: {paths: [{prefix: /b}]}}]", 1)), nil)
@@ -76,7 +77,7 @@ func TestNothingFollowsFromAMisspeltRoute(t *testing.T) {
 	}
 }
 
-// A key that is missing stands on no line.
+// A missing key is on no line.
 func TestMissingKeysHaveNoLine(t *testing.T) {
 	t.Parallel()
 	_, err := parse("f", []byte("log: {level: info}\n"), nil)
@@ -85,7 +86,7 @@ func TestMissingKeysHaveNoLine(t *testing.T) {
 	}
 }
 
-func TestEveryFaultAtOnce(t *testing.T) {
+func TestAllErrorsAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := parse("f", []byte("listen: {grpc: x}\nstore: y\nlog: {level: z}\nredis: q\n"), nil)
 	for _, want := range []string{"listen.grpc", "store", "log.level", "redis", "issuers: at least one issuer is needed"} {
@@ -116,9 +117,9 @@ func TestDoorsNeedTheHTTPPort(t *testing.T) {
 	}
 }
 
-// A bad flag is not blamed on the file, though the file says something about the
-// same key.
-func TestFaultsOfFlags(t *testing.T) {
+// An invalid flag is not reported as an error of the file, even if the file sets
+// the same key.
+func TestErrorsOfFlags(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, key, value, want string }{
 		{"--grpc", "listen.grpc", "nonsense", `flag --grpc: listen.grpc: "nonsense"`},
@@ -167,7 +168,7 @@ func TestNoSecretsInFlags(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "flag "+flag.Name+":") || !strings.Contains(err.Error(), remedy) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", flag.Name, err)
 		}
-		// Where only its owner looks, it is allowed.
+		// The environment is private to its owner.
 		env := func(k string) (string, bool) { return flag.Value, k == config.EnvName(flag.Key) }
 		if _, err := parse("f", []byte(good), env); err != nil {
 			t.Errorf("%s in the environment: %v", flag.Key, err)
@@ -175,8 +176,8 @@ func TestNoSecretsInFlags(t *testing.T) {
 	}
 }
 
-// A fault is printed and logged: it repeats no value that may hold a secret.
-func TestNoSecretsInFaults(t *testing.T) {
+// Errors are printed and logged, so they quote no value that may contain a secret.
+func TestNoSecretsInErrors(t *testing.T) {
 	t.Parallel()
 	const (
 		redis = "redis: redis://127.0.0.1:6379/0"
@@ -212,13 +213,13 @@ func TestUnreadableFiles(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "nowhere.yaml")
 	_, err := Load(name, nil)
-	var faults config.Error
-	if !errors.As(err, &faults) || err.Error() != name+": no such file or directory" {
+	var invalid config.Error
+	if !errors.As(err, &invalid) || err.Error() != name+": no such file or directory" {
 		t.Errorf("no file: %v", err)
 	}
-	// What is no YAML has no issuers either, which is not the fault.
+	// Missing issuers are not reported if the text is not YAML.
 	_, err = parse("f", []byte("issuers: [\n"), nil, Flag{"--grpc", "listen.grpc", "nonsense"})
-	if !errors.As(err, &faults) || len(faults) != 1 || faults[0].Line == 0 {
+	if !errors.As(err, &invalid) || len(invalid) != 1 || invalid[0].Line == 0 {
 		t.Errorf("no YAML: %v", err)
 	}
 }
@@ -232,7 +233,7 @@ func TestPrecedence(t *testing.T) {
 	s, err := parse("f", []byte(withoutRedis), env(map[string]string{
 		"REDIS_HOST": "cache", "REDIS_PORT": "tcp://10.0.0.1:6380", "CACHE_TTL": "600", "ENABLE_CACHE": "false",
 		"JWT_BOUNCER_LISTEN_GRPC": "127.0.0.1:1", "JWT_BOUNCER_REVOCATION_MAX_STALENESS": "20s",
-	}), Flag{"--grpc", "listen.grpc", "127.0.0.1:2"}, Flag{"--http", "listen.http", ""}) // switched off, not left out
+	}), Flag{"--grpc", "listen.grpc", "127.0.0.1:2"}, Flag{"--http", "listen.http", ""}) // disabled, not left out
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,29 +16,29 @@ import (
 
 // TracingConfig is the stanza "tracing": OpenTelemetry, off unless configured.
 type TracingConfig struct {
-	Endpoint string  `yaml:"endpoint" doc:"OTLP/gRPC collector, http://host:4317 (plaintext) or https://host:4317. Empty: no tracing."`
-	Ratio    float64 `yaml:"ratio" doc:"Share of checks traced, from 0 to 1, where the caller's own sampling decision does not say."`
+	Endpoint string  `yaml:"endpoint" doc:"OTLP/gRPC collector: http://host:4317 (plaintext) or https://host:4317. Empty: no tracing."`
+	Ratio    float64 `yaml:"ratio" doc:"Share of checks that are traced, from 0 to 1, unless the caller has made a sampling decision."`
 	Service  string  `yaml:"service" doc:"service.name of the spans."`
 }
 
-// Validate reports every fault of c.
+// Validate reports every invalid value of c.
 func (c TracingConfig) Validate(fault authz.Fault) {
 	if c.Endpoint != "" {
 		u, err := url.Parse(c.Endpoint)
-		switch { // without repeating it: there may be a password in it
+		switch { // the messages do not quote the URL: it may contain a password
 		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-			fault("endpoint", "is not a URL of a collector; http://host:port or https://host:port is needed")
+			fault("endpoint", "must be http://host:port or https://host:port")
 		case u.User != nil:
-			fault("endpoint", "must not have a user name or a password, which OTLP/gRPC has no use for; http://host:port or https://host:port is needed")
+			fault("endpoint", "must not contain a user name or password, which OTLP/gRPC does not use; must be http://host:port or https://host:port")
 		}
 	}
 	if c.Ratio < 0 || c.Ratio > 1 {
-		fault("ratio", "%v is not between 0 and 1", c.Ratio)
+		fault("ratio", "must be between 0 and 1, not %v", c.Ratio)
 	}
 }
 
-// newTracing returns the provider and what ends it. Without an endpoint the
-// provider is nil: no span is made at all.
+// newTracing returns the provider and the function that ends it. Without an
+// endpoint the provider is nil, and no spans are created.
 func newTracing(ctx context.Context, c TracingConfig, version string) (trace.TracerProvider, func(context.Context) error, error) {
 	if c.Endpoint == "" {
 		return nil, func(context.Context) error { return nil }, nil
@@ -48,7 +48,7 @@ func newTracing(ctx context.Context, c TracingConfig, version string) (trace.Tra
 		return nil, nil, fmt.Errorf("tracing.endpoint: %w", err)
 	}
 	provider := sdktrace.NewTracerProvider(
-		sdktrace.WithBatcher(exporter), // its queue is bounded and drops when the collector is away
+		sdktrace.WithBatcher(exporter), // its queue is bounded and drops spans if the collector is unavailable
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Ratio))),
 		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName(c.Service), semconv.ServiceVersion(version))),
 	)

@@ -7,17 +7,16 @@ import (
 	"time"
 )
 
-// fingerprint tells one text from another; the zero value is that of none.
+// fingerprint identifies a text. The zero value means that there is none.
 type fingerprint [sha256.Size]byte
 
 func fingerprintOf(text []byte) fingerprint { return sha256.Sum256(text) }
 
-// watchFile calls changed whenever the content of file differs from what was
-// last seen, and once for each wake (SIGHUP). last is what was read when the
-// settings were: a change since then, while everything was being opened, counts.
-// It polls the content rather than listening for file events: a mounted
-// ConfigMap changes by swapping symbolic links two levels up, which is easy to
-// miss. A file that is away for a moment counts as unchanged.
+// watchFile calls changed whenever the content of file changes, and once for each
+// wake (SIGHUP). last is the content that the settings were read from, so that a
+// change during startup counts. It polls the content instead of listening for
+// file events, because a mounted ConfigMap changes by swapping symbolic links two
+// levels up. A missing file counts as unchanged.
 func watchFile(ctx context.Context, file string, last fingerprint, every time.Duration, wake <-chan os.Signal, changed func()) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
@@ -26,10 +25,10 @@ func watchFile(ctx context.Context, file string, last fingerprint, every time.Du
 		case <-ctx.Done():
 			return
 		case <-wake:
-			last = look(file)
+			last = fingerprintOfFile(file)
 			changed()
 		case <-ticker.C:
-			if now := look(file); now != (fingerprint{}) && now != last {
+			if now := fingerprintOfFile(file); now != (fingerprint{}) && now != last {
 				last = now
 				changed()
 			}
@@ -37,7 +36,7 @@ func watchFile(ctx context.Context, file string, last fingerprint, every time.Du
 	}
 }
 
-func look(file string) fingerprint {
+func fingerprintOfFile(file string) fingerprint {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return fingerprint{}

@@ -22,15 +22,15 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// running is a sidecar without its ports.
+// running is a sidecar without its listeners.
 type running struct {
 	*core
 	t      *testing.T
 	issuer *authztest.Issuer
-	doors  http.Handler
+	http   http.Handler
 }
 
-// run starts a sidecar that has the keys of https://issuer.example, and more in
+// run starts a sidecar with the keys of https://issuer.example. more is added to
 // its configuration.
 func run(t *testing.T, more string) *running {
 	t.Helper()
@@ -55,7 +55,7 @@ func run(t *testing.T, more string) *running {
 	if err := api.listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r.core, r.doors = c, api.server.Handler
+	r.core, r.http = c, api.server.Handler
 	return r
 }
 
@@ -70,12 +70,12 @@ func (r *running) post(path, kind, body string) (int, string) {
 	req.Host = "127.0.0.1:9192"
 	req.Header.Set("Content-Type", kind)
 	w := httptest.NewRecorder()
-	r.doors.ServeHTTP(w, req)
+	r.http.ServeHTTP(w, req)
 	return w.Code, w.Body.String()
 }
 
-// introspecting starts a sidecar that shows tokens on /legacy to
-// https://login.example, which calls every token good.
+// introspecting starts a sidecar that asks https://login.example about tokens on
+// /legacy. To that issuer, every token is active.
 func introspecting(t *testing.T, more string) *running {
 	t.Helper()
 	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -95,12 +95,11 @@ routes:
 `, login.URL, secret, more))
 }
 
-// Tokens that their issuer is asked about are revoked like any other: under
-// that issuer's name, and never under another's.
+// Introspected tokens are revoked under the name of their issuer only.
 func TestRevokeIntrospectedTokens(t *testing.T) {
 	t.Parallel()
 	sum := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
-	for name, c := range map[string]struct{ token, order string }{
+	for name, c := range map[string]struct{ token, selector string }{
 		"opaque, by its hash": {"an-opaque-token", `"token":"` + sum("an-opaque-token") + `"`},
 		"by sub":              {"an-opaque-token", `"sub":"carol"`},
 		"all":                 {"an-opaque-token", `"all":true`},
@@ -111,10 +110,10 @@ func TestRevokeIntrospectedTokens(t *testing.T) {
 			if d := r.decide("/legacy", c.token); !d.Allowed() {
 				t.Fatalf("before: %s %s", d.Reason, d.Detail)
 			}
-			if status, body := r.post("/v1/revocations", "application/json", "{"+c.order+"}"); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
-				t.Errorf("without saying whose: %d %s", status, body)
+			if status, body := r.post("/v1/revocations", "application/json", "{"+c.selector+"}"); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
+				t.Errorf("without iss: %d %s", status, body)
 			}
-			status, body := r.post("/v1/revocations", "application/json", `{"iss":"https://login.example",`+c.order+"}")
+			status, body := r.post("/v1/revocations", "application/json", `{"iss":"https://login.example",`+c.selector+"}")
 			if d := r.decide("/legacy", c.token); status != http.StatusCreated || d.Reason != authz.ReasonRevoked {
 				t.Errorf("%d %s, and the token is %s", status, body, d.Reason)
 			}
@@ -122,17 +121,17 @@ func TestRevokeIntrospectedTokens(t *testing.T) {
 	}
 }
 
-// A whole JWT is revoked under the names of all who may call it good, and of
-// nobody else.
+// A whole JWT is revoked under the names of all issuers that may accept it, and
+// under no other name.
 func TestRevokeWholeTokens(t *testing.T) {
 	t.Parallel()
 	foreign := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://unknown.example")).Mint(nil)
 	for name, c := range map[string]struct{ more, token, iss string }{
-		"of nobody known":                         {"", foreign, ""},
-		"of nobody known, the one asked is named": {"", foreign, "https://login.example"},
-		"verified here, where all are asked":      {", tokens: all", "", ""},
-		"verified and named, where all are asked": {", tokens: all", "", "https://issuer.example"},
-		"verified, all asked, the other is named": {", tokens: all", "", "https://login.example"},
+		"unknown issuer": {"", foreign, ""},
+		"unknown issuer, iss is the introspected":   {"", foreign, "https://login.example"},
+		"verified, all introspected":                {", tokens: all", "", ""},
+		"verified, all introspected, iss verified":  {", tokens: all", "", "https://issuer.example"},
+		"verified, all introspected, iss the other": {", tokens: all", "", "https://login.example"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -141,11 +140,11 @@ func TestRevokeWholeTokens(t *testing.T) {
 			if token == "" {
 				token = r.issuer.Mint(nil)
 			}
-			order := fmt.Sprintf(`{"token":%q}`, token)
+			request := fmt.Sprintf(`{"token":%q}`, token)
 			if c.iss != "" {
-				order = fmt.Sprintf(`{"token":%q,"iss":%q}`, token, c.iss)
+				request = fmt.Sprintf(`{"token":%q,"iss":%q}`, token, c.iss)
 			}
-			status, body := r.post("/v1/revocations", "application/json", order)
+			status, body := r.post("/v1/revocations", "application/json", request)
 			for _, path := range []string{"/legacy", "/"} {
 				if d := r.decide(path, token); status != http.StatusCreated || d.Allowed() || path == "/legacy" && d.Reason != authz.ReasonRevoked {
 					t.Errorf("%d %s, and on %s the token is %s", status, body, path, d.Reason)
@@ -154,19 +153,19 @@ func TestRevokeWholeTokens(t *testing.T) {
 		})
 	}
 	r := introspecting(t, "")
-	for _, order := range []string{
-		fmt.Sprintf(`{"token":%q,"iss":"https://issuer.example"}`, foreign),           // he never calls it good
-		fmt.Sprintf(`{"token":%q,"iss":"https://login.example"}`, r.issuer.Mint(nil)), // he is not asked about it
+	for _, request := range []string{
+		fmt.Sprintf(`{"token":%q,"iss":"https://issuer.example"}`, foreign),           // that issuer never accepts it
+		fmt.Sprintf(`{"token":%q,"iss":"https://login.example"}`, r.issuer.Mint(nil)), // that issuer is not asked about it
 		fmt.Sprintf(`{"token":%q,"iss":"https://unknown.example"}`, foreign),
 	} {
-		if status, body := r.post("/v1/revocations", "application/json", order); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
+		if status, body := r.post("/v1/revocations", "application/json", request); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
 			t.Errorf("%d %s", status, body)
 		}
 	}
 }
 
-// RFC 7009: 200 means that the token is good nowhere any more, also where its
-// issuer is asked about it.
+// RFC 7009, section 2.2: 200 means that the token is valid nowhere any more, also
+// on routes with introspection.
 func TestOAuthRevokeIntrospectedJWT(t *testing.T) {
 	t.Parallel()
 	login := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://login.example"))
@@ -174,13 +173,13 @@ func TestOAuthRevokeIntrospectedJWT(t *testing.T) {
 		more string
 		mint func(r *running) string
 	}{
-		"of the issuer that is asked": {"", func(*running) string { return login.Mint(nil) }},
-		"of nobody known": {"", func(*running) string {
+		"introspected issuer": {"", func(*running) string { return login.Mint(nil) }},
+		"unknown issuer": {"", func(*running) string {
 			return authztest.NewIssuer(authztest.Offline(), authztest.Named("https://x.example")).Mint(nil)
 		}},
-		"verified here, where all are asked": {", tokens: all", func(r *running) string { return r.issuer.Mint(nil) }},
-		"refused here, where all are asked":  {", tokens: all", func(r *running) string { return r.issuer.Mint(nil, authztest.With(authztest.NewKey("ES256"))) }},
-		"not valid yet, where all are asked": {", tokens: all", func(r *running) string {
+		"verified, all introspected": {", tokens: all", func(r *running) string { return r.issuer.Mint(nil) }},
+		"rejected, all introspected": {", tokens: all", func(r *running) string { return r.issuer.Mint(nil, authztest.With(authztest.NewKey("ES256"))) }},
+		"not valid yet, all introspected": {", tokens: all", func(r *running) string {
 			return r.issuer.Mint(map[string]any{"nbf": time.Now().Add(time.Minute).Unix()})
 		}},
 	} {
@@ -199,9 +198,9 @@ func TestOAuthRevokeIntrospectedJWT(t *testing.T) {
 	}
 }
 
-// A key that was stolen is revoked by its kid. Whoever has it must not end other
-// people's sessions with it either, at the doors that need nothing else.
-func TestRevokedKeySpeaksForNobody(t *testing.T) {
+// A stolen key is revoked by its kid. Messages signed with it must not end other
+// users' sessions either, at endpoints that authenticate by signature alone.
+func TestMessagesOfRevokedKeyAreRejected(t *testing.T) {
 	t.Parallel()
 	r := run(t, "api: {events: {audiences: [here]}, logout: {audiences: [shop]}, keycloak: {clients: [shop]}}\n")
 	stolen := r.issuer.Key("ES256")
