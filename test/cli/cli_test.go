@@ -1,5 +1,5 @@
-// Package cli tests the command line as its users meet it: what is typed, what
-// is printed, and the exit code, as scripts in testdata.
+// Package cli tests the command line from outside, with scripts in testdata:
+// arguments, output and exit codes.
 package cli
 
 import (
@@ -38,7 +38,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Setenv("DOCS", filepath.Join(harness.Root(), "docs"))
 			env.Setenv("PATH", env.WorkDir+":"+env.Getenv("PATH"))
-			// Scripts with other needs bring a file of their own.
+			// Scripts that need another configuration contain it.
 			config := "issuers:\n  - {issuer: https://issuer.example, audiences: [api], jwks: " + filepath.Join(env.WorkDir, "jwks.json") + "}\nstore: sqlite://" + filepath.Join(env.WorkDir, "r.db") + "\n"
 			if err := os.WriteFile(filepath.Join(env.WorkDir, "jwks.json"), issuer.JWKS(), 0o600); err != nil {
 				return err

@@ -15,7 +15,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// demo starts the demonstration; it ends with the test at the latest.
+// demo returns the command of the demonstration, which ends with the test at the
+// latest.
 func demo(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	harness.NeedsProcess(t)
@@ -43,7 +44,7 @@ func demo(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Not parallel: two demonstrations would want the same ports.
+// Not parallel: two demonstrations would use the same ports.
 func TestDemo(t *testing.T) {
 	out, err := demo(t).CombinedOutput()
 	if err != nil {
@@ -56,8 +57,7 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends everything that the demo started: its children are in process
-// groups of their own and die with it.
+// Ctrl-C ends everything that the demo has started.
 func TestDemoKeepEndsOnInterrupt(t *testing.T) {
 	cmd := demo(t, "--keep")
 	stdout, err := cmd.StdoutPipe()
@@ -85,7 +85,7 @@ func TestDemoKeepEndsOnInterrupt(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	for lines.Scan() { // to its end, so that Wait can close the pipe
+	for lines.Scan() { // until the end, so that Wait can close the pipe
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("ended with %v\n%s", err, stderr.String())

@@ -10,14 +10,15 @@ import (
 	"time"
 )
 
-// spawn starts a child whose output goes to NAME.log. It is in a process group
-// of its own, so that Ctrl-C reaches it only through us, and dies with us.
+// spawn starts a child process that writes to NAME.log. The child has a process
+// group of its own, so that Ctrl-C does not reach it directly, and is killed if
+// this process dies.
 func (s *stage) spawn(ctx context.Context, name, path string, args ...string) error {
 	log, err := os.Create(filepath.Join(s.dir, name+".log"))
 	if err != nil {
 		return err
 	}
-	// Not ended by ctx: stop ends the children in order, and politely.
+	// Independent of ctx: stop ends the children in order, with SIGTERM first.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, s.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -29,11 +30,11 @@ func (s *stage) spawn(ctx context.Context, name, path string, args ...string) er
 	go func() {
 		defer close(done)
 		defer s.ended.Store(true)
-		_ = cmd.Wait() // how it ended shows in its log and in what no longer answers
+		_ = cmd.Wait() // the log says why it ended
 		_ = log.Close()
 	}()
 	s.stops = append(s.stops, func() error {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+		_ = cmd.Process.Signal(syscall.SIGTERM) // fails if it has ended
 		select {
 		case <-done:
 			return nil

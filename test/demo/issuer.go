@@ -10,14 +10,13 @@ import (
 )
 
 const (
-	demoSubject = "alice"
-	// tokenLifetime of minted tokens: long enough to play with.
+	demoSubject   = "alice"
 	tokenLifetime = time.Hour
 )
 
-// newIssuer returns the demo issuer, known by url: it serves its keys at
-// /jwks.json and gives anybody a token at /token. Query parameters: sub (who,
-// default alice), scope, format=json for {"token","jti"}.
+// newIssuer returns the demo issuer, whose name is url. It serves its keys at
+// /jwks.json, and at /token a token for every caller. Query parameters: sub
+// (default alice), scope, format=json for {"token","jti"}.
 func newIssuer(url string) http.Handler {
 	issuer := authztest.NewIssuer(authztest.Named(url), authztest.Offline())
 	mux := http.NewServeMux()

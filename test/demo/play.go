@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// play prints the commands a person can paste, then does the same itself.
+// play prints commands to copy, then executes the same steps itself.
 func (s *stage) play(ctx context.Context) error {
 	token, jti, err := s.mint(ctx)
 	if err != nil {
 		return err
 	}
 	s.say(`
-Try it yourself (in another terminal, with KEEP=1):
+To try it yourself, in another terminal with KEEP=1:
   TOKEN=$(curl -s %[1]s/token)
   curl -i -H "Authorization: Bearer $TOKEN" %[2]s/orders
   curl -i %[2]s/orders
@@ -27,7 +27,7 @@ Try it yourself (in another terminal, with KEEP=1):
   curl -i -H "Authorization: Bearer $TOKEN" %[2]s/orders
 `, s.issuer, s.envoyURL, s.apiURL)
 
-	s.say("1. a valid token, with a forged x-jwt-sub header beside it")
+	s.say("1. a valid token, and a forged x-jwt-sub header")
 	a, err := s.get(ctx, token, map[string]string{"x-jwt-sub": "admin"})
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func (s *stage) revoke(ctx context.Context, jti string) (string, error) {
 	return strings.Join(strings.Fields(string(a.body)), " "), err
 }
 
-// mint asks the issuer for a token and for its jti.
+// mint gets a token and its jti from the issuer.
 func (s *stage) mint(ctx context.Context) (token, jti string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.issuer+"/token?format=json", nil)
 	if err != nil {
@@ -150,12 +150,12 @@ func (s *stage) mint(ctx context.Context) (token, jti string, err error) {
 	return t.Token, t.JTI, nil
 }
 
-// tamper makes the token say that it is admin's, keeping the signature.
+// tamper changes the sub of the token to admin and keeps the signature.
 func tamper(token string) string {
 	parts := strings.Split(token, ".")
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		panic(err) // our own issuer's token
+		panic(err) // the demo issuer's own token
 	}
 	parts[1] = base64.RawURLEncoding.EncodeToString(bytes.ReplaceAll(payload, []byte(demoSubject), []byte("admin")))
 	return strings.Join(parts, ".")

@@ -25,9 +25,8 @@ type options struct {
 	out    io.Writer // the transcript
 }
 
-// run starts the parts, prints ready-made commands, executes them itself and
-// ends every part again. An answer that differs from what the product promises
-// is an error.
+// run starts the parts, prints commands to copy, executes them itself, and stops
+// the parts again. Any answer other than the promised one is an error.
 func run(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp("", "jwt-bouncer-demo-")
 	if err != nil {
@@ -49,7 +48,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	if !o.keep {
-		s.say("\nDone. `make demo KEEP=1` leaves it running for you to play with.")
+		s.say("\nDone. `make demo KEEP=1` leaves it running.")
 		return nil
 	}
 	s.say("\nEverything is still running; Ctrl-C ends it. Logs: %s", dir)
@@ -126,8 +125,8 @@ func (s *stage) start(ctx context.Context) error {
 	return s.await(ctx, s.envoyURL+"/public", http.StatusUnauthorized)
 }
 
-// await polls url until it answers with status; a part that died meanwhile or
-// 30 s without it are errors that show the part's log.
+// await polls url until it answers with status. If that takes more than 30 s or a
+// part ends meanwhile, the error contains the logs.
 func (s *stage) await(ctx context.Context, url string, status int) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -148,7 +147,7 @@ func (s *stage) await(ctx context.Context, url string, status int) error {
 			last = fmt.Sprintf("%s %s", res.Status, text)
 		}
 		if s.ended.Load() {
-			return fmt.Errorf("a part ended while starting; is one of its ports taken?\n%s", s.logs())
+			return fmt.Errorf("a part ended during startup; is one of its ports in use?\n%s", s.logs())
 		}
 		select {
 		case <-ctx.Done():
@@ -174,7 +173,7 @@ func (s *stage) serve(l net.Listener, h http.Handler) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = srv.Serve(l) // always ErrServerClosed, by our own Close
+		_ = srv.Serve(l) // ErrServerClosed after Close
 	}()
 	s.stops = append(s.stops, func() error {
 		err := srv.Close()
@@ -183,7 +182,7 @@ func (s *stage) serve(l net.Listener, h http.Handler) {
 	})
 }
 
-// stop ends the parts, the last started first.
+// stop ends the parts in reverse order of their start.
 func (s *stage) stop() error {
 	var errs []error
 	for i := len(s.stops) - 1; i >= 0; i-- {
@@ -193,7 +192,7 @@ func (s *stage) stop() error {
 	return errors.Join(errs...)
 }
 
-// listen takes the preferred address, or any free port where it is taken.
+// listen listens on the preferred address, or on any free port if it is in use.
 func listen(ctx context.Context, preferred string) (net.Listener, error) {
 	var lc net.ListenConfig
 	if l, err := lc.Listen(ctx, "tcp", preferred); err == nil {
@@ -211,7 +210,7 @@ func freeAddr(ctx context.Context, preferred string) (string, error) {
 }
 
 func sidecarConfig(issuer, grpcAddr, httpAddr, db string) []byte {
-	// JSON is YAML: quoting is then the encoder's business.
+	// JSON is YAML, and its encoder quotes the values.
 	doc := map[string]any{
 		"listen":  map[string]any{"grpc": grpcAddr, "http": httpAddr},
 		"issuers": []any{map[string]any{"issuer": issuer, "audiences": []string{"demo"}, "jwks": issuer + "/jwks.json"}},

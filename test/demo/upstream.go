@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// upstream returns the protected service: it answers with what reached it, so
-// that one can see what the sidecar added and removed. A credential is shown
-// by its scheme only.
+// upstream returns the protected service. It answers with the headers that reached
+// it, which shows what the sidecar added and removed. Credentials are reduced to
+// their scheme.
 func upstream() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		headers := map[string]string{}
