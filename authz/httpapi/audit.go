@@ -8,59 +8,48 @@ import (
 	"jwtbouncer/authz"
 )
 
-// auditEach is up to how many revocations of one request each get a record of
-// their own; above, one record tells the count and the ends of the list. The
-// ledger itself keeps actor and reason of every one.
-const auditEach = 100
+// maxAuditRecords is the largest number of revocations of one request that are
+// logged one by one. A larger request gets a single record with the count and
+// the first and last id; the ledger has actor and reason of every revocation.
+const maxAuditRecords = 100
 
-// audit records who ordered what, why, and what became of it. Revocations hold
+// audit logs who revoked what, why, and the outcome. Revocations hold
 // identifiers and hashes, never a token.
-func (a *api) audit(r *http.Request, door, actor string, ordered []authz.Revocation, rec authz.Receipt, err error) {
-	base := auditAttrs(r, door, actor, outcome(err))
-	level := slog.LevelInfo
+func (a *API) audit(r *http.Request, source, actor string, requested []authz.Revocation, receipt authz.Receipt, err error) {
+	level, list := slog.LevelInfo, receipt.Revocations
+	base := auditAttrs(r, source, actor, "stored")
 	if err != nil {
-		level = slog.LevelWarn
-		base = append(base, slog.String("error", err.Error()))
-	}
-	list := ordered
-	if err == nil {
-		list = rec.Revocations
+		level, list = slog.LevelWarn, requested
+		base = append(auditAttrs(r, source, actor, "failed"), slog.String("error", err.Error()))
 	}
 	ctx := context.WithoutCancel(r.Context())
-	if len(list) > auditEach {
+	if len(list) > maxAuditRecords {
 		attrs := append(base, slog.Int("count", len(list)), slog.String("first_id", list[0].ID), slog.String("last_id", list[len(list)-1].ID), slog.String("reason", list[0].Reason))
-		a.log.LogAttrs(ctx, level, "revocations ordered", attrs...)
+		a.o.Logger.LogAttrs(ctx, level, "revocations requested", attrs...)
 		return
 	}
 	for i := range list {
 		v := &list[i]
 		attrs := append(base[:len(base):len(base)],
 			slog.String("id", v.ID), slog.String("kind", v.Kind.String()), slog.String("iss", v.Issuer), slog.String("value", v.Value),
-			slog.String("not_before", timeText(v.NotBefore)), slog.String("expires_at", timeText(v.ExpiresAt)), slog.String("reason", v.Reason))
-		a.log.LogAttrs(ctx, level, "revocation ordered", attrs...)
+			slog.String("not_before", FormatTime(v.NotBefore)), slog.String("expires_at", FormatTime(v.ExpiresAt)), slog.String("reason", v.Reason))
+		a.o.Logger.LogAttrs(ctx, level, "revocation requested", attrs...)
 	}
 }
 
-// auditRefused records a verified message whose requests are not valid.
-func (a *api) auditRefused(r *http.Request, door, actor string, p *problem) {
-	attrs := append(auditAttrs(r, door, actor, "failed"), slog.String("error", p.Errors[0].Detail))
-	a.log.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "revocation ordered", attrs...)
+// auditInvalid logs a verified message whose revocation requests are invalid.
+func (a *API) auditInvalid(r *http.Request, source, actor string, p *Problem) {
+	attrs := append(auditAttrs(r, source, actor, "failed"), slog.String("error", p.Errors[0].Detail))
+	a.o.Logger.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "revocation requested", attrs...)
 }
 
-func auditAttrs(r *http.Request, door, actor, outcome string) []slog.Attr {
+func auditAttrs(r *http.Request, source, actor, outcome string) []slog.Attr {
 	attrs := []slog.Attr{
-		slog.String("log", "audit"), slog.String("door", door), slog.String("actor", actor),
+		slog.String("log", "audit"), slog.String("source", source), slog.String("actor", actor),
 		slog.String("remote", r.RemoteAddr), slog.String("outcome", outcome),
 	}
 	if id := r.Header.Get("X-Request-Id"); id != "" {
-		attrs = append(attrs, slog.String("request_id", shorten(id)))
+		attrs = append(attrs, slog.String("request_id", Shorten(id)))
 	}
 	return attrs
-}
-
-func outcome(err error) string {
-	if err == nil {
-		return "stored"
-	}
-	return "failed"
 }

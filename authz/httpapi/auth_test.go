@@ -1,10 +1,11 @@
-package httpapi
+package httpapi_test
 
 import (
 	"context"
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,86 +18,77 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/httpapi/httpapitest"
 )
-
-func secretFile(t *testing.T, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "secret")
-	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-	return path
-}
-
-func withToken(path string) func(*Options) {
-	return func(o *Options) { o.Config.TokenFile, o.Listen = path, "0.0.0.0:9192" }
-}
 
 func TestAPIToken(t *testing.T) {
 	t.Parallel()
-	path := secretFile(t, "# people\nalice "+apiToken+"\n\nanother-valid-token-2\n")
+	path := httpapitest.SecretFile(t, "# people\nalice "+httpapitest.APIToken+"\n\nanother-valid-token-2\n")
 	for name, c := range map[string]struct {
 		header string
 		status int
 		actor  string
 	}{
-		"named":           {"Bearer " + apiToken, 201, "api:alice"},
+		"named":           {"Bearer " + httpapitest.APIToken, 201, "api:alice"},
 		"unnamed":         {"bearer another-valid-token-2", 201, "api:token-2"},
 		"none":            {"", 401, ""},
 		"empty":           {"Bearer ", 401, ""},
 		"wrong":           {"Bearer correct-horse-batterz", 401, ""},
 		"prefix":          {"Bearer correct-horse-batter", 401, ""},
-		"longer":          {"Bearer " + apiToken + "x", 401, ""},
+		"longer":          {"Bearer " + httpapitest.APIToken + "x", 401, ""},
 		"the name":        {"Bearer alice", 401, ""},
-		"name and token":  {"Bearer alice " + apiToken, 401, ""},
+		"name and token":  {"Bearer alice " + httpapitest.APIToken, 401, ""},
 		"comment":         {"Bearer # people", 401, ""},
-		"other scheme":    {"Basic " + apiToken, 401, ""},
-		"scheme left out": {apiToken, 401, ""},
+		"other scheme":    {"Basic " + httpapitest.APIToken, 401, ""},
+		"scheme left out": {httpapitest.APIToken, 401, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, withToken(path))
-			w := b.do("POST", "/v1/revocations", `{"jti":"x"}`, "Authorization", c.header, "Host", "api.example")
+			b := httpapitest.New(t, httpapitest.WithToken(path))
+			w := b.Do("POST", "/v1/revocations", `{"jti":"x"}`, "Authorization", c.header, "Host", "api.example")
 			require.Equal(t, c.status, w.Code, w.Body)
 			if c.status == 201 {
-				assert.Equal(t, c.actor, b.ledger.all()[0].Actor)
+				assert.Equal(t, c.actor, b.Ledger.All()[0].Actor)
 				return
 			}
 			assert.Contains(t, w.Header().Get("WWW-Authenticate"), "Bearer")
-			assert.Empty(t, b.ledger.all())
+			assert.Empty(t, b.Ledger.All())
 		})
 	}
-	b := newBench(t, withToken(path))
-	r := b.request("POST", "/v1/revocations", `{"jti":"x"}`, "Authorization", "Bearer "+apiToken)
-	r.Header.Add("Authorization", "Bearer "+apiToken)
-	w := newRecorder()
-	b.handler.ServeHTTP(w, r)
+	b := httpapitest.New(t, httpapitest.WithToken(path))
+	r := httpapitest.Request("POST", "/v1/revocations", `{"jti":"x"}`, "Authorization", "Bearer "+httpapitest.APIToken)
+	r.Header.Add("Authorization", "Bearer "+httpapitest.APIToken)
+	w := httptest.NewRecorder()
+	b.API.ServeHTTP(w, r)
 	assert.Equal(t, 401, w.Code, "two credentials")
 }
 
 func TestAPITokenRotates(t *testing.T) {
 	t.Parallel()
-	path := secretFile(t, apiToken)
-	b := newBench(t, withToken(path))
+	path := httpapitest.SecretFile(t, httpapitest.APIToken)
+	b := httpapitest.New(t, httpapitest.WithToken(path))
 	status := func(token string) int {
-		return b.do("GET", "/v1/revocations", "", "Authorization", "Bearer "+token).Code
+		return b.Do("GET", "/v1/revocations", "", "Authorization", "Bearer "+token).Code
 	}
 	replace := func(text string) {
 		next := path + ".new"
 		require.NoError(t, os.WriteFile(next, []byte(text), 0o600))
 		require.NoError(t, os.Rename(next, path))
 	}
-	require.Equal(t, 200, status(apiToken))
-	replace(apiToken + "\nthe-new-token-number-2\n")
-	assert.Equal(t, 200, status(apiToken))
+	require.Equal(t, 200, status(httpapitest.APIToken))
+	replace(httpapitest.APIToken + "\nthe-new-token-number-2\n")
+	assert.Equal(t, 200, status(httpapitest.APIToken))
 	assert.Equal(t, 200, status("the-new-token-number-2"))
 	replace("the-new-token-number-2")
-	assert.Equal(t, 401, status(apiToken), "withdrawn")
+	assert.Equal(t, 401, status(httpapitest.APIToken), "withdrawn")
 	replace("short")
 	assert.Equal(t, 503, status("the-new-token-number-2"), "a faulty file opens for nobody, and is not a no")
 	require.NoError(t, os.Remove(path))
 	assert.Equal(t, 503, status("the-new-token-number-2"))
 	replace("the-new-token-number-2")
 	assert.Equal(t, 200, status("the-new-token-number-2"))
-	assert.NotContains(t, b.log.String(), "the-new-token")
+	assert.NotContains(t, b.Log.String(), "the-new-token")
 }
 
 func TestAPITokenFileFaults(t *testing.T) {
@@ -108,16 +100,16 @@ func TestAPITokenFileFaults(t *testing.T) {
 		"three":      {"a b cccccccccccccccccccccc", "NAME TOKEN"},
 		"not ASCII":  {"päßword-päßword-päßword", "ASCII"},
 		"control":    {"abcdefgh\x01abcdefghij", "ASCII"},
-		"very large": {strings.Repeat("#", maxSecretFile+1), "larger"},
+		"very large": {strings.Repeat("#", httpapi.MaxSecretFile+1), "larger"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := openTokenFile(secretFile(t, c.text))
+			_, err := httpapi.OpenTokenFile(httpapitest.SecretFile(t, c.text))
 			require.ErrorContains(t, err, c.says)
 			assert.NotContains(t, err.Error(), "cccc")
 		})
 	}
-	_, err := openTokenFile(filepath.Join(t.TempDir(), "none"))
+	_, err := httpapi.OpenTokenFile(filepath.Join(t.TempDir(), "none"))
 	require.Error(t, err)
 }
 
@@ -146,23 +138,23 @@ func TestOtherSitesAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, func(o *Options) { o.Config.Hosts = []string{"bouncer.internal"} })
-			w := b.do("POST", "/v1/revocations", `{"jti":"x"}`, c.header...)
+			b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Config.Hosts = []string{"bouncer.internal"} })
+			w := b.Do("POST", "/v1/revocations", `{"jti":"x"}`, c.header...)
 			require.Equal(t, c.status, w.Code, w.Body)
 			assert.Empty(t, w.Header().Get("Access-Control-Allow-Origin"))
-			assert.Equal(t, c.status == 201, len(b.ledger.all()) == 1)
+			assert.Equal(t, c.status == 201, len(b.Ledger.All()) == 1)
 		})
 	}
 }
 
 func TestUnknownResources(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil)
+	b := httpapitest.New(t, nil)
 	for _, path := range []string{"/v1", "/v1/revocations/", "/v1//revocations", "/V1/revocations", "/../livez", "/debug/pprof/"} {
-		assert.Equal(t, 404, b.do("GET", path, "").Code, path)
+		assert.Equal(t, 404, b.Do("GET", path, "").Code, path)
 	}
 	for _, method := range []string{"PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"} {
-		w := b.do(method, "/v1/revocations", "")
+		w := b.Do(method, "/v1/revocations", "")
 		assert.Equal(t, 405, w.Code, method)
 		assert.Equal(t, "GET, POST", w.Header().Get("Allow"))
 	}
@@ -172,40 +164,43 @@ func TestHealth(t *testing.T) {
 	t.Parallel()
 	draining := make(chan struct{})
 	var keys error
-	parts := []Part{{"keys", func() error { return keys }}, {"follower", func() error { return nil }}}
-	b := newBench(t, func(o *Options) { o.Parts, o.Draining = parts, draining })
-	guarded := newBench(t, func(o *Options) { o.Parts = parts; withToken(secretFile(t, apiToken))(o) })
+	parts := []httpapi.ReadinessCheck{{"keys", func() error { return keys }}, {"follower", func() error { return nil }}}
+	b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Checks, o.Draining = parts, draining })
+	guarded := httpapitest.New(t, func(o *httpapitest.Setup) {
+		o.Checks = parts
+		httpapitest.WithToken(httpapitest.SecretFile(t, httpapitest.APIToken))(o)
+	})
 
-	assert.Equal(t, 200, b.do("GET", "/readyz", "").Code)
+	assert.Equal(t, 200, b.Do("GET", "/readyz", "").Code)
 	keys = errors.New("dial tcp 10.9.8.7:443: refused")
-	w := b.do("GET", "/readyz", "")
+	w := b.Do("GET", "/readyz", "")
 	require.Equal(t, 503, w.Code)
-	var out readiness
+	var out httpapi.Readiness
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &out))
-	assert.Equal(t, readiness{Status: "not_ready", Parts: []partStatus{{"keys", false, keys.Error()}, {"follower", true, ""}}}, out)
-	assert.Equal(t, "not_ready\n- keys dial tcp 10.9.8.7:443: refused\n+ follower\n", b.do("GET", "/readyz", "", "Accept", "text/plain").Body.String())
+	assert.Equal(t, httpapi.Readiness{Status: "not_ready", Checks: []httpapi.CheckResult{{"keys", false, keys.Error()}, {"follower", true, ""}}}, out)
+	assert.Equal(t, "not_ready\n- keys dial tcp 10.9.8.7:443: refused\n+ follower\n", b.Do("GET", "/readyz", "", "Accept", "text/plain").Body.String())
 
-	w = guarded.do("GET", "/readyz", "")
+	w = guarded.Do("GET", "/readyz", "")
 	assert.Equal(t, 503, w.Code)
 	assert.NotContains(t, w.Body.String(), "10.9.8.7", "strangers see names only")
-	assert.Contains(t, guarded.do("GET", "/readyz", "", "Authorization", "Bearer "+apiToken).Body.String(), "10.9.8.7")
+	assert.Contains(t, guarded.Do("GET", "/readyz", "", "Authorization", "Bearer "+httpapitest.APIToken).Body.String(), "10.9.8.7")
 
 	keys = nil
 	close(draining)
-	assert.Contains(t, b.do("GET", "/readyz", "").Body.String(), `"draining"`)
-	assert.Equal(t, 503, b.do("GET", "/readyz", "").Code)
-	assert.Equal(t, 200, b.do("GET", "/livez", "").Code)
-	b.ledger.setFail(authz.ErrUnavailable)
-	assert.Equal(t, 200, b.do("GET", "/livez", "", "Host", "pod.cluster.local").Code)
-	assert.Contains(t, b.do("GET", "/metrics", "").Body.String(), `jwt_bouncer_http_requests_total{code="503",door="health"} `)
+	assert.Contains(t, b.Do("GET", "/readyz", "").Body.String(), `"draining"`)
+	assert.Equal(t, 503, b.Do("GET", "/readyz", "").Code)
+	assert.Equal(t, 200, b.Do("GET", "/livez", "").Code)
+	b.Ledger.SetFail(authz.ErrUnavailable)
+	assert.Equal(t, 200, b.Do("GET", "/livez", "", "Host", "pod.cluster.local").Code)
+	assert.Contains(t, b.Do("GET", "/metrics", "").Body.String(), `jwt_bouncer_http_requests_total{code="503",door="health"} `)
 }
 
 func TestConfigFaults(t *testing.T) {
 	t.Parallel()
-	c := DefaultConfig()
+	c := httpapi.DefaultConfig()
 	c.Hosts = []string{"https://x"}
-	c.Clients = []ClientConfig{{ID: "a", SecretFile: "f"}, {ID: "a"}, {}}
-	c.Logout = LogoutConfig{Audiences: []string{""}, MaxAge: -time.Second}
+	c.Clients = []httpapi.ClientConfig{{ID: "a", SecretFile: "f"}, {ID: "a"}, {}}
+	c.Logout = httpapi.LogoutConfig{Audiences: []string{""}, MaxAge: -time.Second}
 	c.ReadTimeout = -1
 	var paths []string
 	fault := func(path, _ string, _ ...any) { paths = append(paths, path) }
@@ -218,10 +213,10 @@ func TestConfigFaults(t *testing.T) {
 		"localhost.evil.example:1": {"api.token_file"}, "9192": {"listen.http"}, "127.0.0.1:http": {"listen.http"}, "127.0.0.1:70000": {"listen.http"},
 	} {
 		paths = nil
-		DefaultConfig().ValidateListen(addr, fault)
+		httpapi.DefaultConfig().ValidateListen(addr, fault)
 		assert.Equal(t, want, paths, addr)
 	}
-	_, err := New(Options{Listen: ":9192"})
+	_, err := httpapi.New(httpapi.Options{Listen: ":9192"})
 	require.ErrorContains(t, err, "api.token_file")
 	require.ErrorContains(t, err, "Revoker")
 }
@@ -230,15 +225,15 @@ func TestWaitEnforced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		draining := make(chan struct{})
-		b := newBench(t, func(o *Options) { o.Draining = draining })
+		b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Draining = draining })
 		start := time.Now()
-		w := b.do("POST", "/v1/revocations?wait=enforced", `{"jti":"x"}`)
+		w := b.Do("POST", "/v1/revocations?wait=enforced", `{"jti":"x"}`)
 		require.Equal(t, 201, w.Code)
 		assert.Contains(t, w.Body.String(), `"enforced":true`)
 		assert.Equal(t, 30*time.Second, time.Since(start))
 
-		done := make(chan *recorder)
-		go func() { done <- b.do("POST", "/v1/revocations?wait=enforced", `{"jti":"y"}`) }()
+		done := make(chan *httptest.ResponseRecorder)
+		go func() { done <- b.Do("POST", "/v1/revocations?wait=enforced", `{"jti":"y"}`) }()
 		synctest.Wait()
 		close(draining)
 		w = <-done
@@ -247,24 +242,24 @@ func TestWaitEnforced(t *testing.T) {
 
 		ctx, hangUp := context.WithCancel(t.Context())
 		hangUp()
-		rec := newRecorder()
-		b.handler.ServeHTTP(rec, b.request("POST", "/v1/revocations", `{"jti":"z"}`).WithContext(ctx))
-		assert.Len(t, b.ledger.all(), 3, "a caller who hangs up does not undo the order")
+		rec := httptest.NewRecorder()
+		b.API.ServeHTTP(rec, httpapitest.Request("POST", "/v1/revocations", `{"jti":"z"}`).WithContext(ctx))
+		assert.Len(t, b.Ledger.All(), 3, "a caller who hangs up does not undo the order")
 	})
-	b := newBench(t, nil)
+	b := httpapitest.New(t, nil)
 	for _, q := range []string{"wait=forever", "wait=none&wait=none", "await=none"} {
-		assert.Equal(t, 400, b.do("POST", "/v1/revocations?"+q, `{"jti":"x"}`).Code, q)
+		assert.Equal(t, 400, b.Do("POST", "/v1/revocations?"+q, `{"jti":"x"}`).Code, q)
 	}
 }
 
 func TestServeDrains(t *testing.T) {
 	t.Parallel()
 	entered, release := make(chan struct{}), make(chan struct{})
-	s := NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	s := httpapi.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		close(entered)
 		<-release
 		_, _ = w.Write([]byte("whole"))
-	}), DefaultConfig(), newBench(t, nil).o.Logger)
+	}), httpapi.DefaultConfig(), httpapitest.New(t, nil).Setup.Logger)
 	for _, d := range []time.Duration{s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout, s.IdleTimeout} {
 		assert.Positive(t, d)
 	}
@@ -272,7 +267,7 @@ func TestServeDrains(t *testing.T) {
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, s, l, 10*time.Second) }()
+	go func() { served <- httpapi.Serve(ctx, s, l, 10*time.Second) }()
 	got := make(chan int, 1)
 	go func() {
 		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -293,15 +288,15 @@ func TestServeDrains(t *testing.T) {
 
 func TestSlowBodyIsCut(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil)
-	c := DefaultConfig()
+	b := httpapitest.New(t, nil)
+	c := httpapi.DefaultConfig()
 	c.ReadTimeout = 100 * time.Millisecond
-	s := NewServer(b.handler, c, b.o.Logger)
+	s := httpapi.NewServer(b.API, c, b.Setup.Logger)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, s, l, time.Second) }()
+	go func() { served <- httpapi.Serve(ctx, s, l, time.Second) }()
 	conn, err := net.Dial("tcp", l.Addr().String())
 	require.NoError(t, err)
 	_, err = conn.Write([]byte("POST /v1/revocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"jti\""))
@@ -313,16 +308,16 @@ func TestSlowBodyIsCut(t *testing.T) {
 	require.NoError(t, conn.Close())
 	stop()
 	require.NoError(t, <-served)
-	assert.Empty(t, b.ledger.all())
+	assert.Empty(t, b.Ledger.All())
 }
 
 func TestPanicIsAnswered(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, func(o *Options) { o.Lister = nilLister{} })
-	w := b.do("GET", "/v1/revocations", "")
+	b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Lister = nilLister{} })
+	w := b.Do("GET", "/v1/revocations", "")
 	assert.Equal(t, 500, w.Code)
-	assert.Contains(t, b.log.String(), "panic in an HTTP handler")
-	assert.NotContains(t, b.log.String(), "secret detail")
+	assert.Contains(t, b.Log.String(), "panic in an HTTP handler")
+	assert.NotContains(t, b.Log.String(), "secret detail")
 }
 
 type nilLister struct{}
@@ -333,15 +328,15 @@ func (nilLister) List(context.Context, authz.Filter) ([]authz.Revocation, string
 
 func TestAuditLog(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, withToken(secretFile(t, "alice "+apiToken)))
-	token := unsignedJWT(`{"iss":"` + issuerA + `"}`)
-	auth := []string{"Authorization", "Bearer " + apiToken, "X-Request-Id", "req-1\n{\"level\":\"forged\"}"}
-	require.Equal(t, 201, b.do("POST", "/v1/revocations", `[{"token":"`+token+`","reason":"stolen\n{\"x\":1}"},{"sub":"bob"}]`, auth...).Code)
-	b.ledger.setFail(authz.ErrUnavailable)
-	require.Equal(t, 503, b.do("POST", "/v1/revocations", `{"jti":"j"}`, auth...).Code)
-	lines := strings.Split(strings.TrimSpace(b.log.String()), "\n")
+	b := httpapitest.New(t, httpapitest.WithToken(httpapitest.SecretFile(t, "alice "+httpapitest.APIToken)))
+	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerA + `"}`)
+	auth := []string{"Authorization", "Bearer " + httpapitest.APIToken, "X-Request-Id", "req-1\n{\"level\":\"forged\"}"}
+	require.Equal(t, 201, b.Do("POST", "/v1/revocations", `[{"token":"`+token+`","reason":"stolen\n{\"x\":1}"},{"sub":"bob"}]`, auth...).Code)
+	b.Ledger.SetFail(authz.ErrUnavailable)
+	require.Equal(t, 503, b.Do("POST", "/v1/revocations", `{"jti":"j"}`, auth...).Code)
+	lines := strings.Split(strings.TrimSpace(b.Log.String()), "\n")
 	require.Len(t, lines, 3, "one record for each revocation, whatever text they hold")
-	var rec struct{ Log, Door, Actor, Outcome, Error, Kind, Value, Reason, ID string }
+	var rec struct{ Log, Source, Actor, Outcome, Error, Kind, Value, Reason, ID string }
 	fold := json.MatchCaseInsensitiveNames(true)
 	require.NoError(t, json.Unmarshal([]byte(lines[0]), &rec, fold))
 	assert.Equal(t, "audit", rec.Log)
@@ -353,7 +348,7 @@ func TestAuditLog(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(lines[2]), &rec, fold))
 	assert.Equal(t, "failed", rec.Outcome)
 	assert.Contains(t, rec.Error, authz.ErrUnavailable.Error(), "under the name that errors have in every record")
-	assert.NotContains(t, b.log.String(), apiToken)
-	assert.NotContains(t, b.log.String(), token)
-	assert.NotContains(t, b.log.String(), "eyJ")
+	assert.NotContains(t, b.Log.String(), httpapitest.APIToken)
+	assert.NotContains(t, b.Log.String(), token)
+	assert.NotContains(t, b.Log.String(), "eyJ")
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"maps"
 	"net"
 	"slices"
@@ -11,42 +12,43 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Config is the stanza "api".
+// Config is the stanza "api". It includes the settings of packages receiver and
+// page, because they share the stanza.
 type Config struct {
-	TokenFile    string         `yaml:"token_file" doc:"File with the API's bearer tokens, one a line as TOKEN or NAME TOKEN, at least 16 characters each; re-read when it changes. Required unless listen.http is a loopback address; empty: no token is asked for."`
-	Hosts        []string       `yaml:"hosts" doc:"Host names, besides localhost and IP addresses, under which the API may be called when no token is asked for; they stop other sites from reaching a loopback API by DNS rebinding."`
-	Clients      []ClientConfig `yaml:"clients" doc:"OAuth clients that may call POST /oauth2/revoke (RFC 7009) with their secret. Empty: only the API token opens it."`
+	TokenFile    string         `yaml:"token_file" doc:"File with the API's bearer tokens, one per line as TOKEN or NAME TOKEN, at least 16 characters each; read again when it changes. Required unless listen.http is a loopback address. Empty: no token is required."`
+	Hosts        []string       `yaml:"hosts" doc:"Host names, besides localhost and IP addresses, under which callers without a token may reach the API. They keep other sites from reaching a loopback API by DNS rebinding."`
+	Clients      []ClientConfig `yaml:"clients" doc:"OAuth clients that may call POST /oauth2/revoke (RFC 7009) with their secret. Empty: only the API token is accepted."`
 	Logout       LogoutConfig   `yaml:"logout" doc:"OpenID Connect back-channel logout."`
-	Events       EventsConfig   `yaml:"events" doc:"Shared Signals events pushed as RFC 8935 describes."`
+	Events       EventsConfig   `yaml:"events" doc:"Shared Signals events pushed according to RFC 8935."`
 	Keycloak     KeycloakConfig `yaml:"keycloak" doc:"Keycloak's pushed admin actions."`
 	Page         bool           `yaml:"page" doc:"Serve the operator's page at /. Default true."`
-	ReadTimeout  time.Duration  `yaml:"read_timeout" doc:"How long a request may take to arrive whole; 0 means 15s."`
-	WriteTimeout time.Duration  `yaml:"write_timeout" doc:"How long a request may take to be answered, the ledger's commit included (wait=enforced is not counted); 0 means 15s."`
+	ReadTimeout  time.Duration  `yaml:"read_timeout" doc:"Maximum time to receive a request; 0 means 15s."`
+	WriteTimeout time.Duration  `yaml:"write_timeout" doc:"Maximum time to answer a request, including the ledger's commit but not the wait of wait=enforced; 0 means 15s."`
 }
 
-// ClientConfig is an OAuth client of the RFC 7009 door.
+// ClientConfig is an OAuth client that may revoke tokens (RFC 7009).
 type ClientConfig struct {
 	ID         string `yaml:"id" doc:"The client_id."`
-	SecretFile string `yaml:"secret_file" doc:"File with the client's secret, at least 16 characters; several lines are several valid secrets, re-read when it changes."`
+	SecretFile string `yaml:"secret_file" doc:"File with the client's secret, at least 16 characters; read again when it changes. Each line is a valid secret."`
 }
 
 // LogoutConfig is the stanza "api.logout".
 type LogoutConfig struct {
-	Audiences   []string      `yaml:"audiences" doc:"The client_ids that logout tokens are addressed to (aud). Empty: the door is closed."`
-	MaxAge      time.Duration `yaml:"max_age" doc:"How old a logout token's iat may be; 0 means 5m."`
-	AlsoSubject bool          `yaml:"also_subject" doc:"Revoke the subject's tokens as well when a logout token names session and subject; for issuers whose access tokens carry no sid. Default false."`
+	Audiences   []string      `yaml:"audiences" doc:"The client_ids that logout tokens are addressed to (aud). Empty: the endpoint does not exist."`
+	MaxAge      time.Duration `yaml:"max_age" doc:"Maximum age of a logout token by its iat; 0 means 5m."`
+	AlsoSubject bool          `yaml:"also_subject" doc:"Revoke the subject's tokens as well if a logout token names session and subject; for issuers whose access tokens carry no sid. Default false."`
 }
 
 // EventsConfig is the stanza "api.events".
 type EventsConfig struct {
-	Audiences []string            `yaml:"audiences" doc:"The audiences (aud) under which the transmitter knows this receiver. Empty: the door is closed."`
-	SpeaksFor map[string][]string `yaml:"speaks_for" doc:"For a transmitter that is not the issuer of the tokens: its iss, and the issuers whose subjects and sessions it speaks of. The transmitter must be under issuers, they there or under introspection. Empty: every transmitter speaks for itself alone."`
+	Audiences []string            `yaml:"audiences" doc:"The audiences (aud) under which the transmitter knows this receiver. Empty: the endpoint does not exist."`
+	SpeaksFor map[string][]string `yaml:"speaks_for" doc:"For a transmitter that is not the issuer of the tokens: its iss, and the issuers whose subjects and sessions it may report. The transmitter must be under issuers; the issuers must be there or under introspection. Empty: every transmitter reports its own subjects only."`
 }
 
 // KeycloakConfig is the stanza "api.keycloak".
 type KeycloakConfig struct {
-	Issuer  string   `yaml:"issuer" doc:"The configured issuer (realm) whose admin actions are taken; the messages themselves name none. May be left out with exactly one issuer."`
-	Clients []string `yaml:"clients" doc:"The client ids that the actions are addressed to (resource). Empty: the door is closed."`
+	Issuer  string   `yaml:"issuer" doc:"The configured issuer (realm) whose admin actions are accepted; the actions themselves name none. Optional if exactly one issuer is configured."`
+	Clients []string `yaml:"clients" doc:"The client ids that the actions are addressed to (resource). Empty: the endpoints do not exist."`
 }
 
 // DefaultConfig returns the stanza's defaults.
@@ -57,7 +59,16 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate reports what is wrong inside the stanza. ValidateListen checks it
+// withDefaults replaces the durations that are 0.
+func (c Config) withDefaults() Config {
+	d := DefaultConfig()
+	c.ReadTimeout = cmp.Or(c.ReadTimeout, d.ReadTimeout)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, d.WriteTimeout)
+	c.Logout.MaxAge = cmp.Or(c.Logout.MaxAge, d.Logout.MaxAge)
+	return c
+}
+
+// Validate reports the faults of the stanza itself. ValidateListen checks it
 // against the address it is served on.
 func (c Config) Validate(fault authz.Fault) {
 	for i, h := range c.Hosts {
@@ -65,15 +76,16 @@ func (c Config) Validate(fault authz.Fault) {
 			fault("hosts["+strconv.Itoa(i)+"]", "%q is not a host name; give the name alone, without scheme or port", h)
 		}
 	}
-	seen := map[string]bool{}
+	first := map[string]int{}
 	for i, cl := range c.Clients {
 		at := "clients[" + strconv.Itoa(i) + "]."
 		if cl.ID == "" {
 			fault(at+"id", "must not be empty")
-		} else if seen[cl.ID] {
-			fault(at+"id", "%q occurs twice", cl.ID)
+		} else if before, ok := first[cl.ID]; ok {
+			fault(at+"id", "duplicate client %q (first defined at clients[%d])", cl.ID, before)
+		} else {
+			first[cl.ID] = i
 		}
-		seen[cl.ID] = true
 		if cl.SecretFile == "" {
 			fault(at+"secret_file", "must not be empty")
 		}
@@ -87,17 +99,17 @@ func (c Config) Validate(fault authz.Fault) {
 	}
 	for path, d := range map[string]time.Duration{"read_timeout": c.ReadTimeout, "write_timeout": c.WriteTimeout, "logout.max_age": c.Logout.MaxAge} {
 		if d < 0 {
-			fault(path, "%s is negative; a duration such as 15s is needed", d)
+			fault(path, "%s is negative; use a duration such as 15s", d)
 		}
 	}
 }
 
 // ValidateListen checks listen.http and the stanza against each other. The
-// paths it reports are the whole configuration's.
+// paths that it reports are those of the whole configuration.
 func (c Config) ValidateListen(addr string, fault authz.Fault) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		fault("listen.http", "%q is not an address; HOST:PORT is needed, such as 127.0.0.1:9192 or [::1]:9192", addr)
+		fault("listen.http", "%q is not an address; use HOST:PORT, such as 127.0.0.1:9192 or [::1]:9192", addr)
 		return
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
@@ -108,10 +120,10 @@ func (c Config) ValidateListen(addr string, fault authz.Fault) {
 	}
 }
 
-// ValidateUnserved reports the doors that are configured though listen.http is
-// empty: nobody could reach them, and what is sent to them would be lost.
+// ValidateUnserved reports the endpoints that are configured although
+// listen.http is empty: messages to them would be lost.
 func (c Config) ValidateUnserved(fault authz.Fault) {
-	for _, door := range []struct {
+	for _, endpoint := range []struct {
 		path       string
 		configured bool
 	}{
@@ -120,23 +132,23 @@ func (c Config) ValidateUnserved(fault authz.Fault) {
 		{"events.audiences", len(c.Events.Audiences) > 0},
 		{"keycloak.clients", len(c.Keycloak.Clients) > 0},
 	} {
-		if door.configured {
-			fault(door.path, "the door is served on listen.http, which is empty; give listen.http an address, or remove this")
+		if endpoint.configured {
+			fault(endpoint.path, "the endpoint is served on listen.http, which is empty; set listen.http, or remove this setting")
 		}
 	}
 }
 
-// ValidateIssuers checks the issuers that the stanza names against those whose
-// keys are configured, and all whose tokens can be good. The paths it reports
-// are the whole configuration's.
+// ValidateIssuers checks the issuers that the stanza names. issuers are those
+// whose keys are configured; all are these and the introspected ones. The paths
+// that it reports are those of the whole configuration.
 func (c Config) ValidateIssuers(issuers, all []string, fault authz.Fault) {
-	known := func(path, iss string) {
+	verified := func(path, iss string) {
 		if !slices.Contains(issuers, iss) {
-			fault(path, "%q is not under issuers; its keys are needed to believe it", iss)
+			fault(path, "%q is not under issuers; its keys are needed to verify its messages", iss)
 		}
 	}
 	for _, transmitter := range slices.Sorted(maps.Keys(c.Events.SpeaksFor)) {
-		known("api.events.speaks_for", transmitter)
+		verified("api.events.speaks_for", transmitter)
 		for _, iss := range c.Events.SpeaksFor[transmitter] {
 			if !slices.Contains(all, iss) {
 				fault("api.events.speaks_for", "%q is neither under issuers nor the issuer of an introspection", iss)
@@ -146,15 +158,15 @@ func (c Config) ValidateIssuers(issuers, all []string, fault authz.Fault) {
 	switch {
 	case len(c.Keycloak.Clients) == 0:
 	case c.Keycloak.Issuer != "":
-		known("api.keycloak.issuer", c.Keycloak.Issuer)
+		verified("api.keycloak.issuer", c.Keycloak.Issuer)
 	case len(issuers) != 1:
-		fault("api.keycloak.issuer", "is needed because not exactly one issuer is configured")
+		fault("api.keycloak.issuer", "is required unless exactly one issuer is configured")
 	}
 }
 
-// isLoopback reports whether host can only be reached from this machine. A
-// name other than localhost could resolve to anything, and an empty host is
-// every address.
+// isLoopback reports whether only this machine can reach host. A name other
+// than localhost may resolve to any address, and an empty host listens on all
+// addresses.
 func isLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true

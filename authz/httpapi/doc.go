@@ -1,8 +1,8 @@
-// Package httpapi is the HTTP door: the revocation resource, the doors through
-// which identity providers report logouts, health, metrics, and the operator's
-// page.
+// Package httpapi serves the HTTP port: the revocation resource, health,
+// metrics and the OpenAPI document. Package receiver adds the endpoints for
+// identity providers' messages, package page the operator's page.
 //
-// It turns messages into revocations and hands them to the write path. It
-// never decides about a request, never stores anything itself, and never
-// answers success before the ledger has committed.
+// It turns requests into revocations and hands them to the write path. It never
+// decides about a request to the upstream, never stores anything itself, and
+// never reports success before the ledger has committed.
 package httpapi

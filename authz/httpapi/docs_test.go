@@ -1,6 +1,8 @@
-package httpapi
+package httpapi_test
 
 import (
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/httpapi/httpapitest"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -31,17 +33,17 @@ func TestDocsCommands(t *testing.T) {
 	t.Parallel()
 	draining := make(chan struct{})
 	close(draining) // so that wait=enforced does not wait
-	d := newDoors(t, func(o *Options) {
-		o.Config.TokenFile = secretFile(t, apiToken)
-		o.Config.Clients = []ClientConfig{{ID: "shop", SecretFile: secretFile(t, "a-client-secret-of-16")}}
-		o.Config.Keycloak.Issuer = issuerA
-		o.Issuers = []string{issuerA}
+	d := httpapitest.NewReceivers(t, func(o *httpapitest.Setup) {
+		o.Config.TokenFile = httpapitest.SecretFile(t, httpapitest.APIToken)
+		o.Config.Clients = []httpapi.ClientConfig{{ID: "shop", SecretFile: httpapitest.SecretFile(t, "a-client-secret-of-16")}}
+		o.Config.Keycloak.Issuer = httpapitest.IssuerA
+		o.Issuers.Verified = []string{httpapitest.IssuerA}
 		o.Draining = draining
 	})
 	variables := strings.NewReplacer(
-		"$API_TOKEN", apiToken, "$ACCESS_TOKEN", d.a.Mint(nil), "$LOGOUT_TOKEN", d.logoutToken(nil), "$SECURITY_EVENT", d.set(nil),
-		"$KEYCLOAK_NOT_BEFORE", d.action(claims{"action": actionNotBefore, "notBefore": ago(time.Minute)}), "$KEYCLOAK_LOGOUT", d.action(nil),
-		"$KEYCLOAK_TEST", d.action(claims{"action": actionTest}))
+		"$API_TOKEN", httpapitest.APIToken, "$ACCESS_TOKEN", d.A.Mint(nil), "$LOGOUT_TOKEN", d.LogoutToken(nil), "$SECURITY_EVENT", d.EventToken(nil),
+		"$KEYCLOAK_NOT_BEFORE", d.AdminAction(httpapitest.Claims{"action": "PUSH_NOT_BEFORE", "notBefore": httpapitest.Ago(time.Minute)}), "$KEYCLOAK_LOGOUT", d.AdminAction(nil),
+		"$KEYCLOAK_TEST", d.AdminAction(httpapitest.Claims{"action": "TEST_AVAILABILITY"}))
 	visited := map[string]bool{}
 	for _, block := range fenced.FindAllStringSubmatch(apiDoc(t), -1) {
 		for line := range strings.Lines(strings.ReplaceAll(block[1], "\\\n", " ")) {
@@ -53,13 +55,13 @@ func TestDocsCommands(t *testing.T) {
 			if target == "/readyz" {
 				status = 503 // draining here
 			}
-			w := d.do(method, target, body, header...)
+			w := d.Do(method, target, body, header...)
 			assert.Equal(t, status, w.Code, "%s\n%s", command, w.Body)
 			path, _, _ := strings.Cut(target, "?")
 			visited[path] = true
 		}
 	}
-	paths, _ := theDocument().at("paths")
+	paths, _ := d.Document().At("paths")
 	for path := range paths.(map[string]any) {
 		assert.True(t, visited[path], "docs/api.md has no command for %s", path)
 	}
@@ -116,8 +118,8 @@ func curl(t *testing.T, args []string, variables *strings.Replacer) (method, tar
 			method, body = "POST", next()
 		case "--data-urlencode":
 			name, value, _ := strings.Cut(next(), "=")
-			method, body = "POST", formBody(name, value)
-			header = append(header, "Content-Type", formType)
+			method, body = "POST", httpapitest.FormBody(name, value)
+			header = append(header, "Content-Type", httpapitest.FormType)
 		case "-u":
 			id, secret, _ := strings.Cut(next(), ":")
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -146,23 +148,21 @@ func TestDocsComplete(t *testing.T) {
 		}
 	}
 	file := struct {
-		API Config `yaml:"api"`
-	}{DefaultConfig()}
+		API httpapi.Config `yaml:"api"`
+	}{httpapi.DefaultConfig()}
 	require.NoError(t, yaml.NewDecoder(strings.NewReader(stanza.String()), yaml.DisallowUnknownField()).Decode(&file))
 	file.API.Validate(func(path, format string, args ...any) { t.Errorf("%s: "+format, append([]any{path}, args...)...) })
-	for _, of := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[ClientConfig](), reflect.TypeFor[LogoutConfig](), reflect.TypeFor[EventsConfig](), reflect.TypeFor[KeycloakConfig]()} {
+	for _, of := range []reflect.Type{reflect.TypeFor[httpapi.Config](), reflect.TypeFor[httpapi.ClientConfig](), reflect.TypeFor[httpapi.LogoutConfig](), reflect.TypeFor[httpapi.EventsConfig](), reflect.TypeFor[httpapi.KeycloakConfig]()} {
 		for i := range of.NumField() {
 			assert.Contains(t, stanza.String(), of.Field(i).Tag.Get("yaml")+":", "setting")
 		}
 	}
-	members, _ := theDocument().at("components", "schemas", "Order", "properties")
+	d := httpapitest.NewReceivers(t, nil)
+	members, _ := d.Document().At("components", "schemas", "RevocationRequest", "properties")
 	for name := range members.(map[string]any) {
 		assert.Contains(t, text, "`"+name+"`", "member")
 	}
-	for uri := range effects {
-		assert.Contains(t, text, "`"+eventName(uri)+"`", "event")
-	}
-	families, err := newDoors(t, nil).metrics.Gather()
+	families, err := d.Metrics.Gather()
 	require.NoError(t, err)
 	for _, f := range families {
 		assert.Contains(t, text, "`"+f.GetName()+"`", "metric")

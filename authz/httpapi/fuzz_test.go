@@ -1,4 +1,4 @@
-package httpapi
+package httpapi_test
 
 import (
 	"slices"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/httpapi/httpapitest"
 )
 
 // FuzzRequests: whatever is sent, a request is either refused with an answer that
@@ -16,23 +18,23 @@ import (
 func FuzzRequests(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `[]`, `[{"jti":"x"}]`, `{"jti":"x","not_before":1767323045,"expires_at":"2999-01-01T00:00:00Z","reason":"r"}`,
-		`{"iss":"` + issuerA + `"}`, `{"iss":"` + issuerA + `","all":true}`, `{"all":true}`, `{"sub":"","sid":null}`, `{"jti":"x","jti":"y"}`,
-		`{"token":"` + unsignedJWT(`{"iss":"`+issuerA+`","exp":4102444800}`) + `"}`, `{"token":"` + strings.Repeat("0a", 32) + `"}`, `{"not_before":1e400,"sub":"a"}`, "[[[[",
-		`{"reason":"` + unsignedJWT(`{}`) + `","kid":"k"}`, "{\"jti\":\"\xff\"}", `{"jti":"\u0000"}`,
+		`{"iss":"` + httpapitest.IssuerA + `"}`, `{"iss":"` + httpapitest.IssuerA + `","all":true}`, `{"all":true}`, `{"sub":"","sid":null}`, `{"jti":"x","jti":"y"}`,
+		`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"`+httpapitest.IssuerA+`","exp":4102444800}`) + `"}`, `{"token":"` + strings.Repeat("0a", 32) + `"}`, `{"not_before":1e400,"sub":"a"}`, "[[[[",
+		`{"reason":"` + httpapitest.UnsignedJWT(`{}`) + `","kid":"k"}`, "{\"jti\":\"\xff\"}", `{"jti":"\u0000"}`,
 	} {
 		f.Add([]byte(seed))
 	}
-	issuers := []string{issuerA, issuerB}
+	issuers := []string{httpapitest.IssuerA, httpapitest.IssuerB}
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, body []byte) {
-		found, err := ParseOrders(body, authz.Issuers{Verified: issuers}, now)
+		found, err := httpapi.ParseOrders(body, authz.Issuers{Verified: issuers}, now)
 		if err != nil {
 			if found != nil || authz.HoldsToken(err.Error()) {
 				t.Fatalf("%v with %v", found, err)
 			}
 			return
 		}
-		if len(found) == 0 || len(found) > maxBatch {
+		if len(found) == 0 || len(found) > httpapi.MaxBatch {
 			t.Fatalf("%d revocations", len(found))
 		}
 		for _, r := range found {

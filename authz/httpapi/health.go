@@ -5,32 +5,38 @@ import (
 	"strings"
 )
 
-// readiness is the answer of /readyz.
-type readiness struct {
-	Status string       `json:"status"` // ready, not_ready or draining
-	Parts  []partStatus `json:"parts"`
+// ReadinessCheck is one condition for the process to be ready.
+type ReadinessCheck struct {
+	Name  string       // short, lower case
+	Ready func() error // nil: ready. Must not block
 }
 
-type partStatus struct {
+// readiness is the response of /readyz.
+type readiness struct {
+	Status string        `json:"status"` // ready, not_ready or draining
+	Checks []checkResult `json:"parts"`
+}
+
+type checkResult struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
-	Reason string `json:"reason,omitzero"` // left out for callers who may not see it
+	Reason string `json:"reason,omitzero"` // only for authenticated callers
 }
 
-// livez stays OK through every outage: restarting would not bring a lost
+// livez stays OK through every outage: a restart would not bring a lost
 // dependency back, and would lose the keys and revocations in memory.
-func (a *api) livez(w http.ResponseWriter, _ *http.Request) {
+func (a *API) livez(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte("ok\n"))
 }
 
-// readyz answers 503 while a part is not ready or the process is stopping.
-// Probes carry no token and see names only; reasons may name hosts.
-func (a *api) readyz(w http.ResponseWriter, r *http.Request) {
+// readyz answers 503 while a check fails or the process is stopping. Probes
+// carry no token and see names only, because reasons may name hosts.
+func (a *API) readyz(w http.ResponseWriter, r *http.Request) {
 	status := a.readiness()
-	if _, p := a.admit(r); p != nil {
-		for i := range status.Parts {
-			status.Parts[i].Reason = ""
+	if _, p := a.Admit(r); p != nil {
+		for i := range status.Checks {
+			status.Checks[i].Reason = ""
 		}
 	}
 	code := http.StatusOK
@@ -38,35 +44,38 @@ func (a *api) readyz(w http.ResponseWriter, r *http.Request) {
 		code = http.StatusServiceUnavailable
 	}
 	if !strings.Contains(r.Header.Get("Accept"), "text/plain") {
-		writeJSON(w, code, "application/json", status)
+		WriteJSON(w, code, "application/json", status)
 		return
 	}
 	var text strings.Builder
 	text.WriteString(status.Status + "\n")
-	for _, p := range status.Parts {
+	for _, c := range status.Checks {
 		mark := "+"
-		if !p.Ready {
+		if !c.Ready {
 			mark = "-"
 		}
-		text.WriteString(strings.TrimRight(mark+" "+p.Name+" "+strings.ReplaceAll(p.Reason, "\n", "; "), " ") + "\n")
+		text.WriteString(strings.TrimRight(mark+" "+c.Name+" "+strings.ReplaceAll(c.Reason, "\n", "; "), " ") + "\n")
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(code)
 	_, _ = w.Write([]byte(text.String()))
 }
 
-func (a *api) readiness() readiness {
-	out := readiness{Status: "ready", Parts: make([]partStatus, 0, len(a.parts))}
-	for _, p := range a.parts {
-		s := partStatus{Name: p.Name, Ready: true}
-		if err := p.Ready(); err != nil {
-			s.Ready, s.Reason = false, err.Error()
+// Status returns ready, not_ready or draining.
+func (a *API) Status() string { return a.readiness().Status }
+
+func (a *API) readiness() readiness {
+	out := readiness{Status: "ready", Checks: make([]checkResult, 0, len(a.o.Checks))}
+	for _, c := range a.o.Checks {
+		result := checkResult{Name: c.Name, Ready: true}
+		if err := c.Ready(); err != nil {
+			result.Ready, result.Reason = false, err.Error()
 			out.Status = "not_ready"
 		}
-		out.Parts = append(out.Parts, s)
+		out.Checks = append(out.Checks, result)
 	}
 	select {
-	case <-a.draining:
+	case <-a.o.Draining:
 		out.Status = "draining"
 	default:
 	}

@@ -8,45 +8,38 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of the HTTP door. No label comes from a request.
+// metrics of the HTTP port. No label value comes from a request.
 type metrics struct {
 	requests     *prometheus.CounterVec
 	duration     *prometheus.HistogramVec
 	revocations  *prometheus.CounterVec
 	authFailures prometheus.Counter
-	events       *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jwt_bouncer_http_requests_total", Help: "Requests answered on the HTTP port, by door and status code.",
+			Name: "jwt_bouncer_http_requests_total", Help: "Requests to the HTTP port, by source and status code.",
 		}, []string{"door", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "jwt_bouncer_http_request_duration_seconds", Help: "Time to answer a request on the HTTP port, by door.",
+			Name: "jwt_bouncer_http_request_duration_seconds", Help: "Time to answer a request to the HTTP port, by source.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"door"}),
 		revocations: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jwt_bouncer_revocations_ordered_total", Help: "Revocations ordered over HTTP, by door and outcome (stored, refused, unavailable, unknown).",
+			Name: "jwt_bouncer_revocations_ordered_total", Help: "Revocations requested over HTTP, by source and outcome (stored, refused, unavailable, unknown).",
 		}, []string{"door", "outcome"}),
 		authFailures: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "jwt_bouncer_http_auth_failures_total", Help: "Requests refused on the HTTP port for want of a valid token, client secret or session.",
+			Name: "jwt_bouncer_http_auth_failures_total", Help: "Requests to the HTTP port that were refused because they had no valid token, client secret or session.",
 		}),
-		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jwt_bouncer_security_events_total", Help: "Security Event Tokens received, by outcome (enforced, ignored, repeated, refused, postponed).",
-		}, []string{"outcome"}),
 	}
-	// Shown from the start: of a series that begins with its first event, rate
-	// and increase see no rise, and the first event would not be noticed.
-	for _, door := range []string{doorAPI, doorPage, doorOAuth, doorLogout, doorEvents, doorKeycloak} {
+	// All series exist from the start: rate and increase miss the first event of
+	// a series that begins with it.
+	for _, source := range []string{SourceAPI, SourcePage, SourceOAuth, SourceLogout, SourceEvents, SourceKeycloak} {
 		for _, outcome := range []string{"stored", "refused", "unavailable", "unknown"} {
-			m.revocations.WithLabelValues(door, outcome)
+			m.revocations.WithLabelValues(source, outcome)
 		}
 	}
-	for _, outcome := range []string{"enforced", "ignored", "repeated", "refused", "postponed"} {
-		m.events.WithLabelValues(outcome)
-	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.revocations, m.authFailures, m.events} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.revocations, m.authFailures} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -54,16 +47,18 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) ordered(door, outcome string, n int) {
-	m.revocations.WithLabelValues(door, outcome).Add(float64(n))
+// requested counts n revocations.
+func (m *metrics) requested(source, outcome string, n int) {
+	m.revocations.WithLabelValues(source, outcome).Add(float64(n))
 }
 
-func (m *metrics) measure(e endpoint, w http.ResponseWriter, serve func(http.ResponseWriter)) {
+// measure counts and times one request.
+func (m *metrics) measure(e Endpoint, w http.ResponseWriter, serve func(http.ResponseWriter)) {
 	start := time.Now()
 	rec := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 	defer func() {
-		m.requests.WithLabelValues(e.door, strconv.Itoa(rec.status)).Inc()
-		m.duration.WithLabelValues(e.door).Observe(time.Since(start).Seconds())
+		m.requests.WithLabelValues(e.Source, strconv.Itoa(rec.status)).Inc()
+		m.duration.WithLabelValues(e.Source).Observe(time.Since(start).Seconds())
 	}()
 	serve(rec)
 }
@@ -73,6 +68,7 @@ type statusWriter struct {
 	status int
 }
 
+// WriteHeader implements http.ResponseWriter.
 func (w *statusWriter) WriteHeader(status int) {
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)

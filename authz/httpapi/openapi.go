@@ -11,14 +11,14 @@ import (
 //go:embed openapi.yaml
 var openAPIText []byte
 
-// openAPI is the description of this port as JSON. That it agrees with what is
-// really served is a matter of the tests.
+// openAPI is the description of this port as JSON. Tests hold it to the
+// endpoints and their responses.
 var openAPI = sync.OnceValues(func() ([]byte, error) { return yaml.YAMLToJSON(openAPIText) })
 
-func (a *api) getOpenAPI(w http.ResponseWriter, _ *http.Request) {
+func (a *API) getOpenAPI(w http.ResponseWriter, _ *http.Request) {
 	document, err := openAPI()
 	if err != nil {
-		fail(http.StatusInternalServerError, "the description is damaged").write(w)
+		Fail(http.StatusInternalServerError, "the description cannot be read").Write(w)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

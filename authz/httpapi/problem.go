@@ -1,10 +1,13 @@
 package httpapi
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 
 	"github.com/go-json-experiment/json"
+
+	"jwtbouncer/authz"
 )
 
 // Problem types that callers may want to tell apart.
@@ -14,46 +17,58 @@ const (
 	typeInvalid        = "urn:jwt-bouncer:problem:invalid-request"
 )
 
-// problem is an error answer (RFC 9457).
-type problem struct {
-	Type   string       `json:"type"`
-	Title  string       `json:"title"`
-	Status int          `json:"status"`
-	Detail string       `json:"detail,omitzero"`
-	Errors []fieldError `json:"errors,omitzero"`
+// Problem is an error response (problem details, RFC 9457).
+type Problem struct {
+	Type   string          `json:"type"`
+	Title  string          `json:"title"`
+	Status int             `json:"status"`
+	Detail string          `json:"detail,omitzero"`
+	Errors []InvalidMember `json:"errors,omitzero"`
 
 	retryAfter int // seconds; 0: no Retry-After
 }
 
-// fieldError points at what is wrong in the request.
-type fieldError struct {
-	Index  int    `json:"index"` // place in the array, from 0; 0 for a single object
+// InvalidMember is an authz.InvalidError in the spelling of problem details.
+type InvalidMember struct {
+	Index  int    `json:"index"` // position in the array, from 0; 0 for a single object
 	Field  string `json:"field,omitzero"`
 	Detail string `json:"detail"`
 }
 
-func fail(status int, detail string) *problem {
-	return &problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}
+func invalidMember(err error) InvalidMember {
+	var invalid *authz.InvalidError
+	if errors.As(err, &invalid) {
+		return InvalidMember{Index: invalid.Index, Field: invalid.Field, Detail: invalid.Detail}
+	}
+	return InvalidMember{Detail: err.Error()}
 }
 
-func invalid(detail string, errs ...fieldError) *problem {
-	return &problem{Type: typeInvalid, Title: "The request is not valid", Status: http.StatusBadRequest, Detail: detail, Errors: errs}
+// Fail returns a problem that its status explains.
+func Fail(status int, detail string) *Problem {
+	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}
 }
 
-func unavailable(detail string) *problem {
-	return &problem{Type: typeUnavailable, Title: "Temporarily unavailable", Status: http.StatusServiceUnavailable, Detail: detail, retryAfter: 1}
+// Unavailable returns a 503 that asks the caller to retry.
+func Unavailable(detail string) *Problem {
+	return &Problem{Type: typeUnavailable, Title: "Temporarily unavailable", Status: http.StatusServiceUnavailable, Detail: detail, retryAfter: 1}
 }
 
-func (p *problem) write(w http.ResponseWriter) {
+func invalid(detail string, members ...InvalidMember) *Problem {
+	return &Problem{Type: typeInvalid, Title: "The request is not valid", Status: http.StatusBadRequest, Detail: detail, Errors: members}
+}
+
+// Write sends the problem as the response.
+func (p *Problem) Write(w http.ResponseWriter) {
 	if p.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(p.retryAfter))
 	}
-	writeJSON(w, p.Status, "application/problem+json", p)
+	WriteJSON(w, p.Status, "application/problem+json", p)
 }
 
-func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
+// WriteJSON sends v as the response.
+func WriteJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
-	if err != nil { // only a defect can bring this about: every v is one of our own types
+	if err != nil { // a programming error: every v is one of our own types
 		http.Error(w, "internal error", http.StatusInternalServerError)
 		return
 	}
@@ -61,5 +76,5 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)+1))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // the caller has gone: nobody is left to tell
+	_, _ = w.Write(append(body, '\n')) // an error means that the caller is gone
 }

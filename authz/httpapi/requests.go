@@ -124,13 +124,13 @@ func decodeError(err error, list bool) *authz.InvalidError {
 		path = path[1:]
 	}
 	if len(path) > 0 {
-		out.Field = shorten(path[0])
+		out.Field = Shorten(path[0])
 	}
 	return out
 }
 
-// shorten makes a name that the caller chose fit for a response.
-func shorten(s string) string {
+// Shorten makes a name that the caller chose fit for a response.
+func Shorten(s string) string {
 	const longest = 40 // characters
 	s = strings.ToValidUTF8(s, "?")
 	if runes := []rune(s); len(runes) > longest {

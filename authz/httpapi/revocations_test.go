@@ -1,7 +1,6 @@
-package httpapi
+package httpapi_test
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,17 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/httpapi/httpapitest"
 )
-
-func unsignedJWT(claims string) string {
-	enc := base64.RawURLEncoding.EncodeToString
-	return enc([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + enc([]byte(claims)) + "." + enc([]byte("signature"))
-}
 
 func TestRevoke(t *testing.T) {
 	t.Parallel()
 	future := time.Now().Add(time.Hour).Unix()
-	jwt := unsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":%d}`, issuerA, future))
+	jwt := httpapitest.UnsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":%d}`, httpapitest.IssuerA, future))
 	for name, c := range map[string]struct {
 		body string
 		want authz.Revocation
@@ -33,25 +29,25 @@ func TestRevoke(t *testing.T) {
 		"sub with times":     {`{"sub":"bob","not_before":"2026-01-02T03:04:05Z","reason":"left"}`, authz.Revocation{Kind: authz.KindSub, Value: "bob", NotBefore: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Reason: "left"}},
 		"numeric date":       {`{"sub":"bob","not_before":1767323045}`, authz.Revocation{Kind: authz.KindSub, Value: "bob", NotBefore: time.Unix(1767323045, 0)}},
 		"null means absent":  {`{"sid":"s","jti":null,"not_before":null}`, authz.Revocation{Kind: authz.KindSID, Value: "s"}},
-		"kid":                {`{"kid":"k","iss":"` + issuerA + `"}`, authz.Revocation{Kind: authz.KindKID, Value: "k"}},
+		"kid":                {`{"kid":"k","iss":"` + httpapitest.IssuerA + `"}`, authz.Revocation{Kind: authz.KindKID, Value: "k"}},
 		"expires":            {fmt.Sprintf(`{"jti":"x","expires_at":%d}`, future), authz.Revocation{Kind: authz.KindJTI, Value: "x", ExpiresAt: time.Unix(future, 0)}},
 		"token hash":         {`{"token":"` + strings.Repeat("0a", 32) + `"}`, authz.Revocation{Kind: authz.KindToken, Value: strings.Repeat("0a", 32)}},
 		"whole token":        {`{"token":"` + jwt + `"}`, authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(jwt), ExpiresAt: time.Unix(future, 0).Add(authz.ExpiryMargin)}},
-		"issuer":             {`{"iss":"` + issuerA + `","all":true,"not_before":1767323045}`, authz.Revocation{Kind: authz.KindIss, NotBefore: time.Unix(1767323045, 0)}},
+		"issuer":             {`{"iss":"` + httpapitest.IssuerA + `","all":true,"not_before":1767323045}`, authz.Revocation{Kind: authz.KindIss, NotBefore: time.Unix(1767323045, 0)}},
 		"unicode and quotes": {`{"sub":"Zoë \"\u0007\" \ud83d\ude00"}`, authz.Revocation{Kind: authz.KindSub, Value: "Zoë \"\a\" 😀"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, nil)
-			w := b.do("POST", "/v1/revocations", c.body)
+			b := httpapitest.New(t, nil)
+			w := b.Do("POST", "/v1/revocations", c.body)
 			require.Equal(t, http.StatusCreated, w.Code, w.Body)
-			var out receipt
+			var out httpapi.Receipt
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &out))
-			stored := b.ledger.all()
+			stored := b.Ledger.All()
 			require.Len(t, stored, 1)
 			got := stored[0]
 			assert.Equal(t, c.want.Kind, got.Kind)
-			assert.Equal(t, issuerA, got.Issuer)
+			assert.Equal(t, httpapitest.IssuerA, got.Issuer)
 			assert.Equal(t, c.want.Value, got.Value)
 			assert.Equal(t, c.want.Reason, got.Reason)
 			assert.Equal(t, "local", got.Actor)
@@ -78,7 +74,7 @@ func TestRevoke(t *testing.T) {
 
 func TestRevokeRefuses(t *testing.T) {
 	t.Parallel()
-	expired := unsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":1600000000}`, issuerA))
+	expired := httpapitest.UnsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":1600000000}`, httpapitest.IssuerA))
 	for name, c := range map[string]struct {
 		body   string
 		status int
@@ -100,10 +96,10 @@ func TestRevokeRefuses(t *testing.T) {
 		"wrong type":                {`{"jti":7}`, 400, "jti", "wrong type", 0},
 		"deep":                      {strings.Repeat("[", 20000), 400, "", "", 0},
 		"nothing named":             {`{"reason":"x"}`, 400, "", "one of jti", 0},
-		"only iss":                  {`{"iss":"` + issuerA + `"}`, 400, "", `"all": true`, 0},
-		"only iss and not_before":   {`{"iss":"` + issuerA + `","not_before":1767323045}`, 400, "", `"all": true`, 0},
+		"only iss":                  {`{"iss":"` + httpapitest.IssuerA + `"}`, 400, "", `"all": true`, 0},
+		"only iss and not_before":   {`{"iss":"` + httpapitest.IssuerA + `","not_before":1767323045}`, 400, "", `"all": true`, 0},
 		"all without iss":           {`{"all":true}`, 400, "iss", "must be named", 0},
-		"all with sub":              {`{"all":true,"iss":"` + issuerA + `","sub":"x"}`, 400, "", "only one", 0},
+		"all with sub":              {`{"all":true,"iss":"` + httpapitest.IssuerA + `","sub":"x"}`, 400, "", "only one", 0},
 		"two selectors":             {`{"jti":"x","sub":"y"}`, 400, "", "only one", 0},
 		"empty value":               {`{"sub":""}`, 400, "sub", "empty", 0},
 		"unknown issuer":            {`{"jti":"x","iss":"https://evil.example"}`, 400, "iss", "not a configured issuer", 0},
@@ -114,8 +110,8 @@ func TestRevokeRefuses(t *testing.T) {
 		"expired":                   {`{"jti":"x","expires_at":1600000000}`, 400, "expires_at", "has passed", 0},
 		"token too short":           {`{"token":"abc"}`, 400, "token", "neither", 0},
 		"token upper case":          {`{"token":"` + strings.Repeat("0A", 32) + `"}`, 400, "token", "neither", 0},
-		"token of other issuer":     {`{"token":"` + unsignedJWT(`{"iss":"https://evil.example"}`) + `"}`, 400, "token", "not configured", 0},
-		"token without iss":         {`{"token":"` + unsignedJWT(`{}`) + `"}`, 400, "token", "not configured", 0},
+		"token of other issuer":     {`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"https://evil.example"}`) + `"}`, 400, "token", "not configured", 0},
+		"token without iss":         {`{"token":"` + httpapitest.UnsignedJWT(`{}`) + `"}`, 400, "token", "not configured", 0},
 		"expired token":             {`{"token":"` + expired + `"}`, 400, "token", "expired", 0},
 		"not a JWT":                 {`{"token":"a.b.c"}`, 400, "token", "not a compact JWT", 0},
 		"a JWT where a jti belongs": {`{"jti":"` + expired + `"}`, 400, "jti", "looks like a token", 0},
@@ -129,19 +125,19 @@ func TestRevokeRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, nil)
-			w := b.do("POST", "/v1/revocations", c.body)
+			b := httpapitest.New(t, nil)
+			w := b.Do("POST", "/v1/revocations", c.body)
 			require.Equal(t, c.status, w.Code, w.Body)
 			assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
 			assert.Contains(t, w.Body.String(), jsonText(c.says))
-			var p problem
+			var p httpapi.Problem
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
 			if c.field != "" || c.index > 0 {
 				require.NotEmpty(t, p.Errors)
 				assert.Equal(t, c.field, p.Errors[0].Field)
 				assert.Equal(t, c.index, p.Errors[0].Index)
 			}
-			assert.Empty(t, b.ledger.all(), "all or none")
+			assert.Empty(t, b.Ledger.All(), "all or none")
 			assert.NotContains(t, w.Body.String(), "eyJ", "an answer repeats no token")
 		})
 	}
@@ -157,44 +153,44 @@ func jsonText(s string) string {
 
 func TestRevokeSeveralIssuers(t *testing.T) {
 	t.Parallel()
-	two := func(o *Options) { o.Issuers = []string{issuerA, issuerB} }
-	b := newBench(t, two)
-	w := b.do("POST", "/v1/revocations", `{"jti":"x"}`)
+	two := func(o *httpapitest.Setup) { o.Issuers.Verified = []string{httpapitest.IssuerA, httpapitest.IssuerB} }
+	b := httpapitest.New(t, two)
+	w := b.Do("POST", "/v1/revocations", `{"jti":"x"}`)
 	require.Equal(t, 400, w.Code)
 	assert.Contains(t, w.Body.String(), "more than one issuer")
-	token := unsignedJWT(fmt.Sprintf(`{"iss":%q}`, issuerB))
-	require.Equal(t, 201, b.do("POST", "/v1/revocations", `{"token":"`+token+`"}`).Code)
-	assert.Equal(t, issuerB, b.ledger.all()[0].Issuer, "the token's own word scopes it")
-	w = b.do("POST", "/v1/revocations", `{"iss":"`+issuerA+`","token":"`+token+`"}`)
+	token := httpapitest.UnsignedJWT(fmt.Sprintf(`{"iss":%q}`, httpapitest.IssuerB))
+	require.Equal(t, 201, b.Do("POST", "/v1/revocations", `{"token":"`+token+`"}`).Code)
+	assert.Equal(t, httpapitest.IssuerB, b.Ledger.All()[0].Issuer, "the token's own word scopes it")
+	w = b.Do("POST", "/v1/revocations", `{"iss":"`+httpapitest.IssuerA+`","token":"`+token+`"}`)
 	require.Equal(t, 400, w.Code)
 	assert.Contains(t, w.Body.String(), "not the issuer that the token names")
 }
 
 func TestRevokeBulkIsIdempotent(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil)
+	b := httpapitest.New(t, nil)
 	body := `[{"jti":"a"},{"sub":"b","not_before":1767323045},{"sid":"c"}]`
-	first := b.do("POST", "/v1/revocations", body)
-	second := b.do("POST", "/v1/revocations?wait=none", body)
+	first := b.Do("POST", "/v1/revocations", body)
+	second := b.Do("POST", "/v1/revocations?wait=none", body)
 	require.Equal(t, 201, first.Code, first.Body)
 	require.Equal(t, 201, second.Code)
-	var one, two receipt
+	var one, two httpapi.Receipt
 	require.NoError(t, json.Unmarshal(first.Body.Bytes(), &one))
 	require.NoError(t, json.Unmarshal(second.Body.Bytes(), &two))
 	assert.Equal(t, one.IDs, two.IDs)
 	assert.Len(t, one.Revocations, 3)
 	assert.Empty(t, one.ID, "a list has no single id")
-	assert.Len(t, b.ledger.all(), 3)
+	assert.Len(t, b.Ledger.All(), 3)
 }
 
 func TestRevokeRefusesMalformedQueries(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil)
+	b := httpapitest.New(t, nil)
 	for _, query := range []string{"wait=never", "wait=none&wait=enforced", "weit=enforced", "wait=enforced;x", "wait=enforced%"} {
-		w := b.do("POST", "/v1/revocations?"+query, `{"jti":"x"}`)
+		w := b.Do("POST", "/v1/revocations?"+query, `{"jti":"x"}`)
 		assert.Equal(t, 400, w.Code, query)
 	}
-	assert.Empty(t, b.ledger.all())
+	assert.Empty(t, b.Ledger.All())
 }
 
 func TestRevokeLedgerFails(t *testing.T) {
@@ -204,44 +200,44 @@ func TestRevokeLedgerFails(t *testing.T) {
 		status int
 		kind   string
 	}{
-		"away":            {fmt.Errorf("dial 10.1.2.3: %w", authz.ErrUnavailable), 503, typeUnavailable},
-		"outcome unknown": {fmt.Errorf("commit: %w", authz.ErrOutcomeUnknown), 504, typeOutcomeUnknown},
-		"both":            {errors.Join(authz.ErrUnavailable, authz.ErrOutcomeUnknown), 504, typeOutcomeUnknown},
-		"anything else":   {errors.New("what"), 504, typeOutcomeUnknown},
-		"invalid":         {fmt.Errorf("%w: expires_at: too late", authz.ErrInvalid), 400, typeInvalid},
+		"away":            {fmt.Errorf("dial 10.1.2.3: %w", authz.ErrUnavailable), 503, httpapi.TypeUnavailable},
+		"outcome unknown": {fmt.Errorf("commit: %w", authz.ErrOutcomeUnknown), 504, httpapi.TypeOutcomeUnknown},
+		"both":            {errors.Join(authz.ErrUnavailable, authz.ErrOutcomeUnknown), 504, httpapi.TypeOutcomeUnknown},
+		"anything else":   {errors.New("what"), 504, httpapi.TypeOutcomeUnknown},
+		"invalid":         {fmt.Errorf("%w: expires_at: too late", authz.ErrInvalid), 400, httpapi.TypeInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, nil)
-			b.ledger.setFail(c.err)
-			w := b.do("POST", "/v1/revocations?wait=enforced", `{"jti":"x"}`)
+			b := httpapitest.New(t, nil)
+			b.Ledger.SetFail(c.err)
+			w := b.Do("POST", "/v1/revocations?wait=enforced", `{"jti":"x"}`)
 			require.Equal(t, c.status, w.Code, w.Body)
-			var p problem
+			var p httpapi.Problem
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
 			assert.Equal(t, c.kind, p.Type)
 			assert.NotContains(t, w.Body.String(), "10.1.2.3", "the detail is for the log")
 			if c.status >= 500 {
 				assert.NotEmpty(t, w.Header().Get("Retry-After"))
 			}
-			b.ledger.setFail(nil)
-			assert.Equal(t, 201, b.do("POST", "/v1/revocations", `{"jti":"x"}`).Code, "repeating succeeds")
+			b.Ledger.SetFail(nil)
+			assert.Equal(t, 201, b.Do("POST", "/v1/revocations", `{"jti":"x"}`).Code, "repeating succeeds")
 		})
 	}
 }
 
 func TestListRevocations(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, func(o *Options) { o.Issuers = []string{issuerA, issuerB} })
+	b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Issuers.Verified = []string{httpapitest.IssuerA, httpapitest.IssuerB} })
 	for i := range 7 {
-		require.Equal(t, 201, b.do("POST", "/v1/revocations", fmt.Sprintf(`{"iss":%q,"jti":"t%d"}`, []string{issuerA, issuerB}[i%2], i)).Code)
+		require.Equal(t, 201, b.Do("POST", "/v1/revocations", fmt.Sprintf(`{"iss":%q,"jti":"t%d"}`, []string{httpapitest.IssuerA, httpapitest.IssuerB}[i%2], i)).Code)
 	}
 	var got []string
 	cursor := ""
 	for pages := 0; ; pages++ {
 		require.Less(t, pages, 10)
-		w := b.do("GET", "/v1/revocations?kind=jti&limit=2&cursor="+cursor+"&iss="+issuerA, "")
+		w := b.Do("GET", "/v1/revocations?kind=jti&limit=2&cursor="+cursor+"&iss="+httpapitest.IssuerA, "")
 		require.Equal(t, 200, w.Code, w.Body)
-		var out page
+		var out httpapi.ListPage
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &out))
 		for _, r := range out.Revocations {
 			got = append(got, r.Value)
@@ -254,9 +250,9 @@ func TestListRevocations(t *testing.T) {
 	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz",
 		// What net/url cannot read must not be left out of the filter.
 		"kind=jti&value=50%off", "value=a;b", "%zz"} {
-		w := b.do("GET", "/v1/revocations?"+query, "")
+		w := b.Do("GET", "/v1/revocations?"+query, "")
 		assert.Equal(t, 400, w.Code, query)
 	}
-	b.ledger.setFail(authz.ErrUnavailable)
-	assert.Equal(t, 503, b.do("GET", "/v1/revocations", "").Code)
+	b.Ledger.SetFail(authz.ErrUnavailable)
+	assert.Equal(t, 503, b.Do("GET", "/v1/revocations", "").Code)
 }

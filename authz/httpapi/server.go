@@ -12,10 +12,11 @@ import (
 // maxHeader bounds a request's header, in bytes.
 const maxHeader = 32 << 10
 
-// NewServer returns an http.Server for h with every limit set: none of its
-// timeouts is infinite.
+// NewServer returns an http.Server for h in which every timeout and size limit is
+// finite.
 func NewServer(h http.Handler, c Config, log *slog.Logger) *http.Server {
-	read, write := orDefault(c.ReadTimeout, DefaultConfig().ReadTimeout), orDefault(c.WriteTimeout, DefaultConfig().WriteTimeout)
+	c = c.withDefaults()
+	read, write := c.ReadTimeout, c.WriteTimeout
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: min(5*time.Second, read),
@@ -27,8 +28,8 @@ func NewServer(h http.Handler, c Config, log *slog.Logger) *http.Server {
 	}
 }
 
-// Serve serves on l until ctx ends, then answers what is in flight within
-// grace and returns. nil: everything was answered.
+// Serve serves on l until ctx ends, then waits up to grace for the requests in
+// flight. It returns nil if all of them were answered.
 func Serve(ctx context.Context, s *http.Server, l net.Listener, grace time.Duration) error {
 	failed := make(chan error, 1)
 	go func() { failed <- s.Serve(l) }()

@@ -15,17 +15,17 @@ import (
 	"time"
 )
 
-// minSecret is the shortest secret accepted, in bytes: 16 random characters
-// withstand guessing over a network for good.
+// minSecret is the minimum length of a secret in bytes: 16 random characters
+// cannot be guessed over a network.
 const minSecret = 16
 
-// maxSecretFile bounds what is read of a secret file, in bytes.
+// maxSecretFile bounds the size of a secret file in bytes.
 const maxSecretFile = 64 << 10
 
-// tokenFile is a file of secrets, one a line, read again whenever it changes
-// so that secrets can be rotated without a restart. A file that has become
-// unreadable or faulty opens for nobody.
-type tokenFile struct {
+// TokenFile is a file of secrets, one per line. It is read again whenever it
+// changes, so that secrets can be rotated without a restart. A file that has
+// become unreadable or invalid admits no one.
+type TokenFile struct {
 	path string
 
 	mu     sync.Mutex
@@ -34,37 +34,39 @@ type tokenFile struct {
 	err    error
 }
 
+// fileStamp changes with the file's content.
 type fileStamp struct {
 	mod  time.Time
 	size int64
 	id   os.FileInfo
 }
 
-// namedDigest holds a secret's digest, never the secret: digests have one
-// length, so that comparing them tells nothing about the secret's.
+// namedDigest holds a secret's digest, never the secret: all digests have the
+// same length, so comparing them reveals nothing about the secret's.
 type namedDigest struct {
 	name   string
 	digest [sha256.Size]byte
 }
 
-// CheckTokenFile reads a file of secrets as api.token_file names it, or a
-// client's secret_file, and returns what is wrong with it.
+// CheckTokenFile reads a file that api.token_file or a client's secret_file
+// names, and returns what is wrong with it.
 func CheckTokenFile(path string) error {
-	_, err := openTokenFile(path)
+	_, err := OpenTokenFile(path)
 	return err
 }
 
-func openTokenFile(path string) (*tokenFile, error) {
-	f := &tokenFile{path: path}
+// OpenTokenFile reads a file of secrets. An invalid file is an error.
+func OpenTokenFile(path string) (*TokenFile, error) {
+	f := &TokenFile{path: path}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reload()
 	return f, f.err
 }
 
-// match returns the name of the secret that presented equals. An error means
-// that the file could not be read: nothing is known then.
-func (f *tokenFile) match(presented string) (name string, ok bool, err error) {
+// Match returns the name of the secret that equals presented. An error means
+// that the file cannot be used, and that the caller may be entitled.
+func (f *TokenFile) Match(presented string) (name string, ok bool, err error) {
 	f.mu.Lock()
 	f.reload()
 	tokens, err := f.tokens, f.err
@@ -73,7 +75,7 @@ func (f *tokenFile) match(presented string) (name string, ok bool, err error) {
 		return "", false, err
 	}
 	digest := sha256.Sum256([]byte(presented))
-	for i := range tokens { // to the end in any case: the time must not tell which one it was
+	for i := range tokens { // compare all: the time must not reveal which one matched
 		if subtle.ConstantTimeCompare(digest[:], tokens[i].digest[:]) == 1 {
 			name, ok = tokens[i].name, true
 		}
@@ -81,15 +83,15 @@ func (f *tokenFile) match(presented string) (name string, ok bool, err error) {
 	return name, ok, nil
 }
 
-// holds reports whether a secret with this digest is still in the file.
-func (f *tokenFile) holds(digest [sha256.Size]byte) bool {
+// Holds reports whether a secret with this SHA-256 digest is still in the file.
+func (f *TokenFile) Holds(digest [sha256.Size]byte) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reload()
 	return slices.ContainsFunc(f.tokens, func(t namedDigest) bool { return t.digest == digest })
 }
 
-func (f *tokenFile) reload() {
+func (f *TokenFile) reload() {
 	info, err := os.Stat(f.path)
 	if err != nil {
 		f.tokens, f.err, f.stamp = nil, err, fileStamp{}
@@ -114,8 +116,8 @@ func (f *tokenFile) reload() {
 	}
 }
 
-// parseTokens reads lines of TOKEN or NAME TOKEN. Empty lines and those that
-// begin with # are passed over. No error ever holds a secret.
+// parseTokens reads lines of TOKEN or NAME TOKEN. It skips empty lines and lines
+// that begin with #. Errors never contain a secret.
 func parseTokens(text []byte) ([]namedDigest, error) {
 	var all []namedDigest
 	lines := bufio.NewScanner(bytes.NewReader(text))
@@ -126,7 +128,7 @@ func parseTokens(text []byte) ([]namedDigest, error) {
 			continue
 		}
 		if len(fields) > 2 {
-			return nil, fmt.Errorf("line %d: TOKEN or NAME TOKEN is needed", n)
+			return nil, fmt.Errorf("line %d: must be TOKEN or NAME TOKEN", n)
 		}
 		name, secret := "token-"+strconv.Itoa(len(all)+1), fields[len(fields)-1]
 		if len(fields) == 2 {

@@ -316,8 +316,8 @@ func (h *storeHealth) firstError() error {
 // reached the store once. An outage of the store does not make it unready: it
 // goes on denying with reasons, and taking all sidecars out of service at once
 // would help nobody.
-func (c *core) parts() []httpapi.Part {
-	return []httpapi.Part{
+func (c *core) parts() []httpapi.ReadinessCheck {
+	return []httpapi.ReadinessCheck{
 		{Name: "keys", Ready: c.rules.Verifier.Ready},
 		{Name: "revocations", Ready: c.revocationsReady},
 	}

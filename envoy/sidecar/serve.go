@@ -19,6 +19,8 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/httpapi/page"
+	"jwtbouncer/authz/httpapi/receiver"
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/envoy"
 )
@@ -181,18 +183,23 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 			return policy.ResourceMetadata(s.Resource, c.routes.Load(), s.TokenIssuers())
 		}}
 	}
-	handler, err := httpapi.New(httpapi.Options{
-		Resource: resource,
-		Config:   s.API, Listen: s.Listen.HTTP, Issuers: s.issuerNames(), Introspected: s.introspected(), Revoker: c.revoker, Lister: c.store, Verifier: c.speakers, Parts: c.parts(),
+	api, err := httpapi.New(httpapi.Options{
+		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.OrderIssuers(), Revoker: c.revoker, Lister: c.store, Resource: resource, Checks: c.parts(),
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {
 		return nil, err
+	}
+	if err := receiver.Register(api, c.speakers); err != nil {
+		return nil, err
+	}
+	if s.API.Page {
+		page.Register(api)
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", s.Listen.HTTP)
 	if err != nil {
 		return nil, fmt.Errorf("listen.http: %w", err)
 	}
-	return &httpServer{server: httpapi.NewServer(handler, s.API, log), listener: l}, nil
+	return &httpServer{server: httpapi.NewServer(api, s.API, log), listener: l}, nil
 }

@@ -111,7 +111,7 @@ func TestDoorsNeedTheHTTPPort(t *testing.T) {
 			t.Errorf("%s with a port: %v", api, err)
 		}
 		_, err := parse("f", []byte(strings.Replace(text, "  http: 127.0.0.1:9192", `  http: ""`, 1)), nil)
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want+": the door is served on listen.http")) {
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want+": the endpoint is served on listen.http")) {
 			t.Errorf("%s without a port: %v", api, err)
 		}
 	}

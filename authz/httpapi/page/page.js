@@ -1,8 +1,8 @@
-// Polls /stats.json and shows what changed between two polls. Text from the
-// server only ever becomes text content, never markup.
+// Polls /stats.json and shows the change between two polls. Text from the server
+// becomes text content only, never markup.
 "use strict";
 (() => {
-  const interval = 2000, kept = 60;
+  const interval = 2000, retained = 60; // ms; polls in the chart
   const at = (id) => document.getElementById(id);
   const history = [];
   let last = null;
@@ -10,7 +10,7 @@
   const short = (s) => (s < 1e-3 ? (s * 1e6).toFixed(0) + " µs" : s < 1 ? (s * 1e3).toFixed(1) + " ms" : s.toFixed(1) + " s");
   const rate = (n) => (n >= 100 ? n.toFixed(0) : n.toFixed(1));
 
-  // quantile of a cumulative histogram, between two readings
+  // quantile of a cumulative histogram between two polls
   const quantile = (now, then, q) => {
     const total = now.count - (then ? then.count : 0);
     if (total <= 0) return null;
@@ -52,7 +52,7 @@
   const draw = () => {
     const top = Math.max(1, ...history.map((h) => h.all));
     for (const [id, name] of [["line-all", "all"], ["line-denied", "denied"]]) {
-      at(id).setAttribute("points", history.map((h, i) => (600 - (history.length - 1 - i) * (600 / (kept - 1))).toFixed(1) + "," + (58 - 56 * (h[name] / top)).toFixed(1)).join(" "));
+      at(id).setAttribute("points", history.map((h, i) => (600 - (history.length - 1 - i) * (600 / (retained - 1))).toFixed(1) + "," + (58 - 56 * (h[name] / top)).toFixed(1)).join(" "));
     }
   };
 
@@ -73,7 +73,7 @@
     status.className = "badge " + now.stats.status;
     if (dt) {
       history.push({ all, denied });
-      if (history.length > kept) history.shift();
+      if (history.length > retained) history.shift();
       at("rate").textContent = rate(all);
       at("allowed").textContent = all ? (100 * (1 - denied / all)).toFixed(1) + " %" : "–";
       for (const [id, q] of [["p50", 0.5], ["p99", 0.99]]) {

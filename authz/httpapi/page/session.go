@@ -1,4 +1,4 @@
-package httpapi
+package page
 
 import (
 	"crypto/hmac"
@@ -8,16 +8,18 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"jwtbouncer/authz/httpapi"
 )
 
 const (
-	sessionCookie = "jwt_bouncer_session"
-	sessionLife   = 8 * time.Hour
-	maxSessions   = 1000
+	sessionCookie   = "jwt_bouncer_session"
+	sessionLifetime = 8 * time.Hour
+	maxSessions     = 1000
 )
 
-// sessions are the operators signed in at the page of this process. They are
-// kept in memory: a restart signs everybody out.
+// sessions are the sessions of signed-in operators. They are in memory only: a
+// restart signs everyone out.
 type sessions struct {
 	secret [32]byte // keys the CSRF tokens
 
@@ -47,16 +49,16 @@ func (s *sessions) start(actor, token string, now time.Time, secure bool) *http.
 			delete(s.open, key)
 		}
 	}
-	s.open[sha256.Sum256([]byte(id))] = session{actor: actor, token: sha256.Sum256([]byte(token)), expires: now.Add(sessionLife)}
+	s.open[sha256.Sum256([]byte(id))] = session{actor: actor, token: sha256.Sum256([]byte(token)), expires: now.Add(sessionLifetime)}
 	return &http.Cookie{
-		Name: sessionCookie, Value: id, Path: "/", MaxAge: int(sessionLife / time.Second),
+		Name: sessionCookie, Value: id, Path: "/", MaxAge: int(sessionLifetime / time.Second),
 		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: secure,
 	}
 }
 
-// find returns the request's session. It ends with the API token that opened
-// it: whoever withdraws that from the file signs its holder out.
-func (s *sessions) find(r *http.Request, tokens *tokenFile, now time.Time) (session, bool) {
+// find returns the request's session. A session ends with the API token that
+// opened it: removing the token from the file signs its holder out.
+func (s *sessions) find(r *http.Request, tokens *httpapi.TokenFile, now time.Time) (session, bool) {
 	c, err := r.Cookie(sessionCookie)
 	if err != nil {
 		return session{}, false
@@ -64,7 +66,7 @@ func (s *sessions) find(r *http.Request, tokens *tokenFile, now time.Time) (sess
 	s.mu.Lock()
 	found, ok := s.open[sha256.Sum256([]byte(c.Value))]
 	s.mu.Unlock()
-	if !ok || now.After(found.expires) || !tokens.holds(found.token) {
+	if !ok || now.After(found.expires) || !tokens.Holds(found.token) {
 		return session{}, false
 	}
 	return found, true
@@ -78,7 +80,7 @@ func (s *sessions) end(r *http.Request) {
 	}
 }
 
-// csrf is the token that the forms shown to this caller carry.
+// csrf returns the CSRF token of this caller's forms.
 func (s *sessions) csrf(r *http.Request) string {
 	id := "local"
 	if c, err := r.Cookie(sessionCookie); err == nil {

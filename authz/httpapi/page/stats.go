@@ -1,4 +1,4 @@
-package httpapi
+package page
 
 import (
 	"cmp"
@@ -11,7 +11,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// stats is what the operator's page shows of the metrics.
+// stats is the part of the metrics that the page shows.
 type stats struct {
 	Status    string      `json:"status"`
 	Decisions []decisions `json:"decisions"`
@@ -31,18 +31,17 @@ type latency struct {
 	Buckets [][2]float64 `json:"buckets"` // upper bound in seconds, count; without +Inf
 }
 
-// partView is one line about a tier or an issuer's keys.
+// partView is one line of the freshness table: a tier or an issuer's keys.
 type partView struct {
 	Name   string `json:"name"`
 	State  string `json:"state"` // good, warning or bad
 	Detail string `json:"detail"`
 }
 
-// families are gathered metrics by name.
+// families are metric families by name.
 type families map[string]*dto.MetricFamily
 
-// gather reads what the gatherer has. A collector that fails leaves its own
-// metrics out and nothing else.
+// gather reads the gatherer's metrics. A collector that fails omits only its own.
 func gather(g prometheus.Gatherer) families {
 	list, _ := g.Gather()
 	all := make(families, len(list))
@@ -80,9 +79,11 @@ func number(m *dto.Metric) float64 {
 	return m.GetGauge().GetValue()
 }
 
-func (a *api) stats() stats {
-	f := gather(a.gatherer)
-	s := stats{Status: a.readiness().Status, Decisions: []decisions{}, Latency: latency{Buckets: [][2]float64{}}}
+func (p *page) stats() stats { return newStats(p.api.Options().Gatherer, p.api.Status()) }
+
+func newStats(g prometheus.Gatherer, status string) stats {
+	f := gather(g)
+	s := stats{Status: status, Decisions: []decisions{}, Latency: latency{Buckets: [][2]float64{}}}
 	f.each("jwt_bouncer_decisions_total", func(label func(string) string, m *dto.Metric) {
 		if n := number(m); n > 0 {
 			reason := label("reason")
@@ -111,15 +112,15 @@ func (f families) replica() []partView {
 	if !ok {
 		return nil
 	}
-	bound, _ := f.value("jwt_bouncer_replica_max_staleness_seconds")
+	maxStaleness, _ := f.value("jwt_bouncer_replica_max_staleness_seconds")
 	entries, _ := f.value("jwt_bouncer_replica_entries")
-	v := partView{Name: "replica", State: "good", Detail: fmt.Sprintf("complete as of %s ago (bound %s), %.0f revocations", seconds(age), seconds(bound), entries)}
+	v := partView{Name: "replica", State: "good", Detail: fmt.Sprintf("complete as of %s ago (max_staleness %s), %.0f revocations", seconds(age), seconds(maxStaleness), entries)}
 	switch {
 	case age > 1e8:
 		v.State, v.Detail = "bad", "not loaded yet"
-	case age > bound:
+	case age > maxStaleness:
 		v.State = "bad"
-	case age > bound/2:
+	case age > maxStaleness/2:
 		v.State = "warning"
 	}
 	return []partView{v}
@@ -131,13 +132,13 @@ func (f families) redis() []partView {
 		return nil
 	}
 	pending, _ := f.value("jwt_bouncer_redis_announcements_pending")
-	v := partView{Name: "redis, news", State: "good", Detail: "subscribed"}
+	v := partView{Name: "redis notifications", State: "good", Detail: "subscribed"}
 	if subscribed == 0 {
-		v.State, v.Detail = "warning", "not subscribed: news arrive with the next sync"
+		v.State, v.Detail = "warning", "not subscribed: changes arrive with the next sync"
 	}
 	if pending > 0 {
 		v.State = "warning"
-		v.Detail += fmt.Sprintf(", %.0f announcements waiting", pending)
+		v.Detail += fmt.Sprintf(", %.0f announcements pending", pending)
 	}
 	return []partView{v}
 }
@@ -146,13 +147,13 @@ func (f families) breakers() []partView {
 	var out []partView
 	for _, name := range []string{"jwt_bouncer_breaker_state", "jwt_bouncer_store_breaker_state"} {
 		f.each(name, func(label func(string) string, m *dto.Metric) {
-			of := cmp.Or(label("store"), label("tier"), label("dependency"), label("breaker"), label("name"), "dependency")
-			v := partView{Name: of, State: "good", Detail: "reachable (breaker closed)"}
+			dependency := cmp.Or(label("store"), label("tier"), label("dependency"), label("breaker"), label("name"), "dependency")
+			v := partView{Name: dependency, State: "good", Detail: "reachable (breaker closed)"}
 			switch number(m) {
 			case 1:
-				v.State, v.Detail = "warning", "being tried (breaker half open)"
+				v.State, v.Detail = "warning", "probing (breaker half-open)"
 			case 2:
-				v.State, v.Detail = "bad", "away (breaker open)"
+				v.State, v.Detail = "bad", "unreachable (breaker open)"
 			}
 			out = append(out, v)
 		})
@@ -181,7 +182,7 @@ func (f families) keys() []partView {
 	return out
 }
 
-// seconds writes a duration for people.
+// seconds formats a number of seconds for people.
 func seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	switch {

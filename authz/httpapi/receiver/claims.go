@@ -1,0 +1,44 @@
+package receiver
+
+import (
+	"encoding/json"
+	"math"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+// secondsOf converts a claim that is a NumericDate to Unix seconds, rounded
+// down. It accepts milliseconds, too: some senders use them, and so do the
+// examples of CAEP 1.0.
+func secondsOf(claim any) (int64, bool) {
+	n, ok := claim.(json.Number)
+	if !ok {
+		return 0, false
+	}
+	f, err := n.Float64()
+	if err != nil || f <= 0 || math.IsNaN(f) {
+		return 0, false
+	}
+	if f > authz.LastSecond {
+		f /= 1000
+	}
+	if f > authz.LastSecond {
+		return 0, false
+	}
+	return int64(f), true
+}
+
+// notBefore returns the not_before that revokes what was issued up to and
+// including the second at. at is the message's own time, not its arrival: a
+// late or repeated message must not revoke what was issued since. A time in the
+// future counts as now.
+func notBefore(at int64, now time.Time) time.Time {
+	return time.Unix(min(at, now.Unix())+1, 0).UTC()
+}
+
+// text returns a claim that is text; "" for any other.
+func text(claims map[string]any, name string) string {
+	s, _ := claims[name].(string)
+	return s
+}

@@ -1,0 +1,226 @@
+package receiver
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+)
+
+// effect is what an event does to the tokens of its subject.
+type effect uint8
+
+const (
+	noEffect            effect = iota // acknowledged; no token is revoked
+	revokeSession                     // the session's tokens, or the subject's if no session is named
+	revokeSubject                     // the subject's tokens issued up to the event
+	revokeUnlessCreated               // like revokeSubject, unless a credential was merely added
+)
+
+const (
+	caep  = "https://schemas.openid.net/secevent/caep/event-type/"
+	risc  = "https://schemas.openid.net/secevent/risc/event-type/"
+	oauth = "https://schemas.openid.net/secevent/oauth/event-type/"
+	ssf   = "https://schemas.openid.net/secevent/ssf/event-type/"
+)
+
+// effects of the known events. Others are acknowledged and counted as ignored:
+// the transmitter did its part.
+var effects = map[string]effect{
+	caep + "session-revoked":                    revokeSession,
+	caep + "credential-change":                  revokeUnlessCreated,
+	caep + "token-claims-change":                revokeSubject,
+	risc + "account-disabled":                   revokeSubject,
+	risc + "account-purged":                     revokeSubject,
+	risc + "account-credential-change-required": revokeSubject,
+	risc + "credential-compromise":              revokeSubject,
+	risc + "sessions-revoked":                   revokeSubject,
+	oauth + "tokens-revoked":                    revokeSubject,
+	risc + "account-enabled":                    noEffect,
+	ssf + "verification":                        noEffect,
+	ssf + "stream-updated":                      noEffect,
+}
+
+func newEventCounter() *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "jwt_bouncer_security_events_total", Help: "Security event tokens received, by outcome (enforced, ignored, repeated, refused, postponed).",
+	}, []string{"outcome"})
+	for _, outcome := range []string{"enforced", "ignored", "repeated", "refused", "postponed"} {
+		c.WithLabelValues(outcome) // rate and increase miss the first event of a series that begins with it
+	}
+	return c
+}
+
+// eventError is an error response of RFC 8935, section 2.3.
+type eventError struct {
+	Err         string `json:"err"`
+	Description string `json:"description"`
+}
+
+// receiveEvent receives one security event token, pushed according to RFC 8935.
+func (c *receiver) receiveEvent(w http.ResponseWriter, r *http.Request) {
+	refuse := func(status int, code, description string) {
+		c.countEvent("refused")
+		w.Header().Set("Content-Language", "en") // of the description: required by section 2.3
+		httpapi.WriteJSON(w, status, "application/json", eventError{code, description})
+	}
+	acknowledge := func(outcome string) {
+		c.countEvent(outcome)
+		w.WriteHeader(http.StatusAccepted)
+	}
+	p := httpapi.RequireType(r, "application/secevent+jwt")
+	var body []byte
+	if p == nil {
+		body, p = httpapi.ReadBody(w, r, httpapi.MaxForm)
+	}
+	if p != nil {
+		refuse(p.Status, "invalid_request", p.Detail)
+		return
+	}
+	raw := strings.TrimSpace(string(body))
+	t, err := c.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
+		Types: []string{"secevent+jwt"}, Audiences: c.events.Audiences, ExpOptional: true, // RFC 8417, section 2.2
+	})
+	if err != nil {
+		c.log.InfoContext(r.Context(), "security event refused", "error", err)
+		if c.retryable(err, raw) {
+			c.postpone(w, httpapi.Unavailable("the event cannot be verified at the moment"))
+			return
+		}
+		refuse(http.StatusBadRequest, eventErrorCode(reasonOf(err)), "the security event token is not valid: "+reasonOf(err).String())
+		return
+	}
+	events, ok := t.Claims["events"].(map[string]any)
+	// iat is required (RFC 8417, section 2.2): without it, nothing says which
+	// tokens are older.
+	if t.ID == "" || t.IssuedAt == 0 || !ok || len(events) == 0 {
+		refuse(http.StatusBadRequest, "invalid_request", "jti, iat or events is missing")
+		return
+	}
+	now := c.clock.Now()
+	id := messageID(t.Issuer, t.ID)
+	if c.pushed.has(id, now) { // section 2.2: acknowledged like the first
+		acknowledge("repeated")
+		return
+	}
+	requests, err := c.eventRequests(t, events, now)
+	if err != nil {
+		refuse(http.StatusBadRequest, "invalid_request", err.Error())
+		return
+	}
+	if len(requests) == 0 {
+		c.log.InfoContext(r.Context(), "security event acknowledged without effect", "iss", t.Issuer, "jti", t.ID)
+		acknowledge("ignored")
+		return
+	}
+	if _, p := c.api.Revoke(r, httpapi.SourceEvents, "ssf:"+t.Issuer, requests); p != nil {
+		if p.Status == http.StatusBadRequest {
+			refuse(p.Status, "invalid_request", p.Errors[0].Detail)
+			return
+		}
+		c.postpone(w, p)
+		return
+	}
+	c.pushed.add(id, now)
+	acknowledge("enforced")
+}
+
+// postpone sends a problem for which the event is not to blame: section 2.4 has
+// the transmitter send it again.
+func (c *receiver) postpone(w http.ResponseWriter, p *httpapi.Problem) {
+	c.countEvent("postponed")
+	p.Write(w)
+}
+
+func (c *receiver) countEvent(outcome string) { c.eventCounter.WithLabelValues(outcome).Inc() }
+
+func eventErrorCode(r authz.Reason) string {
+	switch r {
+	case authz.ReasonUnknownIssuer:
+		return "invalid_issuer"
+	case authz.ReasonWrongAudience:
+		return "invalid_audience"
+	case authz.ReasonUnknownKey, authz.ReasonRevoked:
+		return "invalid_key"
+	case authz.ReasonBadSignature:
+		return "authentication_failed"
+	}
+	return "invalid_request"
+}
+
+// eventRequests derives revocation requests from the events of one token. It is
+// an error if an event that has an effect identifies no token: it must not be
+// acknowledged as if it were enforced.
+func (c *receiver) eventRequests(t *authz.Token, events map[string]any, now time.Time) ([]authz.RevocationRequest, error) {
+	var out []authz.RevocationRequest
+	for _, uri := range slices.Sorted(maps.Keys(events)) {
+		payload, ok := events[uri].(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("event %s is not an object", eventName(uri))
+		}
+		effect := effects[uri]
+		if effect == noEffect || effect == revokeUnlessCreated && text(payload, "change_type") == "create" {
+			continue
+		}
+		s := subject{
+			issuers: c.reportedIssuers(t.Issuer), transmitter: t.Issuer, session: effect == revokeSession,
+			notBefore: notBefore(eventTime(t, payload), now), reason: eventReason(uri, payload),
+		}
+		subjects := 0 // of this event: those of another event do not count
+		for _, id := range []any{t.Claims["sub_id"], payload["subject"]} {
+			if id == nil {
+				continue
+			}
+			subjects++
+			requests, err := s.requests(id, 0)
+			if err != nil {
+				return nil, fmt.Errorf("subject of %s: %w", eventName(uri), err)
+			}
+			out = append(out, requests...)
+		}
+		if subjects == 0 {
+			return nil, fmt.Errorf("event %s has no subject (sub_id)", eventName(uri))
+		}
+	}
+	return out, nil
+}
+
+// reportedIssuers returns the issuers whose subjects a transmitter may report.
+func (c *receiver) reportedIssuers(transmitter string) []string {
+	if list := c.events.SpeaksFor[transmitter]; len(list) > 0 {
+		return list
+	}
+	return []string{transmitter}
+}
+
+// eventTime returns when the event happened, in Unix seconds: event_timestamp
+// (CAEP), else toe (RFC 8417), else iat.
+func eventTime(t *authz.Token, payload map[string]any) int64 {
+	if at, ok := secondsOf(payload["event_timestamp"]); ok {
+		return at
+	}
+	if at, ok := secondsOf(t.Claims["toe"]); ok {
+		return at
+	}
+	return t.IssuedAt
+}
+
+func eventReason(uri string, payload map[string]any) string {
+	reason := eventName(uri)
+	if admin, ok := payload["reason_admin"].(map[string]any); ok {
+		if s := text(admin, "en"); s != "" && !authz.HoldsToken(s) {
+			reason += ": " + httpapi.Shorten(s)
+		}
+	}
+	return reason
+}
+
+// eventName is the last part of an event's URI, for people.
+func eventName(uri string) string { return httpapi.Shorten(uri[strings.LastIndexByte(uri, '/')+1:]) }

@@ -1,0 +1,98 @@
+package receiver
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+)
+
+// Keycloak's admin actions are signed by the realm, but are not JWTs as RFC 7519
+// defines them: they carry id, expiration, resource and action in place of jti,
+// exp, aud and a type, and no iss. The iss keeps the two apart: no action has
+// one, every token of the realm does.
+const (
+	actionNotBefore = "PUSH_NOT_BEFORE"
+	actionLogout    = "LOGOUT"
+	actionTest      = "TEST_AVAILABILITY"
+)
+
+// adminAction receives one kind of action that Keycloak sends to a client's
+// admin URL.
+func (c *receiver) adminAction(action string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, p := httpapi.ReadBody(w, r, httpapi.MaxForm)
+		if p != nil {
+			p.Write(w)
+			return
+		}
+		issuer, raw := c.keycloak.Issuer, strings.TrimSpace(string(body))
+		t, err := c.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
+			Types: []string{"jwt", ""}, Issuer: issuer,
+		})
+		if err != nil {
+			c.log.InfoContext(r.Context(), "Keycloak's admin action refused", "error", err)
+			if c.retryable(err, raw) {
+				httpapi.Unavailable("the action cannot be verified at the moment").Write(w)
+				return
+			}
+			httpapi.Fail(http.StatusBadRequest, "the action is not valid: "+reasonOf(err).String()).Write(w)
+			return
+		}
+		now := c.clock.Now()
+		if fault := c.actionFault(t.Claims, action, now); fault != "" {
+			httpapi.Fail(http.StatusBadRequest, fault).Write(w)
+			return
+		}
+		if requests := actionRequests(t.Claims, issuer, now); len(requests) > 0 {
+			if _, p := c.api.Revoke(r, httpapi.SourceKeycloak, "keycloak:"+issuer, requests); p != nil {
+				p.Write(w)
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// actionFault checks the members of an action whose signature is valid. It
+// returns "" for a valid action.
+func (c *receiver) actionFault(claims map[string]any, action string, now time.Time) string {
+	expires, _ := secondsOf(claims["expiration"])
+	switch {
+	case text(claims, "action") != action:
+		return "this address is for another action"
+	case text(claims, "id") == "":
+		return "the action has no id"
+	case now.Unix() > expires || expires > now.Add(time.Hour).Unix():
+		return "the action has expired, or expires in more than an hour"
+	case !slices.Contains(c.keycloak.Clients, text(claims, "resource")):
+		return "the action is for another client"
+	}
+	return ""
+}
+
+// actionRequests returns the requests that an action stands for. notBefore
+// revokes every token of the realm issued up to that second; 0 means that none
+// is set. Keycloak itself still accepts tokens of the very second, which
+// logging out all users should not. keycloakSessionIds are the sid of tokens.
+//
+// The notBefore of one client revokes the tokens of the realm's other clients
+// as well, because a revocation cannot name a client: too much rather than too
+// little.
+func actionRequests(claims map[string]any, issuer string, now time.Time) []authz.RevocationRequest {
+	var out []authz.RevocationRequest
+	reason := "Keycloak " + strings.ToLower(strings.ReplaceAll(text(claims, "action"), "_", " "))
+	if at, ok := secondsOf(claims["notBefore"]); ok {
+		out = append(out, authz.RevocationRequest{Issuer: &issuer, All: true, NotBefore: notBefore(at, now), Reason: reason})
+	}
+	sessions, _ := claims["keycloakSessionIds"].([]any)
+	for _, s := range sessions {
+		if id, _ := s.(string); id != "" {
+			out = append(out, authz.RevocationRequest{Issuer: &issuer, SID: &id, Reason: reason, FromClaims: true})
+		}
+	}
+	return out
+}

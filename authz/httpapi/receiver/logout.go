@@ -1,0 +1,95 @@
+package receiver
+
+import (
+	"net/http"
+	"time"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+)
+
+// logoutEvent is the member of "events" that makes a JWT a logout token.
+const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
+
+// backchannelLogout is the endpoint of OpenID Connect Back-Channel Logout 1.0,
+// section 2.5. The logout token authenticates itself.
+func (c *receiver) backchannelLogout(w http.ResponseWriter, r *http.Request) {
+	refuse := func(description string) {
+		writeOAuthError(w, http.StatusBadRequest, "invalid_request", description)
+	}
+	values, p := httpapi.ReadForm(w, r)
+	if p != nil {
+		writeOAuthProblem(w, p)
+		return
+	}
+	raw := values.Get("logout_token")
+	if raw == "" {
+		refuse("logout_token is missing")
+		return
+	}
+	t, err := c.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
+		Types: []string{"logout+jwt", "jwt", ""}, Audiences: c.logout.Audiences, // section 2.4: typ is recommended, not required
+	})
+	if err != nil {
+		c.log.InfoContext(r.Context(), "logout token refused", "error", err)
+		if c.retryable(err, raw) {
+			writeOAuthProblem(w, httpapi.Unavailable("the logout token cannot be verified at the moment"))
+			return
+		}
+		refuse("the logout token is not valid: " + reasonOf(err).String())
+		return
+	}
+	now := c.clock.Now()
+	if fault := c.logoutFault(t, now); fault != "" {
+		refuse(fault)
+		return
+	}
+	id := messageID(t.Issuer, t.ID)
+	if c.logouts.has(id, now) {
+		refuse("the logout token has been received before (jti)")
+		return
+	}
+	if _, p := c.api.Revoke(r, httpapi.SourceLogout, "logout:"+t.Issuer, c.logoutRequests(t, now)); p != nil {
+		writeOAuthProblem(w, p)
+		return
+	}
+	c.logouts.add(id, now)
+	w.WriteHeader(http.StatusOK)
+}
+
+// logoutFault applies section 2.6 to a token whose signature, issuer, audience
+// and times are valid. It returns "" for a valid logout token.
+func (c *receiver) logoutFault(t *authz.Token, now time.Time) string {
+	events, _ := t.Claims["events"].(map[string]any)
+	event, present := events[logoutEvent]
+	_, object := event.(map[string]any)
+	_, nonce := t.Claims["nonce"]
+	_, iat := t.Claims["iat"]
+	switch {
+	case !iat:
+		return "iat is missing"
+	case now.Sub(time.Unix(t.IssuedAt, 0)) > c.logout.MaxAge:
+		return "iat is too old"
+	case t.ID == "":
+		return "jti is missing"
+	case !present || !object:
+		return "events has no object " + logoutEvent
+	case nonce: // so that no ID token passes for a logout token
+		return "nonce is not allowed"
+	case t.Subject == "" && t.Session == "":
+		return "neither sub nor sid is present"
+	}
+	return ""
+}
+
+func (c *receiver) logoutRequests(t *authz.Token, now time.Time) []authz.RevocationRequest {
+	const reason = "back-channel logout"
+	var out []authz.RevocationRequest
+	if t.Session != "" {
+		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, SID: &t.Session, Reason: reason, FromClaims: true})
+	}
+	if t.Subject != "" && (t.Session == "" || c.logout.AlsoSubject) {
+		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, Sub: &t.Subject, NotBefore: notBefore(t.IssuedAt, now), Reason: reason, FromClaims: true})
+	}
+	return out
+}

@@ -1,0 +1,64 @@
+package receiver
+
+import (
+	"crypto/sha256"
+	"sync"
+	"time"
+)
+
+// maxSeen bounds the memory for processed messages, about 6 MiB.
+const maxSeen = 1 << 16
+
+// seen remembers the messages that this process has processed. Another process
+// may process a replayed message again, which changes nothing: the revocations
+// depend on the message alone.
+type seen struct {
+	ttl time.Duration
+
+	mu    sync.Mutex
+	ids   map[[sha256.Size]byte]struct{}
+	order []seenAt // in the order of processing
+}
+
+type seenAt struct {
+	id [sha256.Size]byte
+	at time.Time
+}
+
+func newSeen(ttl time.Duration) *seen {
+	return &seen{ttl: ttl, ids: map[[sha256.Size]byte]struct{}{}}
+}
+
+func messageID(issuer, jti string) [sha256.Size]byte {
+	return sha256.Sum256([]byte(issuer + "\x00" + jti)) // issuers contain no NUL
+}
+
+// has reports whether the message was processed within ttl.
+func (s *seen) has(id [sha256.Size]byte, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	drop := 0
+	for drop < len(s.order) && now.Sub(s.order[drop].at) > s.ttl {
+		delete(s.ids, s.order[drop].id)
+		drop++
+	}
+	s.order = s.order[drop:]
+	_, ok := s.ids[id]
+	return ok
+}
+
+// add remembers a message. It is called after success only, so that a sender
+// that was told to retry can.
+func (s *seen) add(id [sha256.Size]byte, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.ids[id]; ok {
+		return
+	}
+	if len(s.order) >= maxSeen {
+		delete(s.ids, s.order[0].id)
+		s.order = s.order[1:]
+	}
+	s.ids[id] = struct{}{}
+	s.order = append(s.order, seenAt{id, now})
+}
