@@ -165,8 +165,8 @@ func TestAlertsFire(t *testing.T) {
 		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 0`}, 2, `{__name__="jwt_bouncer_config_last_reload_successful", pod="a"}`},
 		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} 2`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, ""},
 		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} Inf`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, `{__name__="jwt_bouncer_replica_staleness_seconds", pod="a"}`},
-		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{door="api",outcome="stored"} 0 1 1`, `jwt_bouncer_revocations_ordered_total{door="api",outcome="unavailable"} 0 0 0`}, 2, ""},
-		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{door="api",outcome="unavailable"} 0 0 1`}, 2, `{door="api"}`}, // the first one ever
+		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{source="api",outcome="stored"} 0 1 1`, `jwt_bouncer_revocations_ordered_total{source="api",outcome="unavailable"} 0 0 0`}, 2, ""},
+		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{source="api",outcome="unavailable"} 0 0 1`}, 2, `{source="api"}`}, // the first one ever
 	} {
 		fires := c.shown.query(t, rules[c.alert], c.at)
 		want := 0

@@ -192,7 +192,7 @@ func TestHealth(t *testing.T) {
 	assert.Equal(t, 200, b.Do("GET", "/livez", "").Code)
 	b.Ledger.SetFail(authz.ErrUnavailable)
 	assert.Equal(t, 200, b.Do("GET", "/livez", "", "Host", "pod.cluster.local").Code)
-	assert.Contains(t, b.Do("GET", "/metrics", "").Body.String(), `jwt_bouncer_http_requests_total{code="503",door="health"} `)
+	assert.Contains(t, b.Do("GET", "/metrics", "").Body.String(), `jwt_bouncer_http_requests_total{code="503",source="health"} `)
 }
 
 func TestConfigFaults(t *testing.T) {

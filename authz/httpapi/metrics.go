@@ -20,14 +20,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_http_requests_total", Help: "Requests to the HTTP port, by source and status code.",
-		}, []string{"door", "code"}),
+		}, []string{"source", "code"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "jwt_bouncer_http_request_duration_seconds", Help: "Time to answer a request to the HTTP port, by source.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-		}, []string{"door"}),
+		}, []string{"source"}),
 		revocations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_revocations_ordered_total", Help: "Revocations requested over HTTP, by source and outcome (stored, refused, unavailable, unknown).",
-		}, []string{"door", "outcome"}),
+		}, []string{"source", "outcome"}),
 		authFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_http_auth_failures_total", Help: "Requests to the HTTP port that were refused because they had no valid token, client secret or session.",
 		}),
