@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Kind says which property of a token a revocation names. Revocations are
-// always scoped by issuer: the same jti from two issuers is two tokens.
+// Kind is the property of a token that a revocation names. Revocations are
+// scoped by issuer: the same jti from two issuers is two tokens.
 type Kind uint8
 
 // The kinds of revocation. Their numbers are stored and must not change.
@@ -26,7 +26,7 @@ const (
 
 var kindNames = [...]string{KindUnknown: "unknown", KindJTI: "jti", KindSub: "sub", KindSID: "sid", KindKID: "kid", KindIss: "iss", KindToken: "token"}
 
-// String returns the kind's name as the API and the command line spell it.
+// String returns the kind's name in the API and on the command line.
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
 		return kindNames[k]
@@ -46,8 +46,8 @@ func ParseKind(s string) (Kind, bool) {
 
 // Key identifies what a revocation matches: the first 16 bytes of
 // SHA-256("kind:len(iss):iss" + ":" + value), with kind and len in decimal and
-// len counted in bytes. The length makes the text unambiguous whatever
-// characters issuer and value hold.
+// len counted in bytes. The length keeps the text unambiguous for any characters
+// in issuer and value.
 type Key [16]byte
 
 // RevocationKey computes the key of (kind, issuer, value).
@@ -64,24 +64,24 @@ func RevocationKey(kind Kind, issuer, value string) Key {
 	return Key(sum[:16])
 }
 
-// Always is Entry.NotBefore of a revocation without a not_before: every
-// matching token is revoked, whenever it was issued.
+// Always is Entry.NotBefore of a revocation without not_before: every matching
+// token is revoked, regardless of when it was issued.
 const Always = int64(math.MaxInt64)
 
 // Entry is a revocation reduced to what enforcement needs.
 type Entry struct {
 	Key Key
-	// NotBefore is in whole Unix seconds, rounded up; tokens whose iat
-	// (rounded down; 0 when absent) is below it are revoked. Always: all are.
-	// The zero value revokes nothing, so an Entry must come from Revocation.Entry.
+	// NotBefore is in whole Unix seconds, rounded up. Tokens with a lower iat
+	// (rounded down; 0: absent) are revoked; Always revokes all. The zero value
+	// revokes nothing, so an Entry must come from Revocation.Entry.
 	NotBefore int64
-	// Expires is in whole Unix seconds, rounded up: from then on no token that
-	// the entry can match is still valid.
+	// Expires is in whole Unix seconds, rounded up: from then on, no matching
+	// token is valid.
 	Expires int64
 }
 
 // Revokes reports whether the entry revokes a token issued at iat (Unix
-// seconds, rounded down, 0 when the token has none).
+// seconds, rounded down; 0: absent).
 func (e Entry) Revokes(iat int64) bool { return e.NotBefore == Always || iat < e.NotBefore }
 
 // Merge combines two entries of one key: the strictest not_before and the
@@ -92,31 +92,31 @@ func (e Entry) Merge(o Entry) Entry {
 	return e
 }
 
-// Revocation is one order to stop honouring tokens, as people and the ledger
-// see it.
+// Revocation makes matching tokens invalid. This is its form for people and the
+// ledger; enforcement uses Entry.
 type Revocation struct {
 	ID     string // assigned by the ledger; empty before
 	Kind   Kind
 	Issuer string
 	Value  string // jti, sub, sid, kid, or TokenValue; empty for KindIss
-	// NotBefore: tokens issued before it are revoked. Zero: every matching
-	// token, which is allowed for all kinds but sub and iss (there it becomes
-	// the time of the revocation, so that logging in again works).
+	// NotBefore limits the revocation to tokens issued earlier. Zero: every
+	// matching token. For sub and iss, zero becomes the time of the revocation,
+	// so that a new login works.
 	NotBefore time.Time
-	// ExpiresAt is when the last token it can match has expired. Zero: the
-	// ledger fills the later of now and NotBefore, + max_token_ttl; for a kid
-	// without NotBefore it fills the year 9999, because a key that is not
-	// trusted any more can sign tokens of any age while it is published.
+	// ExpiresAt is when the last matching token has expired. Zero: the ledger
+	// sets max_token_ttl after the later of now and NotBefore. For a kid without
+	// NotBefore it sets the end of the year 9999, because the holder of a
+	// compromised key can sign tokens of any age while the key is published.
 	ExpiresAt time.Time
-	RevokedAt time.Time // filled by the ledger
-	Actor     string    // who ordered it; filled by the door it came through
+	RevokedAt time.Time // set by the ledger
+	Actor     string    // who requested it, with the source: "cli:bob", "api:alice"
 	Reason    string    // free text for the audit trail
 }
 
 // Key returns the revocation's key.
 func (r Revocation) Key() Key { return RevocationKey(r.Kind, r.Issuer, r.Value) }
 
-// Entry reduces r for enforcement. ExpiresAt must have been filled.
+// Entry returns the form for enforcement. ExpiresAt must be set.
 func (r Revocation) Entry() Entry {
 	nb := Always
 	if !r.NotBefore.IsZero() {
@@ -133,13 +133,13 @@ func ceilUnix(t time.Time) int64 {
 	return s
 }
 
-// Errors of the ledger. Implementations wrap them with detail.
+// Errors of the ledger. Implementations wrap them with details.
 var (
 	// ErrUnavailable: the ledger could not be reached or refused to write;
 	// nothing was stored.
 	ErrUnavailable = errors.New("revocation ledger unavailable")
-	// ErrOutcomeUnknown: the connection was lost while committing. The
-	// revocation may or may not be stored; ordering it again is safe.
+	// ErrOutcomeUnknown: the connection was lost during the commit. The
+	// revocation may or may not be stored; repeating the request is safe.
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown; repeat the request")
 )
 
@@ -182,28 +182,28 @@ func (r *Revocation) Normalize(now time.Time) error {
 	return nil
 }
 
-// Ledger is the write side of the authority: what it has committed is revoked.
+// Ledger is the write side of the authority: a committed revocation is in force.
 type Ledger interface {
-	// Append stores the revocations, all or none, durably, and returns them
-	// with ID, ExpiresAt, RevokedAt and (sub, iss) NotBefore filled. It is
-	// idempotent: an equal (kind, issuer, value, not_before) that is stored
-	// already is returned as stored, with the later expiry of the two.
+	// Append stores the revocations durably, all or none, and returns them with
+	// ID, ExpiresAt, RevokedAt and (sub, iss) NotBefore set. It is idempotent:
+	// if an equal (kind, issuer, value, not_before) is stored already, it returns
+	// that revocation with the later expiry of the two.
 	// Errors: ErrInvalid, ErrUnavailable, ErrOutcomeUnknown, or ctx's.
 	Append(ctx context.Context, revocations []Revocation) ([]Revocation, error)
 }
 
-// Filter selects revocations for Lister. Zero fields select everything.
+// Filter selects revocations for Lister. A zero field does not restrict.
 type Filter struct {
 	Kind           Kind
 	Issuer         string
 	Value          string
 	IncludeExpired bool
-	Limit          int    // at most this many a page; 0: 100; at most 1000
-	After          string // continue behind this cursor, as returned by List
+	Limit          int    // maximum entries per page, up to 1000; 0 means 100
+	After          string // cursor that List returned; empty: from the newest
 }
 
-// Lister is the read side for people: newest first.
+// Lister is the read side for people, newest first.
 type Lister interface {
-	// List returns one page and the cursor of the next; "" when it was the last.
+	// List returns one page and the cursor of the next one; "" after the last.
 	List(ctx context.Context, filter Filter) (page []Revocation, next string, err error)
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// ExpiryMargin is how long after a token's own "exp" its revocation is kept. It
-// exceeds every leeway that a verifier can be configured with.
+// ExpiryMargin is how long a token's revocation is retained after the token's
+// "exp". It exceeds every leeway that a verifier can be configured with.
 const ExpiryMargin = 10 * time.Minute
 
 // maxUnverified bounds the JWTs that ReadUnverifiedClaims looks into, in bytes.

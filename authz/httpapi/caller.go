@@ -16,7 +16,7 @@ func WithActor(r *http.Request, actor string) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), actorKey{}, actor))
 }
 
-// ActorOf returns who the request was authenticated as; "" if nobody.
+// ActorOf returns who the request was authenticated as; "" if it was not.
 func ActorOf(r *http.Request) string {
 	s, _ := r.Context().Value(actorKey{}).(string)
 	return s

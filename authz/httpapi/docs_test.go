@@ -27,8 +27,8 @@ func apiDoc(t *testing.T) string {
 
 var fenced = regexp.MustCompile("(?s)```sh\n(.*?)```")
 
-// TestDocsCommands runs every command of docs/api.md, in order, and expects
-// the status that the comment behind it names.
+// Every command of docs/api.md, run in sequence, gets the status in the comment
+// that follows it.
 func TestDocsCommands(t *testing.T) {
 	t.Parallel()
 	draining := make(chan struct{})
@@ -67,7 +67,7 @@ func TestDocsCommands(t *testing.T) {
 	}
 }
 
-// words splits a command as a shell does, as far as the page needs it.
+// words splits a command as a shell does, to the extent that the page needs.
 func words(t *testing.T, s string) []string {
 	t.Helper()
 	var out []string
@@ -101,7 +101,7 @@ func words(t *testing.T, s string) []string {
 	return out
 }
 
-// curl understands the options that the page uses, and no others.
+// curl understands only the options that the page uses.
 func curl(t *testing.T, args []string, variables *strings.Replacer) (method, target, body string, header []string) {
 	t.Helper()
 	require.Equal(t, "curl", args[0])
@@ -134,8 +134,8 @@ func curl(t *testing.T, args []string, variables *strings.Replacer) (method, tar
 	return method, target, body, header
 }
 
-// TestDocsComplete: the page names every setting, member, event and metric,
-// and its example of a configuration is a valid one.
+// docs/api.md names every setting, member and metric, and its example
+// configuration is valid.
 func TestDocsComplete(t *testing.T) {
 	t.Parallel()
 	text := apiDoc(t)

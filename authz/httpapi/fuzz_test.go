@@ -11,10 +11,9 @@ import (
 	"jwtbouncer/authz/httpapi/httpapitest"
 )
 
-// FuzzRequests: whatever is sent, a request is either refused with an answer that
-// repeats no token, or it is one that the ledger takes: of a configured
-// issuer, normal, and without a token in it; and never a whole issuer unless
-// "all" was said.
+// Any body is either refused with an error that contains no token, or becomes
+// revocations that the ledger accepts: of a configured issuer, normalized, and
+// without a token. A whole issuer is revoked only by "all".
 func FuzzRequests(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `[]`, `[{"jti":"x"}]`, `{"jti":"x","not_before":1767323045,"expires_at":"2999-01-01T00:00:00Z","reason":"r"}`,

@@ -11,9 +11,9 @@ import (
 	"jwtbouncer/authz/httpapi/httpapitest"
 )
 
-// increase() sees nothing in a series that begins with its first event: what
-// alerts look at is there before.
-func TestClosedLabelSetsAreThereFromTheStart(t *testing.T) {
+// increase() misses the first event of a series that begins with it, so the
+// series that alerts use exist from the start.
+func TestSeriesExistFromTheStart(t *testing.T) {
 	t.Parallel()
 	b := httpapitest.NewReceivers(t, nil)
 	series := func(name string) int {
@@ -21,13 +21,13 @@ func TestClosedLabelSetsAreThereFromTheStart(t *testing.T) {
 		require.NoError(t, err)
 		return n
 	}
-	const ordered, events = "jwt_bouncer_revocations_ordered_total", "jwt_bouncer_security_events_total"
-	require.Equal(t, 6*4, series(ordered))
+	const revocations, events = "jwt_bouncer_revocations_ordered_total", "jwt_bouncer_security_events_total"
+	require.Equal(t, 6*4, series(revocations))
 	require.Equal(t, 5, series(events))
-	order := `{"iss":"` + httpapitest.IssuerA + `","jti":"x"}`
+	body := `{"iss":"` + httpapitest.IssuerA + `","jti":"x"}`
 	for _, failure := range []error{nil, authz.ErrInvalid, authz.ErrUnavailable, authz.ErrOutcomeUnknown} {
 		b.Ledger.SetFail(failure)
-		b.Do("POST", "/v1/revocations", order, "Content-Type", "application/json")
+		b.Do("POST", "/v1/revocations", body, "Content-Type", "application/json")
 	}
-	assert.Equal(t, 6*4, series(ordered), "what is counted was there")
+	assert.Equal(t, 6*4, series(revocations), "counting adds no series")
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestOpenAPIRoutes: the document and the port have the same operations.
+// The document and the port have the same operations.
 func TestOpenAPIRoutes(t *testing.T) {
 	t.Parallel()
 	d := httpapitest.NewReceivers(t, nil)
@@ -34,18 +34,18 @@ func TestOpenAPIRoutes(t *testing.T) {
 	assert.Contains(t, w.Body.String(), `"3.1.0"`)
 }
 
-// TestOpenAPIRefuses: the document's schema is no looser than the parser.
+// What the document's schema refuses, the decoder refuses as well.
 func TestOpenAPIRefuses(t *testing.T) {
 	t.Parallel()
 	doc := httpapitest.New(t, nil).Document()
-	const order = "/paths/~1v1~1revocations/post/requestBody/content/application~1json/schema"
+	const request = "/paths/~1v1~1revocations/post/requestBody/content/application~1json/schema"
 	for _, body := range []string{`{"jti":7}`, `{"jtis":"x"}`, `[]`, `"x"`, `{"sub":""}`, `{"sub":"x","not_before":true}`, `{"sub":"x","not_before":1767323045000}`, `{"sub":"x","not_before":"tomorrow"}`} {
-		assert.Error(t, doc.Check(order, []byte(body)), body)
+		assert.Error(t, doc.Check(request, []byte(body)), body)
 		assert.Equal(t, 400, httpapitest.New(t, nil).Do("POST", "/v1/revocations", body).Code)
 	}
 }
 
-// TestConformCanFail tests the test.
+// The conformance check can fail.
 func TestConformCanFail(t *testing.T) {
 	t.Parallel()
 	doc := httpapitest.New(t, nil).Document()

@@ -93,8 +93,8 @@ func DecodeRequests(body []byte) (requests []authz.RevocationRequest, list bool,
 	return requests, list, nil
 }
 
-// decodeError names the member and the fault without repeating what the caller
-// sent.
+// decodeError names the member and says what is wrong without repeating its
+// value.
 func decodeError(err error, list bool) *authz.InvalidError {
 	out := &authz.InvalidError{Detail: "is not well-formed JSON"}
 	var pointer jsontext.Pointer

@@ -130,27 +130,27 @@ func waitParameter(r *http.Request) (authz.Wait, *Problem) {
 }
 
 // normalize returns the revocations that fulfil all requests, or a problem that
-// lists the faults. actor is who asks.
+// lists the invalid members. actor is who asks.
 func (a *API) normalize(actor string, requests []authz.RevocationRequest) ([]authz.Revocation, *Problem) {
 	const maxErrors = 20 // in one response
 	now := a.o.Clock.Now()
 	out := make([]authz.Revocation, 0, len(requests))
-	var faults []InvalidMember
+	var members []InvalidMember
 	for i := range requests {
 		requests[i].Actor = actor
 		revocations, err := requests[i].Normalize(a.o.Issuers, now)
 		if err != nil {
-			fault := invalidMember(err)
-			fault.Index = i
-			if faults = append(faults, fault); len(faults) == maxErrors {
+			member := invalidMember(err)
+			member.Index = i
+			if members = append(members, member); len(members) == maxErrors {
 				break
 			}
 			continue
 		}
 		out = append(out, revocations...)
 	}
-	if len(faults) > 0 {
-		return nil, invalid("nothing was revoked", faults...)
+	if len(members) > 0 {
+		return nil, invalid("nothing was revoked", members...)
 	}
 	return out, nil
 }

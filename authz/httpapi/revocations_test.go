@@ -1,11 +1,14 @@
 package httpapi_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -255,4 +258,35 @@ func TestListRevocations(t *testing.T) {
 	}
 	b.Ledger.SetFail(authz.ErrUnavailable)
 	assert.Equal(t, 503, b.Do("GET", "/v1/revocations", "").Code)
+}
+
+func TestWaitEnforced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		draining := make(chan struct{})
+		b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Draining = draining })
+		start := time.Now()
+		w := b.Do("POST", "/v1/revocations?wait=enforced", `{"jti":"x"}`)
+		require.Equal(t, 201, w.Code)
+		assert.Contains(t, w.Body.String(), `"enforced":true`)
+		assert.Equal(t, 30*time.Second, time.Since(start))
+
+		done := make(chan *httptest.ResponseRecorder)
+		go func() { done <- b.Do("POST", "/v1/revocations?wait=enforced", `{"jti":"y"}`) }()
+		synctest.Wait()
+		close(draining)
+		w = <-done
+		require.Equal(t, 201, w.Code, "it is committed")
+		assert.Contains(t, w.Body.String(), `"enforced":false`, "but what was not waited for is not claimed")
+
+		ctx, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		rec := httptest.NewRecorder()
+		b.API.ServeHTTP(rec, httpapitest.Request("POST", "/v1/revocations", `{"jti":"z"}`).WithContext(ctx))
+		assert.Len(t, b.Ledger.All(), 3, "a caller that hangs up does not undo the revocation")
+	})
+	b := httpapitest.New(t, nil)
+	for _, q := range []string{"wait=forever", "wait=none&wait=none", "await=none"} {
+		assert.Equal(t, 400, b.Do("POST", "/v1/revocations?"+q, `{"jti":"x"}`).Code, q)
+	}
 }

@@ -32,7 +32,7 @@ type core struct {
 	redis      *cache.Redis    // nil: not configured
 	replica    *cache.Replica  // nil: lookup mode
 	follower   *cache.Follower // nil: lookup mode
-	speakers   issuer.RevocationAwareVerifier
+	events     issuer.RevocationAwareVerifier
 	statuses   *statuslist.Lists // nil: not configured
 	revoker    *authz.Revoker
 	authorizer *authz.Authorizer
@@ -86,7 +86,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		return nil, err
 	}
 	chain := authz.NewChain(newTierMetrics(registry, tiers), tiers...)
-	c.speakers = issuer.RevocationAwareVerifier{Verifier: c.rules.Verifier, Revocations: chain}
+	c.events = issuer.RevocationAwareVerifier{Verifier: c.rules.Verifier, Revocations: chain}
 	if c.statuses, err = c.rules.StatusLists(s, chain, registry); err != nil {
 		return nil, err
 	}

@@ -184,13 +184,13 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 		}}
 	}
 	api, err := httpapi.New(httpapi.Options{
-		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.OrderIssuers(), Revoker: c.revoker, Lister: c.store, Resource: resource, Checks: c.parts(),
+		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.RevocableIssuers(), Revoker: c.revoker, Lister: c.store, Resource: resource, Checks: c.parts(),
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := receiver.Register(api, c.speakers); err != nil {
+	if err := receiver.Register(api, c.events); err != nil {
 		return nil, err
 	}
 	if s.API.Page {

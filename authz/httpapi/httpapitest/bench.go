@@ -60,7 +60,7 @@ func New(t *testing.T, change func(*Setup)) *Bench {
 	b := &Bench{t: t, Log: &bytes.Buffer{}, Metrics: prometheus.NewRegistry(), Ledger: &Ledger{}}
 	b.Setup = Setup{Options: httpapi.Options{
 		Config: httpapi.DefaultConfig(), Listen: "127.0.0.1:9192", Issuers: authz.Issuers{Verified: []string{IssuerA}},
-		Revoker: authz.NewRevoker(b.Ledger, announcer{}, 30*time.Second, authz.SystemClock{}), Lister: b.Ledger,
+		Revoker: authz.NewRevoker(b.Ledger, noopPublisher{}, 30*time.Second, authz.SystemClock{}), Lister: b.Ledger,
 		Gatherer: b.Metrics, Registry: b.Metrics, Clock: authz.SystemClock{},
 		Logger: slog.New(slog.NewJSONHandler(&lockedWriter{w: b.Log}, nil)),
 	}}

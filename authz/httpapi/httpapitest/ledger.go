@@ -92,7 +92,7 @@ func (l *Ledger) List(_ context.Context, filter authz.Filter) ([]authz.Revocatio
 	return page, "", nil
 }
 
-// announcer publishes nothing and reports success.
-type announcer struct{}
+// noopPublisher publishes nothing and reports success.
+type noopPublisher struct{}
 
-func (announcer) Announce(context.Context, []authz.Revocation) bool { return true }
+func (noopPublisher) Publish(context.Context, []authz.Revocation) bool { return true }

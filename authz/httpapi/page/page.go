@@ -47,7 +47,7 @@ const contentPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; scr
 // view is the data of the templates.
 type view struct {
 	Actor, CSRF string
-	Local       bool // nobody is signed in, because no token is required
+	Local       bool // no token is required, so there is no session
 	Issuers     []string
 	Kinds       []string
 	Stats       stats

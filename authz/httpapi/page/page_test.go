@@ -31,7 +31,7 @@ func signIn(t *testing.T, b *httpapitest.Bench, token string) []string {
 
 var csrfField = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 
-// csrf returns the CSRF token of the page that header gets to see.
+// csrf returns the CSRF token of the page for a request with header.
 func csrf(t *testing.T, b *httpapitest.Bench, header ...string) string {
 	t.Helper()
 	w := b.Do("GET", "/", "", header...)
@@ -114,7 +114,7 @@ func TestPageRevoke(t *testing.T) {
 	for name, c := range map[string]struct {
 		form  []string
 		says  string // on the page that asks for confirmation
-		fault string // instead
+		fault string // on the error page instead
 		kind  authz.Kind
 		typed string
 	}{
@@ -179,10 +179,10 @@ func hiddenFields(t *testing.T, html string) []string {
 func TestPageForgery(t *testing.T) {
 	t.Parallel()
 	b := httpapitest.New(t, nil)
-	order := []string{"kind", "jti", "iss", httpapitest.IssuerA, "value", "x", "confirmed", "yes"}
-	assert.Equal(t, 403, submit(b, "/revoke", nil, order...).Code, "no CSRF token")
-	assert.Equal(t, 403, submit(b, "/revoke", nil, append(order, "csrf", "AAAA")...).Code)
-	good := append(order, "csrf", csrf(t, b))
+	form := []string{"kind", "jti", "iss", httpapitest.IssuerA, "value", "x", "confirmed", "yes"}
+	assert.Equal(t, 403, submit(b, "/revoke", nil, form...).Code, "no CSRF token")
+	assert.Equal(t, 403, submit(b, "/revoke", nil, append(form, "csrf", "AAAA")...).Code)
+	good := append(form, "csrf", csrf(t, b))
 	assert.Equal(t, 403, submit(b, "/revoke", []string{"Sec-Fetch-Site", "same-site"}, good...).Code)
 	assert.Equal(t, 403, submit(b, "/revoke", []string{"Origin", "http://evil.example"}, good...).Code)
 	assert.Equal(t, 403, submit(b, "/revoke", []string{"Host", "evil.example"}, good...).Code)

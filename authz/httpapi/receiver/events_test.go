@@ -163,7 +163,7 @@ func TestTransmitterSpeaksForAnother(t *testing.T) {
 	assert.Equal(t, 400, d.Post("/ssf/events", httpapitest.EventType, d.EventToken(httpapitest.Claims{"sub_id": httpapitest.Claims{"format": "iss_sub", "iss": httpapitest.IssuerA, "sub": "bob"}})).Code, "not the other way round")
 }
 
-// RFC 8417, section 2.2: iat is required; without it nothing says which tokens
+// iat is required (RFC 8417, section 2.2): without it, nothing says which tokens
 // an event is about.
 func TestSecurityEventWithoutIAT(t *testing.T) {
 	t.Parallel()

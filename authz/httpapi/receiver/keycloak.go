@@ -43,8 +43,8 @@ func (c *receiver) adminAction(action string) http.HandlerFunc {
 			return
 		}
 		now := c.clock.Now()
-		if fault := c.actionFault(t.Claims, action, now); fault != "" {
-			httpapi.Fail(http.StatusBadRequest, fault).Write(w)
+		if description := c.checkAction(t.Claims, action, now); description != "" {
+			httpapi.Fail(http.StatusBadRequest, description).Write(w)
 			return
 		}
 		if requests := actionRequests(t.Claims, issuer, now); len(requests) > 0 {
@@ -57,9 +57,9 @@ func (c *receiver) adminAction(action string) http.HandlerFunc {
 	}
 }
 
-// actionFault checks the members of an action whose signature is valid. It
-// returns "" for a valid action.
-func (c *receiver) actionFault(claims map[string]any, action string, now time.Time) string {
+// checkAction checks the members of an action whose signature is valid. It
+// returns what is wrong; "": nothing.
+func (c *receiver) checkAction(claims map[string]any, action string, now time.Time) string {
 	expires, _ := secondsOf(claims["expiration"])
 	switch {
 	case text(claims, "action") != action:

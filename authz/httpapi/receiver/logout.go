@@ -40,8 +40,8 @@ func (c *receiver) backchannelLogout(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := c.clock.Now()
-	if fault := c.logoutFault(t, now); fault != "" {
-		refuse(fault)
+	if description := c.checkLogoutToken(t, now); description != "" {
+		refuse(description)
 		return
 	}
 	id := messageID(t.Issuer, t.ID)
@@ -57,9 +57,9 @@ func (c *receiver) backchannelLogout(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// logoutFault applies section 2.6 to a token whose signature, issuer, audience
-// and times are valid. It returns "" for a valid logout token.
-func (c *receiver) logoutFault(t *authz.Token, now time.Time) string {
+// checkLogoutToken applies section 2.6 to a token whose signature, issuer, audience
+// and times are valid. It returns what is wrong; "": nothing.
+func (c *receiver) checkLogoutToken(t *authz.Token, now time.Time) string {
 	events, _ := t.Claims["events"].(map[string]any)
 	event, present := events[logoutEvent]
 	_, object := event.(map[string]any)

@@ -155,7 +155,7 @@ func TestOAuthRevokeFromOtherSites(t *testing.T) {
 
 // "expiration" is Keycloak's name in its admin actions; an access token may
 // mean anything by it.
-func TestRevokeTokenWithAForeignExpirationClaim(t *testing.T) {
+func TestOAuthRevokeForeignExpirationClaim(t *testing.T) {
 	t.Parallel()
 	d := httpapitest.NewReceivers(t, nil)
 	token := d.A.Mint(httpapitest.Claims{"expiration": "2030-01-01"})

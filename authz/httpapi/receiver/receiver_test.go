@@ -59,8 +59,8 @@ func TestKeysUnavailableIsNoRefusal(t *testing.T) {
 	}
 }
 
-// The issuer may sign with a key that cannot be fetched for now. Where the keys
-// were fetched just now, one that is not among them is none.
+// The issuer may sign with a key that cannot be fetched at the moment. A key that
+// is not among keys fetched moments ago is unknown.
 func TestUnknownKeyIsNoRefusal(t *testing.T) {
 	t.Parallel()
 	key := authztest.With(authztest.NewKey("ES256"))
@@ -72,19 +72,19 @@ func TestUnknownKeyIsNoRefusal(t *testing.T) {
 			want = 503
 			d.RemoveKeys()
 		}
-		for door, w := range map[string]*httptest.ResponseRecorder{
+		for message, w := range map[string]*httptest.ResponseRecorder{
 			"logout token": d.Post("/oidc/backchannel-logout", httpapitest.FormType, httpapitest.FormBody("logout_token", d.LogoutToken(nil, key))),
 			"event":        d.Post("/ssf/events", httpapitest.EventType, d.EventToken(nil, key)),
 			"action":       d.Post("/keycloak/k_logout", "text/plain", d.AdminAction(nil, key)),
 		} {
-			assert.Equal(t, want, w.Code, "keys away: %t, %s: %s", away, door, w.Body)
-			assert.Equal(t, away, w.Header().Get("Retry-After") != "", door)
+			assert.Equal(t, want, w.Code, "keys away: %t, %s: %s", away, message, w.Body)
+			assert.Equal(t, away, w.Header().Get("Retry-After") != "", message)
 		}
-		for door, w := range map[string]*httptest.ResponseRecorder{
+		for message, w := range map[string]*httptest.ResponseRecorder{
 			"logout token": d.Post("/oidc/backchannel-logout", httpapitest.FormType, httpapitest.FormBody("logout_token", d.LogoutToken(old, key))),
 			"event":        d.Post("/ssf/events", httpapitest.EventType, d.EventToken(old, key)),
 		} {
-			assert.Equal(t, 400, w.Code, "%s that has expired: %s", door, w.Body)
+			assert.Equal(t, 400, w.Code, "%s that has expired: %s", message, w.Body)
 		}
 		assert.Empty(t, d.Ledger.All())
 		// What a token is needs no key: it ends wherever it would be good.
@@ -97,9 +97,9 @@ func TestUnknownKeyIsNoRefusal(t *testing.T) {
 	}
 }
 
-// A message under a key that is gone is not repeated for ever: a security event
-// has no exp (RFC 8417, section 2.2), and is over a day after it was made.
-func TestOldMessagesUnderAGoneKey(t *testing.T) {
+// A message under a withdrawn key is not retried forever: a security event has no
+// exp (RFC 8417, section 2.2) and expires a day after iat.
+func TestOldMessagesUnderAWithdrawnKey(t *testing.T) {
 	t.Parallel()
 	d := httpapitest.NewReceivers(t, nil)
 	d.RemoveKeys()
