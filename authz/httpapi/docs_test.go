@@ -139,22 +139,17 @@ func curl(t *testing.T, args []string, variables *strings.Replacer) (method, tar
 func TestDocsComplete(t *testing.T) {
 	t.Parallel()
 	text := apiDoc(t)
-	var stanza strings.Builder
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, "    "); ok {
-			stanza.WriteString(rest)
-		} else if stanza.Len() > 0 {
-			break
-		}
-	}
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindStringSubmatch(text)
+	require.NotNil(t, block)
+	stanza := block[1]
 	file := struct {
 		API httpapi.Config `yaml:"api"`
 	}{httpapi.DefaultConfig()}
-	require.NoError(t, yaml.NewDecoder(strings.NewReader(stanza.String()), yaml.DisallowUnknownField()).Decode(&file))
+	require.NoError(t, yaml.NewDecoder(strings.NewReader(stanza), yaml.DisallowUnknownField()).Decode(&file))
 	file.API.Validate(func(path, format string, args ...any) { t.Errorf("%s: "+format, append([]any{path}, args...)...) })
 	for _, of := range []reflect.Type{reflect.TypeFor[httpapi.Config](), reflect.TypeFor[httpapi.ClientConfig](), reflect.TypeFor[httpapi.LogoutConfig](), reflect.TypeFor[httpapi.EventsConfig](), reflect.TypeFor[httpapi.KeycloakConfig]()} {
 		for i := range of.NumField() {
-			assert.Contains(t, stanza.String(), of.Field(i).Tag.Get("yaml")+":", "setting")
+			assert.Contains(t, stanza, of.Field(i).Tag.Get("yaml")+":", "setting")
 		}
 	}
 	d := httpapitest.NewReceivers(t, nil)
