@@ -142,12 +142,14 @@ func toolNeeded(what string) error {
 	return fmt.Errorf("%s is not installed: run `make tools` in %s", what, Root())
 }
 
-// find returns the path of a server: one of the system's where there is one,
-// else that in .tools.
+// find returns the path of a server: the first of the system's that is
+// installed, else the one in .tools. Symbolic links of the system stay as they
+// are: Debian's redis-server is a link to redis-check-rdb, which decides by its
+// name what it is.
 func find(what string, system []string, tools ...string) (string, error) {
 	for _, name := range system {
 		if p, err := exec.LookPath(name); err == nil {
-			return filepath.EvalSymlinks(p)
+			return p, nil
 		}
 	}
 	for _, rel := range tools {

