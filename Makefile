@@ -90,8 +90,8 @@ test-idp: tools ## logout at a real OpenID Provider, denied at a real Envoy (nee
 	$(GO) test -tags idp ./test/idp
 
 .PHONY: test-fast
-test-fast: ## every test that starts no server, without the race detector: under two minutes
-	@failed=; for m in $(MODULES); do (cd $$m && $(GO) test -short ./...) || failed=1; done; [ -z "$$failed" ]
+test-fast: ## the product's tests that start no server, without the race detector: under two minutes
+	$(GO) test -short ./...
 
 .PHONY: bench
 bench: ## Go benchmarks with allocations
