@@ -182,10 +182,7 @@ api: {token_file: %s}
 					token = bad
 				}
 				_, _ = front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+token)
-				select {
-				case <-ctx.Done():
-				case <-time.After(15 * time.Millisecond):
-				}
+				harness.Pause(ctx, 15*time.Millisecond)
 			}
 		})
 	}

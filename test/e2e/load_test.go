@@ -188,7 +188,7 @@ func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, bou
 					took[i] = time.Since(start)
 					break
 				}
-				time.Sleep(200 * time.Microsecond)
+				harness.Pause(ctx, 200*time.Microsecond)
 			}
 			if took[i] == 0 {
 				t.Errorf("never denied; last allowed after %s", lastAllowed)
@@ -219,7 +219,7 @@ func backgroundLoad(t *testing.T, r *harness.Rig, checkers []*harness.Checker) (
 				if a := checkers[i%len(checkers)].Check(ctx, token); ctx.Err() == nil && (a.Err != nil || a.Status != 200 && a.Status != 503) {
 					t.Errorf("a good token under load: %+v", a)
 				}
-				time.Sleep(time.Millisecond)
+				harness.Pause(ctx, time.Millisecond)
 			}
 		})
 	}

@@ -272,9 +272,12 @@ func TestDrain(t *testing.T) {
 			}
 		}()
 	}
-	for len(answers) < 200 {
-		time.Sleep(time.Millisecond)
-	}
+	harness.Eventually(t, 30*time.Second, "200 answers under load", func(context.Context) error {
+		if n := len(answers); n < 200 {
+			return fmt.Errorf("%d answers", n)
+		}
+		return nil
+	})
 	if err := r.Bouncer.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

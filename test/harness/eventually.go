@@ -2,28 +2,45 @@ package harness
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
 )
 
-// Eventually polls check until it returns nil, and fails the test when wait is
-// over: for real servers, whose progress nothing signals.
-func Eventually(t testing.TB, wait time.Duration, what string, check func(context.Context) error) {
+// Eventually calls check until it returns nil, and fails the test if it does
+// not within the given time. Real servers give no signal to wait for; what can
+// be signalled is waited for on a channel instead.
+func Eventually(t testing.TB, within time.Duration, what string, check func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
+	if err := Poll(ctx, 15*time.Millisecond, check); err != nil {
+		t.Fatalf("not within %s: %s: %v", within, what, err)
+	}
+}
+
+// Poll calls check at once and then at each interval until it returns nil. When
+// ctx ends first, Poll returns check's last error.
+func Poll(ctx context.Context, interval time.Duration, check func(context.Context) error) error {
 	for {
 		err := check(ctx)
-		if err == nil {
-			return
+		if err == nil || ctx.Err() != nil {
+			return err
 		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not within %s: %s: %v", wait, what, err)
-		case <-time.After(15 * time.Millisecond):
+		Pause(ctx, interval)
+		if ctx.Err() != nil {
+			return err
 		}
 	}
 }
 
-func removeAll(path string) error { return os.RemoveAll(path) }
+// Pause returns after d, or earlier when ctx ends. It is for letting time pass:
+// how long a fault lasts, how often a probe is sent. To wait for a condition,
+// use Eventually.
+func Pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -179,19 +179,17 @@ func (s *PGServer) Crash() {
 	_ = s.signalAll(syscall.SIGKILL)
 	<-s.exited
 	// A session that is still ending holds the shared memory, and the server
-	// refuses to start beside it.
-	for range 500 {
-		left := 0
+	// refuses to start beside it. If one stays, Start reports it.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = Poll(ctx, 10*time.Millisecond, func(context.Context) error {
 		for _, pid := range pids {
 			if syscall.Kill(pid, 0) == nil {
-				left++
+				return fmt.Errorf("session %d is still ending", pid)
 			}
 		}
-		if left == 0 {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 // Start brings a stopped or crashed server back on its port.

@@ -162,21 +162,24 @@ func keep(p *Process) {
 func (p *Process) await(wait time.Duration, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
-	for {
-		try, stop := context.WithTimeout(ctx, time.Second)
-		err := ready(try)
-		stop()
-		if err == nil {
-			return nil
-		}
+	err := Poll(ctx, 10*time.Millisecond, func(ctx context.Context) error {
 		select {
 		case <-p.exited:
-			return fmt.Errorf("%s ended before it was ready: %w\n%s", p.Name, p.err, p.tail())
-		case <-ctx.Done():
-			return fmt.Errorf("%s was not ready within %s: %w\n%s", p.Name, wait, err, p.tail())
-		case <-time.After(10 * time.Millisecond):
+			cancel()
+			return p.err
+		default:
 		}
+		try, stop := context.WithTimeout(ctx, time.Second)
+		defer stop()
+		return ready(try)
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("%s ended before it was ready: %w\n%s", p.Name, err, p.tail())
 	}
+	return fmt.Errorf("%s was not ready within %s: %w\n%s", p.Name, wait, err, p.tail())
 }
 
 // portTaken reports whether the child ended because somebody else had its port.

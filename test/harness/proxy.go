@@ -102,15 +102,14 @@ func (p *FaultProxy) up() {
 	if !p.down {
 		return
 	}
-	var err error
-	for range 50 { // the port was free a moment ago, and below the range of outgoing connections
-		if err = p.proxy.Start(); err == nil {
-			p.down = false
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	// The port is reserved for this process and below the range of outgoing
+	// connections, but its last connections may still be closing.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := Poll(ctx, 20*time.Millisecond, func(context.Context) error { return p.proxy.Start() }); err != nil {
+		panic(fmt.Sprintf("harness: proxy does not come back on %s: %v", p.Addr, err))
 	}
-	panic(fmt.Sprintf("harness: proxy does not come back on %s: %v", p.Addr, err))
+	p.down = false
 }
 
 func (p *FaultProxy) toxic(kind, stream, attributes string) {

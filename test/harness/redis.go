@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -305,7 +306,7 @@ func nodeText(ctx context.Context, n *RedisServer, args ...any) (string, error) 
 
 // Forget removes what a stopped cluster node remembers of its cluster, so that
 // it comes back as a stranger.
-func (r *RedisServer) Forget() error { return removeAll(filepath.Join(r.dir, "nodes.conf")) }
+func (r *RedisServer) Forget() error { return os.RemoveAll(filepath.Join(r.dir, "nodes.conf")) }
 
 // Terminate asks the server to end in an orderly way.
 func (r *RedisServer) Terminate() { r.Process.Stop(syscall.SIGTERM, 10*time.Second) }

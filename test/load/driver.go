@@ -112,7 +112,7 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 				due := time.Now()
 				if l.Rate > 0 {
 					due = start.Add(time.Duration(float64(n) / l.Rate * float64(time.Second)))
-					time.Sleep(time.Until(due))
+					time.Sleep(time.Until(due)) // the open loop's schedule
 				}
 				if due.After(end) || ctx.Err() != nil {
 					return

@@ -206,7 +206,7 @@ func callsSection(b *testing.B, w *world) string {
 	if r.Wrong != 0 || r.Errors != 0 {
 		b.Fatalf("%d wrong, %d errors", r.Wrong, r.Errors)
 	}
-	time.Sleep(time.Second) // Postgres reports its statistics with delay
+	harness.Pause(b.Context(), time.Second) // a session reports its statistics at most once a second
 	pgCalls, redisCalls := statements()-pgBefore, commands()-redisBefore
 	million := func(n int64) float64 { return float64(n) * 1e6 / float64(r.Checks) }
 	return fmt.Sprintf("%d checks in %s, replica mode, Redis and Postgres connected: %d Postgres transactions and %d Redis commands, those of this measurement included. "+

@@ -52,10 +52,10 @@ func TestWallClockStepped(t *testing.T) {
 					if want == http.StatusOK {
 						w.recovered(5 * time.Second)
 					}
-					pause(t.Context(), bound) // what was cached before is not believed any more
+					harness.Pause(t.Context(), bound) // what was cached before is not believed any more
 					w.mayRefuse.Store(want == http.StatusUnauthorized)
 					w.forget()
-					pause(t.Context(), short)
+					harness.Pause(t.Context(), short)
 					if share := w.share(want); share < 0.9 {
 						t.Errorf("%.1f %% of good tokens were answered %d", 100*share, want)
 					}

@@ -34,12 +34,12 @@ func TestPostgresFailover(t *testing.T) {
 		r.PG.Exec(t, "alter system set synchronous_standby_names = '*'")
 		r.PG.Exec(t, "select pg_reload_conf()")
 		w := watching(t, r, false)
-		pause(t.Context(), 500*time.Millisecond)
+		harness.Pause(t.Context(), 500*time.Millisecond)
 
 		// Reading a standby, before it is promoted, must not count as proof:
 		// the primary is alive behind and may commit what it has not seen.
 		r.PGProxy.Redirect(standby.Addr)
-		pause(t.Context(), short)
+		harness.Pause(t.Context(), short)
 		r.PG.Crash()
 		promote(t, standby)
 		r.PGProxy.Drop()
@@ -67,7 +67,7 @@ func TestSentinelFailover(t *testing.T) {
 			}
 			return err
 		})
-		pause(t.Context(), short)
+		harness.Pause(t.Context(), short)
 		if p := w.passed(); p < 0.9 {
 			t.Errorf("%.1f %% of good tokens passed during the failover, want 90 %%", 100*p)
 		}
@@ -87,7 +87,7 @@ func TestClusterMasterLost(t *testing.T) {
 		w := watching(t, r, false)
 		w.forget()
 		c.Nodes[1].Stop()
-		pause(t.Context(), 3*time.Second)
+		harness.Pause(t.Context(), 3*time.Second)
 		if p := w.passed(); p < 0.9 {
 			t.Errorf("%.1f %% of good tokens passed without one master, want 90 %%", 100*p)
 		}

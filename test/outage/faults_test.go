@@ -64,9 +64,9 @@ var redisFaults = []fault{
 			defer close(done)
 			for ctx.Err() == nil {
 				r.RedisProxy.Down()
-				pause(ctx, 100*time.Millisecond)
+				harness.Pause(ctx, 100*time.Millisecond)
 				r.RedisProxy.Heal()
-				pause(ctx, 100*time.Millisecond)
+				harness.Pause(ctx, 100*time.Millisecond)
 			}
 		}()
 		return func() { cancel(); <-done; r.RedisProxy.Heal() }
@@ -240,7 +240,7 @@ func repeat(t *testing.T, every time.Duration, do func()) (stop func()) {
 		defer close(done)
 		for ctx.Err() == nil {
 			do()
-			pause(ctx, every)
+			harness.Pause(ctx, every)
 		}
 	}()
 	return func() { cancel(); <-done }
@@ -290,7 +290,7 @@ func (f fault) run(t *testing.T, r *harness.Rig, lookup, allow bool) {
 	w := watching(t, r, lookup && allow)
 	w.forget()
 	heal := f.inject(t, r)
-	pause(t.Context(), f.hold)
+	harness.Pause(t.Context(), f.hold)
 	passed := w.passed()
 	want := f.replica
 	if lookup {

@@ -22,16 +22,16 @@ func TestPgBouncer(t *testing.T) {
 				MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
 			w := watching(t, r, false)
 			w.forget()
-			pause(t.Context(), short)
+			harness.Pause(t.Context(), short)
 			if p := w.passed(); p < 0.99 {
 				t.Errorf("%.1f %% of good tokens passed, want all", 100*p)
 			}
 			for range 3 {
 				pg.Terminate(t)
-				pause(t.Context(), 300*time.Millisecond)
+				harness.Pause(t.Context(), 300*time.Millisecond)
 			}
 			pooler.Kill()
-			pause(t.Context(), 300*time.Millisecond)
+			harness.Pause(t.Context(), 300*time.Millisecond)
 			pooler.Start(t)
 			w.recovered(5 * time.Second)
 			w.durable()

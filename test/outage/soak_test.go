@@ -48,12 +48,12 @@ func TestSoak(t *testing.T) {
 				heals = append(heals, f.inject(t, r))
 			}
 			faults += len(heals)
-			pause(t.Context(), time.Duration(rng.Int64N(int64(long))))
+			harness.Pause(t.Context(), time.Duration(rng.Int64N(int64(long))))
 			for _, heal := range heals {
 				heal()
 			}
 			w.recovered(5 * time.Second)
-			pause(t.Context(), time.Duration(rng.Int64N(int64(time.Second))))
+			harness.Pause(t.Context(), time.Duration(rng.Int64N(int64(time.Second))))
 		}
 		w.durable()
 		w.end()

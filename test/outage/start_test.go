@@ -131,7 +131,7 @@ func TestKeySetFaults(t *testing.T) {
 				if a, ok := w.check(t.Context(), unknown); ok && a.Status == http.StatusOK {
 					t.Fatal("a token under an unknown key was allowed")
 				}
-				time.Sleep(10 * time.Millisecond)
+				harness.Pause(t.Context(), 10*time.Millisecond)
 			}
 			if p := w.passed(); p < 0.99 {
 				t.Errorf("%.1f %% of good tokens passed, want 99 %%", 100*p)
@@ -205,7 +205,7 @@ func TestSQLiteFaults(t *testing.T) {
 		w := watching(t, r, false)
 		// No file of the process may grow any more; its log goes on, being small.
 		r.Bouncer.LimitFileSize(t, "4096")
-		pause(t.Context(), short)
+		harness.Pause(t.Context(), short)
 		limited, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		rec, err := r.TryRevoke(limited, map[string]any{"jti": "nowhere to put it"})
@@ -231,7 +231,7 @@ func TestSQLiteFaults(t *testing.T) {
 		_, err = conn.ExecContext(t.Context(), "begin exclusive")
 		must(t, err)
 		w.forget()
-		pause(t.Context(), short)
+		harness.Pause(t.Context(), short)
 		if p := w.passed(); p < 0.99 {
 			t.Errorf("%.1f %% of good tokens passed while another process held the write lock, want all", 100*p)
 		}
@@ -324,7 +324,7 @@ func TestSQLiteFaults(t *testing.T) {
 				if a := c.Check(t.Context(), revoked); a.Err != nil || a.Status == http.StatusOK {
 					t.Fatalf("lookup %t: a revoked token on a corrupt file: %+v", lookup, a)
 				}
-				time.Sleep(20 * time.Millisecond)
+				harness.Pause(t.Context(), 20*time.Millisecond)
 			}
 			if err := r.Bouncer.Live(t.Context()); err != nil {
 				t.Error(err)

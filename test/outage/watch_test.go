@@ -159,13 +159,6 @@ func starved(a harness.Answer) bool {
 	return a.Status == http.StatusServiceUnavailable && a.Took > 150*time.Millisecond
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
-
 func (w *watch) probeForged(ctx context.Context) {
 	foreign := authztest.NewKey("ES256")
 	for n := 0; ctx.Err() == nil; n++ {
@@ -181,7 +174,7 @@ func (w *watch) probeForged(ctx context.Context) {
 		} else if a, ok := w.check(ctx, token); ok && a.Status != http.StatusUnauthorized && !starved(a) && (!sought || a.Status != http.StatusServiceUnavailable) {
 			w.violated("a forged token: status %d %s", a.Status, a.Detail)
 		}
-		pause(ctx, 10*time.Millisecond)
+		harness.Pause(ctx, 10*time.Millisecond)
 	}
 }
 
@@ -198,7 +191,7 @@ func (w *watch) probeRevoked(ctx context.Context) {
 		if ok && a.Status != http.StatusOK && a.Status != http.StatusUnauthorized && a.Status != http.StatusServiceUnavailable {
 			w.violated("a revoked token: status %d %s", a.Status, a.Detail)
 		}
-		pause(ctx, 7*time.Millisecond)
+		harness.Pause(ctx, 7*time.Millisecond)
 	}
 }
 
@@ -217,7 +210,7 @@ func (w *watch) probeGood(ctx context.Context) {
 				w.violated("a good token: status %d %s", a.Status, a.Detail)
 			}
 		}
-		pause(ctx, 5*time.Millisecond)
+		harness.Pause(ctx, 5*time.Millisecond)
 	}
 }
 
@@ -244,7 +237,7 @@ func (w *watch) revokeMore(ctx context.Context) {
 		if err == nil && rec.Status/100 != 2 && rec.Status != http.StatusServiceUnavailable && rec.Status != http.StatusGatewayTimeout {
 			w.violated("revoke: status %d %s", rec.Status, rec.Body)
 		}
-		pause(ctx, 100*time.Millisecond)
+		harness.Pause(ctx, 100*time.Millisecond)
 	}
 }
 
@@ -255,7 +248,7 @@ func (w *watch) probeLive(ctx context.Context) {
 			w.violated("livez: %v", err)
 		}
 		cancel()
-		pause(ctx, 50*time.Millisecond)
+		harness.Pause(ctx, 50*time.Millisecond)
 	}
 }
 
@@ -288,7 +281,7 @@ func (w *watch) recovered(within time.Duration) time.Duration {
 			return time.Since(start)
 		}
 		asleep := time.Now()
-		time.Sleep(5 * time.Millisecond)
+		harness.Pause(w.t.Context(), 5*time.Millisecond)
 		if time.Since(asleep) > 15*time.Millisecond { // nobody had a processor for us
 			slow++
 		}
@@ -317,7 +310,7 @@ func (w *watch) durable() {
 				w.t.Errorf("an acknowledged revocation is not enforced %s after its receipt: %+v", sent.Sub(rev.at), a)
 				break
 			}
-			time.Sleep(10 * time.Millisecond)
+			harness.Pause(w.t.Context(), 10*time.Millisecond)
 		}
 	}
 }
