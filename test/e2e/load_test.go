@@ -24,7 +24,7 @@ func TestLoadScenario(t *testing.T) {
 	for _, lookup := range []bool{false, true} {
 		for _, stop := range []bool{false, true} {
 			t.Run(fmt.Sprintf("lookup %t, redis stopped midway %t", lookup, stop), func(t *testing.T) {
-				r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, NoFront: true, MaxStaleness: bound, SyncInterval: time.Second,
+				r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, NoFront: true, MaxStaleness: maxStaleness, SyncInterval: time.Second,
 					Bouncer: harness.BouncerOptions{Plain: true}})
 				for round := 1; ; round++ {
 					right := runLoad(t, r, stop)
@@ -68,7 +68,7 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) (share float64) {
 	r.Revoke(t, revoke)
 	for _, s := range subjects {
 		if s.want == 401 {
-			harness.Eventually(t, bound+5*time.Second, "the revocations arrive", func(ctx context.Context) error {
+			harness.Eventually(t, maxStaleness+5*time.Second, "the revocations arrive", func(ctx context.Context) error {
 				if a := c.Check(ctx, s.token); a.Status != 401 {
 					return fmt.Errorf("%+v", a)
 				}
@@ -122,14 +122,14 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) (share float64) {
 
 // TestFanOut: two sidecars on one PostgreSQL and Redis, under load. A token
 // revoked through one is denied by both; how soon is reported, and that it is
-// within the bound is asserted.
+// within the maxStaleness is asserted.
 func TestFanOut(t *testing.T) {
 	t.Parallel()
 	for _, lookup := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
 			t.Parallel()
 			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Faults: true, Lookup: lookup, Sidecars: 2, NoFront: true,
-				MaxStaleness: bound, SyncInterval: time.Second, Bouncer: harness.BouncerOptions{Plain: true}})
+				MaxStaleness: maxStaleness, SyncInterval: time.Second, Bouncer: harness.BouncerOptions{Plain: true}})
 			checkers := []*harness.Checker{harness.NewChecker(t, r.Bouncers[0].GRPC), harness.NewChecker(t, r.Bouncers[1].GRPC)}
 			stop := backgroundLoad(t, r, checkers)
 			defer stop()
@@ -145,7 +145,7 @@ func TestFanOut(t *testing.T) {
 				c.fault()
 				var took []time.Duration
 				for range c.rounds {
-					took = append(took, revokeToDeny(t, r, checkers, bound)...)
+					took = append(took, revokeToDeny(t, r, checkers, maxStaleness)...)
 				}
 				t.Logf("%s: revoke to deny, %d measurements: p50 %s, p99 %s", c.name, len(took),
 					harness.Percentile(took, 50).Round(10*time.Microsecond), harness.Percentile(took, 99).Round(10*time.Microsecond))
@@ -156,7 +156,7 @@ func TestFanOut(t *testing.T) {
 
 // revokeToDeny revokes a token that all sidecars have just allowed, and
 // returns how long after the receipt each of them denied it for good.
-func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, bound time.Duration) []time.Duration {
+func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, maxStaleness time.Duration) []time.Duration {
 	t.Helper()
 	token := r.Token(nil)
 	for _, c := range checkers {
@@ -173,15 +173,15 @@ func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, bou
 	var wg sync.WaitGroup
 	for i, c := range checkers {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), bound+5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), maxStaleness+5*time.Second)
 			defer cancel()
 			var lastAllowed time.Duration
 			for ctx.Err() == nil {
 				sent := time.Since(start)
 				a := c.Check(ctx, token)
 				if a.Status == 200 {
-					if lastAllowed = sent; sent > bound {
-						t.Errorf("allowed by a check that began %s after the receipt; the bound is %s", sent, bound)
+					if lastAllowed = sent; sent > maxStaleness {
+						t.Errorf("allowed by a check that began %s after the receipt; the maxStaleness is %s", sent, maxStaleness)
 						return
 					}
 				} else if a.Status == 401 {

@@ -14,8 +14,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// bound is max_staleness where a test waits for it.
-const bound = 4 * time.Second
+// maxStaleness is max_staleness where a test waits for it.
+const maxStaleness = 4 * time.Second
 
 // installations are the ways to run the product.
 var installations = []struct {
@@ -36,7 +36,7 @@ func TestMainJob(t *testing.T) {
 	for _, in := range installations {
 		t.Run(in.name, func(t *testing.T) {
 			t.Parallel()
-			in.o.MaxStaleness, in.o.SyncInterval = bound, time.Second
+			in.o.MaxStaleness, in.o.SyncInterval = maxStaleness, time.Second
 			r := harness.NewRig(t, in.o)
 			good := r.Token(nil)
 			checks := []struct {
@@ -79,7 +79,7 @@ func TestMainJob(t *testing.T) {
 				}
 			}
 			r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": harness.Claim(good, "jti"), "reason": "test"})
-			took := r.Front.Denied(t, good, 401, bound+5*time.Second)
+			took := r.Front.AwaitStatus(t, good, 401, maxStaleness+5*time.Second)
 			t.Logf("revoked by API, denied %s later", took.Round(100*time.Microsecond))
 			if other := r.Front.Bearer(t, r.Token(nil)); other.Status != 200 {
 				t.Errorf("another token after the revocation: status %d, want 200: %s", other.Status, other.Body)
@@ -94,12 +94,12 @@ func TestRevokedBy(t *testing.T) {
 	for _, lookup := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
 			t.Parallel()
-			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, MaxStaleness: bound, SyncInterval: time.Second})
+			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, MaxStaleness: maxStaleness, SyncInterval: time.Second})
 			iss := r.Issuer.Name
 			// Tokens a second old: the levels (sub, iss) revoke what was issued
 			// strictly before they are set.
 			old := time.Now().Add(-2 * time.Second).Unix()
-			doors := []struct {
+			ways := []struct {
 				name   string
 				claims map[string]any
 				revoke func(t *testing.T, token string)
@@ -132,21 +132,21 @@ func TestRevokedBy(t *testing.T) {
 					r.PG.Exec(t, "insert into authz.revocations (kind, iss, value) values (1, $1, $2)", iss, harness.Claim(token, "jti"))
 				}},
 			}
-			for _, d := range doors {
+			for _, d := range ways {
 				t.Run(d.name, func(t *testing.T) {
 					token, other := r.Token(d.claims), r.Token(map[string]any{"sub": "bystander"})
 					for _, tok := range []string{token, other} {
 						// A busy machine may need longer for a lookup than a check has,
 						// and then says 503: ask again.
-						r.Front.Denied(t, tok, 200, 5*time.Second)
+						r.Front.AwaitStatus(t, tok, 200, 5*time.Second)
 					}
 					d.revoke(t, token)
-					took := r.Front.Denied(t, token, 401, bound+5*time.Second)
+					took := r.Front.AwaitStatus(t, token, 401, maxStaleness+5*time.Second)
 					t.Logf("denied %s later", took.Round(100*time.Microsecond))
 					if got := r.Front.Bearer(t, other); got.Status != 200 && got.Status != 503 {
 						t.Errorf("a bystander's token: status %d: %s", got.Status, got.Body)
 					}
-					r.Front.Denied(t, other, 200, 5*time.Second)
+					r.Front.AwaitStatus(t, other, 200, 5*time.Second)
 				})
 			}
 		})
@@ -194,15 +194,15 @@ func TestKeyRotation(t *testing.T) {
 	if after := r.Token(nil); r.Front.Bearer(t, after).Status != 200 {
 		// The unknown kid makes the sidecar fetch; the first request may find
 		// the cooldown of an earlier fetch.
-		r.Front.Denied(t, after, 200, 20*time.Second)
+		r.Front.AwaitStatus(t, after, 200, 20*time.Second)
 	}
 	if got := r.Front.Bearer(t, before); got.Status != 200 {
 		t.Errorf("a token under the old key, still published: %d %s", got.Status, got.Body)
 	}
 	r.Issuer.Withdraw(oldKey.ID)
 	r.Issuer.Rotate("ES256")
-	r.Front.Denied(t, r.Token(nil), 200, 20*time.Second)
-	r.Front.Denied(t, before, 401, 20*time.Second)
+	r.Front.AwaitStatus(t, r.Token(nil), 200, 20*time.Second)
+	r.Front.AwaitStatus(t, before, 401, 20*time.Second)
 }
 
 func TestUnixSocket(t *testing.T) {
@@ -215,7 +215,7 @@ func TestUnixSocket(t *testing.T) {
 	// A socket left by a killed sidecar must not keep the next one out.
 	r.Bouncer.Kill()
 	r.Bouncer.Start(t)
-	r.Front.Denied(t, r.Token(nil), 200, 10*time.Second)
+	r.Front.AwaitStatus(t, r.Token(nil), 200, 10*time.Second)
 }
 
 // TestDeniedGRPCCall: a gRPC client gets a gRPC status, not an HTTP page.

@@ -209,7 +209,7 @@ func TestOtherSources(t *testing.T) {
 	}))
 	t.Cleanup(lists.Close)
 	secret := harness.WriteFile(t, harness.Dir(t), "secret", "introspection-secret\n")
-	r := harness.NewRig(t, harness.RigOptions{Issuer: issuer, MaxStaleness: bound, SyncInterval: time.Second, Config: fmt.Sprintf(`
+	r := harness.NewRig(t, harness.RigOptions{Issuer: issuer, MaxStaleness: maxStaleness, SyncInterval: time.Second, Config: fmt.Sprintf(`
 routes:
   - {name: legacy, match: {paths: [{prefix: /legacy}]}, introspection: login}
   - {name: rest, scopes: [read]}
@@ -239,7 +239,7 @@ headers: {claims: {x-jwt-sub: sub}}
 	mu.Lock()
 	active = false
 	mu.Unlock()
-	harness.Eventually(t, bound, "what the issuer has ended is denied", func(ctx context.Context) error {
+	harness.Eventually(t, maxStaleness, "what the issuer has ended is denied", func(ctx context.Context) error {
 		reply, err := r.Front.Do(ctx, "GET", "/legacy", "Authorization", "Bearer opaque-token")
 		if err == nil && reply.Status != 401 {
 			err = fmt.Errorf("status %d", reply.Status)
@@ -259,7 +259,7 @@ headers: {claims: {x-jwt-sub: sub}}
 	r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": "listed-and-revoked"})
 	claims := listed(1)
 	claims["jti"] = "listed-and-revoked"
-	r.Front.Denied(t, r.Token(claims), 401, bound)
+	r.Front.AwaitStatus(t, r.Token(claims), 401, maxStaleness)
 
 	reply = r.Front.Get(t)
 	const meta = "/.well-known/oauth-protected-resource/v1"

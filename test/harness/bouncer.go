@@ -29,21 +29,21 @@ type BouncerServer struct {
 	dir     string
 }
 
-// BouncerOptions say how to start the product. The zero value listens on TCP
-// and waits until it is ready.
+// BouncerOptions configures how Bouncer starts the product. The zero value
+// listens on TCP and waits until the product is ready.
 type BouncerOptions struct {
-	GRPC   string        // listen.grpc, such as unix:///path; empty: a free loopback port
+	GRPC   string        // listen.grpc, such as unix:///path; empty means a free loopback port
 	Env    []string      // NAME=value
 	Args   []string      // after `serve --config FILE`
-	Dir    string        // working directory (see Dir); empty: one of its own
-	NoWait bool          // return as soon as the process runs: it may never get ready
-	Plain  bool          // without the race detector even where the tests have it
-	Clock  *Clock        // its wall clock; nil: the machine's. Implies Plain.
-	Within time.Duration // ready within; 0: 30s
+	Dir    string        // working directory (see Dir); empty means a new one
+	NoWait bool          // return as soon as the process runs, ready or not
+	Plain  bool          // build without the race detector even if the tests run with it
+	Clock  *Clock        // wall clock of the process; nil means the machine's. Implies Plain.
+	Within time.Duration // time to become ready; 0 means 30s
 }
 
-// Bouncer builds the product once per test process and runs `serve` with a
-// configuration, to which it adds the listen stanza.
+// Bouncer builds the product, once per test process, and runs `serve` with the
+// configuration and a listen stanza.
 func Bouncer(t testing.TB, configYAML string, options ...BouncerOptions) *BouncerServer {
 	t.Helper()
 	NeedsProcess(t)
@@ -75,7 +75,8 @@ func Bouncer(t testing.TB, configYAML string, options ...BouncerOptions) *Bounce
 	return nil
 }
 
-// Start brings an ended sidecar back with the same configuration and addresses.
+// Start restarts a sidecar that has ended, with the same configuration and
+// addresses.
 func (b *BouncerServer) Start(t testing.TB) {
 	t.Helper()
 	if err := b.run(); err != nil {
@@ -83,8 +84,8 @@ func (b *BouncerServer) Start(t testing.TB) {
 	}
 }
 
-// SetConfig replaces the configuration file (all but the listen stanza). The
-// product sees a rename, as from an editor or a ConfigMap.
+// SetConfig replaces the configuration file except for its listen stanza. It
+// renames a new file over the old one, as an editor or a ConfigMap does.
 func (b *BouncerServer) SetConfig(t testing.TB, configYAML string) {
 	t.Helper()
 	text := fmt.Sprintf("listen:\n  grpc: %s\n  http: %s\n%s", b.GRPC, strings.TrimPrefix(b.HTTP, "http://"), configYAML)
@@ -106,20 +107,20 @@ func (b *BouncerServer) Metrics(t testing.TB) string {
 	return text.String()
 }
 
-// Live and Ready ask /livez and /readyz.
+// Live requests /livez and returns an error unless the status is 200.
 func (b *BouncerServer) Live(ctx context.Context) error { return get(ctx, b.HTTP+"/livez", io.Discard) }
 
-// Ready asks /readyz.
+// Ready requests /readyz and returns an error unless the status is 200.
 func (b *BouncerServer) Ready(ctx context.Context) error {
 	return get(ctx, b.HTTP+"/readyz", io.Discard)
 }
 
-// LimitFileSize sets the size in bytes up to which the process may write a
-// file ("unlimited": any), which is what a full disk is to it.
+// LimitFileSize limits the size in bytes of the files that the process writes
+// ("unlimited" lifts the limit). To the process, this is a full disk.
 func (b *BouncerServer) LimitFileSize(t testing.TB, size string) {
 	t.Helper()
-	// As the process's own user: raising the limit of another takes a
-	// capability that root in a container may lack.
+	// Run as the process's own user: raising another user's limit needs a
+	// capability that root may lack in a container.
 	cmd := exec.Command("prlimit", "--pid", strconv.Itoa(b.PID()), "--fsize="+size+":unlimited")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential()}
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -139,7 +140,7 @@ func (b *BouncerServer) run() error {
 	}
 	p, err := start(command{name: b.Name, path: path, dir: b.dir,
 		args: append([]string{"serve", "--config", b.Config}, b.options.Args...),
-		// A data race in the product fails the test through its exit code.
+		// A data race in the product fails the test through the exit code.
 		env: env})
 	if err != nil {
 		return err
@@ -155,13 +156,13 @@ func (b *BouncerServer) run() error {
 	return nil
 }
 
-// Result is how a command of the product ended.
+// Result is the output and the exit code of a command of the product.
 type Result struct {
 	Stdout, Stderr string
 	Code           int
 }
 
-// Run runs a command of the product to its end, as the user of the tests.
+// Run runs a command of the product to its end, as the user who runs the tests.
 func Run(t testing.TB, stdin string, args ...string) Result {
 	t.Helper()
 	NeedsProcess(t)
@@ -184,8 +185,8 @@ func Run(t testing.TB, stdin string, args ...string) Result {
 	return Result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
-// Binary builds the product, once per test process, and returns its path. With
-// the race detector in the tests it is in the product too, unless plain.
+// Binary builds the product, once per test process, and returns its path. The
+// product has the race detector if the tests have it, unless plain is set.
 func Binary(plain bool) (string, error) {
 	if plain || !raceEnabled {
 		return plainBinary()

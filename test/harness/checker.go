@@ -15,13 +15,13 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Checker asks a sidecar over gRPC as Envoy does, without Envoy: for many
-// checks, and to see what Envoy would hide.
+// Checker sends a sidecar the gRPC checks that Envoy sends. It is faster than
+// Envoy and shows what Envoy hides, such as RPC errors.
 type Checker struct {
 	client authv3.AuthorizationClient
 }
 
-// NewChecker connects to GRPC of a sidecar.
+// NewChecker connects to a sidecar's gRPC address.
 func NewChecker(t testing.TB, addr string) *Checker {
 	t.Helper()
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -33,16 +33,16 @@ func NewChecker(t testing.TB, addr string) *Checker {
 	return &Checker{authv3.NewAuthorizationClient(conn)}
 }
 
-// Answer is the answer to a check as Envoy would act on it.
+// Answer is the result of a check as Envoy would act on it.
 type Answer struct {
-	Status int   // HTTP status towards the client; 200 means that the request passes
+	Status int   // HTTP status for the client; 200 means that the request is allowed
 	Err    error // an RPC error
 	Took   time.Duration
 	Detail string // body of a denial
 }
 
-// Check asks about GET / with a token. An answer without a status counts as
-// 200, because Envoy lets it pass.
+// Check sends the check of a GET request with a bearer token. An answer without
+// a status counts as 200, because Envoy allows the request.
 func (c *Checker) Check(ctx context.Context, token string) Answer {
 	start := time.Now()
 	resp, err := c.client.Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
@@ -70,7 +70,7 @@ func (c *Checker) Check(ctx context.Context, token string) Answer {
 	return a
 }
 
-// Percentile of durations; 0 without any. It sorts them.
+// Percentile returns the p-th percentile of d, or 0 if d is empty. It sorts d.
 func Percentile(d []time.Duration, p float64) time.Duration {
 	if len(d) == 0 {
 		return 0

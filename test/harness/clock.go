@@ -18,12 +18,11 @@ import (
 	"unsafe"
 )
 
-// Clock is a wall clock (CLOCK_REALTIME) that a test steps under running
-// processes; their monotonic and boot-time clocks go on as they do when an
-// administrator or NTP steps the machine's. It reaches Redis and PostgreSQL by
-// a library loaded before libc, and the product, which is static and asks the
-// kernel itself, by a build in which time.Now adds the step and nothing else
-// differs.
+// Clock is a wall clock (CLOCK_REALTIME) that a test steps while processes use
+// it. Their monotonic and boot-time clocks are unaffected, as when NTP steps
+// the machine's clock. Redis and PostgreSQL read it through a preloaded
+// library. The product is static and reads the kernel's clock directly, so it
+// is built with a time.Now that adds the step and is otherwise unchanged.
 type Clock struct {
 	path string
 	step *atomic.Int64 // nanoseconds; shared with the processes
@@ -50,14 +49,15 @@ func NewClock(t testing.TB) *Clock {
 	return c
 }
 
-// Step sets the clock by that much more (or less) than the machine's time,
-// whatever it was before. 0 corrects it.
+// Step sets the clock to the machine's time plus by. It replaces an earlier
+// step; 0 removes it.
 func (c *Clock) Step(by time.Duration) { c.step.Store(int64(by)) }
 
-// Now is what the clock shows.
+// Now returns the time that the clock shows.
 func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.step.Load())) }
 
-// env makes a process see the clock, of which nil is the machine's own.
+// env returns the environment in which a process sees the clock. A nil Clock is
+// the machine's.
 func (c *Clock) env() ([]string, error) {
 	if c == nil {
 		return nil, nil
@@ -73,7 +73,7 @@ var (
 	clockPackage string
 )
 
-// clockLibrary is what servers in C are started with.
+// clockLibrary builds the library that is preloaded into servers written in C.
 var clockLibrary = sync.OnceValues(func() (string, error) {
 	dir, err := newDir()
 	if err != nil {
@@ -89,7 +89,7 @@ var clockLibrary = sync.OnceValues(func() (string, error) {
 	return library, os.Chmod(library, 0o755)
 })
 
-// clockBinary builds the product with a time.Now that can be stepped.
+// clockBinary builds the product with a time.Now that a Clock steps.
 var clockBinary = sync.OnceValues(func() (string, error) {
 	dir, err := newDir()
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"jwtbouncer/authz/authztest"
 )
 
-// Every kind of process sees the step, and at once.
+// Every kind of process sees a step at once.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	clock := NewClock(t)

@@ -22,8 +22,8 @@ type EnvoyServer struct {
 	listeners map[string]string
 }
 
-// Envoy starts Envoy with a bootstrap configuration. Listeners should have
-// port_value 0: Addr tells what they got. An admin listener is added.
+// Envoy starts Envoy with a bootstrap configuration and adds an admin listener.
+// Listeners should have port_value 0; Addr returns their addresses.
 func Envoy(t testing.TB, configYAML string) *EnvoyServer {
 	t.Helper()
 	NeedsProcess(t)
@@ -34,7 +34,7 @@ func Envoy(t testing.TB, configYAML string) *EnvoyServer {
 	return e
 }
 
-// Addr is host:port of the listener called name; "" stands for the only one.
+// Addr returns host:port of the named listener; "" means the only one.
 func (e *EnvoyServer) Addr(name string) string {
 	if name == "" && len(e.listeners) == 1 {
 		for _, a := range e.listeners {
@@ -93,7 +93,7 @@ func ValidateEnvoy(t testing.TB, configYAML string) error {
 	return err
 }
 
-// EnvoyPath returns where the Envoy binary is.
+// EnvoyPath returns the path of the Envoy binary.
 func EnvoyPath() (string, error) { return envoyPath() }
 
 func envoyPath() (string, error) { return find("Envoy", []string{"envoy"}, "envoy/_bin/envoy") }
@@ -153,8 +153,8 @@ func startEnvoy(t testing.TB, configYAML string) (*EnvoyServer, error) {
 	return e, nil
 }
 
-// plain is for the servers' own admin doors; it keeps no connections, so that
-// no goroutine stays.
+// plain is the client for the servers' admin endpoints. It keeps no connection
+// alive, so no goroutine outlives a test.
 var plain = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 
 func getJSON(ctx context.Context, url string, into any) error {

@@ -20,20 +20,20 @@ type Front struct {
 	client *http.Client
 }
 
-// FrontOptions say how Envoy asks. Its zero value asks over TCP, closed on
-// failure, with Envoy's own time limit of 200 ms.
+// FrontOptions configures Envoy's ext_authz filter. The zero value denies on
+// failure and has Envoy's default timeout of 200 ms.
 type FrontOptions struct {
 	FailureModeAllow bool
-	Timeout          time.Duration // of a check; 0: Envoy's default
-	Extra            string        // further ext_authz fields, a YAML flow mapping's inside: "a: b, c: d"
+	Timeout          time.Duration // of a check; 0 means Envoy's default
+	Extra            string        // further ext_authz fields in YAML flow style: "a: b, c: d"
 	UpstreamH2       bool          // the upstream speaks HTTP/2 (gRPC)
-	RawPaths         bool          // paths go on as they came; else they are normalised
-	MergeSlashes     bool          // adjacent slashes become one
-	Transport        string        // the listener's transport_socket; empty: plain text. A YAML flow mapping
+	RawPaths         bool          // forward paths as received; false normalises them
+	MergeSlashes     bool          // replace adjacent slashes by one
+	Transport        string        // transport_socket of the listener, a YAML flow mapping; empty means plain text
 }
 
-// NewFront starts Envoy. authz is host:port or unix:///path of the
-// authorization service, upstream is host:port.
+// NewFront starts Envoy between clients and upstream (host:port). authz is the
+// address of the authorization service, host:port or unix:///path.
 func NewFront(t testing.TB, authz, upstream string, options ...FrontOptions) *Front {
 	t.Helper()
 	var o FrontOptions
@@ -88,7 +88,7 @@ static_resources:
 	return FrontOf(t, e, "front")
 }
 
-// FrontOf speaks to a listener of an Envoy with a configuration of its own.
+// FrontOf returns a client of a listener of e.
 func FrontOf(t testing.TB, e *EnvoyServer, listener string) *Front {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
@@ -110,16 +110,17 @@ func envoyAddress(a string) string {
 	return fmt.Sprintf("{socket_address: {address: %s, port_value: %s}}", host, port)
 }
 
-// Reply is an answer that came through Envoy.
+// Reply is a response received through Envoy.
 type Reply struct {
 	Status int
 	Header http.Header
 	Body   string
-	// Upstream is what the upstream saw; nil: the request did not get there.
+	// Upstream is the request as the upstream received it; nil if it did not.
 	Upstream *Seen
 }
 
-// Get sends GET / with header fields given as pairs; a name may occur twice.
+// Get sends GET / with header fields given as name, value pairs. A name may
+// occur more than once.
 func (f *Front) Get(t testing.TB, header ...string) Reply {
 	t.Helper()
 	r, err := f.Do(t.Context(), http.MethodGet, "/", header...)
@@ -129,18 +130,18 @@ func (f *Front) Get(t testing.TB, header ...string) Reply {
 	return r
 }
 
-// Bearer sends GET / with a token.
+// Bearer sends GET / with a bearer token.
 func (f *Front) Bearer(t testing.TB, token string) Reply {
 	t.Helper()
 	return f.Get(t, "Authorization", "Bearer "+token)
 }
 
-// Do sends a request with header fields given as pairs.
+// Do sends a request with header fields given as name, value pairs.
 func (f *Front) Do(ctx context.Context, method, path string, header ...string) (Reply, error) {
 	return f.DoAs(ctx, "", method, path, header...)
 }
 
-// DoAs is Do with another Host; empty: Envoy's address.
+// DoAs is Do with a Host header; an empty host means Envoy's address.
 func (f *Front) DoAs(ctx context.Context, host, method, path string, header ...string) (Reply, error) {
 	req, err := http.NewRequestWithContext(ctx, method, f.URL+path, nil)
 	if err != nil {

@@ -24,7 +24,7 @@ func TestPostgresFaults(t *testing.T) {
 	pg := OwnPostgres(t)
 	pg.Exec(t, "create table t (n int)")
 	c := pg.Connect(t)
-	Eventually(t, 20*time.Second, "the session of Exec has ended", func(ctx context.Context) error {
+	Eventually(t, 20*time.Second, "the session of Exec ends", func(ctx context.Context) error {
 		var n int
 		err := c.QueryRow(ctx, "select count(*) from pg_stat_activity where datname = current_database()").Scan(&n)
 		if err == nil && n != 1 {
@@ -36,7 +36,7 @@ func TestPostgresFaults(t *testing.T) {
 		t.Errorf("Terminate ended %d sessions, want 1", n)
 	}
 	if err := c.Ping(t.Context()); err == nil {
-		t.Error("a terminated session still answers")
+		t.Error("a terminated session still responds")
 	}
 
 	c = pg.Connect(t)
@@ -46,7 +46,7 @@ func TestPostgresFaults(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := c.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a paused server answered: %v", err)
+		t.Errorf("a paused server responded: %v", err)
 	}
 	if err := pg.Resume(); err != nil {
 		t.Fatal(err)
@@ -54,7 +54,7 @@ func TestPostgresFaults(t *testing.T) {
 
 	standby := pg.Standby(t)
 	pg.Exec(t, "insert into t values (1)")
-	Eventually(t, 20*time.Second, "the row arrives at the standby", func(ctx context.Context) error {
+	Eventually(t, 20*time.Second, "the standby receives the row", func(ctx context.Context) error {
 		c := standby.Use(pg.Database).Connect(t)
 		var n int
 		if err := c.QueryRow(ctx, "select n from t").Scan(&n); err != nil {
@@ -70,7 +70,7 @@ func TestPostgresFaults(t *testing.T) {
 	standby.Start(t)
 	var n int
 	if err := standby.Use(pg.Database).Connect(t).QueryRow(t.Context(), "select count(*) from t").Scan(&n); err != nil || n != 2 {
-		t.Errorf("after a crash %d rows, %v; want 2", n, err)
+		t.Errorf("%d rows after a crash, %v; want 2", n, err)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestPostgresShared(t *testing.T) {
 	}
 }
 
-func TestRedisComesBackEmpty(t *testing.T) {
+func TestRedisRestartsEmpty(t *testing.T) {
 	t.Parallel()
 	r := Redis(t, "maxmemory", "8mb")
 	r.Do(t, "SET", "k", "v")
@@ -92,7 +92,7 @@ func TestRedisComesBackEmpty(t *testing.T) {
 	}
 	r.Start(t)
 	if got := r.Do(t, "GET", "k"); got != nil {
-		t.Errorf("GET k = %v after a restart, want nothing", got)
+		t.Errorf("GET k = %v after a restart, want nil", got)
 	}
 }
 
@@ -131,17 +131,17 @@ func TestProxyFaults(t *testing.T) {
 	healthy := func() {
 		t.Helper()
 		p.Heal()
-		Eventually(t, 5*time.Second, "healed", func(context.Context) error { return ping() })
+		Eventually(t, 5*time.Second, "a ping succeeds after healing", func(context.Context) error { return ping() })
 	}
 	healthy()
 	for name, fault := range map[string]func(){
-		"black hole": p.BlackHole, "answers lost": p.BlackHoleAnswers, "reset": p.Reset, "down": p.Down,
+		"black hole": p.BlackHole, "responses lost": p.BlackHoleAnswers, "reset": p.Reset, "down": p.Down,
 		"cut":     func() { p.Cut(2) },
 		"latency": func() { p.Latency(time.Second) },
 	} {
 		fault()
 		if err := ping(); err == nil {
-			t.Errorf("%s: a ping came through", name)
+			t.Errorf("%s: a ping succeeded", name)
 		}
 		healthy()
 	}
@@ -177,11 +177,11 @@ static_resources:
 		t.Errorf("downstream_rq_2xx = %d, want 1", n)
 	}
 	if err := ValidateEnvoy(t, "static_resources: {listenerz: []}"); err == nil {
-		t.Error("a misspelt configuration was found valid")
+		t.Error("a misspelt key passed validation")
 	}
 }
 
-// A test process that is killed must not leave its children behind.
+// When a test process is killed, its children end too.
 func TestChildrenEndWithTheProcess(t *testing.T) {
 	t.Parallel()
 	NeedsProcess(t)

@@ -9,14 +9,14 @@ import (
 	"go.uber.org/goleak"
 )
 
-// shared holds what one test process starts at most once.
+// shared holds the functions that end what the tests of a process share.
 var shared struct {
 	sync.Mutex
 	stops []func()
 }
 
-// atEnd registers stop for Main. Without Main the kernel ends the children and
-// the next run removes the directories.
+// atEnd registers a function that Main calls last. In a package without Main,
+// the kernel ends the children and the next run removes the directories.
 func atEnd(stop func()) {
 	shared.Lock()
 	defer shared.Unlock()
@@ -33,8 +33,8 @@ func NeedsProcess(t testing.TB) {
 	}
 }
 
-// Main runs the tests of a package, stops the servers they shared, fails if a
-// goroutine is left, and exits. Call it from TestMain.
+// Main runs the tests of a package, stops their shared servers, fails if a
+// goroutine has leaked, and exits. Call it from TestMain.
 func Main(m *testing.M, options ...goleak.Option) {
 	code := m.Run()
 	shared.Lock()
@@ -50,11 +50,11 @@ func Main(m *testing.M, options ...goleak.Option) {
 	}
 	copies.Unlock()
 	if code == 0 {
-		// toxiproxy can leave a link's goroutine behind when a toxic is added at
-		// the moment the connection ends; it is no part of the product.
+		// toxiproxy can leak a goroutine when a toxic is added at the moment the
+		// connection ends. The product does not contain toxiproxy.
 		options = append(options, goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"))
 		if err := goleak.Find(options...); err != nil {
-			fmt.Fprintln(os.Stderr, "goroutines are left after the tests:", err)
+			fmt.Fprintln(os.Stderr, "the tests leak goroutines:", err)
 			code = 1
 		}
 	}

@@ -19,8 +19,8 @@ type Pooler struct {
 	path, conf, dir string
 }
 
-// PgBouncer starts a pooler before pg's server; mode is its pool_mode. Where
-// pgbouncer could not be had the test is skipped, but fails in CI.
+// PgBouncer starts a pooler in front of pg's server; mode is its pool_mode. If
+// pgbouncer is not installed, the test is skipped, but fails in CI.
 func PgBouncer(t testing.TB, pg *PG, mode string) *Pooler {
 	t.Helper()
 	NeedsProcess(t)
@@ -54,10 +54,10 @@ default_pool_size = 4
 	return p
 }
 
-// Start starts a pooler that was killed again.
+// Start restarts a pooler that was killed.
 func (p *Pooler) Start(t testing.TB) {
 	t.Helper()
-	// Its libraries are beside it where it was unpacked and not installed.
+	// If it was unpacked rather than installed, its libraries are beside it.
 	libraries, _ := filepath.Glob(filepath.Join(filepath.Dir(p.path), "../lib/*-linux-gnu"))
 	var env []string
 	for _, dir := range libraries {

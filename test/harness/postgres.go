@@ -18,8 +18,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PG is a PostgreSQL server and a database in it. Pause and Resume stop and
-// continue the server with all its sessions.
+// PG is a database on a PostgreSQL server. Pause and Resume stop and continue
+// the server with all its sessions.
 type PG struct {
 	*PGServer
 	Database string
@@ -35,12 +35,12 @@ type PGServer struct {
 	port  int
 	dir   string
 	bin   string
-	clock *Clock // nil: the machine's
+	clock *Clock // nil means the machine's
 }
 
-// Postgres returns a new database, for this test alone, in a server that all
-// tests of the process share. Whoever stops the server or changes its settings
-// uses OwnPostgres.
+// Postgres returns a new database for this test, on a server that all tests of
+// the process share. A test that stops the server or changes its settings uses
+// OwnPostgres.
 func Postgres(t testing.TB) *PG {
 	t.Helper()
 	NeedsProcess(t)
@@ -52,14 +52,14 @@ func Postgres(t testing.TB) *PG {
 	return s.NewDatabase(t)
 }
 
-// OwnPostgres starts a server for this test alone. settings are lines of
-// postgresql.conf as pairs: "max_connections", "5".
+// OwnPostgres starts a server for this test. settings are name, value pairs of
+// postgresql.conf: "max_connections", "5".
 func OwnPostgres(t testing.TB, settings ...string) *PG {
 	t.Helper()
 	return OwnPostgresAt(t, nil, settings...)
 }
 
-// OwnPostgresAt is OwnPostgres with another wall clock than the machine's.
+// OwnPostgresAt is OwnPostgres with a wall clock; nil means the machine's.
 func OwnPostgresAt(t testing.TB, clock *Clock, settings ...string) *PG {
 	t.Helper()
 	NeedsProcess(t)
@@ -81,7 +81,7 @@ var sharedPostgres = sync.OnceValues(func() (*PGServer, error) {
 
 var databases atomic.Int64
 
-// NewDatabase creates an empty database; it is dropped after the test.
+// NewDatabase creates an empty database and drops it after the test.
 func (s *PGServer) NewDatabase(t testing.TB) *PG {
 	t.Helper()
 	name := fmt.Sprintf("t%d_%d", os.Getpid(), databases.Add(1))
@@ -89,7 +89,7 @@ func (s *PGServer) NewDatabase(t testing.TB) *PG {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		// Best effort: the server may be stopped, or be a standby by now.
+		// Best effort: the server may have been stopped or become a standby.
 		if c, err := pgx.Connect(ctx, s.url("postgres")); err == nil {
 			_, _ = c.Exec(ctx, "drop database if exists "+name+" with (force)")
 			_ = c.Close(ctx)
@@ -98,15 +98,15 @@ func (s *PGServer) NewDatabase(t testing.TB) *PG {
 	return s.Use(name)
 }
 
-// Use returns the database called name, which exists already: that of the
-// primary as seen in a standby, for example.
+// Use returns an existing database by name, for example the primary's database
+// on a standby.
 func (s *PGServer) Use(name string) *PG { return &PG{PGServer: s, Database: name, URL: s.url(name)} }
 
 func (s *PGServer) url(database string) string {
 	return "postgres://postgres@" + s.Addr + "/" + database + "?sslmode=disable"
 }
 
-// Via is the URL of the database through another address, such as a Proxy's.
+// Via returns the database's URL with another address, such as a Proxy's.
 func (p *PG) Via(addr string) string { return strings.Replace(p.URL, p.Addr, addr, 1) }
 
 // Connect returns a connection that is closed after the test.
@@ -126,7 +126,7 @@ func (p *PG) Connect(t testing.TB) *pgx.Conn {
 	return c
 }
 
-// Exec runs statements in the database on a connection of its own.
+// Exec runs SQL statements in the database on a new connection.
 func (p *PG) Exec(t testing.TB, sql string, args ...any) {
 	t.Helper()
 	p.execIn(t, p.Database, sql, args...)
@@ -151,8 +151,7 @@ func (s *PGServer) execIn(t testing.TB, database, sql string, args ...any) {
 	}
 }
 
-// Terminate ends every session of the database but its own, and returns how
-// many there were.
+// Terminate ends all sessions of the database and returns their number.
 func (p *PG) Terminate(t testing.TB) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -170,7 +169,7 @@ func (p *PG) Terminate(t testing.TB) int {
 	return n
 }
 
-// Stop shuts the server down at once and in order (fast shutdown).
+// Stop ends all sessions and shuts the server down in order (fast shutdown).
 func (s *PGServer) Stop() { s.Process.Stop(syscall.SIGINT, 20*time.Second) }
 
 // Crash kills the server and all its sessions.
@@ -192,7 +191,7 @@ func (s *PGServer) Crash() {
 	})
 }
 
-// Start brings a stopped or crashed server back on its port.
+// Start restarts a stopped or crashed server on its port.
 func (s *PGServer) Start(t testing.TB) {
 	t.Helper()
 	if err := s.run(); err != nil {
@@ -200,8 +199,8 @@ func (s *PGServer) Start(t testing.TB) {
 	}
 }
 
-// Standby starts a streaming standby of the server. Promote makes it a primary
-// on a new timeline.
+// Standby starts a streaming standby of the server. Promote makes the standby a
+// primary on a new timeline.
 func (s *PGServer) Standby(t testing.TB) *PGServer {
 	t.Helper()
 	sb := &PGServer{bin: s.bin, Process: &Process{Name: "standby"}}
@@ -229,8 +228,8 @@ func (s *PGServer) Promote(t testing.TB) {
 	s.exec(t, "select pg_promote(true, 20)")
 }
 
-// postgresBin is the directory of the server's programs: the newest of
-// Debian's, one on PATH, or that in .tools.
+// postgresBin returns the directory of PostgreSQL's programs: Debian's newest
+// version, else the one in PATH, else the one in .tools.
 func postgresBin() (string, error) {
 	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	slices.SortFunc(debian, func(a, b string) int { return major(b) - major(a) })
@@ -238,7 +237,7 @@ func postgresBin() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path, err = filepath.EvalSymlinks(path) // its other programs are beside it, not beside a link to it
+	path, err = filepath.EvalSymlinks(path) // initdb and the others are beside the file, not beside a link to it
 	return filepath.Dir(path), err
 }
 
@@ -265,8 +264,8 @@ func newPostgres(name string, clock *Clock, settings ...string) (*PGServer, erro
 	conf := append([]string{
 		"listen_addresses", "'127.0.0.1'", "unix_socket_directories", "''",
 		"max_connections", "200", "shared_buffers", "'32MB'", "max_prepared_transactions", "20",
-		// A killed server keeps what the kernel has taken; only a machine that
-		// loses power would not, and no test does that.
+		// Without fsync, data survives a killed server, because the kernel has
+		// it. Only a power failure would lose data, and no test simulates one.
 		"fsync", "off", "full_page_writes", "off",
 		"wal_level", "replica", "max_wal_senders", "10", "hot_standby", "on", "wal_keep_size", "'64MB'",
 		"autovacuum_naptime", "'60s'", "log_min_messages", "warning", "log_line_prefix", "'%m [%p] %d '",
@@ -306,7 +305,7 @@ func (s *PGServer) run() error {
 	p, err := start(command{
 		name: s.Name, path: filepath.Join(s.bin, "postgres"), dir: s.dir, env: append(s.libraries(), env...),
 		args: []string{"-D", s.Data, "-p", strconv.Itoa(s.port)},
-		// Immediate shutdown: the sessions end too, and shared memory is given back.
+		// Immediate shutdown, which also ends the sessions and frees shared memory.
 		death: syscall.SIGQUIT,
 	})
 	if err != nil {
@@ -333,7 +332,8 @@ func (s *PGServer) remove() {
 	_ = os.RemoveAll(s.dir)
 }
 
-// libraries lets the programs of the wheel find its own libpq.
+// libraries returns the environment in which the programs of the Python wheel
+// find its libpq.
 func (s *PGServer) libraries() []string {
 	return []string{"LD_LIBRARY_PATH=" + filepath.Join(filepath.Dir(s.bin), "lib")}
 }

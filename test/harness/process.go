@@ -27,18 +27,18 @@ type Process struct {
 	err    error // of Wait; read after exited is closed
 }
 
-// command says what to start. Death is the signal the kernel sends to the
-// child when this process dies: SIGKILL if zero.
+// command describes a child process. death is the signal that the kernel sends
+// to the child when this process dies; 0 means SIGKILL.
 type command struct {
 	name  string
 	path  string
 	args  []string
 	env   []string // added to a minimal environment
-	dir   string   // working directory; its own log goes beside it
+	dir   string   // working directory; the log is written there too
 	death syscall.Signal
 }
 
-// start runs c. It does not wait for anything.
+// start starts c and does not wait until it is ready.
 func start(c command) (*Process, error) {
 	log, err := os.OpenFile(filepath.Join(c.dir, c.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -67,35 +67,35 @@ func start(c command) (*Process, error) {
 	return p, nil
 }
 
-// PID is the child's process id.
+// PID returns the child's process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Exited is closed when the child has ended.
+// Exited returns a channel that is closed when the child has ended.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// ExitCode waits for the end, at most for wait. -1: ended by a signal; an
-// error: still running.
+// ExitCode waits up to wait for the child to end and returns its exit code, or
+// -1 if a signal ended it. It returns an error if the child is still running.
 func (p *Process) ExitCode(wait time.Duration) (int, error) {
 	select {
 	case <-p.exited:
 		return p.cmd.ProcessState.ExitCode(), nil
 	case <-time.After(wait):
-		return 0, fmt.Errorf("%s still runs after %s", p.Name, wait)
+		return 0, fmt.Errorf("%s is still running after %s", p.Name, wait)
 	}
 }
 
 // Signal sends s to the child alone.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 
-// Pause stops the child and all its descendants (SIGSTOP): connections stay
-// open and nothing answers.
+// Pause stops the child and its descendants (SIGSTOP). Connections stay open
+// and receive no response.
 func (p *Process) Pause() error { return p.signalAll(syscall.SIGSTOP) }
 
 // Resume undoes Pause.
 func (p *Process) Resume() error { return p.signalAll(syscall.SIGCONT) }
 
 func (p *Process) signalAll(s syscall.Signal) error {
-	pids := descendants(p.PID()) // first: they are nobody's once p is dead
+	pids := descendants(p.PID()) // before p dies, which re-parents them
 	errs := []error{p.Signal(s)}
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -105,14 +105,14 @@ func (p *Process) signalAll(s syscall.Signal) error {
 	return errors.Join(errs...)
 }
 
-// Kill ends the child at once (SIGKILL) and waits for it.
+// Kill kills the child (SIGKILL) and waits until it has ended.
 func (p *Process) Kill() {
 	_ = p.Signal(syscall.SIGKILL)
 	<-p.exited
 }
 
-// Stop asks the child to end with s, kills it after wait, and returns when it
-// has ended.
+// Stop sends s to the child, kills it if it runs longer than wait, and returns
+// when it has ended.
 func (p *Process) Stop(s os.Signal, wait time.Duration) {
 	_ = p.Signal(s)
 	_ = p.Signal(syscall.SIGCONT)
@@ -124,7 +124,7 @@ func (p *Process) Stop(s os.Signal, wait time.Duration) {
 	}
 }
 
-// Log is what the child has written so far.
+// Log returns what the child has written so far.
 func (p *Process) Log() string {
 	b, err := os.ReadFile(p.log)
 	if err != nil {
@@ -133,7 +133,7 @@ func (p *Process) Log() string {
 	return string(b)
 }
 
-// tail is the end of the log, for failures.
+// tail returns the end of the log, for failure messages.
 func (p *Process) tail() string {
 	const most = 8 << 10
 	s := p.Log()
@@ -143,7 +143,7 @@ func (p *Process) tail() string {
 	return s
 }
 
-// attach shows the end of the log when t has failed.
+// attach prints the end of the log if t has failed.
 func (p *Process) attach(t testing.TB) {
 	if t.Failed() {
 		t.Logf("--- log of %s (pid %d):\n%s", p.Name, p.PID(), p.tail())
@@ -151,7 +151,7 @@ func (p *Process) attach(t testing.TB) {
 	}
 }
 
-// keep copies the whole log to the directory HARNESS_LOGS names, if it does.
+// keep copies the whole log to the directory in $HARNESS_LOGS, if it is set.
 func keep(p *Process) {
 	if dir := os.Getenv("HARNESS_LOGS"); dir != "" {
 		_ = os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d.log", p.Name, p.PID())), []byte(p.Log()), 0o600)
@@ -182,13 +182,13 @@ func (p *Process) await(wait time.Duration, ready func(context.Context) error) e
 	return fmt.Errorf("%s was not ready within %s: %w\n%s", p.Name, wait, err, p.tail())
 }
 
-// portTaken reports whether the child ended because somebody else had its port.
+// portTaken reports whether the child ended because its port was in use.
 func (p *Process) portTaken() bool {
 	s := strings.ToLower(p.Log())
 	return strings.Contains(s, "address already in use") || strings.Contains(s, "address in use")
 }
 
-// descendants of pid, children before grandchildren.
+// descendants returns the descendants of pid, children before grandchildren.
 func descendants(pid int) []int {
 	children := map[int][]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -197,7 +197,7 @@ func descendants(pid int) []int {
 		if err != nil {
 			continue
 		}
-		// pid (comm) state ppid …: comm may hold anything, so from its last ')'.
+		// pid (comm) state ppid …: comm may contain ')', so cut at the last one.
 		fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 		id, err1 := strconv.Atoi(filepath.Base(filepath.Dir(name)))
 		parent, err2 := strconv.Atoi(string(fields[1]))
@@ -213,9 +213,9 @@ func descendants(pid int) []int {
 	return all
 }
 
-// forks starts children from one thread that lives as long as any of them:
-// the kernel's death signal is tied to the thread that forked, and Go ends
-// threads at will.
+// forks starts children from one thread that outlives all of them. The kernel
+// sends the death signal when the thread that forked ends, and Go ends threads
+// at any time.
 var forks forker
 
 type forker struct {

@@ -13,9 +13,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// FaultProxy stands between the product and a server and spoils the connection.
-// Faults act on connections that are open as well as on new ones, and add up;
-// Heal ends them all.
+// FaultProxy is a TCP proxy between the product and a server that injects
+// faults. A fault affects open and new connections; faults accumulate until
+// Heal removes all of them.
 type FaultProxy struct {
 	Addr string // host:port, stable while the proxy lives
 
@@ -46,29 +46,29 @@ func Proxy(t testing.TB, upstream string) *FaultProxy {
 	return nil
 }
 
-// Latency delays answers by d.
+// Latency delays responses by d.
 func (p *FaultProxy) Latency(d time.Duration) {
 	p.toxic("latency", "downstream", fmt.Sprintf(`{"latency": %d, "jitter": 0}`, d.Milliseconds()))
 }
 
-// BlackHole swallows everything in both directions; connections stay open.
+// BlackHole discards data in both directions. Connections stay open.
 func (p *FaultProxy) BlackHole() {
 	p.toxic("timeout", "upstream", `{"timeout": 0}`)
 	p.toxic("timeout", "downstream", `{"timeout": 0}`)
 }
 
-// BlackHoleAnswers lets requests through and swallows their answers.
+// BlackHoleAnswers forwards requests and discards the responses.
 func (p *FaultProxy) BlackHoleAnswers() { p.toxic("timeout", "downstream", `{"timeout": 0}`) }
 
-// Reset answers whatever is sent with a TCP reset.
+// Reset replies to any data with a TCP reset.
 func (p *FaultProxy) Reset() { p.toxic("reset_peer", "upstream", `{"timeout": 0}`) }
 
-// Cut closes a connection after it has carried n bytes of answers.
+// Cut closes each connection after n bytes of responses.
 func (p *FaultProxy) Cut(n int) {
 	p.toxic("limit_data", "downstream", fmt.Sprintf(`{"bytes": %d}`, n))
 }
 
-// Down ends all connections and refuses new ones.
+// Down closes all connections and refuses new ones.
 func (p *FaultProxy) Down() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,10 +78,10 @@ func (p *FaultProxy) Down() {
 	}
 }
 
-// Drop ends all connections; new ones are served.
+// Drop closes all connections and accepts new ones.
 func (p *FaultProxy) Drop() { p.Down(); p.up() }
 
-// Redirect ends all connections; new ones go to upstream.
+// Redirect closes all connections and forwards new ones to upstream.
 func (p *FaultProxy) Redirect(upstream string) {
 	p.Down()
 	p.mu.Lock()
@@ -90,7 +90,7 @@ func (p *FaultProxy) Redirect(upstream string) {
 	p.up()
 }
 
-// Heal ends every fault. Connections that were spoilt may be closed by it.
+// Heal removes all faults. It may close connections that were affected.
 func (p *FaultProxy) Heal() {
 	p.proxy.Toxics.ResetToxics(context.Background())
 	p.up()

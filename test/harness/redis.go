@@ -15,30 +15,29 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// RedisServer is one redis-server or valkey-server process. Faults are made
-// with Stop, Start, Kill, Pause and Resume; it comes back on the same port, and
-// empty.
+// RedisServer is one redis-server or valkey-server process. Stop, Start, Kill,
+// Pause and Resume inject faults. It restarts on the same port, and empty.
 type RedisServer struct {
 	*Process
 	Addr string // host:port
 	URL  string // redis://…/0
 
 	port    int
-	bus     int // port of the cluster bus; 0: not a cluster node
+	bus     int // port of the cluster bus; 0 if not a cluster node
 	dir     string
 	args    []string
-	clock   *Clock // nil: the machine's
+	clock   *Clock // nil means the machine's
 	settled func(context.Context) error
 }
 
-// Redis starts an empty standalone server for this test. settings are lines of
-// redis.conf as pairs: "maxmemory", "1mb".
+// Redis starts an empty standalone server for this test. settings are name,
+// value pairs of redis.conf: "maxmemory", "1mb".
 func Redis(t testing.TB, settings ...string) *RedisServer {
 	t.Helper()
 	return startRedis(t, "redis", false, nil, settings...)
 }
 
-// RedisAt is Redis with another wall clock than the machine's.
+// RedisAt is Redis with a wall clock; nil means the machine's.
 func RedisAt(t testing.TB, clock *Clock, settings ...string) *RedisServer {
 	t.Helper()
 	return startRedis(t, "redis", false, clock, settings...)
@@ -51,7 +50,7 @@ func (r *RedisServer) Client(t testing.TB) *redis.Client {
 	return c
 }
 
-// Do runs one command on a connection of its own.
+// Do runs one command on a new connection.
 func (r *RedisServer) Do(t testing.TB, args ...any) any {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -65,10 +64,10 @@ func (r *RedisServer) Do(t testing.TB, args ...any) any {
 	return v
 }
 
-// Stop ends the server at once; nothing it held survives.
+// Stop kills the server. Its data is lost.
 func (r *RedisServer) Stop() { r.Kill() }
 
-// Start brings a stopped server back on its port.
+// Start restarts a stopped server on its port.
 func (r *RedisServer) Start(t testing.TB) {
 	t.Helper()
 	if err := r.run(); err != nil {
@@ -154,7 +153,7 @@ func lines(pairs []string) string {
 	return b.String()
 }
 
-// SentinelGroup is a master, one replica of it and three sentinels.
+// SentinelGroup is a master, its replica, and three sentinels.
 type SentinelGroup struct {
 	Master, Replica *RedisServer
 	Sentinels       []*RedisServer
@@ -162,7 +161,7 @@ type SentinelGroup struct {
 	Name            string   // of the master set
 }
 
-// Sentinel starts a group in which a dead master is noticed after a second.
+// Sentinel starts a group whose sentinels detect a dead master after a second.
 func Sentinel(t testing.TB) *SentinelGroup {
 	t.Helper()
 	NeedsProcess(t)
@@ -205,7 +204,7 @@ sentinel parallel-syncs %s 1
 	return g
 }
 
-// Current is the address of the master as the sentinels see it now.
+// Current returns the master's address according to the first sentinel.
 func (g *SentinelGroup) Current(ctx context.Context) (string, error) {
 	m, err := sentinelMaster(ctx, g.Sentinels[0], g.Name)
 	if err != nil {
@@ -226,8 +225,8 @@ type Cluster struct {
 	Addrs []string
 }
 
-// RedisCluster starts a cluster of masters, each with the given number of
-// replicas (left out: none), that covers all slots.
+// RedisCluster starts a cluster that covers all slots. replicas is the number
+// of replicas of each master; without it there are none.
 func RedisCluster(t testing.TB, masters int, replicas ...int) *Cluster {
 	t.Helper()
 	each := 0
@@ -280,7 +279,7 @@ func RedisCluster(t testing.TB, masters int, replicas ...int) *Cluster {
 	return c
 }
 
-// Settle waits until every node sees the cluster as complete and healthy.
+// Settle waits until every node reports the cluster as complete and healthy.
 func (c *Cluster) Settle(t testing.TB) {
 	t.Helper()
 	Eventually(t, 30*time.Second, "cluster is complete", func(ctx context.Context) error {
@@ -304,9 +303,9 @@ func nodeText(ctx context.Context, n *RedisServer, args ...any) (string, error) 
 	return c.Do(ctx, args...).Text()
 }
 
-// Forget removes what a stopped cluster node remembers of its cluster, so that
-// it comes back as a stranger.
+// Forget removes a stopped node's record of its cluster, so that it restarts as
+// a node of no cluster.
 func (r *RedisServer) Forget() error { return os.RemoveAll(filepath.Join(r.dir, "nodes.conf")) }
 
-// Terminate asks the server to end in an orderly way.
+// Terminate shuts the server down in order (SIGTERM).
 func (r *RedisServer) Terminate() { r.Process.Stop(syscall.SIGTERM, 10*time.Second) }

@@ -15,52 +15,52 @@ import (
 	"jwtbouncer/authz/authztest"
 )
 
-// Rig is a whole installation: an issuer, a store, perhaps Redis, one or more
-// sidecars, each with an Envoy in front of one upstream.
+// Rig is a whole installation: an issuer, a store, optionally Redis, and one or
+// more sidecars, each with an Envoy in front of the one upstream.
 type Rig struct {
 	Issuer   *authztest.Issuer
 	Upstream *UpstreamServer
 	PG       *PG          // nil with SQLite
 	SQLite   string       // path of the database file; empty with PostgreSQL
-	Redis    *RedisServer // nil without
-	// The sidecars reach PostgreSQL and Redis through these; nil without Faults.
+	Redis    *RedisServer // nil if RigOptions.Redis is false
+	// Proxies between the sidecars and PostgreSQL or Redis; nil without Faults.
 	PGProxy, RedisProxy *FaultProxy
 	Bouncers            []*BouncerServer
 	Fronts              []*Front
-	// Bouncer and Front are the first of them.
+	// Bouncer and Front are the first of Bouncers and Fronts.
 	Bouncer *BouncerServer
 	Front   *Front
 	Config  string // without the listen stanza
 }
 
-// RigOptions describe a Rig. The zero value is one sidecar on SQLite with a
-// replica.
+// RigOptions configures a Rig. The zero value is one sidecar on SQLite in
+// replica mode.
 type RigOptions struct {
 	Postgres      bool
-	OwnPostgres   []string // settings of a server of its own; not nil: as Postgres
+	OwnPostgres   []string // settings of a dedicated server; not nil implies Postgres
 	Redis         bool
 	RedisSettings []string
-	RedisURL      string // instead of a server of the rig's own
-	StoreURL      string // instead of a store of the rig's own
+	RedisURL      string // Redis that the test has started
+	StoreURL      string // store that the test has started
 	Lookup        bool   // replica: off
 	Allow         bool   // on_revocation_unknown: allow
-	Faults        bool   // proxies before PostgreSQL and Redis
+	Faults        bool   // put proxies in front of PostgreSQL and Redis
 	MaxStaleness  time.Duration
 	SyncInterval  time.Duration
-	Sidecars      int    // 0: 1
+	Sidecars      int    // 0 means 1
 	Config        string // further stanzas
 	Revocation    string // further settings of the revocation stanza: "a: b, c: d"
-	JWKS          string // 0: the issuer's URL
+	JWKS          string // empty means the issuer's URL
 	Issuer        *authztest.Issuer
 	Front         FrontOptions
 	NoFront       bool
 	Bouncer       BouncerOptions
-	// The wall clocks of the servers, where they are not the machine's; that of
-	// the sidecars is Bouncer.Clock.
+	// Wall clocks of the servers; nil means the machine's. Bouncer.Clock is the
+	// sidecars'.
 	PGClock, RedisClock *Clock
 }
 
-// NewRig starts everything and waits until it is ready.
+// NewRig starts the installation and waits until it is ready.
 func NewRig(t testing.TB, o RigOptions) *Rig {
 	t.Helper()
 	NeedsProcess(t)
@@ -139,21 +139,22 @@ func onOff(v bool, on, off string) string {
 	return off
 }
 
-// Token mints a good token; claims may be nil.
+// Token mints a valid token; claims may be nil.
 func (r *Rig) Token(claims map[string]any) string { return r.Issuer.Mint(claims) }
 
-// Receipt is the API's answer to a revocation.
+// Receipt is the API's response to a revocation request.
 type Receipt struct {
 	Status int
 	Body   string
 }
 
-// TryRevoke posts a revocation, or an array of them, to the first sidecar.
+// TryRevoke posts a revocation request, or an array of them, to the first
+// sidecar.
 func (r *Rig) TryRevoke(ctx context.Context, revocation any) (Receipt, error) {
 	return PostRevocation(ctx, r.Bouncer.HTTP, revocation)
 }
 
-// Revoke is TryRevoke that must succeed.
+// Revoke is TryRevoke; it fails the test unless the revocation is acknowledged.
 func (r *Rig) Revoke(t testing.TB, revocation any) Receipt {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -165,7 +166,7 @@ func (r *Rig) Revoke(t testing.TB, revocation any) Receipt {
 	return rec
 }
 
-// PostRevocation posts a revocation to the sidecar at base.
+// PostRevocation posts a revocation request to the sidecar at base.
 func PostRevocation(ctx context.Context, base string, revocation any) (Receipt, error) {
 	body, err := json.Marshal(revocation)
 	if err != nil {
@@ -185,9 +186,9 @@ func PostRevocation(ctx context.Context, base string, revocation any) (Receipt, 
 	return Receipt{resp.StatusCode, string(text)}, err
 }
 
-// Denied waits until the front answers status for a token, and returns how
-// long that took.
-func (f *Front) Denied(t testing.TB, token string, status int, within time.Duration) time.Duration {
+// AwaitStatus waits until a request with the token is answered with status, and
+// returns how long that took.
+func (f *Front) AwaitStatus(t testing.TB, token string, status int, within time.Duration) time.Duration {
 	t.Helper()
 	start := time.Now()
 	Eventually(t, within, fmt.Sprintf("status %d", status), func(context.Context) error {

@@ -9,19 +9,20 @@ import (
 	"time"
 )
 
-// UpstreamServer is the service behind Envoy: it answers 200 with what it got.
+// UpstreamServer is the service behind Envoy. It responds with 200 and the
+// request as JSON.
 type UpstreamServer struct {
 	Addr  string
 	Calls atomic.Int64
 }
 
-// Seen is a request as the upstream saw it.
+// Seen is a request as the upstream received it.
 type Seen struct {
 	Method, Host, Path string
 	Header             http.Header
 }
 
-// Upstream starts one.
+// Upstream starts an UpstreamServer.
 func Upstream(t testing.TB) *UpstreamServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

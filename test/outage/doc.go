@@ -1,10 +1,10 @@
-// Package outage takes away, one at a time and together, what the product
-// depends on, and holds it to its invariants meanwhile:
+// Package outage makes the product's dependencies fail, one at a time and
+// together, and checks the product's invariants meanwhile:
 //
-//   - a forged token is answered 401, but 503 while its key is looked for at an issuer that answered last time;
-//   - a revoked token is never allowed beyond the guarantee's bound;
-//   - a revocation that was acknowledged is durable;
-//   - a check is never answered by an RPC error;
-//   - /livez stays OK, and no process ends;
-//   - after healing, good tokens pass within five seconds, without a restart.
+//   - a forged token is denied with 401, or with 503 while the issuer is asked for its key;
+//   - a revoked token is never allowed later than max_staleness after the receipt;
+//   - an acknowledged revocation is durable;
+//   - no check is answered with an RPC error;
+//   - /livez stays OK, and the sidecar keeps running;
+//   - within five seconds of healing, valid tokens are allowed, without a restart.
 package outage

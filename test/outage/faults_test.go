@@ -13,47 +13,47 @@ import (
 )
 
 const (
-	short = 1500 * time.Millisecond // the replica stays fresh
-	long  = bound + 2*time.Second   // nothing stays fresh
+	withinStaleness = 1500 * time.Millisecond      // short enough for the replica to stay fresh
+	beyondStaleness = maxStaleness + 2*time.Second // so long that nothing stays fresh
 )
 
-// fault is one way to fail.
+// fault is one way in which a dependency fails.
 type fault struct {
 	name string
 	hold time.Duration // how long it lasts
-	// inject makes it; what it returns heals it.
+	// inject causes the fault and returns the function that heals it.
 	inject func(t *testing.T, r *harness.Rig) (heal func())
-	// The least share of good tokens that must pass meanwhile, in replica and
-	// in lookup mode.
+	// The share of valid tokens that must be allowed during the fault, in
+	// replica and in lookup mode.
 	replica, lookup float64
 }
 
 var redisFaults = []fault{
-	{"redis killed and back empty", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis killed and restarted empty", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.Redis.Stop()
 		return func() { r.Redis.Start(t) }
 	}, 1, 0.9},
-	{"redis stopped in its tracks (SIGSTOP)", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis frozen (SIGSTOP)", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		must(t, r.Redis.Pause())
 		return func() { must(t, r.Redis.Resume()) }
 	}, 1, 0.9},
-	{"redis black hole", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"redis black hole", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.RedisProxy.BlackHole()
 		return r.RedisProxy.Heal
 	}, 1, 0.9},
-	{"redis 60 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"redis 60 ms slow", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.RedisProxy.Latency(60 * time.Millisecond)
 		return r.RedisProxy.Heal
 	}, 1, 0.9},
-	{"redis 800 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"redis 800 ms slow", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.RedisProxy.Latency(800 * time.Millisecond)
 		return r.RedisProxy.Heal
 	}, 1, 0.9},
-	{"redis resets connections", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"redis resets connections", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.RedisProxy.Reset()
 		return r.RedisProxy.Heal
 	}, 1, 0.9},
-	{"redis replies cut in the middle", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"redis replies truncated", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.RedisProxy.Cut(7)
 		return r.RedisProxy.Heal
 	}, 1, 0.9},
@@ -71,43 +71,43 @@ var redisFaults = []fault{
 		}()
 		return func() { cancel(); <-done; r.RedisProxy.Heal() }
 	}, 1, 0.9},
-	{"redis DEBUG SLEEP", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis DEBUG SLEEP", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		done := make(chan struct{})
 		go func() { defer close(done); r.Redis.Do(t, "DEBUG", "SLEEP", "1.4") }()
 		return func() { <-done }
 	}, 1, 0.9},
-	{"redis CLIENT PAUSE", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis CLIENT PAUSE", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.Redis.Do(t, "CLIENT", "PAUSE", 1400, "ALL")
 		return func() {}
 	}, 1, 0.9},
-	{"redis READONLY", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis READONLY", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		other := harness.Redis(t)
 		host, port, err := net.SplitHostPort(other.Addr)
 		must(t, err)
 		r.Redis.Do(t, "REPLICAOF", host, port)
 		return func() { r.Redis.Do(t, "REPLICAOF", "NO", "ONE") }
 	}, 1, 0.9},
-	{"redis out of memory", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis out of memory", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "1")
 		return func() { r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "0") }
 	}, 1, 0.9},
-	{"redis evicts", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis evicts", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.Redis.Do(t, "CONFIG", "SET", "maxmemory-policy", "allkeys-random")
 		r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "1")
 		return func() { r.Redis.Do(t, "CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", "noeviction") }
 	}, 1, 0.9},
-	{"redis FLUSHALL over and over", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis FLUSHALL repeatedly", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		return repeat(t, 20*time.Millisecond, func() { r.Redis.Do(t, "FLUSHALL") })
 	}, 1, 0.9},
-	{"redis maxclients reached", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis maxclients reached", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.Redis.Do(t, "CONFIG", "SET", "maxclients", "1")
 		r.RedisProxy.Drop()
 		return func() {
-			r.Redis.Stop() // CONFIG SET would need a connection
+			r.Redis.Stop() // a CONFIG SET would need a connection
 			r.Redis.Start(t)
 		}
 	}, 1, 0.9},
-	{"redis wants a password", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis password changed", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.Redis.Do(t, "CONFIG", "SET", "requirepass", "changed")
 		r.RedisProxy.Drop()
 		return func() {
@@ -115,58 +115,58 @@ var redisFaults = []fault{
 			r.Redis.Start(t)
 		}
 	}, 1, 0.9},
-	{"redis subscribers killed over and over", short, func(t *testing.T, r *harness.Rig) func() {
+	{"redis subscribers killed repeatedly", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		return repeat(t, 50*time.Millisecond, func() { r.Redis.Do(t, "CLIENT", "KILL", "TYPE", "pubsub") })
 	}, 1, 0.9},
 }
 
 var postgresFaults = []fault{
-	{"postgres stopped", short, stopPostgres, 1, 0},
-	{"postgres stopped beyond the bound", long, stopPostgres, 0, 0},
-	{"postgres killed", short, func(t *testing.T, r *harness.Rig) func() {
+	{"postgres stopped", withinStaleness, stopPostgres, 1, 0},
+	{"postgres stopped beyond max_staleness", beyondStaleness, stopPostgres, 0, 0},
+	{"postgres killed", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.PG.Crash()
 		return func() { r.PG.Start(t) }
 	}, 1, 0},
-	{"postgres stopped in its tracks (SIGSTOP)", short, func(t *testing.T, r *harness.Rig) func() {
+	{"postgres frozen (SIGSTOP)", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		must(t, r.PG.Pause())
 		return func() { must(t, r.PG.Resume()) }
 	}, 1, 0},
-	{"postgres black hole", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"postgres black hole", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.PGProxy.BlackHole()
 		return r.PGProxy.Heal
 	}, 1, 0},
-	{"postgres black hole beyond the bound", long, func(_ *testing.T, r *harness.Rig) func() {
+	{"postgres black hole beyond max_staleness", beyondStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.PGProxy.BlackHole()
 		return r.PGProxy.Heal
 	}, 0, 0},
-	{"postgres answers lost", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"postgres responses lost", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.PGProxy.BlackHoleAnswers()
 		return r.PGProxy.Heal
 	}, 1, 0},
-	{"postgres 60 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"postgres 60 ms slow", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.PGProxy.Latency(60 * time.Millisecond)
 		return r.PGProxy.Heal
 	}, 1, 0},
-	{"postgres 800 ms slow", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"postgres 800 ms slow", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.PGProxy.Latency(800 * time.Millisecond)
 		return r.PGProxy.Heal
 	}, 1, 0},
-	{"postgres resets connections", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"postgres resets connections", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.PGProxy.Reset()
 		return r.PGProxy.Heal
 	}, 1, 0},
-	{"postgres replies cut in the middle", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"postgres responses truncated", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.PGProxy.Cut(600)
 		return r.PGProxy.Heal
 	}, 1, 0},
-	{"postgres sessions terminated", short, func(t *testing.T, r *harness.Rig) func() {
+	{"postgres sessions terminated", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.PG.Terminate(t)
 		return func() {}
 	}, 1, 0.9},
-	{"postgres sessions terminated over and over", short, func(t *testing.T, r *harness.Rig) func() {
+	{"postgres sessions terminated repeatedly", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		return repeat(t, 300*time.Millisecond, func() { r.PG.Terminate(t) })
 	}, 1, 0.9},
-	{"postgres table locked", short, func(t *testing.T, r *harness.Rig) func() {
+	{"postgres table locked", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		c := r.PG.Connect(t)
 		tx, err := c.Begin(t.Context())
 		must(t, err)
@@ -174,7 +174,7 @@ var postgresFaults = []fault{
 		must(t, err)
 		return func() { must(t, tx.Rollback(context.WithoutCancel(t.Context()))) }
 	}, 1, 0},
-	{"postgres read-only", short, func(t *testing.T, r *harness.Rig) func() {
+	{"postgres read-only", withinStaleness, func(t *testing.T, r *harness.Rig) func() {
 		r.PG.Exec(t, "alter database "+r.PG.Database+" set default_transaction_read_only = on")
 		r.PG.Terminate(t)
 		return func() {
@@ -184,16 +184,16 @@ var postgresFaults = []fault{
 			r.PG.Terminate(t)
 		}
 	}, 1, 0.9},
-	{"postgres connections exhausted", short, exhaust, 1, 0},
+	{"postgres connections exhausted", withinStaleness, exhaust, 1, 0},
 }
 
 var bothFaults = []fault{
-	{"both black holes", short, func(_ *testing.T, r *harness.Rig) func() {
+	{"both black holes", withinStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.RedisProxy.BlackHole()
 		r.PGProxy.BlackHole()
 		return func() { r.RedisProxy.Heal(); r.PGProxy.Heal() }
 	}, 1, 0},
-	{"both away beyond the bound", long, func(_ *testing.T, r *harness.Rig) func() {
+	{"both down beyond max_staleness", beyondStaleness, func(_ *testing.T, r *harness.Rig) func() {
 		r.RedisProxy.Down()
 		r.PGProxy.Down()
 		return func() { r.RedisProxy.Heal(); r.PGProxy.Heal() }
@@ -205,8 +205,8 @@ func stopPostgres(t *testing.T, r *harness.Rig) func() {
 	return func() { r.PG.Start(t) }
 }
 
-// exhaust holds every connection slot and ends the product's sessions, so that
-// it cannot come back.
+// exhaust takes every connection slot and ends the product's sessions, so that
+// the product cannot reconnect.
 func exhaust(t *testing.T, r *harness.Rig) func() {
 	ctx := context.WithoutCancel(t.Context())
 	var held []*pgx.Conn
@@ -220,7 +220,7 @@ func exhaust(t *testing.T, r *harness.Rig) func() {
 		}
 	}
 	fill()
-	// One of ours ends the product's, and the others take the slots.
+	// One held session ends the product's; new ones take the freed slots.
 	for range 3 {
 		_, err := held[0].Exec(ctx, "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", r.PG.Database)
 		must(t, err)
@@ -253,8 +253,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestFaults walks through every fault, in both modes and both policies for
-// what cannot be proved, against one installation each.
+// TestFaults injects every fault in turn, on one installation for each mode and
+// each setting of what happens when revocation is unknown.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, lookup := range []bool{false, true} {
@@ -268,10 +268,10 @@ func TestFaults(t *testing.T) {
 					t.Parallel()
 					r := harness.NewRig(t, harness.RigOptions{
 						OwnPostgres: []string{"max_connections", "60"}, Redis: true, Faults: true,
-						// Without the race detector, which makes a check so slow that
-						// deadlines are missed for want of a processor; other tests have it.
+						// Without the race detector: it makes checks so slow that they
+						// miss deadlines for want of CPU. Other tests use it.
 						Bouncer: harness.BouncerOptions{Plain: true},
-						Lookup:  lookup, Allow: allow, MaxStaleness: bound, SyncInterval: 500 * time.Millisecond,
+						Lookup:  lookup, Allow: allow, MaxStaleness: maxStaleness, SyncInterval: 500 * time.Millisecond,
 						Front: harness.FrontOptions{FailureModeAllow: true, Timeout: 2 * time.Second},
 					})
 					for _, f := range group.faults {
@@ -286,33 +286,33 @@ func TestFaults(t *testing.T) {
 }
 
 func (f fault) run(t *testing.T, r *harness.Rig, lookup, allow bool) {
-	fresh(t, r)
-	w := watching(t, r, lookup && allow)
-	w.forget()
+	awaitFreshReplica(t, r)
+	m := startMonitor(t, r, lookup && allow)
+	m.resetCounts()
 	heal := f.inject(t, r)
 	harness.Pause(t.Context(), f.hold)
-	passed := w.passed()
+	passed := m.allowedShare()
 	want := f.replica
 	if lookup {
 		want = f.lookup
 	}
 	if allow {
-		want = max(want, 0.9) // what cannot be proved is allowed
+		want = max(want, 0.9) // unknown revocation is allowed
 	}
-	// Some meet the instant of the fault, and on a busy machine some miss their
-	// deadline for reasons of its own.
+	// Some checks coincide with the start of the fault, and on a busy machine
+	// some miss their deadline anyway.
 	slack := 0.15
 	if f.name == "postgres sessions terminated" {
 		slack = 0 // promised in docs/operations.md
 	}
 	if passed < want-slack {
-		t.Errorf("%.1f %% of good tokens passed during the fault, want %.0f %%", 100*passed, 100*want)
+		t.Errorf("%.1f %% of valid tokens were allowed during the fault, want %.0f %%", 100*passed, 100*want)
 	}
 	heal()
-	took := w.recovered(5 * time.Second)
-	w.durable()
-	w.end()
-	t.Logf("%.1f %% of good tokens passed during the fault; recovered after %s", 100*passed, took.Round(time.Millisecond))
+	took := m.awaitRecovery(5 * time.Second)
+	m.checkDurable()
+	m.end()
+	t.Logf("%.1f %% of valid tokens were allowed during the fault; recovered after %s", 100*passed, took.Round(time.Millisecond))
 	select {
 	case <-r.Bouncer.Exited():
 		t.Fatal("the sidecar has ended")

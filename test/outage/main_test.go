@@ -9,7 +9,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// These tests wait far more than they compute.
+	// These tests mostly wait, so more of them can run than there are CPUs.
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}

@@ -8,10 +8,10 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// TestPgBouncer: a pooler between sidecar and PostgreSQL. By transaction it
-// gives each of them another session, so nothing may depend on one: neither
-// prepared statements nor settings nor LISTEN. (Statement pooling allows no
-// transactions and is not supported.)
+// TestPgBouncer puts a pooler between the sidecar and PostgreSQL. With
+// transaction pooling, each transaction may run in another session, so the
+// product must not rely on session state: prepared statements, settings,
+// LISTEN. (Statement pooling forbids transactions and is not supported.)
 func TestPgBouncer(t *testing.T) {
 	t.Parallel()
 	for _, pool := range []string{"session", "transaction"} {
@@ -19,12 +19,12 @@ func TestPgBouncer(t *testing.T) {
 			pg := harness.OwnPostgres(t)
 			pooler := harness.PgBouncer(t, pg, pool)
 			r := harness.NewRig(t, harness.RigOptions{StoreURL: pg.Via(pooler.Addr), Redis: true, Lookup: lookup,
-				MaxStaleness: bound, SyncInterval: 500 * time.Millisecond})
-			w := watching(t, r, false)
-			w.forget()
-			harness.Pause(t.Context(), short)
-			if p := w.passed(); p < 0.99 {
-				t.Errorf("%.1f %% of good tokens passed, want all", 100*p)
+				MaxStaleness: maxStaleness, SyncInterval: 500 * time.Millisecond})
+			m := startMonitor(t, r, false)
+			m.resetCounts()
+			harness.Pause(t.Context(), withinStaleness)
+			if p := m.allowedShare(); p < 0.99 {
+				t.Errorf("%.1f %% of valid tokens were allowed, want 99 %%", 100*p)
 			}
 			for range 3 {
 				pg.Terminate(t)
@@ -33,9 +33,9 @@ func TestPgBouncer(t *testing.T) {
 			pooler.Kill()
 			harness.Pause(t.Context(), 300*time.Millisecond)
 			pooler.Start(t)
-			w.recovered(5 * time.Second)
-			w.durable()
-			w.end()
+			m.awaitRecovery(5 * time.Second)
+			m.checkDurable()
+			m.end()
 		}, fmt.Sprintf("%s pooling, ", pool))
 	}
 }

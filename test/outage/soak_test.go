@@ -10,12 +10,12 @@ import (
 )
 
 var (
-	soakFor  = flag.Duration("soak", 12*time.Second, "how long TestSoak makes faults")
-	soakSeed = flag.Uint64("soak-seed", 0, "seed of the faults' order; 0: a random one, which is logged")
+	soakFor  = flag.Duration("soak", 12*time.Second, "how long TestSoak injects faults")
+	soakSeed = flag.Uint64("soak-seed", 0, "seed of the sequence of faults; 0 means a random seed, which is logged")
 )
 
-// TestSoak makes random faults, one or two at a time, for as long as it is
-// told, while tokens are revoked all the time and every answer is judged.
+// TestSoak injects random faults, one or two at a time, while tokens are revoked
+// continuously, and judges every answer.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, lookup bool) {
@@ -27,14 +27,13 @@ func TestSoak(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		r := harness.NewRig(t, harness.RigOptions{
 			OwnPostgres: []string{"max_connections", "60"}, Redis: true, Faults: true, Lookup: lookup,
-			MaxStaleness: bound, SyncInterval: 500 * time.Millisecond,
+			MaxStaleness: maxStaleness, SyncInterval: 500 * time.Millisecond,
 			Front: harness.FrontOptions{FailureModeAllow: true, Timeout: 2 * time.Second},
 		})
-		w := watching(t, r, false)
+		m := startMonitor(t, r, false)
 		faults := 0
 		for start := time.Now(); time.Since(start) < *soakFor && !t.Failed(); {
-			// At most one of each server: two faults of one server would undo
-			// each other's healing.
+			// At most one fault per server: healing one would disturb another.
 			var heals []func()
 			which := rng.IntN(3)
 			if which != 0 {
@@ -48,15 +47,15 @@ func TestSoak(t *testing.T) {
 				heals = append(heals, f.inject(t, r))
 			}
 			faults += len(heals)
-			harness.Pause(t.Context(), time.Duration(rng.Int64N(int64(long))))
+			harness.Pause(t.Context(), time.Duration(rng.Int64N(int64(beyondStaleness))))
 			for _, heal := range heals {
 				heal()
 			}
-			w.recovered(5 * time.Second)
+			m.awaitRecovery(5 * time.Second)
 			harness.Pause(t.Context(), time.Duration(rng.Int64N(int64(time.Second))))
 		}
-		w.durable()
-		w.end()
+		m.checkDurable()
+		m.end()
 		t.Logf("%d faults", faults)
 	})
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A server that is installed as a link runs under the link's name: Debian's
-// redis-server is a link to redis-check-rdb, which acts by the name it is
-// started as.
+// A server that is installed as a symbolic link runs under the link's name, as
+// Debian's redis-server has to: its target is redis-check-rdb, which chooses
+// its behaviour by the name it was started under.
 func TestFindKeepsLinks(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "redis-check-rdb")

@@ -15,12 +15,12 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// doorsConfig opens every door through which revocations can be ordered.
-func doorsConfig(t *testing.T, iss *authztest.Issuer, store, extra string) string {
+// endpointsConfig opens every endpoint through which revocations can be ordered.
+func endpointsConfig(t *testing.T, iss *authztest.Issuer, store, extra string) string {
 	t.Helper()
 	dir := harness.Dir(t)
-	token := harness.WriteFile(t, dir, "api-token", "operator door-test-api-token\n")
-	secret := harness.WriteFile(t, dir, "client-secret", "door-test-client-secret\n")
+	token := harness.WriteFile(t, dir, "api-token", "operator endpoint-test-api-token\n")
+	secret := harness.WriteFile(t, dir, "client-secret", "endpoint-test-client-secret\n")
 	return fmt.Sprintf(`issuers:
   - {issuer: %q, audiences: [api]}
 store: %q
@@ -33,7 +33,7 @@ api:
 %s`, iss.Name, store, token, secret, extra)
 }
 
-// send posts to one of the doors and returns status and body.
+// send posts to one of the endpoints and returns status and body.
 func send(t *testing.T, b *harness.BouncerServer, path, contentType, body string, header ...string) (int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -61,12 +61,12 @@ func send(t *testing.T, b *harness.BouncerServer, path, contentType, body string
 
 const (
 	formType = "application/x-www-form-urlencoded"
-	apiToken = "Bearer door-test-api-token"
+	apiToken = "Bearer endpoint-test-api-token"
 )
 
-// TestEveryDoor sends one message through each door and expects a real Envoy
+// TestEveryEndpoint sends one message through each endpoint and expects a real Envoy
 // to turn the token away that passed before, and nobody else's.
-func TestEveryDoor(t *testing.T) {
+func TestEveryEndpoint(t *testing.T) {
 	t.Parallel()
 	iss := authztest.NewIssuer()
 	t.Cleanup(iss.Close)
@@ -95,7 +95,7 @@ func TestEveryDoor(t *testing.T) {
 		header                  []string
 		want                    int
 	}
-	doors := []struct {
+	endpoints := []struct {
 		name    string
 		message func(id, token string) message
 	}{
@@ -109,7 +109,7 @@ func TestEveryDoor(t *testing.T) {
 			return message{"/v1/revocations", "application/json", `{"token":"` + token + `"}`, []string{"Authorization", apiToken}, 201}
 		}},
 		{"RFC 7009", func(_, token string) message {
-			return message{"/oauth2/revoke", formType, url.Values{"token": {token}, "client_id": {"shop"}, "client_secret": {"door-test-client-secret"}}.Encode(), nil, 200}
+			return message{"/oauth2/revoke", formType, url.Values{"token": {token}, "client_id": {"shop"}, "client_secret": {"endpoint-test-client-secret"}}.Encode(), nil, 200}
 		}},
 		{"back-channel logout, sid", func(id, _ string) message {
 			return message{"/oidc/backchannel-logout", formType, url.Values{"logout_token": {statement("logout+jwt", map[string]any{"aud": "shop", "sub": nil, "sid": "session-" + id, "events": logout})}}.Encode(), nil, 200}
@@ -134,20 +134,20 @@ func TestEveryDoor(t *testing.T) {
 			if storage == "postgres" {
 				store = harness.Postgres(t).URL
 			}
-			b := harness.Bouncer(t, doorsConfig(t, iss, store, ""))
+			b := harness.Bouncer(t, endpointsConfig(t, iss, store, ""))
 			front := harness.NewFront(t, b.GRPC, upstream.Addr)
 			bystander := mint("bystander")
-			for i, door := range doors {
+			for i, endpoint := range endpoints {
 				id := fmt.Sprint(i)
 				token := mint(id)
 				if r := front.Bearer(t, token); r.Status != 200 {
-					t.Fatalf("%s: before: %d %s", door.name, r.Status, r.Body)
+					t.Fatalf("%s: before: %d %s", endpoint.name, r.Status, r.Body)
 				}
-				m := door.message(id, token)
+				m := endpoint.message(id, token)
 				if status, body := send(t, b, m.path, m.contentType, m.body, m.header...); status != m.want {
-					t.Fatalf("%s: %d %s, want %d", door.name, status, body, m.want)
+					t.Fatalf("%s: %d %s, want %d", endpoint.name, status, body, m.want)
 				}
-				harness.Eventually(t, 10*time.Second, door.name+": the token is denied", func(ctx context.Context) error {
+				harness.Eventually(t, 10*time.Second, endpoint.name+": the token is denied", func(ctx context.Context) error {
 					r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+token)
 					if err != nil {
 						return err
@@ -158,7 +158,7 @@ func TestEveryDoor(t *testing.T) {
 					return nil
 				})
 				if r := front.Bearer(t, bystander); r.Status != 200 {
-					t.Fatalf("%s: somebody else's token: %d %s", door.name, r.Status, r.Body)
+					t.Fatalf("%s: somebody else's token: %d %s", endpoint.name, r.Status, r.Body)
 				}
 			}
 			// A not-before of the realm ends everything issued earlier, and only that.
@@ -175,7 +175,7 @@ func TestEveryDoor(t *testing.T) {
 			if r := front.Bearer(t, iss.Mint(map[string]any{"sub": "somebody"})); r.Status != 200 {
 				t.Fatalf("a token issued since: %d", r.Status)
 			}
-			listed(t, b, len(doors)+2) // an opaque subject is ended both as sid and as sub
+			listed(t, b, len(endpoints)+2) // an opaque subject is ended both as sid and as sub
 		})
 	}
 }
@@ -210,25 +210,25 @@ func listed(t *testing.T, b *harness.BouncerServer, n int) {
 	}
 }
 
-// TestDoorsWithTheStoreAway: what cannot be committed is never answered as if
+// TestEndpointsDuringStoreOutage: what cannot be committed is never answered as if
 // it were, and repeating it works once the store is back.
-func TestDoorsWithTheStoreAway(t *testing.T) {
+func TestEndpointsDuringStoreOutage(t *testing.T) {
 	t.Parallel()
 	iss := authztest.NewIssuer()
 	t.Cleanup(iss.Close)
 	pg := harness.Postgres(t)
 	proxy := harness.Proxy(t, pg.Addr)
-	b := harness.Bouncer(t, doorsConfig(t, iss, pg.Via(proxy.Addr), ""))
+	b := harness.Bouncer(t, endpointsConfig(t, iss, pg.Via(proxy.Addr), ""))
 	token := iss.Mint(map[string]any{"client_id": "shop"})
-	order := func() (int, string) {
+	revokeByAPI := func() (int, string) {
 		return send(t, b, "/v1/revocations", "application/json", `{"token":"`+token+`"}`, "Authorization", apiToken)
 	}
 	revoke := func() (int, string) {
 		return send(t, b, "/oauth2/revoke", formType, url.Values{"token": {token}}.Encode(), "Authorization", apiToken)
 	}
 	proxy.Down()
-	for name, door := range map[string]func() (int, string){"API": order, "RFC 7009": revoke} {
-		if status, body := door(); status != 503 && status != 504 {
+	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revoke} {
+		if status, body := endpoint(); status != 503 && status != 504 {
 			t.Errorf("%s: %d %s, want 503 or 504", name, status, body)
 		}
 	}
@@ -236,9 +236,9 @@ func TestDoorsWithTheStoreAway(t *testing.T) {
 		t.Errorf("liveness: %v", err)
 	}
 	proxy.Heal()
-	for name, door := range map[string]func() (int, string){"API": order, "RFC 7009": revoke} {
+	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revoke} {
 		harness.Eventually(t, 10*time.Second, name+" works again", func(context.Context) error {
-			if status, body := door(); status >= 300 {
+			if status, body := endpoint(); status >= 300 {
 				return fmt.Errorf("%d %s", status, body)
 			}
 			return nil
