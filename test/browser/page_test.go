@@ -31,8 +31,8 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 const apiToken = "browser-test-api-token"
 
-// tab is a Chromium tab that remembers every complaint of the page: script
-// errors, and violations of the content security policy.
+// tab is a Chromium tab that records the page's script errors and violations of
+// its content security policy.
 type tab struct {
 	ctx context.Context
 
@@ -46,7 +46,7 @@ func openTab(t *testing.T, dark bool) *tab {
 	if err != nil {
 		t.Fatal("chromium is needed (Debian: apt-get install chromium): ", err)
 	}
-	// NoSandbox: Chromium refuses to run as root with it, and CI is root.
+	// NoSandbox: Chromium's sandbox refuses to run as root, as in CI.
 	allocator, end := chromedp.NewExecAllocator(t.Context(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoFirstRun, chromedp.NoSandbox, chromedp.WindowSize(1360, 1000))
 	t.Cleanup(end)
 	ctx, cancel := chromedp.NewContext(allocator)
@@ -115,7 +115,7 @@ func (b *tab) text(t *testing.T, selector string) string {
 	return do(t, b, chromedp.Text(chromedp.CSS(selector)))
 }
 
-// until waits until the expression is true in the page.
+// until waits until a JavaScript expression is true in the page.
 func (b *tab) until(t *testing.T, expression string) {
 	t.Helper()
 	harness.Eventually(t, 30*time.Second, expression, func(context.Context) error {
@@ -127,7 +127,7 @@ func (b *tab) until(t *testing.T, expression string) {
 	})
 }
 
-// polled waits until the page's script has shown n readings.
+// polled waits until the page's script has shown n measurements.
 func (b *tab) polled(t *testing.T, n int) {
 	t.Helper()
 	b.until(t, fmt.Sprintf("Number(document.body.dataset.polls || 0) >= %d", n))
@@ -149,7 +149,7 @@ func (b *tab) quiet(t *testing.T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.complaints {
-		t.Error("the browser complains: " + c)
+		t.Error("the browser reports: " + c)
 	}
 }
 
@@ -168,7 +168,7 @@ api: {token_file: %s}
 	front := harness.NewFront(t, b.GRPC, upstream.Addr)
 	victim := iss.Mint(map[string]any{"jti": "stolen-4711", "sub": "mallory"})
 
-	// Traffic, so that there is something to see.
+	// Traffic, so that the page has something to show.
 	ctx, stop := context.WithCancel(t.Context())
 	var traffic sync.WaitGroup
 	t.Cleanup(func() { stop(); traffic.Wait() })
@@ -273,7 +273,7 @@ api: {token_file: %s}
 	night.quiet(t)
 }
 
-// seed orders a few revocations, one of them with a hostile reason.
+// seed revokes a few tokens, one of them with a hostile reason.
 func seed(t *testing.T, b *harness.BouncerServer, iss string) {
 	t.Helper()
 	body := fmt.Sprintf(`[{"sub":"bob","reason":"left the company"},{"sid":"08a5019c-17e1","reason":"stolen laptop"},{"jti":"5f1d0c2e","reason":"<script>alert(1)</script><img src=x onerror=alert(2)>"},{"iss":%q,"kid":"2029-01","reason":"key retired"}]`, iss)

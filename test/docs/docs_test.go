@@ -1,5 +1,5 @@
-// Package docs holds the documentation to the repository: links lead
-// somewhere, and what is named exists.
+// Package docs checks the documentation against the repository: links lead to
+// existing pages, and the names it mentions exist.
 package docs
 
 import (
@@ -15,7 +15,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// pages returns every Markdown file that belongs to the repository.
+// pages returns the text of every Markdown file in the repository, by path.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -40,7 +40,7 @@ func pages(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	if len(all) < 5 {
-		t.Fatalf("only %d pages found", len(all))
+		t.Fatalf("%d pages found, want at least 5", len(all))
 	}
 	return all
 }
@@ -77,7 +77,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// anchors are the headings of a page as GitHub spells them in links.
+// anchors returns the anchors that GitHub makes of a page's headings.
 func anchors(page string) []string {
 	var out []string
 	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
@@ -127,7 +127,7 @@ func TestMakeTargets(t *testing.T) {
 	}
 }
 
-// TestNamedTests: a test that a page gives as proof exists.
+// TestNamedTests: every test that operations.md names exists.
 func TestNamedTests(t *testing.T) {
 	t.Parallel()
 	have := map[string]bool{}
@@ -159,8 +159,8 @@ func TestNamedTests(t *testing.T) {
 	}
 }
 
-// TestOperationsMetrics: a metric or alert that operations.md names exists, and
-// it says of every alert what to do, as other pages and the rules promise.
+// TestOperationsMetrics: every metric and alert that operations.md names exists,
+// and the page says what to do about each alert.
 func TestOperationsMetrics(t *testing.T) {
 	t.Parallel()
 	read := func(parts ...string) string {
@@ -192,8 +192,9 @@ func TestOperationsMetrics(t *testing.T) {
 	}
 }
 
-// TestPlatform: where the fetched servers do not run, the script says so before
-// it does anything, and the pages say where they do.
+// TestPlatform: on a platform that the fetched servers do not support, the script
+// fails with that reason before it does anything else. README and CONTRIBUTING
+// name the supported platform.
 func TestPlatform(t *testing.T) {
 	t.Parallel()
 	for _, platform := range []string{"Darwin arm64", "Linux aarch64", "Linux x86_64"} {
@@ -225,7 +226,7 @@ func TestPlatform(t *testing.T) {
 	}
 	for path, text := range pages(t) {
 		if name := rel(path); (name == "README.md" || name == "CONTRIBUTING.md") && !strings.Contains(text, "Linux on x86-64") {
-			t.Errorf("%s does not say where the tests run", name)
+			t.Errorf("%s does not name the platform of the tests", name)
 		}
 	}
 }

@@ -45,7 +45,8 @@ func newProver() *prover {
 	return p
 }
 
-// thumbprint is RFC 7638's; Go sorts the members, as it demands.
+// thumbprint returns the JWK thumbprint (RFC 7638). json.Marshal sorts the
+// members, as section 3 requires.
 func (p *prover) thumbprint() string {
 	text, _ := json.Marshal(p.jwk)
 	return hash(string(text))
@@ -62,8 +63,9 @@ func (p *prover) proof(method, url, token string, change map[string]any) string 
 	return input + "." + b64(p.key.Sign("ES256", []byte(input)))
 }
 
-// DPoP through real Envoys, two sidecars and one Redis: the holder gets in, a
-// thief does not, and a proof is good once in the whole fleet.
+// TestDPoP sends DPoP proofs through two Envoys to two sidecars that share a
+// Redis. The key's holder is allowed, a thief is not, and a proof is accepted
+// once in the whole fleet.
 func TestDPoP(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{Redis: true, Sidecars: 2, Config: `
@@ -88,19 +90,19 @@ routes:
 		{"as a bearer token with a proof", "/", "Bearer", token, []string{holder.proof("GET", url, token, nil)}, 401, "DPoP realm"},
 		{"without a proof", "/", "DPoP", token, nil, 401, bad},
 		{"with its proof", "/", "DPoP", token, []string{used}, 200, ""},
-		{"with it again", "/", "DPoP", token, []string{used}, 401, bad},
-		{"with another", "/?page=2", "DPoP", token, []string{holder.proof("GET", url, token, nil)}, 200, ""},
-		{"with two", "/", "DPoP", token, []string{holder.proof("GET", url, token, nil), holder.proof("GET", url, token, nil)}, 401, bad},
-		{"a thief's key", "/", "DPoP", token, []string{thief.proof("GET", url, token, nil)}, 401, bad},
-		{"for another method", "/", "DPoP", token, []string{holder.proof("POST", url, token, nil)}, 401, bad},
-		{"for another path", "/", "DPoP", token, []string{holder.proof("GET", url+"x", token, nil)}, 401, bad},
-		{"for another host", "/", "DPoP", token, []string{holder.proof("GET", "https://elsewhere.example/", token, nil)}, 401, bad},
-		{"for another token", "/", "DPoP", token, []string{holder.proof("GET", url, plain, nil)}, 401, bad},
-		{"an old one", "/", "DPoP", token, []string{holder.proof("GET", url, token, map[string]any{"iat": time.Now().Add(-5 * time.Minute).Unix()})}, 401, bad},
-		{"unbound with DPoP", "/", "DPoP", plain, []string{holder.proof("GET", url, plain, nil)}, 401, unbound},
-		{"unbound", "/", "Bearer", plain, nil, 200, ""},
-		{"unbound where DPoP is needed", "/payments", "Bearer", plain, nil, 401, "DPoP realm"},
-		{"bound where DPoP is needed", "/payments", "DPoP", token, []string{holder.proof("GET", url+"payments", token, nil)}, 200, ""},
+		{"with the same proof again", "/", "DPoP", token, []string{used}, 401, bad},
+		{"with another proof", "/?page=2", "DPoP", token, []string{holder.proof("GET", url, token, nil)}, 200, ""},
+		{"with two proofs", "/", "DPoP", token, []string{holder.proof("GET", url, token, nil), holder.proof("GET", url, token, nil)}, 401, bad},
+		{"with a thief's proof", "/", "DPoP", token, []string{thief.proof("GET", url, token, nil)}, 401, bad},
+		{"with a proof for another method", "/", "DPoP", token, []string{holder.proof("POST", url, token, nil)}, 401, bad},
+		{"with a proof for another path", "/", "DPoP", token, []string{holder.proof("GET", url+"x", token, nil)}, 401, bad},
+		{"with a proof for another host", "/", "DPoP", token, []string{holder.proof("GET", "https://elsewhere.example/", token, nil)}, 401, bad},
+		{"with a proof for another token", "/", "DPoP", token, []string{holder.proof("GET", url, plain, nil)}, 401, bad},
+		{"with an old proof", "/", "DPoP", token, []string{holder.proof("GET", url, token, map[string]any{"iat": time.Now().Add(-5 * time.Minute).Unix()})}, 401, bad},
+		{"unbound token with a proof", "/", "DPoP", plain, []string{holder.proof("GET", url, plain, nil)}, 401, unbound},
+		{"unbound token", "/", "Bearer", plain, nil, 200, ""},
+		{"unbound token, DPoP required", "/payments", "Bearer", plain, nil, 401, "DPoP realm"},
+		{"bound token, DPoP required", "/payments", "DPoP", token, []string{holder.proof("GET", url+"payments", token, nil)}, 200, ""},
 	} {
 		header := []string{"Authorization", c.scheme + " " + c.token}
 		for _, p := range c.proofs {
@@ -115,29 +117,29 @@ routes:
 		}
 	}
 	if reply, err := r.Front.Do(t.Context(), "GET", "/payments"); err != nil || reply.Status != 401 || !strings.HasPrefix(reply.Header.Get("Www-Authenticate"), "DPoP ") {
-		t.Errorf("no credential where DPoP is needed: %d %v %v", reply.Status, reply.Header, err)
+		t.Errorf("no credential, DPoP required: %d %v %v", reply.Status, reply.Header, err)
 	}
 	// The same proof at the other sidecar, as a client with the same Host.
 	other, err := r.Fronts[1].DoAs(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), "GET", "/", "Authorization", "DPoP "+token, "DPoP", used)
 	if err != nil || other.Status != 401 || !strings.Contains(other.Header.Get("Www-Authenticate"), bad) {
-		t.Errorf("a used proof at another sidecar: %d %v", other.Status, err)
+		t.Errorf("a used proof at the other sidecar: %d %v", other.Status, err)
 	}
 	fresh := holder.proof("GET", url, token, nil)
 	if other, err = r.Fronts[1].DoAs(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), "GET", "/", "Authorization", "DPoP "+token, "DPoP", fresh); err != nil || other.Status != 200 {
 		t.Errorf("a fresh proof at the other sidecar: %d %v", other.Status, err)
 	}
-	// Whether a proof is new cannot be told without Redis: that is no allow.
+	// Without Redis the sidecar cannot tell whether a proof is new: denied.
 	r.Redis.Stop()
 	reply, err := r.Front.Do(t.Context(), "GET", "/", "Authorization", "DPoP "+token, "DPoP", holder.proof("GET", url, token, nil))
 	if err != nil || reply.Status != 503 {
-		t.Errorf("Redis away: %d %v", reply.Status, err)
+		t.Errorf("Redis down: %d %v", reply.Status, err)
 	}
 	if reply, err = r.Front.Do(t.Context(), "GET", "/", "Authorization", "Bearer "+plain); err != nil || reply.Status != 200 {
-		t.Errorf("Redis away, unbound token: %d %v", reply.Status, err)
+		t.Errorf("Redis down, unbound token: %d %v", reply.Status, err)
 	}
 }
 
-// selfSigned makes a key pair with a certificate.
+// selfSigned makes a key pair with a self-signed certificate.
 func selfSigned(t *testing.T, name string) (cert tls.Certificate, certPEM, keyPEM string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -162,8 +164,8 @@ func selfSigned(t *testing.T, name string) (cert tls.Certificate, certPEM, keyPE
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}, certPEM, keyPEM
 }
 
-// A token bound to a client certificate is good on connections with that
-// certificate only, as Envoy reports it.
+// A token bound to a client certificate is allowed only on connections with
+// that certificate, as Envoy reports it.
 func TestCertificateBoundToken(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "routes:\n  - {name: needed, match: {paths: [{prefix: /bank}]}, require: mtls}\n  - {name: rest}\n"})
@@ -190,11 +192,11 @@ func TestCertificateBoundToken(t *testing.T) {
 		{"the right certificate", "/", bound, &mine, "", 200},
 		{"another certificate", "/", bound, &theirs, "", 401},
 		{"no certificate", "/", bound, nil, "", 401},
-		{"another, and a header that claims the right one", "/", bound, &theirs, forged, 401},
-		{"no certificate, and such a header", "/", bound, nil, forged, 401},
+		{"another certificate, and a header that claims the right one", "/", bound, &theirs, forged, 401},
+		{"no certificate, and a header that claims the right one", "/", bound, nil, forged, 401},
 		{"unbound token", "/", plain, &theirs, "", 200},
-		{"unbound token where a certificate is needed", "/bank", plain, &mine, "", 401},
-		{"bound token where a certificate is needed", "/bank", bound, &mine, "", 200},
+		{"unbound token, certificate required", "/bank", plain, &mine, "", 401},
+		{"bound token, certificate required", "/bank", bound, &mine, "", 200},
 	} {
 		config := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 		if c.cert != nil {

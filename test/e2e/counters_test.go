@@ -10,13 +10,14 @@ import (
 
 var statementLine = regexp.MustCompile(`(?m)(statement|execute [^:]*): `)
 
-// statements counts what the server's log (log_statement = all) has recorded.
+// statements counts the SQL statements in the server's log (log_statement = all).
 func statements(r *harness.Rig) int {
 	return len(statementLine.FindAllString(r.PG.Log(), -1))
 }
 
 var processed = regexp.MustCompile(`total_commands_processed:(\d+)`)
 
+// redisCalls returns the number of commands that Redis has processed.
 func redisCalls(t *testing.T, r *harness.Rig) int {
 	t.Helper()
 	info, _ := r.Redis.Do(t, "INFO", "stats").(string)

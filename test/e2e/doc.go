@@ -1,3 +1,3 @@
-// Package e2e holds tests of the product from outside: the real binary behind
-// a real Envoy, with real Redis and PostgreSQL.
+// Package e2e tests the product from outside: the real binary behind a real
+// Envoy, with real Redis and PostgreSQL.
 package e2e

@@ -33,7 +33,7 @@ api:
 %s`, iss.Name, store, token, secret, extra)
 }
 
-// send posts to one of the endpoints and returns status and body.
+// send posts to an endpoint and returns status and body.
 func send(t *testing.T, b *harness.BouncerServer, path, contentType, body string, header ...string) (int, string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -75,11 +75,11 @@ func TestEveryEndpoint(t *testing.T) {
 	mint := func(id string) string {
 		return iss.Mint(map[string]any{"sub": "user-" + id, "sid": "session-" + id, "jti": "jti-" + id, "iat": past, "client_id": "shop"})
 	}
-	statement := func(typ string, claims map[string]any) string {
+	securityEventToken := func(typ string, claims map[string]any) string {
 		return iss.Mint(claims, authztest.Header("typ", typ))
 	}
 	event := func(name string, subject map[string]any) string {
-		return statement("secevent+jwt", map[string]any{"aud": "https://bouncer.example/ssf", "sub": nil, "exp": nil, "sub_id": subject, "events": map[string]any{name: map[string]any{}}})
+		return securityEventToken("secevent+jwt", map[string]any{"aud": "https://bouncer.example/ssf", "sub": nil, "exp": nil, "sub_id": subject, "events": map[string]any{name: map[string]any{}}})
 	}
 	action := func(kind string, more map[string]any) string {
 		claims := map[string]any{"iss": nil, "sub": nil, "aud": nil, "iat": nil, "exp": nil, "jti": nil,
@@ -112,10 +112,10 @@ func TestEveryEndpoint(t *testing.T) {
 			return message{"/oauth2/revoke", formType, url.Values{"token": {token}, "client_id": {"shop"}, "client_secret": {"endpoint-test-client-secret"}}.Encode(), nil, 200}
 		}},
 		{"back-channel logout, sid", func(id, _ string) message {
-			return message{"/oidc/backchannel-logout", formType, url.Values{"logout_token": {statement("logout+jwt", map[string]any{"aud": "shop", "sub": nil, "sid": "session-" + id, "events": logout})}}.Encode(), nil, 200}
+			return message{"/oidc/backchannel-logout", formType, url.Values{"logout_token": {securityEventToken("logout+jwt", map[string]any{"aud": "shop", "sub": nil, "sid": "session-" + id, "events": logout})}}.Encode(), nil, 200}
 		}},
 		{"back-channel logout, sub", func(id, _ string) message {
-			return message{"/oidc/backchannel-logout", formType, url.Values{"logout_token": {statement("logout+jwt", map[string]any{"aud": "shop", "sub": "user-" + id, "events": logout})}}.Encode(), nil, 200}
+			return message{"/oidc/backchannel-logout", formType, url.Values{"logout_token": {securityEventToken("logout+jwt", map[string]any{"aud": "shop", "sub": "user-" + id, "events": logout})}}.Encode(), nil, 200}
 		}},
 		{"CAEP session-revoked", func(id, _ string) message {
 			return message{"/ssf/events", "application/secevent+jwt", event("https://schemas.openid.net/secevent/caep/event-type/session-revoked", map[string]any{"format": "opaque", "id": "session-" + id}), nil, 202}
@@ -141,13 +141,13 @@ func TestEveryEndpoint(t *testing.T) {
 				id := fmt.Sprint(i)
 				token := mint(id)
 				if r := front.Bearer(t, token); r.Status != 200 {
-					t.Fatalf("%s: before: %d %s", endpoint.name, r.Status, r.Body)
+					t.Fatalf("%s: before the revocation: %d %s", endpoint.name, r.Status, r.Body)
 				}
 				m := endpoint.message(id, token)
 				if status, body := send(t, b, m.path, m.contentType, m.body, m.header...); status != m.want {
 					t.Fatalf("%s: %d %s, want %d", endpoint.name, status, body, m.want)
 				}
-				harness.Eventually(t, 10*time.Second, endpoint.name+": the token is denied", func(ctx context.Context) error {
+				harness.Eventually(t, 10*time.Second, "the token revoked by "+endpoint.name+" is denied", func(ctx context.Context) error {
 					r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+token)
 					if err != nil {
 						return err
@@ -158,10 +158,10 @@ func TestEveryEndpoint(t *testing.T) {
 					return nil
 				})
 				if r := front.Bearer(t, bystander); r.Status != 200 {
-					t.Fatalf("%s: somebody else's token: %d %s", endpoint.name, r.Status, r.Body)
+					t.Fatalf("%s: another user's token: %d %s", endpoint.name, r.Status, r.Body)
 				}
 			}
-			// A not-before of the realm ends everything issued earlier, and only that.
+			// A not-before of the realm revokes exactly the tokens issued earlier.
 			if status, body := send(t, b, "/keycloak/k_push_not_before", "text/plain", action("PUSH_NOT_BEFORE", map[string]any{"notBefore": time.Now().Add(-10 * time.Second).Unix()})); status != 204 {
 				t.Fatalf("Keycloak not-before: %d %s", status, body)
 			}
@@ -173,15 +173,15 @@ func TestEveryEndpoint(t *testing.T) {
 				return err
 			})
 			if r := front.Bearer(t, iss.Mint(map[string]any{"sub": "somebody"})); r.Status != 200 {
-				t.Fatalf("a token issued since: %d", r.Status)
+				t.Fatalf("a token issued after the not-before: %d", r.Status)
 			}
-			listed(t, b, len(endpoints)+2) // an opaque subject is ended both as sid and as sub
+			checkListed(t, b, len(endpoints)+2) // an opaque subject is revoked both as sid and as sub
 		})
 	}
 }
 
-// listed expects n revocations in the list, each with an actor.
-func listed(t *testing.T, b *harness.BouncerServer, n int) {
+// checkListed checks that the API lists n revocations, each with an actor.
+func checkListed(t *testing.T, b *harness.BouncerServer, n int) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.HTTP+"/v1/revocations?limit=1000", nil)
 	if err != nil {
@@ -201,17 +201,17 @@ func listed(t *testing.T, b *harness.BouncerServer, n int) {
 		t.Fatal(err)
 	}
 	if len(page.Revocations) != n {
-		t.Fatalf("%d revocations are listed, want %d: %+v", len(page.Revocations), n, page.Revocations)
+		t.Fatalf("the API lists %d revocations, want %d: %+v", len(page.Revocations), n, page.Revocations)
 	}
 	for _, r := range page.Revocations {
 		if r.ID == "" || r.Actor == "" {
-			t.Errorf("without id or actor: %+v", r)
+			t.Errorf("a revocation without id or actor: %+v", r)
 		}
 	}
 }
 
-// TestEndpointsDuringStoreOutage: what cannot be committed is never answered as if
-// it were, and repeating it works once the store is back.
+// TestEndpointsDuringStoreOutage: a revocation that cannot be committed is not
+// acknowledged, and the repeated request succeeds once the store is back.
 func TestEndpointsDuringStoreOutage(t *testing.T) {
 	t.Parallel()
 	iss := authztest.NewIssuer()
@@ -223,11 +223,11 @@ func TestEndpointsDuringStoreOutage(t *testing.T) {
 	revokeByAPI := func() (int, string) {
 		return send(t, b, "/v1/revocations", "application/json", `{"token":"`+token+`"}`, "Authorization", apiToken)
 	}
-	revoke := func() (int, string) {
+	revokeByRFC7009 := func() (int, string) {
 		return send(t, b, "/oauth2/revoke", formType, url.Values{"token": {token}}.Encode(), "Authorization", apiToken)
 	}
 	proxy.Down()
-	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revoke} {
+	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revokeByRFC7009} {
 		if status, body := endpoint(); status != 503 && status != 504 {
 			t.Errorf("%s: %d %s, want 503 or 504", name, status, body)
 		}
@@ -236,8 +236,8 @@ func TestEndpointsDuringStoreOutage(t *testing.T) {
 		t.Errorf("liveness: %v", err)
 	}
 	proxy.Heal()
-	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revoke} {
-		harness.Eventually(t, 10*time.Second, name+" works again", func(context.Context) error {
+	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revokeByRFC7009} {
+		harness.Eventually(t, 10*time.Second, name+" stores the revocation", func(context.Context) error {
 			if status, body := endpoint(); status >= 300 {
 				return fmt.Errorf("%d %s", status, body)
 			}

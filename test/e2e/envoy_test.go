@@ -16,7 +16,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// constant is an authorization service that always says the same.
+// constant is an authorization service that always gives the same answer.
 type constant struct {
 	authv3.UnimplementedAuthorizationServer
 	response *authv3.CheckResponse
@@ -40,9 +40,9 @@ func serveConstant(t *testing.T, c constant) string {
 	return l.Addr().String()
 }
 
-// TestEnvoyBehaviour pins what the product is built on: which answers of an
-// authorization service let a request through, and with which headers. If a
-// new Envoy fails here, read docs/design.md before changing a line.
+// TestEnvoyBehaviour pins the behaviour of Envoy that the product relies on:
+// which answers of an authorization service allow a request, and with which
+// headers. If a new Envoy fails here, read docs/design.md before changing code.
 func TestEnvoyBehaviour(t *testing.T) {
 	t.Parallel()
 	unavailable := &authv3.DeniedHttpResponse{Status: &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable}}
@@ -81,10 +81,10 @@ func TestEnvoyBehaviour(t *testing.T) {
 					t.Errorf("failure_mode_allow %t: status %d, want %d", mode.allow, r.Status, mode.want)
 				}
 				if (r.Upstream != nil) != (mode.want == 200) {
-					t.Errorf("failure_mode_allow %t: reached the upstream: %t", mode.allow, r.Upstream != nil)
+					t.Errorf("failure_mode_allow %t: the request reached the upstream: %t", mode.allow, r.Upstream != nil)
 				}
 				if r.Upstream != nil && r.Upstream.Header.Get("X-Jwt-Sub") != "spoofed" {
-					t.Errorf("failure_mode_allow %t: the spoofed header is gone; Envoy was believed to let it through", mode.allow)
+					t.Errorf("failure_mode_allow %t: Envoy removed the spoofed header, which it did not do so far", mode.allow)
 				}
 			}
 		})

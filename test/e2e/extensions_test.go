@@ -7,8 +7,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// A route is chosen by what Envoy's own route configuration says, which no
-// client can.
+// Context extensions from Envoy's route configuration select a route. A client
+// cannot set them.
 func TestContextExtensions(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: `
@@ -38,8 +38,8 @@ routes:
 		"open":                       {open, nil, 200},
 		"open, with a bad token":     {open, []string{"Authorization", "Bearer x"}, 200},
 		"operators, anonymous":       {operators, nil, 401},
-		"operators, pretending":      {operators, []string{"policy", "open", "x-context-extensions", "policy=open"}, 401},
-		"operators, common token":    {operators, []string{"Authorization", "Bearer " + r.Token(nil)}, 403},
+		"operators, spoofed":         {operators, []string{"policy", "open", "x-context-extensions", "policy=open"}, 401},
+		"operators, plain token":     {operators, []string{"Authorization", "Bearer " + r.Token(nil)}, 403},
 		"operators, not in the list": {operators, []string{"Authorization", "Bearer " + r.Token(map[string]any{"scope": "operate"})}, 403},
 		"operators":                  {operators, []string{"Authorization", "Bearer " + operator}, 200},
 	} {

@@ -12,10 +12,9 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// While eight forgers send what they can think of and the issuer's key
-// endpoint hangs, every good token passes and no forged one does. Each forged
-// token is answered with no (401); only one under a key that is being looked for
-// with "could not find out" (503).
+// While eight clients send forged tokens and the issuer's key endpoint hangs,
+// every valid token is allowed and every forged one is denied: with 401, or with
+// 503 if its key is being fetched.
 func TestFloodOfForgedTokens(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{})
@@ -60,16 +59,16 @@ func TestFloodOfForgedTokens(t *testing.T) {
 			token = r.Token(nil)
 		}
 		if reply := r.Front.Bearer(t, token); reply.Status != http.StatusOK {
-			t.Errorf("good token %d: %d %s", i, reply.Status, reply.Body)
+			t.Errorf("valid token %d: %d %s", i, reply.Status, reply.Body)
 		}
 	}
 	cancel()
 	wg.Wait()
 	if forged.Load() < 500 {
-		t.Errorf("only %d forged tokens: that was no flood", forged.Load())
+		t.Errorf("%d forged tokens were sent, want at least 500", forged.Load())
 	}
 	if n := r.Issuer.Fetches() - before; n > 10 {
-		t.Errorf("%d fetches of the key set", n)
+		t.Errorf("%d fetches of the key set, want at most 10", n)
 	}
-	t.Logf("%d forged tokens refused beside the good ones, %d fetches", forged.Load(), r.Issuer.Fetches()-before)
+	t.Logf("%d forged tokens denied, %d fetches", forged.Load(), r.Issuer.Fetches()-before)
 }

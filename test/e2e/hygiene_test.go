@@ -15,8 +15,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// byPath decides by the first segment of the path, so that these tests are
-// about Envoy and the envoy package alone.
+// byPath decides by the path, so that these tests cover only Envoy and the envoy
+// package.
 type byPath struct{}
 
 var _ envoy.Authorizer = byPath{}
@@ -79,7 +79,7 @@ func serve(t *testing.T, a envoy.Authorizer, address string, forward bool) strin
 		}
 	})
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		// Envoy runs as another user here than these tests do.
+		// Envoy may run as another user than these tests.
 		if err := os.Chmod(path, 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -88,8 +88,8 @@ func serve(t *testing.T, a envoy.Authorizer, address string, forward bool) strin
 	return l.Addr().String()
 }
 
-// What a client sends in the place of an identity never reaches the upstream,
-// on no path that allows, in no spelling, however Envoy hands headers over.
+// An identity header that a client sends never reaches the upstream: on any
+// allowed path, in any spelling, and in either way in which Envoy passes headers.
 func TestSpoofedIdentityHeaders(t *testing.T) {
 	t.Parallel()
 	upstream := harness.Upstream(t)
@@ -109,7 +109,7 @@ func TestSpoofedIdentityHeaders(t *testing.T) {
 				"/cookie": {"X-Jwt-Sub": {"alice"}},
 				"/query":  {"X-Jwt-Sub": {"alice"}},
 			} {
-				for range 2 { // the second answer may come from the token
+				for range 2 { // the second answer may be the one encoded with the token
 					r, err := front.Do(t.Context(), "GET", path, spoof...)
 					if err != nil {
 						t.Fatal(err)
@@ -122,16 +122,16 @@ func TestSpoofedIdentityHeaders(t *testing.T) {
 							continue
 						}
 						if !slices.Equal(values, want[name]) {
-							t.Errorf("%s: the upstream got %s: %q, want %q", path, name, values, want[name])
+							t.Errorf("%s: the upstream received %s: %q, want %q", path, name, values, want[name])
 						}
 					}
 					for name := range want {
 						if len(r.Upstream.Header[name]) == 0 {
-							t.Errorf("%s: the upstream did not get %s", path, name)
+							t.Errorf("%s: the upstream did not receive %s", path, name)
 						}
 					}
 					if r.Upstream.Header.Get("X-Other") != "kept" {
-						t.Errorf("%s: a header of the client's own is gone", path)
+						t.Errorf("%s: the client's header X-Other did not reach the upstream", path)
 					}
 					if a := r.Upstream.Header.Get("Authorization"); a != "" {
 						t.Errorf("%s: Authorization reached the upstream: %q", path, a)
@@ -175,8 +175,8 @@ func TestCredentialsAreRemoved(t *testing.T) {
 	}
 }
 
-// Denials stay denials with failure_mode_allow, and say why: over TCP and over
-// a Unix socket, with the configuration the product recommends.
+// With the recommended configuration and failure_mode_allow, denials stay
+// denials and state a reason, over TCP and over a Unix socket.
 func TestDenialsThroughSampleConfig(t *testing.T) {
 	t.Parallel()
 	upstream := harness.Upstream(t)
@@ -235,8 +235,8 @@ func TestDenialsThroughSampleConfig(t *testing.T) {
 	}
 }
 
-// noVerifier fails the test when it is asked: a request with two credentials
-// is refused before any is looked at.
+// noVerifier fails the test when it is called: a request with two credentials is
+// denied before either is verified.
 type noVerifier struct{ t *testing.T }
 
 var _ authz.Verifier = noVerifier{}

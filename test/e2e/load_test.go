@@ -12,14 +12,13 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// TestLoadScenario: 100 tokens, each validated 10 times, by 50 workers, with
-// Redis and PostgreSQL; a third of the tokens is revoked beforehand, a few are
-// forged. Every answer must be right, with Redis stopped midway as well.
+// TestLoadScenario checks 100 tokens 10 times each with 50 workers, Redis and
+// PostgreSQL. A third of the tokens is revoked beforehand, a tenth is forged.
+// Every answer must be right, also when Redis stops midway.
 //
 // It runs alone and without the race detector: a check is cut off after 180 ms,
-// whatever else the machine does, and 503 is then the right answer but no
-// success. A machine that is too busy gets two more chances to succeed; a wrong
-// answer fails at once.
+// and then 503 is a right answer but no success. A busy machine gets two more
+// tries; a wrong answer fails at once.
 func TestLoadScenario(t *testing.T) {
 	for _, lookup := range []bool{false, true} {
 		for _, stop := range []bool{false, true} {
@@ -32,7 +31,7 @@ func TestLoadScenario(t *testing.T) {
 						return
 					}
 					if round == 3 {
-						t.Fatalf("%.2f %% of the answers right, want more than 99.9 %%", 100*right)
+						t.Fatalf("%.2f %% of the answers were right, want more than 99.9 %%", 100*right)
 					}
 					if stop {
 						r.Redis.Start(t)
@@ -68,7 +67,7 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) (share float64) {
 	r.Revoke(t, revoke)
 	for _, s := range subjects {
 		if s.want == 401 {
-			harness.Eventually(t, maxStaleness+5*time.Second, "the revocations arrive", func(ctx context.Context) error {
+			harness.Eventually(t, maxStaleness+5*time.Second, "the revoked token is denied", func(ctx context.Context) error {
 				if a := c.Check(ctx, s.token); a.Status != 401 {
 					return fmt.Errorf("%+v", a)
 				}
@@ -103,7 +102,7 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) (share float64) {
 				case a.Status == s.want:
 					right.Add(1)
 				case a.Status == 503:
-					unavailable.Add(1) // not wrong, but no success
+					unavailable.Add(1) // not wrong, but not a success either
 				default:
 					t.Errorf("status %d, want %d: %s", a.Status, s.want, a.Detail)
 				}
@@ -115,14 +114,14 @@ func runLoad(t *testing.T, r *harness.Rig, stopRedis bool) (share float64) {
 	}
 	wg.Wait()
 	total := time.Since(start)
-	t.Logf("%d checks in %s, %d right, %d times 503; p50 %s, p99 %s", tokens*each, total.Round(time.Millisecond), right.Load(), unavailable.Load(),
+	t.Logf("%d checks in %s, %d right, %d answered with 503; p50 %s, p99 %s", tokens*each, total.Round(time.Millisecond), right.Load(), unavailable.Load(),
 		harness.Percentile(took, 50).Round(10*time.Microsecond), harness.Percentile(took, 99).Round(10*time.Microsecond))
 	return float64(right.Load()) / (tokens * each)
 }
 
-// TestFanOut: two sidecars on one PostgreSQL and Redis, under load. A token
-// revoked through one is denied by both; how soon is reported, and that it is
-// within the maxStaleness is asserted.
+// TestFanOut puts two sidecars that share PostgreSQL and Redis under load. Both
+// deny a token that is revoked through one of them, no later than max_staleness
+// after the receipt. The test logs how soon.
 func TestFanOut(t *testing.T) {
 	t.Parallel()
 	for _, lookup := range []bool{false, true} {
@@ -139,28 +138,28 @@ func TestFanOut(t *testing.T) {
 				fault  func()
 			}{
 				{"with Redis", 50, func() {}},
-				{"the subscriber's connection black-holed", 8, r.RedisProxy.BlackHole},
+				{"with the subscriber's connection black-holed", 8, r.RedisProxy.BlackHole},
 				{"without Redis", 8, func() { r.RedisProxy.Heal(); r.RedisProxy.Down() }},
 			} {
 				c.fault()
 				var took []time.Duration
 				for range c.rounds {
-					took = append(took, revokeToDeny(t, r, checkers, maxStaleness)...)
+					took = append(took, revokeToDeny(t, r, checkers)...)
 				}
-				t.Logf("%s: revoke to deny, %d measurements: p50 %s, p99 %s", c.name, len(took),
+				t.Logf("%s: from receipt to denial, %d measurements: p50 %s, p99 %s", c.name, len(took),
 					harness.Percentile(took, 50).Round(10*time.Microsecond), harness.Percentile(took, 99).Round(10*time.Microsecond))
 			}
 		})
 	}
 }
 
-// revokeToDeny revokes a token that all sidecars have just allowed, and
-// returns how long after the receipt each of them denied it for good.
-func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, maxStaleness time.Duration) []time.Duration {
+// revokeToDeny revokes a token that all sidecars have just allowed, and returns
+// how long after the receipt each sidecar first denied it.
+func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker) []time.Duration {
 	t.Helper()
 	token := r.Token(nil)
 	for _, c := range checkers {
-		harness.Eventually(t, 5*time.Second, "a new token passes", func(ctx context.Context) error {
+		harness.Eventually(t, 5*time.Second, "a new token is allowed", func(ctx context.Context) error {
 			if a := c.Check(ctx, token); a.Status != 200 {
 				return fmt.Errorf("%+v", a)
 			}
@@ -181,7 +180,7 @@ func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, max
 				a := c.Check(ctx, token)
 				if a.Status == 200 {
 					if lastAllowed = sent; sent > maxStaleness {
-						t.Errorf("allowed by a check that began %s after the receipt; the maxStaleness is %s", sent, maxStaleness)
+						t.Errorf("allowed by a check that began %s after the receipt; max_staleness is %s", sent, maxStaleness)
 						return
 					}
 				} else if a.Status == 401 {
@@ -191,7 +190,7 @@ func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, max
 				harness.Pause(ctx, 200*time.Microsecond)
 			}
 			if took[i] == 0 {
-				t.Errorf("never denied; last allowed after %s", lastAllowed)
+				t.Errorf("never denied; last allowed by a check that began after %s", lastAllowed)
 			}
 		})
 	}
@@ -204,7 +203,8 @@ func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker, max
 	return took
 }
 
-// backgroundLoad keeps the sidecars busy with tokens new and seen before.
+// backgroundLoad keeps the sidecars busy with new and known tokens until stop is
+// called.
 func backgroundLoad(t *testing.T, r *harness.Rig, checkers []*harness.Checker) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -217,7 +217,7 @@ func backgroundLoad(t *testing.T, r *harness.Rig, checkers []*harness.Checker) (
 					token = r.Token(nil)
 				}
 				if a := checkers[i%len(checkers)].Check(ctx, token); ctx.Err() == nil && (a.Err != nil || a.Status != 200 && a.Status != 503) {
-					t.Errorf("a good token under load: %+v", a)
+					t.Errorf("a valid token under load: %+v", a)
 				}
 				harness.Pause(ctx, time.Millisecond)
 			}
@@ -226,8 +226,8 @@ func backgroundLoad(t *testing.T, r *harness.Rig, checkers []*harness.Checker) (
 	return func() { cancel(); wg.Wait() }
 }
 
-// TestStatementsPerCheck: with a replica PostgreSQL sees the sync and nothing
-// else, however many checks there are.
+// TestStatementsPerCheck: in replica mode, the number of SQL statements depends
+// on the number of syncs and not on the number of checks.
 func TestStatementsPerCheck(t *testing.T) {
 	t.Parallel()
 	const interval = 500 * time.Millisecond
@@ -258,8 +258,8 @@ func TestStatementsPerCheck(t *testing.T) {
 	grew, redisGrew := statements(r)-before, redisCalls(t, r)-redisBefore
 	perMillion := float64(grew) / float64(checks.Load()) * 1e6
 	t.Logf("%d checks in %s: %d PostgreSQL statements (%.0f per million checks), %d Redis commands", checks.Load(), took.Round(time.Millisecond), grew, perMillion, redisGrew)
-	// A sync every interval less a quarter: by the clock, whatever the number of checks.
+	// Syncs are at least three quarters of the interval apart.
 	if most := int(took/(interval*3/4)) + 3; grew > most {
-		t.Errorf("%d statements in %s, want at most the %d of the syncs", grew, took, most)
+		t.Errorf("%d SQL statements in %s, want at most %d, one per sync", grew, took, most)
 	}
 }

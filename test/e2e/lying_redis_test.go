@@ -15,9 +15,9 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// A server in Redis's place that greets well and then announces more than
-// there can be, or what nobody has asked for: the sidecar lives, stays small,
-// and checks are answered from elsewhere.
+// TestLyingRedis puts a server in Redis's place that accepts connections and
+// then announces impossible lengths or sends unexpected replies. The sidecar
+// keeps running, its memory stays small, and other tiers answer the checks.
 func TestLyingRedis(t *testing.T) {
 	t.Parallel()
 	for _, lookup := range []bool{false, true} {
@@ -35,25 +35,26 @@ func TestLyingRedis(t *testing.T) {
 					v := c.Check(t.Context(), token)
 					if v.Status == http.StatusOK {
 						passed++
-					} else if v.Status != http.StatusServiceUnavailable || v.Took < 150*time.Millisecond { // cut off: the machine had no time
+					} else if v.Status != http.StatusServiceUnavailable || v.Took < 150*time.Millisecond { // 503 is accepted only at the deadline
 						t.Fatalf("%+v", v)
 					}
 				}
 				if passed == 0 {
-					t.Error("no check passed")
+					t.Error("no check was allowed")
 				}
 				if err := r.Bouncer.Live(t.Context()); err != nil {
-					t.Errorf("the sidecar is gone: %v", err)
+					t.Errorf("the sidecar is not alive: %v", err)
 				}
 				if peak := peakMemory(t, r.Bouncer.PID()); peak > 512<<20 {
-					t.Errorf("it took %d MiB", peak>>20)
+					t.Errorf("the sidecar's peak memory is %d MiB, want at most 512", peak>>20)
 				}
 			})
 		}
 	}
 }
 
-// liar greets as Redis does and answers everything else with reply.
+// liar starts a server that accepts connections as Redis does and answers every
+// command with reply. It returns the server's address.
 func liar(t *testing.T, reply string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -93,7 +94,7 @@ func liar(t *testing.T, reply string) string {
 	return l.Addr().String()
 }
 
-// peakMemory is the most the process has had in memory, in bytes.
+// peakMemory returns the process's peak resident memory in bytes.
 func peakMemory(t *testing.T, pid int) int64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -14,10 +14,10 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// maxStaleness is max_staleness where a test waits for it.
+// maxStaleness is max_staleness in tests that wait for it.
 const maxStaleness = 4 * time.Second
 
-// installations are the ways to run the product.
+// installations are the supported combinations of store, Redis and mode.
 var installations = []struct {
 	name string
 	o    harness.RigOptions
@@ -30,7 +30,8 @@ var installations = []struct {
 	{"postgres and redis, lookup", harness.RigOptions{Postgres: true, Redis: true, Lookup: true}},
 }
 
-// TestMainJob is the product's purpose, end to end, in every installation.
+// TestMainJob checks in every installation that the product does its job: valid
+// tokens are allowed, all others are denied, and a revoked token is denied.
 func TestMainJob(t *testing.T) {
 	t.Parallel()
 	for _, in := range installations {
@@ -43,7 +44,7 @@ func TestMainJob(t *testing.T) {
 				name   string
 				header []string
 				status int
-				scheme string // what WWW-Authenticate must contain
+				scheme string // part of WWW-Authenticate
 			}{
 				{"valid", []string{"Authorization", "Bearer " + good}, 200, ""},
 				{"none", nil, 401, "Bearer"},
@@ -60,27 +61,27 @@ func TestMainJob(t *testing.T) {
 					t.Errorf("%s: status %d, want %d: %s", c.name, reply.Status, c.status, reply.Body)
 				}
 				if got := reply.Header.Get("WWW-Authenticate"); !strings.Contains(got, c.scheme) {
-					t.Errorf("%s: WWW-Authenticate %q, want %q in it", c.name, got, c.scheme)
+					t.Errorf("%s: WWW-Authenticate %q does not contain %q", c.name, got, c.scheme)
 				}
 				if c.status != 200 {
 					if reply.Upstream != nil {
-						t.Errorf("%s: reached the upstream", c.name)
+						t.Errorf("%s: the request reached the upstream", c.name)
 					}
 					continue
 				}
 				if reply.Upstream == nil {
-					t.Fatalf("%s: did not reach the upstream", c.name)
+					t.Fatalf("%s: the request did not reach the upstream", c.name)
 				}
 				if got := reply.Upstream.Header["X-Jwt-Sub"]; len(got) != 1 || got[0] != "user-1" {
-					t.Errorf("%s: x-jwt-sub at the upstream is %q", c.name, got)
+					t.Errorf("%s: the upstream received x-jwt-sub %q", c.name, got)
 				}
 				if got := reply.Upstream.Header["X-Jwt-Iss"]; len(got) != 1 || got[0] != r.Issuer.Name {
-					t.Errorf("%s: x-jwt-iss at the upstream is %q", c.name, got)
+					t.Errorf("%s: the upstream received x-jwt-iss %q", c.name, got)
 				}
 			}
 			r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": harness.Claim(good, "jti"), "reason": "test"})
 			took := r.Front.AwaitStatus(t, good, 401, maxStaleness+5*time.Second)
-			t.Logf("revoked by API, denied %s later", took.Round(100*time.Microsecond))
+			t.Logf("denied %s after the receipt", took.Round(100*time.Microsecond))
 			if other := r.Front.Bearer(t, r.Token(nil)); other.Status != 200 {
 				t.Errorf("another token after the revocation: status %d, want 200: %s", other.Status, other.Body)
 			}
@@ -88,7 +89,7 @@ func TestMainJob(t *testing.T) {
 	}
 }
 
-// TestRevokedBy exercises every door of a revocation that a plain operator has.
+// TestRevokedBy revokes in every way that an operator can.
 func TestRevokedBy(t *testing.T) {
 	t.Parallel()
 	for _, lookup := range []bool{false, true} {
@@ -96,8 +97,7 @@ func TestRevokedBy(t *testing.T) {
 			t.Parallel()
 			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, MaxStaleness: maxStaleness, SyncInterval: time.Second})
 			iss := r.Issuer.Name
-			// Tokens a second old: the levels (sub, iss) revoke what was issued
-			// strictly before they are set.
+			// A revocation by sub or iss matches tokens issued strictly before it.
 			old := time.Now().Add(-2 * time.Second).Unix()
 			ways := []struct {
 				name   string
@@ -136,13 +136,13 @@ func TestRevokedBy(t *testing.T) {
 				t.Run(d.name, func(t *testing.T) {
 					token, other := r.Token(d.claims), r.Token(map[string]any{"sub": "bystander"})
 					for _, tok := range []string{token, other} {
-						// A busy machine may need longer for a lookup than a check has,
-						// and then says 503: ask again.
+						// On a busy machine a lookup may take longer than a check, which
+						// is then answered with 503: try again.
 						r.Front.AwaitStatus(t, tok, 200, 5*time.Second)
 					}
 					d.revoke(t, token)
 					took := r.Front.AwaitStatus(t, token, 401, maxStaleness+5*time.Second)
-					t.Logf("denied %s later", took.Round(100*time.Microsecond))
+					t.Logf("denied %s after the receipt", took.Round(100*time.Microsecond))
 					if got := r.Front.Bearer(t, other); got.Status != 200 && got.Status != 503 {
 						t.Errorf("a bystander's token: status %d: %s", got.Status, got.Body)
 					}
@@ -192,12 +192,12 @@ func TestKeyRotation(t *testing.T) {
 	}
 	r.Issuer.Rotate("ES256")
 	if after := r.Token(nil); r.Front.Bearer(t, after).Status != 200 {
-		// The unknown kid makes the sidecar fetch; the first request may find
-		// the cooldown of an earlier fetch.
+		// An unknown kid makes the sidecar fetch keys, but not within the cooldown
+		// of an earlier fetch.
 		r.Front.AwaitStatus(t, after, 200, 20*time.Second)
 	}
 	if got := r.Front.Bearer(t, before); got.Status != 200 {
-		t.Errorf("a token under the old key, still published: %d %s", got.Status, got.Body)
+		t.Errorf("a token signed with the old key, which is still published: %d %s", got.Status, got.Body)
 	}
 	r.Issuer.Withdraw(oldKey.ID)
 	r.Issuer.Rotate("ES256")
@@ -212,13 +212,13 @@ func TestUnixSocket(t *testing.T) {
 	if got := r.Front.Bearer(t, r.Token(nil)); got.Status != 200 {
 		t.Fatalf("status %d %s", got.Status, got.Body)
 	}
-	// A socket left by a killed sidecar must not keep the next one out.
+	// A killed sidecar leaves its socket behind; the next one replaces it.
 	r.Bouncer.Kill()
 	r.Bouncer.Start(t)
 	r.Front.AwaitStatus(t, r.Token(nil), 200, 10*time.Second)
 }
 
-// TestDeniedGRPCCall: a gRPC client gets a gRPC status, not an HTTP page.
+// TestDeniedGRPCCall: a gRPC client receives a gRPC status.
 func TestDeniedGRPCCall(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{Front: harness.FrontOptions{UpstreamH2: true}})
@@ -227,7 +227,7 @@ func TestDeniedGRPCCall(t *testing.T) {
 		t.Errorf("grpc-status %q, want 16 (UNAUTHENTICATED); HTTP status %d, headers %v", got, reply.Status, reply.Header)
 	}
 	if reply.Upstream != nil {
-		t.Error("reached the upstream")
+		t.Error("the call reached the upstream")
 	}
 }
 
@@ -244,8 +244,8 @@ func TestProblemBody(t *testing.T) {
 	}
 }
 
-// TestDrain: a SIGTERM under load costs nobody a wrong answer, and the process
-// ends with 0 within ten seconds.
+// TestDrain sends SIGTERM under load. No answer is wrong, and the process ends
+// with 0 within ten seconds.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true})
@@ -297,7 +297,7 @@ func TestDrain(t *testing.T) {
 			kind = "forged"
 		}
 		counts[fmt.Sprintf("%s %d", kind, a.status)]++
-		// 403 is Envoy's own answer where there is no sidecar any more.
+		// 403 is Envoy's own answer once the sidecar has ended.
 		if a.token == bad && a.status != 401 && a.status != 403 || a.token == good && a.status != 200 && a.status != 403 {
 			t.Errorf("%s token: status %d", kind, a.status)
 		}

@@ -9,7 +9,8 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// These tests wait for servers far more than they compute.
+	// These tests mostly wait for servers, so more of them can run than there are
+	// CPUs.
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}

@@ -10,9 +10,9 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// TestMigration walks through docs/migration.md: writers of the older scheme
-// (rows in revoked_tokens, keys token:revoked:{jti}) go on writing, and what
-// they revoke is denied at a real Envoy; what is revoked here, older readers see.
+// TestMigration follows docs/migration.md. Services with the older scheme (rows
+// in revoked_tokens, keys token:revoked:{jti}) continue to revoke tokens, which
+// Envoy then denies, and see the revocations made here.
 func TestMigration(t *testing.T) {
 	t.Parallel()
 	for _, lookup := range []bool{false, true} {
@@ -31,16 +31,16 @@ func TestMigration(t *testing.T) {
 
 			byRow := r.Token(nil)
 			if got := r.Front.Bearer(t, byRow); got.Status != 200 {
-				t.Fatalf("before: %d", got.Status)
+				t.Fatalf("before the row is inserted: %d", got.Status)
 			}
 			r.PG.Exec(t, `insert into revoked_tokens (jti) values ($1)`, harness.Claim(byRow, "jti"))
 			r.Front.AwaitStatus(t, byRow, 401, maxStaleness+5*time.Second)
 			r.PG.Exec(t, `delete from revoked_tokens`)
 			if got := r.Front.Bearer(t, byRow); got.Status != 401 {
-				t.Errorf("a row that is deleted stays revoked, got %d", got.Status)
+				t.Errorf("status %d after the row is deleted, want 401: the revocation stays", got.Status)
 			}
 
-			// A key alone, as redis-py's setex writes it: read where Redis is asked.
+			// A key alone, as redis-py's setex writes it, is seen only in lookup mode.
 			byKey := r.Token(nil)
 			redis.Do(t, "SETEX", "token:revoked:"+harness.Claim(byKey, "jti"), 600, "1")
 			want := 200
@@ -51,14 +51,14 @@ func TestMigration(t *testing.T) {
 				t.Errorf("key only: %d, want %d", got.Status, want)
 			}
 
-			// The other direction.
+			// A revocation made here is visible to services that read the old keys.
 			here := r.Token(nil)
 			key := harness.Claim(here, "jti")
 			redis.Do(t, "SET", "token:valid:"+key, "{}")
 			r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": key})
-			harness.Eventually(t, 5*time.Second, "older readers see it", func(context.Context) error {
+			harness.Eventually(t, 5*time.Second, "the old keys show the revocation", func(context.Context) error {
 				if redis.Do(t, "EXISTS", "token:revoked:"+key) != int64(1) || redis.Do(t, "EXISTS", "token:valid:"+key) != int64(0) {
-					return errors.New("keys are not as they should be")
+					return errors.New("token:revoked is missing, or token:valid still exists")
 				}
 				return nil
 			})

@@ -12,8 +12,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// TestReload changes the routes of a running sidecar: by the file alone, by
-// SIGHUP, and by a bad file, which changes nothing.
+// TestReload changes the routes of a running sidecar, by replacing the file and
+// by SIGHUP. An invalid file changes nothing.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{})
@@ -34,29 +34,29 @@ func TestReload(t *testing.T) {
 			return err
 		})
 	}
-	expect("every path needs a token", "/open", "", 401)
+	expect("every path requires a token", "/open", "", 401)
 	set("routes: [{name: open, public: true, match: {paths: [{prefix: /open}]}}, {name: rest}]\n")
-	expect("the file's new public route", "/open", "", 200)
-	expect("the rest stays closed", "/shut", "", 401)
+	expect("the new public route is open", "/open", "", 200)
+	expect("other paths require a token", "/shut", "", 401)
 
 	set("routes: [{name: admin, scopes: [admin]}]\n")
 	if err := r.Bouncer.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	expect("the scope that SIGHUP brought", "/open", token, 403)
+	expect("the scope of the new route is required after SIGHUP", "/open", token, 403)
 
 	for i, bad := range []string{"routes: [{name: open, pulbic: true}]\n", "routes: [{public: true, scopes: [x]}]\n", "routes: [\n"} {
 		set(bad)
 		if err := r.Bouncer.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		harness.Eventually(t, 15*time.Second, "the fault in the log", func(context.Context) error {
+		harness.Eventually(t, 15*time.Second, "the error is logged", func(context.Context) error {
 			if strings.Count(r.Bouncer.Log(), "configuration not reloaded") <= i {
 				return errors.New("not logged")
 			}
 			return nil
 		})
-		expect("a bad file changes nothing", "/open", token, 403)
-		expect("and opens nothing", "/open", "", 401)
+		expect("an invalid file changes nothing", "/open", token, 403)
+		expect("an invalid file opens no path", "/open", "", 401)
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// rawUpstream is a server that takes any request line there is, and keeps it.
+// rawUpstream is a server that accepts and records any request line.
 type rawUpstream struct {
 	addr string
 	mu   sync.Mutex
@@ -67,7 +67,7 @@ func (u *rawUpstream) serve(c net.Conn) {
 	_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-// take returns what has arrived since the last call.
+// take returns the requests received since the last call.
 func (u *rawUpstream) take() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -76,7 +76,8 @@ func (u *rawUpstream) take() []string {
 	return seen
 }
 
-// rawRequest writes the request line as it is and returns the status.
+// rawRequest sends the request line unchanged and returns the status, or 0 if
+// Envoy closes the connection.
 func rawRequest(t *testing.T, addr, method, target string, header ...string) int {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -94,7 +95,7 @@ func rawRequest(t *testing.T, addr, method, target string, header ...string) int
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
-		return 0 // Envoy hung up on what is no HTTP
+		return 0 // Envoy closed the connection: not HTTP
 	}
 	defer resp.Body.Close()
 	return resp.StatusCode
@@ -107,9 +108,9 @@ routes:
   - {name: rest}
 `
 
-// No way of writing a path gets an anonymous request out of the public routes,
-// or a common token past the stricter route: with an Envoy that normalises
-// paths and with one that does not.
+// No spelling of a path lets an anonymous request leave the public routes, or a
+// token without scope past the stricter route. Tried with an Envoy that
+// normalises paths and with one that does not.
 func TestPathTricks(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: tricksRoutes + "headers: {claims: {x-jwt-sub: sub}}\n"})
@@ -131,7 +132,7 @@ func TestPathTricks(t *testing.T) {
 		}).Addr("front")
 		for _, good := range []string{"/public", "/public/x?a=/../b", "/healthz", "/public/%61", "http://api.example/public/x"} {
 			if status := rawRequest(t, front, "GET", good, "x-jwt-sub", "root", "X-Jwt-Sub", "admin"); status != 200 {
-				t.Errorf("%s: %s is public, but answered %d", name, good, status)
+				t.Errorf("%s: status %d for %s, which is public", name, status, good)
 			}
 			for _, head := range upstream.take() {
 				if strings.Contains(strings.ToLower(head), "x-jwt-sub") {
@@ -145,7 +146,7 @@ func TestPathTricks(t *testing.T) {
 				for _, head := range upstream.take() {
 					line, _, _ := strings.Cut(head, "\n")
 					if _, target, _ := strings.Cut(line, " "); !strings.HasPrefix(path.Clean(target), "/public") || strings.ContainsAny(target, `%\;#`) || strings.Contains(target, "..") {
-						t.Errorf("%s: anonymous %s %q came through as %q (%d)", name, method, trick, line, status)
+						t.Errorf("%s: anonymous %s %q reached the upstream as %q (%d)", name, method, trick, line, status)
 					}
 				}
 			}
@@ -154,11 +155,11 @@ func TestPathTricks(t *testing.T) {
 				line, _, _ := strings.Cut(head, "\n")
 				target := strings.Fields(line)[1]
 				if p := path.Clean(loosely(target)); p == "/admin" || strings.HasPrefix(p, "/admin/") {
-					t.Errorf("%s: %q with a common token came through as %q (%d)", name, trick, line, status)
+					t.Errorf("%s: %q with a token without scope reached the upstream as %q (%d)", name, trick, line, status)
 				}
 			}
 		}
-		// What an operator may do works.
+		// An administrator is allowed.
 		if status := rawRequest(t, front, "GET", "/admin/users", "Authorization", "Bearer "+r.Token(map[string]any{"scope": "admin"})); status != 200 {
 			t.Errorf("%s: the administrator: %d", name, status)
 		}
@@ -166,7 +167,7 @@ func TestPathTricks(t *testing.T) {
 	}
 }
 
-// loosely reads a path as the most lenient of servers would.
+// loosely reads a path as the most lenient server would.
 func loosely(p string) string {
 	p, _, _ = strings.Cut(p, "?")
 	p, _, _ = strings.Cut(p, "#")
@@ -183,7 +184,8 @@ func loosely(p string) string {
 	return strings.Join(segments, "/")
 }
 
-// Opaque tokens, status lists and the resource's metadata, from outside.
+// TestOtherSources covers opaque tokens, status lists and the protected
+// resource's metadata.
 func TestOtherSources(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -239,7 +241,7 @@ headers: {claims: {x-jwt-sub: sub}}
 	mu.Lock()
 	active = false
 	mu.Unlock()
-	harness.Eventually(t, maxStaleness, "what the issuer has ended is denied", func(ctx context.Context) error {
+	harness.Eventually(t, maxStaleness, "a token that the issuer has revoked is denied", func(ctx context.Context) error {
 		reply, err := r.Front.Do(ctx, "GET", "/legacy", "Authorization", "Bearer opaque-token")
 		if err == nil && reply.Status != 401 {
 			err = fmt.Errorf("status %d", reply.Status)
@@ -255,7 +257,7 @@ headers: {claims: {x-jwt-sub: sub}}
 			t.Errorf("status list entry %d: %d, want %d: %s", index, reply.Status, want, reply.Body)
 		}
 	}
-	// Both must agree: one that the list calls valid, revoked here.
+	// Both must agree: the list calls this token valid, but it is revoked here.
 	r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": "listed-and-revoked"})
 	claims := listed(1)
 	claims["jti"] = "listed-and-revoked"
@@ -264,7 +266,7 @@ headers: {claims: {x-jwt-sub: sub}}
 	reply = r.Front.Get(t)
 	const meta = "/.well-known/oauth-protected-resource/v1"
 	if c := reply.Header.Get("Www-Authenticate"); !strings.Contains(c, `resource_metadata="https://api.example`+meta+`"`) {
-		t.Errorf("challenge: %s", c)
+		t.Errorf("the challenge does not name the metadata: %s", c)
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.Bouncer.HTTP+meta, http.NoBody)
 	if err != nil {
@@ -279,7 +281,7 @@ headers: {claims: {x-jwt-sub: sub}}
 	doc, _ := io.ReadAll(resp.Body)
 	for _, part := range []string{`"resource": "https://api.example/v1"`, `"https://issuer.example"`, `"https://login.example"`, `"read"`} {
 		if !strings.Contains(string(doc), part) {
-			t.Errorf("metadata lacks %s: %s", part, doc)
+			t.Errorf("the metadata does not contain %s: %s", part, doc)
 		}
 	}
 }

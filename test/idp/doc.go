@@ -1,5 +1,5 @@
-// Package idp tests the doors with the messages of a real identity provider:
-// panva's oidc-provider, a certified OpenID Provider. `make test-idp` fetches
-// it and runs the test; Node.js is needed for that, which is why it is not
-// part of `make test`.
+// Package idp tests the logout endpoints with messages of real identity
+// providers: panva's oidc-provider, a certified OpenID Provider, and Keycloak.
+// `make test-idp` fetches the former and runs its test. It needs Node.js and is
+// therefore not part of `make test`.
 package idp

@@ -24,7 +24,7 @@ var (
 	realm       = fmt.Sprint("shop-", time.Now().Unix())
 )
 
-// keycloak is an administrator's hand on the server.
+// keycloak is an administrator's client of the server.
 type keycloak struct {
 	t      *testing.T
 	client *http.Client
@@ -63,7 +63,8 @@ func (k *keycloak) token(realm string, form url.Values) string {
 	return answer.AccessToken
 }
 
-// admin calls the admin API and decodes the answer into the result, if any.
+// admin calls the admin API and decodes the response into result, unless it is
+// nil.
 func (k *keycloak) admin(method, path string, body, result any) {
 	k.t.Helper()
 	var text []byte
@@ -82,8 +83,8 @@ func (k *keycloak) admin(method, path string, body, result any) {
 	}
 }
 
-// TestKeycloak: what a real Keycloak sends on logout, on a pushed not-before
-// and on "logout all" ends the tokens at a real Envoy.
+// TestKeycloak: a real Keycloak's messages on logout, on a pushed not-before and
+// on "logout all" revoke tokens at a real Envoy.
 func TestKeycloak(t *testing.T) {
 	if *keycloakURL == "" {
 		t.Fatal("-keycloak http://127.0.0.1:8080 is needed; see docs/api.md")
@@ -151,8 +152,8 @@ api:
 	k.admin("PUT", "/"+realm, map[string]any{"notBefore": time.Now().Unix() + 1}, nil)
 	k.admin("POST", "/"+realm+"/push-revocation", nil, &pushed)
 	t.Logf("push-revocation: %v", pushed)
-	ends("bob is ended by the realm's not-before", bob)
-	harness.Eventually(t, 10*time.Second, "a token issued since passes", func(ctx context.Context) error {
+	ends("bob's token is denied after the realm's not-before", bob)
+	harness.Eventually(t, 10*time.Second, "a token issued after the not-before is allowed", func(ctx context.Context) error {
 		r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+signIn("bob"))
 		if err == nil && r.Status != 200 {
 			err = errors.New(http.StatusText(r.Status))
@@ -164,6 +165,6 @@ api:
 	passes("bob again", bob)
 	k.admin("POST", "/"+realm+"/logout-all", nil, &pushed)
 	t.Logf("logout-all: %v", pushed)
-	ends("everybody is logged out", bob)
+	ends("all users are logged out", bob)
 	k.admin("DELETE", "/"+realm, nil, nil)
 }

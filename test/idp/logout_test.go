@@ -94,7 +94,8 @@ func newBrowser(t *testing.T) *browser {
 		}}}
 }
 
-// fetch returns the page's address, text, and where a redirect to the client led.
+// fetch returns the page's address and text, and the target of a redirect to the
+// client.
 func (b *browser) fetch(method, address string, form url.Values) (*url.URL, string, *url.URL) {
 	b.t.Helper()
 	req, err := http.NewRequestWithContext(b.t.Context(), method, address, strings.NewReader(form.Encode()))
@@ -126,7 +127,7 @@ var (
 	xsrf   = regexp.MustCompile(`name="xsrf" value="([^"]+)"`)
 )
 
-// signIn walks through login and consent and returns the access token.
+// signIn completes login and consent and returns the access token.
 func (b *browser) signIn(issuer, user string) string {
 	b.t.Helper()
 	const verifier = "a-code-verifier-of-at-least-forty-three-characters"
@@ -173,8 +174,9 @@ func (b *browser) signOut(issuer string) {
 	b.fetch("POST", issuer+"/session/end/confirm", url.Values{"xsrf": {token[1]}, "logout": {"yes"}})
 }
 
-// TestLogoutAtARealProvider: a user signs in at the provider and is let
-// through by Envoy; signs out there, and is not; signs in again, and is.
+// TestLogoutAtARealProvider: Envoy allows a user who has signed in at the
+// provider, denies the user after signing out there, and allows the user again
+// after signing in.
 func TestLogoutAtARealProvider(t *testing.T) {
 	port := harness.Port(t)
 	issuer := fmt.Sprint("http://127.0.0.1:", port)
@@ -204,10 +206,10 @@ api:
 		return err
 	})
 	if !strings.Contains(p.log.String(), "backchannel.success") || strings.Contains(p.log.String(), "error") {
-		t.Errorf("the provider says:\n%s", p.log)
+		t.Errorf("the provider's log:\n%s", p.log)
 	}
 	if r := front.Bearer(t, other); r.Status != 200 {
-		t.Errorf("somebody else: %d", r.Status)
+		t.Errorf("another user: %d", r.Status)
 	}
 	harness.Eventually(t, 10*time.Second, "signing in again works", func(ctx context.Context) error {
 		r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+newBrowser(t).signIn(p.issuer, "alice"))

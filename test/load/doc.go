@@ -1,7 +1,6 @@
-// Package load drives ext_authz servers with realistic checks, and measures
-// what they cost: checks per second, latency, processor time as the kernel
-// accounts it to the server's process, peak memory.
+// Package load sends realistic checks to ext_authz servers and measures checks
+// per second, latency, CPU time of the server's process, and peak memory.
 //
-// Numbers of different runs say little about each other. What counts are the
-// ratios between servers that ran side by side, in turns, on one machine.
+// Numbers of different runs are not comparable. The ratios between servers that
+// ran on one machine, in turns, are.
 package load

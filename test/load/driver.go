@@ -16,42 +16,42 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Check is one encoded CheckRequest and what its answer must be.
+// Check is an encoded CheckRequest and the expected answer.
 type Check struct {
 	Wire  []byte
 	Allow bool
 }
 
-// Source hands out checks. n counts up from 0 over all workers of a run.
+// Source returns the n-th check of a run, counted from 0 over all workers.
 type Source func(n int64) Check
 
-// Load is what a Driver does to a server.
+// Load describes the checks that a Driver sends.
 type Load struct {
-	Duration time.Duration // how long checks are started
-	Checks   int64         // how many at most; 0: as many as fit into Duration
-	InFlight int           // checks under way at the same time
-	// Rate is checks per second. With it the loop is open: a check is due at
-	// its time whether or not earlier ones have been answered, and its latency
-	// counts from when it was due. 0: closed, a worker's next check follows
-	// the answer to its last.
+	Duration time.Duration // how long new checks are sent
+	Checks   int64         // maximum number of checks; 0 means no limit
+	InFlight int           // number of concurrent checks
+	// Rate is the number of checks per second in an open loop: each check is
+	// due at a fixed time, even if earlier ones are unanswered, and its latency
+	// counts from then. 0 means a closed loop: a worker sends a check when the
+	// last one is answered.
 	Rate   float64
 	Source Source
 }
 
-// Result is what happened.
+// Result holds the measurements of a run.
 type Result struct {
 	Checks  int64 // answered
-	Wrong   int64 // answered otherwise than expected
-	Errors  int64 // RPC errors: never right
-	First   error // of these, one that came first on its connection
+	Wrong   int64 // answered, but not as expected
+	Errors  int64 // RPC errors, not among Checks
+	First   error // the first RPC error of one of the workers
 	Elapsed time.Duration
 	Latency *hdrhistogram.Histogram // nanoseconds
 }
 
-// PerSecond returns checks answered per second.
+// PerSecond returns the number of answered checks per second.
 func (r Result) PerSecond() float64 { return float64(r.Checks) / r.Elapsed.Seconds() }
 
-// Quantile returns the latency that the share q of checks stayed below.
+// Quantile returns the latency at quantile q, between 0 and 1.
 func (r Result) Quantile(q float64) time.Duration {
 	return time.Duration(r.Latency.ValueAtQuantile(100 * q))
 }
@@ -59,13 +59,13 @@ func (r Result) Quantile(q float64) time.Duration {
 // Driver is a client of one server.
 type Driver struct{ conns []*grpc.ClientConn }
 
-// NewDriver returns a client with its own connections to target, which are
-// made when first used.
+// NewDriver returns a client with the given number of connections to target.
+// Each is made when it is first used.
 func NewDriver(target string, connections int) (*Driver, error) {
 	d := &Driver{}
 	for range max(connections, 1) {
 		c, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wireCodec{}), grpc.WaitForReady(true))) // a refused dial is tried again
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wireCodec{}), grpc.WaitForReady(true))) // retry a refused connection
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("driver: %w", err), d.Close())
 		}
@@ -74,7 +74,7 @@ func NewDriver(target string, connections int) (*Driver, error) {
 	return d, nil
 }
 
-// Close ends the connections.
+// Close closes the connections.
 func (d *Driver) Close() error {
 	var errs []error
 	for _, c := range d.conns {
@@ -88,7 +88,7 @@ const (
 	highest     = int64(10 * time.Second)
 )
 
-// Run puts the load on the server.
+// Run sends the checks and returns the measurements.
 func (d *Driver) Run(ctx context.Context, l Load) Result {
 	ctx, cancel := context.WithTimeout(ctx, l.Duration+10*time.Second)
 	defer cancel()
@@ -126,7 +126,7 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 					}
 					continue
 				}
-				_ = r.Latency.RecordValue(min(int64(time.Since(due)), highest)) // cannot be out of range
+				_ = r.Latency.RecordValue(min(int64(time.Since(due)), highest)) // never out of range
 				r.Checks++
 				if allowed(answer) != c.Allow {
 					r.Wrong++
@@ -148,11 +148,11 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 	return total
 }
 
-// allowed reports whether the answer is an explicit allow: its first field is
-// a status with code 0. Servers here put the status first.
+// allowed reports whether the answer explicitly allows: its first field is a
+// status with code 0. All servers compared here encode the status first.
 func allowed(answer []byte) bool { return bytes.HasPrefix(answer, []byte{0x0a, 0x00}) }
 
-// wireCodec passes bytes through.
+// wireCodec sends and receives encoded messages as they are.
 type wireCodec struct{}
 
 var _ encoding.CodecV2 = wireCodec{}

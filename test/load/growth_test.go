@@ -11,20 +11,20 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// growthSection: what grows with what.
+// growthSection measures the cost of more tokens, routes and issuers.
 func growthSection(b *testing.B, w *world) string {
 	hot := w.checks("ES256", "hot", 100)
 	wide := w.checks("ES256", "wide", 50_000)
 	plain := w.product(b, "", "", "")
-	// 50 000 tokens are more than fit into the default of token_cache.max_bytes;
-	// asked for in turn, each is gone before it comes again.
+	// 50 000 tokens do not fit into the default token_cache.max_bytes. Sent in
+	// turn, each has been evicted when it is sent again.
 	small, seen := w.product(b, "", "", ""), w.product(b, "", "", "token_cache: {max_bytes: 536870912}\n")
 	start := time.Now()
 	fresh := w.product(b, "", "", "")
 	ready := time.Since(start)
 	fresh.stop()
 	if r := seen.driver(b, 4).Run(context.Background(), Load{Duration: time.Minute, Checks: int64(len(wide)), InFlight: 32, Source: InTurn(wide)}); r.Checks != int64(len(wide)) {
-		b.Fatalf("%d of %d tokens shown", r.Checks, len(wide))
+		b.Fatalf("%d of %d tokens were checked", r.Checks, len(wide))
 	}
 	rows := compare(b, []contender{
 		{"100 tokens seen, 1 route, 1 issuer", plain, InTurn(hot)},
@@ -36,7 +36,7 @@ func growthSection(b *testing.B, w *world) string {
 	}, 0, closed())
 	text := table("ES256, token seen before", rows)
 
-	// 5,000 users, each with a token of its own and a request a second.
+	// 5,000 users, each with their own token and one request per second.
 	before := usage(b, plain.pid)
 	d := plain.driver(b, 16)
 	r := d.Run(context.Background(), Load{Duration: 2 * *length, InFlight: 5000, Rate: 5000, Source: InTurn(wide[:5000])})
@@ -49,7 +49,7 @@ func growthSection(b *testing.B, w *world) string {
 	return text + fmt.Sprintf("\nFrom start to ready (SQLite, key set from a file): %d ms.\n", ready.Milliseconds())
 }
 
-// routes returns a stanza with n routes; the path of the checks is the last's.
+// routes returns a configuration with n routes. The checks match the last one.
 func routes(n int) string {
 	var b strings.Builder
 	b.WriteString("routes:\n")
@@ -60,7 +60,8 @@ func routes(n int) string {
 	return b.String()
 }
 
-// issuers starts the product with n issuers; the checks' is the last.
+// issuers starts the product with n issuers. The checks' tokens are from the
+// last one.
 func (w *world) issuers(t testing.TB, n int) *server {
 	t.Helper()
 	var b strings.Builder

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Every server answers every check rightly, and the driver counts them.
+// Every server answers every check correctly, and the driver counts them.
 func TestDriver(t *testing.T) {
 	w := newWorld(t)
 	good := w.checks("RS256", "smoke", 20)
@@ -57,7 +57,7 @@ func TestDriver(t *testing.T) {
 	}
 }
 
-// A driver that cannot find anything wrong would be no use.
+// The driver counts wrong answers and RPC errors.
 func TestDriverSeesWrongAnswers(t *testing.T) {
 	w := newWorld(t)
 	s := w.baseline(t, "noop")

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// plot draws rows as bars, into a file beside the report.
+// plot draws rows as a bar chart into a file beside the report.
 func plot(t testing.TB, file, title string, rows []row, value func(row) float64) {
 	t.Helper()
 	if *report == "" {

@@ -16,9 +16,9 @@ import (
 )
 
 var (
-	report      = flag.String("load.report", "", "Markdown file whose generated part is written anew, with plots beside it; empty: the log only")
-	only        = flag.String("load.only", "", "sections to measure, separated by commas; empty: all")
-	revocations = flag.Int("load.revocations", 1_000_000, "live revocations in the replica of the rows that say so")
+	report      = flag.String("load.report", "", "Markdown file whose measured sections are rewritten, with plots beside it; empty means only the log")
+	only        = flag.String("load.only", "", "sections to measure, separated by commas; empty means all")
+	revocations = flag.Int("load.revocations", 1_000_000, "number of live revocations in rows that mention them")
 )
 
 // section is a part of the report.
@@ -57,7 +57,7 @@ func BenchmarkReport(b *testing.B) {
 	}
 }
 
-// splice replaces what stands between the section's markers.
+// splice replaces the text between the section's markers.
 func splice(t testing.TB, file, name, text string) {
 	t.Helper()
 	old, err := os.ReadFile(file)
@@ -86,7 +86,7 @@ func loadAverage() string {
 
 func closed() Load { return Load{Duration: *length, InFlight: 32} }
 
-// hotSection: the product on tokens it has seen, against servers that do less.
+// hotSection compares the product on known tokens with servers that do less.
 func hotSection(b *testing.B, w *world) string {
 	hot := InTurn(w.checks("RS256", "hot", 100))
 	rows := compare(b, []contender{
@@ -101,7 +101,7 @@ func hotSection(b *testing.B, w *world) string {
 	return table("32 in flight, 4 connections", rows)
 }
 
-// halfSection: latency at half of what the no-op server can do.
+// halfSection measures latency at half of the no-op server's throughput.
 func halfSection(b *testing.B, w *world) string {
 	hot := InTurn(w.checks("RS256", "half", 100))
 	noop, product := w.baseline(b, "noop"), w.product(b, "", "", "")
@@ -112,7 +112,8 @@ func halfSection(b *testing.B, w *world) string {
 	return fmt.Sprintf("Open loop at %.0f checks/s, half of what the no-op server did at most.\n\n", l.Rate) + table("half load", rows)
 }
 
-// coldSection: tokens never seen before. Each round has a new process.
+// coldSection measures the verification of new tokens. Each round starts a new
+// process.
 func coldSection(b *testing.B, w *world) string {
 	var rows []row
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
@@ -140,7 +141,7 @@ func coldSection(b *testing.B, w *world) string {
 	return table("every token new", rows)
 }
 
-// revoke puts n revocations of jti PREFIX-0 … into the database.
+// revoke inserts n revocations of the jti PREFIX-0, PREFIX-1, … into the database.
 func revoke(t testing.TB, pg *harness.PG, prefix string, n int) {
 	t.Helper()
 	const part = 50_000
@@ -151,10 +152,10 @@ func revoke(t testing.TB, pg *harness.PG, prefix string, n int) {
 	}
 }
 
-// mixesSection: what tokens look like in life.
+// mixesSection measures realistic mixes of known, new and revoked tokens.
 func mixesSection(b *testing.B, w *world) string {
 	pg := w.needPostgres(b)
-	first := w.product(b, pg.URL, "", "") // makes the schema
+	first := w.product(b, pg.URL, "", "") // creates the schema
 	first.stop()
 	hot := w.checks("ES256", "hot", 100)
 	wide := w.checks("ES256", "wide", 100_000)
@@ -179,7 +180,7 @@ func mixesSection(b *testing.B, w *world) string {
 	}, 0, closed()))
 }
 
-// callsSection: what the sidecar asks of Redis and Postgres while it is asked.
+// callsSection counts the calls to Redis and PostgreSQL under load.
 func callsSection(b *testing.B, w *world) string {
 	pg, rd := w.needPostgres(b), w.needRedis(b)
 	s := w.product(b, pg.URL, rd.URL, "")

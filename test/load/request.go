@@ -48,12 +48,13 @@ func address(ip string, port uint32) *core.Address {
 	}}}
 }
 
-// InTurn hands out checks one after the other, over and over.
+// InTurn returns the checks one after the other, repeatedly.
 func InTurn(checks []Check) Source {
 	return func(n int64) Check { return checks[n%int64(len(checks))] }
 }
 
-// Zipf hands out checks as popularity has it: the k-th with a share of 1/k^1.1.
+// Zipf returns checks by popularity: the share of the k-th is proportional to
+// 1/k^1.1.
 func Zipf(checks []Check, seed uint64) Source {
 	r := rand.New(rand.NewPCG(seed, 1))
 	z := rand.NewZipf(r, 1.1, 1, uint64(len(checks)-1))

@@ -11,11 +11,11 @@ import (
 )
 
 var (
-	rounds = flag.Int("load.rounds", 5, "rounds over all servers of a comparison")
-	length = flag.Duration("load.length", 3*time.Second, "how long each server is under load in a round")
+	rounds = flag.Int("load.rounds", 5, "number of rounds over all servers of a comparison")
+	length = flag.Duration("load.length", 3*time.Second, "duration of the load on each server in a round")
 )
 
-// sample is one server in one round.
+// sample holds the measurements of one server in one round.
 type sample struct {
 	perSecond     float64
 	p50, p99, max time.Duration // max: the 99.9th percentile
@@ -23,7 +23,7 @@ type sample struct {
 	peak          int64
 }
 
-// measure loads s once. Every answer must be right.
+// measure puts s under load once. Every answer must be right.
 func measure(t testing.TB, s *server, d *Driver, l Load) sample {
 	t.Helper()
 	before, err := UsageOf(s.pid)
@@ -44,7 +44,7 @@ func measure(t testing.TB, s *server, d *Driver, l Load) sample {
 	}
 }
 
-// median returns the sample made of each column's median.
+// median returns a sample of each column's median.
 func median(all []sample) sample {
 	of := func(get func(sample) float64) float64 {
 		v := make([]float64, len(all))
@@ -64,24 +64,23 @@ func median(all []sample) sample {
 	}
 }
 
-// contender is a server with the load it gets.
+// contender is a server and the checks that it receives.
 type contender struct {
 	name   string
 	server *server
 	source Source
 }
 
-// row is a contender's medians over the rounds, and the ratio of its processor
-// time to the first contender's, as the median of the ratios of each round.
+// row holds a contender's medians over the rounds. ratio is the median of its
+// CPU time relative to the base contender's in the same round.
 type row struct {
 	name string
 	sample
 	ratio float64
 }
 
-// compare runs the contenders in turns, so that what disturbs the machine
-// disturbs all of them. base is the index of the one the others are set
-// against.
+// compare measures the contenders in turns, so that other load on the machine
+// affects all of them. base is the index of the contender that ratios refer to.
 func compare(t testing.TB, contenders []contender, base int, l Load) []row {
 	t.Helper()
 	drivers := make([]*Driver, len(contenders))

@@ -17,8 +17,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// envoySection: what a request through a real Envoy costs with each kind of
-// authorization. Envoy answers by itself, there is no upstream.
+// envoySection measures requests through a real Envoy with each kind of
+// authorization. Envoy responds by itself; there is no upstream.
 func envoySection(b *testing.B, w *world) string {
 	token := w.token("RS256", "through", 1)
 	noop, tcp := w.baseline(b, "noop"), w.product(b, "", "", "")
@@ -84,8 +84,8 @@ func usage(t testing.TB, pid int) Usage {
 	return u
 }
 
-// requests sends HTTP requests for a while, and returns how they fared; peak
-// holds their number.
+// requests sends HTTP requests for the given time. peak in the returned sample
+// is their number.
 func requests(t testing.TB, addr, token string, length time.Duration) sample {
 	t.Helper()
 	const workers = 16
@@ -132,7 +132,7 @@ func requests(t testing.TB, addr, token string, length time.Duration) sample {
 	}
 	group.Wait()
 	if wrong.Load() > 0 || all.TotalCount() == 0 {
-		t.Fatalf("%d requests, %d not answered with 200", all.TotalCount(), wrong.Load())
+		t.Fatalf("%d of %d requests were not answered with 200", wrong.Load(), all.TotalCount())
 	}
 	q := func(p float64) time.Duration { return time.Duration(all.ValueAtQuantile(p)) }
 	return sample{perSecond: float64(all.TotalCount()) / time.Since(start).Seconds(), p50: q(50), p99: q(99), max: q(99.9), peak: all.TotalCount()}

@@ -9,25 +9,25 @@ import (
 	"time"
 )
 
-// userHertz is the unit of /proc/PID/stat, the same on every Linux that Go
-// runs on.
+// userHertz is the number of ticks per second in /proc/PID/stat. It is the same
+// on every Linux that Go supports.
 const userHertz = 100
 
-// Usage is what a process has cost so far.
+// Usage is the CPU time and memory that a process has used so far.
 type Usage struct {
-	CPU  time.Duration // user and system, all threads; resolution 10 ms
-	RSS  int64         // bytes resident now
-	Peak int64         // bytes resident at most
+	CPU  time.Duration // user and system time of all threads; resolution 10 ms
+	RSS  int64         // resident bytes now
+	Peak int64         // peak resident bytes
 }
 
-// UsageOf reads the kernel's accounts of a process.
+// UsageOf reads a process's usage from /proc.
 func UsageOf(pid int) (Usage, error) {
 	var u Usage
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return u, fmt.Errorf("usage: %w", err)
 	}
-	// The name in parentheses may hold anything.
+	// The name in parentheses may contain ')', so cut at the last one.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 13 {
 		return u, fmt.Errorf("usage: unexpected /proc/%d/stat", pid)

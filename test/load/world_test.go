@@ -20,10 +20,10 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
-// world is what the servers under load share.
+// world holds what the servers under load share.
 type world struct {
 	dir    string
-	bin    string // of what is built here
+	bin    string // directory of the baseline binary
 	issuer *authztest.Issuer
 	jwks   string // file
 
@@ -40,8 +40,8 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// checks mints n tokens, each with its own jti ("PREFIX-i") and one of 500
-// subjects, and returns the checks that present them.
+// checks mints n tokens, each with a jti of its own ("PREFIX-i") and one of 500
+// subjects, and returns a check for each token.
 func (w *world) checks(alg, prefix string, n int) []Check {
 	checks := make([]Check, n)
 	var group sync.WaitGroup
@@ -56,7 +56,7 @@ func (w *world) checks(alg, prefix string, n int) []Check {
 	return checks
 }
 
-// token is about 760 bytes long with RS256.
+// token mints a token, which has about 760 bytes with RS256.
 func (w *world) token(alg, jti string, i int) string {
 	return w.issuer.Mint(map[string]any{
 		"jti": jti, "sub": fmt.Sprintf("user-%d", i%500), "email": fmt.Sprintf("user-%d@shop.example.com", i%500),
@@ -64,13 +64,13 @@ func (w *world) token(alg, jti string, i int) string {
 	}, authztest.Alg(alg), authztest.Lifetime(2*time.Hour))
 }
 
-// server is one under load.
+// server is a server under load.
 type server struct {
 	name   string
 	target string
 	pid    int
-	http   string // of the product
-	stop   func() // ends it before the test does
+	http   string // HTTP address of the product
+	stop   func() // ends the product before the end of the test
 }
 
 func (s *server) driver(t testing.TB, connections int) *Driver {
@@ -83,7 +83,7 @@ func (s *server) driver(t testing.TB, connections int) *Driver {
 	return d
 }
 
-// baseline starts a server to compare with.
+// baseline starts a server of package baseline.
 func (w *world) baseline(t testing.TB, kind string) *server {
 	t.Helper()
 	path := filepath.Join(w.bin, "baseline")
@@ -139,21 +139,21 @@ func (w *world) needPostgres(t testing.TB) *harness.PG {
 	return w.postgres
 }
 
-// product starts the real binary. store and redis as in its configuration;
-// empty: SQLite, and no Redis. more is further configuration.
+// product starts the real binary. store and redis are as in its configuration;
+// empty means SQLite and no Redis. more is further configuration.
 func (w *world) product(t testing.TB, store, redis, more string) *server {
 	t.Helper()
 	return w.productAt(t, "", store, redis, more)
 }
 
-// productAt starts it with an address of its own, such as a Unix socket in a
-// directory made by harness.Dir.
+// productAt is product with a gRPC address, such as a Unix socket in a directory
+// made by harness.Dir.
 func (w *world) productAt(t testing.TB, grpc, store, redis, more string) *server {
 	t.Helper()
 	return w.start(t, grpc, store, redis, "", more)
 }
 
-// productWith starts it with further issuers, before the one of the checks.
+// productWith starts the product with further issuers before the checks' issuer.
 func (w *world) productWith(t testing.TB, issuers string) *server {
 	t.Helper()
 	return w.start(t, "", "", "", issuers, "")

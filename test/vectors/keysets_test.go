@@ -60,13 +60,13 @@ func signed(k *authztest.Key) string {
 
 var keyMacro = regexp.MustCompile(`@(\w+)(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})?`)
 
-// fillIn replaces @KEY and @KEY{members}, after @repeat and @byte.
+// fillIn replaces @KEY and @KEY{members} by JWKs, after @repeat and @byte.
 func fillIn(t *testing.T, text string, k keys) string {
 	t.Helper()
 	return keyMacro.ReplaceAllStringFunc(expand(text), func(m string) string {
 		g := keyMacro.FindStringSubmatch(m)
 		key := k[g[1]]
-		require.NotNil(t, key, "no key is called %q", g[1])
+		require.NotNil(t, key, "no key is named %q", g[1])
 		members := key.JWK()
 		if g[2] != "" {
 			var change map[string]any

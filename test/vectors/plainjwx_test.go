@@ -12,9 +12,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The test of the tests: the JOSE library alone, in the way its documentation
-// shows, put in the verifier's place. What it lets through is what the gate is
-// for. testdata/plainjwx.txt lists it; write it anew with UPDATE=1.
+// TestPlainJWXFailsTheVectors tests the vectors: it replaces the verifier by the
+// JOSE library alone, used as its documentation shows. The vectors that the
+// library accepts are why the strict parser exists. testdata/plainjwx.txt lists
+// them; UPDATE=1 rewrites it.
 func TestPlainJWXFailsTheVectors(t *testing.T) {
 	t.Parallel()
 	list, err := load("testdata/tokens/*.txt", tokenDirectives...)
@@ -29,7 +30,7 @@ func TestPlainJWXFailsTheVectors(t *testing.T) {
 		accepted := plainJWX(raw, set)
 		switch {
 		case s.expect == "allowed" && !accepted:
-			t.Logf("refused by the library alone: %s", s.name)
+			t.Logf("rejected by the library alone: %s", s.name)
 		case s.expect != "allowed" && accepted:
 			through = append(through, fmt.Sprintf("%s: %s", s.expect, s.name))
 		}
@@ -56,7 +57,7 @@ func plainJWX(raw string, set jwk.Set) (accepted bool) {
 	return err == nil
 }
 
-// The same for key sets: how many the library alone reads otherwise.
+// The JOSE library alone reads many key sets differently.
 func TestPlainJWXReadsKeySetsOtherwise(t *testing.T) {
 	t.Parallel()
 	list, err := load("testdata/keysets/*.txt", "set", "verifies", "fails")

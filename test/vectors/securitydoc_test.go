@@ -12,9 +12,9 @@ import (
 
 var link = regexp.MustCompile(`\[([^\]]+)\]\(([^)#]+)\)`)
 
-// docs/security.md is a list of promises with the test behind each. Every test
-// it names must exist where it says, every file it links to must exist, and
-// every rule must name a test.
+// docs/security.md lists rules and the tests that check them. Every test must
+// exist in the file that it links to, every linked file must exist, and every
+// rule must name a test.
 func TestSecurityDocument(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join("..", "..", "docs")

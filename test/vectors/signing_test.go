@@ -18,7 +18,8 @@ import (
 	"jwtbouncer/authz/authztest"
 )
 
-// signer reads the sign directive and returns the default header with it.
+// signer interprets the sign directive. It returns the signing function and the
+// default header.
 func signer(directive string, k keys) (sign func([]byte) []byte, header string, err error) {
 	words := strings.Fields(directive)
 	if len(words) == 0 {
@@ -38,7 +39,7 @@ func signer(directive string, k keys) (sign func([]byte) []byte, header string, 
 		return func(in []byte) []byte { return pss(key, in, length) }, fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":"JWT"}`, key.Alg, key.ID), err
 	}
 	if key == nil || (len(words) != 1 && (len(words) != 3 || words[1] != "as")) {
-		return nil, "", fmt.Errorf("sign: %q is not understood", directive)
+		return nil, "", fmt.Errorf("sign: unknown directive %q", directive)
 	}
 	alg := key.Alg
 	if len(words) == 3 {
@@ -52,7 +53,7 @@ func signer(directive string, k keys) (sign func([]byte) []byte, header string, 
 	return func(in []byte) []byte { return key.Sign(alg, in) }, string(b), err
 }
 
-// pss signs as PS256 does, but with another salt length than it fixes.
+// pss signs as PS256 does, but with the given salt length.
 func pss(k *authztest.Key, in []byte, salt int) []byte {
 	sum := sha256.Sum256(in)
 	sig, err := k.Private().Sign(rand.Reader, sum[:], &rsa.PSSOptions{SaltLength: salt, Hash: crypto.SHA256})
@@ -62,8 +63,8 @@ func pss(k *authztest.Key, in []byte, salt int) []byte {
 	return sig
 }
 
-// publicBytes are the forms of a public key that an attacker would try as an
-// HMAC secret.
+// publicBytes encodes a public key in one of the forms that an attacker would
+// use as an HMAC secret.
 func publicBytes(k *authztest.Key, form string) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(k.Public())
 	if err != nil {
@@ -81,7 +82,7 @@ func publicBytes(k *authztest.Key, form string) ([]byte, error) {
 	case "point":
 		return k.Public().(*ecdsa.PublicKey).Bytes()
 	}
-	return nil, fmt.Errorf("no form of a public key is called %q", form)
+	return nil, fmt.Errorf("unknown form of a public key: %q", form)
 }
 
 // mutate changes a good signature.
@@ -121,7 +122,7 @@ func mutate(sig []byte, how string) ([]byte, error) {
 	case "swap r and s":
 		return append(append([]byte{}, sig[half:]...), sig[:half]...), nil
 	default:
-		return nil, fmt.Errorf("no mutation is called %q", how)
+		return nil, fmt.Errorf("unknown mutation %q", how)
 	}
 	return sig, nil
 }

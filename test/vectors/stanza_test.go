@@ -19,8 +19,8 @@ type stanza struct {
 	fields map[string]string // the other directives
 }
 
-// load reads every stanza of the files that match the pattern. None is an
-// error: a suite that tests nothing must not pass.
+// load reads every stanza of the files that match the pattern. It returns an
+// error if there is none: a suite without vectors must not pass.
 func load(pattern string, directives ...string) ([]stanza, error) {
 	files, err := filepath.Glob(pattern)
 	if err != nil {
@@ -35,14 +35,14 @@ func load(pattern string, directives ...string) ([]stanza, error) {
 		}
 		for _, s := range list {
 			if names[s.name] {
-				return nil, fmt.Errorf("%s:%d: second vector named %q", s.file, s.line, s.name)
+				return nil, fmt.Errorf("%s:%d: duplicate vector %q", s.file, s.line, s.name)
 			}
 			names[s.name] = true
 		}
 		all = append(all, list...)
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("no vector found by %s", pattern)
+		return nil, fmt.Errorf("no vector found in %s", pattern)
 	}
 	return all, nil
 }
@@ -81,7 +81,7 @@ func parse(file string, directives []string) ([]stanza, error) {
 			directive, value = strings.TrimSuffix(line, ":"), ""
 		}
 		if _, twice := s.fields[directive]; twice || !allowed[directive] {
-			return nil, fmt.Errorf("%s:%d: directive %q is unknown or occurs twice", file, n, directive)
+			return nil, fmt.Errorf("%s:%d: unknown or duplicate directive %q", file, n, directive)
 		}
 		s.fields[directive] = value
 	}
@@ -92,7 +92,7 @@ func parse(file string, directives []string) ([]stanza, error) {
 		s := &all[i]
 		s.name, s.expect = s.fields["name"], s.fields["expect"]
 		if s.name == "" || s.expect == "" {
-			return nil, fmt.Errorf("%s:%d: name and expect are needed", s.file, s.line)
+			return nil, fmt.Errorf("%s:%d: name or expect is missing", s.file, s.line)
 		}
 	}
 	return all, nil
@@ -100,8 +100,8 @@ func parse(file string, directives []string) ([]stanza, error) {
 
 var macros = regexp.MustCompile(`@repeat\(([^,]*),(\d+)\)|@byte\(([0-9a-f]{2})\)`)
 
-// expand replaces @repeat(text,n), where @comma stands for a comma in the text,
-// and @byte(hex).
+// expand replaces @repeat(text,n), in whose text @comma means a comma, and
+// @byte(hex).
 func expand(s string) string {
 	return macros.ReplaceAllStringFunc(s, func(m string) string {
 		g := macros.FindStringSubmatch(m)

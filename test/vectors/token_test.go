@@ -11,12 +11,12 @@ import (
 	"jwtbouncer/authz/authztest"
 )
 
-// now is when every vector is verified, in Unix seconds.
+// now is the time at which vectors are verified, in Unix seconds.
 const now = 1893456000
 
 const issuerName = "https://issuer.test"
 
-// keys are the signing keys by the name vectors call them.
+// keys are the signing keys by the names that vectors use.
 type keys map[string]*authztest.Key
 
 func newKeys() keys {
@@ -32,7 +32,7 @@ func newKeys() keys {
 	return made
 }
 
-// set is the issuerName's key set.
+// set returns the issuer's key set.
 func (k keys) set() []byte {
 	var list []*authztest.Key
 	for _, name := range slices.Sorted(maps.Keys(k)) {
@@ -43,21 +43,21 @@ func (k keys) set() []byte {
 	return authztest.KeySet(list...)
 }
 
-// tokenDirectives are those of build.
+// tokenDirectives are the directives of build.
 var tokenDirectives = []string{
-	"header",           // the header's text; default {"alg":…,"kid":…,"typ":"JWT"} of sign's key
-	"payload",          // the payload's text; default see claims
+	"header",           // text of the header; default {"alg":…,"kid":…,"typ":"JWT"} of sign's key
+	"payload",          // text of the payload; default see defaults
 	"without",          // names of default claims to leave out, space separated
 	"with",             // members that replace default claims, as text: "exp": 0
 	"sign",             // "KEY [as ALG]" (default es), "KEY salt LENGTH", "nothing", or "hmac ALG KEY der|pem|jwk|modulus"
-	"encode-header",    // see encodings; the signature is made over what comes out
+	"encode-header",    // see encode; the signature covers the encoded segment
 	"encode-payload",   //
 	"encode-signature", //
-	"signature",        // see mutations
-	"token",            // how the segments are put together; default $H.$P.$S
+	"signature",        // see mutate
+	"token",            // how the segments are joined; default $H.$P.$S
 }
 
-// defaults are the claims of a good token, in order.
+// defaults are the claims of a valid token, in order.
 var defaults = [][2]string{
 	{"iss", `"` + issuerName + `"`}, {"sub", `"user-1"`}, {"aud", `"api"`}, {"jti", `"j-1"`},
 	{"iat", "1893455900"}, {"exp", "1893456300"},
@@ -72,7 +72,7 @@ func payload(s stanza) (string, error) {
 	if with != "" {
 		var name string
 		if err := json.NewDecoder(strings.NewReader(with)).Decode(&name); err != nil {
-			return "", fmt.Errorf("with: begins with a member's name: %w", err)
+			return "", fmt.Errorf("with: want a member's name first: %w", err)
 		}
 		drop = append(drop, name)
 	}
@@ -88,7 +88,7 @@ func payload(s stanza) (string, error) {
 	return "{" + strings.Join(members, ",") + "}", nil
 }
 
-// build makes the token a stanza describes.
+// build makes the token that a stanza describes.
 func build(s stanza, k keys) (string, error) {
 	body, err := payload(s)
 	if err != nil {
@@ -122,11 +122,11 @@ func build(s stanza, k keys) (string, error) {
 	return expand(strings.NewReplacer("$H", segments[0], "$P", segments[1], "$S", segments[2]).Replace(form)), nil
 }
 
-// encode writes a segment in base64url, or in one of the ways RFC 7515,
-// section 2, does not mean.
+// encode encodes a segment in base64url, or in one of the ways that RFC 7515,
+// section 2, excludes.
 func encode(b []byte, how string) (string, error) {
 	if (how == "padded" || how == "unused bits") && len(b)%3 == 0 {
-		b = append(b, ' ') // white space at the end of JSON changes nothing but the length
+		b = append(b, ' ') // trailing white space changes only the length of JSON
 	}
 	plain := base64.RawURLEncoding.EncodeToString(b)
 	half := len(plain) / 2
@@ -154,14 +154,14 @@ func encode(b []byte, how string) (string, error) {
 	case "not at all":
 		return string(b), nil
 	}
-	return "", fmt.Errorf("no encoding is called %q", how)
+	return "", fmt.Errorf("unknown encoding %q", how)
 }
 
 // unusedBits sets the lowest bit of the last character, which carries no data.
 func unusedBits(plain string) (string, error) {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	if len(plain)%4 == 0 {
-		return "", fmt.Errorf("segment has no unused bits; change its length")
+		return "", fmt.Errorf("the segment has no unused bits; change its length")
 	}
 	last := len(plain) - 1
 	return plain[:last] + string(alphabet[strings.IndexByte(alphabet, plain[last])|1]), nil

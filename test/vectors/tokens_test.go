@@ -19,14 +19,14 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// stopped is a clock at the vectors' time.
+// stopped is a clock that stands at the vectors' time.
 type stopped struct{}
 
 func (stopped) Now() time.Time      { return time.Unix(now, 0) }
 func (stopped) Boot() time.Duration { return time.Hour }
 
-// newVerifier returns the verifier all token vectors are for: three issuers,
-// of which the last two are there to be confused with the first.
+// newVerifier returns a verifier with three issuers. The vectors try to confuse
+// the last two with the first.
 func newVerifier(t *testing.T, k keys) *issuer.Verifier {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,8 +46,8 @@ func newVerifier(t *testing.T, k keys) *issuer.Verifier {
 	return v
 }
 
-// clean is a tier that has proof for every token, so that only verification
-// can deny.
+// clean is a tier that proves every token not revoked, so that only verification
+// denies.
 type clean struct{}
 
 func (clean) Name() string { return "clean" }
@@ -82,7 +82,7 @@ func judge(t *testing.T, v authz.Verifier, raw string) (outcome, detail string) 
 	t.Helper()
 	token, err := v.Verify(t.Context(), raw)
 	if err != nil {
-		require.Nil(t, token, "a token beside an error")
+		require.Nil(t, token, "a token together with an error")
 		var f *authz.Failure
 		require.True(t, errors.As(err, &f), "%v", err)
 		return f.Reason.String(), f.Detail
@@ -94,7 +94,7 @@ func judge(t *testing.T, v authz.Verifier, raw string) (outcome, detail string) 
 	return authz.ReasonAllowed.String(), ""
 }
 
-// The runner itself must fail where a vector cannot be what it says.
+// The runner rejects malformed vectors.
 func TestRunnerRefusesBadVectors(t *testing.T) {
 	t.Parallel()
 	_, err := load("testdata/none/*.txt")

@@ -12,7 +12,7 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// wycheproof is the part of a Wycheproof JOSE file that is used here.
+// wycheproof is the used part of a Wycheproof JOSE file.
 type wycheproof struct {
 	NumberOfTests int `json:"numberOfTests"`
 	TestGroups    []struct {
@@ -23,14 +23,14 @@ type wycheproof struct {
 			ID      int             `json:"tcId"`
 			Comment string          `json:"comment"`
 			JWS     json.RawMessage `json:"jws"`
-			JWE     json.RawMessage `json:"jwe"` // refused, all of them
+			JWE     json.RawMessage `json:"jwe"` // all of them must be rejected
 			Result  string          `json:"result"`
 		} `json:"tests"`
 	} `json:"testGroups"`
 }
 
-// stricter are cases Wycheproof calls valid and this product refuses on
-// purpose, besides everything under a symmetric key.
+// stricter lists cases that Wycheproof calls valid and this product rejects on
+// purpose, besides all with a symmetric key.
 var stricter = map[string]string{
 	"json_web_signature_test.json/346": "RFC 7520's PS384 token under a JWK for PS256",
 	"json_web_signature_test.json/350": "RFC 7520's PS384 token under a JWK for PS256",
@@ -38,10 +38,9 @@ var stricter = map[string]string{
 	"json_web_signature_test.json/351": "the JWK's alg is ES521, which does not exist",
 }
 
-// Wycheproof's JWS and JWK cases. The directory is looked for beside the
-// repository or in JWT_BOUNCER_WYCHEPROOF. It is not part of the repository:
-// without it this one test is skipped. Where the variable is set, as .ci/run
-// does, the vectors must be there.
+// TestWycheproof runs Wycheproof's JWS and JWK cases, which are not part of the
+// repository. JWT_BOUNCER_WYCHEPROOF names their directory; if it is not set and
+// the directory is not beside the repository, the test is skipped.
 func TestWycheproof(t *testing.T) {
 	t.Parallel()
 	dir, named := os.LookupEnv("JWT_BOUNCER_WYCHEPROOF")
@@ -54,8 +53,8 @@ func TestWycheproof(t *testing.T) {
 		}
 		t.Skipf("no Wycheproof vectors: %v; set JWT_BOUNCER_WYCHEPROOF to the directory of json_web_*_test.json to run them", err)
 	}
-	// How many cases must have passed for which reason, so that the suite
-	// cannot become empty unnoticed.
+	// The number of cases of each outcome, so that a suite that has lost cases
+	// fails.
 	for file, want := range map[string]struct{ tests, accepted, refused int }{
 		"json_web_signature_test.json": {401, 32, 369},
 		"json_web_key_test.json":       {26, 1, 25},
@@ -98,12 +97,12 @@ func TestWycheproof(t *testing.T) {
 	}
 }
 
-// asSet makes a JWK set of what a group holds: a set, or one key.
+// asSet returns a group's JWK set. A group has a set or one key.
 func asSet(t *testing.T, public, private json.RawMessage) []byte {
 	t.Helper()
 	key := public
 	if len(key) == 0 {
-		key = private // a symmetric one: it is refused, as it should
+		key = private // a symmetric key, which must be rejected
 	}
 	var shape map[string]json.RawMessage
 	require.NoError(t, json.Unmarshal(key, &shape))

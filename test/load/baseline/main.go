@@ -1,5 +1,5 @@
-// Command baseline is an ext_authz server to compare with, of the kind named
-// by its argument. It prints its address and serves until standard input ends.
+// Command baseline is an ext_authz server that the product is compared with. It
+// prints its address and serves until standard input is closed.
 package main
 
 import (
@@ -29,8 +29,8 @@ import (
 func main() {
 	kind := flag.String("kind", "", "floor, noop, verify, redis or postgres")
 	jwks := flag.String("jwks", "", "key set file")
-	redisURL := flag.String("redis", "", "Redis of kind redis")
-	postgresURL := flag.String("postgres", "", "database of kind postgres")
+	redisURL := flag.String("redis", "", "Redis URL, for -kind redis")
+	postgresURL := flag.String("postgres", "", "database URL, for -kind postgres")
 	flag.Parse()
 	if err := run(*kind, *jwks, *redisURL, *postgresURL); err != nil {
 		fmt.Fprintln(os.Stderr, "baseline:", err)
@@ -113,10 +113,10 @@ func server(kind, jwks, redisURL, postgresURL string) (*grpc.Server, error) {
 	return s, nil
 }
 
-// checker is an ext_authz server as the examples show it.
+// checker is an ext_authz server as examples show it.
 type checker struct {
 	authv3.UnimplementedAuthorizationServer
-	keys    jwk.Set // nil: nothing is verified
+	keys    jwk.Set // nil means that tokens are not verified
 	revoked func(ctx context.Context, jti string) (bool, error)
 }
 
@@ -127,11 +127,11 @@ func (c *checker) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.
 	header := req.GetAttributes().GetRequest().GetHttp().GetHeaders()["authorization"]
 	token, err := jwt.Parse([]byte(strings.TrimPrefix(header, "Bearer ")), jwt.WithKeySet(c.keys), jwt.WithValidate(true), jwt.WithAudience("api"))
 	if err != nil {
-		return deny(), nil //nolint:nilerr // a bad token is an answer
+		return deny(), nil //nolint:nilerr // an invalid token is denied, not an RPC error
 	}
 	if c.revoked != nil {
 		if revoked, err := c.revoked(ctx, token.JwtID()); err != nil || revoked {
-			return deny(), nil //nolint:nilerr // so is not knowing
+			return deny(), nil //nolint:nilerr // so is a token whose revocation is unknown
 		}
 	}
 	return allow(&core.HeaderValueOption{
@@ -154,10 +154,10 @@ func deny() *authv3.CheckResponse {
 	}
 }
 
-// constant is allow() on the wire.
+// constant is the encoding of allow().
 var constant = []byte{0x0a, 0x00, 0x1a, 0x00}
 
-// bytesCodec leaves messages alone.
+// bytesCodec sends encoded messages as they are and ignores received ones.
 type bytesCodec struct{}
 
 var _ encoding.CodecV2 = bytesCodec{}
