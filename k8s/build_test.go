@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// object is one manifest as it would be applied.
+// object is one manifest, as kubectl would apply it.
 type object struct {
 	kind, version, namespace, name string
 	text                           []byte // YAML
@@ -24,10 +24,11 @@ type object struct {
 
 func (o object) String() string { return o.kind + "/" + o.name }
 
-// edit is a change to a file before it is built.
+// edit is a change to a file before the build.
 type edit struct{ file, old, new string }
 
-// tree is this directory in memory, so that copies can be broken in parallel.
+// tree returns a copy of this directory in memory with edits applied, so that
+// tests can change it in parallel.
 func tree(t testing.TB, edits ...edit) filesys.FileSystem {
 	t.Helper()
 	mem := filesys.MakeFsInMemory()
@@ -73,7 +74,7 @@ func build(t testing.TB, dir string, edits ...edit) ([]object, error) {
 	return split(text)
 }
 
-// monitored takes the monitoring component into an overlay.
+// monitored returns the edit that adds the monitoring component to an overlay.
 func monitored(dir string) edit {
 	file := dir + "/kustomization.yaml"
 	return edit{file, "\ncomponents:\n", "\ncomponents:\n  - ../../components/monitoring\n"}
@@ -103,7 +104,7 @@ func split(stream []byte) ([]object, error) {
 	return out, nil
 }
 
-// overlays lists what can be applied.
+// overlays returns the directories of all overlays.
 func overlays(t testing.TB) []string {
 	t.Helper()
 	dirs, err := filepath.Glob("overlays/*")
@@ -113,7 +114,7 @@ func overlays(t testing.TB) []string {
 	return dirs
 }
 
-// product builds the binary once.
+// product builds the binary once and returns its path.
 var product = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "jwt-bouncer-k8s-")
 	if err != nil {
@@ -136,7 +137,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// configCheck asks the product what it thinks of a configuration.
+// configCheck runs the product's `config check` on a configuration.
 func configCheck(text string) error {
 	bin, err := product()
 	if err != nil {
@@ -145,7 +146,7 @@ func configCheck(text string) error {
 	return onFile(text, func(path string) *exec.Cmd { return exec.Command(bin, "config", "check", path) })
 }
 
-// envoyValidate asks Envoy what it thinks of a bootstrap configuration.
+// envoyValidate has Envoy validate a bootstrap configuration.
 func envoyValidate(text string) error {
 	bin, err := filepath.Abs("../.tools/envoy/_bin/envoy")
 	if err != nil {
@@ -160,7 +161,7 @@ func envoyValidate(text string) error {
 	if err != nil {
 		return err
 	}
-	// docs/operations.md says what callers get when the sidecar is gone.
+	// docs/operations.md promises how Envoy answers when the sidecar is down.
 	filters := strings.Count(text, "ext_authz.v3.ExtAuthz")
 	for _, setting := range []string{"failure_mode_allow: false", "status_on_error: {code: ServiceUnavailable}"} {
 		if n := strings.Count(text, setting); n != filters {
@@ -183,7 +184,7 @@ func onFile(text string, command func(string) *exec.Cmd) error {
 		return err
 	}
 	cmd := command(f.Name())
-	cmd.Env = []string{} // no variable of this machine may mend or break it
+	cmd.Env = []string{} // the machine's environment must not affect the result
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, out)
 	}

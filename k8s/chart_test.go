@@ -17,13 +17,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// render does what `helm template jwt-bouncer chart` does.
+// render returns what `helm template jwt-bouncer chart` prints.
 func render(t *testing.T, values map[string]any) []object {
 	t.Helper()
 	return renderRevision(t, 1, values)
 }
 
-// renderRevision does what `helm upgrade` does for that revision.
+// renderRevision returns what `helm upgrade` applies as that revision.
 func renderRevision(t *testing.T, revision int, values map[string]any) []object {
 	t.Helper()
 	c, err := loader.LoadDir("chart")
@@ -55,14 +55,14 @@ func renderRevision(t *testing.T, revision int, values map[string]any) []object 
 	return out
 }
 
-// secret stands for the one that the chart expects to be there.
+// secret is an example of the Secret that the chart expects to exist.
 const secret = `apiVersion: v1
 kind: Secret
 metadata: {name: jwt-bouncer-secrets}
 data: {api-token: YQ==, store-password: YQ==, store-owner-password: YQ==, redis-password: YQ==}
 `
 
-// Where there is no Redis, there need be no password of one.
+// Without Redis, the chart needs no Redis password.
 func TestChartWithoutRedis(t *testing.T) {
 	t.Parallel()
 	there, err := split([]byte(strings.Replace(secret, ", redis-password: YQ==", "", 1)))
@@ -74,7 +74,7 @@ func TestChartWithoutRedis(t *testing.T) {
 		t.Error(err)
 	}
 	if config := string(find(t, objects, "ConfigMap/auth-config").text); strings.Contains(config, "redis") {
-		t.Errorf("Redis is still there:\n%s", config)
+		t.Errorf("the configuration still has Redis:\n%s", config)
 	}
 }
 
@@ -99,7 +99,7 @@ func TestChart(t *testing.T) {
 	}
 }
 
-// The chart and kustomize deploy the same.
+// The chart and the overlays deploy the same objects.
 func TestChartEqualsKustomize(t *testing.T) {
 	t.Parallel()
 	kustomized, err := build(t, "overlays/shared", monitored("overlays/shared"))
@@ -109,9 +109,9 @@ func TestChartEqualsKustomize(t *testing.T) {
 	want := map[string]any{}
 	for _, o := range kustomized {
 		switch name := o.String(); {
-		case o.kind == "Namespace" || o.kind == "Secret": // made by others where Helm is used
-		case strings.HasSuffix(name, "/redis") || strings.HasSuffix(name, "/postgres") || strings.HasSuffix(name, "/postgres-init"): // for trying out
-		case name == "NetworkPolicy/default-deny": // a namespace's rule, not a release's
+		case o.kind == "Namespace" || o.kind == "Secret": // not part of the chart
+		case strings.HasSuffix(name, "/redis") || strings.HasSuffix(name, "/postgres") || strings.HasSuffix(name, "/postgres-init"): // examples
+		case name == "NetworkPolicy/default-deny": // belongs to the namespace, not to the release
 		default:
 			want[name] = plain(t, o)
 		}
@@ -130,7 +130,7 @@ func TestChartEqualsKustomize(t *testing.T) {
 			t.Errorf("only the chart has %s", name)
 		}
 	}
-	// The chart's copies of files that kustomize takes from a component.
+	// The chart has copies of files from a kustomize component.
 	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
 		text, err := os.ReadFile(filepath.Join("components/monitoring", file))
 		if err != nil {
@@ -140,11 +140,11 @@ func TestChartEqualsKustomize(t *testing.T) {
 	}
 }
 
-// migrateJob is the migration's name with what the chart adds to it.
+// migrateJob matches the name of the migration's Job in the chart.
 var migrateJob = regexp.MustCompile(`^(Job/jwt-bouncer-migrate)-[0-9]+-[0-9a-f]{8}$`)
 
-// The migration of each revision is a Job of its own, and so is that of each
-// content, because none can be changed.
+// A Job is immutable, so each revision and each content of the migration's Job
+// has a name of its own.
 func TestChartMigrationIsNew(t *testing.T) {
 	t.Parallel()
 	name := func(revision int, values map[string]any) string {
@@ -157,12 +157,12 @@ func TestChartMigrationIsNew(t *testing.T) {
 				return o.name
 			}
 		}
-		t.Fatal("there is no Job")
+		t.Fatal("the chart has no Job")
 		return ""
 	}
 	first := name(1, nil)
 	if again := name(1, nil); again != first {
-		t.Errorf("one content has two names, %s and %s", first, again)
+		t.Errorf("the same content has two names, %s and %s", first, again)
 	}
 	seen := map[string]string{first: "the first"}
 	for what, other := range map[string]string{
@@ -179,14 +179,14 @@ func TestChartMigrationIsNew(t *testing.T) {
 	}
 }
 
-// plain is o without what the two tools add for themselves, and with embedded
-// YAML read.
+// plain returns o without the labels and annotations that the two tools add, and
+// with embedded YAML parsed.
 func plain(t *testing.T, o object) map[string]any {
 	meta, _ := o.tree["metadata"].(map[string]any)
 	delete(meta, "namespace")
 	delete(meta, "annotations")
 	if o.kind == "Job" {
-		delete(meta, "name") // the chart's is another in each revision
+		delete(meta, "name") // in the chart, it differs in each revision
 	}
 	if labels, ok := meta["labels"].(map[string]any); ok {
 		for l := range labels {
@@ -206,7 +206,7 @@ func plain(t *testing.T, o object) map[string]any {
 			}
 			if m, ok := v.(map[string]any); ok {
 				if r, ok := m["revocation"].(map[string]any); ok && r["replica"] == "on" {
-					r["replica"] = true // Helm writes only this word for it
+					r["replica"] = true // Helm renders `on` as true
 				}
 			}
 			data[name] = v

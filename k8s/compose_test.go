@@ -18,8 +18,8 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
-// compose loads a compose file as `docker compose` does and checks what is in
-// it, by those who read it.
+// compose loads a compose file as `docker compose` does, has the programs
+// validate their configurations, and checks the services.
 func compose(ctx context.Context, file string) error {
 	options, err := cli.NewProjectOptions([]string{file}, cli.WithWorkingDirectory(".."), cli.WithConsistency(true), cli.WithInterpolation(true), cli.WithNormalization(true))
 	if err != nil {
@@ -70,14 +70,14 @@ func compose(ctx context.Context, file string) error {
 		}
 		for dep, d := range s.DependsOn {
 			to := p.Services[dep]
-			healthy := to.HealthCheck != nil && !to.HealthCheck.Disable || to.Build != nil && to.Build.Target == "" && to.HealthCheck == nil // the image's own
+			healthy := to.HealthCheck != nil && !to.HealthCheck.Disable || to.Build != nil && to.Build.Target == "" && to.HealthCheck == nil // the image has one
 			if d.Condition == types.ServiceConditionHealthy && !healthy {
 				fail("%s waits for the health of %s, which has no check", name, dep)
 			}
 		}
 	}
 	if r, ok := p.Services["redis"]; !ok || !strings.HasPrefix(r.Image, "redis:7") || !slices.Contains(r.Command, "--appendonly") || r.HealthCheck == nil {
-		fail("redis: version 7, append-only and a health check are needed")
+		fail("redis: want version 7, append-only mode and a health check")
 	}
 	return errors.Join(errs...)
 }
@@ -138,8 +138,9 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// The image: parsed by BuildKit's own parser, static, on an empty base, not
-// root, and built from what .dockerignore lets in.
+// TestDockerfile parses the Dockerfile with BuildKit's parser. The image is a
+// static binary on an empty base, runs as another user than root, and builds from
+// the files that .dockerignore admits.
 func TestDockerfile(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../Dockerfile")
@@ -171,16 +172,16 @@ func TestDockerfile(t *testing.T) {
 		case *instructions.HealthCheckCommand:
 			health = slices.Equal(c.Health.Test, []string{"CMD", "/jwt-bouncer", "health"})
 		case *instructions.RunCommand:
-			t.Error("nothing can run in an empty image")
+			t.Error("RUN cannot work in an empty image")
 		}
 	}
 	if !user || !entry || !health {
-		t.Errorf("user %t, entry point %t, health check %t", user, entry, health)
+		t.Errorf("as expected: user %t, entry point %t, health check %t", user, entry, health)
 	}
 	if !bytes.Contains(text, []byte("CGO_ENABLED=0")) || !bytes.Contains(text, []byte("--platform=$BUILDPLATFORM")) {
-		t.Error("the build is not static, or emulates other architectures")
+		t.Error("the build is not static, or emulates the target architecture")
 	}
-	// Who builds as it is documented gets an image that knows its version.
+	// An image built as documented knows its version.
 	if !bytes.Contains(text, []byte("VERSION=dev\n")) || !bytes.Contains(text, []byte("main.version=$VERSION")) {
 		t.Error("the build takes no VERSION")
 	}
@@ -192,7 +193,7 @@ func TestDockerfile(t *testing.T) {
 		m := regexp.MustCompile(`docker buildx build .*`).Find(page)
 		version := regexp.MustCompile(`--build-arg VERSION=(\S+) .*-t \S+:(\S+) \.`).FindSubmatch(m)
 		if version == nil || !bytes.Equal(version[1], version[2]) {
-			t.Errorf("%s: %s: the image is not told the version that it is tagged with", where, m)
+			t.Errorf("%s: %s: VERSION is not the image's tag", where, m)
 		}
 	}
 	goMod, err := os.ReadFile("../go.mod")
@@ -206,14 +207,14 @@ func TestDockerfile(t *testing.T) {
 			}
 		}
 	}
-	// Every directory that the binary is built from is in the build context.
+	// The build context contains every directory that the binary is built from.
 	ignore, err := os.ReadFile("../.dockerignore")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{"authz", "cache", "envoy", "store", "test/demo", "main.go", "go.mod", "go.sum"} {
 		if !strings.Contains(string(ignore), "\n!"+dir+"\n") {
-			t.Errorf(".dockerignore keeps %s out", dir)
+			t.Errorf(".dockerignore excludes %s", dir)
 		}
 	}
 }

@@ -17,10 +17,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// pages are this directory's documentation and what is beside it.
+// pages are the documentation pages about deployment.
 var pages = []string{"kubernetes.md", "envoy.md", "istio.md", "envoy-gateway.md", "comparison.md", "migration.md", "metrics.md"}
 
-// fenced returns the code blocks of a page that are in one language.
+// fenced returns the code blocks of a page in one language.
 func fenced(t *testing.T, page, language string) []string {
 	t.Helper()
 	text, err := os.ReadFile(page)
@@ -34,7 +34,8 @@ func fenced(t *testing.T, page, language string) []string {
 	return out
 }
 
-// block is the one code block of the guide that begins with a line.
+// block returns the code block of docs/kubernetes.md that starts with the line
+// first.
 func block(t *testing.T, language, first string) string {
 	t.Helper()
 	for _, text := range fenced(t, "../docs/kubernetes.md", language) {
@@ -42,12 +43,11 @@ func block(t *testing.T, language, first string) string {
 			return text
 		}
 	}
-	t.Fatalf("the guide shows no %q", first)
+	t.Fatalf("docs/kubernetes.md has no code block that starts with %q", first)
 	return ""
 }
 
-// own builds the overlay of one's own that the guide shows, with more of the
-// guide's blocks added to it.
+// own builds a user's overlay from the guide's code blocks.
 func own(t *testing.T, kustomization string, files map[string]string) ([]object, error) {
 	t.Helper()
 	mem := tree(t)
@@ -87,11 +87,11 @@ func find(t *testing.T, objects []object, name string) object {
 			return o
 		}
 	}
-	t.Fatalf("%s is not there", name)
+	t.Fatalf("there is no %s", name)
 	return object{}
 }
 
-// The overlay of one's own that the guide shows builds and is valid.
+// The user's overlay in the guide builds and is valid.
 func TestOwnOverlay(t *testing.T) {
 	t.Parallel()
 	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# also added to my/kustomization.yaml"), nil)
@@ -107,8 +107,9 @@ func TestOwnOverlay(t *testing.T) {
 	}
 }
 
-// It does so above every overlay, and moves nothing: a policy that is not in
-// the namespace of the gateway protects nothing, and nobody is told.
+// The user's overlay builds on top of every overlay and moves no object to
+// another namespace: a policy outside the gateway's namespace has no effect, and
+// no error reports that.
 func TestOwnOverlayOfEach(t *testing.T) {
 	t.Parallel()
 	places := func(objects []object) map[string]bool {
@@ -116,7 +117,7 @@ func TestOwnOverlayOfEach(t *testing.T) {
 		for _, o := range objects {
 			out[o.String()+"@"+o.namespace] = true
 			if o.namespace == "" && o.kind != "Namespace" && o.kind != "GatewayClass" {
-				t.Errorf("%s is in whatever namespace it is applied from", o)
+				t.Errorf("%s has no namespace", o)
 			}
 		}
 		return out
@@ -134,22 +135,22 @@ func TestOwnOverlayOfEach(t *testing.T) {
 		had, have := places(plain), places(objects)
 		for name := range had {
 			if !have[name] {
-				t.Errorf("%s: %s has been moved", dir, name)
+				t.Errorf("%s: %s has been removed or moved", dir, name)
 			}
 		}
-		if len(have) != len(had)+3 { // what monitoring is
+		if len(have) != len(had)+3 { // monitoring adds three objects
 			t.Errorf("%s: %d objects became %d", dir, len(had), len(have))
 		}
 	}
 }
 
-// The guide's tokens while one is rotated, several lines, arrive in the Secret as
-// they are, beside the other keys.
+// The Secret contains the guide's file of several API tokens, used to rotate one,
+// unchanged and beside the other keys.
 func TestRotatedTokens(t *testing.T) {
 	t.Parallel()
 	text := fenced(t, "../docs/kubernetes.md", "text")
 	if len(text) != 1 {
-		t.Fatalf("the guide shows %d files of tokens", len(text))
+		t.Fatalf("the guide shows %d files of tokens, want 1", len(text))
 	}
 	tokens := strings.TrimPrefix(text[0], "\n")
 	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml"), map[string]string{"api-token": tokens})
@@ -169,8 +170,8 @@ func TestRotatedTokens(t *testing.T) {
 	}
 }
 
-// What the guide says of servers of one's own leaves none of the examples' and
-// gives the migration its URL.
+// With the guide's blocks for the user's own servers, no example server is left,
+// and the migration uses the user's database.
 func TestOwnServers(t *testing.T) {
 	t.Parallel()
 	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# for servers of one's own, added to my/kustomization.yaml"), nil)
@@ -182,16 +183,16 @@ func TestOwnServers(t *testing.T) {
 	}
 	for _, o := range objects {
 		if strings.Contains(o.name, "redis") || strings.Contains(o.name, "postgres") {
-			t.Errorf("%s is still there", o)
+			t.Errorf("the example %s is still deployed", o)
 		}
 	}
 	if job := string(find(t, objects, "Job/jwt-bouncer-migrate").text); !strings.Contains(job, "@db.internal:5432/") || strings.Contains(job, "@postgres:") {
-		t.Errorf("the migration goes elsewhere:\n%s", job)
+		t.Errorf("the migration uses another database:\n%s", job)
 	}
 }
 
-// What the guide says of reaching a managed Postgres does the same with
-// kustomize and with Helm, and only adds.
+// The guide's egress rules for a managed PostgreSQL are the same with kustomize
+// and with Helm, and keep the existing rules.
 func TestExtraEgress(t *testing.T) {
 	t.Parallel()
 	egress := func(objects []object, err error) []any {
@@ -221,7 +222,7 @@ func TestExtraEgress(t *testing.T) {
 	}
 }
 
-// The manifests that the pages show are as valid as those in the files.
+// The manifests in the pages are valid.
 func TestManifestsInDocs(t *testing.T) {
 	t.Parallel()
 	n := 0
@@ -247,7 +248,7 @@ func TestManifestsInDocs(t *testing.T) {
 	}
 }
 
-// What a release builds is what Dockerfile builds, and its files are there.
+// A release builds the same image as the Dockerfile, and all of its files exist.
 func TestReleaseConfig(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../.goreleaser.yaml")
@@ -283,10 +284,10 @@ func TestReleaseConfig(t *testing.T) {
 	}
 	for _, file := range append([]string{image.Dockerfile}, c.Archives[0].Files...) {
 		if found, err := filepath.Glob("../" + file); err != nil || len(found) == 0 {
-			t.Errorf("%s is not there", file)
+			t.Errorf("%s does not exist", file)
 		}
 	}
-	// Both images end in the same instructions.
+	// Both images end with the same instructions.
 	last := func(name string) []string {
 		text, err := os.ReadFile("../" + name)
 		if err != nil {
@@ -301,7 +302,7 @@ func TestReleaseConfig(t *testing.T) {
 	}
 }
 
-// GitHub's workflows, by actionlint.
+// actionlint accepts GitHub's workflows.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../.github/workflows/*.yml")
@@ -323,6 +324,6 @@ func TestWorkflows(t *testing.T) {
 	}
 	broken, err := linter.Lint("broken.yml", []byte("on: push\njobs: {a: {runs-on: ubuntu-24.04, step: []}}\n"), nil)
 	if err != nil || len(broken) == 0 {
-		t.Errorf("a broken copy was taken: %v, %v", broken, err)
+		t.Errorf("a broken workflow was accepted: %v, %v", broken, err)
 	}
 }

@@ -56,8 +56,9 @@ var measured = sync.OnceValues(func() (map[string]metric, error) {
 	return known, nil
 })
 
-// metrics are the product's metrics: those that a running sidecar shows, and
-// those that its source declares (a vector shows nothing before its first use).
+// metrics returns the product's metrics: those that a running sidecar exposes,
+// and those that its source declares, because a vector without a value is not
+// exposed.
 func metrics(t testing.TB) map[string]metric {
 	t.Helper()
 	m, err := measured()
@@ -65,12 +66,13 @@ func metrics(t testing.TB) map[string]metric {
 		t.Fatal(err)
 	}
 	if len(m) < 30 {
-		t.Fatalf("only %d metrics found", len(m))
+		t.Fatalf("%d metrics found, want at least 30", len(m))
 	}
 	return m
 }
 
-// declaredMetrics reads prometheus.NewX(prometheus.XOpts{Name: …, Help: …}, labels) calls.
+// declaredMetrics finds calls of the form
+// prometheus.NewX(prometheus.XOpts{Name: …, Help: …}, labels).
 func declaredMetrics() (map[string]metric, error) {
 	found := map[string]metric{}
 	for _, root := range []string{"authz", "cache", "envoy", "store"} {
@@ -139,7 +141,7 @@ func text(e ast.Expr) string {
 	return ""
 }
 
-// exposedMetrics runs the product with everything switched on and reads /metrics.
+// exposedMetrics runs the product with every feature enabled and reads /metrics.
 func exposedMetrics() (map[string]metric, error) {
 	bin, err := product()
 	if err != nil {
@@ -266,13 +268,13 @@ func scrape(ctx context.Context, url string) (map[string]metric, error) {
 	}
 	for name := range found {
 		if !strings.HasPrefix(name, "jwt_bouncer_") && !strings.HasPrefix(name, "auth_") {
-			delete(found, name) // of Go and of the process: documented by their library
+			delete(found, name) // metrics of Go and of the process, documented by their library
 		}
 	}
 	return found, nil
 }
 
-// docs/metrics.md is the reference of all of them.
+// docs/metrics.md lists all metrics.
 func TestMetricReference(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
@@ -288,7 +290,7 @@ func TestMetricReference(t *testing.T) {
 	slices.SortFunc(names, func(a, b metric) int { return cmp.Compare(a.Name, b.Name) })
 	for _, m := range names {
 		if m.Help == "" || m.Type == "" {
-			t.Errorf("%s has no help or no type", m.Name)
+			t.Errorf("%s lacks help or type", m.Name)
 		}
 		labels := ""
 		if len(m.Labels) > 0 {
@@ -299,7 +301,7 @@ func TestMetricReference(t *testing.T) {
 	generated(t, "../docs/metrics.md", b.String())
 }
 
-// generated compares a file with what it should be, or writes it with -update.
+// generated checks that the file's text is want; -update writes it.
 func generated(t *testing.T, file, want string) {
 	t.Helper()
 	if *update {
@@ -312,6 +314,6 @@ func generated(t *testing.T, file, want string) {
 		t.Fatal(err)
 	}
 	if string(got) != want {
-		t.Errorf("%s is out of date; run this test with -update and read the difference", file)
+		t.Errorf("%s is out of date: run this test with -update and review the difference", file)
 	}
 }

@@ -17,10 +17,10 @@ import (
 
 var promParser = parser.NewParser(parser.Options{})
 
-// foreign are metrics of the libraries that every process of ours exposes.
+// foreign are metrics of libraries, which every Go process exposes.
 var foreign = []string{"process_cpu_seconds_total", "process_resident_memory_bytes"}
 
-// expressions of the alert rules, by name.
+// alerts returns the expressions of the alert rules by name.
 func alerts(t *testing.T) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile("components/monitoring/alerts.yaml")
@@ -51,12 +51,12 @@ func alerts(t *testing.T) map[string]string {
 		for _, r := range g.Rules {
 			out[r.Alert] = r.Expr
 			if r.Annotations["summary"] == "" || r.Annotations["description"] == "" || !slices.Contains([]string{"info", "warning", "critical"}, r.Labels["severity"]) {
-				t.Errorf("%s needs summary, description and a severity", r.Alert)
+				t.Errorf("%s lacks summary, description or a valid severity", r.Alert)
 			}
 		}
 	}
 	if len(out) < 10 {
-		t.Fatalf("only %d alerts", len(out))
+		t.Fatalf("%d alerts, want at least 10", len(out))
 	}
 	return out
 }
@@ -89,13 +89,13 @@ func dashboard(t *testing.T) []panel {
 	return d.Panels
 }
 
-// Every metric and every label that alerts and dashboard use exists.
+// Every metric and label that the alerts and the dashboard use exists.
 func TestMonitoringUsesWhatExists(t *testing.T) {
 	t.Parallel()
 	known := metrics(t)
 	used := map[string]bool{}
 	try := func(where, expr string) {
-		// What Grafana fills in.
+		// Replace Grafana's variables.
 		expr = strings.NewReplacer("$__rate_interval", "5m", "$namespace", ".*", "$pod", ".*").Replace(expr)
 		tree, err := promParser.ParseExpr(expr)
 		if err != nil {
@@ -136,30 +136,30 @@ func TestMonitoringUsesWhatExists(t *testing.T) {
 	ids := map[int]string{}
 	for _, p := range dashboard(t) {
 		if other, twice := ids[p.ID]; twice {
-			t.Errorf("panels %s and %s have one id", p.Title, other)
+			t.Errorf("panels %s and %s have the same id", p.Title, other)
 		}
 		ids[p.ID] = p.Title
 		if p.Type != "row" && (len(p.Targets) == 0 || p.Description == "") {
-			t.Errorf("panel %s needs a query and a description", p.Title)
+			t.Errorf("panel %s lacks a query or a description", p.Title)
 		}
 		for _, target := range p.Targets {
 			try("panel "+p.Title, target.Expr)
 		}
 	}
 	if len(used) < 15 {
-		t.Errorf("only %d of the product's metrics are looked at", len(used))
+		t.Errorf("alerts and dashboard use %d of the product's metrics, want at least 15", len(used))
 	}
 }
 
-// The alerts fire on what their metrics show when it happens, and only then.
+// The alerts fire on the metrics of the fault that they are for, and only then.
 func TestAlertsFire(t *testing.T) {
 	t.Parallel()
 	rules := alerts(t)
 	for _, c := range []struct {
 		alert  string
 		shown  recorded
-		at     int
-		labels string // of the alert; empty: it does not fire
+		at     int    // minute of the evaluation
+		labels string // labels of the alert; empty means that it does not fire
 	}{
 		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 1`}, 2, ""},
 		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 0`}, 2, `{__name__="jwt_bouncer_config_last_reload_successful", pod="a"}`},

@@ -22,8 +22,8 @@ func TestOverlays(t *testing.T) {
 	}
 }
 
-// Where the Prometheus operator is, monitoring can be taken into both ways of
-// deploying.
+// The monitoring component, for clusters with the Prometheus operator, can be
+// added to both ways of deploying.
 func TestMonitored(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"overlays/shared", "overlays/sidecar"} {
@@ -40,8 +40,8 @@ func TestMonitored(t *testing.T) {
 	}
 }
 
-// What needs another project's CRDs is not applied unasked: without them
-// `kubectl apply` and `helm install` fail.
+// An overlay uses CRDs only of the project that it is for: `kubectl apply` and
+// `helm install` fail on a cluster without the CRD.
 func TestNoForeignKinds(t *testing.T) {
 	t.Parallel()
 	needs := map[string][]string{
@@ -60,13 +60,13 @@ func TestNoForeignKinds(t *testing.T) {
 		for _, o := range objects {
 			group, _, _ := strings.Cut(o.version, "/")
 			if strings.Contains(group, ".") && group != "networking.k8s.io" && !slices.Contains(needs[dir], group) {
-				t.Errorf("%s has %s of %s, which clusters need not have", dir, o, o.version)
+				t.Errorf("%s has %s of %s, a CRD that the cluster may lack", dir, o, o.version)
 			}
 		}
 	}
 }
 
-// A test of the tests: every kind of mistake is found.
+// The checks find every kind of mistake.
 func TestBrokenCopies(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -83,7 +83,7 @@ func TestBrokenCopies(t *testing.T) {
 		"root":                     {"overlays/shared", edit{"base/deployment.yaml", "runAsNonRoot: true", "runAsNonRoot: false"}, "runAsNonRoot != true"},
 		"capabilities kept":        {"overlays/shared", edit{"components/redis/redis.yaml", "capabilities: {drop: [ALL]}", "capabilities: {}"}, "unrestricted capabilities"},
 		"host path":                {"overlays/sidecar", edit{"overlays/sidecar/workload.yaml", "emptyDir: {medium: Memory, sizeLimit: 1Mi}", "hostPath: {path: /run}"}, "restricted volume types"},
-		"writable root":            {"overlays/shared", edit{"base/deployment.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"}, "root filesystem can be written"},
+		"writable root":            {"overlays/shared", edit{"base/deployment.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"}, "root filesystem is writable"},
 		"no memory limit":          {"overlays/shared", edit{"base/deployment.yaml", "limits: {memory: 512Mi}", "limits: {}"}, "memory limit"},
 		"latest":                   {"overlays/envoy", edit{"overlays/envoy/envoy.yaml", "distroless-v1.40.0", "latest"}, "no fixed tag"},
 		"no readiness probe":       {"overlays/shared", edit{"base/deployment.yaml", "readinessProbe:", "# readinessProbe:"}, "without a readiness probe"},
@@ -95,10 +95,10 @@ func TestBrokenCopies(t *testing.T) {
 		"service's selector":       {"overlays/shared", edit{"components/redis/redis.yaml", "selector: *labels", "selector: {app: redis}"}, "Service/redis selects no pod"},
 		"secret's key":             {"overlays/shared", edit{"components/common/secrets.env", "store-password=", "store-pasword="}, `Deployment/jwt-bouncer uses key "store-password"`},
 		"redis' own secret":        {"overlays/shared", edit{"components/common/secrets.env", "redis-password=", "redis-pasword="}, `StatefulSet/redis uses key "redis-password"`},
-		"config map's name":        {"overlays/sidecar", edit{"overlays/sidecar/workload.yaml", "configMap: {name: envoy-config}", "configMap: {name: envoy-configs}"}, "ConfigMap/envoy-configs, which is not there"},
+		"config map's name":        {"overlays/sidecar", edit{"overlays/sidecar/workload.yaml", "configMap: {name: envoy-config}", "configMap: {name: envoy-configs}"}, "ConfigMap/envoy-configs, which does not exist"},
 		"undeclared volume":        {"overlays/shared", edit{"base/deployment.yaml", "{name: config, mountPath", "{name: conf, mountPath"}, `volume "conf"`},
 		"mount inside read-only":   {"overlays/shared", edit{"base/deployment.yaml", "mountPath: /etc/jwt-bouncer-secrets", "mountPath: /etc/jwt-bouncer/secrets"}, "inside the read-only mount"},
-		"autoscaler's target":      {"overlays/shared", edit{"overlays/shared/scaling.yaml", "kind: Deployment, name: jwt-bouncer", "kind: Deployment, name: jwt-bounce"}, "which is not there"},
+		"autoscaler's target":      {"overlays/shared", edit{"overlays/shared/scaling.yaml", "kind: Deployment, name: jwt-bouncer", "kind: Deployment, name: jwt-bounce"}, "which does not exist"},
 		"product: unknown key":     {"overlays/shared", edit{"base/auth-config.yaml", "max_staleness:", "max_stalenes:"}, "unknown key"},
 		"product: bad value":       {"overlays/sidecar", edit{"overlays/sidecar/auth-config.yaml", "unix:///run", "unix://run"}, "listen.grpc"},
 		"envoy: unknown field":     {"overlays/envoy", edit{"overlays/envoy/bootstrap.yaml", "failure_mode_allow:", "failure_mode_allows:"}, "failure_mode_allows"},

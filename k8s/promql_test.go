@@ -14,9 +14,9 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
-// recorded metrics, one a line with a value a minute, in the notation of
-// promtool's tests: jwt_bouncer_x{pod="a"} 0x5 1+1x3. (Not promtool's own package
-// for tests: that needs the libraries of every cloud.)
+// recorded holds metrics, one per line with a value per minute, in the notation
+// of promtool's tests: jwt_bouncer_x{pod="a"} 0x5 1+1x3. (promtool's own test
+// package depends on the libraries of every cloud.)
 type recorded []string
 
 type point struct {
@@ -32,7 +32,8 @@ func (point) FH() *histogram.FloatHistogram { return nil }
 func (point) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
 func (p point) Copy() chunks.Sample         { return p }
 
-// series is a storage.SeriesSet; the first is the one before the next.
+// series is a storage.SeriesSet. Its first element is the current one; it starts
+// with a placeholder.
 type series []storage.Series
 
 func (s *series) Next() bool {
@@ -45,7 +46,7 @@ func (s *series) At() storage.Series              { return (*s)[0] }
 func (*series) Err() error                        { return nil }
 func (*series) Warnings() annotations.Annotations { return nil }
 
-// query evaluates expr at minute at, and returns values by labels.
+// query evaluates expr at the given minute and returns values by labels.
 func (r recorded) query(t *testing.T, expr string, at int) map[string]float64 {
 	t.Helper()
 	var all []storage.Series

@@ -25,10 +25,10 @@ import (
 type pod struct {
 	of   string
 	tmpl corev1.PodTemplateSpec
-	long bool // runs for ever, so it has probes
+	long bool // runs forever and therefore has probes
 }
 
-// set is everything an overlay applies.
+// set holds all objects that an overlay applies.
 type set struct {
 	objects []any
 	pods    []pod
@@ -36,7 +36,7 @@ type set struct {
 	names   map[string]bool            // "Kind/name"
 }
 
-// check validates what an overlay applies, alone and together.
+// check validates the objects that an overlay applies, each and together.
 func check(objects []object) error {
 	s := set{keys: map[string]map[string]bool{}, names: map[string]bool{}}
 	var errs []error
@@ -44,7 +44,7 @@ func check(objects []object) error {
 		v, err := schema(o)
 		errs = append(errs, err)
 		if id := o.String() + "@" + o.namespace; s.names[id] {
-			errs = append(errs, fmt.Errorf("%s is there twice", id))
+			errs = append(errs, fmt.Errorf("duplicate object %s", id))
 		} else {
 			s.names[id], s.names[o.String()] = true, true
 		}
@@ -75,20 +75,22 @@ func check(objects []object) error {
 	return errors.Join(errs...)
 }
 
-// hooks checks that a Job is made in the phase in which the rest is. Before it,
-// nothing that the Job mounts is there, nor perhaps the database; after it, Helm
-// has waited for pods, and Argo CD for their health, that wait for the Job.
+// hooks checks that a Job is created in the same phase as all other objects. In
+// an earlier phase, the objects that it mounts do not exist yet, nor perhaps the
+// database. In a later one, Helm and Argo CD would first wait for pods that wait
+// for the Job.
 func hooks(o object, j *batchv1.Job) error {
 	if h := j.Annotations["argocd.argoproj.io/hook"]; h != "Sync" || j.Annotations["argocd.argoproj.io/hook-delete-policy"] != "BeforeHookCreation" {
-		return fmt.Errorf("%s: Argo CD's hook %q does not make it anew beside what it needs", o, h)
+		return fmt.Errorf("%s: Argo CD's hook %q does not recreate it together with the objects it needs", o, h)
 	}
 	if h := j.Annotations["helm.sh/hook"]; h != "" {
-		return fmt.Errorf("%s: Helm's hook %s is before what it needs, or after what needs it", o, h)
+		return fmt.Errorf("%s: Helm's hook %s runs before the objects it needs or after the pods that need it", o, h)
 	}
 	return nil
 }
 
-// content checks the configurations inside a ConfigMap by those who read them.
+// content validates the configurations in a ConfigMap with the programs that read
+// them.
 func content(c *corev1.ConfigMap) error {
 	var errs []error
 	for name, text := range c.Data {
@@ -97,16 +99,16 @@ func content(c *corev1.ConfigMap) error {
 			errs = append(errs, configCheck(text))
 		case "envoy.yaml":
 			errs = append(errs, envoyValidate(text))
-		case "dashboard.json", "roles.sh": // tested by their own tests
+		case "dashboard.json", "roles.sh": // other tests check them
 		default:
-			errs = append(errs, fmt.Errorf("ConfigMap/%s: nobody checks %s", c.Name, name))
+			errs = append(errs, fmt.Errorf("ConfigMap/%s: no test checks %s", c.Name, name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// pod checks one template against the restricted Pod Security Standard, our
-// own rules, and what else is applied.
+// pod checks a pod template against the restricted Pod Security Standard, our own
+// rules, and the other objects.
 func (s *set) pod(p pod) error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(p.of+": "+format, args...)) }
@@ -121,7 +123,7 @@ func (s *set) pod(p pod) error {
 		}
 	}
 	if a := p.tmpl.Spec.AutomountServiceAccountToken; a == nil || *a {
-		fail("mounts a service account token that nothing needs")
+		fail("mounts a service account token, which it does not need")
 	}
 	if sa := p.tmpl.Spec.ServiceAccountName; sa != "" && !s.names["ServiceAccount/"+sa] {
 		fail("there is no ServiceAccount %s", sa)
@@ -138,7 +140,7 @@ func (s *set) pod(p pod) error {
 		if v.Projected != nil {
 			for _, source := range v.Projected.Sources {
 				if source.Secret == nil {
-					fail("nobody checks what volume %s is projected from", v.Name)
+					fail("no test checks the sources of projected volume %s", v.Name)
 				} else if source.Secret.Optional == nil || !*source.Secret.Optional {
 					errs = append(errs, s.has(p.of, "Secret/"+source.Secret.Name, keysOf(source.Secret.Items)...))
 				}
@@ -150,10 +152,10 @@ func (s *set) pod(p pod) error {
 		at := "container " + c.Name + ": "
 		sidecar := c.RestartPolicy != nil
 		if c.SecurityContext == nil || c.SecurityContext.ReadOnlyRootFilesystem == nil || !*c.SecurityContext.ReadOnlyRootFilesystem {
-			fail(at + "the root filesystem can be written")
+			fail(at + "the root filesystem is writable")
 		}
 		if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
-			fail(at + "cpu and memory requests and a memory limit are needed")
+			fail(at + "a cpu request, a memory request or the memory limit is missing")
 		}
 		if name, tag, ok := strings.Cut(c.Image, ":"); !ok || tag == "latest" || name == "" {
 			fail(at+"image %q has no fixed tag", c.Image)
@@ -190,10 +192,10 @@ func (s *set) pod(p pod) error {
 	return errors.Join(errs...)
 }
 
-// restarts checks that no probe that restarts a container asks whether it is
-// ready: that depends on a store and an issuer, whose outage no restart mends.
-// The startup probe of a native sidecar may, because it is all that keeps the
-// next container waiting; but then it must not give up.
+// restarts checks that no probe restarts a container because it is not ready:
+// readiness depends on the store and the issuer, and a restart repairs neither.
+// Only the startup probe of a native sidecar may use readiness, because nothing
+// else delays the next container; it must then never give up.
 func restarts(at string, c corev1.Container) error {
 	for _, p := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe} {
 		if p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/readyz" {
@@ -218,7 +220,7 @@ func probePort(p *corev1.Probe) (intstr.IntOrString, bool) {
 	return intstr.IntOrString{}, false
 }
 
-// targets checks that what is selected, scaled or referred to exists.
+// targets checks that an object selects, scales and refers to existing objects.
 func (s *set) targets(v any) error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -237,7 +239,7 @@ func (s *set) targets(v any) error {
 		}
 	case *autoscalingv2.HorizontalPodAutoscaler:
 		if ref := v.Spec.ScaleTargetRef; !s.names[ref.Kind+"/"+ref.Name] {
-			fail("HorizontalPodAutoscaler/%s scales %s/%s, which is not there", v.Name, ref.Kind, ref.Name)
+			fail("HorizontalPodAutoscaler/%s scales %s/%s, which does not exist", v.Name, ref.Kind, ref.Name)
 		}
 	case *policyv1.PodDisruptionBudget:
 		if len(s.matching(selector(v.Spec.Selector))) == 0 {
@@ -282,11 +284,11 @@ func (s *set) matching(sel labels.Selector) (out []pod) {
 func (s *set) has(who, what string, keys ...string) error {
 	have, ok := s.keys[what]
 	if !ok {
-		return fmt.Errorf("%s uses %s, which is not there", who, what)
+		return fmt.Errorf("%s uses %s, which does not exist", who, what)
 	}
 	for _, k := range keys {
 		if !have[k] {
-			return fmt.Errorf("%s uses key %q of %s, which is not there", who, k, what)
+			return fmt.Errorf("%s uses key %q of %s, which does not exist", who, k, what)
 		}
 	}
 	return nil

@@ -31,8 +31,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// decoders are the real types, by apiVersion and kind. A kind that is not
-// listed is a failure: nothing goes unchecked.
+// decoders are the real types, by apiVersion and kind. A kind that is not listed
+// fails the test, so that every object is checked.
 var decoders = map[string]func(object) (any, error){
 	"v1 Namespace":                                       typed[corev1.Namespace],
 	"v1 ServiceAccount":                                  typed[corev1.ServiceAccount],
@@ -57,7 +57,7 @@ var decoders = map[string]func(object) (any, error){
 	"networking.istio.io/v1 ServiceEntry":                istio[istionetworking.ServiceEntry],
 }
 
-// schema checks one manifest by type, closed sets of values, and CRD.
+// schema checks a manifest against its type, its enumerations and its CRD.
 func schema(o object) (any, error) {
 	decode, ok := decoders[o.version+" "+o.kind]
 	if !ok {
@@ -71,7 +71,7 @@ func schema(o object) (any, error) {
 		return nil, fmt.Errorf("%s: %w", o, err)
 	}
 	var errs []error
-	if _, istio := v.(proto.Message); !istio { // protojson knows its enums
+	if _, istio := v.(proto.Message); !istio { // protojson checks enums itself
 		walkEnums(o.String(), reflect.ValueOf(v), &errs)
 	}
 	if strings.Contains(strings.SplitN(o.version, "/", 2)[0], ".") && !strings.HasSuffix(o.version, "k8s.io/v1") || strings.HasPrefix(o.version, "gateway.") {
@@ -85,7 +85,8 @@ func typed[T any](o object) (any, error) {
 	return v, yaml.UnmarshalStrict(o.text, v)
 }
 
-// istio's own unmarshaler lets unknown fields pass; protojson does not.
+// istio decodes with protojson, because Istio's own unmarshaler accepts unknown
+// fields.
 func istio[T any, P interface {
 	*T
 	proto.Message
@@ -98,9 +99,9 @@ func istio[T any, P interface {
 	return v, protojson.Unmarshal(spec, v)
 }
 
-// closed lists the values of string types that form a closed set; free, those
-// that are open (names, quantities) or checked elsewhere. Kubernetes' Go types
-// take any text, so a typo in one would only show when it is applied.
+// closed lists the values of string types that are enumerations; nil means that
+// any value is accepted, or that it is checked elsewhere. Kubernetes' Go types
+// accept any string, so a typo would otherwise surface only in a cluster.
 var closed = map[reflect.Type][]string{
 	reflect.TypeFor[corev1.PullPolicy]():                       {"Always", "IfNotPresent", "Never"},
 	reflect.TypeFor[corev1.RestartPolicy]():                    {"Always", "OnFailure", "Never"},
@@ -129,8 +130,8 @@ var closed = map[reflect.Type][]string{
 	reflect.TypeFor[monitoringv1.NonEmptyDuration]():           nil,
 }
 
-// walkEnums visits every named string type below v. Kinds that have a CRD are
-// checked by it and not listed here.
+// walkEnums checks every value of a named string type below v. It skips types of
+// kinds with a CRD, which checks them.
 func walkEnums(path string, v reflect.Value, errs *[]error) {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -159,15 +160,15 @@ func walkEnums(path string, v reflect.Value, errs *[]error) {
 		}
 		values, known := closed[t]
 		if !known {
-			*errs = append(*errs, fmt.Errorf("%s: type %s is not classified in this test", path, t))
+			*errs = append(*errs, fmt.Errorf("%s: type %s is not listed in closed", path, t))
 		} else if values != nil && !slices.Contains(values, v.String()) {
 			*errs = append(*errs, fmt.Errorf("%s: %q is none of %s", path, v, strings.Join(values, ", ")))
 		}
 	}
 }
 
-// crds are the published schemas of the kinds that are not Kubernetes' own, out
-// of the modules that define them.
+// crds returns the published schemas of other projects' kinds, from the modules
+// that define them.
 var crds = sync.OnceValues(func() (map[string]*jsonschema.Schema, error) {
 	sources := map[string]string{
 		"sigs.k8s.io/gateway-api":       "config/crd/standard/*.yaml",
@@ -200,7 +201,7 @@ func readCRDs(file string, into map[string]*jsonschema.Schema) error {
 	}
 	var lines [][]byte
 	for line := range bytes.Lines(text) {
-		if !bytes.HasPrefix(line, []byte("{{")) { // Helm's conditions around them
+		if !bytes.HasPrefix(line, []byte("{{")) { // skip Helm's conditions
 			lines = append(lines, line)
 		}
 	}
@@ -246,7 +247,7 @@ func readCRDs(file string, into map[string]*jsonschema.Schema) error {
 
 func crd(o object) error {
 	if strings.HasPrefix(o.version, "monitoring.coreos.com/") {
-		return nil // the module of its types carries no CRD; types and promql check it
+		return nil // its module contains no CRD; types and promql check it
 	}
 	all, err := crds()
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package authztest provides what tests and the demonstration need around the
-// core: an issuer that mints good and deliberately bad JSON Web Tokens.
+// Package authztest provides an issuer that mints valid and deliberately invalid
+// JSON Web Tokens, an in-memory authority, and the contract suites of authz's
+// interfaces, for tests and the demonstration.
 //
-// It signs with the standard library alone, so that a mistake in the JOSE
-// library under test cannot hide behind the same mistake here. It is never
-// part of a running sidecar.
+// It signs with the standard library alone, so that a defect of the JOSE library
+// under test is not repeated here. A running sidecar never contains it.
 package authztest

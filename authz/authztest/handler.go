@@ -8,39 +8,39 @@ import (
 	"time"
 )
 
-// Fault is how one of the issuer's documents misbehaves. The zero Fault
-// serves an empty 200.
+// Fault describes how the issuer serves one of its documents wrongly. The zero
+// Fault sends an empty body with status 200.
 type Fault struct {
-	Delay    time.Duration // wait before answering; a client that leaves ends it
-	Hang     bool          // never answer: wait until the client leaves
-	Status   int           // 0: 200
-	Body     string        // what is sent instead of the document
-	Genuine  bool          // send the document after all (for Delay alone)
-	Flood    int64         // send this many further bytes of white space
-	Redirect string        // answer 302 to this location
+	Delay    time.Duration // wait before responding, until the client disconnects
+	Hang     bool          // never respond; wait until the client disconnects
+	Status   int           // 0 means 200
+	Body     string        // sent instead of the document
+	Genuine  bool          // send the document instead of Body
+	Flood    int64         // number of bytes of white space to send after the body
+	Redirect string        // respond with 302 and this location
 }
 
-// FailJWKS makes the key set misbehave from now on; nil heals it.
+// FailJWKS injects a fault into the key set; nil removes it.
 func (i *Issuer) FailJWKS(f *Fault) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.jwksFault = f
 }
 
-// FailDiscovery makes the discovery document misbehave; nil heals it.
+// FailDiscovery injects a fault into the discovery document; nil removes it.
 func (i *Issuer) FailDiscovery(f *Fault) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.metaFault = f
 }
 
-// Fetches is how often the key set has been asked for.
+// Fetches returns how often the key set has been requested.
 func (i *Issuer) Fetches() int64 { return i.jwksFetches.Load() }
 
-// DiscoveryFetches is how often the discovery document has been asked for.
+// DiscoveryFetches returns how often the discovery document has been requested.
 func (i *Issuer) DiscoveryFetches() int64 { return i.metaFetches.Load() }
 
-// JWKSURL is where the issuer's own server serves its key set.
+// JWKSURL returns the URL of the key set on the issuer's own server.
 func (i *Issuer) JWKSURL() string { return i.URL + "/jwks.json" }
 
 // Handler serves /jwks.json and /.well-known/openid-configuration.
@@ -131,8 +131,8 @@ func (i *Issuer) String() string {
 	return "issuer " + strconv.Quote(i.Name)
 }
 
-// Transport answers requests from Handler in memory, whatever host they are
-// for: an issuer without a network, for tests that control time.
+// Transport serves requests to any host from Handler in memory, without a
+// network: for tests that control time.
 func (i *Issuer) Transport() http.RoundTripper { return inMemory{i.Handler()} }
 
 type inMemory struct{ http.Handler }

@@ -13,10 +13,9 @@ import (
 	"time"
 )
 
-// Issuer is an identity provider for tests and demonstrations: it signs what
-// it is told to, serves its key set and OpenID Connect discovery over HTTP,
-// rotates and withdraws keys, and misbehaves on demand. It is safe for
-// concurrent use.
+// Issuer is an identity provider for tests and demonstrations. It signs any
+// token, serves its key set and OpenID Connect discovery over HTTP, rotates and
+// withdraws keys, and injects faults. It is safe for concurrent use.
 type Issuer struct {
 	// URL is the address of the issuer's own server, without a trailing
 	// slash; empty with Offline.
@@ -29,15 +28,15 @@ type Issuer struct {
 	server *http.Server
 
 	mu        sync.Mutex
-	keys      []*Key // the first of an algorithm signs
-	published []byte // replaces the rendered key set; nil: render
+	keys      []*Key // the first key of an algorithm signs
+	published []byte // published instead of keys; nil publishes keys
 	jwksFault *Fault
 	metaFault *Fault
 
 	jwksFetches, metaFetches atomic.Int64
 }
 
-// Option changes what NewIssuer makes.
+// Option configures NewIssuer.
 type Option func(*settings)
 
 type settings struct {
@@ -48,26 +47,27 @@ type settings struct {
 	now     func() time.Time
 }
 
-// Named sets the "iss" the issuer goes by, where that is not its address.
+// Named sets the issuer's "iss"; the default is its URL.
 func Named(iss string) Option { return func(s *settings) { s.name = iss } }
 
-// Address sets where the issuer listens; the default is a free loopback port.
+// Address sets the address that the issuer listens on; the default is a free
+// loopback port.
 func Address(hostport string) Option { return func(s *settings) { s.address = hostport } }
 
-// Offline makes an issuer without a server: its key set is handed over as a
-// file, or through Handler.
+// Offline makes an issuer without a server. Its key set is available from JWKS
+// and Handler.
 func Offline() Option { return func(s *settings) { s.offline = true } }
 
-// Algorithms sets for which algorithms keys are made, the default one first.
-// Without it there is one ES256 key, which is quick to make.
+// Algorithms sets the algorithms of the issuer's keys; Mint signs with the first
+// by default. The default is one ES256 key, which is fast to generate.
 func Algorithms(algs ...string) Option { return func(s *settings) { s.algs = algs } }
 
-// Clock sets where Mint takes the time from; the default is time.Now.
+// Clock sets the clock of Mint; the default is time.Now.
 func Clock(now func() time.Time) Option { return func(s *settings) { s.now = now } }
 
-// NewIssuer makes the keys and, unless Offline is among the options, starts
-// the issuer's server. The caller ends it with Close. It panics on an option
-// that cannot be honoured: an unknown algorithm or an address in use.
+// NewIssuer makes the keys and, unless Offline is given, starts the issuer's
+// server, which Close ends. It panics on an unknown algorithm and on an address
+// in use.
 func NewIssuer(options ...Option) *Issuer {
 	s := settings{address: "127.0.0.1:0", algs: []string{"ES256"}, now: time.Now}
 	for _, o := range options {
@@ -93,7 +93,7 @@ func NewIssuer(options ...Option) *Issuer {
 	return i
 }
 
-// Close ends the issuer's server and every connection to it.
+// Close stops the issuer's server and closes its connections.
 func (i *Issuer) Close() {
 	if i.server != nil {
 		_ = i.server.Close()
@@ -110,23 +110,23 @@ func (i *Issuer) Rotate(alg string) *Key {
 	return k
 }
 
-// Withdraw takes the key out of the published set and of use.
+// Withdraw removes the key: it is no longer published and no longer signs.
 func (i *Issuer) Withdraw(kid string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.keys = slices.DeleteFunc(i.keys, func(k *Key) bool { return k.ID == kid })
 }
 
-// Add publishes a key made elsewhere. It does not become the signing key of
-// an algorithm that has one already.
+// Add publishes k. It signs only if the issuer has no other key of its
+// algorithm.
 func (i *Issuer) Add(k *Key) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.keys = append(i.keys, k)
 }
 
-// Key returns the key that signs with alg; empty: the issuer's first. It
-// panics when there is none.
+// Key returns the key that signs with alg; empty means the issuer's first key.
+// It panics if there is none.
 func (i *Issuer) Key(alg string) *Key {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -148,15 +148,15 @@ func (i *Issuer) JWKS() []byte {
 	return KeySet(i.keys...)
 }
 
-// Publish replaces the published key set by b, whatever it is; nil returns to
-// the issuer's own keys.
+// Publish publishes b, valid or not, instead of the key set; nil publishes the
+// issuer's keys again.
 func (i *Issuer) Publish(b []byte) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.published = b
 }
 
-// KeySet renders the public halves of keys as a JWK set.
+// KeySet returns a JWK set of the public keys.
 func KeySet(keys ...*Key) []byte {
 	set := struct {
 		Keys []map[string]any `json:"keys"`

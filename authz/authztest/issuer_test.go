@@ -21,8 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Every algorithm's signature must be the one its RFC defines, by the
-// standard library's own verification.
+// The standard library verifies a signature of every algorithm.
 func TestMintedSignaturesVerify(t *testing.T) {
 	t.Parallel()
 	algs := []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}

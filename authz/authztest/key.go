@@ -17,13 +17,13 @@ import (
 	_ "crypto/sha512"
 )
 
-// Key is a private signing key with the name and algorithm it goes by.
+// Key is a private signing key with its kid and algorithm.
 type Key struct {
-	ID  string // "kid"; empty: published and used without
+	ID  string // "kid"; empty means none
 	Alg string // "alg", such as ES256
 
 	private crypto.Signer
-	extra   map[string]any // members of the JWK to add, replace, or (nil) leave out
+	extra   map[string]any // members of the JWK to add or replace; nil values omit a member
 }
 
 // NewKey makes a key for alg with a random kid: RS/PS 256–512 (2048 bits),
@@ -47,21 +47,21 @@ func NewKey(alg string) *Key {
 	return k
 }
 
-// KeyFrom wraps a private key made elsewhere: a weak one, or one on a curve
-// that does not fit alg.
+// KeyFrom wraps a private key, for example a weak one, or one on a curve that
+// does not match alg.
 func KeyFrom(alg, kid string, private crypto.Signer) *Key {
 	return &Key{ID: kid, Alg: alg, private: private}
 }
 
-// Named returns the key under another kid.
+// Named returns a copy of the key with another kid.
 func (k *Key) Named(kid string) *Key {
 	c := *k
 	c.ID = kid
 	return &c
 }
 
-// With returns the key with members of its JWK added or replaced; a nil value
-// leaves a member out.
+// With returns a copy of the key whose JWK has the member added or replaced; a
+// nil value omits it.
 func (k *Key) With(member string, value any) *Key {
 	c := *k
 	c.extra = map[string]any{member: value}
@@ -73,13 +73,13 @@ func (k *Key) With(member string, value any) *Key {
 	return &c
 }
 
-// Public returns the public half.
+// Public returns the public key.
 func (k *Key) Public() crypto.PublicKey { return k.private.Public() }
 
-// Private returns the private half, for signatures Sign does not make.
+// Private returns the private key, for signatures that Sign does not make.
 func (k *Key) Private() crypto.Signer { return k.private }
 
-// JWK renders the public half (RFC 7517, 7518 section 6, 8037).
+// JWK returns the public key as a JWK (RFC 7517; RFC 7518, section 6; RFC 8037).
 func (k *Key) JWK() map[string]any {
 	m := map[string]any{"use": "sig", "alg": k.Alg}
 	if k.ID != "" {
@@ -109,8 +109,8 @@ func (k *Key) JWK() map[string]any {
 	return m
 }
 
-// Sign signs input as alg demands (RFC 7518, section 3; RFC 8037). alg need
-// not be the key's own, so that mismatches can be made.
+// Sign signs input with alg (RFC 7518, section 3; RFC 8037). alg may differ from
+// the key's own, to produce mismatches.
 func (k *Key) Sign(alg string, input []byte) []byte {
 	sig, err := k.sign(alg, input)
 	if err != nil {
@@ -150,8 +150,8 @@ func (k *Key) sign(alg string, input []byte) ([]byte, error) {
 	}
 }
 
-// HMAC signs input with HS256/384/512 and an arbitrary secret: the way to
-// forge a token where a public key is taken for one.
+// HMAC signs input with HS256, HS384 or HS512 and an arbitrary secret, as an
+// attacker does who uses a public key as the secret.
 func HMAC(alg string, secret, input []byte) []byte {
 	h := hmac.New(hashOf(alg).New, secret)
 	h.Write(input)

@@ -11,13 +11,13 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Memory is the authority in memory: a ledger, the tier and feed on it. Its
-// knobs make it fail. It passes the contract suites.
+// Memory is an authority in memory: a ledger, and a tier and a feed on it. It
+// passes the contract suites.
 type Memory struct {
-	// Fail, if set, is asked before each operation ("append", "list",
-	// "lookup", "changes"); its error is the answer.
+	// Fail, if set, is called before each operation ("append", "list",
+	// "lookup", "changes"). If it returns an error, the operation fails with it.
 	Fail func(operation string) error
-	// MaxTokenTTL fills expiries; 0: 24h.
+	// MaxTokenTTL determines expiries that are not given; 0 means 24h.
 	MaxTokenTTL time.Duration
 
 	mu    sync.Mutex
@@ -45,7 +45,7 @@ var (
 	_ authz.Feed   = (*Memory)(nil)
 )
 
-// begin locks m, unless the operation is to fail.
+// begin locks m, or returns the error with which the operation has to fail.
 func (m *Memory) begin(ctx context.Context, operation string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", authz.ErrUnavailable, err)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Minting says how a token departs from a plain good one.
+// Minting changes one aspect of the valid token that Mint makes by default.
 type Minting func(*draft)
 
 type draft struct {
@@ -25,10 +25,10 @@ type draft struct {
 // Alg signs with the issuer's key for alg.
 func Alg(alg string) Minting { return func(d *draft) { d.alg = alg } }
 
-// With signs with a key that need not be one of the issuer's.
+// With signs with k, which need not be a key of the issuer.
 func With(k *Key) Minting { return func(d *draft) { d.key = k } }
 
-// Header sets a member of the JOSE header; a nil value leaves it out.
+// Header sets a member of the JOSE header; a nil value omits it.
 func Header(name string, value any) Minting {
 	return func(d *draft) { d.header[name] = value }
 }
@@ -39,10 +39,10 @@ func RawHeader(b []byte) Minting { return func(d *draft) { d.rawHeader = b } }
 // RawPayload replaces the claims by these bytes.
 func RawPayload(b []byte) Minting { return func(d *draft) { d.payload = b } }
 
-// Lifetime sets exp to the time of minting plus d; the default is 5 minutes.
+// Lifetime sets exp to the current time plus d; the default is 5 minutes.
 func Lifetime(d time.Duration) Minting { return func(m *draft) { m.lifetime = d } }
 
-// Signature replaces the signing function; it gets "header.payload".
+// Signature replaces the signing function, which receives "header.payload".
 func Signature(sign func(input []byte) []byte) Minting { return func(d *draft) { d.sign = sign } }
 
 // Tampered flips a bit in the middle of the signature.
@@ -61,10 +61,10 @@ func Tampered() Minting {
 	}
 }
 
-// Mint signs a token. The claims iss, sub ("user-1"), aud ("api"), iat, exp
-// and jti (random) are filled in; a claim given replaces them, one given as
-// nil is left out (json.RawMessage("null") makes a JSON null). It panics on
-// claims that JSON cannot express.
+// Mint signs a token. Its default claims are iss, sub ("user-1"), aud ("api"),
+// iat, exp and a random jti. claims are added or replace the defaults; a nil
+// value omits a claim (json.RawMessage("null") makes a JSON null). Mint panics
+// on claims that cannot be encoded as JSON.
 func (i *Issuer) Mint(claims map[string]any, options ...Minting) string {
 	d := draft{header: map[string]any{}, lifetime: 5 * time.Minute}
 	for _, o := range options {

@@ -10,14 +10,14 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Case is one clause of a contract. Check returns what is broken, so that the
-// suites themselves can be tried on implementations that are known to be bad.
+// Case is one clause of a contract. Check returns an error rather than failing a
+// test, so that the suites can be tested on broken implementations.
 type Case[S any] struct {
 	Name  string
 	Check func(ctx context.Context, s S) error
 }
 
-// caseTimeout is how long one case may take on a busy machine.
+// caseTimeout limits one case; it allows for a busy machine.
 const caseTimeout = 3 * time.Minute
 
 func runCases[S any](t *testing.T, s S, cases []Case[S]) {
@@ -33,7 +33,7 @@ func runCases[S any](t *testing.T, s S, cases []Case[S]) {
 	}
 }
 
-// collect joins what a case finds, up to a readable number.
+// collect joins the errors that a case finds, up to a readable number.
 type collect struct {
 	errs []error
 	more int
@@ -55,13 +55,14 @@ func (c *collect) err() error {
 	return errors.Join(c.errs...)
 }
 
-// issuerFor makes cases independent of each other on one store. Two runs on
-// the same store do not meet either.
+// issuerFor returns a unique issuer, so that cases and runs that share a store do
+// not affect each other.
 func issuerFor(name string) string {
 	return fmt.Sprintf("https://%s.example/%d", name, time.Now().UnixNano())
 }
 
-// oddTexts are identifiers as an attacker, or merely another culture, writes them.
+// oddTexts returns unusual identifiers: hostile ones, and valid ones in various
+// scripts.
 func oddTexts() []string {
 	long := make([]byte, 1024)
 	for i := range long {
@@ -74,7 +75,7 @@ func oddTexts() []string {
 	}
 }
 
-// of returns a revocation of the kind, with the value the kind allows.
+// of returns a revocation of the kind, with a value that the kind allows.
 func of(kind authz.Kind, issuer, value string) authz.Revocation {
 	switch kind {
 	case authz.KindIss:

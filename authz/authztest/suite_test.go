@@ -40,8 +40,8 @@ func TestMemoryFails(t *testing.T) {
 	}
 }
 
-// caught runs the cases on a broken implementation: the named one, and
-// perhaps others, has to notice.
+// caught runs the named case on a broken implementation, which the case must
+// detect.
 func caught[S any](t *testing.T, s S, cases []Case[S], name string) {
 	t.Helper()
 	for _, c := range cases {
@@ -51,14 +51,14 @@ func caught[S any](t *testing.T, s S, cases []Case[S], name string) {
 		ctx, cancel := context.WithTimeout(t.Context(), caseTimeout)
 		defer cancel()
 		if c.Check(ctx, s) == nil {
-			t.Errorf("%q passes something broken", name)
+			t.Errorf("case %q accepts a broken implementation", name)
 		}
 		return
 	}
 	t.Errorf("there is no case %q", name)
 }
 
-// brokenLedger changes what goes in and what comes out.
+// brokenLedger changes the input, output or context of a ledger.
 type brokenLedger struct {
 	*Memory
 	in  func([]authz.Revocation) []authz.Revocation
@@ -117,8 +117,8 @@ func TestLedgerSuiteCatches(t *testing.T) {
 		"reversed":             {brokenLedger{out: reversed}, "answers in the order asked, duplicates included"},
 		"loses half": {brokenLedger{in: func(in []authz.Revocation) []authz.Revocation { return in[:(len(in)+1)/2] }},
 			"takes large batches"},
-		"deaf to leaving": {brokenLedger{ctx: context.WithoutCancel}, "does not store for a caller who left"},
-		"unsafe":          {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "stores once under concurrency"},
+		"context ignored": {brokenLedger{ctx: context.WithoutCancel}, "does not store for a caller who left"},
+		"not concurrent":  {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "stores once under concurrency"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,7 +186,7 @@ func dropInvalid(in []authz.Revocation) []authz.Revocation {
 	return out
 }
 
-// brokenTier answers from the memory, wrongly.
+// brokenTier answers wrongly from a Memory.
 type brokenTier struct {
 	*Memory
 	lookup func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error)
@@ -272,7 +272,7 @@ func newWithoutIat(q *authz.Query) {
 	}
 }
 
-// firstLevel looks at the first revocation of a key only.
+// firstLevel considers only the first revocation of a key.
 func firstLevel(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 	if err := m.begin(ctx, "lookup"); err != nil {
 		return authz.Unknown, err
@@ -286,7 +286,7 @@ func firstLevel(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, 
 	return authz.NotRevoked, nil
 }
 
-// expiresEarly drops a revocation a second before its time.
+// expiresEarly ignores a revocation a second before it expires.
 func expiresEarly(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
 	if err := m.begin(ctx, "lookup"); err != nil {
 		return authz.Unknown, err
@@ -302,7 +302,7 @@ func expiresEarly(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict
 	return authz.NotRevoked, nil
 }
 
-// remembersMisses caches "not revoked" without a bound.
+// remembersMisses caches "not revoked" forever.
 func remembersMisses() func(context.Context, *Memory, *authz.Query) (authz.Verdict, error) {
 	missed := map[authz.Key]bool{}
 	return func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error) {
@@ -322,13 +322,13 @@ func remembersMisses() func(context.Context, *Memory, *authz.Query) (authz.Verdi
 	}
 }
 
-// brokenFeed tampers with what it is asked and what it answers.
+// brokenFeed changes the requested position and the returned rows and snapshot.
 type brokenFeed struct {
 	*Memory
 	ask  func(*authz.Position)
-	row  func(since authz.Position, r *authz.Row) bool // false: lost
+	row  func(since authz.Position, r *authz.Row) bool // false drops the row
 	snap func(*authz.Snapshot)
-	deaf bool
+	deaf bool // ignores ctx
 }
 
 func (b brokenFeed) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {

@@ -15,7 +15,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// endpointsConfig opens every endpoint through which revocations can be ordered.
+// endpointsConfig enables every endpoint that accepts revocation requests.
 func endpointsConfig(t *testing.T, iss *authztest.Issuer, store, extra string) string {
 	t.Helper()
 	dir := harness.Dir(t)
@@ -64,8 +64,8 @@ const (
 	apiToken = "Bearer endpoint-test-api-token"
 )
 
-// TestEveryEndpoint sends one message through each endpoint and expects a real Envoy
-// to turn the token away that passed before, and nobody else's.
+// TestEveryEndpoint revokes a token through each endpoint. Envoy then denies
+// exactly that token, which it allowed before.
 func TestEveryEndpoint(t *testing.T) {
 	t.Parallel()
 	iss := authztest.NewIssuer()
