@@ -103,12 +103,12 @@ type Revocation struct {
 	// matching token. For sub and iss, zero becomes the time of the revocation,
 	// so that a new login works.
 	NotBefore time.Time
-	// ExpiresAt is when the last matching token has expired. Zero: the ledger
-	// sets max_token_ttl after the later of now and NotBefore. For a kid without
-	// NotBefore it sets the end of the year 9999, because the holder of a
-	// compromised key can sign tokens of any age while the key is published.
+	// ExpiresAt is when the last token it can match has expired. Zero: it lasts
+	// for the max_token_ttl in force, from the later of its last request and
+	// NotBefore. For a kid without NotBefore it is the year 9999, because a key
+	// that is no longer trusted can sign tokens of any age while it is published.
 	ExpiresAt time.Time
-	RevokedAt time.Time // set by the ledger
+	RevokedAt time.Time // filled by the ledger
 	Actor     string    // who requested it, with the source: "cli:bob", "api:alice"
 	Reason    string    // free text for the audit trail
 }
@@ -182,6 +182,16 @@ func (r *Revocation) Normalize(now time.Time) error {
 	return nil
 }
 
+// Appended is what a Ledger has committed.
+type Appended struct {
+	// Revocations are as stored, in the order in which they were given.
+	Revocations []Revocation
+	// MaxStaleness bounds the time from the commit to enforcement: no sidecar
+	// allows a matching token on a request that arrives later than that after
+	// it. It is read in the transaction that commits. 0: nothing was given.
+	MaxStaleness time.Duration
+}
+
 // Ledger is the write side of the authority: a committed revocation is in force.
 type Ledger interface {
 	// Append stores the revocations durably, all or none, and returns them with
@@ -189,7 +199,7 @@ type Ledger interface {
 	// if an equal (kind, issuer, value, not_before) is stored already, it returns
 	// that revocation with the later expiry of the two.
 	// Errors: ErrInvalid, ErrUnavailable, ErrOutcomeUnknown, or ctx's.
-	Append(ctx context.Context, revocations []Revocation) ([]Revocation, error)
+	Append(ctx context.Context, revocations []Revocation) (Appended, error)
 }
 
 // Filter selects revocations for Lister. A zero field does not restrict.

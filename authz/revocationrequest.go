@@ -174,10 +174,6 @@ func (q *RevocationRequest) scopeJWT(r *Revocation, issuers Issuers, now time.Ti
 	return names, nil
 }
 
-// LastSecond is the latest time accepted anywhere, in Unix seconds:
-// 9999-12-31T23:59:59Z.
-const LastSecond = 253402300799
-
 // ParseTime reads a time as people write it: seconds since 1970 (a NumericDate,
 // RFC 7519, section 2) or RFC 3339.
 func ParseTime(text string) (time.Time, error) {

@@ -41,10 +41,6 @@ type Query struct {
 	Status *StatusRef
 }
 
-// LifetimeSlack is by how much rounding and leeway may stretch a token's life
-// beyond max_token_ttl; revocations are enforced five minutes longer.
-const LifetimeSlack = time.Minute
-
 // Lifetime is the time from iat to exp; 0: the token has no iat, or no end.
 // About a token that lives longer than revocations without expiry are kept
 // (max_token_ttl and LifetimeSlack), their absence says nothing.
@@ -56,29 +52,28 @@ func (q *Query) Lifetime() time.Duration {
 	return time.Duration(min(max(q.Expires-q.IssuedAt, 0), most)) * time.Second
 }
 
-// TokenLimit bounds the tokens about which the absence of a revocation says
-// something: those that live no longer than revocations are kept.
+// TokenLimit bounds the tokens for which the absence of a revocation is proof:
+// those that live no longer than revocations are kept.
 type TokenLimit struct {
-	Max time.Duration // max_token_ttl; 0: not told
-	// RaisedFrom was Max until Raised (Unix seconds), and what was revoked by
-	// then may have been deleted after that long. 0: never raised, or not told.
+	Max time.Duration // max_token_ttl in force; 0: unknown
+	// RaisedFrom was in force until Raised (Unix seconds): what had been revoked
+	// by then may have been deleted after that long. 0: Max was never raised.
 	RaisedFrom time.Duration
 	Raised     int64
 }
 
-// Covers reports whether a revocation of q's token cannot have expired before
-// the token. Where the limit was raised, it has to be kept by tokens issued
-// later; those of before, by the clock of an issuer that may be a little ahead,
-// have to keep to the old one.
+// Covers reports whether every revocation of q's token is kept until the token
+// expires. Tokens issued before a raise have to keep to the former limit as
+// well; a minute is allowed for issuers whose clocks are ahead.
 func (l TokenLimit) Covers(q *Query) bool {
-	life := q.Lifetime()
+	lifetime := q.Lifetime()
 	switch {
 	case l.Max <= 0:
 		return true
-	case life > l.Max+LifetimeSlack:
+	case lifetime > l.Max+LifetimeSlack:
 		return false
 	}
-	return l.Raised == 0 || life <= l.RaisedFrom+LifetimeSlack || q.IssuedAt > l.Raised+int64(LifetimeSlack/time.Second)
+	return l.Raised == 0 || lifetime <= l.RaisedFrom+LifetimeSlack || q.IssuedAt > l.Raised+int64(LifetimeSlack/time.Second)
 }
 
 // Tier is one place that may know whether a token is revoked.

@@ -42,8 +42,8 @@ func TestRedisTierContract(t *testing.T) {
 		authority := &authztest.Memory{} // fills what the ledger fills
 		r := open(t, at(server.Addr))
 		return authztest.TierSubject{Tier: r, Revoke: func(ctx context.Context, rs ...authz.Revocation) error {
-			stored, err := authority.Append(ctx, rs)
-			if err == nil && !r.Publish(ctx, stored) {
+			appended, err := authority.Append(ctx, rs)
+			if err == nil && !r.Publish(ctx, appended.Revocations) {
 				err = fmt.Errorf("not handed over at once")
 			}
 			return err

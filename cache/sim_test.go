@@ -266,9 +266,9 @@ func (s *simulation) revoke() {
 	if n.variant.tier == seedScheme {
 		announcer = simSeedPublisher{n}
 	}
-	r := authz.NewRevoker(s.postgres, announcer, simStaleness, n.clock)
+	r := authz.NewRevoker(s.postgres, announcer, n.clock)
 	for range 2 {
-		_, err := r.Revoke(context.Background(), []authz.Revocation{s.pick()}, authz.WaitCommitted)
+		_, err := r.Revoke(context.Background(), []authz.Revocation{s.pick()})
 		s.logf("revoke: %v", err)
 		s.sleep(s.upTo(simLength / 4))
 	}

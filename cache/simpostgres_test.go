@@ -110,7 +110,7 @@ func (p *simPostgres) crash(failover bool) {
 }
 
 // Append implements authz.Ledger for the product's Revoker.
-func (p *simPostgres) Append(_ context.Context, revocations []authz.Revocation) ([]authz.Revocation, error) {
+func (p *simPostgres) Append(_ context.Context, revocations []authz.Revocation) (authz.Appended, error) {
 	p.w.travel()
 	entries := make([]authz.Entry, len(revocations))
 	for i := range revocations {
@@ -125,11 +125,11 @@ func (p *simPostgres) Append(_ context.Context, revocations []authz.Revocation) 
 	p.w.travel()
 	switch {
 	case p.w.chance(3):
-		return nil, authz.ErrOutcomeUnknown
+		return authz.Appended{}, authz.ErrOutcomeUnknown
 	case !ok:
-		return nil, authz.ErrUnavailable
+		return authz.Appended{}, authz.ErrUnavailable
 	}
-	return revocations, nil
+	return authz.Appended{Revocations: revocations, MaxStaleness: simStaleness}, nil
 }
 
 // simFeed is one sidecar's connection to the authority.
@@ -191,11 +191,8 @@ func (f *simFeed) read(since authz.Position, nonce string, from []simRow) (a sim
 		}
 	}
 	p.w.rng.Shuffle(len(a.rows), func(i, j int) { a.rows[i], a.rows[j] = a.rows[j], a.rows[i] })
-	a.snap = authz.Snapshot{Nonce: nonce, Epoch: fmt.Sprint("t", p.timeline), Xmin: p.nextXID, Xmax: p.nextXID,
+	a.snap = authz.Snapshot{Nonce: nonce, Epoch: fmt.Sprint("t", p.timeline), Xmax: p.nextXID,
 		Open: slices.Clone(p.running), Proves: true, Clock: simEpoch.Add(p.w.now)}
-	for _, x := range p.running {
-		a.snap.Xmin = min(a.snap.Xmin, x)
-	}
 	if f.node.variant.feed == naiveSequence {
 		a.snap.Open, a.snap.Xmax, a.snap.Epoch = nil, p.nextID+1, "t"
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"jwtbouncer/authz"
 )
@@ -46,7 +47,7 @@ func copyOf(snapshot []string, rows []authz.Row) []byte {
 	return append(b, 0xff, 0xff)
 }
 
-var someSnapshot = []string{"n", "1", "1", "7", "00000001", "1", "false", "true", "1700000000.5", "30", "86400", "10", "20", "11", "15"}
+var someSnapshot = []string{"1", "n", "7", "00000001", "1", "false", "true", "1700000000.5", "30", "604800.0", "86400.000000", "1600000000", "20", "11", "15"}
 
 func someRows(n int) []authz.Row {
 	rows := make([]authz.Row, n)
@@ -91,7 +92,7 @@ func TestCopyIsCutAnywhere(t *testing.T) {
 func TestSnapshotText(t *testing.T) {
 	t.Parallel()
 	s, err := parseSnapshot(someSnapshot)
-	if err != nil || !s.Proves || s.Epoch != "7/00000001/1" || s.Xmin != 10 || s.Xmax != 20 || !slices.Equal(s.Open, []uint64{11, 15}) || s.Clock.UnixMilli() != 1_700_000_000_500 {
+	if err != nil || !s.Proves || s.Epoch != "7/00000001/1" || s.Xmax != 20 || s.RaisedFrom != 24*time.Hour || s.Raised != 1_600_000_000 || s.MaxTokenTTL != 7*24*time.Hour || !slices.Equal(s.Open, []uint64{11, 15}) || s.Clock.UnixMilli() != 1_700_000_000_500 {
 		t.Errorf("%+v, %v", s, err)
 	}
 	change := func(i int, to string) []string {

@@ -158,3 +158,25 @@ func BenchmarkLoad(b *testing.B) {
 	}
 	b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "rows/s")
 }
+
+// BenchmarkIdleSync is a sync that brings nothing, beside the least a server
+// can be asked.
+func BenchmarkIdleSync(b *testing.B) {
+	pg := harness.Postgres(b)
+	f, _ := newFollowed(b, pg.URL)
+	c := pg.Connect(b)
+	insert(b, c, "a")
+	f.sync(b)
+	b.Run("changes", func(b *testing.B) {
+		for b.Loop() {
+			f.sync(b)
+		}
+	})
+	b.Run("select 1", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := c.Exec(b.Context(), "select 1", pgx.QueryExecModeSimpleProtocol); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -15,11 +15,11 @@ import (
 // timeout in SQLite) that the request does not have: the query is left behind.
 type lookups struct {
 	name    string
-	read    func(context.Context, []authz.Key) (reading, error)
+	read    func(context.Context, []authz.Key) (result, error)
 	breaker *breaker.Breaker
 }
 
-func newLookups(name string, o *Options, met *metrics, read func(context.Context, []authz.Key) (reading, error)) *lookups {
+func newLookups(name string, o *Options, met *metrics, read func(context.Context, []authz.Key) (result, error)) *lookups {
 	return &lookups{name: name, read: read, breaker: breaker.New(breaker.Options{
 		Name: name, Timeout: o.LookupTimeout, Concurrent: o.Lookups, Waiting: o.Waiting,
 		Probe: func(ctx context.Context) error {
@@ -45,12 +45,12 @@ func (l *lookups) verdict(ctx context.Context, q *authz.Query) (authz.Verdict, e
 }
 
 // ask reads what the store says about these keys.
-func (l *lookups) ask(ctx context.Context, keys []authz.Key) (reading, error) {
+func (l *lookups) ask(ctx context.Context, keys []authz.Key) (result, error) {
 	if len(keys) == 0 {
-		return reading{}, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)
+		return result{}, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)
 	}
 	keys = append([]authz.Key(nil), keys...) // a query's keys must not be kept beyond Lookup
-	r, err := breaker.Do(ctx, l.breaker, func(ctx context.Context) (reading, error) { return l.read(ctx, keys) })
+	r, err := breaker.Do(ctx, l.breaker, func(ctx context.Context) (result, error) { return l.read(ctx, keys) })
 	switch {
 	case errors.Is(err, breaker.ErrBusy):
 		return r, fmt.Errorf("%s: %w", l.name, ErrBusy)
@@ -62,28 +62,27 @@ func (l *lookups) ask(ctx context.Context, keys []authz.Key) (reading, error) {
 
 func (l *lookups) close() { l.breaker.Close() }
 
-// reading is what the authority said about some keys.
-type reading struct {
-	// level is the strictest not_before of their revocations in Unix seconds;
-	// authz.Always; 0: there is none.
-	level int64
-	// tokens bounds what a level of 0 is proof for: revocations without expiry
-	// are kept no longer.
+// result is the authority's answer for some keys.
+type result struct {
+	// notBefore is the strictest not_before of their revocations in Unix
+	// seconds; authz.Always; 0: there is none.
+	notBefore int64
+	// tokens bounds the tokens for which a notBefore of 0 is proof.
 	tokens authz.TokenLimit
 }
 
 // verdict is the answer for q.
-func (r reading) verdict(q *authz.Query) (authz.Verdict, error) {
-	switch life, kept := q.Lifetime(), r.tokens; {
-	case (authz.Entry{NotBefore: r.level}).Revokes(q.IssuedAt):
+func (r result) verdict(q *authz.Query) (authz.Verdict, error) {
+	switch lifetime, limit := q.Lifetime(), r.tokens; {
+	case (authz.Entry{NotBefore: r.notBefore}).Revokes(q.IssuedAt):
 		return authz.Revoked, nil
-	case kept.Covers(q):
+	case limit.Covers(q):
 		return authz.NotRevoked, nil
-	case life > kept.Max+authz.LifetimeSlack:
-		return authz.Unknown, fmt.Errorf("%w: the token lives for %s, longer than the store's max_token_ttl (%s): its revocation could have expired (raise it with `jwt-bouncer migrate`)",
-			ErrUnproven, life, kept.Max)
+	case lifetime > limit.Max+authz.LifetimeSlack:
+		return authz.Unknown, fmt.Errorf("%w: the token lives for %s, longer than the store's max_token_ttl (%s): its revocation could have expired (raise the limit with `jwt-bouncer migrate`)",
+			ErrUnproven, lifetime, limit.Max)
 	default:
-		return authz.Unknown, fmt.Errorf("%w: the token lives for %s and was issued before the store's max_token_ttl was raised from %s to %s: its revocation could have expired by then",
-			ErrUnproven, life, kept.RaisedFrom, kept.Max)
+		return authz.Unknown, fmt.Errorf("%w: the token lives for %s and was issued before the store's max_token_ttl was raised from %s to %s: its revocation could have expired before the raise",
+			ErrUnproven, lifetime, limit.RaisedFrom, limit.Max)
 	}
 }

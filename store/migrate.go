@@ -1,11 +1,11 @@
 package store
 
 import (
-	"crypto/rand"
 	"embed"
-	"encoding/binary"
 	"fmt"
 	"io/fs"
+
+	"github.com/pressly/goose/v3"
 )
 
 //go:embed migrations
@@ -19,24 +19,18 @@ func migrationsOf(dialect string) fs.FS {
 	return sub
 }
 
-// checkSchema compares a schema's version, and the oldest code it serves, with
-// this code.
-func checkSchema(version, compatible int) error {
+// checkSchema compares a schema's version with the one of this program.
+func checkSchema(version int) error {
 	switch {
-	case version < oldestSchema:
-		return fmt.Errorf("%w: it has version %d and this program needs %d; run `jwt-bouncer migrate`", ErrSchema, version, oldestSchema)
-	case compatible > SchemaVersion:
-		return fmt.Errorf("%w: it has version %d, which needs programs written for version %d or later and this one is for %d; upgrade jwt-bouncer",
-			ErrSchema, version, compatible, SchemaVersion)
+	case version < SchemaVersion:
+		return fmt.Errorf("%w: it has version %d and this program needs version %d; run `jwt-bouncer migrate`", ErrSchema, version, SchemaVersion)
+	case version > SchemaVersion:
+		return fmt.Errorf("%w: it has version %d and this program is for version %d; upgrade jwt-bouncer", ErrSchema, version, SchemaVersion)
 	}
 	return nil
 }
 
-// newEpoch draws an epoch. The one that is stored does not help: a database
-// that is restored twice from one snapshot would get the same next one twice,
-// and followers would take two histories for one.
-func newEpoch() int64 {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return int64(binary.BigEndian.Uint64(b[:])>>2) + 1
+// installed reports whether a run of the migrations created the schema.
+func installed(applied []*goose.MigrationResult) bool {
+	return len(applied) > 0 && applied[0].Source.Version == 1
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
@@ -134,7 +133,7 @@ func TestRefusedAtCommit(t *testing.T) {
 	c := pg.Connect(t)
 	atCommit(t, c, "raise exception 'no';")
 	got, err := s.Append(t.Context(), []authz.Revocation{jti("refused")})
-	if !errors.Is(err, authz.ErrUnavailable) || errors.Is(err, authz.ErrOutcomeUnknown) || got != nil {
+	if !errors.Is(err, authz.ErrUnavailable) || errors.Is(err, authz.ErrOutcomeUnknown) || got.Revocations != nil {
 		t.Fatalf("%v, %v", got, err)
 	}
 	if n := count(t, c, "refused"); n != 0 {
@@ -260,19 +259,21 @@ func TestPlainSQL(t *testing.T) {
 	}
 	// Another writer may extend, and that is followed; nothing else can be changed.
 	var e authz.Entry
-	sql(t, c, `update authz.revocations set expires_at = expires_at + interval '1 hour' where value = 'forged'`)
+	sql(t, c, `update authz.revocations set expires_at = ttl_from + interval '25 hours' where value = 'forged'`)
 	before := f.Entries[jti("forged").Key()]
 	f.sync(t)
 	if e = f.Entries[jti("forged").Key()]; e.Expires != before.Expires+3600 {
 		t.Errorf("extended from %d to %d", before.Expires, e.Expires)
 	}
 	for _, text := range []string{
-		`update authz.revocations set expires_at = expires_at - interval '1 second'`,
+		`update authz.revocations set expires_at = expires_at - interval '1 second' where value = 'forged'`,
 		`update authz.revocations set not_before = now()`,
 		`update authz.revocations set value = value || 'x' where kind <> 5`,
 		`update authz.revocations set iss = 'other'`,
 		`update authz.revocations set actor = 'nobody'`,
-		`update authz.revocations set expires_at = null`,
+		`update authz.revocations set expires_at = null where kind = 4`,
+		`update authz.revocations set ttl_from = ttl_from - interval '1 second' where value = 'forged'`,
+		`update authz.revocations set ttl_from = null where value = 'forged'`,
 		`delete from authz.revocations where value = 'forged'`,
 		`truncate authz.revocations`,
 		`insert into authz.revocations (kind, iss, value) values (0, 'i', 'v')`,
@@ -352,7 +353,8 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%q, %v", login, err)
 		}
 		refused(t, as(revoker), `update authz.revocations set expires_at = now() + interval '10 years'`, `delete from authz.revocations`, `truncate authz.revocations`,
-			`insert into authz.revocations (kind, iss, value, xid) values (1, 'i', 'v', 1)`, `alter table authz.revocations disable trigger all`,
+			`insert into authz.revocations (kind, iss, value, xid) values (1, 'i', 'v', 1)`, `insert into authz.revocations (kind, iss, value, ttl_from) values (1, 'i', 'v', '1970-01-01')`,
+			`select authz.append('{1}', '{i}', '{v}', '{null}', '{null}', '{a}', '{r}', null)`, `alter table authz.revocations disable trigger all`,
 			`update authz.meta set epoch = 9`, `select authz.changes(0, '{}', 'n')`)
 	})
 	t.Run("nobody", func(t *testing.T) {
@@ -405,30 +407,6 @@ func refused(t *testing.T, url string, statements ...string) {
 	}
 }
 
-// The search_path of a caller must not reach into functions that run as their owner.
-func TestSearchPathIsNoWayIn(t *testing.T) {
-	t.Parallel()
-	pg := harness.Postgres(t)
-	s := open(t, pg.URL, store.Options{})
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-		t.Fatal(err)
-	}
-	c := pg.Connect(t)
-	sql(t, c, `create schema evil`)
-	sql(t, c, `create function evil.pg_is_in_recovery() returns boolean language plpgsql as $$ begin raise exception 'reached'; end $$`)
-	sql(t, c, `create function evil.now() returns timestamptz language plpgsql as $$ begin raise exception 'reached'; end $$`)
-	sql(t, c, `create function evil.gt(bigint, bigint) returns boolean language plpgsql as $$ begin raise exception 'reached'; end $$`)
-	sql(t, c, `create operator evil.> (leftarg = bigint, rightarg = bigint, function = evil.gt)`)
-	sql(t, c, `set search_path = evil, pg_catalog`)
-	if _, err := c.Exec(t.Context(), `select pg_is_in_recovery()`); err == nil {
-		t.Fatal("the path has no effect and the test shows nothing")
-	}
-	for _, text := range []string{`select authz.changes(0, '{}', 'n')`, `select authz.lookup('{}', 'n')`, `select authz.about()`, `select authz.gc()`,
-		`select authz.revoke('{1}', '{i}', '{v}', '{null}', '{null}', '{a}', '{r}')`, `insert into authz.revocations (kind, iss, value) values (1, 'i', 'w')`} {
-		sql(t, c, text)
-	}
-}
-
 // The contract holds for a store whose login is a least-privilege role too.
 func TestContractAsRoles(t *testing.T) {
 	t.Parallel()
@@ -443,141 +421,6 @@ func TestContractAsRoles(t *testing.T) {
 
 // feedOnly hides what a least-privilege login may not do.
 type feedOnly struct{ authz.Feed }
-
-// Raising max_token_ttl prolongs what is stored, and also what is being stored:
-// a revocation whose transaction is open meanwhile must not keep the shorter
-// life, while tokens that live for the longer one are accepted.
-func TestRaisedTokenLifeAndOpenTransaction(t *testing.T) {
-	t.Parallel()
-	pg := harness.Postgres(t)
-	open(t, pg.URL, store.Options{})
-	app := pg.Connect(t)
-	sql(t, app, "begin")
-	sql(t, app, `insert into authz.revocations (kind, iss, value) values (1, $1, 'slow')`, issuer)
-	s := openOnly(t, pg.URL, store.Options{MaxTokenTTL: 7 * day})
-	migrated := make(chan error, 1)
-	go func() { migrated <- s.Migrate(t.Context()) }()
-	// Who waits for the open transaction holds nobody else up for long.
-	for range 6 {
-		time.Sleep(500 * time.Millisecond)
-		began := time.Now()
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("meanwhile")}); err != nil {
-			t.Errorf("beside a migrate that waits: %v after %s", err, time.Since(began))
-		}
-	}
-	sql(t, app, "commit")
-	select {
-	case err := <-migrated:
-		if err != nil {
-			t.Fatal(err)
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("migrate hangs")
-	}
-	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != 7*day {
-		t.Fatal(l, err)
-	}
-	page, _, err := s.List(t.Context(), authz.Filter{})
-	if err != nil || len(page) != 2 {
-		t.Fatal(page, err)
-	}
-	for _, r := range page {
-		if left := time.Until(r.ExpiresAt); left < 6*day {
-			t.Errorf("%s ends in %s; tokens that it matches may live for 7 days and are accepted", r.Value, left.Round(time.Minute))
-		}
-	}
-}
-
-// Without the lock the limit stays, and the error says what to do.
-// What operators built on the schema, and whom they let use it, outlasts an upgrade.
-func TestUpgradeBesideViewsAndGrants(t *testing.T) {
-	t.Parallel()
-	pg := harness.Postgres(t)
-	if _, err := migrations(t, pg.URL).UpTo(t.Context(), 2); err != nil {
-		t.Fatal(err)
-	}
-	role := pg.Database + "_An App"
-	pg.Exec(t, `create role "`+role+`" login`)
-	t.Cleanup(func() {
-		pg.Exec(t, `drop owned by "`+role+`"`)
-		pg.Exec(t, `drop role "`+role+`"`)
-	})
-	pg.Exec(t, `create view public.monitoring as select * from authz.about()`)
-	pg.Exec(t, `grant usage on schema authz to public`)
-	pg.Exec(t, `grant execute on function authz.about, authz.lookup to public`)
-	s := openOnly(t, strings.Replace(pg.URL, "postgres@", strings.ReplaceAll(role, " ", "%20")+"@", 1), store.Options{})
-	for _, when := range []string{"before", "after"} {
-		if _, err := s.Limits(t.Context()); err != nil {
-			t.Errorf("%s: %v", when, err)
-		}
-		pg.Exec(t, `select * from public.monitoring`)
-		if err := openOnly(t, pg.URL, store.Options{}).Migrate(t.Context()); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// A transaction that sees the limits of before they were raised does not fill in
-// the shorter life: it has to begin again. What says its own end is stored.
-func TestRaisedTokenLifeAndOldSnapshot(t *testing.T) {
-	t.Parallel()
-	for _, level := range []string{"repeatable read", "serializable"} {
-		pg := harness.Postgres(t)
-		open(t, pg.URL, store.Options{})
-		begin := func() *pgx.Conn {
-			app := pg.Connect(t)
-			sql(t, app, "begin isolation level "+level)
-			sql(t, app, "select 1 from authz.meta")
-			return app
-		}
-		old, own := begin(), begin()
-		s := openOnly(t, pg.URL, store.Options{MaxTokenTTL: 7 * day})
-		if err := s.Migrate(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		_, err := old.Exec(t.Context(), `insert into authz.revocations (kind, iss, value) values (1, $1, 'old')`, issuer)
-		var state *pgconn.PgError
-		if !errors.As(err, &state) || state.Code != "40001" {
-			t.Errorf("%s: %v", level, err)
-		}
-		sql(t, own, `insert into authz.revocations (kind, iss, value, expires_at) values (1, $1, 'own', now() + interval '1 hour')`, issuer)
-		sql(t, own, "commit")
-		again := begin()
-		sql(t, again, `insert into authz.revocations (kind, iss, value) values (1, $1, 'again')`, issuer)
-		sql(t, again, "commit")
-		page, _, err := s.List(t.Context(), authz.Filter{})
-		if err != nil || len(page) != 2 {
-			t.Fatalf("%s: %+v %v", level, page, err)
-		}
-		if left := time.Until(page[0].ExpiresAt); page[0].Value != "again" || left < 6*day {
-			t.Errorf("%s: %s ends in %s", level, page[0].Value, left)
-		}
-	}
-}
-
-func TestRaisedTokenLifeNeedsTheLock(t *testing.T) {
-	t.Parallel()
-	pg := harness.Postgres(t)
-	open(t, pg.URL, store.Options{})
-	app := pg.Connect(t)
-	sql(t, app, "begin")
-	insert(t, app, "slow")
-	s := openOnly(t, pg.URL, store.Options{MaxTokenTTL: 7 * day})
-	err := s.Migrate(t.Context())
-	if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "max_token_ttl was not raised") || !strings.Contains(err.Error(), "migrate") {
-		t.Error(err)
-	}
-	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != day {
-		t.Error(l, err)
-	}
-	sql(t, app, "rollback")
-	if err := s.Migrate(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != 7*day {
-		t.Error(l, err)
-	}
-}
 
 // A database (or login) with settings of its own, as older applications leave
 // them: what is stored must be told to be stored.
@@ -618,8 +461,9 @@ func worksWithSettings(t *testing.T, s *store.Store) {
 	r := jti("x")
 	r.ExpiresAt = time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
 	r.NotBefore = r.ExpiresAt.Add(-2 * time.Hour)
-	stored, err := s.Append(t.Context(), []authz.Revocation{jti("y"), r})
-	if err != nil || len(stored) != 2 || stored[1].ExpiresAt != r.ExpiresAt || stored[1].NotBefore != r.NotBefore || time.Until(stored[0].ExpiresAt).Round(time.Hour) != day {
+	appended, err := s.Append(t.Context(), []authz.Revocation{jti("y"), r})
+	stored := appended.Revocations
+	if err != nil || len(stored) != 2 || stored[1].ExpiresAt != r.ExpiresAt || stored[1].NotBefore != r.NotBefore || time.Until(stored[0].ExpiresAt).Round(time.Hour) != day || appended.MaxStaleness != 30*time.Second {
 		t.Errorf("append: %+v %v", stored, err)
 	}
 	if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) != 2 || stored == nil || page[0] != stored[0] && page[0] != stored[1] {
@@ -640,5 +484,117 @@ func worksWithSettings(t *testing.T, s *store.Store) {
 	}
 	if _, err := s.GC(t.Context()); err != nil {
 		t.Errorf("gc: %v", err)
+	}
+}
+
+// Raising max_token_ttl waits for no transaction that stores revocations, and
+// these last for the higher limit all the same: what is being stored, and what a
+// transaction stores that sees the lower limit.
+func TestRaisedTokenLifeBesideOpenTransactions(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	open(t, pg.URL, store.Options{})
+	var apps []*pgx.Conn
+	for _, level := range []string{"read committed", "repeatable read", "serializable"} {
+		for _, stored := range []string{"before", "after"} {
+			app := pg.Connect(t)
+			sql(t, app, "begin isolation level "+level)
+			sql(t, app, "select 1 from authz.meta")
+			if stored == "before" {
+				insert(t, app, level+", stored before the raise")
+			}
+			apps = append(apps, app)
+		}
+	}
+	s := open(t, pg.URL, store.Options{MaxTokenTTL: 7 * day})
+	for i, app := range apps {
+		if i%2 == 1 {
+			insert(t, app, fmt.Sprint(i, ", stored after the raise"))
+		}
+		sql(t, app, "commit")
+	}
+	page, _, err := s.List(t.Context(), authz.Filter{})
+	if err != nil || len(page) != len(apps) {
+		t.Fatal(page, err)
+	}
+	for _, r := range page {
+		if left := time.Until(r.ExpiresAt); left < 6*day {
+			t.Errorf("%s ends in %s; tokens that it matches may live for 7 days and are accepted", r.Value, left.Round(time.Minute))
+		}
+	}
+}
+
+// Neither the search_path of a caller nor its temporary schema reaches into
+// functions that run as their owner.
+func TestSearchPathIsNoWayIn(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	s := open(t, pg.URL, store.Options{})
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
+		t.Fatal(err)
+	}
+	c := pg.Connect(t)
+	sql(t, c, `create table bridged (jti text, expires_at text)`)
+	if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "bridged"}); err != nil {
+		t.Fatal(err)
+	}
+	sql(t, c, `create schema evil`)
+	sql(t, c, `create function evil.pg_is_in_recovery() returns boolean language plpgsql as $$ begin raise exception 'reached'; end $$`)
+	sql(t, c, `create function evil.now() returns timestamptz language plpgsql as $$ begin raise exception 'reached'; end $$`)
+	sql(t, c, `create function evil.gt(bigint, bigint) returns boolean language plpgsql as $$ begin raise exception 'reached'; end $$`)
+	sql(t, c, `create operator evil.> (leftarg = bigint, rightarg = bigint, function = evil.gt)`)
+	sql(t, c, `create function evil.reached() returns boolean language plpgsql as $$ begin raise exception 'reached'; end $$`)
+	for _, name := range []string{"timestamptz", "timestamp", "bigint", "int8", "smallint", "int2", "text", "bytea", "jsonb", "interval", "regclass", "numeric", "float8", "name"} {
+		base := map[string]string{"bigint": "int8", "smallint": "int2"}[name]
+		if base == "" {
+			base = name
+		}
+		sql(t, c, `create domain pg_temp."`+name+`" as pg_catalog.`+base+` check (evil.reached())`)
+	}
+	sql(t, c, `create temp table pg_subscription_rel as select evil.reached() from pg_catalog.pg_class limit 0`)
+	sql(t, c, `set search_path = evil, pg_catalog`)
+	if _, err := c.Exec(t.Context(), `select pg_is_in_recovery()`); err == nil {
+		t.Fatal("the path has no effect and the test shows nothing")
+	}
+	sql(t, c, `reset search_path`)
+	if _, err := c.Exec(t.Context(), `select '1'::int8, 'a'::jsonb`); err == nil {
+		t.Fatal("the temporary types have no effect and the test shows nothing")
+	}
+	for _, path := range []string{"default", "evil, pg_catalog", "pg_temp, evil, pg_catalog"} {
+		sql(t, c, `set search_path = `+path)
+		for _, text := range []string{`select authz.changes(0, '{}', 'n')`, `select authz.lookup('{}', 'n', 0)`, `select authz.about()`, `select authz.gc()`,
+			`select authz.revoke('{1}', '{i}', '{v}', '{null}', '{null}', '{a}', '{r}')`, `insert into authz.revocations (kind, iss, value) values (1, 'i', '` + path + `')`,
+			`insert into public.bridged values ('` + path + `', '2099-12-31 00:00:00'), ('4102358400', '4102358400')`} {
+			sql(t, c, text)
+		}
+	}
+}
+
+// Every function that runs as its owner is bound when it is created, or has a
+// search_path that ends with the caller's temporary schema.
+func TestOwnersFunctionsAreBound(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	open(t, pg.URL, store.Options{})
+	rows, err := pg.Connect(t).Query(t.Context(), `select p.oid::regprocedure::text, p.prosqlbody is not null,
+			coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)
+		from pg_proc p where p.pronamespace = 'authz'::regnamespace and (p.prosecdef or p.prolang <> (select l.oid from pg_language l where l.lanname = 'sql'))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	n := 0
+	for ; rows.Next(); n++ {
+		var name string
+		var bound, path bool
+		if err := rows.Scan(&name, &bound, &path); err != nil {
+			t.Fatal(err)
+		}
+		if !bound && !path {
+			t.Errorf("%s: its names are looked up in its caller's schemas", name)
+		}
+	}
+	if rows.Err() != nil || n < 10 {
+		t.Errorf("%d functions, %v", n, rows.Err())
 	}
 }

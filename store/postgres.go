@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,8 +17,7 @@ import (
 // postgresStore keeps the ledger in PostgreSQL. Lookups, writes and the feed
 // have connections of their own, so that none can starve another.
 type postgresStore struct {
-	ttl    atomic.Int64 // max_token_ttl when the schema was asked last, for lookups of version 1, which do not tell
-	where  string       // host and database, for messages
+	where  string // host and database, for messages
 	config *pgx.ConnConfig
 	reads  *pgxpool.Pool // point lookups
 	writes *pgxpool.Pool // Append, List, GC, Ping
@@ -70,7 +68,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		q.MaxConnIdleTime = 5 * time.Minute
 		q.HealthCheckPeriod = 5 * time.Second // an outage's lost idle connection is replaced by then
 		q.PingTimeout = 100 * time.Millisecond
-		q.BeforeConnect = p.gate
+		q.BeforeConnect = p.dial
 		q.AfterConnect = p.connected
 	}
 	if p.reads, err = pgxpool.NewWithConfig(ctx, reads); err != nil {
@@ -90,8 +88,8 @@ func setDefault(m map[string]string, k, v string) {
 	}
 }
 
-// gate counts dials; connected the successes.
-func (p *postgresStore) gate(ctx context.Context, c *pgx.ConnConfig) error {
+// dial counts attempts to connect; connected the successes.
+func (p *postgresStore) dial(ctx context.Context, c *pgx.ConnConfig) error {
 	p.met.connects.WithLabelValues("tried").Inc()
 	return p.login(ctx, c)
 }
@@ -127,7 +125,7 @@ func (p *postgresStore) fail(err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch pg.Code {
-		case "3F000", "42883", "42P01": // schema, function or table missing
+		case "3F000", "42883", "42P01", "42703", "P0002": // schema, function, table, column or row missing
 			return fmt.Errorf("%w: postgres %s: %w (is it installed? run `jwt-bouncer migrate`)", ErrSchema, p.where, err)
 		case "42501":
 			return fmt.Errorf("%w: postgres %s: %w (grant authz_sidecar or authz_revoker to this login)", ErrForbidden, p.where, err)
@@ -142,26 +140,24 @@ func (p *postgresStore) fail(err error) error {
 func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
-	var version, compatible int
-	var staleness, ttl, fleet int64
+	var version int
+	var staleness, ttl int64
 	var recovering bool
-	var identity string
-	// By way of JSON, what an older schema does not tell is null.
-	err := p.writes.QueryRow(ctx, `select schema_version, schema_compatible, (max_staleness * 1e6)::bigint, (max_token_ttl * 1e6)::bigint, recovering,
-			coalesce((to_jsonb(a)->>'fleet_staleness')::numeric * 1000000, max_staleness * 1e6)::bigint, coalesce(to_jsonb(a)->>'identity', '')
-		from authz.about() a`).
-		Scan(&version, &compatible, &staleness, &ttl, &recovering, &fleet, &identity)
+	var limits Limits
+	err := p.writes.QueryRow(ctx, `select schema_version, (extract(epoch from max_staleness) * 1000000)::bigint, (extract(epoch from max_token_ttl) * 1000000)::bigint,
+		recovering, incarnation from authz.about()`).
+		Scan(&version, &staleness, &ttl, &recovering, &limits.Incarnation)
 	if err != nil {
 		return Limits{}, p.fail(err)
 	}
-	if err := checkSchema(version, compatible); err != nil {
+	if err := checkSchema(version); err != nil {
 		return Limits{}, fmt.Errorf("postgres %s: %w", p.where, err)
 	}
 	if recovering {
 		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
 	}
-	p.ttl.Store(int64(micro(ttl)))
-	return Limits{SchemaVersion: version, MaxStaleness: micro(staleness), MaxTokenTTL: micro(ttl), FleetStaleness: micro(fleet), Identity: identity}, nil
+	limits.MaxStaleness, limits.MaxTokenTTL = micro(staleness), micro(ttl)
+	return limits, nil
 }
 
 // The settings of a database or a login (datestyle, bytea_output, array_nulls,
@@ -169,8 +165,9 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 // knows no other form; a pooler does not let a session have its own. So what
 // is asked for are numbers, and bytes in hex.
 const (
+	pgExpiry    = `authz.expiry(expires_at, ttl_from, (select max_token_ttl from authz.meta))`
 	pgNotBefore = `(extract(epoch from not_before) * 1000000)::bigint`
-	pgExpiresAt = `(extract(epoch from expires_at) * 1000000)::bigint`
+	pgExpiresAt = `(extract(epoch from ` + pgExpiry + `) * 1000000)::bigint`
 	pgRevokedAt = `(extract(epoch from revoked_at) * 1000000)::bigint`
 )
 
@@ -180,11 +177,11 @@ func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, er
 	defer p.met.done("gc", time.Now(), &err)
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
-	// The server's clock counts the grace: where it is ahead of ours, so much longer.
-	err = p.writes.QueryRow(ctx, `select authz.gc(make_interval(secs => $1) + greatest(now() - $2::timestamptz, interval '0'))`,
-		p.o.GCGrace.Seconds(), now).Scan(&n)
+	err = p.writes.QueryRow(ctx, `select authz.gc($1::timestamptz)`, now).Scan(&n)
 	return n, p.fail(err)
 }
+
+func (*postgresStore) ready() error { return nil }
 
 func (*postgresStore) watch(ctx context.Context, _ func()) error {
 	<-ctx.Done()

@@ -46,7 +46,7 @@ func (p *postgresStore) feedConn(ctx context.Context) (*pgx.Conn, error) {
 		return nil, fmt.Errorf("not tried again yet after: %w", f.last)
 	}
 	config := p.config.Copy()
-	err := p.gate(ctx, config)
+	err := p.dial(ctx, config)
 	var conn *pgx.Conn
 	if err == nil {
 		conn, err = pgx.ConnectConfig(ctx, config)
@@ -107,10 +107,8 @@ func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce
 	for i, x := range since.Open {
 		open[i] = strconv.FormatUint(x, 10)
 	}
-	// The nonce's second word asks whether max_token_ttl was raised; schemas
-	// before version 3 take no notice of it.
 	query := fmt.Sprintf(`copy (select (c).key, (c).not_before, (c).expires, (c).xid, (c).snapshot
-		from (select authz.changes(%d, '{%s}', '%s raised') as c) s) to stdout (format binary)`, since.Last, strings.Join(open, ","), nonce)
+		from (select authz.changes(%d, '{%s}', '%s') as c) s) to stdout (format binary)`, since.Last, strings.Join(open, ","), nonce)
 
 	// Silence is what ends a query, not duration: ten million rows take a while.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -146,9 +144,8 @@ var errSilence = errors.New("the server has gone silent")
 
 // Fields of the snapshot, in the order of authz.changes.
 const (
-	snapNonce = iota
-	snapSchema
-	snapCompatible
+	snapSchema = iota
+	snapNonce
 	snapSystem
 	snapTimeline
 	snapEpoch
@@ -157,15 +154,13 @@ const (
 	snapClock
 	snapStaleness
 	snapTTL
-	snapXmin
+	snapPreviousTTL
+	snapRaised
 	snapXmax
 	snapOpen // and all that follow
 )
 
 func parseSnapshot(f []string) (authz.Snapshot, error) {
-	if len(f) < snapOpen {
-		return authz.Snapshot{}, fmt.Errorf("%w: changes did not describe its snapshot", ErrSchema)
-	}
 	var bad error
 	number := func(i int) uint64 {
 		n, err := strconv.ParseUint(f[i], 10, 63)
@@ -177,23 +172,23 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		bad = errors.Join(bad, err)
 		return time.Duration(n * float64(time.Second))
 	}
-	if err := checkSchema(int(number(snapSchema)), int(number(snapCompatible))); bad == nil && err != nil {
+	if len(f) == 0 {
+		return authz.Snapshot{}, fmt.Errorf("%w: changes did not describe its snapshot", ErrSchema)
+	}
+	if err := checkSchema(int(number(snapSchema))); bad == nil && err != nil {
 		return authz.Snapshot{}, err
 	}
-	clock := secs(snapClock)
-	nonce, told, _ := strings.Cut(f[snapNonce], " ")
-	facts, err := wholeSeconds(strings.TrimPrefix(told, "raised"))
-	bad = errors.Join(bad, err)
-	s := authz.Snapshot{
-		Nonce: nonce,
-		Epoch: f[snapSystem] + "/" + f[snapTimeline] + "/" + f[snapEpoch],
-		Xmin:  number(snapXmin), Xmax: number(snapXmax),
-		Proves:       f[snapRecovering] == "false" && f[snapFresh] == "true",
-		Clock:        time.Unix(0, int64(clock)),
-		MaxStaleness: secs(snapStaleness), MaxTokenTTL: secs(snapTTL),
+	if len(f) < snapOpen {
+		return authz.Snapshot{}, fmt.Errorf("%w: changes described its snapshot with %d facts", ErrSchema, len(f))
 	}
-	if len(facts) == 2 {
-		s.Raised, s.RaisedFrom = facts[0], time.Duration(facts[1])*time.Second
+	s := authz.Snapshot{
+		Nonce:        f[snapNonce],
+		Epoch:        f[snapSystem] + "/" + f[snapTimeline] + "/" + f[snapEpoch],
+		Xmax:         number(snapXmax),
+		Proves:       f[snapRecovering] == "false" && f[snapFresh] == "true",
+		Clock:        time.Unix(0, int64(secs(snapClock))),
+		MaxStaleness: secs(snapStaleness), MaxTokenTTL: secs(snapTTL),
+		RaisedFrom: secs(snapPreviousTTL), Raised: int64(number(snapRaised)),
 	}
 	for i := snapOpen; i < len(f); i++ {
 		s.Open = append(s.Open, number(i))

@@ -16,55 +16,44 @@ import (
 )
 
 // Append sends the whole batch in one statement, which is its own transaction.
-func (p *postgresStore) Append(ctx context.Context, revocations []authz.Revocation) (stored []authz.Revocation, err error) {
+func (p *postgresStore) Append(ctx context.Context, revocations []authz.Revocation) (stored authz.Appended, err error) {
 	defer p.met.done("append", time.Now(), &err)
-	orders, err := prepare(revocations, p.o.Clock.Now())
-	if err != nil {
-		return nil, err
+	now := p.o.Clock.Now()
+	b, err := newBatch(revocations, now)
+	if err != nil || len(b.unique) == 0 {
+		return authz.Appended{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
-	err = p.append(ctx, orders)
+	err = p.append(ctx, b, now)
 	if errors.Is(err, errLost) {
-		// A lost connection leaves the outcome open; asking for the same again
+		// A lost connection leaves the outcome open; repeating the statement
 		// settles it, because appending is idempotent.
 		for wait := 20 * time.Millisecond; err != nil && wait < 400*time.Millisecond; wait *= 3 {
 			select {
 			case <-ctx.Done():
-				return nil, err
+				return authz.Appended{}, err
 			case <-time.After(jitter(wait, 0.25)):
 			}
-			if p.append(ctx, orders) == nil {
+			if p.append(ctx, b, now) == nil {
 				err = nil
 			}
 		}
 	}
 	if err != nil {
-		return nil, err
+		return authz.Appended{}, err
 	}
-	return orders.stored, nil
+	return b.stored, nil
 }
 
-// append stores the batch. A server whose clock is behind ours would end what
-// has no expiry too early: that is ordered again with ours, which only ever
-// makes it last longer.
-func (p *postgresStore) append(ctx context.Context, orders *orders) error {
-	err := p.appendOnce(ctx, orders)
-	if err != nil || !orders.endsEarly(p.o.Clock.Now(), p.o.MaxTokenTTL) {
-		return err
-	}
-	if err := p.appendOnce(ctx, orders); err != nil {
-		return fmt.Errorf("%w: postgres %s: its clock is behind, and moving the expiry failed: %w", authz.ErrOutcomeUnknown, p.where, err)
-	}
-	return nil
-}
-
-func (p *postgresStore) appendOnce(ctx context.Context, orders *orders) error {
-	n := len(orders.unique)
+func (p *postgresStore) append(ctx context.Context, b *batch, now time.Time) error {
+	n := len(b.unique)
 	kinds, notBefores, expiries := make([]int16, n), make([]string, n), make([]string, n)
 	issuers, values, actors, reasons := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	for i := range orders.unique {
-		r := &orders.unique[i]
+	places := make(map[dedupKey]*batchEntry, n)
+	for i := range b.unique {
+		r := &b.unique[i]
+		places[r.dedup] = r
 		kinds[i], issuers[i], values[i], actors[i], reasons[i] = int16(r.Kind), r.Issuer, r.Value, r.Actor, r.Reason
 		notBefores[i], expiries[i] = timestamp(r.NotBefore), timestamp(r.ExpiresAt)
 	}
@@ -77,43 +66,41 @@ func (p *postgresStore) appendOnce(ctx context.Context, orders *orders) error {
 		return p.fail(err)
 	}
 	delete(conn.Conn().PgConn().CustomData(), unreplicated)
-	rows, err := conn.Query(ctx, `select encode(key, 'hex'), id, `+pgNotBefore+`, `+pgExpiresAt+`, `+pgRevokedAt+`, actor, reason
+	rows, err := conn.Query(ctx, `select encode(key, 'hex'), id, `+pgNotBefore+`, (extract(epoch from expires_at) * 1000000)::bigint, `+pgRevokedAt+`, actor, reason,
+			(extract(epoch from max_staleness) * 1000000)::bigint
 		from authz.revoke($1::smallint[], $2::text[], $3::text[],
 			array(select nullif(t, '')::timestamptz from unnest($4::text[]) with ordinality as u (t, i) order by i),
-			array(select nullif(t, '')::timestamptz from unnest($5::text[]) with ordinality as u (t, i) order by i), $6::text[], $7::text[])`,
-		kinds, issuers, values, notBefores, expiries, actors, reasons)
+			array(select nullif(t, '')::timestamptz from unnest($5::text[]) with ordinality as u (t, i) order by i), $6::text[], $7::text[], $8::timestamptz)`,
+		kinds, issuers, values, notBefores, expiries, actors, reasons, timestamp(now))
 	if err != nil {
 		return p.unsettled(err)
 	}
 	defer rows.Close()
-	byID := make(map[identity]*order, n)
-	for i := range orders.unique {
-		byID[orders.unique[i].id] = &orders.unique[i]
-	}
 	filled := 0
 	for rows.Next() {
 		var key string
-		var id, expires, revoked int64
+		var id, expires, revoked, staleness int64
 		var notBefore *int64
 		var r authz.Revocation
-		err := rows.Scan(&key, &id, &notBefore, &expires, &revoked, &r.Actor, &r.Reason)
-		at := identity{notBefore: authz.Always}
+		err := rows.Scan(&key, &id, &notBefore, &expires, &revoked, &r.Actor, &r.Reason, &staleness)
+		d := dedupKey{notBefore: authz.Always}
 		if err == nil {
-			_, err = hex.Decode(at.key[:], []byte(key[:min(len(key), 2*len(at.key))]))
+			_, err = hex.Decode(d.key[:], []byte(key[:min(len(key), 2*len(d.key))]))
 		}
 		if err != nil {
 			return fmt.Errorf("%w: postgres %s: reading back: %w", authz.ErrOutcomeUnknown, p.where, err)
 		}
 		if notBefore != nil {
-			at.notBefore = *notBefore
+			d.notBefore = *notBefore
 		}
-		o := byID[at]
-		if o == nil {
+		e := places[d]
+		if e == nil {
 			continue
 		}
-		r.ID, r.Kind, r.Issuer, r.Value = strconv.FormatInt(id, 10), o.Kind, o.Issuer, o.Value
+		r.ID, r.Kind, r.Issuer, r.Value = strconv.FormatInt(id, 10), e.Kind, e.Issuer, e.Value
 		setTimes(&r, notBefore, expires, revoked)
-		orders.fill(at, r)
+		b.fill(d, r)
+		b.stored.MaxStaleness = micro(staleness)
 		filled++
 	}
 	if err := rows.Err(); err != nil {
@@ -190,7 +177,7 @@ func (p *postgresStore) List(ctx context.Context, f authz.Filter) (page []authz.
 		and("key =", key[:]) // the same condition, with an index
 	}
 	if !f.IncludeExpired {
-		where = append(where, "expires_at > now()")
+		where = append(where, pgExpiry+" > now()")
 	}
 	args = append(args, limit+1)
 	// The conditions are constants; what a caller chose is only ever an argument.

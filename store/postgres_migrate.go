@@ -50,92 +50,45 @@ func (p *postgresStore) migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading migrations: %w", err)
 	}
-	if _, err := m.Up(ctx); err != nil {
+	applied, err := m.Up(ctx)
+	if err != nil {
 		return fmt.Errorf("migrating: %w", p.fail(err))
 	}
-	return p.raiseLimits(ctx)
+	return p.raiseLimits(ctx, installed(applied))
 }
 
 // raiseLimits writes the configured limits where they are above the stored
-// ones.
-func (p *postgresStore) raiseLimits(ctx context.Context) error {
-	var raise bool
+// ones. A store that was just installed has had no time to delete anything by
+// its first limit, so nothing has to be remembered of it.
+func (p *postgresStore) raiseLimits(ctx context.Context, isNew bool) error {
 	err := p.inTx(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `update authz.meta set max_staleness = make_interval(secs => $1) where max_staleness < make_interval(secs => $1)`,
-			p.o.MaxStaleness.Seconds()); err != nil {
+		var version int
+		if err := tx.QueryRow(ctx, `select schema_version from authz.meta`).Scan(&version); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, `select max_token_ttl < make_interval(secs => $1) from authz.meta`, p.o.MaxTokenTTL.Seconds()).Scan(&raise)
+		if err := checkSchema(version); err != nil {
+			return fmt.Errorf("postgres %s: %w", p.where, err)
+		}
+		// authz.revoke keeps a raise waiting until its transaction ends.
+		if _, err := tx.Exec(ctx, `select set_config('lock_timeout', '10s', true)`); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `update authz.meta set max_staleness = greatest(max_staleness, make_interval(secs => $1)), max_token_ttl = greatest(max_token_ttl, make_interval(secs => $2))
+			where max_staleness < make_interval(secs => $1) or max_token_ttl < make_interval(secs => $2)`, p.o.MaxStaleness.Seconds(), p.o.MaxTokenTTL.Seconds()); err != nil {
+			return err
+		}
+		if !isNew {
+			return nil
+		}
+		_, err := tx.Exec(ctx, `update authz.meta set previous_token_ttl = null, raised_at = null where raised_at is not null`)
+		return err
 	})
-	if err == nil && raise {
-		err = p.raiseTokenTTL(ctx)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "55P03" { // lock_not_available
+		return fmt.Errorf("%w: postgres %s: the limits were not raised: a transaction that has called authz.revoke is still open; end it (pg_locks names it, for authz.meta) and run `jwt-bouncer migrate` again: %w",
+			authz.ErrUnavailable, p.where, err)
 	}
 	return p.fail(err)
-}
-
-const (
-	raiseTries  = 10
-	raiseLock   = time.Second // below the lock_timeout of authz.revoke, which waits behind
-	raisePause  = 500 * time.Millisecond
-	lockMissing = "55P03" // lock_not_available
-	deadlock    = "40P01"
-)
-
-// raiseTokenTTL raises the limit. What was stored under the shorter life is
-// made to last for the longer one: most of it first, which may take long and
-// stops nobody; then, while nobody else writes, what has come since. A
-// transaction that had stored under the shorter life, and was open while the
-// limit was raised, would be overlooked.
-func (p *postgresStore) raiseTokenTTL(ctx context.Context) error {
-	var since, own int64
-	err := p.inTx(ctx, func(tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_current_xact_id()::text::bigint`).Scan(&since, &own); err != nil {
-			return err
-		}
-		return p.prolong(ctx, tx, 0, 0)
-	})
-	if err != nil {
-		return err
-	}
-	for try := 1; ; try++ {
-		err = p.inTx(ctx, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `select set_config('lock_timeout', $1, true)`, fmt.Sprint(raiseLock.Milliseconds())); err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, `lock table authz.revocations in share row exclusive mode`); err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, `update authz.meta set max_token_ttl = make_interval(secs => $1) where max_token_ttl < make_interval(secs => $1)`,
-				p.o.MaxTokenTTL.Seconds()); err != nil {
-				return err
-			}
-			return p.prolong(ctx, tx, since, own)
-		})
-		var pg *pgconn.PgError
-		if !errors.As(err, &pg) || pg.Code != lockMissing && pg.Code != deadlock {
-			return err
-		}
-		if try == raiseTries {
-			return fmt.Errorf("%w: postgres %s: max_token_ttl was not raised to %s: transactions that have written revocations are still open; end them (pg_locks says which, for authz.revocations) and run `jwt-bouncer migrate` again: %w",
-				authz.ErrUnavailable, p.where, p.o.MaxTokenTTL, err)
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(jitter(raisePause, 0.25)):
-		}
-	}
-}
-
-// prolong makes revocations whose last change is since or later, and not by the
-// transaction but (which has prolonged them), last for the configured
-// max_token_ttl.
-func (p *postgresStore) prolong(ctx context.Context, tx pgx.Tx, since, but int64) error {
-	_, err := tx.Exec(ctx, `update authz.revocations set expires_at = greatest(revoked_at, not_before) + make_interval(secs => $1)
-		where expires_at < greatest(revoked_at, not_before) + make_interval(secs => $1)
-		  and greatest(revoked_at, not_before) + make_interval(secs => $1) > now()
-		  and (xid >= $2 and xid < $3 or xid > $3)`, p.o.MaxTokenTTL.Seconds(), since, but)
-	return err
 }
 
 // inTx runs f in a transaction whose every statement sees what has been
@@ -154,7 +107,7 @@ func (p *postgresStore) bumpEpoch(ctx context.Context) error {
 		if _, err := tx.Exec(ctx, `update authz.revocations set expires_at = expires_at where xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `update authz.meta set epoch = $1`, newEpoch())
+		_, err := tx.Exec(ctx, `update authz.meta set epoch = authz.draw_epoch()`)
 		return err
 	}))
 }

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
@@ -19,6 +21,7 @@ type replayer struct {
 	listener net.Listener
 	upstream string
 	wg       sync.WaitGroup
+	queries  atomic.Int64
 
 	mu     sync.Mutex
 	answer []byte
@@ -64,6 +67,9 @@ func (r *replayer) serve(client net.Conn) {
 		head, body, err := message(client)
 		if err != nil {
 			return
+		}
+		if head[0] == 'Q' {
+			r.queries.Add(1)
 		}
 		question := head[0] == 'Q' && bytes.Contains(body, []byte("authz.changes"))
 		r.mu.Lock()
@@ -152,6 +158,29 @@ func TestReusedAnswer(t *testing.T) {
 		snap, err = s.Changes(t.Context(), authz.Position{}, "second", func(authz.Row) {})
 		if err != nil || snap.Proves || snap.Nonce != "first" {
 			t.Errorf("%+v, %v", snap, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A revocation with its receipt is one round trip.
+func TestRevokeIsOneRoundTrip(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	open(t, pg.URL, store.Options{})
+	r := newReplayer(t, pg.Addr)
+	s := openOnly(t, pg.Via(r.listener.Addr().String()), store.Options{})
+	revoker := authz.NewRevoker(s, nil, authz.SystemClock{})
+	for i := range 3 {
+		before := r.queries.Load()
+		rec, err := revoker.Revoke(t.Context(), []authz.Revocation{jti(string(rune('a' + i)))})
+		if err != nil || rec.EnforcedWithin != 30*time.Second {
+			t.Fatalf("%+v, %v", rec, err)
+		}
+		if n := r.queries.Load() - before; n != 1 {
+			t.Errorf("%d round trips", n)
 		}
 	}
 	if err := s.Close(); err != nil {

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/pressly/goose/v3"
-	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -23,7 +21,7 @@ import (
 // so reading the file is proof.
 type sqliteStore struct {
 	path   string
-	place  sqlitePlace
+	file   *sqliteFile
 	lookup *lookups
 	o      *Options
 	met    *metrics
@@ -35,58 +33,25 @@ func openSQLite(path string, o *Options, met *metrics) (*sqliteStore, error) {
 	if err := createFile(path); err != nil {
 		return nil, err
 	}
-	s := &sqliteStore{path: path, place: sqlitePlace{path: path, o: o}, o: o, met: met}
-	file, err := s.place.open(0)
+	file, err := openSQLiteFile(path, o)
 	if err != nil {
 		return nil, err
 	}
-	s.place.now.Store(file)
+	s := &sqliteStore{path: path, file: file, o: o, met: met}
 	s.lookup = newLookups("sqlite", o, met, s.read)
 	return s, nil
 }
 
-// createFile makes sure that the file exists and is its owner's alone; SQLite
-// gives its companions (-wal, -shm) the same mode.
-func createFile(path string) error {
-	dir := filepath.Dir(path)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return fmt.Errorf("store: sqlite: directory %s does not exist and cannot be created (create it, owned by uid %d): %w", dir, os.Getuid(), err)
-		}
-	}
-	// An existing file is not opened: closing it would release the locks that
-	// another store in this process holds on it (POSIX locks are like that).
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	switch {
-	case err == nil:
-		return f.Close()
-	case errors.Is(err, os.ErrExist):
-		var info os.FileInfo
-		if info, err = os.Stat(path); err == nil && !info.Mode().IsRegular() {
-			err = errors.New("not a regular file")
-		}
-		if err == nil {
-			err = unix.Access(path, unix.R_OK|unix.W_OK)
-		}
-	}
-	if err != nil {
-		hint := ""
-		if errors.Is(err, os.ErrPermission) {
-			hint = fmt.Sprintf(" (uid %d needs to write the file and its directory)", os.Getuid())
-		}
-		return fmt.Errorf("store: sqlite: %s: %w%s", path, err, hint)
-	}
-	return nil
-}
-
 func (s *sqliteStore) Name() string { return "sqlite" }
 
-// fail names the store and sorts the cause: an invalid row, an interrupted
+// fail names the store and classifies the cause: an invalid row, an interrupted
 // call, or a file that cannot be used.
 func (s *sqliteStore) fail(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, ErrSchema):
+		return fmt.Errorf("sqlite %s: %w", s.path, err)
 	case errors.Is(err, authz.ErrInvalid), errors.Is(err, authz.ErrUnavailable), errors.Is(err, authz.ErrOutcomeUnknown):
 		return err
 	}
@@ -126,125 +91,98 @@ func (s *sqliteStore) migrate(ctx context.Context) error {
 			case <-time.After(time.Duration(10+rand.IntN(50<<try)) * time.Millisecond): //nolint:gosec // spreads retries, guards nothing
 			}
 		}
-		if err = s.migrateOnce(ctx); err == nil {
-			return nil
+		if err = s.migrateOnce(ctx); err == nil || errors.Is(err, errReplaced) || errors.Is(err, ErrSchema) {
+			return s.fail(err)
 		}
+		s.file.reopen(err) // for the next try
 	}
 	return s.fail(err)
 }
 
-func (s *sqliteStore) migrateOnce(ctx context.Context) (err error) {
-	file := s.place.now.Load()
-	defer func() { s.place.renewed(file, err) }() // for the next try
-	p, err := goose.NewProvider(goose.DialectSQLite3, file.write, migrationsOf("sqlite"), goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.o.Logger))
+func (s *sqliteStore) migrateOnce(ctx context.Context) error {
+	if err := s.file.check(); err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, s.file.write, migrationsOf("sqlite"), goose.WithDisableGlobalRegistry(true), goose.WithSlog(s.o.Logger))
 	if err != nil {
 		return fmt.Errorf("reading migrations: %w", err)
 	}
-	// Not closed: it would close the writer.
-	if _, err := p.Up(ctx); err != nil {
-		return err
-	}
-	return s.raiseLimits(ctx)
-}
-
-// raiseLimits writes the configured limits where they are above the stored
-// ones. What was stored under the shorter token lifetime is made to last for
-// the longer one.
-func (s *sqliteStore) raiseLimits(ctx context.Context) error {
-	return s.inWrite(ctx, func(tx *sql.Tx) error {
-		ttl := s.o.MaxTokenTTL.Microseconds()
-		if _, err := tx.ExecContext(ctx, `update meta set max_staleness = ?1 where max_staleness < ?1`, s.o.MaxStaleness.Microseconds()); err != nil {
-			return err
-		}
-		res, err := tx.ExecContext(ctx, `update meta set max_token_ttl = ?1 where max_token_ttl < ?1`, ttl)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `update revocations set expires_at = max(revoked_at, coalesce(not_before, 0)) + ?1
-			where expires_at < max(revoked_at, coalesce(not_before, 0)) + ?1 and max(revoked_at, coalesce(not_before, 0)) + ?1 > ?2`,
-			ttl, s.o.Clock.Now().UnixMicro())
-		return err
-	})
-}
-
-// inWrite runs f in one write transaction, once more when the connection that
-// it got cannot write.
-func (s *sqliteStore) inWrite(ctx context.Context, f func(*sql.Tx) error) error {
-	file := s.place.now.Load()
-	err := s.write(ctx, file, f)
-	if s.place.renewed(file, err) {
-		err = s.write(ctx, s.place.now.Load(), f)
-	}
-	return err
-}
-
-func (s *sqliteStore) write(ctx context.Context, file *sqliteFile, f func(*sql.Tx) error) error {
-	if err := s.place.check(file); err != nil {
-		return err // nothing is written in vain
-	}
-	tx, err := file.write.BeginTx(ctx, nil)
+	// The provider is not closed: that would close the writer.
+	applied, err := p.Up(ctx)
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
-	if err := f(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		var se *sqlite.Error
-		if errors.As(err, &se) && se.Code()&0xff == sqlite3.SQLITE_IOERR {
-			// The write-ahead log may hold the commit although syncing it failed.
-			return fmt.Errorf("%w: sqlite %s: %w", authz.ErrOutcomeUnknown, s.path, err)
-		}
-		return err
-	}
-	return unsure(s.place.check(file))
+	return s.raiseLimits(ctx, installed(applied))
 }
 
-func (s *sqliteStore) about(ctx context.Context) (limits Limits, err error) {
-	err = s.place.use(func(file *sqliteFile) error {
-		limits, err = file.about(ctx)
+// raiseLimits writes the configured limits where they are above the stored
+// ones. A store that was just installed has had no time to delete anything by
+// its first limit, so nothing has to be remembered of it.
+func (s *sqliteStore) raiseLimits(ctx context.Context, isNew bool) error {
+	return s.file.writing(ctx, func(tx *sql.Tx) error {
+		var m sqliteMeta
+		if err := m.scan(tx.QueryRowContext(ctx, `select `+sqliteMetaColumns+` from meta`)); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `update meta set max_staleness = max(max_staleness, ?1), max_token_ttl = max(max_token_ttl, ?2)
+			where max_staleness < ?1 or max_token_ttl < ?2`, s.o.MaxStaleness.Microseconds(), s.o.MaxTokenTTL.Microseconds())
+		if err != nil || !isNew {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `update meta set previous_token_ttl = null, raised_at = null`)
 		return err
 	})
-	if errors.Is(err, ErrSchema) {
-		err = fmt.Errorf("sqlite %s: %w", s.path, err)
+}
+
+func (s *sqliteStore) about(ctx context.Context) (Limits, error) {
+	var m sqliteMeta
+	err := s.file.reading(func() error {
+		return m.scan(s.file.read.QueryRowContext(ctx, `select `+sqliteMetaColumns+` from meta`))
+	})
+	if err != nil {
+		return Limits{}, s.fail(err)
 	}
-	return limits, s.fail(err)
+	return m.limits(), nil
 }
 
 func (s *sqliteStore) bumpEpoch(ctx context.Context) error {
-	return s.fail(s.inWrite(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `update meta set epoch = ?`, newEpoch())
+	return s.fail(s.file.writing(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `update meta set epoch = random() & 4611686018427387903`)
 		return err
 	}))
 }
 
-func (s *sqliteStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
+func (s *sqliteStore) collect(ctx context.Context, now time.Time) (total int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
 	defer cancel()
 	defer s.met.done("gc", time.Now(), &err)
-	err = s.inWrite(ctx, func(tx *sql.Tx) error {
-		if err := adopt(ctx, tx); err != nil {
-			return err
-		}
+	err = s.file.writing(ctx, func(tx *sql.Tx) error {
+		total = 0
 		// Small batches: another process's revoke waits for each.
-		res, err := tx.ExecContext(ctx, `delete from revocations where id in (select id from revocations where expires_at < ? limit 1000)`,
-			now.Add(-s.o.GCGrace).UnixMicro())
-		if err != nil {
-			return err
+		for _, expired := range []string{
+			`ttl_from is null and expires_at < ?1`,
+			`ttl_from < ?1 - (select max_token_ttl from meta) and coalesce(expires_at, 0) < ?1`,
+		} {
+			res, err := tx.ExecContext(ctx, `delete from revocations where id in (select id from revocations where `+expired+` limit 1000)`, now.Add(-authz.ExpiredKept).UnixMicro())
+			if err != nil {
+				return err
+			}
+			n, err := res.RowsAffected()
+			if err != nil {
+				return err
+			}
+			total += n
 		}
-		n, err = res.RowsAffected()
-		return err
+		return nil
 	})
-	return n, s.fail(err)
+	return total, s.fail(err)
 }
+
+func (s *sqliteStore) ready() error { return s.file.check() }
 
 func (*sqliteStore) bridge(context.Context, BridgeOptions) (int64, error) { return 0, errNoBridge }
 
 func (s *sqliteStore) Close() error {
 	s.lookup.close()
-	return s.place.close()
+	return s.file.close()
 }

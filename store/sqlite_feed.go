@@ -17,76 +17,65 @@ func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce s
 	if since.Last > math.MaxInt64 {
 		return authz.Snapshot{}, fmt.Errorf("sqlite: %w", errSince)
 	}
-	file := s.place.now.Load()
-	snap, err = s.changesIn(ctx, file, since, nonce, row)
-	s.place.renewed(file, err) // for the next call: rows may have been handed over
-	if moved := s.place.check(file); moved != nil {
-		return authz.Snapshot{}, moved // whatever went wrong, that is why
+	snap, err = s.changes(ctx, since, nonce, row)
+	s.file.reopen(err) // for the next call: rows may have been handed over
+	if replaced := s.file.check(); replaced != nil {
+		return authz.Snapshot{}, replaced // whatever else went wrong, that is why
 	}
-	return snap, err
+	return snap, s.fail(err)
 }
 
-// changesIn reads everything in one transaction. Writers take turns in SQLite,
+// changes reads everything in one transaction. Writers take turns in SQLite,
 // so change numbers become visible in order and none is ever still open.
-func (s *sqliteStore) changesIn(ctx context.Context, in *sqliteFile, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
-	tx, err := in.feed.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+func (s *sqliteStore) changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
+	tx, err := s.file.feed.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
-		return authz.Snapshot{}, s.fail(err)
+		return authz.Snapshot{}, err
 	}
 	defer tx.Rollback()
-	meta, err := readMeta(ctx, tx)
-	switch {
-	case errors.Is(err, ErrSchema):
-		return authz.Snapshot{}, fmt.Errorf("sqlite %s: %w", s.path, err)
-	case err != nil:
-		return authz.Snapshot{}, s.fail(err)
+	var meta sqliteMeta
+	if err := meta.scan(tx.QueryRowContext(ctx, `select `+sqliteMetaColumns+` from meta`)); err != nil {
+		return authz.Snapshot{}, err
 	}
-	tokens := meta.tokens()
+	limits, tokens := meta.limits(), meta.tokens()
 	snap = authz.Snapshot{
-		Nonce: nonce, Epoch: fmt.Sprintf("%s/%d/%d", meta.fileID, meta.epoch, in.nth), Proves: true, Clock: s.o.Clock.Now(),
-		Xmin: uint64(meta.seq) + 1, Xmax: uint64(meta.seq) + 1,
-		MaxStaleness: micro(meta.maxStaleness), MaxTokenTTL: tokens.Max, RaisedFrom: tokens.RaisedFrom, Raised: tokens.Raised,
+		Nonce: nonce, Epoch: limits.Incarnation, Proves: true, Clock: s.o.Clock.Now(), Xmax: uint64(meta.seq) + 1,
+		MaxStaleness: limits.MaxStaleness, MaxTokenTTL: tokens.Max, RaisedFrom: tokens.RaisedFrom, Raised: tokens.Raised,
 	}
-	// No id is ever open here, but whoever asks for some gets them.
+	// No id is ever open here, but a caller that asks for some gets them.
 	open, err := json.Marshal(since.Open)
 	if err != nil {
 		return authz.Snapshot{}, err
 	}
-	const change = `key, cast(kind as integer), iss, value, ` + sqliteNotBefore + `, ` + sqliteExpires + `, xid from revocations`
+	const change = `key, coalesce(not_before, 9223372036854775807), ` + sqliteExpiry + `, xid from revocations`
 	rows, err := tx.QueryContext(ctx, `select `+change+` where xid > ?1
 		union all select `+change+` where xid <= ?1 and xid in (select value from json_each(?2))`,
 		int64(since.Last), string(open))
 	if err != nil {
-		return authz.Snapshot{}, s.fail(err)
+		return authz.Snapshot{}, err
 	}
 	defer rows.Close()
 	var n float64
-	var key, iss, value sql.RawBytes
+	var key sql.RawBytes
 	for rows.Next() {
-		var kind authz.Kind
-		var notBefore sql.NullInt64
-		var expires, xid int64
-		if err := rows.Scan(&key, &kind, &iss, &value, &notBefore, &expires, &xid); err != nil {
-			return authz.Snapshot{}, s.fail(err)
+		var notBefore, expires, xid int64
+		if err := rows.Scan(&key, &notBefore, &expires, &xid); err != nil {
+			return authz.Snapshot{}, err
 		}
-		r := authz.Row{Entry: authz.Entry{NotBefore: levelOf(notBefore), Expires: ceilSeconds(expires)}, XID: uint64(xid)}
-		if len(key) == len(r.Key) {
-			copy(r.Key[:], key)
-		} else {
-			r.Key = authz.RevocationKey(kind, string(iss), string(value))
+		if len(key) != len(authz.Key{}) {
+			return authz.Snapshot{}, fmt.Errorf("a key of %d bytes", len(key))
 		}
-		row(r)
+		row(authz.Row{Entry: authz.Entry{Key: authz.Key(key), NotBefore: ceilSeconds(notBefore), Expires: ceilSeconds(expires)}, XID: uint64(xid)})
 		n++
 	}
 	if err := rows.Err(); err != nil {
-		return authz.Snapshot{}, s.fail(err)
+		return authz.Snapshot{}, err
 	}
 	s.met.rows.Add(n)
 	return snap, nil
 }
 
-// errClosing: the connection is to be given back, for all are being closed.
-var errClosing = errors.New("sqlite: the file is being opened again")
+var errSince = errors.New("since: not a position of this store")
 
 // watchInterval is how soon another process's commit is noticed. One poll
 // reads a counter in shared memory.
@@ -97,39 +86,38 @@ func (s *sqliteStore) watch(ctx context.Context, changed func()) error {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	var conn *sql.Conn
-	defer func() {
+	release := func() {
 		if conn != nil {
 			conn.Close()
+			conn = nil
 		}
-	}()
-	var last int64
-	var file *sqliteFile
+	}
+	defer release()
+	var last, generation int64
 	for {
-		var version int64
-		err := error(nil)
+		if conn != nil && s.file.generation.Load() != generation {
+			release() // the connections are being reopened
+		}
+		if err := s.file.check(); err != nil {
+			release()
+			<-ctx.Done()
+			return nil
+		}
+		version, err := int64(0), error(nil)
 		if conn == nil {
-			file = s.place.now.Load()
-			conn, err = file.feed.Conn(ctx)
-			last = 0
+			// The number is only comparable on one connection: start over.
+			last, generation = 0, s.file.generation.Load()
+			conn, err = s.file.feed.Conn(ctx)
 		}
 		if err == nil {
 			err = conn.QueryRowContext(ctx, `pragma data_version`).Scan(&version)
-		}
-		if moved := s.place.check(file); moved != nil {
-			err = moved
-		}
-		if file.again.Load() || s.place.renewed(file, err) {
-			err = errClosing
 		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			// The number is only comparable on one connection: start over.
-			if conn != nil {
-				conn.Close()
-				conn = nil
-			}
+			s.file.reopen(err)
+			release()
 		case version != last:
 			last = version
 			changed()

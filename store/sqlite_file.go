@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,51 +21,57 @@ import (
 	"jwtbouncer/authz"
 )
 
-// sqliteFile are the connections to one file. They hold on to it even when
-// another is put in its place, as a restore does.
+// sqliteFile is the store's file and the connections to it.
+//
+// They belong to the file that was at the path when it was opened, known by its
+// inode. SQLite knows it only by its path: it would read another file, put there
+// by a restore, together with the log and the shared memory of the old one. So
+// once the path leads elsewhere, nothing is proven and nothing is written until
+// the process is restarted. (When connections to a file that has moved are
+// closed, SQLite leaves the log at the path alone.)
 type sqliteFile struct {
-	info  os.FileInfo // tells it from one that takes its place
-	nth   int         // of the files that have been at the path, from 0
-	write *sql.DB     // one connection: SQLite has one writer, and queueing here is fairer than its busy loop
+	path     string
+	info     os.FileInfo // identifies the file
+	o        *Options
+	replaced atomic.Bool
+
+	write *sql.DB // one connection: SQLite has one writer, and queueing here is fairer than its busy loop
 	read  *sql.DB
 	feed  *sql.DB
-	list  *sql.DB                     // one connection: a long list must not keep lookups waiting
-	again atomic.Bool                 // it has been opened again, and these connections are being closed
-	log   atomic.Pointer[os.FileInfo] // its write-ahead log, which lives as long as a connection; nil: not seen yet
+	list  *sql.DB // one connection: a long list must not keep lookups waiting
+
+	connecting sync.RWMutex // held for writing while all connections are being closed
+	reopening  sync.Mutex
+	reopened   time.Time    // last time
+	generation atomic.Int64 // of the connections
 }
 
-// sqlitePlace is the path of the store and the file that is there.
-type sqlitePlace struct {
-	path string
-	o    *Options
-	now  atomic.Pointer[sqliteFile]
+// errReplaced: anything read proves nothing, and anything written is lost.
+var errReplaced = fmt.Errorf("%w: the file has been replaced or removed since it was opened: remove the -wal and -shm files of the old one, then restart", ErrUnproven)
 
-	changing sync.Mutex
-	closed   bool
-	renewal  time.Time
-	old      sync.WaitGroup // files being closed
-}
+const (
+	readerConns = 2 // of the feed: one reads, one watches
+	// reopenEvery is how often connections are made anew at most, should it not help.
+	reopenEvery = time.Second
+	// drainTime is how long new connections wait for the old ones to be closed. It
+	// is a part of the time a lookup has; a feed that takes longer leaves
+	// reopening to the next failure.
+	drainTime = 50 * time.Millisecond
+)
 
-// errReplaced: what was read proves nothing, and what was written is lost.
-var errReplaced = fmt.Errorf("%w: the file has been replaced or removed since it was opened", ErrUnproven)
-
-func (p *sqlitePlace) open(nth int) (*sqliteFile, error) {
-	info, err := os.Stat(p.path)
+func openSQLiteFile(path string, o *Options) (*sqliteFile, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("store: sqlite: %w", err)
 	}
-	return p.connections(info, nth, nil), nil
-}
-
-// connections begin once after is closed; nil: at once.
-func (p *sqlitePlace) connections(info os.FileInfo, nth int, after <-chan struct{}) *sqliteFile {
+	f := &sqliteFile{path: path, info: info, o: o}
 	connect := func(conns int, busy time.Duration, lock string, pragmas ...string) *sql.DB {
-		// rw: a connection does not make a file where there is none any more.
+		// rw: a connection does not create a file that has been removed.
 		q := url.Values{"mode": {"rw"}, "_txlock": {lock}, "_pragma": pragmas}
 		q.Add("_pragma", "busy_timeout("+strconv.FormatInt(max(busy.Milliseconds(), 1), 10)+")")
 		q.Add("_pragma", "trusted_schema(0)")
-		dsn := (&url.URL{Scheme: "file", Path: p.path, RawQuery: q.Encode()}).String()
-		db := sql.OpenDB(pinned{driver: &sqlite.Driver{}, dsn: dsn, path: p.path, info: info, after: after})
+		dsn := (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+		db := sql.OpenDB(pinned{driver: &sqlite.Driver{}, dsn: dsn, file: f})
 		db.SetMaxOpenConns(conns)
 		db.SetMaxIdleConns(conns)
 		return db
@@ -74,179 +79,155 @@ func (p *sqlitePlace) connections(info os.FileInfo, nth int, after <-chan struct
 	// FULL: a commit is on disk before revoke succeeds. WAL: readers never wait
 	// for the writer. A reader waits shortly for a lock only while another
 	// process recovers or closes the file.
-	return &sqliteFile{
-		info: info, nth: nth,
-		write: connect(1, p.o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)"),
-		read:  connect(p.o.Lookups, p.o.LookupTimeout/2, "deferred", "query_only(1)"),
-		list:  connect(1, p.o.WriteTimeout, "deferred", "query_only(1)"),
-		feed:  connect(2, p.o.FeedTimeout/2, "deferred", "query_only(1)"),
-	}
+	f.write = connect(1, o.WriteTimeout, "immediate", "synchronous(FULL)", "journal_mode(WAL)")
+	f.read = connect(o.Lookups, o.LookupTimeout/2, "deferred", "query_only(1)")
+	f.list = connect(1, o.WriteTimeout, "deferred", "query_only(1)")
+	f.feed = connect(readerConns, o.FeedTimeout/2, "deferred", "query_only(1)")
+	return f, nil
 }
 
-// pinned connects to one file: never to what has taken its place, which would
-// be read with the old one's log.
+// pinned opens connections to one file and to no other that has taken its place.
 type pinned struct {
 	driver driver.Driver
 	dsn    string
-	path   string
-	info   os.FileInfo
-	after  <-chan struct{}
+	file   *sqliteFile
 }
 
 func (c pinned) Driver() driver.Driver { return c.driver }
 
-func (c pinned) Connect(ctx context.Context) (driver.Conn, error) {
-	if c.after != nil {
-		select {
-		case <-c.after:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	if !c.there() {
-		return nil, errReplaced
+func (c pinned) Connect(context.Context) (driver.Conn, error) {
+	c.file.connecting.RLock()
+	defer c.file.connecting.RUnlock()
+	if err := c.file.check(); err != nil {
+		return nil, err
 	}
 	conn, err := c.driver.Open(c.dsn)
-	if err == nil && !c.there() { // in between
-		return nil, errors.Join(errReplaced, conn.Close())
-	}
-	return conn, err
-}
-
-func (c pinned) there() bool {
-	info, err := os.Stat(c.path)
-	return err == nil && os.SameFile(info, c.info)
-}
-
-// check is asked after f was read or written: is it still the file at the
-// path? When it is not, and the one there is a store, that is used from now on.
-func (p *sqlitePlace) check(f *sqliteFile) error {
-	var wal os.FileInfo // before the file: it is of no later one
-	if f.log.Load() == nil {
-		wal, _ = os.Stat(p.wal())
-	}
-	info, err := os.Stat(p.path)
-	if err == nil && os.SameFile(info, f.info) {
-		if wal != nil {
-			f.log.CompareAndSwap(nil, &wal)
-		}
-		return nil
-	}
-	if err == nil {
-		err = p.follow(f)
-	}
 	if err != nil {
-		return fmt.Errorf("sqlite %s: %w: %w", p.path, errReplaced, err)
+		return nil, err
 	}
-	return fmt.Errorf("sqlite %s: %w", p.path, errReplaced)
+	if err := c.file.check(); err != nil { // replaced in between
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
-// follow opens the file that has taken the place of f. Nothing is created: an
-// empty file would know of no revocation.
-func (p *sqlitePlace) follow(f *sqliteFile) error {
-	p.changing.Lock()
-	defer p.changing.Unlock()
-	if p.closed || p.now.Load() != f {
-		return nil
-	}
-	// SQLite would take the pages in it for the new file's, and answer from a
-	// mixture of both.
-	if wal := f.log.Load(); wal != nil {
-		if info, err := os.Stat(p.wal()); err == nil && os.SameFile(info, *wal) {
-			return errors.New("the new file stands beside the -wal of the old one: remove the -wal and -shm files")
+// check returns an error once the path has led to another file. It is called
+// after every reading and before and after every writing.
+func (f *sqliteFile) check() error {
+	if !f.replaced.Load() {
+		info, err := os.Stat(f.path)
+		if err == nil && os.SameFile(info, f.info) {
+			return nil
+		}
+		if !f.replaced.Swap(true) {
+			f.o.Logger.Error("the store's file was replaced or removed: this process proves nothing until it is restarted", "path", f.path)
 		}
 	}
-	next, err := p.open(f.nth + 1)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if _, err := next.about(ctx); err != nil {
-		return errors.Join(err, next.close())
-	}
-	p.o.Logger.Warn("another file was put in the place of the store; using that", "path", p.path)
-	p.now.Store(next)
-	p.old.Go(func() { _ = f.close() }) // waits for what is under way
-	return nil
+	return fmt.Errorf("sqlite %s: %w", f.path, errReplaced)
 }
 
-// use reads with f, once more when the connections it got had to be closed.
-func (p *sqlitePlace) use(f func(*sqliteFile) error) error {
-	file := p.now.Load()
-	err := f(file)
-	if p.renewed(file, err) {
-		file = p.now.Load()
-		err = f(file)
+// reading runs op, once more if its connection had to be reopened, and makes
+// sure that it read the store's own file.
+func (f *sqliteFile) reading(op func() error) error {
+	err := op()
+	if f.reopen(err) {
+		err = op()
 	}
-	if moved := p.check(file); moved != nil {
-		return moved // whatever went wrong, that is why
+	if replaced := f.check(); replaced != nil {
+		return replaced // whatever else went wrong, that is why
 	}
 	return err
 }
 
-// renewed reports whether err is due to these connections, and it is worth
-// trying again with the present ones. SQLite opens a -wal or -shm that it may
-// not write for reading only, and stays with that; and it need only meet them
-// in the moment between another user's process creating them (an operator's
-// `jwt-bouncer revoke`, as root) and giving them to the owner of the file.
-func (p *sqlitePlace) renewed(f *sqliteFile, err error) bool {
+// writing runs op in a transaction, once more if its connection had to be
+// reopened.
+func (f *sqliteFile) writing(ctx context.Context, op func(*sql.Tx) error) error {
+	err := f.transact(ctx, op)
+	if f.reopen(err) {
+		err = f.transact(ctx, op)
+	}
+	return err
+}
+
+func (f *sqliteFile) transact(ctx context.Context, op func(*sql.Tx) error) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	tx, err := f.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := op(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		var se *sqlite.Error
+		if errors.As(err, &se) && se.Code()&0xff == sqlite3.SQLITE_IOERR {
+			// The write-ahead log may hold the commit although syncing it failed.
+			return fmt.Errorf("%w: sqlite %s: %w", authz.ErrOutcomeUnknown, f.path, err)
+		}
+		return err
+	}
+	if err := f.check(); err != nil {
+		return fmt.Errorf("%w: %w", authz.ErrOutcomeUnknown, err)
+	}
+	return nil
+}
+
+// reopen closes all connections if err is due to them, and reports whether a
+// second try is worthwhile. SQLite opens a -wal or -shm that it may not write
+// for reading only, and stays with that; a connection meets such files in the
+// moment between another user's process creating them (an operator's
+// `jwt-bouncer revoke`, as root) and giving them to the owner of the store. All
+// connections of a process share one -shm, so all of them have to be closed.
+func (f *sqliteFile) reopen(err error) bool {
 	var se *sqlite.Error
-	switch {
-	case err == nil, errors.Is(err, authz.ErrOutcomeUnknown):
-		return false
-	case f.again.Load():
-		return true
-	case !errors.As(err, &se) || se.Code()&0xff != sqlite3.SQLITE_READONLY:
+	if !errors.As(err, &se) || se.Code()&0xff != sqlite3.SQLITE_READONLY || errors.Is(err, authz.ErrOutcomeUnknown) {
 		return false
 	}
-	p.changing.Lock()
-	defer p.changing.Unlock()
-	if p.closed || p.now.Load() != f || time.Since(p.renewal) < renewEvery || !p.writable() {
-		return f.again.Load()
+	before := f.generation.Load()
+	f.reopening.Lock()
+	defer f.reopening.Unlock()
+	if f.generation.Load() != before {
+		return true // by another caller
 	}
-	p.renewal = time.Now()
-	closed := make(chan struct{})
-	// Which log there is will be seen: SQLite makes another if this process
-	// was the last that had it open.
-	next := p.connections(f.info, f.nth, closed)
-	p.o.Logger.Warn("the store was open for reading only; opening it again", "path", p.path)
-	p.now.Store(next)
-	f.again.Store(true) // last: whoever sees it finds next
-	p.old.Go(func() {
-		defer close(closed)
-		_ = f.close()
-		f.drain(drainTime)
-	})
+	if time.Since(f.reopened) < reopenEvery || !f.writable() {
+		return false
+	}
+	f.reopened = time.Now()
+	f.o.Logger.Warn("the store was open for reading only; reopening it", "path", f.path)
+	f.connecting.Lock()
+	defer f.connecting.Unlock()
+	f.generation.Add(1)
+	for _, db := range f.pools() {
+		db.SetMaxIdleConns(-1) // closes idle connections now and the others when they are given back
+	}
+	for start := time.Now(); time.Since(start) < drainTime && f.open() > 0; {
+		time.Sleep(time.Millisecond)
+	}
+	for _, db := range f.pools() {
+		db.SetMaxIdleConns(db.Stats().MaxOpenConnections)
+	}
 	return true
 }
 
-// renewEvery is how often the connections are made anew at most, should it not help.
-const renewEvery = time.Second
-
-// drainTime is how long new connections wait for the old ones to be closed: all
-// of a process share one -shm, open as the first of them found it. It is a part
-// of the time a lookup has; a feed that takes longer leaves it to the next write.
-const drainTime = 50 * time.Millisecond
-
-func (f *sqliteFile) drain(limit time.Duration) {
-	for start := time.Now(); time.Since(start) < limit; time.Sleep(time.Millisecond) {
-		open := 0
-		for _, db := range f.pools() {
-			open += db.Stats().OpenConnections
-		}
-		if open == 0 {
-			return
-		}
+func (f *sqliteFile) open() (n int) {
+	for _, db := range f.pools() {
+		n += db.Stats().OpenConnections
 	}
+	return n
 }
 
 // writable reports whether the file and its companions can be written now.
-func (p *sqlitePlace) writable() bool {
-	wal := p.wal()
-	for _, path := range []string{p.path, wal, strings.TrimSuffix(wal, "-wal") + "-shm"} {
-		err := unix.Access(path, unix.W_OK)
-		if errors.Is(err, os.ErrNotExist) { // it has to be made there
+func (f *sqliteFile) writable() bool {
+	path := f.path
+	if resolved, err := filepath.EvalSymlinks(path); err == nil { // as SQLite does
+		path = resolved
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		err := unix.Access(path+suffix, unix.W_OK)
+		if errors.Is(err, os.ErrNotExist) { // it has to be created
 			err = unix.Access(filepath.Dir(path), unix.W_OK)
 		}
 		if err != nil {
@@ -256,23 +237,7 @@ func (p *sqlitePlace) writable() bool {
 	return true
 }
 
-// wal is the path of the write-ahead log. SQLite follows symbolic links first.
-func (p *sqlitePlace) wal() string {
-	if path, err := filepath.EvalSymlinks(p.path); err == nil {
-		return path + "-wal"
-	}
-	return p.path + "-wal"
-}
-
-func (p *sqlitePlace) close() error {
-	p.changing.Lock()
-	defer p.changing.Unlock()
-	p.closed = true
-	p.old.Wait()
-	return p.now.Load().close()
-}
-
-// pools are all of them, the writer last: who closes a file last checkpoints it.
+// pools returns the writer last: the last connection to be closed checkpoints.
 func (f *sqliteFile) pools() []*sql.DB { return []*sql.DB{f.read, f.feed, f.list, f.write} }
 
 func (f *sqliteFile) close() error {
@@ -283,11 +248,36 @@ func (f *sqliteFile) close() error {
 	return errors.Join(errs...)
 }
 
-// unsure is err for a write: what came after its commit leaves it open
-// whether the revocation is where anybody looks.
-func unsure(err error) error {
-	if err == nil {
-		return nil
+// createFile makes sure that the file exists and is readable by its owner
+// alone; SQLite gives its companions (-wal, -shm) the same mode.
+func createFile(path string) error {
+	dir := filepath.Dir(path)
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("store: sqlite: directory %s does not exist and cannot be created (create it, owned by uid %d): %w", dir, os.Getuid(), err)
+		}
 	}
-	return fmt.Errorf("%w: %w", authz.ErrOutcomeUnknown, err)
+	// An existing file is not opened: closing it would release the locks that
+	// another store in this process holds on it (POSIX locks are like that).
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, os.ErrExist):
+		var info os.FileInfo
+		if info, err = os.Stat(path); err == nil && !info.Mode().IsRegular() {
+			err = errors.New("not a regular file")
+		}
+		if err == nil {
+			err = unix.Access(path, unix.R_OK|unix.W_OK)
+		}
+	}
+	if err != nil {
+		hint := ""
+		if errors.Is(err, os.ErrPermission) {
+			hint = fmt.Sprintf(" (uid %d needs to write the file and its directory)", os.Getuid())
+		}
+		return fmt.Errorf("store: sqlite: %s: %w%s", path, err, hint)
+	}
+	return nil
 }

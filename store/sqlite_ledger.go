@@ -3,119 +3,96 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"jwtbouncer/authz"
 )
 
-func (s *sqliteStore) Append(ctx context.Context, revocations []authz.Revocation) (stored []authz.Revocation, err error) {
+// Append stores the batch in one transaction. It is the only writer at that
+// moment, so a rise of max_staleness comes before or after it as a whole: why
+// the value read in it bounds every sidecar is said at authz.revoke in the
+// PostgreSQL schema.
+func (s *sqliteStore) Append(ctx context.Context, revocations []authz.Revocation) (stored authz.Appended, err error) {
 	defer s.met.done("append", time.Now(), &err)
-	orders, err := prepare(revocations, s.o.Clock.Now())
-	if err != nil {
-		return nil, err
+	b, err := newBatch(revocations, s.o.Clock.Now())
+	if err != nil || len(b.unique) == 0 {
+		return authz.Appended{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
 	defer cancel()
-	err = s.inWrite(ctx, func(tx *sql.Tx) error {
-		if err := adopt(ctx, tx); err != nil {
-			return err
-		}
-		put, err := tx.PrepareContext(ctx, `insert into revocations (kind, iss, value, not_before, expires_at, actor, reason, key) values (?, ?, ?, ?, ?, ?, ?, ?)
-			on conflict (key, coalesce(not_before, 9223372036854775807)) do update set expires_at = excluded.expires_at where excluded.expires_at > expires_at`)
-		if err != nil {
-			return err
-		}
-		defer put.Close()
-		get, err := tx.PrepareContext(ctx, `select `+sqliteColumns+` from revocations where key = ? and coalesce(not_before, 9223372036854775807) = ?`)
-		if err != nil {
-			return err
-		}
-		defer get.Close()
-		var ttl int64
-		if err := tx.QueryRowContext(ctx, `select max_token_ttl from meta`).Scan(&ttl); err != nil {
-			return err
-		}
-		now := s.o.Clock.Now()
-		for _, o := range orders.unique {
-			r := o.Revocation
-			if r.ExpiresAt.IsZero() {
-				r.ExpiresAt = defaultExpiry(r, now, time.Duration(ttl)*time.Microsecond)
-			}
-			key := r.Key()
-			if _, err := put.ExecContext(ctx, r.Kind, r.Issuer, r.Value, micros(r.NotBefore), micros(r.ExpiresAt), r.Actor, r.Reason, key[:]); err != nil {
-				return err
-			}
-			level := any(authz.Always)
-			if !r.NotBefore.IsZero() {
-				level = r.NotBefore.UnixMicro()
-			}
-			got, err := scanSQLite(get.QueryRowContext(ctx, key[:], level))
-			if err != nil {
-				return fmt.Errorf("reading back what was stored: %w", err)
-			}
-			orders.fill(o.id, got)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, s.fail(err)
+	if err := s.file.writing(ctx, func(tx *sql.Tx) error { return s.append(ctx, tx, b) }); err != nil {
+		return authz.Appended{}, s.fail(err)
 	}
-	return orders.stored, nil
+	return b.stored, nil
 }
 
-// adopt gives rows written by hand (which cannot compute it) their key. A
-// duplicate of an adopted row stays as it is: it is enforced all the same.
-func adopt(ctx context.Context, tx *sql.Tx) error {
-	rows, err := tx.QueryContext(ctx, `select id, cast(kind as integer), iss, value from revocations where key is null limit 1000`)
+func (s *sqliteStore) append(ctx context.Context, tx *sql.Tx, b *batch) error {
+	var m sqliteMeta
+	if err := m.scan(tx.QueryRowContext(ctx, `select `+sqliteMetaColumns+` from meta`)); err != nil {
+		return err
+	}
+	put, err := tx.PrepareContext(ctx, `insert into revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason, key) values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		on conflict (key, coalesce(not_before, 9223372036854775807)) do update set
+			expires_at = max(coalesce(r.expires_at, excluded.expires_at), coalesce(excluded.expires_at, r.expires_at)),
+			ttl_from = max(coalesce(r.ttl_from, excluded.ttl_from), coalesce(excluded.ttl_from, r.ttl_from))
+		where excluded.expires_at > coalesce(r.expires_at, 0) or excluded.ttl_from > coalesce(r.ttl_from, 0)`)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	keys := map[int64]authz.Key{}
-	for rows.Next() {
-		var id int64
-		var r authz.Revocation
-		if err := rows.Scan(&id, &r.Kind, &r.Issuer, &r.Value); err != nil {
-			return err
-		}
-		keys[id] = r.Key()
-	}
-	if err := rows.Err(); err != nil {
+	defer put.Close()
+	get, err := tx.PrepareContext(ctx, `select `+sqliteColumns+` from revocations where key = ? and coalesce(not_before, 9223372036854775807) = ?`)
+	if err != nil {
 		return err
 	}
-	for id, key := range keys {
-		if _, err := tx.ExecContext(ctx, `update or ignore revocations set key = ? where id = ?`, key[:], id); err != nil {
+	defer get.Close()
+	now := s.o.Clock.Now()
+	for i := range b.unique {
+		r := &b.unique[i]
+		expires, ttlFrom := r.ExpiresAt, time.Time{}
+		switch {
+		case !expires.IsZero():
+		case r.Kind == authz.KindKID && r.NotBefore.IsZero():
+			// A withdrawn key can sign tokens of any age while it is published: its
+			// revocation never ends by itself.
+			expires = forever
+		case r.NotBefore.After(now):
+			ttlFrom = r.NotBefore
+		default:
+			ttlFrom = ceilMicro(now)
+		}
+		if _, err := put.ExecContext(ctx, r.Kind, r.Issuer, r.Value, micros(r.NotBefore), micros(expires), micros(ttlFrom), r.Actor, r.Reason, r.dedup.key[:]); err != nil {
 			return err
 		}
+		got, err := scanSQLite(get.QueryRowContext(ctx, r.dedup.key[:], r.dedup.notBefore))
+		if err != nil {
+			return fmt.Errorf("reading back what was stored: %w", err)
+		}
+		b.fill(r.dedup, got)
 	}
+	b.stored.MaxStaleness = micro(m.maxStaleness)
 	return nil
 }
 
-// A row written by hand, before the schema refused it, may hold anything: what
-// is no number counts as the strictest there is.
+// sqliteExpiry is when a revocation ends under the limit in force: the later of
+// its own expiry and the limit's, and no later than authz.LastSecond.
 const (
-	sqliteNotBefore = `iif(typeof(not_before) = 'integer', not_before, null)`
-	sqliteExpires   = `iif(typeof(expires_at) = 'integer' and typeof(not_before) in ('integer', 'null'), expires_at, 253402300799000000)`
-	sqliteColumns   = `id, cast(kind as integer), iss, value, ` + sqliteNotBefore + `, ` + sqliteExpires + `, revoked_at, actor, reason`
+	sqliteExpiry  = `min(max(coalesce(expires_at, 0), coalesce(ttl_from + (select max_token_ttl from meta), 0)), 253402300799000000)`
+	sqliteColumns = `id, kind, iss, value, not_before, ` + sqliteExpiry + `, revoked_at, actor, reason`
 )
 
 func scanSQLite(row interface{ Scan(...any) error }) (authz.Revocation, error) {
 	var r authz.Revocation
 	var id, expires, revoked int64
-	var notBefore sql.NullInt64
+	var notBefore *int64
 	if err := row.Scan(&id, &r.Kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.Actor, &r.Reason); err != nil {
 		return authz.Revocation{}, err
 	}
 	r.ID = strconv.FormatInt(id, 10)
-	if notBefore.Valid {
-		r.NotBefore = time.UnixMicro(notBefore.Int64).UTC()
-	}
-	r.ExpiresAt, r.RevokedAt = time.UnixMicro(expires).UTC(), time.UnixMicro(revoked).UTC()
+	setTimes(&r, notBefore, expires, revoked)
 	return r, nil
 }
 
@@ -131,8 +108,8 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	if !f.IncludeExpired {
 		live = s.o.Clock.Now().UnixMicro()
 	}
-	err = s.place.use(func(file *sqliteFile) error {
-		page, err = file.page(ctx, after, f.Kind, f.Issuer, f.Value, live, limit+1)
+	err = s.file.reading(func() error {
+		page, err = s.page(ctx, after, f.Kind, f.Issuer, f.Value, live, limit+1)
 		return err
 	})
 	if err != nil {
@@ -142,9 +119,9 @@ func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Re
 	return page, next, nil
 }
 
-func (f *sqliteFile) page(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
-	rows, err := f.list.QueryContext(ctx, `select `+sqliteColumns+` from revocations
-		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and expires_at > ?5 order by id desc limit ?6`, args...)
+func (s *sqliteStore) page(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
+	rows, err := s.file.list.QueryContext(ctx, `select `+sqliteColumns+` from revocations
+		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and `+sqliteExpiry+` > ?5 order by id desc limit ?6`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -165,67 +142,33 @@ func (s *sqliteStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdi
 }
 
 // read finds the strictest not_before for the keys.
-func (s *sqliteStore) read(ctx context.Context, keys []authz.Key) (r reading, err error) {
-	err = s.place.use(func(file *sqliteFile) error {
-		r, err = s.readFrom(ctx, file, keys)
+func (s *sqliteStore) read(ctx context.Context, keys []authz.Key) (r result, err error) {
+	err = s.file.reading(func() error {
+		r, err = s.readOnce(ctx, keys)
 		return err
 	})
 	return r, s.fail(err)
 }
 
-func (s *sqliteStore) readFrom(ctx context.Context, file *sqliteFile, keys []authz.Key) (r reading, err error) {
-	meta, err := readMeta(ctx, file.read)
-	if err != nil {
-		return reading{}, err
+// readOnce reads rows and limits in one statement, and so from one commit.
+func (s *sqliteStore) readOnce(ctx context.Context, keys []authz.Key) (result, error) {
+	args := []any{s.o.Clock.Now().Add(-authz.ExpiryGrace).UnixMicro()}
+	for i := range keys {
+		args = append(args, keys[i][:])
 	}
-	r.tokens = meta.tokens()
-	const atOnce = 6 // a token has no more
-	for chunk := range slices.Chunk(keys, atOnce) {
-		args := make([]any, atOnce+1)
-		args[0] = s.o.Clock.Now().Add(-expiryGrace).UnixMicro()
-		for i := range chunk {
-			args[i+1] = chunk[i][:]
-		}
-		some, err := file.level(ctx, keys, args)
-		if err != nil {
-			return reading{}, err
-		}
-		r.level = max(r.level, some)
-	}
-	return r, nil
+	var m sqliteMeta
+	var notBefore int64
+	err := m.scan(s.file.read.QueryRowContext(ctx, `select `+sqliteMetaColumns+`,
+		coalesce((select max(coalesce(not_before, 9223372036854775807)) from revocations where `+sqliteExpiry+` > ? and key in (?`+strings.Repeat(", ?", len(keys)-1)+`)), 0) from meta`,
+		args...), &notBefore)
+	return result{notBefore: ceilSeconds(notBefore), tokens: m.tokens()}, err
 }
 
-func (f *sqliteFile) level(ctx context.Context, keys []authz.Key, args []any) (level int64, err error) {
-	rows, err := f.read.QueryContext(ctx, `select key, cast(kind as integer), iss, value, `+sqliteNotBefore+` from revocations where `+sqliteExpires+` > ?1 and key in (?2, ?3, ?4, ?5, ?6, ?7)
-		union all select key, cast(kind as integer), iss, value, `+sqliteNotBefore+` from revocations where `+sqliteExpires+` > ?1 and key is null`, args...)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var r authz.Revocation
-		var key []byte
-		var notBefore sql.NullInt64
-		if err := rows.Scan(&key, &r.Kind, &r.Issuer, &r.Value, &notBefore); err != nil {
-			return 0, err
-		}
-		if key == nil && !slices.Contains(keys, r.Key()) {
-			continue // written by hand, and about another token
-		}
-		level = max(level, levelOf(notBefore))
-	}
-	return level, rows.Err()
-}
-
-// levelOf turns a stored not_before into whole seconds, rounded up.
-func levelOf(micros sql.NullInt64) int64 {
-	if !micros.Valid {
+// ceilSeconds turns microseconds into seconds, rounded up.
+func ceilSeconds(micros int64) int64 {
+	if micros == authz.Always {
 		return authz.Always
 	}
-	return ceilSeconds(micros.Int64)
-}
-
-func ceilSeconds(micros int64) int64 {
 	s := micros / 1e6
 	if micros%1e6 > 0 {
 		s++
@@ -239,5 +182,3 @@ func micros(t time.Time) any {
 	}
 	return t.UnixMicro()
 }
-
-var errSince = errors.New("since: not a position of this store")

@@ -157,66 +157,6 @@ func TestSQLiteLocked(t *testing.T) {
 	healed(t, s)
 }
 
-// By hand means from a program that cannot compute the key.
-func TestSQLiteByHand(t *testing.T) {
-	t.Parallel()
-	url := sqliteURL(t)
-	s := open(t, url, store.Options{})
-	f := &followed{feed: s}
-	f.sync(t)
-	execute(t, url, `insert into revocations (kind, iss, value) values (1, '`+issuer+`', 'by hand'), (2, '`+issuer+`', 'alice'), (4, '`+issuer+`', 'key')`)
-	check := func() {
-		t.Helper()
-		if v, err := s.Lookup(t.Context(), queryFor(jti("by hand"))); v != authz.Revoked || err != nil {
-			t.Errorf("%s, %v", v, err)
-		}
-		if v, err := s.Lookup(t.Context(), queryFor(jti("other"))); v != authz.NotRevoked || err != nil {
-			t.Errorf("%s, %v", v, err)
-		}
-		alice := queryFor(authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "alice"})
-		if v, err := s.Lookup(t.Context(), alice); v != authz.Revoked || err != nil {
-			t.Errorf("alice without iat: %s, %v", v, err)
-		}
-		alice.IssuedAt = time.Now().Unix() + 10
-		if v, err := s.Lookup(t.Context(), alice); v != authz.NotRevoked || err != nil {
-			t.Errorf("alice, logged in again: %s, %v", v, err)
-		}
-	}
-	check()
-	f.sees(t, map[string]bool{"by hand": true})
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("adopts")}); err != nil {
-		t.Fatal(err)
-	}
-	check()
-	got, err := s.Append(t.Context(), []authz.Revocation{jti("by hand")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, _, err := s.List(t.Context(), authz.Filter{Value: "by hand"})
-	if err != nil || len(page) != 1 || page[0] != got[0] {
-		t.Errorf("stored again: %+v, %v", page, err)
-	}
-	db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
-	defer db.Close()
-	for _, text := range []string{
-		`update revocations set expires_at = expires_at - 1`, `update revocations set value = 'x' where kind = 1`, `update revocations set not_before = 5 where kind = 1`,
-		`update revocations set key = zeroblob(16)`, `delete from revocations`, `delete from revocations where kind = 1`,
-		`insert into revocations (kind, iss, value) values (7, 'i', 'v')`, `insert into revocations (kind, iss, value) values (1, '', 'v')`, `insert into revocations (kind, iss, value) values (5, 'i', 'v')`,
-	} {
-		if _, err := db.Exec(text); err == nil {
-			t.Errorf("allowed: %s", text)
-		}
-	}
-	if _, err := db.Exec(`update revocations set expires_at = expires_at + 3600000000 where value = 'by hand'`); err != nil {
-		t.Error(err)
-	}
-	before := f.Entries[jti("by hand").Key()]
-	f.sync(t)
-	if e := f.Entries[jti("by hand").Key()]; e.Expires < before.Expires+3600 {
-		t.Errorf("extended from %d to %d", before.Expires, e.Expires)
-	}
-}
-
 // TestSQLiteChild is what other tests run as a process of its own.
 func TestSQLiteChild(t *testing.T) {
 	mode, path := os.Getenv("STORE_CHILD"), os.Getenv("STORE_CHILD_PATH")
@@ -274,7 +214,7 @@ func TestSQLiteChild(t *testing.T) {
 			t.Errorf("once it can be written: %v", err)
 		}
 	case "read-only directory":
-		lines := &lineCounter{of: "opening it again"}
+		lines := &lineCounter{of: "reopening it"}
 		s := openOnly(t, "sqlite://"+path, store.Options{Logger: slog.New(slog.NewTextHandler(lines, nil))})
 		for range 20 {
 			_, _ = s.Lookup(t.Context(), queryFor(jti("before")))
@@ -531,10 +471,67 @@ func TestSQLiteReadOnlyDirectory(t *testing.T) {
 	}
 }
 
-// A file is put in the place of the one in use, as a restore does. What was
-// read from the old one proves nothing and what is written to it is no success;
-// the new one is used without a restart. Nothing, or something that is no
-// store, in its place allows nothing.
+// Only the program computes keys: a row without one is refused, and so is what
+// enforcement could not read. What is stored can only be made to last longer.
+func TestSQLiteByHand(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	f, s := newFollowed(t, url)
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
+		t.Fatal(err)
+	}
+	f.sync(t)
+	db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
+	defer db.Close()
+	const insert = `insert into revocations (kind, iss, value, ttl_from, key) values `
+	for _, text := range []string{
+		`update revocations set ttl_from = ttl_from - 1`, `update revocations set ttl_from = null`, `update revocations set value = 'x'`, `update revocations set not_before = 5`,
+		`update revocations set key = zeroblob(16)`, `delete from revocations`,
+		`insert into revocations (kind, iss, value, ttl_from) values (1, 'i', 'v', 1)`,
+		insert + `(7, 'i', 'v', 1, zeroblob(16))`, insert + `(1, '', 'v', 1, zeroblob(16))`, insert + `(5, 'i', 'v', 1, zeroblob(16))`, insert + `(1, 'i', 'v', null, zeroblob(16))`,
+		insert + `(1.5, 'i', 'v', 1, zeroblob(16))`, insert + `(1, 'i', x'00ff', 1, zeroblob(16))`, insert + `(1, 'i', 'v', '2026-12-23T00:00:00Z', zeroblob(16))`,
+		insert + `(1, 'i', 'v', 9.5e18, zeroblob(16))`, insert + `(1, 'i', 'v', 1, '0123456789abcdef')`,
+	} {
+		if _, err := db.ExecContext(t.Context(), text); err == nil {
+			t.Errorf("allowed: %s", text)
+		}
+	}
+	if _, err := db.ExecContext(t.Context(), `update revocations set expires_at = ttl_from + 90000000000`); err != nil {
+		t.Error(err)
+	}
+	before := f.Entries[jti("a").Key()]
+	f.sync(t)
+	if e := f.Entries[jti("a").Key()]; e.Expires != before.Expires+3600 {
+		t.Errorf("extended from %d to %d", before.Expires, e.Expires)
+	}
+}
+
+// replaced checks that a store whose file is gone proves nothing, writes
+// nothing and says what to do.
+func replaced(t *testing.T, s *store.Store, when string) {
+	t.Helper()
+	for _, value := range []string{"never revoked", "before"} {
+		if v, err := s.Lookup(t.Context(), queryFor(jti(value))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
+			t.Errorf("%s: %v %v", when, v, err)
+		}
+	}
+	_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("lost")})
+	_, feedErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+	_, _, listErr := s.List(t.Context(), authz.Filter{})
+	_, gcErr := s.GC(t.Context())
+	for what, err := range map[string]error{
+		"append": appendErr, "changes": feedErr, "list": listErr, "gc": gcErr, "ping": s.Ping(t.Context()), "ready": s.Ready(),
+		"migrate": s.Migrate(t.Context()), "epoch": s.BumpEpoch(t.Context()),
+	} {
+		if !errors.Is(err, store.ErrUnproven) || !strings.Contains(err.Error(), "replaced or removed") || !strings.Contains(err.Error(), "remove the -wal and -shm files") {
+			t.Errorf("%s, %s: %v", when, what, err)
+		}
+	}
+}
+
+// A file is put in the place of the one in use, as a restore does. What is read
+// from the old one proves nothing and what is written to it is no success, until
+// the process is restarted, whatever is at the path meanwhile.
 func TestSQLiteReplaced(t *testing.T) {
 	t.Parallel()
 	url := sqliteURL(t)
@@ -548,8 +545,7 @@ func TestSQLiteReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Close()
-	first, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-	if err != nil {
+	if err := s.Ready(); err != nil {
 		t.Fatal(err)
 	}
 	remove := func() {
@@ -560,104 +556,34 @@ func TestSQLiteReplaced(t *testing.T) {
 			}
 		}
 	}
-	nothing := func(when string) {
-		t.Helper()
-		if v, err := s.Lookup(t.Context(), queryFor(jti("never revoked"))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
-			t.Errorf("%s: %v %v", when, v, err)
-		}
-		_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("lost")})
-		_, feedErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-		for what, err := range map[string]error{"append": appendErr, "changes": feedErr, "ping": s.Ping(t.Context())} {
-			if !errors.Is(err, store.ErrUnproven) || !strings.Contains(err.Error(), "replaced or removed") {
-				t.Errorf("%s, %s: %v", when, what, err)
-			}
-		}
-	}
 	remove()
-	nothing("removed")
-	nothing("still removed")
+	replaced(t, s, "removed")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	nothing("an empty file")
-	if err := os.WriteFile(path, []byte("no database"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	nothing("no database")
+	replaced(t, s, "an empty file")
 	remove()
 	if err := os.Rename(path+".backup", path); err != nil {
 		t.Fatal(err)
 	}
-	other := open(t, url, store.Options{}) // another process, right after the restore
+	other := open(t, url, store.Options{}) // another process, after the restore
 	if _, err := other.Append(t.Context(), []authz.Revocation{jti("after")}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); !errors.Is(err, store.ErrUnproven) {
-		t.Errorf("read from the old file: %v", err)
+	replaced(t, s, "a restored file")
+	if err := s.Close(); err != nil { // leaves the new file's log alone
+		t.Fatal(err)
 	}
-	harness.Eventually(t, 5*time.Second, "the new file is used", func(ctx context.Context) error {
-		_, _, err := ask(ctx, s, jti("before"), time.Second) // the breaker has to close
-		return err
-	})
-	enforced(t, s, "before", "in the new file")
-	enforced(t, s, "after", "in the new file")
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("new")}); err != nil {
-		t.Error(err)
-	}
-	enforced(t, other, "new", "written to the new file")
-	rows := 0
-	snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ })
-	if err != nil || rows != 3 || !snap.Proves || snap.Epoch == first.Epoch {
-		t.Errorf("%d rows, %+v, %v; a follower would not start over", rows, snap, err)
+	again := openOnly(t, url, store.Options{})
+	for _, value := range []string{"before", "after"} {
+		enforced(t, other, value, "in the new file")
+		enforced(t, again, value, "after a restart")
 	}
 }
 
-// What cannot be enforced is refused; rows from before it was are enforced as
-// strictly as they can be read, and stop nobody.
-func TestSQLiteRowsByHand(t *testing.T) {
-	t.Parallel()
-	for _, columns := range []string{
-		"value, not_before) values (1, 'https://issuer.example', 'a', '2026-11-23T00:00:00Z')",
-		"value, not_before) values (1, 'https://issuer.example', 'a', 9.5e18)",
-		"value, expires_at) values (1, 'https://issuer.example', 'a', '2026-12-23T00:00:00Z')",
-		"value, expires_at) values (1, 'https://issuer.example', 'a', 9.5e18)",
-		"value) values (1.5, 'https://issuer.example', 'a')",
-		"value) values (1, 'https://issuer.example', x'00ff')",
-		"value, key) values (1, 'https://issuer.example', 'a', '0123456789abcdef')",
-	} {
-		t.Run(columns, func(t *testing.T) {
-			t.Parallel()
-			url := sqliteURL(t)
-			s := open(t, url, store.Options{})
-			db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
-			defer db.Close()
-			insert := "insert into revocations (kind, iss, " + columns
-			if _, err := db.ExecContext(t.Context(), insert); err == nil || !strings.Contains(err.Error(), "whole") {
-				t.Errorf("taken: %v", err)
-			}
-			if _, err := db.ExecContext(t.Context(), "drop trigger revocation_types"); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := db.ExecContext(t.Context(), insert); err != nil {
-				return // refused by the schema of old as well
-			}
-			_, feedErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-			v, lookupErr := s.Lookup(t.Context(), queryFor(jti("other")))
-			_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("b")})
-			_, _, listErr := s.List(t.Context(), authz.Filter{})
-			if v != authz.NotRevoked || errors.Join(feedErr, lookupErr, appendErr, listErr) != nil {
-				t.Errorf("changes %v; lookup %v %v; append %v; list %v", feedErr, v, lookupErr, appendErr, listErr)
-			}
-			if strings.Contains(columns, "not_before") || strings.Contains(columns, "expires_at") {
-				enforced(t, s, "a", "an odd time")
-			}
-		})
-	}
-}
-
-// A restore by renaming alone leaves the old file's log beside the new file,
-// and SQLite takes the pages in it for the new one's. Nothing is proven by such
-// a mixture; without the log the new file is used.
+// A restore by renaming alone leaves the old file's log beside the new file, and
+// SQLite takes the pages in it for the new one's. Nothing is proven by such a
+// mixture, and the running process does not change the new file.
 func TestSQLiteReplacedBesideTheOldLog(t *testing.T) {
 	t.Parallel()
 	url := sqliteURL(t)
@@ -701,23 +627,17 @@ func TestSQLiteReplacedBesideTheOldLog(t *testing.T) {
 			t.Fatalf("revoked in both files, and %v %v", v, err)
 		}
 	}
-	_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("new")})
-	for what, err := range map[string]error{"append": appendErr, "ping": s.Ping(t.Context())} {
-		if !errors.Is(err, store.ErrUnproven) || !strings.Contains(err.Error(), "remove the -wal and -shm files") {
-			t.Errorf("%s: %v", what, err)
-		}
+	replaced(t, s, "beside the old log")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
-	for _, name := range []string{path + "-wal", path + "-shm"} {
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, backup) {
+		t.Errorf("the new file was changed: %d bytes of %d, %v", len(now), len(backup), err)
+	}
+	for _, name := range []string{path + "-wal", path + "-shm"} { // as the message says
 		if err := os.Remove(name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	harness.Eventually(t, 5*time.Second, "the new file is used", func(ctx context.Context) error {
-		_, _, err := ask(ctx, s, jti("old1"), time.Second)
-		return err
-	})
-	enforced(t, s, "old1", "in the new file")
-	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, backup) {
-		t.Errorf("the new file was changed: %d bytes of %d, %v", len(now), len(backup), err)
-	}
+	enforced(t, openOnly(t, url, store.Options{}), "old1", "in the new file")
 }

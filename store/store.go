@@ -20,17 +20,9 @@ import (
 	"jwtbouncer/authz"
 )
 
-// SchemaVersion is the schema this code was written for, and to which Migrate
-// brings older ones. It works on newer schemas that say they still serve this
-// version, and on older ones back to oldestSchema, without what they lack.
-const (
-	SchemaVersion = 3
-	oldestSchema  = 1
-)
-
-// expiryGrace is how long an expired revocation is still enforced, so that a
-// verifier's leeway and a skewed clock cannot reopen a token's last moments.
-const expiryGrace = 5 * time.Minute
+// SchemaVersion is the version of the schema that this program works with, and
+// to which Migrate brings an older one.
+const SchemaVersion = 1
 
 // Errors beyond those of authz.Ledger. They wrap authz.ErrUnavailable.
 var (
@@ -67,7 +59,6 @@ type Options struct {
 	Waiting        int           // lookups that may wait for one of those; further ones fail at once; 0: 256
 
 	GCInterval time.Duration // between two collections, ±25 %; 0: 10m
-	GCGrace    time.Duration // how long an expired revocation is kept; 0: 1h; at least 1h, because followers bear a clock that is half an hour late
 }
 
 func (o *Options) setDefaults() {
@@ -89,8 +80,6 @@ func (o *Options) setDefaults() {
 	def(&o.WriteTimeout, 5*time.Second)
 	def(&o.FeedTimeout, time.Minute)
 	def(&o.GCInterval, 10*time.Minute)
-	def(&o.GCGrace, time.Hour)
-	o.GCGrace = max(o.GCGrace, time.Hour)
 	if o.Lookups <= 0 {
 		o.Lookups = 4
 	}
@@ -99,18 +88,13 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Limits are facts every sidecar of the fleet has to keep to.
+// Limits are the facts that every sidecar of the fleet keeps to.
 type Limits struct {
-	SchemaVersion int           // of the schema that is there; Migrate brings it to at least SchemaVersion
-	MaxStaleness  time.Duration // sidecars keep to it, or to their own if that is less
-	MaxTokenTTL   time.Duration // tokens that live longer are refused; a revocation without expiry lives this long
-	// FleetStaleness is what no sidecar exceeds: MaxStaleness, or what that was
-	// lowered from, as long as one that was cut off may still keep to it.
-	FleetStaleness time.Duration
-	// Identity names the store, its history, and MaxStaleness when that was
-	// lowered: what was read under another Identity is not about this one, or
-	// by somebody who keeps to another bound. Empty: the schema is too old to tell.
-	Identity string
+	MaxStaleness time.Duration // sidecars keep to it, or to their own if that is lower
+	MaxTokenTTL  time.Duration // a revocation without its own expiry lasts this long
+	// Incarnation identifies the store, its history, and its limits: what was
+	// read under another one is not about this one.
+	Incarnation string
 }
 
 // engine is one kind of database.
@@ -119,17 +103,18 @@ type engine interface {
 	authz.Lister
 	authz.Tier
 	authz.Feed
-	keeper
+	schemaAdmin
 	io.Closer
 }
 
-// keeper looks after the schema and what is in it.
-type keeper interface {
+// schemaAdmin maintains the schema and its contents.
+type schemaAdmin interface {
 	migrate(ctx context.Context) error
 	collect(ctx context.Context, now time.Time) (int64, error) // one batch; 0: nothing left
 	about(ctx context.Context) (Limits, error)                 // fails where the store cannot be used
 	bumpEpoch(ctx context.Context) error
 	watch(ctx context.Context, changed func()) error
+	ready() error
 	bridge(ctx context.Context, o BridgeOptions) (int64, error)
 }
 
@@ -143,7 +128,6 @@ type Store struct {
 }
 
 var (
-	_ authz.Fleet  = (*Store)(nil)
 	_ authz.Ledger = (*Store)(nil)
 	_ authz.Lister = (*Store)(nil)
 	_ authz.Tier   = (*Store)(nil)
@@ -191,11 +175,9 @@ func (s *Store) Ping(ctx context.Context) error {
 // Limits returns the fleet-wide limits kept in the schema, and fails as Ping does.
 func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.about(ctx) }
 
-// FleetStaleness implements authz.Fleet.
-func (s *Store) FleetStaleness(ctx context.Context) (time.Duration, error) {
-	limits, err := s.about(ctx)
-	return limits.FleetStaleness, err
-}
+// Ready returns an error once only a restart of the process helps: the SQLite
+// file has been replaced. It makes no call to a server.
+func (s *Store) Ready() error { return s.ready() }
 
 // BumpEpoch makes every sidecar reload all revocations; call it after a
 // restore. Nothing is forgotten by it.
@@ -213,9 +195,8 @@ func (s *Store) InstallBridge(ctx context.Context, o BridgeOptions) (int64, erro
 	return s.bridge(ctx, o)
 }
 
-// GC deletes revocations that expired longer than Options.GCGrace ago, by the
-// clock here and by the database's, and returns how many. A step of either
-// clock forward makes nothing expire.
+// GC deletes revocations that expired longer than authz.ExpiredKept ago, by the
+// clock here and by the database's, and returns their number.
 func (s *Store) GC(ctx context.Context) (int64, error) {
 	var total int64
 	for {

@@ -84,44 +84,6 @@ func execute(t testing.TB, url, text string) {
 	sql(t, c, text)
 }
 
-// old code has to work on a new schema that says so, and to refuse any other.
-func TestSchemaVersions(t *testing.T) {
-	both(t, func(t *testing.T, url string) {
-		s := open(t, url, store.Options{})
-		meta := "meta"
-		if strings.HasPrefix(url, "postgres") {
-			meta = "authz.meta"
-		}
-		check := func(version, compatible int, want string) {
-			t.Helper()
-			execute(t, url, fmt.Sprintf("update %s set schema_version = %d, schema_compatible = %d", meta, version, compatible))
-			_, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-			for _, err := range []error{s.Ping(t.Context()), err} {
-				if want == "" && err != nil || want != "" && (!errors.Is(err, store.ErrSchema) || !strings.Contains(err.Error(), want)) {
-					t.Errorf("%d, %d: %v, want %q", version, compatible, err, want)
-				}
-			}
-		}
-		v := store.SchemaVersion
-		check(v, v, "")
-		check(v+5, v, "")
-		check(v+5, v+1, "upgrade jwt-bouncer")
-		check(0, 0, "jwt-bouncer migrate")
-		check(1, 1, "")
-		check(v, v, "")
-		// A newer program has migrated further than this one knows.
-		table := "goose_db_version"
-		if meta != "meta" {
-			table = "authz.migrations"
-		}
-		execute(t, url, "insert into "+table+" (version_id, is_applied) values (99, true)")
-		if err := s.Migrate(t.Context()); err != nil {
-			t.Errorf("old code on a new schema: %v", err)
-		}
-		check(v+1, v, "")
-	})
-}
-
 func TestManyMigrateAtOnce(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		var wg sync.WaitGroup
@@ -144,75 +106,6 @@ func TestManyMigrateAtOnce(t *testing.T) {
 	})
 }
 
-// The limits of the fleet are raised by configuration, never lowered, and what
-// was stored under a shorter token lifetime lasts for the longer one.
-func TestLimits(t *testing.T) {
-	both(t, func(t *testing.T, url string) {
-		s := open(t, url, store.Options{MaxStaleness: 10 * time.Second, MaxTokenTTL: time.Hour})
-		got, err := s.Limits(t.Context())
-		identity := got.Identity
-		if err != nil || identity == "" || got != (store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: 30 * time.Second, MaxTokenTTL: 24 * time.Hour, FleetStaleness: 30 * time.Second, Identity: identity}) {
-			t.Errorf("%+v, %v", got, err)
-		}
-		later := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "u", NotBefore: time.Now().Add(12 * time.Hour)}
-		before, err := s.Append(t.Context(), []authz.Revocation{jti("a"), later})
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := &followed{feed: s}
-		f.sync(t)
-		s2 := open(t, url, store.Options{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour})
-		want := store.Limits{SchemaVersion: store.SchemaVersion, MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour, FleetStaleness: time.Minute, Identity: identity}
-		if got, err := s2.Limits(t.Context()); err != nil || got != want {
-			t.Errorf("%+v, %v", got, err)
-		}
-		n, snap := f.sync(t)
-		if snap.MaxStaleness != want.MaxStaleness || snap.MaxTokenTTL != want.MaxTokenTTL {
-			t.Errorf("%+v", snap)
-		}
-		for _, was := range before {
-			if e := f.Entries[was.Key()]; n != 2 || e.Expires < was.Entry().Expires+23*3600 {
-				t.Errorf("%d rows, %+v, was %+v", n, e, was.Entry())
-			}
-		}
-		if err := s.Migrate(t.Context()); err != nil { // an older configuration
-			t.Fatal(err)
-		}
-		if got, err := s.Limits(t.Context()); err != nil || got != want {
-			t.Errorf("%+v, %v", got, err)
-		}
-	})
-}
-
-// Only what expired longer ago than the grace is deleted.
-func TestGC(t *testing.T) {
-	both(t, func(t *testing.T, url string) {
-		s := open(t, url, store.Options{})
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("live")}); err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasPrefix(url, "sqlite") {
-			execute(t, url, `with recursive n (i) as (select 1 union all select i + 1 from n where i < 2500)
-				insert into revocations (kind, iss, value, expires_at) select 1, 'i', 'old ' || i, 1000000 from n`)
-			execute(t, url, `insert into revocations (kind, iss, value, expires_at) values (1, 'i', 'just expired', `+fmt.Sprint(time.Now().Add(-30*time.Minute).UnixMicro())+`)`)
-		} else {
-			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) select 1, 'i', 'old ' || i, '1970-01-02' from generate_series(1, 12000) i`)
-			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) values (1, 'i', 'just expired', now() - interval '30 minutes')`)
-		}
-		want := int64(2500)
-		if strings.HasPrefix(url, "postgres") {
-			want = 12000
-		}
-		if n, err := s.GC(t.Context()); err != nil || n != want {
-			t.Errorf("%d, %v, want %d", n, err, want)
-		}
-		page, _, err := s.List(t.Context(), authz.Filter{IncludeExpired: true})
-		if err != nil || len(page) != 2 {
-			t.Errorf("%d left, %v", len(page), err)
-		}
-	})
-}
-
 func TestRunGC(t *testing.T) {
 	t.Parallel()
 	url := sqliteURL(t)
@@ -225,7 +118,7 @@ func TestRunGC(t *testing.T) {
 			}
 		}
 	}))})
-	execute(t, url, `insert into revocations (kind, iss, value, expires_at) values (1, 'i', 'old', 1000000)`)
+	execute(t, url, `insert into revocations (kind, iss, value, expires_at, key) values (1, 'i', 'old', 1000000, randomblob(16))`)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); s.RunGC(ctx) }()
@@ -463,9 +356,9 @@ func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
 			t.Errorf("raised from %s, want the first", from)
 		}
 		if strings.HasPrefix(url, "sqlite") {
-			execute(t, url, fmt.Sprintf(`update meta set max_token_ttl_raised = %d`, time.Now().Add(-31*day).UnixMicro()))
+			execute(t, url, fmt.Sprintf(`update meta set raised_at = %d`, time.Now().Add(-31*day).UnixMicro()))
 		} else {
-			execute(t, url, `update authz.former set raised = now() - interval '31 days'`)
+			execute(t, url, `update authz.meta set raised_at = now() - interval '31 days'`)
 		}
 		open(t, url, store.Options{MaxTokenTTL: 40 * day})
 		if from, at := raised(t, s); from != 30*day || time.Since(at).Abs() > time.Minute {
@@ -474,148 +367,336 @@ func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
 	})
 }
 
-// Nobody knows of a raise before it is committed: what was revoked until then
-// was given the shorter life.
-func TestRaiseCountsFromItsCommit(t *testing.T) {
-	t.Parallel()
-	pg := harness.Postgres(t)
-	s := open(t, pg.URL, store.Options{})
-	c := pg.Connect(t)
-	sql(t, c, "begin")
-	sql(t, c, "update authz.meta set max_token_ttl = '7 days'")
-	time.Sleep(3 * time.Second)
-	before := time.Now()
-	sql(t, c, "commit")
-	if from, at := raised(t, s); from != day || at.Before(before.Truncate(time.Second)) {
-		t.Errorf("raised from %s at %s, committed after %s", from, at, before)
-	}
-}
-
-// Sidecars keep to a smaller max_staleness as soon as they hear of it. One that
-// is cut off does not, so a receipt promises the larger one until that has
-// passed.
-func TestLoweredStalenessIsPromisedLater(t *testing.T) {
+// A schema that is missing, older or newer is named, and a second run of
+// migrate changes nothing.
+func TestUpgrade(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
-		s := open(t, url, store.Options{})
-		set := func(d, ago time.Duration) {
-			t.Helper()
-			if strings.HasPrefix(url, "sqlite") {
-				execute(t, url, fmt.Sprintf(`update meta set max_staleness = %d`, d.Microseconds()))
-				execute(t, url, fmt.Sprintf(`update meta set max_staleness_lowered = max_staleness_lowered - %d`, ago.Microseconds()))
-				return
-			}
-			execute(t, url, fmt.Sprintf(`update authz.meta set max_staleness = make_interval(secs => %f)`, d.Seconds()))
-			execute(t, url, fmt.Sprintf(`update authz.former set lowered = lowered - make_interval(secs => %f)`, ago.Seconds()))
+		meta := "meta"
+		if strings.HasPrefix(url, "postgres") {
+			meta = "authz.meta"
 		}
-		promises := func(when string, kept, promised time.Duration) {
+		s := openOnly(t, url, store.Options{})
+		version := func(n int) {
+			execute(t, url, fmt.Sprintf("update %s set schema_version = %d", meta, n))
+		}
+		refused := func(when, want string) {
 			t.Helper()
-			l, err := s.Limits(t.Context())
-			if err != nil || l.MaxStaleness != kept || l.FleetStaleness != promised {
-				t.Errorf("%s: %+v %v", when, l, err)
+			_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("refused")})
+			_, changesErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+			v, lookupErr := s.Lookup(t.Context(), queryFor(jti("a")))
+			errs := map[string]error{"ping": s.Ping(t.Context()), "changes": changesErr, "lookup": lookupErr}
+			if when == "missing" {
+				errs["append"] = appendErr
 			}
-			if d, err := s.FleetStaleness(t.Context()); err != nil || d != promised {
-				t.Errorf("%s: %s %v", when, d, err)
+			for what, err := range errs {
+				if !errors.Is(err, store.ErrSchema) || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s, %s: %v, want %q", when, what, err, want)
+				}
 			}
-			snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-			if err != nil || snap.MaxStaleness != kept {
-				t.Errorf("%s: sidecars are told %s, %v", when, snap.MaxStaleness, err)
+			if v != authz.Unknown {
+				t.Errorf("%s: %v", when, v)
 			}
 		}
-		promises("at first", 30*time.Second, 30*time.Second)
-		set(10*time.Minute, 0)
-		promises("raised", 10*time.Minute, 10*time.Minute)
-		set(time.Minute, 5*time.Minute)
-		promises("lowered five minutes ago", time.Minute, 10*time.Minute)
-		set(5*time.Second, 0)
-		promises("lowered again", 5*time.Second, 10*time.Minute)
-		set(5*time.Second, 12*time.Minute)
-		promises("lowered twelve minutes ago", 5*time.Second, 5*time.Second)
-		set(4*time.Second, 0)
-		promises("lowered once more", 4*time.Second, 5*time.Second)
-	})
-}
-
-// gatedFeed can be cut off.
-type gatedFeed struct {
-	authz.Feed
-	cut bool
-}
-
-func (g *gatedFeed) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
-	if g.cut {
-		return authz.Snapshot{}, authz.ErrUnavailable
-	}
-	return g.Feed.Changes(ctx, since, nonce, row)
-}
-
-// handClock is moved by hand.
-type handClock struct{ passed time.Duration }
-
-func (c *handClock) Now() time.Time      { return time.Now().Add(c.passed) }
-func (c *handClock) Boot() time.Duration { return 1000*time.Hour + c.passed }
-
-// The same, seen from a sidecar that is cut off in the moment of the change.
-func TestReceiptAfterMaxStalenessWasLowered(t *testing.T) {
-	both(t, func(t *testing.T, url string) {
-		s := open(t, url, store.Options{})
-		clock, feed := &handClock{}, &gatedFeed{Feed: s}
-		config := cache.DefaultRevocationConfig()
-		config.CatchUpWait = 0
-		f := cache.NewFollower(feed, cache.NewReplica(), cache.FollowerOptions{Config: config, Clock: clock})
-		if err := f.Sync(t.Context()); err != nil {
+		refused("missing", "jwt-bouncer migrate")
+		if err := s.Migrate(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		feed.cut = true
-		if strings.HasPrefix(url, "sqlite") {
-			execute(t, url, "update meta set max_staleness = 5000000")
-		} else {
-			execute(t, url, "update authz.meta set max_staleness = '5 s'")
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
+			t.Fatal(err)
 		}
-		rec, err := authz.NewRevoker(s, nil, 30*time.Second, authz.SystemClock{}).Revoke(t.Context(), []authz.Revocation{jti("x")}, authz.WaitCommitted)
+		f := &followed{feed: s}
+		f.sync(t)
+		before, err := s.Limits(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		clock.passed = rec.EnforcedWithin + time.Second
-		if v, _ := cache.NewReplicaTier(f).Lookup(t.Context(), queryFor(jti("x"))); v == authz.NotRevoked {
-			t.Errorf("allowed %s after a receipt that promised %s", clock.passed, rec.EnforcedWithin)
+		for range 2 {
+			if err := s.Migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if after, err := s.Limits(t.Context()); err != nil || after != before {
+			t.Errorf("migrating again: %+v %v, before: %+v", after, err, before)
+		}
+		if n, _ := f.sync(t); n != 0 {
+			t.Errorf("migrating again touched %d rows", n)
+		}
+		version(store.SchemaVersion - 1)
+		refused("older", "jwt-bouncer migrate")
+		version(store.SchemaVersion + 1)
+		refused("newer", "upgrade jwt-bouncer")
+		if err := s.Migrate(t.Context()); !errors.Is(err, store.ErrSchema) || !strings.Contains(err.Error(), "upgrade jwt-bouncer") {
+			t.Errorf("migrate on a newer schema: %v", err)
+		}
+		version(store.SchemaVersion)
+		enforced(t, s, "a", "in the end")
+	})
+}
+
+// The limits of the fleet are raised by configuration, never lowered, and what
+// was stored under a shorter token lifetime lasts for the longer one.
+func TestLimits(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{MaxStaleness: 10 * time.Second, MaxTokenTTL: time.Hour})
+		limits := func(s *store.Store, staleness, ttl time.Duration) {
+			t.Helper()
+			got, err := s.Limits(t.Context())
+			if err != nil || got.Incarnation == "" || got.MaxStaleness != staleness || got.MaxTokenTTL != ttl {
+				t.Errorf("%+v, %v", got, err)
+			}
+		}
+		limits(s, 30*time.Second, 24*time.Hour)
+		later := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "u", NotBefore: time.Now().Add(12 * time.Hour)}
+		before, err := s.Append(t.Context(), []authz.Revocation{jti("a"), later})
+		if err != nil || before.MaxStaleness != 30*time.Second {
+			t.Fatal(before.MaxStaleness, err)
+		}
+		f := &followed{feed: s}
+		f.sync(t)
+		s2 := open(t, url, store.Options{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour})
+		limits(s2, time.Minute, 48*time.Hour)
+		f.sync(t) // finds the epoch changed
+		n, snap := f.sync(t)
+		if snap.MaxStaleness != time.Minute || snap.MaxTokenTTL != 48*time.Hour {
+			t.Errorf("%+v", snap)
+		}
+		for _, was := range before.Revocations {
+			if e := f.Entries[was.Key()]; n != 2 || e.Expires < was.Entry().Expires+23*3600 {
+				t.Errorf("%d rows, %+v, was %+v", n, e, was.Entry())
+			}
+		}
+		if err := s.Migrate(t.Context()); err != nil { // an older configuration
+			t.Fatal(err)
+		}
+		limits(s, time.Minute, 48*time.Hour)
+		after, err := s.Append(t.Context(), []authz.Revocation{jti("b")})
+		if err != nil || after.MaxStaleness != time.Minute || time.Until(after.Revocations[0].ExpiresAt).Round(time.Hour) != 48*time.Hour {
+			t.Errorf("%+v, %v", after, err)
 		}
 	})
 }
 
-// A store is another after a restore, beside a copy of it, and to those who have
-// heard that max_staleness was lowered; not because something was stored.
-func TestIdentity(t *testing.T) {
+// A store that was just installed has no past: its configured limit holds for
+// tokens that were issued before, and at once.
+func TestNewStoreHasNoFormerLimit(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{MaxTokenTTL: 7 * day})
+		if from, at := raised(t, s); from != 0 || !at.IsZero() {
+			t.Errorf("raised from %s at %s", from, at)
+		}
+		config := cache.DefaultRevocationConfig()
+		config.MaxTokenTTL = 7 * day
+		f := cache.NewFollower(s, cache.NewReplica(), cache.FollowerOptions{Config: config})
+		if err := f.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, age := range []time.Duration{5 * day, time.Second, -30 * time.Second} {
+			q := queryFor(jti("never revoked"))
+			q.IssuedAt = time.Now().Add(-age).Unix()
+			q.Expires = q.IssuedAt + int64(7*day/time.Second)
+			for name, tier := range map[string]authz.Tier{"lookup": s, "replica": cache.NewReplicaTier(f)} {
+				if v, err := tier.Lookup(t.Context(), q); v != authz.NotRevoked {
+					t.Errorf("%s, issued %s ago: %v %v", name, age, v, err)
+				}
+			}
+		}
+		// Several sidecars start at once: whichever is first.
+		other := open(t, url, store.Options{MaxTokenTTL: 7 * day})
+		if from, _ := raised(t, other); from != 0 {
+			t.Errorf("raised from %s", from)
+		}
+	})
+}
+
+// A revocation that had expired by the lower limit, and was not deleted yet, is
+// enforced again by the higher one.
+func TestRaisedTokenLifeRevivesWhatIsStored(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("old")}); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(url, "sqlite") {
+			execute(t, url, fmt.Sprintf("drop trigger revocation_fixed; update revocations set ttl_from = %d", time.Now().Add(-2*day).UnixMicro()))
+		} else {
+			execute(t, url, "alter table authz.revocations disable trigger revocation_stamp")
+			execute(t, url, "update authz.revocations set ttl_from = now() - interval '2 days'")
+			execute(t, url, "alter table authz.revocations enable always trigger revocation_stamp")
+		}
+		if v, err := s.Lookup(t.Context(), queryFor(jti("old"))); v != authz.NotRevoked {
+			t.Errorf("expired: %v %v", v, err)
+		}
+		f := &followed{feed: s}
+		f.sync(t)
+		expired := f.Entries[jti("old").Key()].Expires
+		open(t, url, store.Options{MaxTokenTTL: 7 * day})
+		enforced(t, s, "old", "after the raise")
+		f.sync(t)
+		f.sync(t)
+		if e := f.Entries[jti("old").Key()]; e.Expires != expired+int64(6*day/time.Second) {
+			t.Errorf("followers keep it until %d, want %d", e.Expires, expired+int64(6*day/time.Second))
+		}
+	})
+}
+
+// A repeated request counts from the repetition. Beside an expiry of its own,
+// the later of both counts.
+func TestLastsFromTheLastRequest(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		lasts := func(ahead time.Duration, r authz.Revocation, want time.Duration) {
+			t.Helper()
+			s := open(t, url, store.Options{Clock: pastClock{behind: -ahead}})
+			stored, err := s.Append(t.Context(), []authz.Revocation{r})
+			if err != nil || time.Until(stored.Revocations[0].ExpiresAt).Round(time.Hour) != want {
+				t.Errorf("%+v %v, want %s", stored, err, want)
+			}
+		}
+		until := func(d time.Duration) authz.Revocation {
+			r := jti("a")
+			r.ExpiresAt = time.Now().Add(d)
+			return r
+		}
+		lasts(2*day, jti("a"), 3*day)
+		lasts(0, jti("a"), 3*day)
+		lasts(4*day, jti("a"), 5*day)
+		lasts(0, until(2*day), 5*day)
+		lasts(0, until(10*day), 10*day)
+		lasts(5*day, jti("a"), 10*day)
+		open(t, url, store.Options{MaxTokenTTL: 20 * day})
+		lasts(0, jti("a"), 25*day)
+	})
+}
+
+// Sidecars that have lost their connection keep to the value they have read, so
+// a lower one would make receipts promise too much.
+func TestMaxStalenessIsNotLowered(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		var err error
+		if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
+			db := openFile(t, path)
+			defer db.Close()
+			_, err = db.ExecContext(t.Context(), "update meta set max_staleness = 5000000")
+		} else {
+			c := connectTo(t, url)
+			defer c.Close(context.Background())
+			_, err = c.Exec(t.Context(), "update authz.meta set max_staleness = '5 s'")
+		}
+		if err == nil || !strings.Contains(err.Error(), "max_staleness cannot be lowered") {
+			t.Errorf("%v", err)
+		}
+		if got, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil || got.MaxStaleness != 30*time.Second {
+			t.Errorf("%+v %v", got, err)
+		}
+	})
+}
+
+// A raise of max_staleness waits for a revocation that is being committed, whose
+// receipt does not know it; so no sidecar has read the higher value before it
+// can read the revocation.
+func TestReceiptIsOrderedBeforeARaise(t *testing.T) {
+	t.Parallel()
+	pg := harness.Postgres(t)
+	s := open(t, pg.URL, store.Options{})
+	c, watch := pg.Connect(t), pg.Connect(t)
+	sql(t, c, "begin")
+	var promised float64
+	if err := c.QueryRow(t.Context(), `select extract(epoch from max_staleness)::float8 from authz.revoke('{1}', array['`+issuer+`'], '{x}', '{null}', '{null}', '{a}', '{r}')`).Scan(&promised); err != nil || promised != 30 {
+		t.Fatal(promised, err)
+	}
+	raised := make(chan error, 1)
+	go func() {
+		raised <- openOnly(t, pg.URL, store.Options{MaxStaleness: 5 * time.Minute}).Migrate(t.Context())
+	}()
+	harness.Eventually(t, 20*time.Second, "the raise to wait", func(ctx context.Context) error {
+		var n int
+		err := watch.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and wait_event_type = 'Lock' and query like 'update authz.meta%'`, pg.Database).Scan(&n)
+		if err == nil && n == 0 {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { t.Error("a row that is not committed") }); err != nil || snap.MaxStaleness != 30*time.Second {
+		t.Errorf("%+v %v", snap, err)
+	}
+	if _, err := s.Append(t.Context(), []authz.Revocation{jti("meanwhile")}); err != nil {
+		t.Errorf("beside a raise that waits: %v", err)
+	}
+	sql(t, c, "commit")
+	if err := <-raised; err != nil {
+		t.Error(err)
+	}
+	if l, err := s.Limits(t.Context()); err != nil || l.MaxStaleness != 5*time.Minute {
+		t.Error(l, err)
+	}
+}
+
+// Only what expired longer ago than the grace is deleted.
+func TestGC(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		if _, err := s.Append(t.Context(), []authz.Revocation{jti("live")}); err != nil {
+			t.Fatal(err)
+		}
+		want := int64(2 * 2500)
+		if strings.HasPrefix(url, "sqlite") {
+			const n = `with recursive n (i) as (select 1 union all select i + 1 from n where i < 2500) insert into revocations `
+			execute(t, url, n+`(kind, iss, value, expires_at, key) select 1, 'i', 'own ' || i, 1000000, randomblob(16) from n`)
+			execute(t, url, n+`(kind, iss, value, ttl_from, key) select 1, 'i', 'limit ' || i, 1000000, randomblob(16) from n`)
+			for _, columns := range []string{"(expires_at, ttl_from, ", "(ttl_from, expires_at, "} { // one of them still counts
+				execute(t, url, `insert into revocations `+columns+fmt.Sprintf(`kind, iss, value, key) values (1000000, %d, 1, 'i', 'both', randomblob(16))`, time.Now().UnixMicro()))
+			}
+			execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, expires_at, key) values (1, 'i', 'just expired', %d, randomblob(16))`, time.Now().Add(-30*time.Minute).UnixMicro()))
+			execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, ttl_from, key) values (1, 'i', 'just expired', %d, randomblob(16))`, time.Now().Add(-24*time.Hour-30*time.Minute).UnixMicro()))
+		} else {
+			want = 2 * 12000
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) select 1, 'i', 'own ' || i, '1970-01-02' from generate_series(1, 12000) i`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, ttl_from) select 1, 'i', 'limit ' || i, '1970-01-02' from generate_series(1, 12000) i`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at, ttl_from) values (1, 'i', 'both', '1970-01-02', now()), (1, 'i', 'both too', now(), '1970-01-02')`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) values (1, 'i', 'just expired', now() - interval '30 minutes')`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, ttl_from) values (1, 'i', 'just expired too', now() - interval '24 hours 30 minutes')`)
+		}
+		if n, err := s.GC(t.Context()); err != nil || n != want {
+			t.Errorf("%d, %v, want %d", n, err, want)
+		}
+		page, _, err := s.List(t.Context(), authz.Filter{IncludeExpired: true})
+		if err != nil || len(page) != 5 {
+			t.Errorf("%d left, %v", len(page), err)
+		}
+	})
+}
+
+// A store has another incarnation after a restore, as a copy, and with other
+// limits, under which a cached answer may be older; but not because something
+// was stored.
+func TestIncarnation(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{})
 		seen := map[string]string{}
 		is := func(s *store.Store, when string, known bool) {
 			t.Helper()
 			l, err := s.Limits(t.Context())
-			if err != nil || l.Identity == "" {
+			if err != nil || l.Incarnation == "" {
 				t.Fatal(l, err)
 			}
-			if before, here := seen[l.Identity]; here != known {
-				t.Errorf("%s: %s as %q", when, l.Identity, before)
+			if before, here := seen[l.Incarnation]; here != known {
+				t.Errorf("%s: %s as %q", when, l.Incarnation, before)
 			}
-			seen[l.Identity] = when
+			seen[l.Incarnation] = when
 		}
 		is(s, "at first", false)
 		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
 			t.Fatal(err)
 		}
 		is(s, "with a row", true)
-		is(open(t, url, store.Options{MaxTokenTTL: 2 * day, MaxStaleness: time.Hour}), "opened again, limits raised", true)
+		is(open(t, url, store.Options{MaxStaleness: time.Hour}), "max_staleness raised", false)
+		is(open(t, url, store.Options{MaxTokenTTL: 2 * day}), "max_token_ttl raised", false)
+		is(open(t, url, store.Options{}), "opened again", true)
 		if err := s.BumpEpoch(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		is(s, "restored", false)
 		is(s, "still", true)
-		if strings.HasPrefix(url, "sqlite") {
-			execute(t, url, `update meta set max_staleness = 5000000`)
-		} else {
-			execute(t, url, `update authz.meta set max_staleness = '5 s'`)
-		}
-		is(s, "max_staleness lowered", false)
 		if strings.HasPrefix(url, "postgres") {
 			name := url[strings.LastIndex(url, "/")+1 : strings.Index(url, "?")]
 			if err := s.Close(); err != nil {
@@ -628,6 +709,39 @@ func TestIdentity(t *testing.T) {
 			sql(t, server, "create database "+name+"_copy template "+name)
 			defer sql(t, server, "drop database "+name+"_copy with (force)")
 			is(open(t, copied, store.Options{}), "a copied database", false)
+		}
+	})
+}
+
+// The SQL keeps to the limits of package authz.
+func TestLimitsInSQL(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		stored, err := s.Append(t.Context(), []authz.Revocation{{Kind: authz.KindKID, Issuer: issuer, Value: "k"}, {Kind: authz.KindJTI, Issuer: issuer, Value: "late", ExpiresAt: time.Unix(authz.LastSecond+1, 0)}})
+		if err != nil || stored.Revocations[0].ExpiresAt.Unix() != authz.LastSecond || stored.Revocations[1].ExpiresAt.Unix() != authz.LastSecond {
+			t.Errorf("%+v %v", stored, err)
+		}
+		put := func(value string, expired time.Duration) {
+			t.Helper()
+			at := time.Now().Add(-expired)
+			if strings.HasPrefix(url, "sqlite") {
+				key := jti(value).Key()
+				execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, expires_at, key) values (1, '%s', '%s', %d, x'%x')`, issuer, value, at.UnixMicro(), key[:]))
+			} else {
+				execute(t, url, fmt.Sprintf(`insert into authz.revocations (kind, iss, value, expires_at) values (1, '%s', '%s', '%s')`, issuer, value, at.UTC().Format(time.RFC3339Nano)))
+			}
+		}
+		const margin = 20 * time.Second
+		put("graced", authz.ExpiryGrace-margin)
+		put("over", authz.ExpiryGrace+margin)
+		put("kept", authz.ExpiredKept-margin)
+		put("deleted", authz.ExpiredKept+margin)
+		enforced(t, s, "graced", "in its grace")
+		if v, err := s.Lookup(t.Context(), queryFor(jti("over"))); v != authz.NotRevoked {
+			t.Errorf("after its grace: %v %v", v, err)
+		}
+		if n, err := s.GC(t.Context()); n != 1 || err != nil {
+			t.Errorf("%d deleted: %v", n, err)
 		}
 	})
 }

@@ -85,10 +85,6 @@ func TestLongTransaction(t *testing.T) {
 	if f.Position.Last <= longID || !slices.Contains(f.Position.Open, longID) { // others on the server have transactions too
 		t.Fatalf("position %+v, the open id is %d", f.Position, longID)
 	}
-	_, snap := f.sync(t)
-	if snap.Xmin > longID {
-		t.Errorf("xmin %d: a follower by xmin would not be held up by %d", snap.Xmin, longID)
-	}
 	insert(t, other, "short too")
 	f.sees(t, map[string]bool{"short too": true, "long": false})
 	sql(t, long, "commit")
@@ -249,7 +245,7 @@ func TestInsideTransactionProvesNothing(t *testing.T) {
 	pg := harness.Postgres(t)
 	newFollowed(t, pg.URL)
 	c, other := pg.Connect(t), pg.Connect(t)
-	const fresh = 8 // in the array that describes the snapshot
+	const fresh = 7 // in the array that describes the snapshot
 	ask := func() (proves string, rows int) {
 		t.Helper()
 		r, err := c.Query(t.Context(), "select (c).snapshot from (select authz.changes(0, '{}', 'n') c) s", pgx.QueryExecModeSimpleProtocol)
@@ -471,7 +467,7 @@ func TestRestoredTwiceFromOneSnapshot(t *testing.T) {
 func TestEpochsAreDrawn(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{})
-		meta, place := "meta", 1 // file/epoch/nth
+		meta, place := "meta", 1 // file/epoch
 		if strings.HasPrefix(url, "postgres") {
 			meta, place = "authz.meta", 2 // system/timeline/epoch
 		}
@@ -494,11 +490,6 @@ func TestEpochsAreDrawn(t *testing.T) {
 			if err := s.BumpEpoch(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-		}
-		execute(t, url, "update "+meta+" set epoch = 7")
-		execute(t, url, "update "+meta+" set epoch = epoch + 1") // an earlier program
-		if e := epoch(); seen[e] || len(e) < 10 {
-			t.Errorf("epoch %s after %v", e, seen)
 		}
 	})
 }

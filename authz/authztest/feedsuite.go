@@ -90,7 +90,7 @@ func feedAll(ctx context.Context, s FeedSubject) error {
 	}
 	level := of(authz.KindSID, iss, "leveled")
 	level.NotBefore = time.Unix(1_700_000_000, 1)
-	stored, err := s.Ledger.Append(ctx, append(in, level))
+	appended, err := s.Ledger.Append(ctx, append(in, level))
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func feedAll(ctx context.Context, s FeedSubject) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range stored {
+	for _, r := range appended.Revocations {
 		n := 0
 		for _, row := range rows {
 			if row.Key == r.Key() {
@@ -142,12 +142,12 @@ func feedSnapshot(ctx context.Context, s FeedSubject) error {
 			bad.addf("epoch %q, before %q", snap.Epoch, epoch)
 		}
 		epoch = snap.Epoch
-		if top == 0 || snap.Xmax <= top || snap.Xmin > snap.Xmax || snap.Xmin == 0 {
-			bad.addf("xmin %d, xmax %d, highest row %d", snap.Xmin, snap.Xmax, top)
+		if top == 0 || snap.Xmax <= top {
+			bad.addf("xmax %d, highest row %d", snap.Xmax, top)
 		}
 		for _, x := range snap.Open {
-			if x < snap.Xmin || x >= snap.Xmax {
-				bad.addf("open id %d outside [%d, %d)", x, snap.Xmin, snap.Xmax)
+			if x == 0 || x >= snap.Xmax {
+				bad.addf("open id %d outside [1, %d)", x, snap.Xmax)
 			}
 		}
 		if d := time.Since(snap.Clock); d < -time.Hour || d > time.Hour {
@@ -316,7 +316,7 @@ func feedConcurrent(ctx context.Context, s FeedSubject) error {
 				})
 				mu.Lock()
 				failed = errors.Join(failed, err)
-				all = append(all, got...)
+				all = append(all, got.Revocations...)
 				mu.Unlock()
 			}
 		})

@@ -23,6 +23,7 @@ func TestLedger(t *testing.T, open func(t *testing.T) authz.Ledger) {
 func LedgerCases() []Case[authz.Ledger] {
 	return []Case[authz.Ledger]{
 		{"fills what was left out", ledgerFills},
+		{"returns the fleet's bound", ledgerBound},
 		{"is idempotent", ledgerIdempotent},
 		{"keeps the later expiry", ledgerLaterExpiry},
 		{"tells not_before levels apart", ledgerLevels},
@@ -47,10 +48,10 @@ func append1(ctx context.Context, l authz.Ledger, r authz.Revocation) (authz.Rev
 	if err != nil {
 		return authz.Revocation{}, err
 	}
-	if len(got) != 1 {
-		return authz.Revocation{}, fmt.Errorf("%d revocations came back for one", len(got))
+	if len(got.Revocations) != 1 {
+		return authz.Revocation{}, fmt.Errorf("%d revocations came back for one", len(got.Revocations))
 	}
-	return got[0], nil
+	return got.Revocations[0], nil
 }
 
 func ledgerFills(ctx context.Context, l authz.Ledger) error {
@@ -89,6 +90,17 @@ func ledgerFills(ctx context.Context, l authz.Ledger) error {
 		bad.addf("kid: expires_at %s, %v", r.ExpiresAt, err)
 	}
 	return bad.err()
+}
+
+func ledgerBound(ctx context.Context, l authz.Ledger) error {
+	in := of(authz.KindJTI, issuerFor("bound"), "v")
+	for range 2 { // stored anew, and stored already
+		got, err := l.Append(ctx, []authz.Revocation{in})
+		if err != nil || got.MaxStaleness <= 0 {
+			return fmt.Errorf("max_staleness %s, error %w", got.MaxStaleness, err)
+		}
+	}
+	return nil
 }
 
 func ledgerIdempotent(ctx context.Context, l authz.Ledger) error {
@@ -135,11 +147,11 @@ func ledgerLaterExpiry(ctx context.Context, l authz.Ledger) error {
 	// Also within one batch.
 	a, b := of(authz.KindJTI, in.Issuer, "w"), of(authz.KindJTI, in.Issuer, "w")
 	a.ExpiresAt, b.ExpiresAt = base.Add(time.Hour), base
-	got, err := l.Append(ctx, []authz.Revocation{a, b})
+	appended, err := l.Append(ctx, []authz.Revocation{a, b})
 	if err != nil {
 		return err
 	}
-	if len(got) != 2 || !got[0].ExpiresAt.Equal(a.ExpiresAt) || got[0] != got[1] {
+	if got := appended.Revocations; len(got) != 2 || !got[0].ExpiresAt.Equal(a.ExpiresAt) || got[0] != got[1] {
 		bad.addf("in one batch: %+v", got)
 	}
 	return bad.err()
@@ -174,10 +186,11 @@ func ledgerOrder(ctx context.Context, l authz.Ledger) error {
 		in = append(in, of(authz.KindJTI, iss, fmt.Sprint((i*7)%25)))
 	}
 	given := append([]authz.Revocation(nil), in...)
-	got, err := l.Append(ctx, in)
+	appended, err := l.Append(ctx, in)
 	if err != nil {
 		return err
 	}
+	got := appended.Revocations
 	if len(got) != len(in) {
 		return fmt.Errorf("%d came back for %d", len(got), len(in))
 	}
@@ -239,7 +252,7 @@ func ledgerInvalid(ctx context.Context, l authz.Ledger) error {
 		"expired":           change(func(r *authz.Revocation) { r.ExpiresAt = time.Now().Add(-time.Second) }),
 	} {
 		got, err := l.Append(ctx, []authz.Revocation{r})
-		if !errors.Is(err, authz.ErrInvalid) || len(got) != 0 {
+		if !errors.Is(err, authz.ErrInvalid) || len(got.Revocations) != 0 {
 			bad.addf("%s: %v, %v", name, got, err)
 		}
 	}
@@ -299,10 +312,11 @@ func ledgerLarge(ctx context.Context, l authz.Ledger) error {
 	for i := range in {
 		in[i] = of(authz.KindJTI, iss, fmt.Sprintf("jti-%d", i))
 	}
-	got, err := l.Append(ctx, in)
+	appended, err := l.Append(ctx, in)
 	if err != nil {
 		return err
 	}
+	got := appended.Revocations
 	for i := range got {
 		if got[i].Value != in[i].Value || got[i].ID == "" {
 			return fmt.Errorf("place %d: %+v", i, got[i])
@@ -316,7 +330,7 @@ func ledgerLarge(ctx context.Context, l authz.Ledger) error {
 
 func ledgerEmpty(ctx context.Context, l authz.Ledger) error {
 	got, err := l.Append(ctx, nil)
-	if err != nil || len(got) != 0 {
+	if err != nil || len(got.Revocations) != 0 {
 		return fmt.Errorf("%v, error %w", got, err)
 	}
 	return nil
@@ -342,7 +356,7 @@ func ledgerConcurrent(ctx context.Context, l authz.Ledger) error {
 				if err != nil {
 					bad.addf("writer %d: %w", w, err)
 				}
-				for _, r := range got {
+				for _, r := range got.Revocations {
 					if id, seen := ids[r.Value]; seen && id != r.ID {
 						bad.addf("%s is stored as %s and as %s", r.Value, id, r.ID)
 					}

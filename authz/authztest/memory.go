@@ -19,6 +19,8 @@ type Memory struct {
 	Fail func(operation string) error
 	// MaxTokenTTL determines expiries that are not given; 0 means 24h.
 	MaxTokenTTL time.Duration
+	// MaxStaleness is the bound returned by Append; 0: 30s.
+	MaxStaleness time.Duration
 
 	mu    sync.Mutex
 	rows  []memoryRow
@@ -60,13 +62,13 @@ func (m *Memory) begin(ctx context.Context, operation string) error {
 }
 
 // Append implements authz.Ledger.
-func (m *Memory) Append(ctx context.Context, revocations []authz.Revocation) ([]authz.Revocation, error) {
+func (m *Memory) Append(ctx context.Context, revocations []authz.Revocation) (authz.Appended, error) {
 	now := time.Now()
 	in := slices.Clone(revocations)
 	for i := range in {
 		r := &in[i]
 		if err := r.Normalize(now); err != nil {
-			return nil, fmt.Errorf("revocation %d: %w", i+1, err)
+			return authz.Appended{}, fmt.Errorf("revocation %d: %w", i+1, err)
 		}
 		if r.ExpiresAt.IsZero() {
 			r.ExpiresAt = m.expiry(*r, now)
@@ -74,7 +76,7 @@ func (m *Memory) Append(ctx context.Context, revocations []authz.Revocation) ([]
 		r.NotBefore, r.ExpiresAt, r.RevokedAt = r.NotBefore.Round(0).UTC(), r.ExpiresAt.Round(0).UTC(), now.Round(0).UTC()
 	}
 	if err := m.begin(ctx, "append"); err != nil {
-		return nil, err
+		return authz.Appended{}, err
 	}
 	defer m.mu.Unlock()
 	m.seq++
@@ -100,7 +102,17 @@ func (m *Memory) Append(ctx context.Context, revocations []authz.Revocation) ([]
 		id, _ := strconv.Atoi(in[i].ID)
 		in[i] = m.rows[id-1].Revocation
 	}
-	return in, nil
+	if len(in) == 0 {
+		return authz.Appended{}, nil
+	}
+	return authz.Appended{Revocations: in, MaxStaleness: m.maxStaleness()}, nil
+}
+
+func (m *Memory) maxStaleness() time.Duration {
+	if m.MaxStaleness == 0 {
+		return 30 * time.Second
+	}
+	return m.MaxStaleness
 }
 
 func (m *Memory) expiry(r authz.Revocation, now time.Time) time.Time {
@@ -109,7 +121,7 @@ func (m *Memory) expiry(r authz.Revocation, now time.Time) time.Time {
 		ttl = 24 * time.Hour
 	}
 	if r.Kind == authz.KindKID && r.NotBefore.IsZero() {
-		return time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+		return time.Unix(authz.LastSecond, 0).UTC()
 	}
 	if r.NotBefore.After(now) {
 		now = r.NotBefore
@@ -160,7 +172,7 @@ func (m *Memory) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, err
 	defer m.mu.Unlock()
 	for _, key := range q.Keys {
 		for _, at := range m.byKey[key] {
-			if r := m.rows[at]; r.Entry().Revokes(q.IssuedAt) && time.Now().Before(r.ExpiresAt.Add(5*time.Minute)) {
+			if r := m.rows[at]; r.Entry().Revokes(q.IssuedAt) && time.Now().Before(r.ExpiresAt.Add(authz.ExpiryGrace)) {
 				return authz.Revoked, nil
 			}
 		}
@@ -181,7 +193,7 @@ func (m *Memory) Changes(ctx context.Context, since authz.Position, nonce string
 	}
 	return authz.Snapshot{
 		Nonce: nonce, Epoch: "memory/" + strconv.Itoa(m.epoch), Proves: true, Clock: time.Now(),
-		Xmin: m.seq + 1, Xmax: m.seq + 1, MaxTokenTTL: m.expiry(authz.Revocation{}, time.Time{}).Sub(time.Time{}),
+		Xmax: m.seq + 1, MaxTokenTTL: m.expiry(authz.Revocation{}, time.Time{}).Sub(time.Time{}),
 	}, nil
 }
 

@@ -64,9 +64,11 @@ type brokenLedger struct {
 	in  func([]authz.Revocation) []authz.Revocation
 	out func(got []authz.Revocation, err error) ([]authz.Revocation, error)
 	ctx func(context.Context) context.Context
+
+	noBound bool
 }
 
-func (b brokenLedger) Append(ctx context.Context, in []authz.Revocation) ([]authz.Revocation, error) {
+func (b brokenLedger) Append(ctx context.Context, in []authz.Revocation) (authz.Appended, error) {
 	if b.ctx != nil {
 		ctx = b.ctx(ctx)
 	}
@@ -75,7 +77,10 @@ func (b brokenLedger) Append(ctx context.Context, in []authz.Revocation) ([]auth
 	}
 	got, err := b.Memory.Append(ctx, in)
 	if b.out != nil {
-		return b.out(got, err)
+		got.Revocations, err = b.out(got.Revocations, err)
+	}
+	if b.noBound {
+		got.MaxStaleness = 0
 	}
 	return got, err
 }
@@ -105,6 +110,7 @@ func TestLedgerSuiteCatches(t *testing.T) {
 		"no ID":                {brokenLedger{out: each(func(r *authz.Revocation) { r.ID = "" })}, "fills what was left out"},
 		"no expiry":            {brokenLedger{out: each(func(r *authz.Revocation) { r.ExpiresAt = time.Time{} })}, "fills what was left out"},
 		"short key expiry":     {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Now().Add(time.Hour) })}, "fills what was left out"},
+		"no bound":             {brokenLedger{noBound: true}, "returns the fleet's bound"},
 		"a new ID each time":   {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "is idempotent"},
 		"first expiry stays":   {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Unix(4e9, 0) })}, "keeps the later expiry"},
 		"one level":            {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "tells not_before levels apart"},

@@ -19,7 +19,7 @@ import (
 // Revoker is the write path.
 type Revoker interface {
 	// Revoke stores the revocations, all or none, as authz.Revoker does.
-	Revoke(ctx context.Context, revocations []authz.Revocation, wait authz.Wait) (authz.Receipt, error)
+	Revoke(ctx context.Context, revocations []authz.Revocation) (authz.Receipt, error)
 }
 
 var _ Revoker = (*authz.Revoker)(nil)

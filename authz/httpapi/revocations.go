@@ -94,8 +94,8 @@ func (a *API) postRevocations(w http.ResponseWriter, r *http.Request) {
 	if !list && len(out.IDs) == 1 {
 		out.ID = out.IDs[0]
 	}
-	if wait == authz.WaitEnforced {
-		out.Enforced = a.waitEnforced(w, r, rec.EnforcedWithin)
+	if wait {
+		out.Enforced = a.waitEnforced(w, r, rec)
 	}
 	WriteJSON(w, http.StatusCreated, "application/json", out)
 }
@@ -110,23 +110,23 @@ func query(r *http.Request) (url.Values, *Problem) {
 	return q, nil
 }
 
-func waitParameter(r *http.Request) (authz.Wait, *Problem) {
+func waitParameter(r *http.Request) (enforced bool, p *Problem) {
 	q, p := query(r)
 	if p != nil {
-		return 0, p
+		return false, p
 	}
 	for name, values := range q {
 		if name != "wait" || len(values) != 1 {
-			return 0, invalid("unknown or repeated query parameter", InvalidMember{Field: Shorten(name), Detail: "only wait=none and wait=enforced are allowed"})
+			return false, invalid("unknown or repeated query parameter", InvalidMember{Field: Shorten(name), Detail: "only wait=none and wait=enforced are allowed"})
 		}
 	}
 	switch q.Get("wait") {
 	case "", "none":
-		return authz.WaitCommitted, nil
+		return false, nil
 	case "enforced":
-		return authz.WaitEnforced, nil
+		return true, nil
 	}
-	return 0, invalid("unknown wait", InvalidMember{Field: "wait", Detail: "must be none or enforced"})
+	return false, invalid("unknown wait", InvalidMember{Field: "wait", Detail: "must be none or enforced"})
 }
 
 // normalize returns the revocations that fulfil all requests, or a problem that
@@ -174,7 +174,7 @@ func (a *API) Store(r *http.Request, source string, revocations []authz.Revocati
 	// outcome unknown. Revoking is idempotent and errs on the safe side.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.o.Config.WriteTimeout)
 	defer cancel()
-	rec, err := a.o.Revoker.Revoke(ctx, revocations, authz.WaitCommitted)
+	rec, err := a.o.Revoker.Revoke(ctx, revocations)
 	a.audit(r, source, revocations[0].Actor, revocations, rec, err)
 	switch {
 	case err == nil:
@@ -194,20 +194,21 @@ func (a *API) Store(r *http.Request, source string, revocations []authz.Revocati
 	}
 }
 
-// waitEnforced returns true when bound has passed since the commit, and false
-// if the process or the caller stops before.
-func (a *API) waitEnforced(w http.ResponseWriter, r *http.Request, bound time.Duration) bool {
+// waitEnforced waits until the receipt's bound has passed, the caller has gone,
+// or the server drains, and reports whether it has passed.
+func (a *API) waitEnforced(w http.ResponseWriter, r *http.Request, rec authz.Receipt) bool {
 	// The server's write deadline is meant for responses that are ready.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bound + a.o.Config.WriteTimeout))
-	timer := time.NewTimer(bound)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-a.o.Draining:
-	case <-r.Context().Done():
-	}
-	return false
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(rec.EnforcedWithin + a.o.Config.WriteTimeout))
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-a.o.Draining:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return rec.Wait(ctx) == nil
 }
 
 // listPage is one page of the list.

@@ -5,14 +5,11 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
+	"time"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/jose"
 )
-
-// maxNumericDate is the last second of the year 9999: later times are faults,
-// not lifetimes.
-const maxNumericDate = 253402300799
 
 // readClaims fills the token's fields from the claims (RFC 7519, section 4.1),
 // each of exactly its type. needExp is false only for messages about tokens,
@@ -47,7 +44,7 @@ func ReadClaims(t *authz.Token, claims map[string]any, needExp bool) *authz.Fail
 			continue
 		}
 		at, ok := numericDate(v, c.up)
-		if !ok || at < c.low || at > maxNumericDate {
+		if !ok || at < c.low || at > authz.LastSecond {
 			return badClaim(c.name + " is not a time between 1970 and 9999 in seconds")
 		}
 		*c.into = at
@@ -124,7 +121,7 @@ func numericDate(v any, up bool) (int64, bool) {
 // ahead is the leeway for times in the future, in seconds. A token that was
 // minted this moment by an issuer whose clock is a little ahead is no attack,
 // while one that has expired is over: so only the future has a leeway always.
-func Ahead(leeway int64) int64 { return max(leeway, 5) }
+func Ahead(leeway int64) int64 { return max(leeway, int64(authz.FutureLeeway/time.Second)) }
 
 // checkTimes compares exp, nbf, iat with the clock and the lifetime with its
 // bound.

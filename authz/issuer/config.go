@@ -68,10 +68,6 @@ func (c Config) withDefaults(leeway time.Duration) Config {
 	return c
 }
 
-// maxLeeway keeps a token from outliving its revocation, which enforcement
-// forgets five minutes after the token's exp.
-const maxLeeway = 2 * time.Minute
-
 // Validate reports every fault of the stanza.
 func (c Config) Validate(fault authz.Fault) {
 	switch {
@@ -105,8 +101,8 @@ func (c Config) Validate(fault authz.Fault) {
 			fault(name, "%s is out of range; %s to %s are allowed, 0 means the default", v, low, high)
 		}
 	}
-	if c.Leeway > maxLeeway {
-		fault("leeway", "%s is too long; at most %s is allowed", c.Leeway, maxLeeway)
+	if c.Leeway > authz.MaxLeeway {
+		fault("leeway", "%s is too long; at most %s is allowed", c.Leeway, authz.MaxLeeway)
 	}
 	within("refresh_interval", c.RefreshInterval, 10*time.Second, 24*time.Hour)
 	within("refresh_cooldown", c.RefreshCooldown, 100*time.Millisecond, time.Hour)

@@ -69,8 +69,8 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 	if o.MaxTokenBytes == 0 {
 		o.MaxTokenBytes = jose.DefaultMaxTokenBytes
 	}
-	if o.MaxTokenTTL < time.Second || o.MaxTokenBytes < 0 || o.Leeway > maxLeeway {
-		return nil, fmt.Errorf("max token ttl must be at least 1s, max token bytes positive, and leeway at most %s", maxLeeway)
+	if o.MaxTokenTTL < time.Second || o.MaxTokenBytes < 0 || o.Leeway > authz.MaxLeeway {
+		return nil, fmt.Errorf("max token ttl must be at least 1s, max token bytes positive, and leeway at most %s", authz.MaxLeeway)
 	}
 	if o.Clock == nil {
 		o.Clock = authz.SystemClock{}

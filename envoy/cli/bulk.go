@@ -72,7 +72,7 @@ func (i *importer) run(ctx context.Context) error {
 	case i.stored == 0:
 		return errors.New("the input contains no revocation request; JSON objects such as {\"jti\":\"…\"} are needed, one after another or in an array")
 	case i.wait:
-		if err := waitEnforced(ctx, i.last); err != nil {
+		if err := i.last.Wait(ctx); err != nil {
 			return err
 		}
 	}
@@ -106,7 +106,7 @@ func (i *importer) flush(ctx context.Context, at position) error {
 	if len(i.batch) == 0 {
 		return nil
 	}
-	receipt, err := i.revoker.Revoke(ctx, i.batch, authz.WaitCommitted)
+	receipt, err := i.revoker.Revoke(ctx, i.batch)
 	if err != nil {
 		return fmt.Errorf("up to line %d: %w (%d stored before; repeating the whole input is safe)", at.line, withHint(err), i.stored)
 	}

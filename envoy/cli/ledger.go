@@ -46,7 +46,7 @@ func withLedger(ctx context.Context, s sidecar.Settings, p *Process, do func(con
 		}()
 		publisher = redis
 	}
-	return do(ctx, &ledger{st, authz.NewRevoker(st, publisher, s.Revocation.MaxStaleness, authz.SystemClock{})})
+	return do(ctx, &ledger{st, authz.NewRevoker(st, publisher, authz.SystemClock{})})
 }
 
 // withSchema is withLedger for a store that must have its schema. An embedded

@@ -118,18 +118,18 @@ func actor() string {
 
 // revoker is the write path.
 type revoker interface {
-	Revoke(ctx context.Context, revocations []authz.Revocation, wait authz.Wait) (authz.Receipt, error)
+	Revoke(ctx context.Context, revocations []authz.Revocation) (authz.Receipt, error)
 }
 
 // revoke stores the revocations, all or none, and prints the receipt.
 func (r *revokeCmd) revoke(ctx context.Context, p *Process, to revoker, revocations []authz.Revocation) error {
-	receipt, err := to.Revoke(ctx, revocations, authz.WaitCommitted)
+	receipt, err := to.Revoke(ctx, revocations)
 	if err != nil {
 		return withHint(err)
 	}
 	var waitErr error
 	if r.Wait == "enforced" {
-		waitErr = waitEnforced(ctx, receipt)
+		waitErr = receipt.Wait(ctx)
 	}
 	if r.JSON {
 		ids := make([]string, len(receipt.Revocations))
@@ -154,18 +154,6 @@ func (r *revokeCmd) revoke(ctx context.Context, p *Process, to revoker, revocati
 		fmt.Fprintln(p.Out, ", not announced (each sidecar learns of it by its next sync)")
 	}
 	return waitErr
-}
-
-// waitEnforced returns when no sidecar allows what the receipt is for any more.
-func waitEnforced(ctx context.Context, receipt authz.Receipt) error {
-	timer := time.NewTimer(receipt.EnforcedWithin)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("stored and durable, but enforcement was not awaited: %w", ctx.Err())
-	}
 }
 
 // receiptJSON is the JSON form of authz.Receipt; its members are those of the

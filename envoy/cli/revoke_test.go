@@ -19,7 +19,7 @@ type fakeLedger struct {
 	err     error
 }
 
-func (l *fakeLedger) Revoke(_ context.Context, rs []authz.Revocation, _ authz.Wait) (authz.Receipt, error) {
+func (l *fakeLedger) Revoke(_ context.Context, rs []authz.Revocation) (authz.Receipt, error) {
 	l.batches++
 	if l.err != nil && l.batches > l.failAt {
 		return authz.Receipt{}, l.err

@@ -72,7 +72,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		tiers = append(tiers, c.redis)
 	}
 	tiers = append(tiers, c.store)
-	c.revoker = authz.NewRevoker(c.store, c.publisher(), s.Revocation.MaxStaleness, clock)
+	c.revoker = authz.NewRevoker(c.store, c.publisher(), clock)
 	var tokens authz.TokenCache
 	if s.Tokens.Enabled {
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
@@ -239,33 +239,24 @@ func (c *core) watchStore(ctx context.Context) {
 func (c *core) prepareStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	limits, err := c.limits(ctx)
-	old := err == nil && limits.SchemaVersion < store.SchemaVersion
-	switch {
-	case c.health.firstError() == nil:
+	err := c.limits(ctx)
+	if c.health.firstError() == nil || !errors.Is(err, store.ErrSchema) {
 		return err
-	case old && c.store.Name() == "postgres":
-		// It is usable. The migration needs more privileges, and a connection
-		// without a pooler, which would pass its lock to another session.
-		c.log.Warn("the store's schema is old; run `jwt-bouncer migrate`", "version", limits.SchemaVersion, "current", store.SchemaVersion)
-		return nil
-	case old || errors.Is(err, store.ErrSchema):
-		if err := c.store.Migrate(ctx); err != nil {
-			return err
-		}
-		_, err = c.limits(ctx)
 	}
-	return err
+	if err := c.store.Migrate(ctx); err != nil {
+		return err
+	}
+	return c.limits(ctx)
 }
 
 // limits reads the store's limits and applies them to Redis. (The follower gets
 // them with every sync, and the store applies max_token_ttl itself.)
-func (c *core) limits(ctx context.Context) (store.Limits, error) {
+func (c *core) limits(ctx context.Context) error {
 	limits, err := c.store.Limits(ctx)
 	if err == nil && c.redis != nil {
-		c.redis.Limit(limits.MaxStaleness, limits.Identity)
+		c.redis.Limit(limits.MaxStaleness, limits.Incarnation)
 	}
-	return limits, err
+	return err
 }
 
 // pause waits for d and reports whether ctx is still active.
@@ -315,7 +306,7 @@ func (h *storeHealth) firstError() error {
 // keys of an issuer and has loaded all revocations once or, in lookup mode, has
 // reached the store once. An outage of the store does not make it unready: it
 // goes on denying with reasons, and taking all sidecars out of service at once
-// would help nobody.
+// would help nobody. A replaced SQLite file is different: only a restart helps.
 func (c *core) parts() []httpapi.ReadinessCheck {
 	return []httpapi.ReadinessCheck{
 		{Name: "keys", Ready: c.rules.Verifier.Ready},
@@ -324,6 +315,9 @@ func (c *core) parts() []httpapi.ReadinessCheck {
 }
 
 func (c *core) revocationsReady() error {
+	if err := c.store.Ready(); err != nil {
+		return err
+	}
 	if c.follower == nil {
 		return c.health.firstError()
 	}

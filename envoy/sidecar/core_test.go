@@ -63,7 +63,7 @@ func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 		if c.replica.Revokes([]authz.Key{rv.Key()}, 1) {
 			t.Fatalf("%d: revoked before", i)
 		}
-		if _, err := c.revoker.Revoke(ctx, []authz.Revocation{rv}, authz.WaitCommitted); err != nil {
+		if _, err := c.revoker.Revoke(ctx, []authz.Revocation{rv}); err != nil {
 			t.Fatal(err)
 		}
 		if !c.replica.Revokes([]authz.Key{rv.Key()}, 1) {

@@ -32,14 +32,14 @@ func (l *Ledger) All() []authz.Revocation {
 }
 
 // Append implements authz.Ledger.
-func (l *Ledger) Append(ctx context.Context, revocations []authz.Revocation) ([]authz.Revocation, error) {
+func (l *Ledger) Append(ctx context.Context, revocations []authz.Revocation) (authz.Appended, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ctx.Err() != nil {
-		return nil, ctx.Err()
+		return authz.Appended{}, ctx.Err()
 	}
 	if l.fail != nil {
-		return nil, l.fail
+		return authz.Appended{}, l.fail
 	}
 	out := make([]authz.Revocation, len(revocations))
 	for i, r := range revocations {
@@ -54,7 +54,7 @@ func (l *Ledger) Append(ctx context.Context, revocations []authz.Revocation) ([]
 		}
 		out[i] = l.stored[at]
 	}
-	return out, nil
+	return authz.Appended{Revocations: out, MaxStaleness: 30 * time.Second}, nil
 }
 
 // List implements authz.Lister.

@@ -1,5 +1,8 @@
 -- +goose Up
 
+-- Names below are resolved here and not in a schema that the session chose.
+select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 -- +goose StatementBegin
 do $$ begin
   if current_setting('server_version_num')::int < 140000 then
@@ -8,16 +11,57 @@ do $$ begin
 end $$;
 -- +goose StatementEnd
 
+-- Random, because a number that depends on the last one is given twice when one backup is restored twice.
+-- +goose StatementBegin
+create function authz.draw_epoch() returns bigint language sql volatile
+return ('x' || right(replace(gen_random_uuid()::text, '-', ''), 15))::bit(60)::bigint;
+-- +goose StatementEnd
+
 -- Facts for the whole fleet; one row.
 create table authz.meta (
-  one               boolean  primary key default true check (one),
-  schema_version    int      not null,                    -- of this schema
-  schema_compatible int      not null,                    -- the oldest code that can still use it
-  epoch             bigint   not null default 1,          -- raised after a restore: every sidecar reloads
-  max_staleness     interval not null default '30 seconds' check (max_staleness > '0'),
-  max_token_ttl     interval not null default '24 hours'   check (max_token_ttl > '0')
+  one                boolean  primary key default true check (one),
+  schema_version     int      not null,
+  epoch              bigint   not null default authz.draw_epoch(),  -- when it changes, every sidecar reads everything again
+  max_staleness      interval not null default '30 seconds' check (max_staleness > '0'),
+  max_token_ttl      interval not null default '24 hours'   check (max_token_ttl > '0'),
+  previous_token_ttl interval,     -- max_token_ttl until raised_at; null: it was never raised
+  raised_at          timestamptz,
+  check ((previous_token_ttl is null) = (raised_at is null))
 );
-insert into authz.meta (schema_version, schema_compatible) values (1, 1);
+insert into authz.meta (schema_version) values (1);
+
+-- max_staleness only rises. A sidecar that has lost its connection keeps to the value it read last, so after a lower
+-- one, receipts would promise too much. (authz.revoke orders a rise after every receipt that does not know it.)
+--
+-- A higher max_token_ttl revives revocations that had expired by the lower one, but not those that have been deleted:
+-- previous_token_ttl and raised_at tell for which tokens the absence of a revocation still proves nothing. Two raises
+-- count as one from the lower value while tokens issued before the first may live. raised_at is the time of the
+-- statement. Until its commit others delete by the lower limit, but only what is an hour older than that.
+--
+-- Either change draws a new epoch: followers read every expiry again, and no cached answer outlives the old bound.
+-- +goose StatementBegin
+create function authz.meta_stamp() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if new.max_staleness < old.max_staleness then
+    raise exception 'max_staleness cannot be lowered: a sidecar that has lost its connection still keeps to the higher value'
+      using errcode = 'check_violation', hint = 'Set revocation.max_staleness in the configuration of each sidecar instead.';
+  end if;
+  if (new.max_staleness, new.max_token_ttl) is not distinct from (old.max_staleness, old.max_token_ttl) then
+    return new;
+  end if;
+  -- Seconds only: adding days to a time would depend on the session's time zone.
+  new.max_staleness := make_interval(secs => extract(epoch from new.max_staleness)::float8);
+  new.max_token_ttl := make_interval(secs => extract(epoch from new.max_token_ttl)::float8);
+  if new.max_token_ttl > old.max_token_ttl then
+    new.previous_token_ttl := least(old.max_token_ttl,
+      case when clock_timestamp() < old.raised_at + old.max_token_ttl + interval '1 hour' then old.previous_token_ttl end);
+    new.raised_at := clock_timestamp();
+  end if;
+  new.epoch := authz.draw_epoch();
+  return new;
+end $$;
+-- +goose StatementEnd
+create trigger meta_stamp before update on authz.meta for each row execute function authz.meta_stamp();
 
 create table authz.revocations (
   id         bigint      generated always as identity primary key,  -- for people; never a watermark
@@ -25,18 +69,30 @@ create table authz.revocations (
   iss        text        not null check (iss <> ''),
   value      text        not null default '' check ((value = '') = (kind = 5)),
   not_before timestamptz check (isfinite(not_before)),              -- null: every matching token; else: those issued before it
-  expires_at timestamptz not null check (isfinite(expires_at)),     -- null on insert: filled by the trigger
+  expires_at timestamptz check (isfinite(expires_at)),              -- its own expiry; null: max_token_ttl after ttl_from
+  ttl_from   timestamptz check (isfinite(ttl_from)),                -- when it was last requested without an expiry; stamped
   revoked_at timestamptz not null default now(),
-  actor      text        not null default session_user,             -- who ordered it, as the writer states
-  login      name        not null default session_user,             -- the role that wrote it; always stamped
+  actor      text        not null default session_user,             -- who requested it, as the writer states
+  login      name        not null default session_user,             -- the role that wrote it; stamped
   reason     text        not null default '',
-  key        bytea       not null check (length(key) = 16),         -- what enforcement compares; always stamped
-  xid        bigint      not null                                   -- transaction of the last change; always stamped
+  key        bytea       not null check (length(key) = 16),         -- what enforcement compares; stamped
+  xid        bigint      not null,                                  -- transaction of the last change; stamped
+  check (expires_at is not null or ttl_from is not null)
 );
 -- One index makes writing idempotent and answers point lookups.
-create unique index revocations_once    on authz.revocations (key, coalesce(not_before, 'infinity'::timestamptz)) include (expires_at);
-create index        revocations_xid     on authz.revocations (xid);
-create index        revocations_expires on authz.revocations (expires_at);
+create unique index revocations_once     on authz.revocations (key, coalesce(not_before, 'infinity'::timestamptz));
+create index        revocations_xid      on authz.revocations (xid);
+-- For deleting; each row is in one of them.
+create index        revocations_expires  on authz.revocations (expires_at) where ttl_from is null;
+create index        revocations_ttl_from on authz.revocations (ttl_from) where ttl_from is not null;
+
+-- When a revocation ends under the limit in force: the later of its own expiry and the limit's, and no later than
+-- authz.LastSecond in Go.
+-- +goose StatementBegin
+create function authz.expiry(expires_at timestamptz, ttl_from timestamptz, max_token_ttl interval) returns timestamptz
+language sql stable parallel safe
+return least(greatest(expires_at, ttl_from + max_token_ttl), '9999-12-31 23:59:59+00'::timestamptz);
+-- +goose StatementEnd
 
 -- The same value as authz.RevocationKey in Go.
 -- +goose StatementBegin
@@ -46,14 +102,15 @@ return substr(sha256(convert_to(kind::text || ':' || octet_length(convert_to(iss
 -- +goose StatementEnd
 
 -- +goose StatementBegin
-create function authz.revocation_stamp() returns trigger language plpgsql set search_path = pg_catalog as $$
+create function authz.revocation_stamp() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   at timestamptz := clock_timestamp();  -- not now(): in a long transaction that lies in the past
 begin
   if tg_op = 'UPDATE' then
     if (new.id, new.kind, new.iss, new.value, new.not_before, new.revoked_at, new.actor, new.login, new.reason)
          is distinct from (old.id, old.kind, old.iss, old.value, old.not_before, old.revoked_at, old.actor, old.login, old.reason)
-       or new.expires_at is null or new.expires_at < old.expires_at then
+       or new.expires_at < old.expires_at or new.expires_at is null and old.expires_at is not null
+       or new.ttl_from < old.ttl_from or new.ttl_from is null and old.ttl_from is not null then
       raise exception 'a revocation cannot be changed, only its expiry moved later'
         using errcode = 'check_violation', hint = 'Insert a stricter one beside it; the strictest wins.';
     end if;
@@ -65,16 +122,17 @@ begin
     if new.not_before is null and new.kind in (2, 5) then
       new.not_before := at;
     end if;
-    if new.expires_at is null then
-      -- A withdrawn key can sign tokens of any age as long as it is published: no end by itself.
-      if new.kind = 4 and new.not_before is null then
-        new.expires_at := 'infinity';
-      else
-        new.expires_at := greatest(at, new.not_before) + (select m.max_token_ttl from authz.meta m);
-      end if;
+    if new.expires_at is null and new.kind = 4 and new.not_before is null then
+      -- A withdrawn key can sign tokens of any age while it is published: its revocation never ends by itself.
+      new.expires_at := 'infinity';
+      new.ttl_from := null;
+    elsif new.expires_at is null then
+      new.ttl_from := coalesce(new.ttl_from, greatest(at, new.not_before));
     end if;
   end if;
-  new.expires_at := least(new.expires_at, '9999-12-31 00:00:00+00'::timestamptz);
+  if new.expires_at > '9999-12-31 23:59:59+00' then
+    new.expires_at := '9999-12-31 23:59:59+00';
+  end if;
   -- authz.revocation_key spelled out: calling it would make a single insert a fifth slower.
   new.key := substr(sha256(convert_to(new.kind::text || ':' || octet_length(convert_to(new.iss, 'UTF8'))::text || ':' || new.iss || ':' || new.value, 'UTF8')), 1, 16);
   new.xid := pg_current_xact_id()::text::bigint;
@@ -92,22 +150,28 @@ create trigger revocation_stamp before insert or update on authz.revocations
 alter table authz.revocations enable always trigger revocation_stamp;
 
 -- +goose StatementBegin
-create function authz.revocation_keep() returns trigger language plpgsql set search_path = pg_catalog as $$
+create function authz.revocation_keep() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_op = 'DELETE' then
+    if authz.expiry(old.expires_at, old.ttl_from, (select m.max_token_ttl from authz.meta m)) <= clock_timestamp() then
+      return old;
+    end if;
+  end if;
   raise exception 'a live revocation cannot be deleted: it ends when it expires'
     using errcode = 'check_violation', hint = 'Sidecars keep what they have received until it expires.';
 end $$;
 -- +goose StatementEnd
 create trigger revocation_keep before delete on authz.revocations
-  for each row when (old.expires_at > clock_timestamp()) execute function authz.revocation_keep();
+  for each row execute function authz.revocation_keep();
 create trigger revocation_keep_all before truncate on authz.revocations
   for each statement execute function authz.revocation_keep();
 
 -- What changed: rows with xid > since, and rows of the transactions that were open at the caller's last snapshot.
--- The first row describes the snapshot that all rows are read in.
+-- The first row describes the snapshot in which all rows are read, the limits that give them their expiry included.
 --  * STABLE: everything inside sees the calling statement's one snapshot.
 --  * One SQL statement: called in a select list its rows are streamed, not spooled.
 --  * The upper bound looks idle: it makes the planner expect few rows and use the index, whatever "since" is.
+--  * authz.meta in sub-selects of its own: joined, its unknown size would multiply the expected cost and start JIT.
 --  * Its body is bound when created, so a caller's search_path cannot reach into it.
 create type authz.change as (key bytea, not_before bigint, expires bigint, xid bigint, snapshot text[]);
 -- +goose StatementBegin
@@ -115,117 +179,188 @@ create function authz.changes(since bigint, open bigint[], nonce text) returns s
 language sql stable security definer
 begin atomic
   select null::bytea, null::bigint, null::bigint, null::bigint,
-      array[nonce,
-            m.schema_version::text, m.schema_compatible::text,
-            (select c.system_identifier::text from pg_control_system() c),
+      array[m.schema_version::text,
+            nonce,
+            (pg_control_system()).system_identifier::text,
             case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
             m.epoch::text,
             pg_is_in_recovery()::text,
             (now() = statement_timestamp())::text,  -- a simple query outside a transaction
-            date_part('epoch', clock_timestamp())::text,
-            date_part('epoch', m.max_staleness)::text,
-            date_part('epoch', m.max_token_ttl)::text,
-            pg_snapshot_xmin(pg_current_snapshot())::text,
+            extract(epoch from clock_timestamp())::text,  -- unlike date_part, in digits that no setting rounds
+            extract(epoch from m.max_staleness)::text,
+            extract(epoch from m.max_token_ttl)::text,
+            coalesce(extract(epoch from m.previous_token_ttl), 0)::text,
+            coalesce(ceil(extract(epoch from m.raised_at)), 0)::text,
             pg_snapshot_xmax(pg_current_snapshot())::text]
       || array(select x::text from pg_snapshot_xip(pg_current_snapshot()) x)
     from authz.meta m
   union all
   select r.key,
       case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end,
-      ceil(date_part('epoch', r.expires_at))::bigint, r.xid, null::text[]
+      ceil(date_part('epoch', authz.expiry(r.expires_at, r.ttl_from, (select m.max_token_ttl from authz.meta m))))::bigint, r.xid, null::text[]
     from authz.revocations r where r.xid > since and r.xid <= 9223372036854775807
   union all
   select r.key,
       case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end,
-      ceil(date_part('epoch', r.expires_at))::bigint, r.xid, null::text[]
+      ceil(date_part('epoch', authz.expiry(r.expires_at, r.ttl_from, (select m.max_token_ttl from authz.meta m))))::bigint, r.xid, null::text[]
     from authz.revocations r where r.xid = any (open) and r.xid <= since;
 end;
 -- +goose StatementEnd
 
--- Point lookup: the strictest not_before (Unix seconds, rounded up; the largest bigint: always; 0: none).
+-- Point lookup: the strictest not_before (Unix seconds, rounded up; the largest bigint: always; 0: none), and the limits
+-- it was read under, in seconds. An expired revocation counts for five more minutes (authz.ExpiryGrace), by the clock
+-- here and by the caller's (Unix seconds): one of them that was set forward hides nothing.
 -- +goose StatementBegin
-create function authz.lookup(keys bytea[], nonce text, out echo text, out recovering boolean, out fresh boolean, out level bigint)
-language sql stable security definer set lock_timeout = '150ms'
+create function authz.lookup(keys bytea[], nonce text, caller_clock bigint,
+  out schema_version int, out echo text, out recovering boolean, out fresh boolean, out not_before bigint, out clock bigint,
+  out max_token_ttl bigint, out previous_token_ttl bigint, out raised_at bigint)
+language sql stable security definer set lock_timeout = '150ms' set jit = off
 begin atomic
-  select nonce, pg_is_in_recovery(), now() = statement_timestamp(),
-      coalesce(max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end), 0)
-    from authz.revocations r where r.key = any (keys) and r.expires_at > now() - interval '5 minutes';
+  select m.schema_version, nonce, pg_is_in_recovery(), now() = statement_timestamp(),
+      coalesce((select max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
+        from authz.revocations r where r.key = any (keys)
+         and authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl) > least(now(), to_timestamp(caller_clock)) - interval '5 minutes'), 0),
+      floor(date_part('epoch', clock_timestamp()))::bigint,
+      floor(date_part('epoch', m.max_token_ttl))::bigint,
+      coalesce(floor(date_part('epoch', m.previous_token_ttl)), 0)::bigint,
+      coalesce(ceil(date_part('epoch', m.raised_at)), 0)::bigint
+    from authz.meta m;
 end;
 -- +goose StatementEnd
 
--- The writer's door: all or none, idempotent, rows returned as they are stored.
+-- Stores revocations, all or none; equal ones once, with the later expiry. Internal: it asks for no rights.
 -- +goose StatementBegin
-create function authz.revoke(kinds smallint[], issuers text[], vals text[], not_befores timestamptz[], expiries timestamptz[], actors text[], reasons text[])
-returns table (key bytea, id bigint, not_before timestamptz, expires_at timestamptz, revoked_at timestamptz, actor text, reason text)
-language plpgsql security definer set search_path = pg_catalog set lock_timeout = '2s' as $$
-#variable_conflict use_column
+create function authz.append(kinds smallint[], issuers text[], vals text[], not_befores timestamptz[], expiries timestamptz[], actors text[], reasons text[],
+  caller_clock timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  insert into authz.revocations as r (kind, iss, value, not_before, expires_at, actor, reason)
-    select u.kind, u.iss, u.val, u.nb, u.exp, coalesce(nullif(u.act, ''), session_user), u.why
+  insert into authz.revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason)
+    select u.kind, u.iss, u.val, u.nb, u.exp,
+        -- The caller's clock counts too: a revocation requested while the one here is behind has to outlast its correction.
+        case when u.exp is null then greatest(clock_timestamp(), caller_clock, nullif(u.nb, 'infinity')) end,
+        coalesce(nullif(u.act, ''), session_user), u.why
       from unnest(kinds, issuers, vals, not_befores, expiries, actors, reasons) as u (kind, iss, val, nb, exp, act, why)
     on conflict (key, (coalesce(not_before, 'infinity'::timestamptz)))
-      do update set expires_at = excluded.expires_at where excluded.expires_at > r.expires_at;
+      do update set expires_at = greatest(r.expires_at, excluded.expires_at), ttl_from = greatest(r.ttl_from, excluded.ttl_from)
+      where (greatest(r.expires_at, excluded.expires_at), greatest(r.ttl_from, excluded.ttl_from)) is distinct from (r.expires_at, r.ttl_from);
+end $$;
+-- +goose StatementEnd
+
+-- Appends and returns the rows as they are stored, with the expiry under the limit in force, and max_staleness: no
+-- sidecar allows a matching token on a request that arrives later than that after this transaction's commit.
+--
+-- Why none does: a sidecar that allows has not read these rows, so the limit that it keeps to was read in a snapshot
+-- from before the commit. max_staleness only rises, and the lock makes a rise wait for this transaction's end: in every
+-- such snapshot it was no more than the value returned.
+-- +goose StatementBegin
+create function authz.revoke(kinds smallint[], issuers text[], vals text[], not_befores timestamptz[], expiries timestamptz[], actors text[], reasons text[],
+  caller_clock timestamptz default null)
+returns table (key bytea, id bigint, not_before timestamptz, expires_at timestamptz, revoked_at timestamptz, actor text, reason text, max_staleness interval)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+#variable_conflict use_column
+declare
+  limits authz.meta;
+begin
+  select m.* into strict limits from authz.meta m for share;
+  perform authz.append(kinds, issuers, vals, not_befores, expiries, actors, reasons, caller_clock);
   -- A statement of its own: it also sees rows that others committed while the first was waiting for them.
   return query
-    select r.key, r.id, r.not_before, r.expires_at, r.revoked_at, r.actor, r.reason
+    select r.key, r.id, r.not_before, authz.expiry(r.expires_at, r.ttl_from, limits.max_token_ttl), r.revoked_at, r.actor, r.reason, limits.max_staleness
       from unnest(kinds, issuers, vals, not_befores) as u (kind, iss, val, nb)
       join authz.revocations r on r.key = authz.revocation_key(u.kind, u.iss, u.val)
        and coalesce(r.not_before, 'infinity') = coalesce(u.nb, 'infinity');
 end $$;
 -- +goose StatementEnd
 
--- Deletes a batch of long expired revocations.
+-- Deletes a batch of revocations that expired more than an hour ago (authz.ExpiredKept), by the clock here and by the
+-- caller's: one of them that was set forward deletes nothing.
 -- +goose StatementBegin
-create function authz.gc(grace interval default '1 hour', batch int default 5000) returns bigint
-language plpgsql security definer set search_path = pg_catalog set lock_timeout = '2s' as $$
-declare n bigint;
+create function authz.gc(caller_clock timestamptz default now(), batch int default 5000) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+  cut timestamptz := least(now(), caller_clock) - interval '1 hour';
+  n bigint;
+  total bigint;
 begin
   delete from authz.revocations where id in (
-    select r.id from authz.revocations r where r.expires_at < now() - greatest(grace, '10 minutes')
+    select r.id from authz.revocations r where r.ttl_from is null and r.expires_at < cut
       order by r.expires_at limit batch for update skip locked);
+  get diagnostics total = row_count;
+  delete from authz.revocations where id in (
+    select r.id from authz.revocations r
+      where r.ttl_from < cut - (select m.max_token_ttl from authz.meta m) and (r.expires_at is null or r.expires_at < cut)
+      order by r.ttl_from limit batch for update skip locked);
   get diagnostics n = row_count;
-  return n;
+  return total + n;
 end $$;
 -- +goose StatementEnd
 
+-- The fleet's limits, and the incarnation of the store: server, database and epoch.
 -- +goose StatementBegin
-create function authz.about(out schema_version int, out schema_compatible int, out max_staleness float8, out max_token_ttl float8, out recovering boolean)
+create function authz.about(out schema_version int, out max_staleness interval, out max_token_ttl interval, out recovering boolean, out incarnation text)
 language sql stable security definer
 begin atomic
-  select m.schema_version, m.schema_compatible, date_part('epoch', m.max_staleness), date_part('epoch', m.max_token_ttl), pg_is_in_recovery() from authz.meta m;
+  select m.schema_version, m.max_staleness, m.max_token_ttl, pg_is_in_recovery(),
+      concat_ws('/', (pg_control_system()).system_identifier, (select d.oid from pg_database d where d.datname = current_database()), m.epoch)
+    from authz.meta m;
 end;
 -- +goose StatementEnd
 
--- The bridge from another writer's table of revoked tokens. The trigger's argument is the issuer; to_jsonb makes
--- every column but jti optional. It runs as its owner, so that writer needs no rights here.
+-- The time in a bridged table's expires_at; null, which means the default expiry, where it cannot be read. Numbers are
+-- Unix seconds or milliseconds from 2001 on. Other text that begins with a digit, or is 'infinity', is read as a time:
+-- one without a zone as UTC and as the session's, and the later one counts.
 -- +goose StatementBegin
-create function authz.bridge() returns trigger language plpgsql security definer set search_path = pg_catalog as $$
+create function authz.bridge_time(t text) returns timestamptz language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  n numeric;
+begin
+  t := trim(both e' \t\r\n' from t);
+  if t ~ '^[0-9]{9,30}([.][0-9]*)?$' then
+    n := t::numeric;
+    return case when n between 1e9 and 1e11 then to_timestamp(n::float8)
+                when n between 1e12 and 1e14 then to_timestamp((n / 1000)::float8) end;
+  elsif t ~ '^[0-9]{1,7}([.][0-9]*)?$' or t !~* '^([0-9]|infinity$)' then
+    return null;  -- a span of time, or a word such as "now", is no time at which a token ends
+  elsif t ~ '([zZ]|[+-][0-9:]+|infinity)$' and t !~ '^[0-9]+-[0-9]+-[0-9]+$' then
+    return t::timestamptz;
+  end if;
+  return greatest(t::timestamptz, (t::timestamp) at time zone 'UTC');
+exception when others then
+  return null;  -- whatever expires_at holds, the writer's insert goes on
+end $$;
+-- +goose StatementEnd
+
+-- The bridge from another writer's table of revoked tokens. The trigger's argument is the issuer; to_jsonb makes
+-- every column but jti optional. It runs as its owner, so that the writer needs no rights here.
+-- +goose StatementBegin
+create function authz.bridge() returns trigger language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set extra_float_digits = 1 as $$
 declare
   f jsonb := to_jsonb(new);
 begin
+  if current_setting('session_replication_role') = 'replica'
+     and exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass) then
+    return null;  -- the row that the bridge made at the other server arrives as well, and would meet this one
+  end if;
   if coalesce(f->>'jti', '') <> '' then
-    perform authz.revoke(array[1]::smallint[], array[tg_argv[0]], array[f->>'jti'], array[null]::timestamptz[],
-      array[authz.bridge_time(f->>'expires_at')], array[left(coalesce(f->>'user_id', ''), 200)], array['bridge: ' || tg_table_name]);
+    perform authz.append(array[1]::smallint[], array[tg_argv[0]], array[f->>'jti'], array[null]::timestamptz[],
+      array[authz.bridge_time(f->>'expires_at')], array[left(coalesce(f->>'user_id', ''), 200)], array['bridge: ' || tg_table_name], null);
   end if;
   return null;
 end $$;
 -- +goose StatementEnd
 
--- A time without zone is read as UTC and as the session's; the later one counts.
+-- Installs the bridge and copies the rows that are there; returns their number.
 -- +goose StatementBegin
-create function authz.bridge_time(t text) returns timestamptz language sql stable
-return case when t ~ '([zZ]|[+-][0-9:]+|infinity)$' and t !~ '^[0-9]+-[0-9]+-[0-9]+$' then t::timestamptz
-            else greatest(t::timestamptz, (t::timestamp) at time zone 'UTC') end;
--- +goose StatementEnd
-
--- +goose StatementBegin
-create function authz.install_bridge(tbl text, issuer text) returns bigint language plpgsql set search_path = pg_catalog as $$
+create function authz.install_bridge(tbl text, issuer text) returns bigint language plpgsql
+set search_path = pg_catalog, pg_temp set extra_float_digits = 1 as $$
 declare
   t regclass;
   n bigint;
 begin
-  perform set_config('search_path', session_path, true) from (select reset_val as session_path from pg_settings where name = 'search_path') s;
+  -- The name is the administrator's and is looked up as the session would.
+  perform set_config('search_path', s.reset_val, true) from pg_settings s where s.name = 'search_path';
   t := to_regclass(tbl);
+  perform set_config('search_path', 'pg_catalog, pg_temp', true);
   if t is null then
     raise exception 'table % does not exist', tbl using errcode = 'undefined_table';
   end if;
@@ -238,12 +373,18 @@ begin
   -- Taking the trigger's lock waits for writers; whatever they committed is then copied below.
   execute format('drop trigger if exists authz_bridge on %s', t);
   execute format('create trigger authz_bridge after insert or update on %s for each row execute function authz.bridge(%L)', t, issuer);
+  begin  -- also for rows that arrive by logical replication
+    execute format('alter table %s enable always trigger authz_bridge', t);
+  exception when insufficient_privilege then
+    raise warning 'rows of % that arrive by logical replication are not bridged: %', t, sqlerrm
+      using hint = 'Install the bridge as the owner of the table.';
+  end;
   execute format($q$
     with r as (select distinct on (f->>'jti') f from (select to_jsonb(x) as f from %s x) s where coalesce(f->>'jti', '') <> '' order by f->>'jti'),
     a as (select array_agg(1::smallint) k, array_agg(%L::text) i, array_agg(f->>'jti') v, array_agg(null::timestamptz) nb,
                  array_agg(authz.bridge_time(f->>'expires_at')) e, array_agg(left(coalesce(f->>'user_id', ''), 200)) u, array_agg(%L::text) w
             from r where authz.bridge_time(f->>'expires_at') is null or authz.bridge_time(f->>'expires_at') > now())
-    select count(d.id) from a, authz.revoke(a.k, a.i, a.v, a.nb, a.e, a.u, a.w) d $q$, t, issuer, 'bridge: ' || t) into n;
+    select count(d.id) from a, authz.revoke(a.k, a.i, a.v, a.nb, a.e, a.u, a.w) d $q$, t, issuer, 'bridge: ' || tbl) into n;
   return n;
 end $$;
 -- +goose StatementEnd
@@ -259,7 +400,7 @@ declare r text;
 begin
   foreach r in array array['authz_sidecar', 'authz_revoker'] loop
     begin
-      if not exists (select from pg_catalog.pg_roles where rolname = r) then
+      if not exists (select from pg_roles where rolname = r) then
         execute format('create role %I nologin', r);
       end if;
     exception
@@ -267,13 +408,13 @@ begin
       when insufficient_privilege then raise notice 'role % cannot be created by %', r, current_user;
     end;
   end loop;
-  if exists (select from pg_catalog.pg_roles where rolname = 'authz_sidecar') then
+  if exists (select from pg_roles where rolname = 'authz_sidecar') then
     grant usage on schema authz to authz_sidecar;
     grant execute on function authz.changes, authz.lookup, authz.about to authz_sidecar;
   end if;
-  if exists (select from pg_catalog.pg_roles where rolname = 'authz_revoker') then
+  if exists (select from pg_roles where rolname = 'authz_revoker') then
     grant usage on schema authz to authz_revoker;
-    grant execute on function authz.revoke, authz.gc, authz.about, authz.revocation_key to authz_revoker;
+    grant execute on function authz.revoke, authz.gc, authz.about, authz.revocation_key, authz.expiry to authz_revoker;
     grant select on authz.revocations, authz.meta to authz_revoker;
     grant insert (kind, iss, value, not_before, expires_at, actor, reason) on authz.revocations to authz_revoker;
   end if;

@@ -1,16 +1,39 @@
 -- +goose Up
-create table meta (                       -- one row
-  one               integer primary key default 1 check (one = 1),
-  schema_version    integer not null,     -- of this schema
-  schema_compatible integer not null,     -- the oldest code that can still use it
-  file_id           text    not null,     -- this file's own identity, random
-  epoch             integer not null default 1,
-  max_staleness     integer not null,     -- microseconds, as all times here
-  max_token_ttl     integer not null,
-  seq               integer not null default 0  -- the last change; doubles as the transaction id of the feed
-);
-insert into meta (schema_version, schema_compatible, file_id, max_staleness, max_token_ttl)
-  values (1, 1, lower(hex(randomblob(16))), 30000000, 86400000000);
+create table meta (                         -- one row
+  one                integer primary key default 1 check (one = 1),
+  schema_version     integer not null,
+  file_id            text    not null,      -- this file's own identity, random
+  epoch              integer not null,      -- random; when it changes, every sidecar reads everything again
+  max_staleness      integer not null check (max_staleness > 0),  -- microseconds, as all times here
+  max_token_ttl      integer not null check (max_token_ttl > 0),
+  previous_token_ttl integer,               -- max_token_ttl until raised_at; null: it was never raised
+  raised_at          integer,
+  seq                integer not null default 0,  -- the last change; doubles as the transaction id of the feed
+  check ((previous_token_ttl is null) = (raised_at is null))
+) strict;
+insert into meta (schema_version, file_id, epoch, max_staleness, max_token_ttl)
+  values (1, lower(hex(randomblob(16))), random() & 4611686018427387903, 30000000, 86400000000);
+
+-- Why each limit changes as it does is said at authz.meta_stamp in the PostgreSQL schema.
+-- +goose StatementBegin
+create trigger meta_lowered before update of max_staleness on meta when new.max_staleness < old.max_staleness begin
+  select raise(abort, 'max_staleness cannot be lowered: set revocation.max_staleness in the configuration of each sidecar instead');
+end;
+-- +goose StatementEnd
+-- +goose StatementBegin
+create trigger meta_raised after update of max_token_ttl on meta when new.max_token_ttl > old.max_token_ttl begin
+  update meta set
+      previous_token_ttl = case when old.raised_at + old.max_token_ttl + 3600000000 > cast(unixepoch('subsec') * 1000000 as integer)
+                                then min(old.max_token_ttl, old.previous_token_ttl) else old.max_token_ttl end,
+      raised_at = cast(unixepoch('subsec') * 1000000 as integer);
+end;
+-- +goose StatementEnd
+-- +goose StatementBegin
+create trigger meta_changed after update of max_staleness, max_token_ttl on meta
+  when new.max_staleness <> old.max_staleness or new.max_token_ttl <> old.max_token_ttl begin
+  update meta set epoch = random() & 4611686018427387903;
+end;
+-- +goose StatementEnd
 
 create table revocations (
   id         integer primary key autoincrement,
@@ -18,36 +41,28 @@ create table revocations (
   iss        text    not null check (iss <> ''),
   value      text    not null default '' check ((value = '') = (kind = 5)),
   not_before integer,                     -- null: every matching token
-  expires_at integer,                     -- filled by the trigger
-  revoked_at integer not null default (cast((julianday('now') - 2440587.5) * 86400000000 as integer)),
+  expires_at integer,                     -- its own expiry; null: max_token_ttl after ttl_from
+  ttl_from   integer,                     -- when it was last requested without an expiry
+  revoked_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer)),
   actor      text    not null default '',
   reason     text    not null default '',
-  key        blob    check (length(key) = 16),  -- null: written by hand; computed by the readers until adopted
-  xid        integer
-);
+  key        blob    not null check (length(key) = 16),
+  xid        integer not null default 0,  -- stamped
+  check (expires_at is not null or ttl_from is not null)
+) strict;
 create unique index revocations_once on revocations (key, coalesce(not_before, 9223372036854775807));
-create index revocations_xid     on revocations (xid);
-create index revocations_expires on revocations (expires_at);
-create index revocations_by_hand on revocations (id) where key is null;
+create index revocations_xid      on revocations (xid);
+create index revocations_expires  on revocations (expires_at) where ttl_from is null;
+create index revocations_ttl_from on revocations (ttl_from) where ttl_from is not null;
 
 -- +goose StatementBegin
 create trigger revocation_stamp after insert on revocations begin
   update meta set seq = seq + 1;
-  update revocations set
-      xid        = (select seq from meta),
-      not_before = case when new.not_before is null and new.kind in (2, 5)
-                        then cast((julianday('now') - 2440587.5) * 86400000000 as integer) else new.not_before end
-    where id = new.id;
-  update revocations set
-      expires_at = case when kind = 4 and not_before is null then 253402300799000000
-                        else max(coalesce(not_before, 0), cast((julianday('now') - 2440587.5) * 86400000000 as integer))
-                             + (select max_token_ttl from meta) end
-    where id = new.id and expires_at is null;
+  update revocations set xid = (select seq from meta) where id = new.id;
 end;
 -- +goose StatementEnd
-
 -- +goose StatementBegin
-create trigger revocation_restamp after update of expires_at on revocations when old.expires_at is not null begin
+create trigger revocation_restamp after update of expires_at, ttl_from on revocations begin
   update meta set seq = seq + 1;
   update revocations set xid = (select seq from meta) where id = new.id;
 end;
@@ -56,9 +71,9 @@ end;
 -- +goose StatementBegin
 create trigger revocation_fixed before update on revocations
   when new.kind <> old.kind or new.iss <> old.iss or new.value <> old.value or new.revoked_at <> old.revoked_at
-    or (old.xid is not null and new.not_before is not old.not_before)
-    or (old.key is not null and new.key is not old.key)
+    or new.not_before is not old.not_before or new.key <> old.key
     or (old.expires_at is not null and (new.expires_at is null or new.expires_at < old.expires_at))
+    or (old.ttl_from is not null and (new.ttl_from is null or new.ttl_from < old.ttl_from))
 begin
   select raise(abort, 'a revocation cannot be changed, only its expiry moved later');
 end;
@@ -66,7 +81,7 @@ end;
 
 -- +goose StatementBegin
 create trigger revocation_kept before delete on revocations
-  when old.expires_at > cast((julianday('now') - 2440587.5) * 86400000000 as integer)
+  when max(coalesce(old.expires_at, 0), coalesce(old.ttl_from + (select max_token_ttl from meta), 0)) > cast(unixepoch('subsec') * 1000000 as integer)
 begin
   select raise(abort, 'a live revocation cannot be deleted: it ends when it expires');
 end;
