@@ -112,7 +112,7 @@ func TestPostgresFaults(t *testing.T) {
 			slowest, unknown := time.Duration(0), 0
 			for range 16 {
 				wg.Go(func() {
-					for end := time.Now().Add(1200 * time.Millisecond); time.Now().Before(end); {
+					for range 50 { // most of them behind the open breaker
 						v, took, err := ask(t.Context(), s, jti("bad"), 150*time.Millisecond)
 						mu.Lock()
 						slowest = max(slowest, took)
@@ -126,7 +126,6 @@ func TestPostgresFaults(t *testing.T) {
 							}
 						}
 						mu.Unlock()
-						time.Sleep(5 * time.Millisecond)
 					}
 				})
 			}

@@ -23,6 +23,27 @@ func atCommit(t testing.TB, c *pgx.Conn, body string) {
 	sql(t, c, `create constraint trigger at_commit after insert on authz.revocations deferrable initially deferred for each row execute function at_commit()`)
 }
 
+// holdCommits makes every commit of a revocation wait until release is called.
+func holdCommits(t testing.TB, c *pgx.Conn) (release func()) {
+	t.Helper()
+	sql(t, c, "select pg_advisory_lock(1)")
+	atCommit(t, c, "perform pg_advisory_xact_lock_shared(1);")
+	return func() { t.Helper(); sql(t, c, "select pg_advisory_unlock(1)") }
+}
+
+// commitHeld returns when a commit waits.
+func commitHeld(t testing.TB, c *pgx.Conn, pg *harness.PG) {
+	t.Helper()
+	harness.Eventually(t, 20*time.Second, "the commit to begin", func(ctx context.Context) error {
+		var n int
+		err := c.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and wait_event = 'advisory'`, pg.Database).Scan(&n)
+		if err == nil && n == 0 {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+}
+
 func count(t testing.TB, c *pgx.Conn, value string) (n int) {
 	t.Helper()
 	if err := c.QueryRow(t.Context(), `select count(*) from authz.revocations where value = $1`, value).Scan(&n); err != nil {
@@ -38,7 +59,7 @@ func TestConnectionLostInCommit(t *testing.T) {
 	proxy := harness.Proxy(t, pg.Addr)
 	s := open(t, pg.Via(proxy.Addr), store.Options{})
 	c := pg.Connect(t)
-	atCommit(t, c, "perform pg_sleep(0.5);")
+	release := holdCommits(t, c)
 	if err := s.Ping(t.Context()); err != nil { // a connection is there
 		t.Fatal(err)
 	}
@@ -47,20 +68,14 @@ func TestConnectionLostInCommit(t *testing.T) {
 		_, err := s.Append(t.Context(), []authz.Revocation{jti("lost")})
 		result <- err
 	}()
-	harness.Eventually(t, 20*time.Second, "the commit to begin", func(ctx context.Context) error {
-		var n int
-		err := c.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and wait_event = 'PgSleep'`, pg.Database).Scan(&n)
-		if err == nil && n == 0 {
-			err = errors.New("not yet")
-		}
-		return err
-	})
+	commitHeld(t, c, pg)
 	proxy.Down()
 	err := <-result
 	if !errors.Is(err, authz.ErrOutcomeUnknown) || errors.Is(err, authz.ErrUnavailable) {
 		t.Fatalf("%v", err)
 	}
-	// It was committed in fact, which nobody could know; ordering it again is safe.
+	// It is committed in fact, which the caller could not know; repeating it is safe.
+	release()
 	harness.Eventually(t, 20*time.Second, "the commit", func(context.Context) error {
 		if n := count(t, c, "lost"); n != 1 {
 			return fmt.Errorf("%d rows", n)
@@ -68,7 +83,7 @@ func TestConnectionLostInCommit(t *testing.T) {
 		return nil
 	})
 	proxy.Heal()
-	harness.Eventually(t, 20*time.Second, "the same order to succeed", func(ctx context.Context) error {
+	harness.Eventually(t, 20*time.Second, "the same request to succeed", func(ctx context.Context) error {
 		_, err := s.Append(ctx, []authz.Revocation{jti("lost")})
 		return err
 	})
@@ -84,21 +99,15 @@ func TestConnectionLostInCommitIsSettled(t *testing.T) {
 	proxy := harness.Proxy(t, pg.Addr)
 	s := open(t, pg.Via(proxy.Addr), store.Options{})
 	c := pg.Connect(t)
-	atCommit(t, c, "perform pg_sleep(0.3);")
+	release := holdCommits(t, c)
 	result := make(chan error, 1)
 	go func() {
 		_, err := s.Append(t.Context(), []authz.Revocation{jti("once")})
 		result <- err
 	}()
-	harness.Eventually(t, 20*time.Second, "the commit to begin", func(ctx context.Context) error {
-		var n int
-		err := c.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and wait_event = 'PgSleep'`, pg.Database).Scan(&n)
-		if err == nil && n == 0 {
-			err = errors.New("not yet")
-		}
-		return err
-	})
+	commitHeld(t, c, pg)
 	proxy.Drop()
+	release()
 	if err := <-result; err != nil {
 		t.Fatal(err)
 	}

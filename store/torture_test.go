@@ -16,6 +16,32 @@ import (
 	"jwtbouncer/test/harness"
 )
 
+// rounds lets the sessions keep time by the follower's syncs.
+type rounds struct {
+	mu    sync.Mutex
+	ended chan struct{} // closed when the present round ends
+	last  bool
+}
+
+// next returns a channel that is closed when the present round ends.
+func (r *rounds) next() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ended
+}
+
+// end begins the next round, unless it was the last: then nobody waits any more.
+func (r *rounds) end(last bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.last {
+		close(r.ended)
+	}
+	if r.last = r.last || last; !r.last {
+		r.ended = make(chan struct{})
+	}
+}
+
 // writer is one of several sessions that write at once and come to grief.
 type writer struct {
 	name string
@@ -23,6 +49,8 @@ type writer struct {
 	rnd  *rand.Rand
 	pid  atomic.Uint32
 	n    int
+
+	syncs *rounds
 
 	committed func(values ...string) // known to be committed
 	prepared  chan<- string
@@ -53,7 +81,11 @@ func (w *writer) once(c *pgx.Conn) error {
 		_, err := c.Exec(ctx, `insert into authz.revocations (kind, iss, value) values (1, $1, $2)`, issuer, v)
 		return err
 	}
-	pause := func() { time.Sleep(time.Duration(w.rnd.IntN(30)) * time.Millisecond) }
+	pause := func() { // for some syncs
+		for range w.rnd.IntN(4) {
+			<-w.syncs.next()
+		}
+	}
 	kind := w.rnd.IntN(10)
 	if kind < 3 { // alone
 		v := w.value()
@@ -121,8 +153,9 @@ func TestTortureOfChanges(t *testing.T) {
 	t.Parallel()
 	pg := harness.OwnPostgres(t, "max_prepared_transactions", "100", "max_connections", "60")
 	s := open(t, pg.URL, store.Options{})
-	ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
+	syncing := &rounds{ended: make(chan struct{})}
 
 	var mu sync.Mutex
 	var done []string
@@ -135,49 +168,48 @@ func TestTortureOfChanges(t *testing.T) {
 	var wg sync.WaitGroup
 	var writers []*writer
 	for i := range 8 {
-		w := &writer{name: fmt.Sprintf("w%d", i), url: pg.URL, rnd: rand.New(rand.NewPCG(1, uint64(i))), committed: committed, prepared: prepared}
+		w := &writer{name: fmt.Sprintf("w%d", i), url: pg.URL, rnd: rand.New(rand.NewPCG(1, uint64(i))), committed: committed, prepared: prepared, syncs: syncing}
 		writers = append(writers, w)
 		wg.Go(func() { w.run(ctx) })
 	}
 	admin := pg.Connect(t)
-	kills := 0
+	var kills, settled atomic.Int64
 	wg.Go(func() { // kills sessions
 		for ctx.Err() == nil {
-			time.Sleep(70 * time.Millisecond)
-			if _, err := admin.Exec(context.Background(), "select pg_terminate_backend($1)", int32(writers[kills%len(writers)].pid.Load())); err == nil {
-				kills++
+			for range 7 {
+				<-syncing.next()
+			}
+			if _, err := admin.Exec(context.Background(), "select pg_terminate_backend($1)", int32(writers[int(kills.Load())%len(writers)].pid.Load())); err == nil {
+				kills.Add(1)
 			}
 		}
 	})
 	second := pg.Connect(t)
-	settle := func(id string, n int) {
+	settle := func(id string) {
 		end := "commit"
-		if n%3 == 0 {
+		if settled.Add(1)%3 == 0 {
 			end = "rollback"
 		}
 		if _, err := second.Exec(context.Background(), end+" prepared '"+id+"'"); err != nil {
 			t.Errorf("%s prepared: %v", end, err)
 		}
 	}
-	settled := 0
 	wg.Go(func() { // ends prepared transactions, out of order and late
 		var waiting []string
 		for ctx.Err() == nil {
 			select {
 			case id := <-prepared:
 				waiting = append(waiting, id)
-			case <-time.After(20 * time.Millisecond):
+			case <-syncing.next():
 			}
 			if len(waiting) > 12 {
-				i := settled * 7 % len(waiting)
-				settle(waiting[i], settled)
+				i := int(settled.Load()) * 7 % len(waiting)
+				settle(waiting[i])
 				waiting = append(waiting[:i], waiting[i+1:]...)
-				settled++
 			}
 		}
 		for _, id := range waiting {
-			settle(id, settled)
-			settled++
+			settle(id)
 		}
 	})
 
@@ -199,13 +231,23 @@ func TestTortureOfChanges(t *testing.T) {
 			}
 		}
 	}
-	for ctx.Err() == nil {
+	const enoughRows, enoughSyncs, enoughKills, enoughSettled = 400, 200, 20, 10
+	for enough := false; !enough; {
+		if ctx.Err() != nil {
+			t.Fatal("too little happened in a minute")
+		}
 		step()
+		mu.Lock()
+		enough = len(done) >= enoughRows && syncs >= enoughSyncs && kills.Load() >= enoughKills && settled.Load() >= enoughSettled
+		mu.Unlock()
+		if enough {
+			stop()
+		}
+		syncing.end(enough)
 	}
 	wg.Wait()
 	for len(prepared) > 0 {
-		settle(<-prepared, settled)
-		settled++
+		settle(<-prepared)
 	}
 	step()
 	step()
@@ -226,7 +268,7 @@ func TestTortureOfChanges(t *testing.T) {
 	}
 	byID, byXID := naive.lost(all)
 	t.Logf("%d rows, %d syncs, %d sessions killed, %d prepared transactions ended: %d lost, %d late; by id > last: %d lost, by xid > last: %d lost",
-		len(all), syncs, kills, settled, lost, late, byID, byXID)
+		len(all), syncs, kills.Load(), settled.Load(), lost, late, byID, byXID)
 	if lost+late > 0 {
 		t.Errorf("%d lost, %d late", lost, late)
 	}
@@ -235,9 +277,6 @@ func TestTortureOfChanges(t *testing.T) {
 	}
 	if byID == 0 || byXID == 0 {
 		t.Error("the naive followers lost nothing: the run was too tame to show anything")
-	}
-	if len(all) < 200 || syncs < 20 || kills < 10 || settled < 5 {
-		t.Error("too little happened")
 	}
 	if v, err := s.Lookup(t.Context(), queryFor(jti(all[0]))); v != authz.Revoked || err != nil {
 		t.Errorf("%s, %v", v, err)
