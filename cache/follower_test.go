@@ -363,7 +363,7 @@ func TestFollowerClocks(t *testing.T) {
 
 func TestFollowerDropsByBothClocks(t *testing.T) {
 	t.Parallel()
-	const over = time.Hour + dropAfter*time.Second + time.Second // entry(1) may go after it
+	const over = time.Hour + time.Duration(dropAfter)*time.Second + time.Second // entry(1) may go after it
 	for name, c := range map[string]struct {
 		here, there time.Duration
 		kept        bool

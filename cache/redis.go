@@ -35,7 +35,7 @@ const always = "always"
 
 // graceSeconds keeps a revoked key beyond its tokens' expiry: verifiers allow
 // leeway, and the server's clock may be ahead.
-const graceSeconds = 300
+const graceSeconds = int64(authz.ExpiryGrace / time.Second)
 
 // Redis is the tier "redis": an accelerator that many sidecars share. It is
 // never part of the proof in the negative sense: a missing key proves nothing,

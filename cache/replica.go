@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math"
 	"sync/atomic"
+	"time"
 
 	"jwtbouncer/authz"
 )
@@ -25,7 +26,7 @@ type Replica struct {
 const (
 	shardBits     = 8 // a shard is the unit of growth: 1/256 of the table exists twice for a moment
 	replicaShards = 1 << shardBits
-	dropAfter     = 5 * 60 // seconds an entry is kept beyond its expiry: leeway and clock differences
+	dropAfter     = int64(authz.ExpiryGrace / time.Second) // seconds an entry is kept beyond its expiry: leeway and clock differences
 )
 
 // NewReplica returns an empty replica.

@@ -81,7 +81,7 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 
 // maxLeeway is how many seconds after its exp a token may still be good
 // (issuers[].leeway is at most that), by a clock that is not stepped.
-const maxLeeway = 2 * 60
+const maxLeeway = int64(authz.MaxLeeway / time.Second)
 
 func (t *ReplicaTier) unproven() error {
 	if t.f.loaded.Load() {
