@@ -242,7 +242,7 @@ func TestSQLiteFaults(t *testing.T) {
 		m.checkDurable()
 		m.end()
 	})
-	t.Run("restored under the running sidecar", func(t *testing.T) {
+	t.Run("restored under the running sidecar, which is restarted", func(t *testing.T) {
 		modes(t, func(t *testing.T, lookup bool) {
 			r := harness.NewRig(t, harness.RigOptions{Lookup: lookup, MaxStaleness: maxStaleness, SyncInterval: 500 * time.Millisecond})
 			m := startMonitor(t, r, false)
@@ -274,6 +274,17 @@ func TestSQLiteFaults(t *testing.T) {
 			if a, ok := m.check(t.Context(), after); ok && a.Status == http.StatusOK {
 				t.Errorf("revoke reports the revocation as enforced, but the token is allowed: %+v", a)
 			}
+			if err := r.Bouncer.Ready(t.Context()); err == nil {
+				t.Error("ready on a file that has been replaced")
+			}
+			m.end()
+			r.Bouncer.Stop(syscall.SIGTERM, 12*time.Second)
+			r.Bouncer.Start(t)
+			before := m.revoked
+			m = startMonitor(t, r, false)
+			m.mu.Lock()
+			m.revoked = append(m.revoked, before...)
+			m.mu.Unlock()
 			m.awaitRecovery(5 * time.Second)
 			r.Revoke(t, map[string]any{"jti": "goes into the new file"})
 			m.checkDurable()
