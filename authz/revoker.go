@@ -62,7 +62,7 @@ func NewRevoker(l Ledger, p Publisher, clock Clock) *Revoker {
 // means that success is not known; see Ledger.Append for which.
 //
 // The receipt's bound is the ledger's and speaks for every sidecar: neither
-// this process's own max_staleness nor one asked for before or after the commit
+// this process's own max_staleness nor one read before or after the commit
 // says anything about the others.
 func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation) (Receipt, error) {
 	for i := range revocations {

@@ -15,8 +15,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// An existing writer of revoked_tokens keeps working, knows nothing of this
-// schema, and what it writes is revoked from its commit on.
+// An existing writer of revoked_tokens keeps working without knowing this schema,
+// and its rows are revoked from their commit on.
 func TestBridge(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)

@@ -8,12 +8,12 @@ import (
 	"jwtbouncer/authz"
 )
 
-// changeReader takes what COPY … (FORMAT binary) sends for authz.changes, cut
-// anywhere, and hands on one row after the other.
+// changeReader parses the binary COPY stream of authz.changes, which may be cut
+// anywhere, and calls row for each revocation.
 type changeReader struct {
 	row      func(authz.Row)
 	progress func()
-	snapshot []string // of the one row that describes the snapshot
+	snapshot []string // from the one row that describes the snapshot
 	rows     uint64
 
 	rest    []byte // an incomplete row
@@ -21,9 +21,9 @@ type changeReader struct {
 	ended   bool
 }
 
-var errCopy = errors.New("the server's answer has an unknown form")
+var errCopy = errors.New("malformed COPY stream")
 
-// The head of a binary COPY: signature, flags, length of an extension.
+// The header of a binary COPY: signature, flags, length of an extension.
 const (
 	copySignature = "PGCOPY\n\xff\r\n\x00"
 	copyHead      = len(copySignature) + 8
@@ -72,7 +72,7 @@ func (c *changeReader) take(b []byte) (used int, err error) {
 	}
 }
 
-// tuple reads one row; 0: it is not complete yet.
+// tuple reads one row and returns its length in bytes; 0: it is incomplete.
 func (c *changeReader) tuple(b []byte) (int, error) {
 	if c.ended {
 		if len(b) > 0 {
@@ -120,7 +120,7 @@ func (c *changeReader) tuple(b []byte) (int, error) {
 		return at, err
 	}
 	if len(field[0]) != 16 || len(field[1]) != 8 || len(field[2]) != 8 || len(field[3]) != 8 {
-		return 0, fmt.Errorf("%w: a row's columns", errCopy)
+		return 0, fmt.Errorf("%w: unexpected column lengths", errCopy)
 	}
 	number := func(i int) int64 { return int64(binary.BigEndian.Uint64(field[i])) }
 	r := authz.Row{Entry: authz.Entry{Key: authz.Key(field[0]), NotBefore: number(1), Expires: number(2)}}
@@ -133,10 +133,10 @@ func (c *changeReader) tuple(b []byte) (int, error) {
 	return at, nil
 }
 
-// end reports whether the answer was whole.
+// end returns an error unless the stream was complete.
 func (c *changeReader) end() error {
 	if !c.ended || len(c.rest) > 0 || c.snapshot == nil {
-		return fmt.Errorf("%w: it is incomplete", errCopy)
+		return fmt.Errorf("%w: it ends early", errCopy)
 	}
 	return nil
 }
@@ -144,12 +144,12 @@ func (c *changeReader) end() error {
 // textArray reads a one-dimensional text[] without nulls.
 func textArray(b []byte) ([]string, error) {
 	if len(b) < 20 || binary.BigEndian.Uint32(b) != 1 {
-		return nil, fmt.Errorf("%w: an array", errCopy)
+		return nil, fmt.Errorf("%w: not a one-dimensional array", errCopy)
 	}
 	n := int(binary.BigEndian.Uint32(b[12:]))
 	b = b[20:]
 	if n > len(b)/4 {
-		return nil, fmt.Errorf("%w: an array's length", errCopy)
+		return nil, fmt.Errorf("%w: array length", errCopy)
 	}
 	out := make([]string, 0, n)
 	for range n {
@@ -158,7 +158,7 @@ func textArray(b []byte) ([]string, error) {
 		}
 		size := int(binary.BigEndian.Uint32(b))
 		if size < 0 || size > len(b)-4 {
-			return nil, fmt.Errorf("%w: an array's element", errCopy)
+			return nil, fmt.Errorf("%w: array element", errCopy)
 		}
 		out = append(out, string(b[4:4+size]))
 		b = b[4+size:]

@@ -30,8 +30,8 @@ func newLookups(name string, o *Options, met *metrics, read func(context.Context
 	})}
 }
 
-// verdict reads what the store says about q. A revocation is true wherever it
-// was read; its absence is not.
+// verdict reads the store's answer for q. A revocation is true wherever it was
+// read; its absence is not.
 func (l *lookups) verdict(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	r, err := l.ask(ctx, q.Keys)
 	if err != nil && !errors.Is(err, ErrUnproven) {
@@ -44,7 +44,7 @@ func (l *lookups) verdict(ctx context.Context, q *authz.Query) (authz.Verdict, e
 	return v, unproven
 }
 
-// ask reads what the store says about these keys.
+// ask reads the store's answer for these keys.
 func (l *lookups) ask(ctx context.Context, keys []authz.Key) (result, error) {
 	if len(keys) == 0 {
 		return result{}, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)

@@ -10,7 +10,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// metrics of one store. The label values are a closed set.
+// metrics are those of one store. Their label values form a closed set.
 type metrics struct {
 	operations *prometheus.CounterVec
 	seconds    *prometheus.HistogramVec
@@ -30,7 +30,7 @@ func newMetrics(reg prometheus.Registerer, store string) *metrics {
 		}, []string{"operation", "outcome"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "jwt_bouncer_store_operation_duration_seconds", ConstLabels: l,
-			Help:    "Time operations on the revocation store took.",
+			Help:    "Duration of operations on the revocation store.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
 		}, []string{"operation"}),
 		rows: prometheus.NewCounter(prometheus.CounterOpts{
@@ -51,7 +51,7 @@ func newMetrics(reg prometheus.Registerer, store string) *metrics {
 		}),
 		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_store_connects_total", ConstLabels: l,
-			Help: "Connections to the server: tried, and ok.",
+			Help: "Connection attempts to the server: tried counts all, ok the successful ones.",
 		}, []string{"outcome"}),
 	}
 	if reg != nil {
@@ -65,7 +65,7 @@ func newMetrics(reg prometheus.Registerer, store string) *metrics {
 	return m
 }
 
-// done counts an operation that began at start; use it deferred.
+// done counts an operation that began at start; call it deferred.
 func (m *metrics) done(operation string, start time.Time, err *error) {
 	m.seconds.WithLabelValues(operation).Observe(time.Since(start).Seconds())
 	m.operations.WithLabelValues(operation, outcome(*err)).Inc()

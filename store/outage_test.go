@@ -19,7 +19,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// ask looks one token up as a request would.
+// ask looks up one token as a request would.
 func ask(ctx context.Context, s authz.Tier, r authz.Revocation, within time.Duration) (authz.Verdict, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -49,8 +49,8 @@ func healed(t testing.TB, s *store.Store) {
 	})
 }
 
-// Whatever happens to the server: no verdict without proof, an answer in time,
-// few connections, and healing without a restart.
+// Whatever happens to the server, there is no verdict without proof, an answer
+// in time, few connections, and healing without a restart.
 func TestPostgresFaults(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]struct {
@@ -130,7 +130,7 @@ func TestPostgresFaults(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if slowest > 2*time.Second { // 150 ms were asked for; the rest is the test machine
+			if slowest > 2*time.Second { // the deadline is 150 ms; the rest is the test machine
 				t.Errorf("an answer took %s", slowest)
 			}
 			if unknown == 0 {
@@ -221,7 +221,7 @@ func TestBreakerProbesByItself(t *testing.T) {
 		t.Errorf("100 lookups behind an open breaker took %s", took)
 	}
 	proxy.Heal()
-	// Nobody asks any more, and it closes all the same.
+	// Without any more requests, it closes all the same.
 	harness.Eventually(t, 20*time.Second, "the breaker to close", func(context.Context) error {
 		if n := state(); n != 0 {
 			return fmt.Errorf("state %v", n)
@@ -236,7 +236,7 @@ func TestBreakerProbesByItself(t *testing.T) {
 	}
 }
 
-// Sessions ended by an administrator cost hardly a lookup.
+// Sessions terminated by an administrator cost hardly a lookup.
 func TestTerminatedSessions(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)
@@ -277,7 +277,7 @@ func TestStartWithoutDatabase(t *testing.T) {
 	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); !errors.Is(err, authz.ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
-	for range 50 { // hints in an outage are no storm of dials
+	for range 50 { // wake-ups during an outage are no storm of dials
 		if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); !errors.Is(err, authz.ErrUnavailable) {
 			t.Errorf("%v", err)
 		}

@@ -16,7 +16,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// atCommit makes the commit of a revocation run body.
+// atCommit runs body when a revocation commits.
 func atCommit(t testing.TB, c *pgx.Conn, body string) {
 	t.Helper()
 	sql(t, c, `create function at_commit() returns trigger language plpgsql as $$ begin `+body+` return null; end $$`)
@@ -92,7 +92,7 @@ func TestConnectionLostInCommit(t *testing.T) {
 	}
 }
 
-// A connection that is cut once: asking again settles the outcome.
+// A connection is cut once: repeating the statement settles the outcome.
 func TestConnectionLostInCommitIsSettled(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)
@@ -244,7 +244,7 @@ func TestPlainSQL(t *testing.T) {
 			t.Errorf("%.20q: %s, %v", text, v, err)
 		}
 	}
-	// What a writer claims about the stamped columns does not count.
+	// A writer cannot set the stamped columns.
 	sql(t, c, `insert into authz.revocations (kind, iss, value, key, xid, login) values (1, $1, 'forged', '\x00', 1, 'mallory')`, issuer)
 	f.sees(t, map[string]bool{"forged": true})
 	var login string
@@ -431,8 +431,8 @@ func TestContractAsRoles(t *testing.T) {
 // feedOnly hides what a least-privilege login may not do.
 type feedOnly struct{ authz.Feed }
 
-// A database (or login) with settings of its own, as older applications leave
-// them: what is stored must be told to be stored.
+// The settings of a database or a login, as older applications leave them, change
+// no answer.
 func TestSessionSettings(t *testing.T) {
 	t.Parallel()
 	for _, setting := range []string{
@@ -454,7 +454,7 @@ func TestSessionSettings(t *testing.T) {
 	}
 }
 
-// A pooler hands the sessions of one database to all, with its settings.
+// A pooler shares the sessions of one database, with its settings, among all.
 func TestSessionSettingsBehindPgBouncer(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)

@@ -40,14 +40,13 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 	c := pool.ConnConfig
 	p := &postgresStore{where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database), o: o, met: met}
 
-	// The simple protocol: one round trip, nothing prepared (a statement pooled
-	// by pgbouncer may land on another session), and the answer to the last
-	// statement comes after its commit, where the extended protocol reports
-	// completion before it.
+	// The simple protocol takes one round trip and prepares nothing (pgbouncer
+	// may run a statement in another session), and it reports completion after
+	// the commit, where the extended protocol reports it before.
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	// Only parameters that pgbouncer accepts at login; a statement_timeout is
-	// not among them, so every statement is bounded from here (see the watcher)
-	// and by lock_timeout inside the schema's functions.
+	// Only parameters that pgbouncer accepts at login. statement_timeout is not
+	// among them, so statements are bounded from here (see canceller) and by
+	// lock_timeout inside the schema's functions.
 	setDefault(c.RuntimeParams, "application_name", "jwt-bouncer")
 	c.RuntimeParams["client_encoding"] = "UTF8"
 	c.RuntimeParams["standard_conforming_strings"] = "on"
@@ -88,13 +87,13 @@ func setDefault(m map[string]string, k, v string) {
 	}
 }
 
-// dial counts attempts to connect; connected the successes.
+// dial counts connection attempts; connected counts successes.
 func (p *postgresStore) dial(ctx context.Context, c *pgx.ConnConfig) error {
 	p.met.connects.WithLabelValues("tried").Inc()
 	return p.login(ctx, c)
 }
 
-// login gives a new connection the password of this moment.
+// login sets the current password on a new connection.
 func (p *postgresStore) login(_ context.Context, c *pgx.ConnConfig) error {
 	if p.o.Password == nil {
 		return nil
@@ -116,8 +115,8 @@ func (p *postgresStore) connected(context.Context, *pgx.Conn) error {
 
 func (p *postgresStore) Name() string { return "postgres" }
 
-// fail names the store and sorts the cause. It is for statements of which it
-// is known that nothing was stored.
+// fail names the store and classifies the cause, for statements that certainly
+// stored nothing.
 func (p *postgresStore) fail(err error) error {
 	if err == nil || errors.Is(err, authz.ErrUnavailable) || errors.Is(err, authz.ErrInvalid) || errors.Is(err, authz.ErrOutcomeUnknown) {
 		return err
@@ -161,9 +160,9 @@ func (p *postgresStore) about(ctx context.Context) (Limits, error) {
 }
 
 // The settings of a database or a login (datestyle, bytea_output, array_nulls,
-// extra_float_digits) change how values look in text, and the simple protocol
-// knows no other form; a pooler does not let a session have its own. So what
-// is asked for are numbers, and bytes in hex.
+// extra_float_digits) change the text form of values, the only one that the
+// simple protocol has, and behind a pooler a session cannot override them. So
+// queries return numbers, and bytes in hex.
 const (
 	pgExpiry    = `authz.expiry(expires_at, ttl_from, (select max_token_ttl from authz.meta))`
 	pgNotBefore = `(extract(epoch from not_before) * 1000000)::bigint`

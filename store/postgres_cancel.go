@@ -8,20 +8,20 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 )
 
-// canceller cancels at the server the statement of a caller who left: merely
-// closing the socket would leave it running there, one more with every retry.
+// canceller cancels a statement on the server when its caller leaves: closing
+// the socket alone would leave it running there, one more with every retry.
 //
-// It does what pgconn's own handler does, but for one thing: it never hangs up
-// while the request is under way, not even when the statement has ended by
-// itself meanwhile. pgbouncer 1.18 and 1.19.0 die of that (their issue 801),
-// and the pooler's other clients with them.
+// Unlike pgconn's own handler, it never closes the connection while the cancel
+// request is in flight, not even when the statement has ended meanwhile.
+// pgbouncer 1.18 and 1.19.0 crash on that (their issue 801), and all of their
+// clients lose their connections.
 type canceller struct {
 	conn *pgconn.PgConn
 	done chan struct{}
 }
 
-// cancelTimeout is how long a statement and the request to cancel it may take
-// once the caller has left.
+// cancelTimeout bounds a statement, and the request to cancel it, after the
+// caller has left.
 const cancelTimeout = time.Second
 
 func newCanceller(c *pgconn.PgConn) ctxwatch.Handler { return &canceller{conn: c} }
@@ -35,8 +35,8 @@ func (c *canceller) HandleCancel(context.Context) {
 		ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
 		defer cancel()
 		_ = c.conn.CancelRequest(ctx)
-		// The server takes the request and delivers it a moment later; the
-		// connection's next statement must not be what it meets.
+		// The server delivers the cancellation a moment after accepting it; it
+		// must not hit the connection's next statement.
 		time.Sleep(100 * time.Millisecond)
 	}()
 }

@@ -16,9 +16,9 @@ import (
 	"jwtbouncer/authz"
 )
 
-// feedConn is the feed's own connection. It is opened when needed; after a
-// failed attempt the next one waits, so that hints and catch-ups that come in
-// an outage do not become a storm of dials.
+// feedConn is the feed's own connection, opened when needed. After a failed
+// attempt the next one has to wait, so that wake-ups and catch-ups during an
+// outage do not become a storm of dials.
 type feedConn struct {
 	mu     sync.Mutex // Changes is not concurrent; close may be
 	conn   *pgx.Conn
@@ -43,7 +43,7 @@ func (p *postgresStore) feedConn(ctx context.Context) (*pgx.Conn, error) {
 	case f.conn != nil && !f.conn.IsClosed():
 		return f.conn, nil
 	case time.Now().Before(f.next):
-		return nil, fmt.Errorf("not tried again yet after: %w", f.last)
+		return nil, fmt.Errorf("waiting to reconnect after: %w", f.last)
 	}
 	config := p.config.Copy()
 	err := p.dial(ctx, config)
@@ -80,17 +80,17 @@ func (f *feedConn) close(ctx context.Context) {
 	f.drop(ctx)
 }
 
-// nonces go into the text of a COPY, which takes no parameters.
+// A nonce becomes part of the text of a COPY, which takes no parameters.
 var nonceForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// Changes streams authz.changes by COPY in binary: nothing is spooled on
-// either side, and reading a row allocates nothing. COPY goes through a pooler,
-// and as a simple query it lets the server tell whether it ran in a
-// transaction of its own.
+// Changes streams authz.changes by binary COPY: neither side spools anything,
+// and reading a row allocates nothing. COPY works through a pooler, and as a
+// simple query it lets the server report whether it ran in a transaction of its
+// own.
 func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
 	defer p.met.done("changes", time.Now(), &err)
 	if !nonceForm.MatchString(nonce) {
-		return authz.Snapshot{}, errors.New("postgres: nonce: 1 to 64 letters, digits, - or _ are needed")
+		return authz.Snapshot{}, errors.New("postgres: nonce must be 1 to 64 letters, digits, - or _")
 	}
 	if since.Last > math.MaxInt64 {
 		return authz.Snapshot{}, fmt.Errorf("postgres: %w", errSince)
@@ -110,7 +110,7 @@ func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce
 	query := fmt.Sprintf(`copy (select (c).key, (c).not_before, (c).expires, (c).xid, (c).snapshot
 		from (select authz.changes(%d, '{%s}', '%s') as c) s) to stdout (format binary)`, since.Last, strings.Join(open, ","), nonce)
 
-	// Silence is what ends a query, not duration: ten million rows take a while.
+	// Silence ends a query, not its duration: ten million rows take a while.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	idle := time.AfterFunc(p.o.FeedTimeout, func() { cancel(errSilence) })
@@ -173,13 +173,13 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		return time.Duration(n * float64(time.Second))
 	}
 	if len(f) == 0 {
-		return authz.Snapshot{}, fmt.Errorf("%w: changes did not describe its snapshot", ErrSchema)
+		return authz.Snapshot{}, fmt.Errorf("%w: changes returned no description of its snapshot", ErrSchema)
 	}
 	if err := checkSchema(int(number(snapSchema))); bad == nil && err != nil {
 		return authz.Snapshot{}, err
 	}
 	if len(f) < snapOpen {
-		return authz.Snapshot{}, fmt.Errorf("%w: changes described its snapshot with %d facts", ErrSchema, len(f))
+		return authz.Snapshot{}, fmt.Errorf("%w: changes described its snapshot by only %d facts", ErrSchema, len(f))
 	}
 	s := authz.Snapshot{
 		Nonce:        f[snapNonce],

@@ -116,18 +116,18 @@ func (p *postgresStore) append(ctx context.Context, b *batch, now time.Time) err
 }
 
 // unreplicated marks a connection whose last commit was not confirmed by the
-// synchronous standby. The server reports that as a mere warning, and success.
+// synchronous standby. The server reports that as success with a warning.
 const unreplicated = "unreplicated"
 
 func noticed(c *pgconn.PgConn, n *pgconn.Notice) {
-	// Its text is translated and its code unspecific; but a warning without
-	// context is the server's own, raised outside of any function.
+	// The text is translated and the code is unspecific, but a warning without
+	// context comes from the server itself, outside of any function.
 	if (n.SeverityUnlocalized == "WARNING" || n.Severity == "WARNING") && n.Where == "" {
 		c.CustomData()[unreplicated] = true
 	}
 }
 
-// unsettled sorts the error of a statement that was to commit.
+// unsettled classifies the error of a statement that commits.
 func (p *postgresStore) unsettled(err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
@@ -135,13 +135,13 @@ func (p *postgresStore) unsettled(err error) error {
 		if severity == "" {
 			severity = pg.Severity
 		}
-		// An ERROR rolls back. FATAL may be said while committing.
+		// An ERROR rolls back. FATAL may arrive during the commit.
 		if severity == "ERROR" && pg.Code != "40003" {
 			return p.fail(err)
 		}
 	}
-	// pgconn.SafeToRetry is no help: when a simple query's connection is lost
-	// before its first result, the error left over is "conn closed", which
+	// pgconn.SafeToRetry does not help: when a simple query's connection is lost
+	// before its first result, the remaining error is "conn closed", which
 	// claims that nothing was sent.
 	return fmt.Errorf("%w: postgres %s: %w", errLost, p.where, err)
 }
@@ -180,7 +180,7 @@ func (p *postgresStore) List(ctx context.Context, f authz.Filter) (page []authz.
 		where = append(where, pgExpiry+" > now()")
 	}
 	args = append(args, limit+1)
-	// The conditions are constants; what a caller chose is only ever an argument.
+	// The conditions are constants; a caller's values are only ever arguments.
 	rows, err := p.writes.Query(ctx, `select id, kind, iss, value, `+pgNotBefore+`, `+pgExpiresAt+`, `+pgRevokedAt+`, actor, reason from authz.revocations where `+
 		strings.Join(where, " and ")+` order by id desc limit $`+strconv.Itoa(len(args)), args...)
 	if err != nil {
@@ -207,7 +207,7 @@ func scanPostgres(row pgx.CollectableRow) (authz.Revocation, error) {
 	return r, nil
 }
 
-// setTimes fills in what came as microseconds since 1970.
+// setTimes fills in times given in microseconds since 1970.
 func setTimes(r *authz.Revocation, notBefore *int64, expires, revoked int64) {
 	if notBefore != nil {
 		r.NotBefore = time.UnixMicro(*notBefore).UTC()
@@ -215,8 +215,9 @@ func setTimes(r *authz.Revocation, notBefore *int64, expires, revoked int64) {
 	r.ExpiresAt, r.RevokedAt = time.UnixMicro(expires).UTC(), time.UnixMicro(revoked).UTC()
 }
 
-// timestamp is a time in a form that every datestyle reads alike; "": none. A
-// null in an array is another text where array_nulls is off.
+// timestamp formats a time so that every datestyle reads it alike. The zero time
+// is an empty text, because array_nulls can change how a null in an array is
+// read.
 func timestamp(t time.Time) string {
 	if t.IsZero() {
 		return ""

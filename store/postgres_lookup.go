@@ -23,7 +23,7 @@ func (p *postgresStore) read(ctx context.Context, keys []authz.Key) (result, err
 	r, err := p.readOnce(ctx, keys)
 	var pg *pgconn.PgError
 	if err != nil && ctx.Err() == nil && (!errors.As(err, &pg) || strings.HasPrefix(pg.Code, "57")) && !errors.Is(err, ErrUnproven) {
-		// The pooled connection had died since it was used last: result again
+		// The pooled connection had died since its last use: reading again
 		// on another one is harmless.
 		r, err = p.readOnce(ctx, keys)
 	}

@@ -293,7 +293,7 @@ func child(t *testing.T, mode, path string, asNobody bool) (output string, err e
 		t.Fatal(exeErr)
 	}
 	if asNobody && os.Getuid() == 0 {
-		// The test binary lies where nobody may not read.
+		// User nobody cannot read the test binary where it is.
 		b, readErr := os.ReadFile(exe)
 		if readErr != nil {
 			t.Fatal(readErr)
@@ -319,7 +319,7 @@ func child(t *testing.T, mode, path string, asNobody bool) (output string, err e
 	return string(out), err
 }
 
-// Several processes on one file: a command line that revokes, a sidecar.
+// Several processes share one file: a sidecar and command lines that revoke.
 func TestSQLiteProcesses(t *testing.T) {
 	t.Parallel()
 	url := sqliteURL(t)
@@ -391,9 +391,9 @@ func TestSQLiteReadOnly(t *testing.T) {
 	}
 }
 
-// A process of another user makes the -wal and -shm, and it takes it a moment to
-// give them to the owner of the file. Who opened them in that moment can read
-// them only, and would for ever: it opens them again.
+// A process of another user creates the -wal and -shm and gives them to the owner
+// of the file a moment later. A process that opens them in between can only read
+// them, and would for ever: so it reopens them.
 func TestSQLiteReadOnlyLog(t *testing.T) {
 	t.Parallel()
 	dir := harness.Dir(t)
@@ -441,7 +441,7 @@ func giveReadOnly(t *testing.T, path string) {
 	}
 }
 
-// Opening again does not help where nothing can be written at all.
+// Reopening does not help where nothing can be written at all.
 func TestSQLiteReadOnlyDirectory(t *testing.T) {
 	t.Parallel()
 	dir := harness.Dir(t)

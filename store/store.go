@@ -2,8 +2,8 @@
 // revoked. It keeps them in PostgreSQL or, embedded, in one SQLite file, both
 // behind the same contract (the suites in authz/authztest).
 //
-// It never decides about a request, and it never takes an answer that it could
-// not prove for a "not revoked".
+// It never decides about a request, and it never turns an answer that proves
+// nothing into "not revoked".
 package store
 
 import (
@@ -32,31 +32,31 @@ var (
 	ErrBusy = fmt.Errorf("%w: too many lookups at once", authz.ErrUnavailable)
 	// ErrForbidden: the login lacks a role for the operation.
 	ErrForbidden = fmt.Errorf("%w: not permitted", authz.ErrUnavailable)
-	// ErrUnproven: an answer came, but from a place that proves nothing, such
-	// as a hot standby.
+	// ErrUnproven: the answer comes from a source that proves nothing, such as
+	// a hot standby.
 	ErrUnproven = fmt.Errorf("%w: the answer proves nothing", authz.ErrUnavailable)
 )
 
-// Options are what Open needs beside the URL. The zero Options are usable.
+// Options configure a store beyond its URL. The zero value is usable.
 type Options struct {
-	// Password replaces the URL's; for secrets that come from a file. It is asked
-	// for every new connection, so that the secret can be rotated. An error, which
-	// must not hold the secret, fails the connection. nil, or empty: the URL's.
+	// Password returns the password for each new connection, so that a secret in
+	// a file can be rotated. Its error must not contain the secret, and fails the
+	// connection. nil, or an empty result: the URL's password.
 	Password func() (string, error)
 	Logger   *slog.Logger          // nil: discards
 	Registry prometheus.Registerer // nil: metrics are kept but not exported
 	Clock    authz.Clock           // nil: authz.SystemClock
 
-	// MaxStaleness and MaxTokenTTL are fleet-wide limits that Migrate writes
-	// into the schema. They are only ever raised there. 0: 30s and 24h.
+	// MaxStaleness and MaxTokenTTL are the fleet's limits. Migrate writes them
+	// into the schema where they are above the stored ones. 0: 30s and 24h.
 	MaxStaleness, MaxTokenTTL time.Duration
 
 	ConnectTimeout time.Duration // for one connection, TLS and login included; 0: 2s
-	LookupTimeout  time.Duration // for one point lookup, beside the caller's deadline; 0: 150ms
+	LookupTimeout  time.Duration // for one point lookup, besides the caller's deadline; 0: 150ms
 	WriteTimeout   time.Duration // for one Append, List or GC batch; 0: 5s
-	FeedTimeout    time.Duration // silence after which a feed's query is given up, beside the follower's own patience; 0: 1m
-	Lookups        int           // point lookups at the same time, each on a connection of its own; 0: 4
-	Waiting        int           // lookups that may wait for one of those; further ones fail at once; 0: 256
+	FeedTimeout    time.Duration // silence after which a feed query is abandoned, besides the follower's own timeout; 0: 1m
+	Lookups        int           // concurrent point lookups, each on its own connection; 0: 4
+	Waiting        int           // lookups that may wait for a connection; further ones fail at once; 0: 256
 
 	GCInterval time.Duration // between two collections, ±25 %; 0: 10m
 }
@@ -136,9 +136,9 @@ var (
 
 // Open returns the store at rawURL: postgres://user@host/db or
 // sqlite:///absolute/path. It makes no network connection, so that a sidecar
-// starts (not ready) while its database is away and heals by itself; Ping says
-// whether the store can be used, and if not, why. Errors name the store and
-// never its password.
+// starts (not ready) while its database is away and heals by itself; Ping
+// reports whether the store can be used. Errors name the store and never
+// contain its password.
 func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	o.setDefaults()
 	target, err := parseURL(rawURL)
@@ -180,17 +180,17 @@ func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.about(ctx
 func (s *Store) Ready() error { return s.ready() }
 
 // BumpEpoch makes every sidecar reload all revocations; call it after a
-// restore. Nothing is forgotten by it.
+// restore. Sidecars keep what they hold already.
 func (s *Store) BumpEpoch(ctx context.Context) error { return s.bumpEpoch(ctx) }
 
 // Watch calls changed whenever another connection or process may have
-// committed, until ctx ends. It is a hint that makes enforcement fast, never
-// part of the proof. On PostgreSQL there is no cheap hint that survives a
-// pooler, so it only waits for ctx.
+// committed, until ctx ends: a wake-up that makes enforcement fast, never part
+// of the proof. PostgreSQL has no cheap notification that survives a pooler, so
+// there it only waits for ctx.
 func (s *Store) Watch(ctx context.Context, changed func()) error { return s.watch(ctx, changed) }
 
 // InstallBridge lets another writer's table of revoked tokens flow into the
-// ledger; see BridgeOptions. It returns how many rows were taken over at once.
+// ledger; see BridgeOptions. It returns the number of rows copied at once.
 func (s *Store) InstallBridge(ctx context.Context, o BridgeOptions) (int64, error) {
 	return s.bridge(ctx, o)
 }
@@ -209,9 +209,9 @@ func (s *Store) GC(ctx context.Context) (int64, error) {
 	}
 }
 
-// RunGC collects every Options.GCInterval, ±25 % so that a fleet does not do
-// it at once, until ctx ends or it turns out that this login may not. Other
-// failures are logged and tried again.
+// RunGC collects every Options.GCInterval, ±25 % so that a fleet does not do it
+// all at once, until ctx ends or the store denies it to this login. Other
+// failures are logged, and the next interval tries again.
 func (s *Store) RunGC(ctx context.Context) {
 	for {
 		timer := time.NewTimer(jitter(s.o.GCInterval, 0.25))
@@ -226,28 +226,28 @@ func (s *Store) RunGC(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, ErrForbidden):
-			s.o.Logger.InfoContext(ctx, "deleting expired revocations is left to others: this login may not", "store", s.Name())
+			s.o.Logger.InfoContext(ctx, "this login may not delete expired revocations: leaving that to other processes", "store", s.Name())
 			return
 		case err != nil:
-			s.o.Logger.WarnContext(ctx, "expired revocations could not be deleted", "store", s.Name(), "error", err)
+			s.o.Logger.WarnContext(ctx, "deleting expired revocations failed", "store", s.Name(), "error", err)
 		case n > 0:
-			s.o.Logger.InfoContext(ctx, "expired revocations deleted", "store", s.Name(), "rows", n)
+			s.o.Logger.InfoContext(ctx, "deleted expired revocations", "store", s.Name(), "rows", n)
 		}
 	}
 }
 
-// jitter returns d changed at random by up to part of it.
-func jitter(d time.Duration, part float64) time.Duration {
-	return time.Duration(float64(d) * (1 + part*(2*rand.Float64()-1))) //nolint:gosec // spreads load, guards nothing
+// jitter returns d, randomly changed by up to the given fraction of it.
+func jitter(d time.Duration, fraction float64) time.Duration {
+	return time.Duration(float64(d) * (1 + fraction*(2*rand.Float64()-1))) //nolint:gosec // spreads load, guards nothing
 }
 
 // BridgeOptions describe the table of an existing writer.
 type BridgeOptions struct {
 	// Issuer is the "iss" its tokens have. Required.
 	Issuer string
-	// Table may be qualified by a schema; empty: revoked_tokens. Only its
-	// column jti is required; expires_at is used where there is one.
+	// Table may be qualified by a schema; empty: revoked_tokens. Only the column
+	// jti is required; expires_at and user_id are used if they exist.
 	Table string
 }
 
-var errNoBridge = errors.New("a bridge needs a postgres store: other writers do not share a SQLite file's table")
+var errNoBridge = errors.New("a bridge needs a postgres store: no other writer shares a SQLite file")

@@ -144,7 +144,7 @@ func TestWatch(t *testing.T) {
 	hints := make(chan struct{}, 100)
 	ended := make(chan error, 1)
 	go func() { ended <- sidecar.Watch(ctx, func() { hints <- struct{}{} }) }()
-	<-hints // the first look
+	<-hints // from the first poll
 	f := &followed{feed: sidecar}
 	for i := range 5 {
 		if _, err := cli.Append(t.Context(), []authz.Revocation{jti(fmt.Sprint(i))}); err != nil {
@@ -225,7 +225,7 @@ func TestClosed(t *testing.T) {
 	})
 }
 
-// A flood of lookups is bounded: few run, few wait, the rest is told at once.
+// A flood of lookups is bounded: few run, few wait, the rest fails at once.
 func TestLookupsAreBounded(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)
@@ -261,8 +261,8 @@ func TestLookupsAreBounded(t *testing.T) {
 	healed(t, s)
 }
 
-// Revocations without an expiry are kept for the store's max_token_ttl: about a
-// token that lives longer, their absence says nothing.
+// Revocations without an expiry last for the store's max_token_ttl: for a token
+// that lives longer, their absence proves nothing.
 func TestTokenOutlivesRevocations(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{MaxTokenTTL: 24 * time.Hour})

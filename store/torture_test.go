@@ -30,7 +30,7 @@ func (r *rounds) next() <-chan struct{} {
 	return r.ended
 }
 
-// end begins the next round, unless it was the last: then nobody waits any more.
+// end begins the next round, unless it was the last: then nothing waits any more.
 func (r *rounds) end(last bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -42,7 +42,7 @@ func (r *rounds) end(last bool) {
 	}
 }
 
-// writer is one of several sessions that write at once and come to grief.
+// writer is one of several sessions that write concurrently and fail in every way.
 type writer struct {
 	name string
 	url  string

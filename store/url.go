@@ -10,15 +10,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// target is where a store is.
+// target is the parsed URL of a store.
 type target struct {
 	scheme string // "postgres" or "sqlite"
-	raw    string // the whole URL; may hold a password
+	raw    string // the whole URL; may contain a password
 	path   string // SQLite's file
 }
 
-// CheckURL reports what is wrong with a store's URL, without its password. The
-// caller knows that it is about the store.
+// CheckURL returns an error if raw is not the URL of a store. The error contains
+// no part of the URL, and does not name the setting either.
 func CheckURL(raw string) error {
 	_, err := parseURL(raw)
 	return err
@@ -31,8 +31,8 @@ func parseURL(raw string) (target, error) {
 	}
 	switch scheme {
 	case "postgres", "postgresql":
-		// Several hosts (host1:5432,host2:5432) are no URL to net/url. The
-		// error is ours: pgconn's repeats parts of what it could not take apart.
+		// net/url cannot parse several hosts (host1:5432,host2:5432). The error
+		// is ours, because pgconn's repeats parts of the URL.
 		if _, err := pgconn.ParseConfig(raw); err != nil {
 			return target{}, fmt.Errorf("postgres URL cannot be used: %s", why(err))
 		}
@@ -43,7 +43,7 @@ func parseURL(raw string) (target, error) {
 	return target{}, fmt.Errorf("unknown scheme %s; postgres, postgresql and sqlite are supported", quoteScheme(scheme))
 }
 
-// why is the innermost cause, as far as it cannot hold a part of the URL.
+// why returns the innermost cause that cannot contain a part of the URL.
 func why(err error) string {
 	var parse *url.Error
 	if errors.As(err, &parse) {

@@ -13,7 +13,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// FeedSubject is a feed under test, with the ledger that it is fed from.
+// FeedSubject is a feed under test, and the ledger behind it.
 type FeedSubject struct {
 	Feed   authz.Feed
 	Ledger authz.Ledger
@@ -35,13 +35,13 @@ func FeedCases() []Case[FeedSubject] {
 		{"rows of ids that were open come later", feedOpen},
 		{"a refused batch leaves no rows", feedRefused},
 		{"an epoch that was raised shows", feedEpoch},
-		{"a caller who left gets no snapshot", feedCanceled},
+		{"a caller that has left gets no snapshot", feedCanceled},
 		{"nothing is lost under concurrent writers", feedConcurrent},
 	}
 }
 
-// Watermark follows a feed by the anchored watermark and keeps what came. It
-// is the rule of authz.Position in its plainest form.
+// Watermark follows a feed by the anchored watermark and keeps the entries it
+// receives: the rule of authz.Position in its plainest form.
 type Watermark struct {
 	Position authz.Position
 	Entries  map[authz.Key]authz.Entry
@@ -88,9 +88,9 @@ func feedAll(ctx context.Context, s FeedSubject) error {
 	for _, kind := range kinds {
 		in = append(in, of(kind, iss, "v"))
 	}
-	level := of(authz.KindSID, iss, "leveled")
-	level.NotBefore = time.Unix(1_700_000_000, 1)
-	appended, err := s.Ledger.Append(ctx, append(in, level))
+	timed := of(authz.KindSID, iss, "timed")
+	timed.NotBefore = time.Unix(1_700_000_000, 1)
+	appended, err := s.Ledger.Append(ctx, append(in, timed))
 	if err != nil {
 		return err
 	}
@@ -213,8 +213,8 @@ func feedExtension(ctx context.Context, s FeedSubject) error {
 	return nil
 }
 
-// feedOpen asks again for the ids of rows it has: that is what a follower does
-// whose last snapshot found them open.
+// feedOpen requests rows again by their ids, as a follower does whose last
+// snapshot found those transactions open.
 func feedOpen(ctx context.Context, s FeedSubject) error {
 	iss := issuerFor("open")
 	a, err := append1(ctx, s.Ledger, of(authz.KindJTI, iss, "a"))
@@ -260,7 +260,7 @@ func feedRefused(ctx context.Context, s FeedSubject) error {
 	return nil
 }
 
-// feedEpoch applies to feeds that can be told of a restore.
+// feedEpoch applies to feeds whose epoch can be raised after a restore.
 func feedEpoch(ctx context.Context, s FeedSubject) error {
 	bumper, ok := s.Feed.(interface{ BumpEpoch(context.Context) error })
 	if !ok {
@@ -336,7 +336,7 @@ func feedConcurrent(ctx context.Context, s FeedSubject) error {
 			<-done
 			return err
 		}
-		// What had been committed before the reading began must be here now.
+		// Everything committed before the reading began must be here now.
 		lost := 0
 		for _, r := range settled {
 			if _, here := w.Entries[r.Key()]; !here {

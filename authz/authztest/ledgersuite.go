@@ -13,7 +13,7 @@ import (
 )
 
 // TestLedger runs the contract of authz.Ledger on what open returns, and that
-// of authz.Lister where it is one as well. The ledger need not be empty.
+// of authz.Lister if it implements that too. The ledger need not be empty.
 func TestLedger(t *testing.T, open func(t *testing.T) authz.Ledger) {
 	t.Helper()
 	runCases(t, open(t), LedgerCases())
@@ -26,8 +26,8 @@ func LedgerCases() []Case[authz.Ledger] {
 		{"returns the fleet's bound", ledgerBound},
 		{"is idempotent", ledgerIdempotent},
 		{"keeps the later expiry", ledgerLaterExpiry},
-		{"tells not_before levels apart", ledgerLevels},
-		{"answers in the order asked, duplicates included", ledgerOrder},
+		{"distinguishes not_before values", ledgerNotBefores},
+		{"answers in the given order, duplicates included", ledgerOrder},
 		{"stores all or none", ledgerAllOrNone},
 		{"refuses what is malformed", ledgerInvalid},
 		{"never rounds to the lenient side", ledgerRounding},
@@ -35,10 +35,10 @@ func LedgerCases() []Case[authz.Ledger] {
 		{"takes large batches", ledgerLarge},
 		{"takes nothing without complaint", ledgerEmpty},
 		{"stores once under concurrency", ledgerConcurrent},
-		{"does not store for a caller who left", ledgerCanceled},
+		{"does not store for a caller that has left", ledgerCanceled},
 		{"lists newest first, page by page", ledgerPages},
 		{"lists by filter", ledgerFilters},
-		{"hides expired ones unless asked", ledgerExpired},
+		{"hides expired ones unless requested", ledgerExpired},
 		{"refuses a malformed page", ledgerBadPage},
 	}
 }
@@ -85,7 +85,7 @@ func ledgerFills(ctx context.Context, l authz.Ledger) error {
 			bad.addf("%s: changed into %+v", kind, r)
 		}
 	}
-	// A key that is not trusted any more can sign old tokens for ever.
+	// A key that is no longer trusted can sign old tokens for ever.
 	if r, err := append1(ctx, l, of(authz.KindKID, iss, "withdrawn")); err != nil || r.ExpiresAt.Before(time.Now().AddDate(100, 0, 0)) {
 		bad.addf("kid: expires_at %s, %v", r.ExpiresAt, err)
 	}
@@ -141,7 +141,7 @@ func ledgerLaterExpiry(ctx context.Context, l authz.Ledger) error {
 			return err
 		}
 		if !got.ExpiresAt.Equal(latest) {
-			bad.addf("asked for %s: expires %s, want %s", in.ExpiresAt, got.ExpiresAt, latest)
+			bad.addf("requested %s: expires %s, want %s", in.ExpiresAt, got.ExpiresAt, latest)
 		}
 	}
 	// Also within one batch.
@@ -157,8 +157,8 @@ func ledgerLaterExpiry(ctx context.Context, l authz.Ledger) error {
 	return bad.err()
 }
 
-func ledgerLevels(ctx context.Context, l authz.Ledger) error {
-	iss := issuerFor("levels")
+func ledgerNotBefores(ctx context.Context, l authz.Ledger) error {
+	iss := issuerFor("not-before")
 	at := time.Now().UTC().Truncate(time.Second)
 	ids := map[string]string{}
 	for _, nb := range []time.Time{{}, at, at.Add(time.Second), at.Add(time.Microsecond)} {
@@ -269,7 +269,7 @@ func ledgerRounding(ctx context.Context, l authz.Ledger) error {
 	}
 	for what, times := range map[string][2]time.Time{"not_before": {in.NotBefore, got.NotBefore}, "expires_at": {in.ExpiresAt, got.ExpiresAt}} {
 		if d := times[1].Sub(times[0]); d < 0 || d > time.Second {
-			return fmt.Errorf("%s: asked %s, stored %s", what, times[0], times[1])
+			return fmt.Errorf("%s: requested %s, stored %s", what, times[0], times[1])
 		}
 	}
 	return nil
@@ -345,7 +345,7 @@ func ledgerConcurrent(ctx context.Context, l authz.Ledger) error {
 	for w := range 8 {
 		wg.Go(func() {
 			for round := range 5 {
-				// Overlapping batches in different orders: what makes naive writers deadlock.
+				// Overlapping batches in different orders make naive writers deadlock.
 				var in []authz.Revocation
 				for i := range 40 {
 					n := (i*(2*w+1) + round) % 41
@@ -375,7 +375,7 @@ func ledgerCanceled(ctx context.Context, l authz.Ledger) error {
 	cancel()
 	in := of(authz.KindJTI, issuerFor("canceled"), "v")
 	if _, err := l.Append(gone, []authz.Revocation{in}); err == nil {
-		return errors.New("it stored for a caller who had left")
+		return errors.New("it stored for a caller that had left")
 	}
 	if lister, ok := l.(authz.Lister); ok {
 		if page, _, err := lister.List(ctx, authz.Filter{Issuer: in.Issuer}); err != nil || len(page) != 0 {
@@ -451,7 +451,7 @@ func ledgerFilters(ctx context.Context, l authz.Ledger) error {
 		f    authz.Filter
 		want int
 	}{
-		{authz.Filter{Issuer: a}, 12}, // twice iss: appended at two instants, two levels
+		{authz.Filter{Issuer: a}, 12}, // iss twice: appended at two instants, two not_before values
 		{authz.Filter{Issuer: a, Kind: authz.KindJTI}, 2},
 		{authz.Filter{Issuer: a, Value: "x"}, 4},
 		{authz.Filter{Issuer: b, Kind: authz.KindSub, Value: "y"}, 1},

@@ -113,18 +113,18 @@ func TestLedgerSuiteCatches(t *testing.T) {
 		"no bound":             {brokenLedger{noBound: true}, "returns the fleet's bound"},
 		"a new ID each time":   {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "is idempotent"},
 		"first expiry stays":   {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Unix(4e9, 0) })}, "keeps the later expiry"},
-		"one level":            {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "tells not_before levels apart"},
+		"one not_before":            {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "distinguishes not_before values"},
 		"whole seconds":        {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = r.NotBefore.Truncate(time.Second) })}, "never rounds to the lenient side"},
 		"case-blind":           {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ToLower(r.Value) })}, "keeps every text as it is"},
 		"trims":                {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.TrimSpace(r.Value) })}, "keeps every text as it is"},
 		"NUL stripped":         {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ReplaceAll(r.Value, "\x00", "") })}, "refuses what is malformed"},
 		"skips the bad":        {brokenLedger{in: dropInvalid}, "stores all or none"},
 		"error as unavailable": {brokenLedger{out: func(got []authz.Revocation, _ error) ([]authz.Revocation, error) { return got, nil }}, "refuses what is malformed"},
-		"reversed":             {brokenLedger{out: reversed}, "answers in the order asked, duplicates included"},
+		"reversed":             {brokenLedger{out: reversed}, "answers in the given order, duplicates included"},
 		"loses half": {brokenLedger{in: func(in []authz.Revocation) []authz.Revocation { return in[:(len(in)+1)/2] }},
 			"takes large batches"},
-		"context ignored": {brokenLedger{ctx: context.WithoutCancel}, "does not store for a caller who left"},
-		"not concurrent":  {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "stores once under concurrency"},
+		"deaf to leaving": {brokenLedger{ctx: context.WithoutCancel}, "does not store for a caller that has left"},
+		"unsafe":          {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "stores once under concurrency"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -152,7 +152,7 @@ func TestLedgerSuiteCatches(t *testing.T) {
 		"expired shown": {func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error) {
 			f.IncludeExpired = true
 			return m.List(ctx, f)
-		}, "hides expired ones unless asked"},
+		}, "hides expired ones unless requested"},
 		"bad page taken": {func(ctx context.Context, m *Memory, f authz.Filter) ([]authz.Revocation, string, error) {
 			f.Limit, f.After = 10, ""
 			return m.List(ctx, f)
@@ -376,7 +376,7 @@ func TestFeedSuiteCatches(t *testing.T) {
 		"loses now and then": {brokenFeed{row: func(_ authz.Position, r *authz.Row) bool { return r.Key[0]%16 != 0 }},
 			"nothing is lost under concurrent writers"},
 		"epoch fixed":  {brokenFeed{snap: func(s *authz.Snapshot) { s.Epoch = "1" }}, "an epoch that was raised shows"},
-		"proof anyhow": {brokenFeed{deaf: true}, "a caller who left gets no snapshot"},
+		"proof anyhow": {brokenFeed{deaf: true}, "a caller that has left gets no snapshot"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
