@@ -43,7 +43,7 @@ func (p *postgresStore) feedConn(ctx context.Context) (*pgx.Conn, error) {
 	case f.conn != nil && !f.conn.IsClosed():
 		return f.conn, nil
 	case time.Now().Before(f.next):
-		return nil, fmt.Errorf("waiting to reconnect after: %w", f.last)
+		return nil, fmt.Errorf("not tried again yet after: %w", f.last)
 	}
 	config := p.config.Copy()
 	err := p.dial(ctx, config)

@@ -113,7 +113,7 @@ func TestLedgerSuiteCatches(t *testing.T) {
 		"no bound":             {brokenLedger{noBound: true}, "returns the fleet's bound"},
 		"a new ID each time":   {brokenLedger{out: each(func(r *authz.Revocation) { r.ID += rand.Text() })}, "is idempotent"},
 		"first expiry stays":   {brokenLedger{in: change(func(r *authz.Revocation) { r.ExpiresAt = time.Unix(4e9, 0) })}, "keeps the later expiry"},
-		"one not_before":            {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "distinguishes not_before values"},
+		"one not_before":       {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = time.Unix(1, 0) })}, "distinguishes not_before values"},
 		"whole seconds":        {brokenLedger{in: change(func(r *authz.Revocation) { r.NotBefore = r.NotBefore.Truncate(time.Second) })}, "never rounds to the lenient side"},
 		"case-blind":           {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.ToLower(r.Value) })}, "keeps every text as it is"},
 		"trims":                {brokenLedger{in: change(func(r *authz.Revocation) { r.Value = strings.TrimSpace(r.Value) })}, "keeps every text as it is"},
