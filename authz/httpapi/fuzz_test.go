@@ -26,7 +26,7 @@ func FuzzRequests(f *testing.F) {
 	issuers := []string{httpapitest.IssuerA, httpapitest.IssuerB}
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, body []byte) {
-		found, err := httpapi.ParseOrders(body, authz.Issuers{Verified: issuers}, now)
+		found, err := decodeAndNormalize(body, authz.Issuers{Verified: issuers}, now)
 		if err != nil {
 			if found != nil || authz.HoldsToken(err.Error()) {
 				t.Fatalf("%v with %v", found, err)
@@ -38,14 +38,33 @@ func FuzzRequests(f *testing.F) {
 		}
 		for _, r := range found {
 			if err := r.Normalize(now); err != nil {
-				t.Errorf("taken, but %v", err)
+				t.Errorf("accepted, but %v", err)
 			}
 			if !slices.Contains(issuers, r.Issuer) || authz.HoldsToken(r.Value) || authz.HoldsToken(r.Reason) {
-				t.Errorf("taken: %+v", r)
+				t.Errorf("accepted: %+v", r)
 			}
 			if r.Kind == authz.KindIss && !strings.Contains(string(body), `al`) && !strings.Contains(string(body), `\u`) {
 				t.Errorf("a whole issuer by %q", body)
 			}
 		}
 	})
+}
+
+func decodeAndNormalize(body []byte, issuers authz.Issuers, now time.Time) ([]authz.Revocation, error) {
+	requests, _, err := httpapi.DecodeRequests(body)
+	if err != nil {
+		if requests != nil {
+			return []authz.Revocation{}, err // the fuzz target refuses this
+		}
+		return nil, err
+	}
+	var out []authz.Revocation
+	for i := range requests {
+		revocations, err := requests[i].Normalize(issuers, now)
+		if err != nil {
+			return revocations, err
+		}
+		out = append(out, revocations...)
+	}
+	return out, nil
 }
