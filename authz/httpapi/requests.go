@@ -129,10 +129,11 @@ func decodeError(err error, list bool) *authz.InvalidError {
 	return out
 }
 
-// Shorten makes a name that the caller chose fit for a response.
+// Shorten makes a name that the caller chose fit for a response or a log: valid
+// UTF-8 of limited length, and [token] in place of a token.
 func Shorten(s string) string {
 	const longest = 40 // characters
-	s = strings.ToValidUTF8(s, "?")
+	s = authz.Redact(strings.ToValidUTF8(s, "?"), len(s))
 	if runes := []rune(s); len(runes) > longest {
 		s = string(runes[:longest]) + "…"
 	}
