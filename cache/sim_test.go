@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -12,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"jwtbouncer/authz"
-	"jwtbouncer/authz/breaker"
+	"jwtbouncer/cache/rediscache"
 )
 
 var (
@@ -72,7 +73,8 @@ type simNode struct {
 	redisCut  time.Duration
 
 	follower *Follower
-	redis    *Redis
+	redis    *rediscache.Stepped
+	seed     redis.UniversalClient // for the scheme with CACHE_TTL
 	chain    *authz.Chain
 	syncer   *simActor
 	filler   *simActor
@@ -112,7 +114,7 @@ func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 func (s *simulation) run() {
 	s.simWorld.run()
 	for _, n := range s.nodes {
-		n.redis.breaker.Close()
+		n.redis.Close()
 	}
 }
 
@@ -120,7 +122,7 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 	w := s.simWorld
 	n := &simNode{w: w, name: name, variant: v, skew: w.upTo(time.Minute) - 30*time.Second}
 	n.clock = &simClock{w: w, node: n, base: w.upTo(24 * time.Hour), stops: v.stops}
-	n.redis = s.newRedis(n)
+	n.redis, n.seed = s.newRedis(n), s.redis.client(n)
 	point := simPoint{s.postgres, n}
 	switch {
 	case v.tier == seedScheme:
@@ -145,27 +147,15 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 	return s.people(n)
 }
 
-// newRedis is OpenRedis without the loops, which are actors here.
-func (s *simulation) newRedis(n *simNode) *Redis {
-	log := slog.New(slog.DiscardHandler)
-	r := &Redis{client: s.redis.client(n), cfg: DefaultRedisConfig(), bound: simStaleness, clock: n.clock, log: log, fills: make(chan fillJob, fillQueue)}
-	r.metrics, _ = newRedisMetrics(nil)
-	r.breaker = n.newBreaker()
-	r.news = newAnnouncer(r)
-	if n.variant.lookup {
-		r.roll = newRollCall(n.clock, simStaleness)
+// newRedis returns a client whose loops are actors here.
+func (s *simulation) newRedis(n *simNode) *rediscache.Stepped {
+	cfg := rediscache.DefaultConfig()
+	cfg.Timeout = time.Hour // real time, of which none passes here
+	r, err := rediscache.NewStepped(s.redis.client(n), cfg, rediscache.Options{MaxStaleness: simStaleness, Fill: n.variant.lookup, Clock: n.clock})
+	if err != nil {
+		panic(err)
 	}
-	r.Limit(simStaleness, "") // without it no entry would be believed, and nothing shown
 	return r
-}
-
-// newBreaker returns a breaker whose probes, which go by the real clock, reach
-// nothing: people replace one that has opened.
-func (n *simNode) newBreaker() *breaker.Breaker {
-	return breaker.New(breaker.Options{
-		Name: "redis", Timeout: time.Hour, Half: true, Concurrent: 100,
-		Inline: true, Probe: func(context.Context) error { return errSimAway },
-	})
 }
 
 // people are those who use the node.
@@ -175,12 +165,7 @@ func (s *simulation) people(n *simNode) *simNode {
 	}
 	s.spawn(n.name+"/news", n, 0, func() {
 		for !s.over() {
-			if n.redis.breaker.Ready() {
-				_ = n.redis.news.flush(context.Background())
-			} else {
-				go n.redis.breaker.Close() // waits for calls of actors that are asleep
-				n.redis.breaker = n.newBreaker()
-			}
+			_ = n.redis.StepPublish(context.Background())
 			s.sleep(s.upTo(simStaleness / 2))
 		}
 	})
@@ -212,21 +197,20 @@ func (n *simNode) await(_ context.Context, ended <-chan struct{}) bool {
 
 func (s *simulation) fill(n *simNode) {
 	for !s.over() {
-		select {
-		case job := <-n.redis.fills:
-			s.point()
-			err := n.redis.fill(context.Background(), job)
-			s.logf("fill %v: %v", job.verdict, err)
-		default:
+		if n.redis.Fills() == 0 {
 			s.sleep(time.Second)
+			continue
 		}
+		s.point()
+		verdict, err := n.redis.StepFill(context.Background())
+		s.logf("fill %v: %v", verdict, err)
 	}
 }
 
 func (s *simulation) callRolls(n *simNode) {
 	for !s.over() {
-		_ = n.redis.callRoll(context.Background())
-		s.sleep(n.redis.roll.every*3/4 + s.upTo(n.redis.roll.every/2))
+		every, _ := n.redis.StepEpoch(context.Background())
+		s.sleep(every*3/4 + s.upTo(every/2))
 	}
 }
 
@@ -418,16 +402,16 @@ const simCacheTTL = time.Hour
 func (simSeedTier) Name() string { return "seed" }
 
 func (t simSeedTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
-	c, key := t.node.redis.client, fmt.Sprintf("%x", q.TokenKey)
-	if c.Get(ctx, revokedPrefix+q.ID).Err() == nil {
+	c, key := t.node.seed, fmt.Sprintf("%x", q.TokenKey)
+	if c.Get(ctx, "token:revoked:"+q.ID).Err() == nil {
 		return authz.Revoked, nil
 	}
-	if c.Get(ctx, validPrefix+key).Err() == nil {
+	if c.Get(ctx, "token:valid:"+key).Err() == nil {
 		return authz.NotRevoked, nil
 	}
 	v, err := t.point.Lookup(ctx, q)
 	if v == authz.NotRevoked {
-		c.Set(ctx, validPrefix+key, "1", simCacheTTL)
+		c.Set(ctx, "token:valid:"+key, "1", simCacheTTL)
 	}
 	return v, err
 }
@@ -436,7 +420,7 @@ type simSeedPublisher struct{ node *simNode }
 
 func (a simSeedPublisher) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	for _, r := range revocations {
-		if err := a.node.redis.client.Set(ctx, revokedPrefix+r.Value, "1", simCacheTTL).Err(); err != nil {
+		if err := a.node.seed.Set(ctx, "token:revoked:"+r.Value, "1", simCacheTTL).Err(); err != nil {
 			return false
 		}
 	}

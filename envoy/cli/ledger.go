@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/cache"
+	"jwtbouncer/cache/rediscache"
 	"jwtbouncer/envoy/sidecar"
 	"jwtbouncer/store"
 )
@@ -40,7 +40,7 @@ func withLedger(ctx context.Context, s sidecar.Settings, p *Process, do func(con
 			// Pending announcements are delivered first. If some cannot be, the
 			// revocations are stored all the same and their receipts have said
 			// "not announced": the command has not failed.
-			if cerr := redis.Close(); !errors.Is(cerr, cache.ErrNotPublished) {
+			if cerr := redis.Close(); !errors.Is(cerr, rediscache.ErrNotPublished) {
 				err = errors.Join(err, cerr)
 			}
 		}()

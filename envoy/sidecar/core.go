@@ -21,6 +21,7 @@ import (
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/cache"
+	"jwtbouncer/cache/rediscache"
 	"jwtbouncer/store"
 )
 
@@ -29,9 +30,9 @@ type core struct {
 	rules      *Rules
 	tokens     *cache.TokenCache // nil: disabled
 	store      *store.Store
-	redis      *cache.Redis    // nil: not configured
-	replica    *cache.Replica  // nil: lookup mode
-	follower   *cache.Follower // nil: lookup mode
+	redis      *rediscache.Client // nil: not configured
+	replica    *cache.Replica     // nil: lookup mode
+	follower   *cache.Follower    // nil: lookup mode
 	events     issuer.RevocationAwareVerifier
 	statuses   *statuslist.Lists // nil: not configured
 	revoker    *authz.Revoker
@@ -122,8 +123,8 @@ func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*s
 }
 
 // OpenRedis returns the Redis that s names. It needs no network.
-func OpenRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cache.Redis, error) {
-	return cache.OpenRedis(s.Redis, cache.RedisOptions{
+func OpenRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*rediscache.Client, error) {
+	return rediscache.Open(s.Redis, rediscache.Options{
 		MaxStaleness: s.Revocation.MaxStaleness, Fill: !s.Revocation.Replica, Clock: authz.SystemClock{}, Logger: log, Registry: registry,
 	})
 }

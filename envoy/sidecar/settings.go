@@ -20,6 +20,7 @@ import (
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/cache"
+	"jwtbouncer/cache/rediscache"
 	"jwtbouncer/envoy"
 	"jwtbouncer/store"
 )
@@ -31,7 +32,7 @@ type Settings struct {
 	Issuers           []issuer.Config         `yaml:"issuers" doc:"Issuers whose tokens are accepted; at least one is needed."`
 	Store             string                  `yaml:"store" doc:"The authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
 	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the password in the URL, or none."`
-	Redis             cache.RedisConfig       `yaml:"redis" doc:"Redis or Valkey, which distributes revocations quickly: a URL or a mapping. Left out: none."`
+	Redis             rediscache.Config       `yaml:"redis" doc:"Redis or Valkey, which distributes revocations quickly: a URL or a mapping. Left out: none."`
 	Revocation        cache.RevocationConfig  `yaml:"revocation" doc:"How revocation is enforced."`
 	Tokens            cache.TokenCacheConfig  `yaml:"token_cache" doc:"The cache of verified tokens."`
 	Headers           envoy.HeadersConfig     `yaml:"headers" doc:"Headers sent to the upstream."`
@@ -66,7 +67,7 @@ func Defaults() Settings {
 	return Settings{
 		Listen:      ListenSettings{ListenConfig: e.Listen, HTTP: "127.0.0.1:9192"},
 		Store:       "sqlite:///var/lib/jwt-bouncer/revocations.db",
-		Redis:       cache.DefaultRedisConfig(),
+		Redis:       rediscache.DefaultConfig(),
 		Revocation:  cache.DefaultRevocationConfig(),
 		Tokens:      cache.DefaultTokenCacheConfig(),
 		Headers:     e.Headers,

@@ -1,4 +1,10 @@
-package cache
+// Package rediscache is the Redis (or Valkey) that sidecars share: the tier
+// between their memory and the store, and the channel through which they hear
+// of revocations at once.
+//
+// It is an accelerator and never an authority: a missing key proves nothing,
+// and losing everything Redis holds costs speed only.
+package rediscache
 
 import (
 	"context"
@@ -25,9 +31,9 @@ const (
 	revokedPrefix = "token:revoked:"
 	validPrefix   = "token:valid:"
 	seenPrefix    = "jwt-bouncer:seen:"
-	// RedisChannel is where announcements are published. A message only says
+	// Channel is where announcements are published. A message only says
 	// that something has changed.
-	RedisChannel = "jwt-bouncer:revocations"
+	Channel = "jwt-bouncer:revocations"
 )
 
 // always is the stored form of authz.Always.
@@ -37,14 +43,14 @@ const always = "always"
 // leeway, and the server's clock may be ahead.
 const graceSeconds = int64(authz.ExpiryGrace / time.Second)
 
-// Redis is the tier "redis": an accelerator that many sidecars share. It is
+// Client is the tier "redis": an accelerator that many sidecars share. It is
 // never part of the proof in the negative sense: a missing key proves nothing,
 // and a token:valid entry is believed only within max_staleness as this
 // process measures it (see rollCall).
-type Redis struct {
+type Client struct {
 	client  redis.UniversalClient
 	finder  *sentinels // nil: not through Sentinels
-	cfg     RedisConfig
+	cfg     Config
 	bound   time.Duration // max_staleness as configured
 	limit   atomic.Int64  // the lesser of that and the store's, in nanoseconds; 0: nothing is believed
 	clock   authz.Clock
@@ -53,7 +59,7 @@ type Redis struct {
 	roll    *rollCall // nil: token:valid keys are neither read nor written
 	fills   chan fillJob
 	news    *announcer
-	metrics redisMetrics
+	metrics metrics
 	sub     subscriberTimes
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -62,13 +68,13 @@ type Redis struct {
 }
 
 var (
-	_ authz.Tier      = (*Redis)(nil)
-	_ authz.Filler    = (*Redis)(nil)
-	_ authz.Publisher = (*Redis)(nil)
+	_ authz.Tier      = (*Client)(nil)
+	_ authz.Filler    = (*Client)(nil)
+	_ authz.Publisher = (*Client)(nil)
 )
 
-// RedisOptions are what a Redis needs from outside.
-type RedisOptions struct {
+// Options are what a Client needs from outside.
+type Options struct {
 	// MaxStaleness is how long a token:valid entry may be believed; required.
 	MaxStaleness time.Duration
 	// Fill reads and writes token:valid keys: lookup mode. A sidecar with a
@@ -79,53 +85,44 @@ type RedisOptions struct {
 	Registry prometheus.Registerer // nil: nothing is counted
 }
 
-// OpenRedis returns a client of the configured Redis. It does not wait for a
+// Open returns a client of the configured Redis. It does not wait for a
 // connection: a Redis that is away is a slower system, not a broken one.
 // Errors are those of the configuration and of the files it names.
-func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
+func Open(cfg Config, o Options) (*Client, error) {
 	if !cfg.Enabled() {
 		return nil, errors.New("redis: no address is configured")
 	}
 	if o.MaxStaleness <= 0 {
 		return nil, errors.New("redis: MaxStaleness must be above zero")
 	}
-	if o.Clock == nil {
-		o.Clock = authz.SystemClock{}
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
 	opts, err := cfg.options()
 	if err != nil {
 		return nil, err
 	}
 	quietGoRedis()
-	ctx, stop := context.WithCancel(context.Background())
-	r := &Redis{
-		cfg: cfg, bound: o.MaxStaleness, clock: o.Clock,
-		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes, stop: stop,
-		fills: make(chan fillJob, fillQueue),
-	}
-	r.Limit(o.MaxStaleness, "")
+	var client redis.UniversalClient
+	var finder *sentinels
 	if cfg.MasterName != "" {
-		r.finder = newSentinels(opts, cfg.sentinelCredentials())
-		r.client = r.finder.client(opts)
+		finder = newSentinels(opts, cfg.sentinelCredentials())
+		client = finder.client(opts)
 	} else {
-		r.client = redis.NewUniversalClient(opts)
+		client = redis.NewUniversalClient(opts)
 	}
-	if r.metrics, err = newRedisMetrics(o.Registry); err == nil {
-		r.news = newAnnouncer(r)
-		r.breaker, err = r.newBreaker(o.Registry)
-	}
+	r, err := newClient(client, cfg, o)
 	if err != nil {
-		stop()
-		return nil, errors.Join(err, r.disconnect())
+		_ = client.Close()
+		if finder != nil {
+			_ = finder.close()
+		}
+		return nil, err
 	}
+	r.finder, r.breaker = finder, r.newBreaker(r.probe)
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
 	if r.finder != nil {
 		r.run(ctx, r.finder.follow)
 	}
-	if o.Fill {
-		r.roll = newRollCall(o.Clock, o.MaxStaleness)
+	if r.roll != nil {
 		r.run(ctx, r.callRolls)
 	}
 	r.run(ctx, r.news.run)
@@ -135,18 +132,43 @@ func OpenRedis(cfg RedisConfig, o RedisOptions) (*Redis, error) {
 	return r, nil
 }
 
+// newClient returns a Client without breaker and background work.
+func newClient(client redis.UniversalClient, cfg Config, o Options) (*Client, error) {
+	if o.Clock == nil {
+		o.Clock = authz.SystemClock{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	m, err := newMetrics(o.Registry)
+	if err != nil {
+		return nil, err
+	}
+	r := &Client{
+		client: client, cfg: cfg, bound: o.MaxStaleness, clock: o.Clock,
+		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes,
+		fills: make(chan fillJob, fillQueue), metrics: m,
+	}
+	r.news = newAnnouncer(r)
+	if o.Fill {
+		r.roll = newRollCall(o.Clock, o.MaxStaleness)
+	}
+	r.Limit(o.MaxStaleness, "")
+	return r, nil
+}
+
 // Limit is told the store's max_staleness: token:valid entries are believed for
-// the lesser of that and RedisOptions.MaxStaleness; 0: not at all. And which
+// the lesser of that and Options.MaxStaleness; 0: not at all. And which
 // store it is (empty: it cannot say): those of sidecars with another store, or
 // with this one before it became another, are not believed.
-func (r *Redis) Limit(d time.Duration, identity string) {
+func (r *Client) Limit(d time.Duration, identity string) {
 	if r.roll != nil {
 		r.roll.of(identity)
 	}
 	r.limit.Store(int64(min(d, r.bound))) // last: nothing of the former store is believed under it
 }
 
-func (r *Redis) run(ctx context.Context, loop func(context.Context)) {
+func (r *Client) run(ctx context.Context, loop func(context.Context)) {
 	r.done.Add(1)
 	go func() {
 		defer r.done.Done()
@@ -157,7 +179,7 @@ func (r *Redis) run(ctx context.Context, loop func(context.Context)) {
 
 // ended runs loop and reports whether it returned; else it panicked, and must
 // not end the process for that.
-func (r *Redis) ended(ctx context.Context, loop func(context.Context)) (returned bool) {
+func (r *Client) ended(ctx context.Context, loop func(context.Context)) (returned bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.log.Error("background work panicked; starting it again", "panic", panicText(p), "stack", string(debug.Stack()))
@@ -170,7 +192,7 @@ func (r *Redis) ended(ctx context.Context, loop func(context.Context)) (returned
 // Close hands over what is still to be announced, for at most two seconds, and
 // ends the background work and the connections. The error says how many
 // announcements were given up; sidecars then learn of those by their own sync.
-func (r *Redis) Close() error {
+func (r *Client) Close() error {
 	r.closing.Do(func() {
 		r.stop()
 		r.done.Wait()
@@ -180,7 +202,7 @@ func (r *Redis) Close() error {
 	return r.closed
 }
 
-func (r *Redis) disconnect() error {
+func (r *Client) disconnect() error {
 	err := r.client.Close()
 	if r.finder != nil {
 		err = errors.Join(err, r.finder.close())
@@ -189,10 +211,10 @@ func (r *Redis) disconnect() error {
 }
 
 // Name implements authz.Tier.
-func (r *Redis) Name() string { return "redis" }
+func (r *Client) Name() string { return "redis" }
 
 // Ping asks a server whether it is there.
-func (r *Redis) Ping(ctx context.Context) (err error) {
+func (r *Client) Ping(ctx context.Context) (err error) {
 	defer recovered(&err)
 	if err := r.client.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("redis %s: %w", r.cfg, err)
@@ -203,11 +225,11 @@ func (r *Redis) Ping(ctx context.Context) (err error) {
 // Lookup implements authz.Tier in one round trip (one per node of a Cluster,
 // at the same time). Revoked wins over valid. A reply that is missing or in
 // error makes the answer Unknown unless another one says revoked.
-func (r *Redis) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+func (r *Client) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	return do(ctx, r, func(ctx context.Context) (authz.Verdict, error) { return r.lookup(ctx, q) })
 }
 
-func (r *Redis) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+func (r *Client) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	keys := r.revokedKeys(q)
 	own := len(q.Keys) // from here on legacy keys, then the valid key
 	legacy := len(keys)
@@ -235,7 +257,7 @@ func (r *Redis) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, erro
 // read returns one reply per key, nil for a key that is missing or failed, and
 // the first error. One MGET is the cheapest for a server; a Cluster takes keys
 // of different slots only as single commands.
-func (r *Redis) read(ctx context.Context, keys []string) ([]*string, error) {
+func (r *Client) read(ctx context.Context, keys []string) ([]*string, error) {
 	replies := make([]*string, len(keys))
 	if !r.cfg.Cluster {
 		// Not MGet: that takes any reply's number for the length of an array, so
@@ -283,7 +305,7 @@ func (r *Redis) read(ctx context.Context, keys []string) ([]*string, error) {
 // suspectTopology has the map of a Cluster read again after an error. go-redis
 // does so by itself on MOVED, but not when a node is gone, and then knows of
 // the failover up to a minute too late. The client keeps the readings apart.
-func (r *Redis) suspectTopology(ctx context.Context, err error) {
+func (r *Client) suspectTopology(ctx context.Context, err error) {
 	if c, ok := r.client.(*redis.ClusterClient); ok && err != nil {
 		c.ReloadState(ctx)
 	}
@@ -293,7 +315,7 @@ func (r *Redis) suspectTopology(ctx context.Context, err error) {
 // replay check of DPoP proofs (RFC 9449, section 11.1) and logout tokens
 // across sidecars. On an error nothing is known. A failover may lose what was
 // recorded in the moments before it.
-func (r *Redis) Seen(ctx context.Context, key string, ttl time.Duration) (bool, error) {
+func (r *Client) Seen(ctx context.Context, key string, ttl time.Duration) (bool, error) {
 	if ttl < time.Millisecond {
 		ttl = time.Millisecond // SET refuses less, and a proof that old is refused elsewhere
 	}
@@ -312,7 +334,7 @@ func (r *Redis) Seen(ctx context.Context, key string, ttl time.Duration) (bool, 
 
 // revokedKeys lists every key whose presence may revoke the token: its own
 // first, then the older layout's.
-func (r *Redis) revokedKeys(q *authz.Query) []string {
+func (r *Client) revokedKeys(q *authz.Query) []string {
 	keys := make([]string, 0, len(q.Keys)+2)
 	for _, k := range q.Keys {
 		keys = append(keys, revokedKey(k))

@@ -1,13 +1,11 @@
-package cache
+package rediscache
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"jwtbouncer/authz"
@@ -20,30 +18,19 @@ const (
 	probeTimeout         = 500 * time.Millisecond // more than a lookup has: a probe may have to connect first
 )
 
-func (r *Redis) newBreaker(reg prometheus.Registerer) (*breaker.Breaker, error) {
-	// The dependency is a constant label so that each package can register its own.
-	state := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "jwt_bouncer_breaker_state",
-		Help:        "State of the circuit breaker in front of a dependency: 0 closed, 1 half-open, 2 open.",
-		ConstLabels: prometheus.Labels{"dependency": "redis"},
-	})
-	if reg != nil {
-		if err := reg.Register(state); err != nil {
-			return nil, fmt.Errorf("redis: register metrics: %w", err)
-		}
-	}
+func (r *Client) newBreaker(probe func(context.Context) error) *breaker.Breaker {
 	return breaker.New(breaker.Options{
 		// Half: a server that swallows everything must be seen as the one to blame
 		// while the next tier still has time to answer.
 		Name: "redis", Timeout: r.cfg.Timeout, Half: true, Concurrent: r.cfg.PoolSize, Waiting: waitingPerConnection * r.cfg.PoolSize,
-		// go-redis keeps to a context by itself (see RedisConfig.options), and its
+		// go-redis keeps to a context by itself (see Config.options), and its
 		// stack in a goroutine of its own doubles the cost of a lookup.
-		Inline: true, Probe: r.probe, ProbeTimeout: probeTimeout, Logger: r.log, State: state,
-	}), nil
+		Inline: true, Probe: probe, ProbeTimeout: probeTimeout, Logger: r.log, State: r.metrics.breaker,
+	})
 }
 
 // do runs f behind the breaker.
-func do[T any](ctx context.Context, r *Redis, f func(context.Context) (T, error)) (T, error) {
+func do[T any](ctx context.Context, r *Client, f func(context.Context) (T, error)) (T, error) {
 	return breaker.Do(ctx, r.breaker, func(ctx context.Context) (T, error) {
 		v, err := f(ctx)
 		if errors.Is(err, redis.ErrPoolTimeout) { // this process wants more connections than it may have
@@ -55,7 +42,7 @@ func do[T any](ctx context.Context, r *Redis, f func(context.Context) (T, error)
 
 // probe reads as a lookup does: a server that answers PING but is loading, not
 // allowed to us, or without its slots has not healed.
-func (r *Redis) probe(ctx context.Context) error {
+func (r *Client) probe(ctx context.Context) error {
 	_, err := r.read(ctx, probeKeys[:])
 	return err
 }

@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"context"
@@ -19,30 +19,30 @@ import (
 	"jwtbouncer/authz"
 )
 
-// RedisConfig says where Redis (or Valkey) is and how long it may be waited
-// for. In YAML it is either a URL alone or a mapping. The zero RedisConfig
+// Config says where Redis (or Valkey) is and how long it may be waited
+// for. In YAML it is either a URL alone or a mapping. The zero Config
 // means: no Redis. It prints itself without secrets.
-type RedisConfig struct {
-	URL                  string         `yaml:"url" doc:"redis://, rediss:// (TLS) or unix:// address of a single server, with user, password and database; empty: see addrs."`
-	Addrs                []string       `yaml:"addrs" doc:"host:port of a single server, of Cluster nodes (cluster: true) or of all Sentinels (master_name); empty: url is used."`
-	MasterName           string         `yaml:"master_name" doc:"Name of the master the Sentinels in addrs watch; empty: no Sentinel."`
-	Cluster              bool           `yaml:"cluster" doc:"True: addrs (or url) name nodes of a Redis Cluster."`
-	DB                   int            `yaml:"db" doc:"Database number; 0 is the only one a Cluster has."`
-	Username             string         `yaml:"username" doc:"ACL user; empty: the default user."`
-	Password             string         `yaml:"password" doc:"Password in plain text; better leave it empty and use password_file or the environment."`
-	PasswordFile         string         `yaml:"password_file" doc:"File with the password, read for every new connection so that it can be rotated; empty: none."`
-	SentinelUsername     string         `yaml:"sentinel_username" doc:"ACL user at the Sentinels; empty: the default user."`
-	SentinelPasswordFile string         `yaml:"sentinel_password_file" doc:"File with the password of the Sentinels, read for every new connection so that it can be rotated; empty: none."`
-	TLS                  RedisTLSConfig `yaml:"tls" doc:"TLS towards the servers; rediss:// switches it on too."`
-	Timeout              time.Duration  `yaml:"timeout" doc:"Longest wait for one lookup, between 1ms and 1s; later the next tier is asked."`
-	DialTimeout          time.Duration  `yaml:"dial_timeout" doc:"Longest wait for a connection, TLS and login included, up to 5s."`
-	PoolSize             int            `yaml:"pool_size" doc:"Connections per server at most, between 1 and 1000."`
-	MaxTTL               time.Duration  `yaml:"max_ttl" doc:"Upper limit on the lifetime of a cached token:valid entry; 0: max_staleness alone limits it."`
-	LegacyKeys           bool           `yaml:"legacy_keys" doc:"True: keys token:revoked:{jti} with the bare jti, as older deployments write and read them, are honoured and written as well."`
+type Config struct {
+	URL                  string        `yaml:"url" doc:"redis://, rediss:// (TLS) or unix:// address of a single server, with user, password and database; empty: see addrs."`
+	Addrs                []string      `yaml:"addrs" doc:"host:port of a single server, of Cluster nodes (cluster: true) or of all Sentinels (master_name); empty: url is used."`
+	MasterName           string        `yaml:"master_name" doc:"Name of the master the Sentinels in addrs watch; empty: no Sentinel."`
+	Cluster              bool          `yaml:"cluster" doc:"True: addrs (or url) name nodes of a Redis Cluster."`
+	DB                   int           `yaml:"db" doc:"Database number; 0 is the only one a Cluster has."`
+	Username             string        `yaml:"username" doc:"ACL user; empty: the default user."`
+	Password             string        `yaml:"password" doc:"Password in plain text; better leave it empty and use password_file or the environment."`
+	PasswordFile         string        `yaml:"password_file" doc:"File with the password, read for every new connection so that it can be rotated; empty: none."`
+	SentinelUsername     string        `yaml:"sentinel_username" doc:"ACL user at the Sentinels; empty: the default user."`
+	SentinelPasswordFile string        `yaml:"sentinel_password_file" doc:"File with the password of the Sentinels, read for every new connection so that it can be rotated; empty: none."`
+	TLS                  TLSConfig     `yaml:"tls" doc:"TLS towards the servers; rediss:// switches it on too."`
+	Timeout              time.Duration `yaml:"timeout" doc:"Longest wait for one lookup, between 1ms and 1s; later the next tier is asked."`
+	DialTimeout          time.Duration `yaml:"dial_timeout" doc:"Longest wait for a connection, TLS and login included, up to 5s."`
+	PoolSize             int           `yaml:"pool_size" doc:"Connections per server at most, between 1 and 1000."`
+	MaxTTL               time.Duration `yaml:"max_ttl" doc:"Upper limit on the lifetime of a cached token:valid entry; 0: max_staleness alone limits it."`
+	LegacyKeys           bool          `yaml:"legacy_keys" doc:"True: keys token:revoked:{jti} with the bare jti, as older deployments write and read them, are honoured and written as well."`
 }
 
-// RedisTLSConfig is TLS towards Redis. Certificates are always verified.
-type RedisTLSConfig struct {
+// TLSConfig is TLS towards Redis. Certificates are always verified.
+type TLSConfig struct {
 	Enabled    bool   `yaml:"enabled" doc:"True: connect with TLS 1.2 or later."`
 	CAFile     string `yaml:"ca_file" doc:"PEM file of the authorities to trust; empty: the system's."`
 	CertFile   string `yaml:"cert_file" doc:"PEM file of the client certificate; empty: none. Needs key_file."`
@@ -50,9 +50,9 @@ type RedisTLSConfig struct {
 	ServerName string `yaml:"server_name" doc:"Name expected in the server's certificate; empty: the host connected to."`
 }
 
-// DefaultRedisConfig returns the defaults; there is no Redis in them.
-func DefaultRedisConfig() RedisConfig {
-	return RedisConfig{
+// DefaultConfig returns the defaults; there is no Redis in them.
+func DefaultConfig() Config {
+	return Config{
 		// A check has 180 ms in all and Postgres may have to answer after this.
 		Timeout:     50 * time.Millisecond,
 		DialTimeout: time.Second,
@@ -62,13 +62,13 @@ func DefaultRedisConfig() RedisConfig {
 }
 
 // Enabled reports whether a Redis is configured.
-func (c RedisConfig) Enabled() bool { return c.URL != "" || len(c.Addrs) > 0 }
+func (c Config) Enabled() bool { return c.URL != "" || len(c.Addrs) > 0 }
 
 // SetShorthand takes a URL in place of the mapping.
-func (c *RedisConfig) SetShorthand(text string) { c.URL = text }
+func (c *Config) SetShorthand(text string) { c.URL = text }
 
 // Validate reports every fault of c. A configuration without Redis is valid.
-func (c RedisConfig) Validate(fault authz.Fault) {
+func (c Config) Validate(fault authz.Fault) {
 	if c.URL != "" {
 		if _, err := c.parseURL(); err != nil {
 			fault("url", "%v", err)
@@ -118,7 +118,7 @@ func (c RedisConfig) Validate(fault authz.Fault) {
 }
 
 // parseURL never repeats the URL in an error: it may hold the password.
-func (c RedisConfig) parseURL() (*redis.Options, error) {
+func (c Config) parseURL() (*redis.Options, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, fmt.Errorf("is not a URL; redis://user:password@host:6379/0, rediss://… or unix:///path is expected")
@@ -141,7 +141,7 @@ func (c RedisConfig) parseURL() (*redis.Options, error) {
 }
 
 // options turns c into the client's options. Files are read here.
-func (c RedisConfig) options() (*redis.UniversalOptions, error) {
+func (c Config) options() (*redis.UniversalOptions, error) {
 	o := &redis.UniversalOptions{
 		Addrs: c.Addrs, MasterName: c.MasterName, IsClusterMode: c.Cluster, DB: c.DB,
 		Username: c.Username, Password: c.Password, SentinelUsername: c.SentinelUsername,
@@ -213,7 +213,7 @@ func (c RedisConfig) options() (*redis.UniversalOptions, error) {
 type credentialsFunc = func(context.Context) (user, password string, err error)
 
 // sentinelCredentials is for connections to the Sentinels; nil: no file.
-func (c RedisConfig) sentinelCredentials() credentialsFunc {
+func (c Config) sentinelCredentials() credentialsFunc {
 	return credentials("sentinel_password_file", c.SentinelUsername, c.SentinelPasswordFile)
 }
 
@@ -232,9 +232,9 @@ func credentials(key, user, file string) credentialsFunc {
 	}
 }
 
-func (t RedisTLSConfig) apply(o *redis.UniversalOptions) error {
+func (t TLSConfig) apply(o *redis.UniversalOptions) error {
 	if !t.Enabled && o.TLSConfig == nil {
-		if t != (RedisTLSConfig{}) {
+		if t != (TLSConfig{}) {
 			return fmt.Errorf("redis tls: files are given, but neither tls.enabled nor rediss://")
 		}
 		return nil
@@ -275,7 +275,7 @@ func readSecret(path string) (string, error) {
 }
 
 // String describes c without user or password.
-func (c RedisConfig) String() string {
+func (c Config) String() string {
 	switch {
 	case !c.Enabled():
 		return "none"
@@ -294,7 +294,7 @@ func (c RedisConfig) String() string {
 }
 
 // GoString is String, so that %#v cannot print a password either.
-func (c RedisConfig) GoString() string { return c.String() }
+func (c Config) GoString() string { return c.String() }
 
 // LogValue is String, so that no log handler prints a password.
-func (c RedisConfig) LogValue() slog.Value { return slog.StringValue(c.String()) }
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }

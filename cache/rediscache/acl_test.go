@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"os"
@@ -16,7 +16,7 @@ import (
 // The rights that docs/redis.md names are enough for everything.
 func TestRedisACL(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../docs/redis.md")
+	page, err := os.ReadFile("../../docs/redis.md")
 	require.NoError(t, err)
 	_, rule, found := strings.Cut(string(page), "\nuser jwt_bouncer on >… ")
 	require.True(t, found)
@@ -27,7 +27,7 @@ func TestRedisACL(t *testing.T) {
 		args = append(args, r)
 	}
 	s.Do(t, args...)
-	with := func(c *RedisConfig, _ *RedisOptions) {
+	with := func(c *Config, _ *Options) {
 		c.Addrs, c.Username, c.Password, c.LegacyKeys = []string{s.Addr}, "jwt_bouncer", "secret", true
 	}
 	writer, reader := open(t, with), open(t, with)

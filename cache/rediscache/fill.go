@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"context"
@@ -26,7 +26,7 @@ type fillJob struct {
 // Begin implements authz.Filler. The mark is this process's boot-time clock:
 // it names, without a round trip, the roll call known before the authority is
 // asked.
-func (r *Redis) Begin(context.Context, *authz.Query) (time.Time, bool) {
+func (r *Client) Begin(context.Context, *authz.Query) (time.Time, bool) {
 	if !r.breaker.Ready() {
 		return time.Time{}, false
 	}
@@ -35,7 +35,7 @@ func (r *Redis) Begin(context.Context, *authz.Query) (time.Time, bool) {
 
 // Fill implements authz.Filler. It never blocks: when the queue is full the
 // verdict is dropped and counted.
-func (r *Redis) Fill(q authz.Query, verdict authz.Verdict, mark time.Time) {
+func (r *Client) Fill(q authz.Query, verdict authz.Verdict, mark time.Time) {
 	job := fillJob{query: q, verdict: verdict}
 	switch {
 	case verdict == authz.Revoked:
@@ -55,7 +55,7 @@ func (r *Redis) Fill(q authz.Query, verdict authz.Verdict, mark time.Time) {
 	}
 }
 
-func (r *Redis) fillLoop(ctx context.Context) {
+func (r *Client) fillLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -94,7 +94,7 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`)
 
-func (r *Redis) fill(ctx context.Context, job fillJob) (err error) {
+func (r *Client) fill(ctx context.Context, job fillJob) (err error) {
 	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()

@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"context"
@@ -36,14 +36,14 @@ type newsItem struct {
 // announcer hands committed revocations to Redis, at once or later. Losing one
 // costs speed, never the guarantee: sidecars also sync with the authority.
 type announcer struct {
-	r       *Redis
+	r       *Client
 	wake    chan struct{}
 	mu      sync.Mutex
 	pending map[authz.Key]newsItem
 	publish bool // a message is still owed
 }
 
-func newAnnouncer(r *Redis) *announcer {
+func newAnnouncer(r *Client) *announcer {
 	return &announcer{r: r, wake: make(chan struct{}, 1), pending: map[authz.Key]newsItem{}}
 }
 
@@ -51,7 +51,7 @@ func newAnnouncer(r *Redis) *announcer {
 // until its tokens have expired and DEL token:valid, then one PUBLISH. It
 // keeps its caller for 250 ms at most; what is not handed over by then waits
 // in a bounded queue and is retried until it has expired.
-func (r *Redis) Publish(ctx context.Context, revocations []authz.Revocation) bool {
+func (r *Client) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	items := make([]newsItem, 0, len(revocations))
 	for i := range revocations {
 		rev := &revocations[i]
@@ -80,7 +80,7 @@ func (r *Redis) Publish(ctx context.Context, revocations []authz.Revocation) boo
 
 // hand writes and publishes; on an error it may have done a part, which is
 // safe to repeat.
-func (r *Redis) hand(ctx context.Context, items []newsItem) (err error) {
+func (r *Client) hand(ctx context.Context, items []newsItem) (err error) {
 	defer func() { r.suspectTopology(ctx, err) }()
 	defer recovered(&err)
 	for batch := range slices.Chunk(items, announceBatch) {
@@ -90,7 +90,7 @@ func (r *Redis) hand(ctx context.Context, items []newsItem) (err error) {
 	}
 	// In a Cluster a plain PUBLISH reaches subscribers on every node. Sharded
 	// channels would tie all sidecars to one master and need Redis 7.
-	if err := r.client.Publish(ctx, RedisChannel, "revoked").Err(); err != nil {
+	if err := r.client.Publish(ctx, Channel, "revoked").Err(); err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}
 	return nil
@@ -121,7 +121,7 @@ end
 return #KEYS`)
 
 // write sets the revoked keys and deletes the valid ones in one round trip.
-func (r *Redis) write(ctx context.Context, items []newsItem) error {
+func (r *Client) write(ctx context.Context, items []newsItem) error {
 	keys := make([]string, 0, len(items))
 	args := make([]any, 0, 2*len(items))
 	var gone []string

@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"fmt"
@@ -6,19 +6,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// redisMetrics count what happens outside of lookups; those are counted by
+// metrics count what happens outside of lookups; those are counted by
 // whoever asks the chain.
-type redisMetrics struct {
+type metrics struct {
 	fills         *prometheus.CounterVec
 	announced     *prometheus.CounterVec
 	pending       prometheus.Gauge
 	subscribed    prometheus.Gauge
 	subscriptions prometheus.Counter
 	messages      prometheus.Counter
+	breaker       prometheus.Gauge
 }
 
-func newRedisMetrics(reg prometheus.Registerer) (redisMetrics, error) {
-	m := redisMetrics{
+func newMetrics(reg prometheus.Registerer) (metrics, error) {
+	m := metrics{
 		fills: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_fills_total",
 			Help: "Verdicts of later tiers taught to Redis, by result: written, failed, dropped.",
@@ -43,11 +44,17 @@ func newRedisMetrics(reg prometheus.Registerer) (redisMetrics, error) {
 			Name: "jwt_bouncer_redis_messages_total",
 			Help: "Announcements received; each one triggers a catch-up.",
 		}),
+		breaker: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "jwt_bouncer_breaker_state",
+			Help: "State of the circuit breaker in front of a dependency: 0 closed, 1 half-open, 2 open.",
+			// A constant label, so that each package can register its own.
+			ConstLabels: prometheus.Labels{"dependency": "redis"},
+		}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.fills, m.announced, m.pending, m.subscribed, m.subscriptions, m.messages} {
+	for _, c := range []prometheus.Collector{m.fills, m.announced, m.pending, m.subscribed, m.subscriptions, m.messages, m.breaker} {
 		if err := reg.Register(c); err != nil {
 			return m, fmt.Errorf("redis: register metrics: %w", err)
 		}

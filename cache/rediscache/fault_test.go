@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"context"
@@ -19,12 +19,12 @@ import (
 )
 
 // impatient is how a tier in front of a faulty server is configured.
-func impatient(addr string) func(*RedisConfig, *RedisOptions) {
-	return func(c *RedisConfig, _ *RedisOptions) { c.Addrs, c.Timeout = []string{addr}, 100*time.Millisecond }
+func impatient(addr string) func(*Config, *Options) {
+	return func(c *Config, _ *Options) { c.Addrs, c.Timeout = []string{addr}, 100*time.Millisecond }
 }
 
 // healed waits until lookups are answered again.
-func healed(t *testing.T, r *Redis) {
+func healed(t *testing.T, r *Client) {
 	t.Helper()
 	harness.Eventually(t, 5*time.Second, "lookups are answered again", func(ctx context.Context) error {
 		_, err := r.Lookup(ctx, ptr(tokenOf("heal", 1)))
@@ -116,13 +116,13 @@ func heal(_ *testing.T, _ *harness.RedisServer, p *harness.FaultProxy) { p.Heal(
 // Servers that answer, but refuse.
 func TestRedisRefusals(t *testing.T) {
 	t.Parallel()
-	refused := func(t *testing.T, r *Redis, id string) {
+	refused := func(t *testing.T, r *Client, id string) {
 		t.Helper()
 		begun := time.Now()
 		require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-"+id, nil)}))
 		require.Less(t, time.Since(begun), time.Second)
 	}
-	arrives := func(t *testing.T, r *Redis, id string) {
+	arrives := func(t *testing.T, r *Client, id string) {
 		t.Helper()
 		harness.Eventually(t, 15*time.Second, "retried until it arrives", func(ctx context.Context) error {
 			v, err := r.Lookup(ctx, ptr(tokenOf(id, 1)))
@@ -166,9 +166,9 @@ func TestRedisRefusals(t *testing.T) {
 		_, err := s2.Lookup(t.Context(), ptr(tokenOf("x", 1)))
 		require.ErrorContains(t, err, "NOAUTH")
 		refused(t, s2, "auth")
-		with := open(t, func(c *RedisConfig, _ *RedisOptions) { c.Addrs, c.Password = []string{s.Addr}, "secret" })
+		with := open(t, func(c *Config, _ *Options) { c.Addrs, c.Password = []string{s.Addr}, "secret" })
 		healed(t, with)
-		wrong := open(t, func(c *RedisConfig, _ *RedisOptions) { c.Addrs, c.Password = []string{s.Addr}, "hunter2" })
+		wrong := open(t, func(c *Config, _ *Options) { c.Addrs, c.Password = []string{s.Addr}, "hunter2" })
 		_, err = wrong.Lookup(t.Context(), ptr(tokenOf("x", 1)))
 		require.ErrorContains(t, err, "WRONGPASS")
 		require.NotContains(t, err.Error(), "hunter2")
@@ -225,7 +225,7 @@ func TestRedisBreakerBlame(t *testing.T) {
 func TestRedisSentinelFailover(t *testing.T) {
 	t.Parallel()
 	g := harness.Sentinel(t)
-	r := open(t, func(c *RedisConfig, _ *RedisOptions) {
+	r := open(t, func(c *Config, _ *Options) {
 		c.Addrs, c.MasterName, c.Timeout = g.Addrs, g.Name, 100*time.Millisecond
 	})
 	healed(t, r)
@@ -271,7 +271,7 @@ func TestRedisSentinelsNameAnother(t *testing.T) {
 		}
 		return greet(command)
 	})
-	r := open(t, func(c *RedisConfig, _ *RedisOptions) {
+	r := open(t, func(c *Config, _ *Options) {
 		c.Addrs, c.MasterName = []string{silent, knowsNot, "127.0.0.1:1", lie(t, say)}, "main"
 	})
 	healed(t, r)
@@ -303,7 +303,7 @@ func TestRedisSentinelsNameAnother(t *testing.T) {
 func TestRedisClusterMasterLost(t *testing.T) {
 	t.Parallel()
 	c := harness.RedisCluster(t, 3, 1)
-	r := open(t, func(cfg *RedisConfig, _ *RedisOptions) {
+	r := open(t, func(cfg *Config, _ *Options) {
 		cfg.Addrs, cfg.Cluster, cfg.Timeout = c.Addrs, true, 100*time.Millisecond
 	})
 	healed(t, r)
@@ -331,7 +331,7 @@ func TestRedisClusterMasterLost(t *testing.T) {
 }
 
 // subscribed runs the subscriber for the test and waits for its first hint.
-func subscribed(t *testing.T, r *Redis, hints *atomic.Int64) {
+func subscribed(t *testing.T, r *Client, hints *atomic.Int64) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -345,7 +345,7 @@ func subscribed(t *testing.T, r *Redis, hints *atomic.Int64) {
 
 func TestSubscriber(t *testing.T) {
 	t.Parallel()
-	topologies(t, func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, _ func(string, ...any) any) {
+	topologies(t, func(t *testing.T, open func(func(*Config, *Options)) *Client, _ func(string, ...any) any) {
 		announcer := open(nil)
 		var hints [3]atomic.Int64
 		for i := range hints {

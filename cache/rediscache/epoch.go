@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"context"
@@ -198,7 +198,7 @@ func (c *rollCall) before(mark time.Duration) (id string, ok bool) {
 }
 
 // callRolls keeps the roll call going until ctx ends.
-func (r *Redis) callRolls(ctx context.Context) {
+func (r *Client) callRolls(ctx context.Context) {
 	for {
 		if r.breaker.Ready() {
 			if err := r.callRoll(ctx); err != nil && ctx.Err() == nil {
@@ -214,7 +214,7 @@ func (r *Redis) callRolls(ctx context.Context) {
 	}
 }
 
-func (r *Redis) callRoll(ctx context.Context) (err error) {
+func (r *Client) callRoll(ctx context.Context) (err error) {
 	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()

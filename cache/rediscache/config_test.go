@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"bytes"
@@ -18,32 +18,32 @@ import (
 )
 
 type redisStanza struct {
-	Redis RedisConfig `yaml:"redis"`
+	Redis Config `yaml:"redis"`
 }
 
-func loadRedis(text string) (RedisConfig, error) {
-	s := redisStanza{Redis: DefaultRedisConfig()}
+func loadRedis(text string) (Config, error) {
+	s := redisStanza{Redis: DefaultConfig()}
 	err := config.Parse("test.yaml", []byte(text), &s).Err()
 	return s.Redis, err
 }
 
 func TestRedisConfigYAML(t *testing.T) {
 	t.Parallel()
-	with := func(change func(*RedisConfig)) RedisConfig {
-		c := DefaultRedisConfig()
+	with := func(change func(*Config)) Config {
+		c := DefaultConfig()
 		change(&c)
 		return c
 	}
 	for name, c := range map[string]struct {
 		yaml string
-		want RedisConfig
+		want Config
 	}{
-		"left out": {"{}", DefaultRedisConfig()},
-		"a URL":    {"redis: redis://localhost:6379/2", with(func(c *RedisConfig) { c.URL = "redis://localhost:6379/2" })},
-		"a mapping": {"redis:\n  url: rediss://h:1\n  timeout: 20ms\n  legacy_keys: true", with(func(c *RedisConfig) {
+		"left out": {"{}", DefaultConfig()},
+		"a URL":    {"redis: redis://localhost:6379/2", with(func(c *Config) { c.URL = "redis://localhost:6379/2" })},
+		"a mapping": {"redis:\n  url: rediss://h:1\n  timeout: 20ms\n  legacy_keys: true", with(func(c *Config) {
 			c.URL, c.Timeout, c.LegacyKeys = "rediss://h:1", 20*time.Millisecond, true
 		})},
-		"a cluster": {"redis:\n  addrs: [a:1, b:2]\n  cluster: true\n  tls: {enabled: true}", with(func(c *RedisConfig) {
+		"a cluster": {"redis:\n  addrs: [a:1, b:2]\n  cluster: true\n  tls: {enabled: true}", with(func(c *Config) {
 			c.Addrs, c.Cluster, c.TLS.Enabled = []string{"a:1", "b:2"}, true, true
 		})},
 	} {
@@ -60,8 +60,8 @@ func TestRedisConfigYAML(t *testing.T) {
 }
 
 // fields shows what String hides.
-func fields(c RedisConfig) string {
-	type plain RedisConfig
+func fields(c Config) string {
+	type plain Config
 	b, _ := json.Marshal(plain(c))
 	return string(b)
 }
@@ -113,7 +113,7 @@ func TestRedisConfigHidesSecrets(t *testing.T) {
 		if !strings.Contains(text, "?hunter2") { // a parameter's name is no secret
 			c.Validate(func(path, format string, args ...any) { fmt.Fprintf(&logged, path+format, args...) })
 		}
-		_, err = OpenRedis(RedisConfig{URL: c.URL}, RedisOptions{MaxStaleness: -1})
+		_, err = Open(Config{URL: c.URL}, Options{MaxStaleness: -1})
 		fmt.Fprint(&logged, err)
 	}
 	require.NotContains(t, logged.String(), "hunter2")
@@ -123,7 +123,7 @@ func TestRedisConfigFiles(t *testing.T) {
 	t.Parallel()
 	secret := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(secret, []byte("first\n"), 0o600))
-	c := DefaultRedisConfig()
+	c := DefaultConfig()
 	c.Addrs, c.Username, c.PasswordFile = []string{"h:1"}, "u", secret
 	o, err := c.options()
 	require.NoError(t, err)
@@ -136,17 +136,17 @@ func TestRedisConfigFiles(t *testing.T) {
 	require.ErrorContains(t, err, "redis password_file: open "+secret)
 	require.NoError(t, os.WriteFile(secret, []byte("third\n"), 0o600))
 
-	for name, change := range map[string]func(*RedisConfig){
-		"password_file":          func(c *RedisConfig) { c.PasswordFile = "/nonexistent" },
-		"sentinel_password_file": func(c *RedisConfig) { c.SentinelPasswordFile = "/nonexistent" },
-		"tls.ca_file":            func(c *RedisConfig) { c.TLS = RedisTLSConfig{Enabled: true, CAFile: secret} },
-		"tls.cert_file":          func(c *RedisConfig) { c.TLS = RedisTLSConfig{Enabled: true, CertFile: secret, KeyFile: secret} },
-		"tls":                    func(c *RedisConfig) { c.TLS = RedisTLSConfig{CAFile: secret} },
+	for name, change := range map[string]func(*Config){
+		"password_file":          func(c *Config) { c.PasswordFile = "/nonexistent" },
+		"sentinel_password_file": func(c *Config) { c.SentinelPasswordFile = "/nonexistent" },
+		"tls.ca_file":            func(c *Config) { c.TLS = TLSConfig{Enabled: true, CAFile: secret} },
+		"tls.cert_file":          func(c *Config) { c.TLS = TLSConfig{Enabled: true, CertFile: secret, KeyFile: secret} },
+		"tls":                    func(c *Config) { c.TLS = TLSConfig{CAFile: secret} },
 	} {
-		c := DefaultRedisConfig()
+		c := DefaultConfig()
 		c.Addrs = []string{"h:1"}
 		change(&c)
-		_, err := OpenRedis(c, RedisOptions{MaxStaleness: time.Second})
+		_, err := Open(c, Options{MaxStaleness: time.Second})
 		require.ErrorContains(t, err, name)
 	}
 }
@@ -156,7 +156,7 @@ func TestRedisSentinelPasswordRotates(t *testing.T) {
 	t.Parallel()
 	shown := make(chan string, 10)
 	secret := filepath.Join(t.TempDir(), "password")
-	c := DefaultRedisConfig()
+	c := DefaultConfig()
 	c.MasterName, c.SentinelUsername, c.SentinelPasswordFile = "main", "u", secret
 	c.Addrs = []string{lie(t, func(command []string) string {
 		switch command[0] {
@@ -188,7 +188,7 @@ func TestRedisSentinelPasswordRotates(t *testing.T) {
 // it is set.
 func TestRedisOptions(t *testing.T) {
 	t.Parallel()
-	c := DefaultRedisConfig()
+	c := DefaultConfig()
 	c.URL = "rediss://u:p@h:1/3"
 	o, err := c.options()
 	require.NoError(t, err)

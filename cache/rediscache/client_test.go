@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"bufio"
@@ -25,30 +25,30 @@ import (
 const testBound = 2 * time.Second
 
 // open returns a Redis in lookup mode on cfg's servers.
-func open(t testing.TB, change func(*RedisConfig, *RedisOptions)) *Redis {
+func open(t testing.TB, change func(*Config, *Options)) *Client {
 	t.Helper()
-	cfg, o := DefaultRedisConfig(), RedisOptions{MaxStaleness: testBound, Fill: true, Registry: prometheus.NewRegistry()}
+	cfg, o := DefaultConfig(), Options{MaxStaleness: testBound, Fill: true, Registry: prometheus.NewRegistry()}
 	cfg.Timeout = 500 * time.Millisecond // a busy test machine is no fault; tests of faults shorten it
 	change(&cfg, &o)
 	cfg.Validate(func(path, format string, args ...any) { t.Errorf(path+": "+format, args...) })
-	r, err := OpenRedis(cfg, o)
+	r, err := Open(cfg, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = r.Close() })
 	return r
 }
 
-func at(addr string) func(*RedisConfig, *RedisOptions) {
-	return func(c *RedisConfig, _ *RedisOptions) { c.Addrs = []string{addr} }
+func at(addr string) func(*Config, *Options) {
+	return func(c *Config, _ *Options) { c.Addrs = []string{addr} }
 }
 
 // topologies are the ways Redis is run; each test of the tier's contract runs on all.
-func topologies(t *testing.T, f func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, do func(key string, args ...any) any)) {
-	run := func(name string, start func(*testing.T) func(*RedisConfig)) {
+func topologies(t *testing.T, f func(t *testing.T, open func(func(*Config, *Options)) *Client, do func(key string, args ...any) any)) {
+	run := func(name string, start func(*testing.T) func(*Config)) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			where := start(t)
-			opener := func(change func(*RedisConfig, *RedisOptions)) *Redis {
-				return open(t, func(c *RedisConfig, o *RedisOptions) {
+			opener := func(change func(*Config, *Options)) *Client {
+				return open(t, func(c *Config, o *Options) {
 					where(c)
 					if change != nil {
 						change(c, o)
@@ -65,17 +65,17 @@ func topologies(t *testing.T, f func(t *testing.T, open func(func(*RedisConfig, 
 			})
 		})
 	}
-	run("standalone", func(t *testing.T) func(*RedisConfig) {
+	run("standalone", func(t *testing.T) func(*Config) {
 		s := harness.Redis(t)
-		return func(c *RedisConfig) { c.URL = s.URL }
+		return func(c *Config) { c.URL = s.URL }
 	})
-	run("cluster", func(t *testing.T) func(*RedisConfig) {
+	run("cluster", func(t *testing.T) func(*Config) {
 		s := harness.RedisCluster(t, 3)
-		return func(c *RedisConfig) { c.Addrs, c.Cluster = s.Addrs, true }
+		return func(c *Config) { c.Addrs, c.Cluster = s.Addrs, true }
 	})
-	run("sentinel", func(t *testing.T) func(*RedisConfig) {
+	run("sentinel", func(t *testing.T) func(*Config) {
 		s := harness.Sentinel(t)
-		return func(c *RedisConfig) { c.Addrs, c.MasterName = s.Addrs, s.Name }
+		return func(c *Config) { c.Addrs, c.MasterName = s.Addrs, s.Name }
 	})
 }
 
@@ -100,7 +100,7 @@ func revocation(kind authz.Kind, value string, change func(*authz.Revocation)) a
 	return r
 }
 
-func ask(t testing.TB, r *Redis, q authz.Query) authz.Verdict {
+func ask(t testing.TB, r *Client, q authz.Query) authz.Verdict {
 	t.Helper()
 	v, err := r.Lookup(t.Context(), &q)
 	require.NoError(t, err)
@@ -108,7 +108,7 @@ func ask(t testing.TB, r *Redis, q authz.Query) authz.Verdict {
 }
 
 // teach fills NotRevoked the way a chain does, until it is believed.
-func teach(t testing.TB, writer, reader *Redis, q authz.Query) {
+func teach(t testing.TB, writer, reader *Client, q authz.Query) {
 	t.Helper()
 	harness.Eventually(t, 10*time.Second, "a filled entry is believed", func(ctx context.Context) error {
 		if mark, ok := writer.Begin(ctx, &q); ok {
@@ -124,7 +124,7 @@ func teach(t testing.TB, writer, reader *Redis, q authz.Query) {
 
 func TestRedisTier(t *testing.T) {
 	t.Parallel()
-	topologies(t, func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, do func(string, ...any) any) {
+	topologies(t, func(t *testing.T, open func(func(*Config, *Options)) *Client, do func(string, ...any) any) {
 		writer, reader := open(nil), open(nil)
 		const iat = 1_800_000_000
 		before, after := time.Unix(iat, 0), time.Unix(iat+1, 0)
@@ -204,7 +204,7 @@ func TestRedisTier(t *testing.T) {
 		})
 		t.Run("with a replica, valid entries are neither read nor written", func(t *testing.T) {
 			q := tokenOf("replica", iat)
-			replica := open(func(_ *RedisConfig, o *RedisOptions) { o.Fill = false })
+			replica := open(func(_ *Config, o *Options) { o.Fill = false })
 			teach(t, writer, reader, q)
 			require.Equal(t, authz.Unknown, ask(t, replica, q))
 		})
@@ -384,8 +384,8 @@ func ptr[T any](v T) *T { return &v }
 // The older layout: token:revoked:{jti}, whatever the value.
 func TestRedisLegacyKeys(t *testing.T) {
 	t.Parallel()
-	topologies(t, func(t *testing.T, open func(func(*RedisConfig, *RedisOptions)) *Redis, do func(string, ...any) any) {
-		on := open(func(c *RedisConfig, _ *RedisOptions) { c.LegacyKeys = true })
+	topologies(t, func(t *testing.T, open func(func(*Config, *Options)) *Client, do func(string, ...any) any) {
+		on := open(func(c *Config, _ *Options) { c.LegacyKeys = true })
 		off := open(nil)
 		q := tokenOf("old", 1_800_000_000)
 		do("", "SETEX", "token:revoked:jti-old", 600, "1") // as redis-py's setex writes it
@@ -527,18 +527,18 @@ func TestRedisGarbage(t *testing.T) {
 	whole := "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n"
 	begin := map[string]struct {
 		say    func(addr string, command []string) string
-		change func(*RedisConfig, string)
+		change func(*Config, string)
 	}{
 		"from the first word": {func(string, []string) string { return "" }, nil},
 		"after a greeting":    {func(_ string, c []string) string { return greet(c) }, nil},
-		"cluster's map":       {func(_ string, c []string) string { return greet(c) }, func(cfg *RedisConfig, _ string) { cfg.Cluster = true }},
+		"cluster's map":       {func(_ string, c []string) string { return greet(c) }, func(cfg *Config, _ string) { cfg.Cluster = true }},
 		"cluster's keys": {func(addr string, c []string) string {
 			if c[0] == "cluster" {
 				host, port, _ := net.SplitHostPort(addr)
 				return whole + bulk(host) + ":" + port + "\r\n"
 			}
 			return greet(c)
-		}, func(cfg *RedisConfig, _ string) { cfg.Cluster = true }},
+		}, func(cfg *Config, _ string) { cfg.Cluster = true }},
 		"cluster's list of commands": {func(addr string, c []string) string {
 			switch c[0] {
 			case "cluster":
@@ -551,15 +551,15 @@ func TestRedisGarbage(t *testing.T) {
 				return hello
 			}
 			return "$-1\r\n"
-		}, func(cfg *RedisConfig, _ string) { cfg.Cluster = true }},
-		"sentinel": {func(_ string, c []string) string { return greet(c) }, func(cfg *RedisConfig, _ string) { cfg.MasterName = "main" }},
+		}, func(cfg *Config, _ string) { cfg.Cluster = true }},
+		"sentinel": {func(_ string, c []string) string { return greet(c) }, func(cfg *Config, _ string) { cfg.MasterName = "main" }},
 		"sentinel's master": {func(addr string, c []string) string {
 			if c[0] == "sentinel" {
 				host, port, _ := net.SplitHostPort(addr)
 				return "*2\r\n" + bulk(host) + bulk(port)
 			}
 			return greet(c)
-		}, func(cfg *RedisConfig, _ string) { cfg.MasterName = "main" }},
+		}, func(cfg *Config, _ string) { cfg.MasterName = "main" }},
 	}
 	for name, b := range begin {
 		t.Run(name, func(t *testing.T) {
@@ -575,7 +575,7 @@ func TestRedisGarbage(t *testing.T) {
 					return reply
 				})
 				close(ready)
-				r := open(t, func(c *RedisConfig, _ *RedisOptions) {
+				r := open(t, func(c *Config, _ *Options) {
 					c.Addrs, c.Timeout, c.DialTimeout = []string{addr}, 20*time.Millisecond, 50*time.Millisecond
 					if b.change != nil {
 						b.change(c, addr)

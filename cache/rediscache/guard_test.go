@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"bufio"
@@ -194,7 +194,7 @@ func TestReplyGuardAllocatesNothing(t *testing.T) {
 func TestGuardedConnectionsShowTheirSocket(t *testing.T) {
 	t.Parallel()
 	s := harness.Redis(t)
-	r := open(t, func(c *RedisConfig, o *RedisOptions) { c.Addrs, o.Fill = []string{s.Addr}, false })
+	r := open(t, func(c *Config, o *Options) { c.Addrs, o.Fill = []string{s.Addr}, false })
 	for range 20 {
 		require.NoError(t, r.Ping(t.Context()))
 		s.Do(t, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

@@ -1,4 +1,4 @@
-package cache
+package rediscache
 
 import (
 	"context"
@@ -32,7 +32,7 @@ var defaultSubscriberTimes = subscriberTimes{
 //
 // It does not use go-redis's Channel: that drops messages while it reconnects
 // and waits for ever on a connection that is dead without saying so.
-func (r *Redis) Subscribe(ctx context.Context, hint func()) error {
+func (r *Client) Subscribe(ctx context.Context, hint func()) error {
 	wait := r.sub.backoff
 	failing := false
 	for ctx.Err() == nil {
@@ -62,7 +62,7 @@ func (r *Redis) Subscribe(ctx context.Context, hint func()) error {
 
 // listen holds one subscription until it fails (error) or has lived long
 // enough (nil). heard: the server confirmed it.
-func (r *Redis) listen(ctx context.Context, hint func()) (heard bool, err error) {
+func (r *Client) listen(ctx context.Context, hint func()) (heard bool, err error) {
 	defer recovered(&err)
 	ps := r.client.Subscribe(ctx)
 	// A read is not ended by its context, only by closing the connection.
@@ -72,7 +72,7 @@ func (r *Redis) listen(ctx context.Context, hint func()) (heard bool, err error)
 		_ = ps.Close()
 	}()
 	dial, cancel := context.WithTimeout(ctx, r.cfg.DialTimeout+backgroundTimeout)
-	err = ps.Subscribe(dial, RedisChannel)
+	err = ps.Subscribe(dial, Channel)
 	cancel()
 	if err != nil {
 		return false, fmt.Errorf("redis: subscribe: %w", err)

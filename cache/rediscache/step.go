@@ -1,0 +1,58 @@
+package rediscache
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"jwtbouncer/authz"
+)
+
+// Stepped is a Client without background work, for simulations: what its loops
+// would do happens one step at a time, when the simulation says so, on the
+// goroutine of the caller.
+type Stepped struct{ *Client }
+
+// NewStepped returns a Stepped client that reaches its server through client.
+// Its breaker never closes by itself, because probes go by the real clock.
+func NewStepped(client redis.UniversalClient, cfg Config, o Options) (*Stepped, error) {
+	c, err := newClient(client, cfg, o)
+	if err != nil {
+		return nil, err
+	}
+	c.breaker = c.newBreaker(failingProbe)
+	return &Stepped{c}, nil
+}
+
+func failingProbe(context.Context) error { return context.Canceled }
+
+// Fills returns the number of fills in the queue.
+func (s *Stepped) Fills() int { return len(s.fills) }
+
+// StepFill makes the next fill in the queue, waiting for one if there is none,
+// and returns the verdict it is about.
+func (s *Stepped) StepFill(ctx context.Context) (authz.Verdict, error) {
+	job := <-s.fills
+	return job.verdict, s.fill(ctx, job)
+}
+
+// StepEpoch makes one round of the freshness epoch and returns the mean time to
+// the next one.
+func (s *Stepped) StepEpoch(ctx context.Context) (time.Duration, error) {
+	return s.roll.every, s.callRoll(ctx)
+}
+
+// StepPublish publishes what is queued. Where the breaker is open, it closes it
+// instead.
+func (s *Stepped) StepPublish(ctx context.Context) error {
+	if !s.breaker.Ready() {
+		go s.breaker.Close() // waits for calls that the simulation has suspended
+		s.breaker = s.newBreaker(failingProbe)
+		return nil
+	}
+	return s.news.flush(ctx)
+}
+
+// Close ends the breaker. All calls must have returned.
+func (s *Stepped) Close() { s.breaker.Close() }
