@@ -56,7 +56,7 @@ func (c *Chain) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 
 type fill struct {
 	to   Filler
-	mark time.Time
+	mark time.Duration
 }
 
 func (c *Chain) ask(ctx context.Context, t Tier, q *Query) (Verdict, error) {

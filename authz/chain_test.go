@@ -39,7 +39,7 @@ func (f *fakeTier) Lookup(_ context.Context, q *authz.Query) (authz.Verdict, err
 type fakeFiller struct {
 	fakeTier
 	refuse bool // Begin returns false
-	mark   time.Time
+	mark   time.Duration
 	begun  int
 	fills  []fakeFill
 }
@@ -47,17 +47,17 @@ type fakeFiller struct {
 type fakeFill struct {
 	query   authz.Query
 	verdict authz.Verdict
-	mark    time.Time
+	mark    time.Duration
 }
 
 var _ authz.Filler = (*fakeFiller)(nil)
 
-func (f *fakeFiller) Begin(context.Context, *authz.Query) (time.Time, bool) {
+func (f *fakeFiller) Begin(context.Context, *authz.Query) (time.Duration, bool) {
 	f.begun++
 	return f.mark, !f.refuse
 }
 
-func (f *fakeFiller) Fill(q authz.Query, v authz.Verdict, mark time.Time) {
+func (f *fakeFiller) Fill(q authz.Query, v authz.Verdict, mark time.Duration) {
 	f.fills = append(f.fills, fakeFill{q, v, mark})
 }
 
@@ -207,7 +207,7 @@ func TestChainFill(t *testing.T) {
 // Every tier that missed is taught, and a plain tier between them is passed by.
 func TestChainFillsSeveral(t *testing.T) {
 	t.Parallel()
-	near, far := &fakeFiller{mark: time.Unix(1, 0)}, &fakeFiller{mark: time.Unix(2, 0)}
+	near, far := &fakeFiller{mark: time.Second}, &fakeFiller{mark: 2 * time.Second}
 	v, err := authz.NewChain(nil, near, &fakeTier{}, far, &fakeTier{verdict: authz.Revoked}).Lookup(t.Context(), &authz.Query{})
 	require.NoError(t, err)
 	require.Equal(t, authz.Revoked, v)

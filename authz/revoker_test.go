@@ -141,11 +141,11 @@ func (s *stage) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
 	s.asked++
 	return s.v, s.err
 }
-func (s *stage) Begin(context.Context, *authz.Query) (time.Time, bool) {
+func (s *stage) Begin(context.Context, *authz.Query) (time.Duration, bool) {
 	s.begun++
-	return time.Unix(int64(s.begun), 0), true
+	return time.Duration(s.begun), true
 }
-func (s *stage) Fill(_ authz.Query, v authz.Verdict, _ time.Time) {
+func (s *stage) Fill(_ authz.Query, v authz.Verdict, _ time.Duration) {
 	s.filled = append(s.filled, v)
 }
 

@@ -89,14 +89,14 @@ type Tier interface {
 	Lookup(ctx context.Context, q *Query) (Verdict, error)
 }
 
-// Filler is a Tier that wants to learn what a later tier proved.
+// Filler is a Tier that learns what a later tier proved.
 type Filler interface {
-	// Begin is called before later tiers are asked; the mark it returns says,
-	// in the filler's own terms, when that was, and bounds how long the fill
-	// may be believed. ok=false: cannot be filled now.
-	Begin(ctx context.Context, q *Query) (mark time.Time, ok bool)
+	// Begin is called before later tiers are asked. The mark is the boot time
+	// (Clock.Boot) of the call; no verdict of a later tier is older. ok is false
+	// when the filler cannot learn now.
+	Begin(ctx context.Context, q *Query) (mark time.Duration, ok bool)
 	// Fill hands over a verdict that a later tier proved after Begin returned
-	// mark. It must not block the caller: the work is done in the background
-	// within the filler's own bounds, or dropped.
-	Fill(q Query, verdict Verdict, mark time.Time)
+	// mark. It must neither block its caller nor keep q.Keys: the work is done in
+	// the background within the filler's own bounds, or dropped.
+	Fill(q Query, verdict Verdict, mark time.Duration)
 }

@@ -23,25 +23,24 @@ type fillJob struct {
 	call    string // roll call to write into a valid entry
 }
 
-// Begin implements authz.Filler. The mark is this process's boot-time clock:
-// it names, without a round trip, the roll call known before the authority is
-// asked.
-func (r *Client) Begin(context.Context, *authz.Query) (time.Time, bool) {
+// Begin implements authz.Filler. The mark names, without a round trip, the roll
+// call known before the authority is asked.
+func (r *Client) Begin(context.Context, *authz.Query) (mark time.Duration, ok bool) {
 	if !r.breaker.Ready() {
-		return time.Time{}, false
+		return 0, false
 	}
-	return time.Unix(0, int64(r.clock.Boot())), true
+	return r.clock.Boot(), true
 }
 
 // Fill implements authz.Filler. It never blocks: when the queue is full the
 // verdict is dropped and counted.
-func (r *Client) Fill(q authz.Query, verdict authz.Verdict, mark time.Time) {
+func (r *Client) Fill(q authz.Query, verdict authz.Verdict, mark time.Duration) {
 	job := fillJob{query: q, verdict: verdict}
 	switch {
 	case verdict == authz.Revoked:
 	case verdict == authz.NotRevoked && r.roll != nil && r.limit.Load() > 0: // else it is not known yet whose verdict it is
 		var ok bool
-		if job.call, ok = r.roll.before(time.Duration(mark.UnixNano())); !ok {
+		if job.call, ok = r.roll.before(mark); !ok {
 			return
 		}
 	default:
