@@ -161,7 +161,7 @@ func TestChainContextOver(t *testing.T) {
 // before the later tier was asked.
 func TestChainFill(t *testing.T) {
 	t.Parallel()
-	mark := time.Now()
+	mark := time.Minute
 	query := authz.Query{Keys: []authz.Key{{1}}, TokenKey: authz.Key{1}, ID: "jti-1"}
 	for name, tt := range map[string]struct {
 		filler fakeFiller

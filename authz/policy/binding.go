@@ -59,19 +59,12 @@ func (c BindingConfig) Validate(fault authz.Fault) {
 	}
 }
 
-// ReplayStore remembers what must not be used twice.
-type ReplayStore interface {
-	// Seen records key for ttl and reports whether it was recorded already.
-	// On an error nothing is known, and the caller must not go on.
-	Seen(ctx context.Context, key string, ttl time.Duration) (bool, error)
-}
-
 // Binding checks that a sender-constrained token comes with its proof.
 type Binding struct {
 	trustForwarded bool
 	dpop           DPoPConfig
 	origins        []string
-	replay         ReplayStore
+	replay         authz.ReplayStore
 	challenge      *authz.Challenge // asks for DPoP
 	badProof       *authz.Challenge
 	// assume lists the members of cnf that count as proven: for policy tests,
@@ -82,7 +75,7 @@ type Binding struct {
 // NewBinding returns a Binding that records proofs in replay: a shared store
 // where several sidecars serve the same resources, since a proof could
 // otherwise be used once at each.
-func NewBinding(c BindingConfig, replay ReplayStore) (*Binding, error) {
+func NewBinding(c BindingConfig, replay authz.ReplayStore) (*Binding, error) {
 	var faults []string
 	c.Validate(func(path, format string, args ...any) {
 		faults = append(faults, path+": "+fmt.Sprintf(format, args...))

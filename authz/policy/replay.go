@@ -22,7 +22,7 @@ type MemoryReplay struct {
 	oldest  expiries
 }
 
-var _ ReplayStore = (*MemoryReplay)(nil)
+var _ authz.ReplayStore = (*MemoryReplay)(nil)
 
 // ErrReplayFull is MemoryReplay's error when it cannot remember more.
 var ErrReplayFull = errors.New("replay memory is full")
@@ -76,7 +76,7 @@ func (e *expiries) Pop() any {
 // testing a decision uses up no proof. Nothing that serves requests may use it.
 type Unrecorded struct{}
 
-var _ ReplayStore = Unrecorded{}
+var _ authz.ReplayStore = Unrecorded{}
 
 // Seen implements ReplayStore.
 func (Unrecorded) Seen(context.Context, string, time.Duration) (bool, error) { return false, nil }

@@ -13,8 +13,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// The rights that docs/redis.md names are enough for everything.
-func TestRedisACL(t *testing.T) {
+// The ACL rule in docs/redis.md allows everything that a client does.
+func TestACL(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/redis.md")
 	require.NoError(t, err)
@@ -31,15 +31,15 @@ func TestRedisACL(t *testing.T) {
 		c.Addrs, c.Username, c.Password, c.LegacyKeys = []string{s.Addr}, "jwt_bouncer", "secret", true
 	}
 	writer, reader := open(t, with), open(t, with)
-	var hints atomic.Int64
-	subscribed(t, reader, &hints)
+	var notified atomic.Int64
+	subscribed(t, reader, &notified)
 	teach(t, writer, reader, tokenOf("acl", 1))
-	heard := hints.Load()
+	heard := notified.Load()
 	require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-acl", nil)}))
-	require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-acl", nil)}), "on what is there as well")
+	require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-acl", nil)}), "over an existing key as well")
 	require.Equal(t, authz.Revoked, ask(t, reader, tokenOf("acl", 1)))
-	require.Eventually(t, func() bool { return hints.Load() > heard }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return notified.Load() > heard }, 5*time.Second, time.Millisecond)
 	_, err = writer.Seen(t.Context(), "k", time.Second)
 	require.NoError(t, err)
-	require.Error(t, writer.client.FlushAll(t.Context()).Err(), "and no more than enough")
+	require.Error(t, writer.client.FlushAll(t.Context()).Err(), "and nothing more")
 }

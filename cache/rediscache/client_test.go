@@ -28,7 +28,7 @@ const testBound = 2 * time.Second
 func open(t testing.TB, change func(*Config, *Options)) *Client {
 	t.Helper()
 	cfg, o := DefaultConfig(), Options{MaxStaleness: testBound, Fill: true, Registry: prometheus.NewRegistry()}
-	cfg.Timeout = 500 * time.Millisecond // a busy test machine is no fault; tests of faults shorten it
+	cfg.Timeout = 500 * time.Millisecond // for a busy test machine; tests of faults shorten it
 	change(&cfg, &o)
 	cfg.Validate(func(path, format string, args ...any) { t.Errorf(path+": "+format, args...) })
 	r, err := Open(cfg, o)
@@ -41,7 +41,7 @@ func at(addr string) func(*Config, *Options) {
 	return func(c *Config, _ *Options) { c.Addrs = []string{addr} }
 }
 
-// topologies are the ways Redis is run; each test of the tier's contract runs on all.
+// topologies runs f on every way to deploy Redis.
 func topologies(t *testing.T, f func(t *testing.T, open func(func(*Config, *Options)) *Client, do func(key string, args ...any) any)) {
 	run := func(name string, start func(*testing.T) func(*Config)) {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func topologies(t *testing.T, f func(t *testing.T, open func(func(*Config, *Opti
 	})
 }
 
-// token returns the query of a token with every kind of key, issued at iat.
+// tokenOf returns the query about a token with every kind of key, issued at iat.
 func tokenOf(name string, iat int64) authz.Query {
 	tok := &authz.Token{
 		Raw: "h." + name + ".s", Issuer: "https://i", ID: "jti-" + name, Subject: "sub-" + name, Session: "sid-" + name, KeyID: "kid-" + name,
@@ -107,7 +107,7 @@ func ask(t testing.TB, r *Client, q authz.Query) authz.Verdict {
 	return v
 }
 
-// teach fills NotRevoked the way a chain does, until it is believed.
+// teach fills NotRevoked as a chain does, until the reader believes it.
 func teach(t testing.TB, writer, reader *Client, q authz.Query) {
 	t.Helper()
 	harness.Eventually(t, 10*time.Second, "a filled entry is believed", func(ctx context.Context) error {
@@ -122,7 +122,7 @@ func teach(t testing.TB, writer, reader *Client, q authz.Query) {
 	})
 }
 
-func TestRedisTier(t *testing.T) {
+func TestTier(t *testing.T) {
 	t.Parallel()
 	topologies(t, func(t *testing.T, open func(func(*Config, *Options)) *Client, do func(string, ...any) any) {
 		writer, reader := open(nil), open(nil)
@@ -139,7 +139,7 @@ func TestRedisTier(t *testing.T) {
 				{"always", time.Time{}, authz.Revoked}, {"issued before", after, authz.Revoked}, {"issued at", before, authz.Unknown},
 			} {
 				if kind == authz.KindIss && c.want == authz.Revoked {
-					continue // would revoke every other case's token; tried last
+					continue // it would revoke the tokens of all other cases; see the last subtest
 				}
 				name := kind.String() + "-" + strings.ReplaceAll(c.name, " ", "-")
 				q := tokenOf(name, iat)
@@ -159,13 +159,13 @@ func TestRedisTier(t *testing.T) {
 			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-wins", nil)}))
 			require.Equal(t, authz.Revoked, ask(t, reader, q))
 		})
-		t.Run("announcing a token removes its valid entry", func(t *testing.T) {
+		t.Run("publishing a token removes its valid entry", func(t *testing.T) {
 			q := tokenOf("gone", iat)
 			teach(t, writer, reader, q)
 			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindToken, authz.TokenValue("h.gone.s"), nil)}))
 			require.EqualValues(t, 0, do("", "EXISTS", validKey(q.TokenKey)))
 		})
-		t.Run("the stricter of two announcements stays, and the longer", func(t *testing.T) {
+		t.Run("the stricter not_before and the later expiry stay", func(t *testing.T) {
 			q := tokenOf("strict", iat)
 			late := time.Now().Add(2 * time.Hour)
 			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-strict", func(r *authz.Revocation) { r.ExpiresAt = late })}))
@@ -175,11 +175,11 @@ func TestRedisTier(t *testing.T) {
 			require.True(t, ok)
 			require.Greater(t, ttl, int64(90*60))
 		})
-		t.Run("a valid entry is believed by others and ends within the bound", func(t *testing.T) {
+		t.Run("other sidecars believe a valid entry until the bound", func(t *testing.T) {
 			q := tokenOf("bound", iat)
 			teach(t, writer, reader, q)
 			begun := reader.clock.Boot()
-			// Keys that never expire are what a stepped clock or a restored backup makes.
+			// A stepped clock or a restored backup leaves keys that never expire.
 			do("", "PERSIST", validKey(q.TokenKey))
 			harness.Eventually(t, testBound+time.Second, "disbelieved", func(context.Context) error {
 				if v := ask(t, reader, q); v != authz.Unknown {
@@ -187,10 +187,10 @@ func TestRedisTier(t *testing.T) {
 				}
 				return nil
 			})
-			require.EqualValues(t, 1, do("", "EXISTS", validKey(q.TokenKey)), "it was still there")
+			require.EqualValues(t, 1, do("", "EXISTS", validKey(q.TokenKey)), "the key is still there")
 			require.LessOrEqual(t, reader.clock.Boot()-begun, testBound+time.Second)
 		})
-		t.Run("a revoked verdict is taught", func(t *testing.T) {
+		t.Run("a revoked verdict is filled", func(t *testing.T) {
 			q := tokenOf("taught", iat)
 			mark, ok := writer.Begin(t.Context(), &q)
 			require.True(t, ok)
@@ -213,12 +213,12 @@ func TestRedisTier(t *testing.T) {
 			do("", "SET", revokedKey(q.Keys[0]), "\x00?")
 			require.Equal(t, authz.Revoked, ask(t, reader, q))
 		})
-		t.Run("an announcement replaces what is no revocation", func(t *testing.T) {
+		t.Run("publishing replaces values that are not revocations", func(t *testing.T) {
 			foreign, odd, other := tokenOf("foreign", iat), tokenOf("replaced", iat), tokenOf("other", iat)
 			do("", "LPUSH", revokedKey(foreign.Keys[0]), "x")
 			do("", "LPUSH", revokedKey(foreign.TokenKey), "x")
 			do("", "SET", revokedKey(odd.Keys[0]), strings.Repeat("x", 2*maxReplyString))
-			require.Equal(t, authz.Unknown, ask(t, reader, foreign), "no error either")
+			require.Equal(t, authz.Unknown, ask(t, reader, foreign), "and no error")
 			require.True(t, writer.Publish(t.Context(), []authz.Revocation{
 				revocation(authz.KindJTI, "jti-foreign", nil), revocation(authz.KindToken, authz.TokenValue("h.foreign.s"), nil),
 				revocation(authz.KindJTI, "jti-replaced", func(r *authz.Revocation) { r.NotBefore = before }), revocation(authz.KindJTI, "jti-other", nil),
@@ -226,32 +226,32 @@ func TestRedisTier(t *testing.T) {
 			for _, q := range []authz.Query{foreign, odd, other} {
 				require.Equal(t, authz.Revoked, ask(t, reader, q))
 			}
-			require.Equal(t, always, do("", "GET", revokedKey(odd.Keys[0])), "what cannot be read stays in force, in our words")
+			require.Equal(t, always, do("", "GET", revokedKey(odd.Keys[0])), "an unreadable value stays in force, in our format")
 			require.Greater(t, do("", "TTL", revokedKey(foreign.Keys[0])), int64(0))
 		})
-		t.Run("keys of other types do not keep entries from being written", func(t *testing.T) {
+		t.Run("keys of other types do not prevent fills", func(t *testing.T) {
 			q := tokenOf("types", iat)
 			do("", "LPUSH", revokedKey(q.Keys[0]), "x")
 			do("", "LPUSH", validKey(q.TokenKey), "x")
 			teach(t, writer, reader, q)
 		})
-		t.Run("the roll call heals", func(t *testing.T) {
-			stamps, call := rollKeys("")[0], rollKeys("")[1]
+		t.Run("the freshness epoch heals", func(t *testing.T) {
+			stamps, epoch := epochKeys("")[0], epochKeys("")[1]
 			for name, harm := range map[string]func() any{
-				"for ever":           func() any { return do("", "PERSIST", call) },
-				"for a day":          func() any { return do("", "PEXPIRE", call, 24*3600*1000) },
-				"call of a type":     func() any { do("", "DEL", call); return do("", "LPUSH", call, "x") },
+				"for ever":           func() any { return do("", "PERSIST", epoch) },
+				"for a day":          func() any { return do("", "PEXPIRE", epoch, 24*3600*1000) },
+				"epoch of a type":    func() any { do("", "DEL", epoch); return do("", "LPUSH", epoch, "x") },
 				"stamps of a type":   func() any { do("", "DEL", stamps); return do("", "SET", stamps, "x") },
 				"stamps for ever":    func() any { return do("", "PERSIST", stamps) },
 				"stamps of the past": func() any { return do("", "ZADD", stamps, 1, "x") },
 			} {
 				t.Run(name, func(t *testing.T) {
-					require.Eventually(t, func() bool { return harm() == int64(1) || name == "stamps of a type" }, 5*time.Second, time.Millisecond, "it was there, to be harmed")
-					harness.Eventually(t, testBound, "a new roll call, for a short time", func(context.Context) error {
-						if kinds := fmt.Sprintf("%s %s", do("", "TYPE", stamps), do("", "TYPE", call)); kinds != "zset string" {
+					require.Eventually(t, func() bool { return harm() == int64(1) || name == "stamps of a type" }, 5*time.Second, time.Millisecond, "the key was there")
+					harness.Eventually(t, testBound, "a new epoch with a short lifetime", func(context.Context) error {
+						if kinds := fmt.Sprintf("%s %s", do("", "TYPE", stamps), do("", "TYPE", epoch)); kinds != "zset string" {
 							return errors.New(kinds)
 						}
-						for key, longest := range map[string]time.Duration{stamps: testBound, call: 2 * writer.roll.every} {
+						for key, longest := range map[string]time.Duration{stamps: testBound, epoch: 2 * writer.epochs.every} {
 							if left, _ := do("", "PTTL", key).(int64); left <= 0 || left > longest.Milliseconds() {
 								return fmt.Errorf("%s lives %d ms", key, left)
 							}
@@ -262,12 +262,12 @@ func TestRedisTier(t *testing.T) {
 				})
 			}
 		})
-		t.Run("a large announcement", func(t *testing.T) {
+		t.Run("many revocations at once", func(t *testing.T) {
 			many := make([]authz.Revocation, 1200)
 			for i := range many {
 				many[i] = revocation(authz.KindJTI, fmt.Sprintf("jti-many%d", i), nil)
 			}
-			harness.Eventually(t, 20*time.Second, "all are there", func(ctx context.Context) error {
+			harness.Eventually(t, 20*time.Second, "all are published", func(ctx context.Context) error {
 				writer.Publish(ctx, many)
 				v, err := reader.Lookup(ctx, ptr(tokenOf("many1199", iat)))
 				if err == nil && v != authz.Revoked {
@@ -298,9 +298,9 @@ func TestRedisTier(t *testing.T) {
 	})
 }
 
-// The store's max_staleness counts where it is less than the configured one,
-// and until it is known nothing is believed.
-func TestRedisKeepsToTheFleetsLimit(t *testing.T) {
+// The lesser of the store's and the configured max_staleness counts. Until the
+// store's is known, no valid entry is believed.
+func TestStoreLimitsStaleness(t *testing.T) {
 	t.Parallel()
 	r := open(t, at(harness.Redis(t).Addr))
 	q := tokenOf("limited", time.Now().Unix())
@@ -315,10 +315,10 @@ func TestRedisKeepsToTheFleetsLimit(t *testing.T) {
 		r.Limit(limit, "")
 		require.Equal(t, want, ask(t, r, q), limit)
 	}
-	require.Equal(t, int64(testBound), func() int64 { r.Limit(time.Hour, ""); return r.limit.Load() }(), "never more than configured")
+	require.Equal(t, int64(testBound), func() int64 { r.Limit(time.Hour, ""); return r.limit.Load() }(), "at most the configured value")
 }
 
-// fixedStore answers always the same.
+// fixedStore always gives the same answer.
 type fixedStore authz.Verdict
 
 func (fixedStore) Name() string { return "store" }
@@ -326,10 +326,10 @@ func (s fixedStore) Lookup(context.Context, *authz.Query) (authz.Verdict, error)
 	return authz.Verdict(s), nil
 }
 
-// Sidecars on one Redis need not have one store: each its own SQLite file, or
-// one has been pointed at another database. What the one's store says of a
-// token is not what the other's would.
-func TestRedisOfAnotherStore(t *testing.T) {
+// Sidecars that share a Redis may have different stores: a SQLite file each, or
+// another database after a move. A verdict of one store says nothing about the
+// other.
+func TestEntriesOfAnotherStore(t *testing.T) {
 	t.Parallel()
 	for _, ids := range [][2]string{{"one", "two"}, {"", "two"}, {"one", ""}} {
 		t.Run(fmt.Sprintf("%q and %q", ids[0], ids[1]), func(t *testing.T) {
@@ -338,16 +338,18 @@ func TestRedisOfAnotherStore(t *testing.T) {
 			a, b := open(t, at(s.Addr)), open(t, at(s.Addr))
 			a.Limit(testBound, ids[0])
 			b.Limit(testBound, ids[1])
-			ignorant := authz.NewChain(nil, a, fixedStore(authz.NotRevoked))
-			knowing := authz.NewChain(nil, b, fixedStore(authz.Revoked)) // its announcement was lost
-			q := tokenOf("revoked in one", 1)
-			for end := time.Now().Add(testBound); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-				_, err := ignorant.Lookup(t.Context(), &q)
+			uninformed := authz.NewChain(nil, a, fixedStore(authz.NotRevoked))
+			informed := authz.NewChain(nil, b, fixedStore(authz.Revoked)) // its publication was lost
+			teach(t, b, b, tokenOf("of b", 1))                            // b has a freshness epoch of its own
+			for i := range 20 {
+				q := tokenOf(fmt.Sprint("revoked in one", i), 1)
+				teach(t, a, a, q)
+				v, err := uninformed.Lookup(t.Context(), &q)
 				require.NoError(t, err)
-				v, err := knowing.Lookup(t.Context(), &q)
+				require.Equal(t, authz.NotRevoked, v)
+				v, err = informed.Lookup(t.Context(), &q)
 				require.NoError(t, err)
-				require.Equal(t, authz.Revoked, v, "by its own store")
-				_ = b.client.Del(t.Context(), revokedKey(q.TokenKey)).Err() // evicted
+				require.Equal(t, authz.Revoked, v, "its own store decides")
 			}
 		})
 	}
@@ -362,9 +364,9 @@ func TestRedisOfAnotherStore(t *testing.T) {
 		mark, _ := a.Begin(t.Context(), &q)
 		a.Limit(testBound, "two")
 		b.Limit(testBound, "two")
-		require.Equal(t, authz.Unknown, ask(t, b, q), "believed under the former one")
+		require.Equal(t, authz.Unknown, ask(t, b, q), "an entry of the former store")
 		a.Fill(q, authz.NotRevoked, mark)
-		require.Empty(t, a.fills, "asked of the former one")
+		require.Empty(t, a.fills, "the former store was asked")
 		teach(t, a, b, q)
 	})
 	t.Run("not known yet", func(t *testing.T) {
@@ -381,8 +383,8 @@ func TestRedisOfAnotherStore(t *testing.T) {
 
 func ptr[T any](v T) *T { return &v }
 
-// The older layout: token:revoked:{jti}, whatever the value.
-func TestRedisLegacyKeys(t *testing.T) {
+// The older layout is token:revoked:{jti} with any value.
+func TestLegacyKeys(t *testing.T) {
 	t.Parallel()
 	topologies(t, func(t *testing.T, open func(func(*Config, *Options)) *Client, do func(string, ...any) any) {
 		on := open(func(c *Config, _ *Options) { c.LegacyKeys = true })
@@ -390,11 +392,11 @@ func TestRedisLegacyKeys(t *testing.T) {
 		q := tokenOf("old", 1_800_000_000)
 		do("", "SETEX", "token:revoked:jti-old", 600, "1") // as redis-py's setex writes it
 		require.Equal(t, authz.Revoked, ask(t, on, q))
-		require.Equal(t, authz.Unknown, ask(t, off, q), "only where the bridge is on")
+		require.Equal(t, authz.Unknown, ask(t, off, q), "only with legacy_keys")
 
-		nameless := q
-		nameless.ID = ""
-		require.Equal(t, authz.Unknown, ask(t, on, nameless), "no jti, no legacy key")
+		withoutID := q
+		withoutID.ID = ""
+		require.Equal(t, authz.Unknown, ask(t, on, withoutID), "no jti, no legacy key")
 
 		do("", "SET", "token:valid:jti-new", "{}")
 		require.True(t, on.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-new", nil)}))
@@ -412,8 +414,8 @@ func TestRedisLegacyKeys(t *testing.T) {
 	})
 }
 
-// lie serves every connection: reply says what to answer to a command, given
-// in lower case; the answer "" is none, and ends nothing.
+// lie starts a server that answers every command, in lower case, with reply's
+// result. After "" the server sends nothing and keeps the connection open.
 func lie(t testing.TB, reply func(command []string) string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -487,7 +489,7 @@ func readCommand(in *bufio.Reader) ([]string, error) {
 	return command, nil
 }
 
-// greet answers what a client asks before its first command; else "".
+// greet answers the commands that a client sends while connecting; "" for others.
 func greet(command []string) string {
 	switch command[0] {
 	case "hello":
@@ -500,8 +502,8 @@ func greet(command []string) string {
 
 func bulk(s string) string { return fmt.Sprintf("$%d\r\n%s\r\n", len(s), s) }
 
-// odd are replies that no command has earned, some of them announcing more
-// than there is, or than there can be.
+// odd are replies that fit no command. Some announce more than there is, or than
+// there can be.
 var odd = []string{
 	"+OK\r\n", "+\r\n", "\r\n", "$-1\r\n", "$0\r\n\r\n", "$1\r\nx\r\n", ":1\r\n", ":-1\r\n", ":99999999999999999999\r\n", "\x00", "HTTP/1.1 400 Bad Request\r\n\r\n",
 	"*-1\r\n", "*0\r\n", "*1\r\n$1\r\nx\r\n", "*1\r\n*0\r\n", "*1\r\n:1\r\n", "*2\r\n$-1\r\n$-1\r\n", "*2\r\n$0\r\n\r\n$1\r\n0\r\n", "*1\r\n-ERR x\r\n",
@@ -511,19 +513,19 @@ var odd = []string{
 	"*1\r\n$9\r\nsubscribe\r\n", "*2\r\n$9\r\nsubscribe\r\n*0\r\n", "*3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n$1\r\nx\r\n", "*3\r\n$7\r\nmessage\r\n:1\r\n:1\r\n", "*2\r\n$7\r\nmessage\r\n$1\r\nx\r\n",
 	"*3\r\n$7\r\nmessage\r\n$1\r\nx\r\n*1\r\n:1\r\n", "*1\r\n$8\r\npmessage\r\n", "*1\r\n$4\r\npong\r\n", "*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n$4\r\nmain\r\n",
 	"-NOAUTH Authentication required.\r\n", "-LOADING\r\n", "-\r\n", "-MOVED\r\n", "-MOVED 1\r\n", "-MOVED 1 \r\n", "-MOVED x y z\r\n", "-ASK 1\r\n", "-ASK 1 :\r\n", "-NOSCRIPT\r\n", "-TRYAGAIN\r\n", "-CLUSTERDOWN\r\n", "-READONLY\r\n", "-CROSSSLOT\r\n",
-	// Numbers and texts that pass for lengths, and strings that hold replies.
+	// Numbers and texts that look like lengths, and strings that contain replies.
 	":4611686018427387904\r\n", "+4611686018427387904\r\n", ":2000000000\r\n", "$25\r\n*4611686018427387904\r\n*0\r\n\r\n", "*1\r\n$25\r\n*4611686018427387904\r\n*0\r\n\r\n",
 	"$9999999999999\r\n", "$99999999999\r\n", "$9223372036854775806\r\n", "$9223372036854775808\r\n", "$-2\r\n", "$+3\r\nabc\r\n", "*4611686018427387904\r\n", "*9223372036854775807\r\n", "*2000000000\r\n", "*-2\r\n", "*2\r\n$1\r\nx\r\n*2000000000\r\n",
 	strings.Repeat("*1\r\n", 100_000), "+" + strings.Repeat("x", 100_000), strings.Repeat("x", 100_000), "*3\r\n$1\r\nx\r\n$1048577\r\n",
 	"%4611686018427387904\r\n", "%1\r\n*0\r\n+x\r\n", "~4611686018427387904\r\n", ">4611686018427387904\r\n", "|4611686018427387904\r\n", strings.Repeat("|0\r\n", 100_000), "=99999999999\r\n", "=1\r\nx\r\n", "!99999999999\r\n", "(1" + strings.Repeat("0", 100_000) + "\r\n", "_\r\n", "#x\r\n", ",x\r\n",
 }
 
-// Whatever a server answers, and whenever it begins to, it is never taken for
-// "not revoked" and ends nothing: a panic in a goroutine of the library would
-// end this test.
-func TestRedisGarbage(t *testing.T) {
+// No answer of a server, at any point of a conversation, is taken for "not
+// revoked" or ends the process: a panic in a goroutine of the library would end
+// this test.
+func TestGarbage(t *testing.T) {
 	t.Parallel()
-	// What is answered before the garbage begins; "" is garbage.
+	// say returns the answer before the garbage begins; "" is garbage.
 	whole := "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n"
 	begin := map[string]struct {
 		say    func(addr string, command []string) string
@@ -598,19 +600,19 @@ func TestRedisGarbage(t *testing.T) {
 					require.NotEqual(t, authz.NotRevoked, v, "%.30q", reply)
 					calm(err)
 				}
-				announced := r.Publish(ctx, []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
-				require.False(t, announced && !strings.ContainsAny(reply[:1], "+:$*_#"), "%.30q", reply)
+				published := r.Publish(ctx, []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
+				require.False(t, published && !strings.ContainsAny(reply[:1], "+:$*_#"), "%.30q", reply)
 				calm(r.fill(ctx, fillJob{query: q, verdict: authz.NotRevoked}))
-				calm(r.callRoll(ctx))
+				calm(r.stepEpoch(ctx))
 				_, err := r.Seen(ctx, "x", time.Second)
 				calm(err)
 				calm(r.Ping(ctx))
 				cancel()
 				<-subscribed
-				r.news.mu.Lock()
-				clear(r.news.pending) // or Close would wait for it
-				r.news.publish = false
-				r.news.mu.Unlock()
+				r.publisher.mu.Lock()
+				clear(r.publisher.queue) // or Close would wait for it
+				r.publisher.messageOwed = false
+				r.publisher.mu.Unlock()
 				_ = r.Close()
 			}
 		})
@@ -621,8 +623,8 @@ func counter(v *prometheus.CounterVec, label string) float64 {
 	return testutil.ToFloat64(v.WithLabelValues(label))
 }
 
-// What panics is begun again.
-func TestRedisBackgroundWorkGoesOn(t *testing.T) {
+// A loop that panics is started again.
+func TestBackgroundWorkGoesOn(t *testing.T) {
 	t.Parallel()
 	r := open(t, at("127.0.0.1:1"))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -649,7 +651,7 @@ func TestRedisBackgroundWorkGoesOn(t *testing.T) {
 	require.False(t, r.breaker.Ready(), "a panic counts as a failure")
 }
 
-func BenchmarkRedisLookup(b *testing.B) {
+func BenchmarkLookup(b *testing.B) {
 	s := harness.Redis(b)
 	r := open(b, at(s.Addr))
 	q := tokenOf("x", 1)

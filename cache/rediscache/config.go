@@ -19,41 +19,41 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Config says where Redis (or Valkey) is and how long it may be waited
-// for. In YAML it is either a URL alone or a mapping. The zero Config
-// means: no Redis. It prints itself without secrets.
+// Config is the stanza "redis": the address of Redis (or Valkey) and the limits
+// of its use. In YAML it is a URL or a mapping. The zero Config means no Redis. A
+// Config prints itself without secrets.
 type Config struct {
-	URL                  string        `yaml:"url" doc:"redis://, rediss:// (TLS) or unix:// address of a single server, with user, password and database; empty: see addrs."`
-	Addrs                []string      `yaml:"addrs" doc:"host:port of a single server, of Cluster nodes (cluster: true) or of all Sentinels (master_name); empty: url is used."`
-	MasterName           string        `yaml:"master_name" doc:"Name of the master the Sentinels in addrs watch; empty: no Sentinel."`
-	Cluster              bool          `yaml:"cluster" doc:"True: addrs (or url) name nodes of a Redis Cluster."`
-	DB                   int           `yaml:"db" doc:"Database number; 0 is the only one a Cluster has."`
-	Username             string        `yaml:"username" doc:"ACL user; empty: the default user."`
-	Password             string        `yaml:"password" doc:"Password in plain text; better leave it empty and use password_file or the environment."`
-	PasswordFile         string        `yaml:"password_file" doc:"File with the password, read for every new connection so that it can be rotated; empty: none."`
-	SentinelUsername     string        `yaml:"sentinel_username" doc:"ACL user at the Sentinels; empty: the default user."`
-	SentinelPasswordFile string        `yaml:"sentinel_password_file" doc:"File with the password of the Sentinels, read for every new connection so that it can be rotated; empty: none."`
-	TLS                  TLSConfig     `yaml:"tls" doc:"TLS towards the servers; rediss:// switches it on too."`
-	Timeout              time.Duration `yaml:"timeout" doc:"Longest wait for one lookup, between 1ms and 1s; later the next tier is asked."`
-	DialTimeout          time.Duration `yaml:"dial_timeout" doc:"Longest wait for a connection, TLS and login included, up to 5s."`
-	PoolSize             int           `yaml:"pool_size" doc:"Connections per server at most, between 1 and 1000."`
-	MaxTTL               time.Duration `yaml:"max_ttl" doc:"Upper limit on the lifetime of a cached token:valid entry; 0: max_staleness alone limits it."`
-	LegacyKeys           bool          `yaml:"legacy_keys" doc:"True: keys token:revoked:{jti} with the bare jti, as older deployments write and read them, are honoured and written as well."`
+	URL                  string        `yaml:"url" doc:"Address of a single server with user, password and database: redis://, rediss:// (TLS) or unix://. Empty: addrs is used."`
+	Addrs                []string      `yaml:"addrs" doc:"host:port of a single server, of Cluster nodes (cluster: true) or of all Sentinels (master_name). Empty: url is used."`
+	MasterName           string        `yaml:"master_name" doc:"Name of the master that the Sentinels in addrs watch. Empty: no Sentinel."`
+	Cluster              bool          `yaml:"cluster" doc:"Whether addrs or url name nodes of a Redis Cluster."`
+	DB                   int           `yaml:"db" doc:"Database number; must be 0 with a Cluster."`
+	Username             string        `yaml:"username" doc:"ACL user. Empty: the default user."`
+	Password             string        `yaml:"password" doc:"Password in plain text. Prefer password_file or the environment."`
+	PasswordFile         string        `yaml:"password_file" doc:"File with the password, read for every new connection so that it can be rotated. Empty: none."`
+	SentinelUsername     string        `yaml:"sentinel_username" doc:"ACL user at the Sentinels. Empty: the default user."`
+	SentinelPasswordFile string        `yaml:"sentinel_password_file" doc:"File with the password of the Sentinels, read for every new connection so that it can be rotated. Empty: none."`
+	TLS                  TLSConfig     `yaml:"tls" doc:"TLS to the servers; rediss:// enables it as well."`
+	Timeout              time.Duration `yaml:"timeout" doc:"Longest time for one lookup, between 1ms and 1s. After it, the next tier is asked."`
+	DialTimeout          time.Duration `yaml:"dial_timeout" doc:"Longest time to connect, TLS and login included; at most 5s."`
+	PoolSize             int           `yaml:"pool_size" doc:"Maximum connections per server, between 1 and 1000."`
+	MaxTTL               time.Duration `yaml:"max_ttl" doc:"Maximum lifetime of a cached token:valid entry; 0 means that only max_staleness limits it."`
+	LegacyKeys           bool          `yaml:"legacy_keys" doc:"Whether keys token:revoked:{jti} with the bare jti, as older deployments use them, are read and written as well."`
 }
 
-// TLSConfig is TLS towards Redis. Certificates are always verified.
+// TLSConfig configures TLS to Redis. Certificates are always verified.
 type TLSConfig struct {
-	Enabled    bool   `yaml:"enabled" doc:"True: connect with TLS 1.2 or later."`
-	CAFile     string `yaml:"ca_file" doc:"PEM file of the authorities to trust; empty: the system's."`
-	CertFile   string `yaml:"cert_file" doc:"PEM file of the client certificate; empty: none. Needs key_file."`
-	KeyFile    string `yaml:"key_file" doc:"PEM file of the client certificate's key; empty: none."`
-	ServerName string `yaml:"server_name" doc:"Name expected in the server's certificate; empty: the host connected to."`
+	Enabled    bool   `yaml:"enabled" doc:"Whether to connect with TLS 1.2 or later."`
+	CAFile     string `yaml:"ca_file" doc:"PEM file with the certificate authorities to trust. Empty: the system's."`
+	CertFile   string `yaml:"cert_file" doc:"PEM file with the client certificate; needs key_file. Empty: none."`
+	KeyFile    string `yaml:"key_file" doc:"PEM file with the client certificate's key. Empty: none."`
+	ServerName string `yaml:"server_name" doc:"Name expected in the server's certificate. Empty: the host connected to."`
 }
 
-// DefaultConfig returns the defaults; there is no Redis in them.
+// DefaultConfig returns the defaults, which have no Redis.
 func DefaultConfig() Config {
 	return Config{
-		// A check has 180 ms in all and Postgres may have to answer after this.
+		// A check has 180 ms in all, and the store may have to answer after this.
 		Timeout:     50 * time.Millisecond,
 		DialTimeout: time.Second,
 		PoolSize:    32,
@@ -64,20 +64,20 @@ func DefaultConfig() Config {
 // Enabled reports whether a Redis is configured.
 func (c Config) Enabled() bool { return c.URL != "" || len(c.Addrs) > 0 }
 
-// SetShorthand takes a URL in place of the mapping.
+// SetShorthand sets c from a URL in place of the mapping.
 func (c *Config) SetShorthand(text string) { c.URL = text }
 
-// Validate reports every fault of c. A configuration without Redis is valid.
+// Validate reports every invalid field. A configuration without Redis is valid.
 func (c Config) Validate(fault authz.Fault) {
 	if c.URL != "" {
 		if _, err := c.parseURL(); err != nil {
 			fault("url", "%v", err)
 		}
 		if len(c.Addrs) > 0 {
-			fault("addrs", "either url or addrs can be given, not both")
+			fault("addrs", "url and addrs exclude each other")
 		}
 		if c.MasterName != "" {
-			fault("url", "Sentinels are listed in addrs when master_name is given")
+			fault("url", "must be empty with master_name; list the Sentinels in addrs")
 		}
 	}
 	for i, a := range c.Addrs {
@@ -89,19 +89,19 @@ func (c Config) Validate(fault authz.Fault) {
 		fault("addrs", "must not be empty with master_name or cluster")
 	}
 	if c.MasterName != "" && c.Cluster {
-		fault("cluster", "master_name (Sentinel) and cluster exclude one another")
+		fault("cluster", "cluster and master_name (Sentinel) exclude each other")
 	}
 	if len(c.Addrs) > 1 && c.MasterName == "" && !c.Cluster {
 		fault("addrs", "several addresses need cluster: true or master_name")
 	}
 	if c.DB < 0 || c.Cluster && c.DB != 0 {
-		fault("db", "must be 0 with a Cluster and not negative elsewhere, is %d", c.DB)
+		fault("db", "must be 0 with a Cluster and must not be negative, is %d", c.DB)
 	}
 	if c.Password != "" && c.PasswordFile != "" {
-		fault("password_file", "either password or password_file can be given, not both")
+		fault("password_file", "password and password_file exclude each other")
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		fault("tls.cert_file", "cert_file and key_file need one another")
+		fault("tls.cert_file", "cert_file and key_file must be set together")
 	}
 	if c.Timeout < time.Millisecond || c.Timeout > time.Second {
 		fault("timeout", "must be between 1ms and 1s, is %s", c.Timeout)
@@ -117,30 +117,30 @@ func (c Config) Validate(fault authz.Fault) {
 	}
 }
 
-// parseURL never repeats the URL in an error: it may hold the password.
+// parseURL never repeats the URL in an error, because it may hold the password.
 func (c Config) parseURL() (*redis.Options, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		return nil, fmt.Errorf("is not a URL; redis://user:password@host:6379/0, rediss://… or unix:///path is expected")
+		return nil, fmt.Errorf("not a URL; want redis://user:password@host:6379/0, rediss://… or unix:///path")
 	}
 	switch u.Scheme {
 	case "redis", "rediss", "unix":
 	default:
-		return nil, fmt.Errorf("scheme %q is unknown; redis, rediss or unix is expected", u.Scheme)
+		return nil, fmt.Errorf("unknown scheme %q; want redis, rediss or unix", u.Scheme)
 	}
 	for name := range u.Query() {
-		if name != "db" { // go-redis would let timeouts and retries be set here, past this file's reasons
+		if name != "db" { // go-redis would take timeouts and retries from here, against the reasons below
 			return nil, fmt.Errorf("parameter %q is not supported; use the mapping form", name)
 		}
 	}
 	o, err := redis.ParseURL(c.URL)
 	if err != nil {
-		return nil, fmt.Errorf("has an invalid host, path or database")
+		return nil, fmt.Errorf("invalid host, path or database")
 	}
 	return o, nil
 }
 
-// options turns c into the client's options. Files are read here.
+// options turns c into the client's options, reading the files it names.
 func (c Config) options() (*redis.UniversalOptions, error) {
 	o := &redis.UniversalOptions{
 		Addrs: c.Addrs, MasterName: c.MasterName, IsClusterMode: c.Cluster, DB: c.DB,
@@ -148,31 +148,31 @@ func (c Config) options() (*redis.UniversalOptions, error) {
 		ClientName: "jwt-bouncer",
 		// Nothing here needs RESP3, and every proxy and older server speaks RESP2.
 		Protocol: 2,
-		// Without it go-redis ignores the check's deadline and waits ReadTimeout.
+		// Without it, go-redis ignores the check's deadline and waits for ReadTimeout.
 		ContextTimeoutEnabled: true,
-		// A retry spends a request's time on a server that just failed; the next
-		// tier is the better retry. (0 would mean 3.)
+		// A retry spends a request's time on a server that just failed; asking the
+		// next tier is the better retry. (0 would mean 3.)
 		MaxRetries: -1,
-		// A Cluster that moves a slot answers MOVED: one redirection serves that.
+		// A Cluster that moves a slot answers MOVED; one redirection is enough for that.
 		MaxRedirects: 1,
 		DialTimeout:  c.DialTimeout,
-		// The default of 5 attempts per dial would keep dialling a dead server
-		// long after the request that wanted the connection has gone.
+		// The default of 5 attempts per dial would keep dialling a dead server long
+		// after the request that needed the connection has ended.
 		DialerRetries: 1,
-		// Bounds for background work; a lookup's context ends earlier.
+		// For background work; a lookup's context ends earlier.
 		ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
 		PoolSize: c.PoolSize, MaxActiveConns: c.PoolSize,
-		// Pipelines share that bound instead of adding a pool of their own.
+		// Pipelines share these connections instead of having a pool of their own.
 		PipelinePoolSize: -1,
 		// No dial storm: after an outage connections come back a few at a time.
 		MaxConcurrentDials: min(4, c.PoolSize),
-		// A full pool means overload; waiting in line for it only adds to that.
+		// A full pool means overload, and waiting longer than a lookup only adds to it.
 		PoolTimeout:     c.Timeout,
 		ConnMaxIdleTime: 5 * time.Minute,
-		// Connections move to new nodes behind a load balancer without a restart,
+		// Connections move to new nodes behind a load balancer without a restart, but
 		// not all of them at once.
 		ConnMaxLifetime: 30 * time.Minute, ConnMaxLifetimeJitter: 10 * time.Minute,
-		// Both send extra commands while connecting that some servers refuse.
+		// Both would send extra commands while connecting, which some servers refuse.
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
@@ -202,23 +202,23 @@ func (c Config) options() (*redis.UniversalOptions, error) {
 		if login == nil {
 			continue
 		}
-		if _, _, err := login(context.Background()); err != nil { // a wrong path is told at once, not at the first connection
+		if _, _, err := login(context.Background()); err != nil { // a wrong path fails at the start rather than at the first connection
 			return nil, err
 		}
 	}
 	return o, nil
 }
 
-// credentialsFunc tells a new connection its user and password.
+// credentialsFunc returns the user and password for a new connection.
 type credentialsFunc = func(context.Context) (user, password string, err error)
 
-// sentinelCredentials is for connections to the Sentinels; nil: no file.
+// sentinelCredentials returns the credentials for the Sentinels; nil: no file.
 func (c Config) sentinelCredentials() credentialsFunc {
 	return credentials("sentinel_password_file", c.SentinelUsername, c.SentinelPasswordFile)
 }
 
-// credentials reads the password's file for every connection, so that it can be
-// rotated. nil: no file.
+// credentials reads the password file for every new connection, so that the
+// password can be rotated. It returns nil when there is no file.
 func credentials(key, user, file string) credentialsFunc {
 	if file == "" {
 		return nil
@@ -235,7 +235,7 @@ func credentials(key, user, file string) credentialsFunc {
 func (t TLSConfig) apply(o *redis.UniversalOptions) error {
 	if !t.Enabled && o.TLSConfig == nil {
 		if t != (TLSConfig{}) {
-			return fmt.Errorf("redis tls: files are given, but neither tls.enabled nor rediss://")
+			return fmt.Errorf("redis tls: certificates are configured, but neither tls.enabled nor rediss://")
 		}
 		return nil
 	}
@@ -253,7 +253,7 @@ func (t TLSConfig) apply(o *redis.UniversalOptions) error {
 		}
 		o.TLSConfig.RootCAs = x509.NewCertPool()
 		if !o.TLSConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("redis tls.ca_file: %s holds no certificate", t.CAFile)
+			return fmt.Errorf("redis tls.ca_file: %s contains no certificate", t.CAFile)
 		}
 	}
 	if t.CertFile != "" {
@@ -293,8 +293,8 @@ func (c Config) String() string {
 	return strings.Join(c.Addrs, ",") + "/" + strconv.Itoa(c.DB)
 }
 
-// GoString is String, so that %#v cannot print a password either.
+// GoString returns String, so that %#v prints no password either.
 func (c Config) GoString() string { return c.String() }
 
-// LogValue is String, so that no log handler prints a password.
+// LogValue returns String, so that no log handler prints a password.
 func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }

@@ -27,7 +27,7 @@ func loadRedis(text string) (Config, error) {
 	return s.Redis, err
 }
 
-func TestRedisConfigYAML(t *testing.T) {
+func TestConfigYAML(t *testing.T) {
 	t.Parallel()
 	with := func(change func(*Config)) Config {
 		c := DefaultConfig()
@@ -59,18 +59,18 @@ func TestRedisConfigYAML(t *testing.T) {
 	require.ErrorContains(t, err, "test.yaml:3:3: redis.tiemout: unknown key")
 }
 
-// fields shows what String hides.
+// fields returns all fields, including those that String hides.
 func fields(c Config) string {
 	type plain Config
 	b, _ := json.Marshal(plain(c))
 	return string(b)
 }
 
-func TestRedisConfigFaults(t *testing.T) {
+func TestConfigFaults(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		yaml string
-		want []string // paths at fault
+		want []string // paths of invalid fields
 	}{
 		"scheme":             {"redis: http://h:1", []string{"url"}},
 		"number":             {"redis: 6379", []string{"url"}},
@@ -98,7 +98,7 @@ func TestRedisConfigFaults(t *testing.T) {
 	}
 }
 
-func TestRedisConfigHidesSecrets(t *testing.T) {
+func TestConfigHidesSecrets(t *testing.T) {
 	t.Parallel()
 	var logged bytes.Buffer
 	for _, text := range []string{
@@ -110,7 +110,7 @@ func TestRedisConfigHidesSecrets(t *testing.T) {
 		log := slog.New(slog.NewJSONHandler(&logged, nil))
 		log.Info("x", "redis", c)
 		fmt.Fprintf(&logged, "%v %+v %#v %s", c, c, c, c)
-		if !strings.Contains(text, "?hunter2") { // a parameter's name is no secret
+		if !strings.Contains(text, "?hunter2") { // the name of a parameter is not a secret
 			c.Validate(func(path, format string, args ...any) { fmt.Fprintf(&logged, path+format, args...) })
 		}
 		_, err = Open(Config{URL: c.URL}, Options{MaxStaleness: -1})
@@ -119,7 +119,7 @@ func TestRedisConfigHidesSecrets(t *testing.T) {
 	require.NotContains(t, logged.String(), "hunter2")
 }
 
-func TestRedisConfigFiles(t *testing.T) {
+func TestConfigFiles(t *testing.T) {
 	t.Parallel()
 	secret := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(secret, []byte("first\n"), 0o600))
@@ -130,7 +130,7 @@ func TestRedisConfigFiles(t *testing.T) {
 	require.NoError(t, os.WriteFile(secret, []byte("second\n"), 0o600))
 	user, password, err := o.CredentialsProviderContext(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{"u", "second"}, []string{user, password}, "a rotated password is used by the next connection")
+	require.Equal(t, []string{"u", "second"}, []string{user, password}, "the next connection uses the rotated password")
 	require.NoError(t, os.Remove(secret))
 	_, _, err = o.CredentialsProviderContext(t.Context())
 	require.ErrorContains(t, err, "redis password_file: open "+secret)
@@ -151,8 +151,8 @@ func TestRedisConfigFiles(t *testing.T) {
 	}
 }
 
-// A rotated password is what the next connection to a Sentinel shows.
-func TestRedisSentinelPasswordRotates(t *testing.T) {
+// The next connection to a Sentinel uses the rotated password.
+func TestSentinelPasswordRotates(t *testing.T) {
 	t.Parallel()
 	shown := make(chan string, 10)
 	secret := filepath.Join(t.TempDir(), "password")
@@ -174,19 +174,18 @@ func TestRedisSentinelPasswordRotates(t *testing.T) {
 	defer s.close()
 	for _, password := range []string{"first", "second"} {
 		require.NoError(t, os.WriteFile(secret, []byte(password+"\n"), 0o600))
-		_, err := s.master(t.Context())
+		_, err := s.masterAddr(t.Context())
 		require.Error(t, err)
 		require.Equal(t, "u "+password, <-shown)
 	}
 	require.NoError(t, os.Remove(secret))
-	_, err = s.master(t.Context())
+	_, err = s.masterAddr(t.Context())
 	require.ErrorContains(t, err, "redis sentinel_password_file: open "+secret)
 	require.Empty(t, shown)
 }
 
-// The options that keep a dead server from hurting; each has its reason where
-// it is set.
-func TestRedisOptions(t *testing.T) {
+// These options limit the harm of a dead server; config.go has the reason for each.
+func TestOptions(t *testing.T) {
 	t.Parallel()
 	c := DefaultConfig()
 	c.URL = "rediss://u:p@h:1/3"

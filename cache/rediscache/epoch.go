@@ -17,74 +17,76 @@ import (
 	"jwtbouncer/authz"
 )
 
-// A rollCall decides how old another sidecar's token:valid entry can be at
-// most, and uses no clock but this process's own boot-time clock to do so.
+// epochs decides how old another sidecar's token:valid entry can be at most. It
+// uses no clock but this process's own boot-time clock.
 //
-// An entry must not be believed beyond max_staleness after the authority was
-// asked. The obvious way, an absolute expiry by the Redis server's TIME, holds
-// only as long as that clock never steps back; a failover to a node whose
-// clock is behind, or to an old backup, prolongs every entry by the
-// difference. So entries carry no time. Instead:
+// An entry must not be believed beyond max_staleness after the store was asked.
+// An absolute expiry by the Redis server's TIME holds only as long as that clock
+// never steps back: a failover to a node whose clock is behind, or to an old
+// backup, prolongs every entry by the difference. So entries carry no time but
+// the name of a freshness epoch:
 //
 //   - Every sidecar keeps putting a fresh random stamp into a shared set and
-//     remembers when, by its own clock, it made it.
-//   - Every few seconds one of them writes down the whole set: a roll call,
-//     known by the hash of its text.
-//   - A sidecar that will ask the authority writes into the entry the hash of
-//     a roll call which it had read before asking.
-//   - A reader looks for its own newest stamp in that roll call. The stamp did
-//     not exist before the reader made it, the roll call not before the stamp,
-//     its hash not before the roll call, and the authority was asked after
-//     that: so the answer is no older than the reader's stamp.
+//     remembers, by its own clock, when it made the stamp.
+//   - Every few seconds one of them writes down the whole set. That text is a
+//     freshness epoch, and its hash is the epoch's ID.
+//   - Before a sidecar asks the store, it takes the epoch it has read last. The
+//     entry that it fills carries that epoch's ID.
+//   - A reader looks for its own newest stamp in that epoch. The stamp did not
+//     exist before the reader made it, the epoch not before the stamp, its ID not
+//     before the epoch, and the store was asked after that. So the answer is no
+//     older than the reader's stamp.
 //
-// What failovers, restored backups, split halves, suspended writers or stepped
-// clocks do to the keys can only make entries look older, or unknown, which is
-// a miss. Key lifetimes use the server's clock, but only to clean up.
+// Whatever failovers, restored backups, network partitions, suspended writers or
+// stepped clocks do to the keys, they can only make entries look older or
+// unknown, and an unknown entry is a miss. Lifetimes of keys use the server's
+// clock, but only to clean up.
 //
-// Sidecars of one authority hold one roll call: an entry is an answer of the
-// authority whose roll call it names, and proves nothing to those who ask
-// another.
-type rollCall struct {
+// Each store has epochs of its own: an entry is an answer of the store to whose
+// epoch it refers, and proves nothing to sidecars of another store.
+type epochs struct {
 	clock authz.Clock
 	bound time.Duration
 	every time.Duration
-	moved chan struct{} // the authority has changed: call the roll now
+	moved chan struct{} // the store has changed: the next round is due at once
 
-	mu     sync.RWMutex
-	keys   []string                 // of the authority's set of stamps and of its roll call
-	last   string                   // own stamp now in the set
-	stamps map[string]time.Duration // own stamp → boot time read before it was made
-	calls  map[string]time.Duration // roll call's hash → boot time of our newest stamp in it
-	held   []heldCall               // roll calls to write into entries, oldest first
+	mu        sync.RWMutex
+	keys      []string                 // the set of stamps and the current epoch in Redis
+	last      string                   // own stamp that is in the set now
+	stamps    map[string]time.Duration // own stamp → boot time read before it was made
+	own       map[string]time.Duration // epoch ID → boot time of the newest own stamp in the epoch
+	published []publishedEpoch         // epochs to write into entries, oldest first
 }
 
-type heldCall struct {
+// publishedEpoch is an epoch that this process has read.
+type publishedEpoch struct {
 	id   string
-	from time.Duration // boot time at which it had been read
+	read time.Duration // boot time after reading it
 }
 
 const (
-	stampBytes = 12 // random: two equal ones would need 2^48 of them
-	heldCalls  = 4  // a fill takes at most a check's 180 ms
+	stampBytes         = 12 // random: a collision takes about 2^48 stamps
+	maxPublishedEpochs = 4  // a fill takes at most the 180 ms of a check
 )
 
-func newRollCall(clock authz.Clock, bound time.Duration) *rollCall {
-	return &rollCall{
+func newEpochs(clock authz.Clock, bound time.Duration) *epochs {
+	return &epochs{
 		clock: clock, bound: bound,
-		// A roll call lives twice as long and is picked up one round later, so an
-		// entry is up to four rounds old when it is written: a fifth of the bound.
+		// An epoch lives for two rounds and is read one round later, so an entry is
+		// up to four rounds old when it is written: a fifth of the bound.
 		every: min(max(bound/20, 20*time.Millisecond), 2*time.Second),
-		moved: make(chan struct{}, 1), keys: rollKeys(""),
-		stamps: map[string]time.Duration{}, calls: map[string]time.Duration{},
+		moved: make(chan struct{}, 1), keys: epochKeys(""),
+		stamps: map[string]time.Duration{}, own: map[string]time.Duration{},
 	}
 }
 
-// rollScript replaces our stamp (ARGV[2] → ARGV[1]), drops stamps not renewed
-// for ARGV[3] ms, and returns the current roll call, writing down a new one if
-// the last is older than ARGV[4] ms, or would outlive that: its lifetime was
-// taken away, or the server's clock stepped back. Keys of other types are
-// replaced. Both keys share a hash tag, so a Cluster runs it on one node.
-var rollScript = redis.NewScript(`
+// epochScript replaces the own stamp (ARGV[2] → ARGV[1]), drops stamps that were
+// not renewed for ARGV[3] ms, and returns the current epoch. It writes down a
+// new one if the last one is older than ARGV[4] ms or would live longer than
+// that, because its lifetime was removed or the server's clock stepped back.
+// Keys of other types are replaced. Both keys share a hash tag, so a Cluster
+// runs the script on one node.
+var epochScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local added = redis.pcall('ZADD', KEYS[1], now, ARGV[1])
@@ -97,132 +99,133 @@ if ARGV[2] ~= '' then redis.call('ZREM', KEYS[1], ARGV[2]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], now + ARGV[3], '+inf')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local call, left = redis.pcall('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
-if type(call) == 'table' and not string.find(call.err, 'WRONGTYPE', 1, true) then return call end
-if type(call) ~= 'string' or left < 0 or left > tonumber(ARGV[4]) then
-  call = table.concat(redis.call('ZRANGE', KEYS[1], 0, -1))
-  redis.call('SET', KEYS[2], call, 'PX', ARGV[4])
+local epoch, left = redis.pcall('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
+if type(epoch) == 'table' and not string.find(epoch.err, 'WRONGTYPE', 1, true) then return epoch end
+if type(epoch) ~= 'string' or left < 0 or left > tonumber(ARGV[4]) then
+  epoch = table.concat(redis.call('ZRANGE', KEYS[1], 0, -1))
+  redis.call('SET', KEYS[2], epoch, 'PX', ARGV[4])
 end
-return call`)
+return epoch`)
 
-// rollKeys names the roll call of an authority: by a hash, so that no foreign
-// text gets into key names; empty: of one that cannot say which it is.
-func rollKeys(authority string) []string {
+// epochKeys returns the keys of a store's epochs. The store's identity is hashed,
+// so that no foreign text gets into key names.
+func epochKeys(identity string) []string {
 	prefix := "jwt-bouncer:{rollcall}:"
-	if authority != "" {
-		sum := sha256.Sum256([]byte(authority))
+	if identity != "" {
+		sum := sha256.Sum256([]byte(identity))
 		prefix += hex.EncodeToString(sum[:8]) + ":"
 	}
 	return []string{prefix + "stamps", prefix + "call"}
 }
 
-// of is told which authority answers. What was known of another's roll call
-// is forgotten: entries that name it are not about this one.
-func (c *rollCall) of(authority string) {
-	keys := rollKeys(authority)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if slices.Equal(keys, c.keys) {
+// setStore says which store answers. Everything known of another store's epochs
+// is forgotten, because entries that refer to them are not about this store.
+func (e *epochs) setStore(identity string) {
+	keys := epochKeys(identity)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if slices.Equal(keys, e.keys) {
 		return
 	}
-	c.keys, c.last, c.held = keys, "", nil
-	clear(c.stamps)
-	clear(c.calls)
+	e.keys, e.last, e.published = keys, "", nil
+	clear(e.stamps)
+	clear(e.own)
 	select {
-	case c.moved <- struct{}{}:
+	case e.moved <- struct{}{}:
 	default:
 	}
 }
 
-// stamp makes this round's stamp and returns it with the one it replaces, and
-// the keys that it belongs to.
-func (c *rollCall) stamp() (fresh, previous string, keys []string) {
-	at := c.clock.Boot()
+// stamp makes this round's stamp. It returns the stamp, the one it replaces, and
+// the keys that both belong to.
+func (e *epochs) stamp() (fresh, previous string, keys []string) {
+	at := e.clock.Boot()
 	b := make([]byte, stampBytes)
 	_, _ = rand.Read(b) // never fails since Go 1.24
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	fresh, previous = string(b), c.last
-	c.stamps[fresh], c.last = at, fresh
-	// Here, not in learn: that never comes while Redis can be read but not written.
-	maps.DeleteFunc(c.stamps, func(s string, made time.Duration) bool { return at-made > c.bound && s != fresh })
-	return fresh, previous, c.keys
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	fresh, previous = string(b), e.last
+	e.stamps[fresh], e.last = at, fresh
+	// Here rather than in observe, which is not called while Redis refuses writes.
+	maps.DeleteFunc(e.stamps, func(s string, made time.Duration) bool { return at-made > e.bound && s != fresh })
+	return fresh, previous, e.keys
 }
 
-// learn takes in a roll call that has just been read from keys.
-func (c *rollCall) learn(keys []string, text string) error {
+// observe takes in an epoch that has just been read from keys.
+func (e *epochs) observe(keys []string, text string) error {
 	if len(text)%stampBytes != 0 {
-		return errors.New("roll call is damaged")
+		return errors.New("the freshness epoch is damaged")
 	}
 	sum := sha256.Sum256([]byte(text))
 	id := hex.EncodeToString(sum[:16])
-	now := c.clock.Boot()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !slices.Equal(keys, c.keys) {
-		return nil // it is the former authority's
+	now := e.clock.Boot()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !slices.Equal(keys, e.keys) {
+		return nil // it is the former store's
 	}
-	maps.DeleteFunc(c.calls, func(_ string, at time.Duration) bool { return now-at > c.bound })
-	if n := len(c.held); n == 0 || c.held[n-1].id != id {
-		c.held = append(c.held, heldCall{id, now})
-		if len(c.held) > heldCalls {
-			c.held = append(c.held[:0], c.held[1:]...)
+	maps.DeleteFunc(e.own, func(_ string, at time.Duration) bool { return now-at > e.bound })
+	if n := len(e.published); n == 0 || e.published[n-1].id != id {
+		e.published = append(e.published, publishedEpoch{id, now})
+		if len(e.published) > maxPublishedEpochs {
+			e.published = append(e.published[:0], e.published[1:]...)
 		}
 	}
 	for i := 0; i < len(text); i += stampBytes {
-		if at, ok := c.stamps[text[i:i+stampBytes]]; ok && at > c.calls[id] {
-			c.calls[id] = at
+		if at, ok := e.stamps[text[i:i+stampBytes]]; ok && at > e.own[id] {
+			e.own[id] = at
 		}
 	}
 	return nil
 }
 
 // proves reports whether an entry that carries id is at most bound old.
-func (c *rollCall) proves(id string, bound time.Duration) bool {
-	c.mu.RLock()
-	at, ok := c.calls[id]
-	c.mu.RUnlock()
-	return ok && c.clock.Boot()-at <= bound // the clock last: what took time before counts
+func (e *epochs) proves(id string, bound time.Duration) bool {
+	e.mu.RLock()
+	at, ok := e.own[id]
+	e.mu.RUnlock()
+	return ok && e.clock.Boot()-at <= bound // the clock last, so that the time taken before counts
 }
 
-// before returns the newest roll call that had been read by mark.
-func (c *rollCall) before(mark time.Duration) (id string, ok bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	for i := len(c.held) - 1; i >= 0; i-- {
-		if c.held[i].from <= mark {
-			return c.held[i].id, true
+// newestBefore returns the ID of the newest epoch that had been read by mark.
+func (e *epochs) newestBefore(mark time.Duration) (id string, ok bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for i := len(e.published) - 1; i >= 0; i-- {
+		if e.published[i].read <= mark {
+			return e.published[i].id, true
 		}
 	}
 	return "", false
 }
 
-// callRolls keeps the roll call going until ctx ends.
-func (r *Client) callRolls(ctx context.Context) {
+// runEpochs keeps the freshness epochs going until ctx ends.
+func (c *Client) runEpochs(ctx context.Context) {
 	for {
-		if r.breaker.Ready() {
-			if err := r.callRoll(ctx); err != nil && ctx.Err() == nil {
-				r.log.Debug("roll call failed; token:valid entries cannot be used", "error", err)
+		if c.breaker.Ready() {
+			if err := c.stepEpoch(ctx); err != nil && ctx.Err() == nil {
+				c.log.Debug("freshness epoch failed; token:valid entries cannot be used", "error", err)
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.roll.moved:
-		case <-time.After(jitter(r.roll.every)):
+		case <-c.epochs.moved:
+		case <-time.After(jitter(c.epochs.every)):
 		}
 	}
 }
 
-func (r *Client) callRoll(ctx context.Context) (err error) {
+// stepEpoch puts a new stamp into the set and reads the current epoch.
+func (c *Client) stepEpoch(ctx context.Context) (err error) {
 	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
-	fresh, previous, keys := r.roll.stamp()
-	keep := max(r.roll.bound, 8*r.roll.every)
-	text, err := rollScript.Run(ctx, r.client, keys, fresh, previous, keep.Milliseconds(), (2 * r.roll.every).Milliseconds()).Text()
+	fresh, previous, keys := c.epochs.stamp()
+	keep := max(c.epochs.bound, 8*c.epochs.every)
+	text, err := epochScript.Run(ctx, c.client, keys, fresh, previous, keep.Milliseconds(), (2 * c.epochs.every).Milliseconds()).Text()
 	if err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}
-	return r.roll.learn(keys, text)
+	return c.epochs.observe(keys, text)
 }

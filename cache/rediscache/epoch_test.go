@@ -11,7 +11,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// handClock is moved by hand. Wall and boot time are independent.
+// handClock is a clock that a test moves. Wall and boot time are independent.
 type handClock struct {
 	boot atomic.Int64
 	wall atomic.Int64
@@ -23,11 +23,11 @@ func (c *handClock) Now() time.Time          { return time.Unix(0, c.wall.Load()
 func (c *handClock) Boot() time.Duration     { return time.Duration(c.boot.Load()) }
 func (c *handClock) advance(d time.Duration) { c.boot.Add(int64(d)); c.wall.Add(int64(d)) }
 
-// board is the shared set of stamps, without any expiry: whatever a server
-// forgets, revives or keeps too long is a choice of the test.
+// board is the shared set of stamps, without any expiry. The test decides what a
+// server forgets, revives or keeps too long.
 type board struct{ stamps []string }
 
-func (b *board) put(c *rollCall) {
+func (b *board) put(c *epochs) {
 	fresh, previous, _ := c.stamp()
 	kept := b.stamps[:0]
 	for _, s := range b.stamps {
@@ -37,29 +37,29 @@ func (b *board) put(c *rollCall) {
 	}
 	b.stamps = append(kept, fresh)
 }
-func (b *board) call() string { return strings.Join(b.stamps, "") }
+func (b *board) epoch() string { return strings.Join(b.stamps, "") }
 
-// hear learns the roll call of the authority that has no name.
-func (c *rollCall) hear(text string) error { return c.learn(rollKeys(""), text) }
+// hear observes an epoch of the store without an identity.
+func (c *epochs) hear(text string) error { return c.observe(epochKeys(""), text) }
 
-func entryOf(t *testing.T, c *rollCall) string {
-	id, ok := c.before(c.clock.Boot())
+func entryOf(t *testing.T, c *epochs) string {
+	id, ok := c.newestBefore(c.clock.Boot())
 	require.True(t, ok)
 	return id
 }
 
-func TestRollCall(t *testing.T) {
+func TestEpochs(t *testing.T) {
 	t.Parallel()
 	const bound = 30 * time.Second
 	type world struct {
 		board          board
-		writer, reader *rollCall
+		writer, reader *epochs
 		wc, rc         *handClock
 	}
 	start := func() *world {
 		w := &world{wc: &handClock{}, rc: &handClock{}}
 		w.rc.advance(1000 * time.Hour) // another machine, up for longer
-		w.writer, w.reader = newRollCall(w.wc, bound), newRollCall(w.rc, bound)
+		w.writer, w.reader = newEpochs(w.wc, bound), newEpochs(w.rc, bound)
 		return w
 	}
 	pass := func(w *world, d time.Duration) { w.wc.advance(d); w.rc.advance(d) }
@@ -70,66 +70,66 @@ func TestRollCall(t *testing.T) {
 		w.board.put(w.reader)
 		w.board.put(w.writer)
 		pass(w, time.Second)
-		call := w.board.call()
-		require.NoError(t, w.writer.hear(call))
-		require.NoError(t, w.reader.hear(call))
+		epoch := w.board.epoch()
+		require.NoError(t, w.writer.hear(epoch))
+		require.NoError(t, w.reader.hear(epoch))
 		id := entryOf(t, w.writer)
 		pass(w, bound-time.Second)
 		require.True(t, w.reader.proves(id, bound))
 		pass(w, time.Nanosecond)
 		require.False(t, w.reader.proves(id, bound))
 	})
-	t.Run("a reader whose stamp is not in the roll call believes nothing", func(t *testing.T) {
+	t.Run("a reader whose stamp is not in the epoch believes nothing", func(t *testing.T) {
 		t.Parallel()
 		w := start()
 		w.board.put(w.writer)
-		call := w.board.call()
-		w.board.put(w.reader) // came later
-		require.NoError(t, w.writer.hear(call))
-		require.NoError(t, w.reader.hear(call))
+		epoch := w.board.epoch()
+		w.board.put(w.reader) // too late for the epoch
+		require.NoError(t, w.writer.hear(epoch))
+		require.NoError(t, w.reader.hear(epoch))
 		require.False(t, w.reader.proves(entryOf(t, w.writer), bound))
 		require.False(t, w.reader.proves("", bound))
 		require.False(t, w.reader.proves("always", bound))
 	})
-	t.Run("a revived old roll call is as old as the stamps in it", func(t *testing.T) {
+	t.Run("a revived old epoch is as old as the stamps in it", func(t *testing.T) {
 		t.Parallel()
 		w := start()
 		w.board.put(w.reader)
-		old := w.board.call()
+		old := w.board.epoch()
 		for range 10 {
 			pass(w, 4*time.Second)
 			w.board.put(w.reader)
-			require.NoError(t, w.reader.hear(w.board.call()))
+			require.NoError(t, w.reader.hear(w.board.epoch()))
 		}
-		// A backup is restored: the writer reads and uses the old roll call.
+		// A backup is restored: the writer reads and uses the old epoch.
 		require.NoError(t, w.writer.hear(old))
 		require.NoError(t, w.reader.hear(old))
 		require.False(t, w.reader.proves(entryOf(t, w.writer), bound))
 	})
-	t.Run("a suspended writer uses what it knew before it asked", func(t *testing.T) {
+	t.Run("a suspended writer uses the epoch it knew before it asked", func(t *testing.T) {
 		t.Parallel()
 		w := start()
 		w.board.put(w.reader)
-		require.NoError(t, w.writer.hear(w.board.call()))
-		mark := w.wc.Boot() // Begin; then the authority is asked, and the writer stops for a minute
+		require.NoError(t, w.writer.hear(w.board.epoch()))
+		mark := w.wc.Boot() // Begin; then the store is asked, and the writer stops for a minute
 		pass(w, time.Minute)
 		w.board.put(w.reader)
-		fresh := w.board.call()
+		fresh := w.board.epoch()
 		require.NoError(t, w.writer.hear(fresh))
 		require.NoError(t, w.reader.hear(fresh))
-		id, ok := w.writer.before(mark)
+		id, ok := w.writer.newestBefore(mark)
 		require.True(t, ok)
 		require.False(t, w.reader.proves(id, bound))
 		require.True(t, w.reader.proves(entryOf(t, w.writer), bound))
 	})
-	t.Run("nothing known before the mark", func(t *testing.T) {
+	t.Run("no epoch was known before the mark", func(t *testing.T) {
 		t.Parallel()
 		w := start()
 		mark := w.wc.Boot()
 		pass(w, time.Second)
 		w.board.put(w.writer)
-		require.NoError(t, w.writer.hear(w.board.call()))
-		_, ok := w.writer.before(mark)
+		require.NoError(t, w.writer.hear(w.board.epoch()))
+		_, ok := w.writer.newestBefore(mark)
 		require.False(t, ok)
 	})
 	t.Run("memory is bounded", func(t *testing.T) {
@@ -138,11 +138,11 @@ func TestRollCall(t *testing.T) {
 		for range 10_000 {
 			pass(w, time.Second)
 			w.board.put(w.reader)
-			require.NoError(t, w.reader.hear(w.board.call()))
+			require.NoError(t, w.reader.hear(w.board.epoch()))
 		}
 		require.LessOrEqual(t, len(w.reader.stamps), 32)
-		require.LessOrEqual(t, len(w.reader.calls), 32)
-		require.LessOrEqual(t, len(w.reader.held), heldCalls)
+		require.LessOrEqual(t, len(w.reader.own), 32)
+		require.LessOrEqual(t, len(w.reader.published), maxPublishedEpochs)
 	})
 	t.Run("memory is bounded while Redis takes no stamps", func(t *testing.T) {
 		t.Parallel()
@@ -153,24 +153,24 @@ func TestRollCall(t *testing.T) {
 		}
 		require.LessOrEqual(t, len(w.reader.stamps), 32)
 	})
-	t.Run("another authority's roll call", func(t *testing.T) {
+	t.Run("another store's epoch", func(t *testing.T) {
 		t.Parallel()
 		w := start()
 		w.board.put(w.reader)
-		require.NoError(t, w.writer.hear(w.board.call()))
-		require.NoError(t, w.reader.hear(w.board.call()))
+		require.NoError(t, w.writer.hear(w.board.epoch()))
+		require.NoError(t, w.reader.hear(w.board.epoch()))
 		id := entryOf(t, w.writer)
 		require.True(t, w.reader.proves(id, bound))
-		w.reader.of("another")
+		w.reader.setStore("another")
 		require.False(t, w.reader.proves(id, bound))
-		require.NoError(t, w.reader.hear(w.board.call()), "read before, taken in after")
-		_, ok := w.reader.before(w.rc.Boot())
+		require.NoError(t, w.reader.hear(w.board.epoch()), "read before the change, observed after it")
+		_, ok := w.reader.newestBefore(w.rc.Boot())
 		require.False(t, ok)
-		w.reader.of("")
-		require.NoError(t, w.reader.hear(w.board.call()))
-		require.False(t, w.reader.proves(id, bound), "its own stamp in it is forgotten")
+		w.reader.setStore("")
+		require.NoError(t, w.reader.hear(w.board.epoch()))
+		require.False(t, w.reader.proves(id, bound), "the reader has forgotten its stamp")
 	})
-	t.Run("a damaged roll call is refused", func(t *testing.T) {
+	t.Run("a damaged epoch is refused", func(t *testing.T) {
 		t.Parallel()
 		require.Error(t, start().reader.hear("short"))
 	})
@@ -182,6 +182,6 @@ func TestStoredEntries(t *testing.T) {
 		require.Equal(t, e.NotBefore, parseEntry(formatEntry(e)).NotBefore)
 	}
 	for _, odd := range []string{"", "1.5", "true", "99999999999999999999", "\x00"} {
-		require.True(t, parseEntry(odd).Revokes(1_800_000_000), "%q: what cannot be read revokes", odd)
+		require.True(t, parseEntry(odd).Revokes(1_800_000_000), "%q: an unreadable value revokes", odd)
 	}
 }

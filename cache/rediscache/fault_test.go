@@ -18,7 +18,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// impatient is how a tier in front of a faulty server is configured.
+// impatient configures a client of a faulty server.
 func impatient(addr string) func(*Config, *Options) {
 	return func(c *Config, _ *Options) { c.Addrs, c.Timeout = []string{addr}, 100*time.Millisecond }
 }
@@ -32,9 +32,9 @@ func healed(t *testing.T, r *Client) {
 	})
 }
 
-// In every fault: never NotRevoked without proof, an answer in time, no storm
-// of connections, and by itself back to work.
-func TestRedisFaults(t *testing.T) {
+// In every fault the client never answers NotRevoked without proof, answers in
+// time, opens no storm of connections, and recovers by itself.
+func TestFaults(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]struct {
 		begin func(*harness.RedisServer, *harness.FaultProxy)
@@ -82,13 +82,13 @@ func TestRedisFaults(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			// The bound is 95 ms here; the rest is for a busy machine, and still less
-			// than the slowest of these faults.
+			// The bound is 95 ms here; the rest is for a busy machine and still less
+			// than the delay of the slowest fault.
 			require.Less(t, time.Duration(slowest.Load()), 700*time.Millisecond)
 			require.False(t, r.breaker.Ready())
 
 			_, err := r.Lookup(t.Context(), ptr(tokenOf("x", 1)))
-			require.ErrorIs(t, err, breaker.ErrOpen, "no request pays for finding out")
+			require.ErrorIs(t, err, breaker.ErrOpen, "no request waits to find out")
 			_, ok := r.Begin(t.Context(), nil)
 			require.False(t, ok)
 			_, err = r.Seen(t.Context(), "k", time.Second)
@@ -97,7 +97,7 @@ func TestRedisFaults(t *testing.T) {
 			require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-late", nil)}))
 			fault.end(t, s, p)
 			healed(t, r)
-			harness.Eventually(t, 10*time.Second, "the announcement arrives by itself", func(ctx context.Context) error {
+			harness.Eventually(t, 10*time.Second, "the revocation is published by itself", func(ctx context.Context) error {
 				v, err := r.Lookup(ctx, ptr(tokenOf("late", 1)))
 				if err == nil && v != authz.Revoked {
 					err = errors.New(v.String())
@@ -113,8 +113,8 @@ func TestRedisFaults(t *testing.T) {
 
 func heal(_ *testing.T, _ *harness.RedisServer, p *harness.FaultProxy) { p.Heal() }
 
-// Servers that answer, but refuse.
-func TestRedisRefusals(t *testing.T) {
+// A server that answers may still refuse.
+func TestRefusals(t *testing.T) {
 	t.Parallel()
 	refused := func(t *testing.T, r *Client, id string) {
 		t.Helper()
@@ -124,7 +124,7 @@ func TestRedisRefusals(t *testing.T) {
 	}
 	arrives := func(t *testing.T, r *Client, id string) {
 		t.Helper()
-		harness.Eventually(t, 15*time.Second, "retried until it arrives", func(ctx context.Context) error {
+		harness.Eventually(t, 15*time.Second, "retried until it is published", func(ctx context.Context) error {
 			v, err := r.Lookup(ctx, ptr(tokenOf(id, 1)))
 			if err == nil && v != authz.Revoked {
 				err = errors.New(v.String())
@@ -184,7 +184,7 @@ func TestRedisRefusals(t *testing.T) {
 		require.True(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
 		s.Do(t, "FLUSHALL")
 		s.Do(t, "SCRIPT", "FLUSH")
-		require.Equal(t, authz.Unknown, ask(t, r, q), "what was forgotten proves nothing")
+		require.Equal(t, authz.Unknown, ask(t, r, q), "a missing key proves nothing")
 		require.True(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-flush", nil)}))
 		require.Equal(t, authz.Revoked, ask(t, r, q))
 		teach(t, r, r, tokenOf("flush2", 1))
@@ -202,8 +202,8 @@ func TestRedisRefusals(t *testing.T) {
 	})
 }
 
-// A caller that has no time, or goes away, is not the server's failure.
-func TestRedisBreakerBlame(t *testing.T) {
+// A caller without time, or one that goes away, is not a failure of the server.
+func TestBreakerIgnoresImpatientCallers(t *testing.T) {
 	t.Parallel()
 	s := harness.Redis(t)
 	r := open(t, at(s.Addr))
@@ -222,27 +222,27 @@ func TestRedisBreakerBlame(t *testing.T) {
 	require.Equal(t, authz.Unknown, ask(t, r, tokenOf("x", 1)))
 }
 
-func TestRedisSentinelFailover(t *testing.T) {
+func TestSentinelFailover(t *testing.T) {
 	t.Parallel()
 	g := harness.Sentinel(t)
 	r := open(t, func(c *Config, _ *Options) {
 		c.Addrs, c.MasterName, c.Timeout = g.Addrs, g.Name, 100*time.Millisecond
 	})
 	healed(t, r)
-	var hints atomic.Int64
-	subscribed(t, r, &hints)
+	var notified atomic.Int64
+	subscribed(t, r, &notified)
 	require.True(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-a", nil)}))
 	require.NoError(t, r.client.Do(t.Context(), "WAIT", 1, 1000).Err())
-	before := hints.Load()
+	before := notified.Load()
 	g.Master.Stop()
 	require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "jti-b", nil)}))
-	harness.Eventually(t, 20*time.Second, "the new master answers, with old and new revocations", func(ctx context.Context) error {
+	harness.Eventually(t, 20*time.Second, "the new master has old and new revocations", func(ctx context.Context) error {
 		for _, id := range []string{"a", "b"} {
 			if v, err := r.Lookup(ctx, ptr(tokenOf(id, 1))); v != authz.Revoked {
 				return fmt.Errorf("%s: %s, %w", id, v, err)
 			}
 		}
-		if hints.Load() == before {
+		if notified.Load() == before {
 			return errors.New("no new subscription")
 		}
 		return nil
@@ -250,9 +250,9 @@ func TestRedisSentinelFailover(t *testing.T) {
 	teach(t, r, r, tokenOf("c", 1))
 }
 
-// What the Sentinels name is followed, even while the former master is alive
-// and answers: it may be cut off from them and from everybody else.
-func TestRedisSentinelsNameAnother(t *testing.T) {
+// The client follows the Sentinels even while the former master is alive and
+// answers: it may be cut off from them and from everybody else.
+func TestSentinelsNameAnother(t *testing.T) {
 	t.Parallel()
 	former, next := harness.Redis(t), harness.Redis(t)
 	var master atomic.Value
@@ -275,32 +275,32 @@ func TestRedisSentinelsNameAnother(t *testing.T) {
 		c.Addrs, c.MasterName = []string{silent, knowsNot, "127.0.0.1:1", lie(t, say)}, "main"
 	})
 	healed(t, r)
-	var hints atomic.Int64
-	subscribed(t, r, &hints)
-	before := hints.Load()
+	var notified atomic.Int64
+	subscribed(t, r, &notified)
+	before := notified.Load()
 	former.Do(t, "SET", revokedKey(tokenOf("x", 1).Keys[0]), always)
 	require.Equal(t, authz.Revoked, ask(t, r, tokenOf("x", 1)))
 	master.Store(next.Addr)
-	harness.Eventually(t, 5*time.Second, "the next master is asked", func(ctx context.Context) error {
+	harness.Eventually(t, 5*time.Second, "the next master answers", func(ctx context.Context) error {
 		if v, err := r.Lookup(ctx, ptr(tokenOf("x", 1))); v != authz.Unknown || err != nil {
 			return fmt.Errorf("%s, %w", v, err)
 		}
 		return nil
 	})
-	require.Eventually(t, func() bool { return hints.Load() > before }, 5*time.Second, time.Millisecond, "and listened to")
+	require.Eventually(t, func() bool { return notified.Load() > before }, 5*time.Second, time.Millisecond, "the subscription is at the next master")
 	require.Eventually(t, func() bool {
-		r.finder.mu.Lock()
-		defer r.finder.mu.Unlock()
-		for _, to := range r.finder.conns {
+		r.sentinels.mu.Lock()
+		defer r.sentinels.mu.Unlock()
+		for _, to := range r.sentinels.conns {
 			if to != next.Addr {
 				return false
 			}
 		}
 		return true
-	}, 5*time.Second, 10*time.Millisecond, "nothing is left of the former one")
+	}, 5*time.Second, 10*time.Millisecond, "no connection to the former master is left")
 }
 
-func TestRedisClusterMasterLost(t *testing.T) {
+func TestClusterMasterLost(t *testing.T) {
 	t.Parallel()
 	c := harness.RedisCluster(t, 3, 1)
 	r := open(t, func(cfg *Config, _ *Options) {
@@ -311,11 +311,11 @@ func TestRedisClusterMasterLost(t *testing.T) {
 	for i := range 30 { // some on every master
 		many = append(many, revocation(authz.KindJTI, fmt.Sprintf("jti-%d", i), nil))
 	}
-	var hints atomic.Int64
-	subscribed(t, r, &hints)
+	var notified atomic.Int64
+	subscribed(t, r, &notified)
 	c.Nodes[0].Stop()
 	r.Publish(t.Context(), many)
-	harness.Eventually(t, 30*time.Second, "every slot is served again and every revocation there", func(ctx context.Context) error {
+	harness.Eventually(t, 30*time.Second, "every slot is served again and has its revocations", func(ctx context.Context) error {
 		for i := range many {
 			if v, err := r.Lookup(ctx, ptr(tokenOf(fmt.Sprint(i), 1))); v != authz.Revoked {
 				return fmt.Errorf("%d: %s, %w", i, v, err)
@@ -323,49 +323,49 @@ func TestRedisClusterMasterLost(t *testing.T) {
 		}
 		return nil
 	})
-	before := hints.Load()
+	before := notified.Load()
 	require.Eventually(t, func() bool {
 		r.Publish(t.Context(), many[:1])
-		return hints.Load() > before
-	}, 10*time.Second, 50*time.Millisecond, "announcements are heard again")
+		return notified.Load() > before
+	}, 10*time.Second, 50*time.Millisecond, "messages arrive again")
 }
 
-// subscribed runs the subscriber for the test and waits for its first hint.
-func subscribed(t *testing.T, r *Client, hints *atomic.Int64) {
+// subscribed runs the subscriber for the test and waits until it is subscribed.
+func subscribed(t *testing.T, r *Client, notified *atomic.Int64) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.Subscribe(ctx, func() { hints.Add(1) }) }()
+	go func() { done <- r.Subscribe(ctx, func() { notified.Add(1) }) }()
 	t.Cleanup(func() {
 		cancel()
 		require.ErrorIs(t, <-done, context.Canceled)
 	})
-	require.Eventually(t, func() bool { return hints.Load() > 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return notified.Load() > 0 }, 10*time.Second, 5*time.Millisecond)
 }
 
 func TestSubscriber(t *testing.T) {
 	t.Parallel()
 	topologies(t, func(t *testing.T, open func(func(*Config, *Options)) *Client, _ func(string, ...any) any) {
-		announcer := open(nil)
-		var hints [3]atomic.Int64
-		for i := range hints {
-			subscribed(t, open(nil), &hints[i])
+		publisher := open(nil)
+		var notified [3]atomic.Int64
+		for i := range notified {
+			subscribed(t, open(nil), &notified[i])
 		}
 		for n := range 20 {
 			var before [3]int64
-			for i := range hints {
-				before[i] = hints[i].Load()
+			for i := range notified {
+				before[i] = notified[i].Load()
 			}
-			require.True(t, announcer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, fmt.Sprint(n), nil)}))
-			for i := range hints {
-				require.Eventually(t, func() bool { return hints[i].Load() > before[i] }, 5*time.Second, time.Millisecond, "message %d at %d", n, i)
+			require.True(t, publisher.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, fmt.Sprint(n), nil)}))
+			for i := range notified {
+				require.Eventually(t, func() bool { return notified[i].Load() > before[i] }, 5*time.Second, time.Millisecond, "message %d at %d", n, i)
 			}
 		}
 	})
 }
 
-// A subscription that died without a word is noticed, replaced, and followed
-// by a hint, because of what was missed.
+// A subscription that died silently is noticed and replaced, and the new one
+// notifies, because messages were missed.
 func TestSubscriberBlackHole(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(*harness.FaultProxy){
@@ -378,40 +378,40 @@ func TestSubscriberBlackHole(t *testing.T) {
 			p := harness.Proxy(t, s.Addr)
 			r := open(t, impatient(p.Addr))
 			r.sub = subscriberTimes{ping: 50 * time.Millisecond, silence: 200 * time.Millisecond, life: time.Minute, backoff: 10 * time.Millisecond}
-			var hints atomic.Int64
-			subscribed(t, r, &hints)
+			var notified atomic.Int64
+			subscribed(t, r, &notified)
 			for range 5 {
-				before := hints.Load()
+				before := notified.Load()
 				fault(p)
 				if name != "dropped" {
 					require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.subscribed) == 0 }, 10*time.Second, time.Millisecond, "the loss is noticed")
 				}
 				p.Heal()
-				require.Eventually(t, func() bool { return hints.Load() > before }, 10*time.Second, time.Millisecond, "a new subscription gives a hint")
+				require.Eventually(t, func() bool { return notified.Load() > before }, 10*time.Second, time.Millisecond, "a new subscription notifies")
 			}
 			direct := open(t, at(s.Addr))
-			before := hints.Load()
+			before := notified.Load()
 			require.Eventually(t, func() bool {
 				direct.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "x", nil)})
-				return hints.Load() > before
+				return notified.Load() > before
 			}, 10*time.Second, 20*time.Millisecond)
 		})
 	}
 }
 
-// A subscription is renewed although nothing is wrong with it: a node cut off
-// from its cluster answers PING and hears nothing.
+// A healthy subscription is renewed too: a node that is cut off from its cluster
+// answers PING and gets no messages.
 func TestSubscriberRenews(t *testing.T) {
 	t.Parallel()
 	s := harness.Redis(t)
 	r := open(t, at(s.Addr))
 	r.sub.ping, r.sub.life = 10*time.Millisecond, 100*time.Millisecond
-	var hints atomic.Int64
-	subscribed(t, r, &hints)
+	var notified atomic.Int64
+	subscribed(t, r, &notified)
 	require.Eventually(t, func() bool { return testutil.ToFloat64(r.metrics.subscriptions) > 3 }, 10*time.Second, 10*time.Millisecond)
 }
 
-func TestAnnouncerClose(t *testing.T) {
+func TestPublisherClose(t *testing.T) {
 	t.Parallel()
 	t.Run("drains", func(t *testing.T) {
 		t.Parallel()
@@ -425,7 +425,7 @@ func TestAnnouncerClose(t *testing.T) {
 		require.NoError(t, r.Close())
 		require.Equal(t, authz.Revoked, ask(t, open(t, at(s.Addr)), tokenOf("drain", 1)))
 	})
-	t.Run("reports what it gives up", func(t *testing.T) {
+	t.Run("reports what it could not publish", func(t *testing.T) {
 		t.Parallel()
 		s := harness.Redis(t)
 		p := harness.Proxy(t, s.Addr)
@@ -433,7 +433,7 @@ func TestAnnouncerClose(t *testing.T) {
 		p.BlackHole()
 		require.False(t, r.Publish(t.Context(), []authz.Revocation{revocation(authz.KindJTI, "1", nil), revocation(authz.KindSub, "2", nil)}))
 		begun := time.Now()
-		require.ErrorContains(t, r.Close(), "2 revocations were not announced")
+		require.ErrorContains(t, r.Close(), "2 revocations were not published")
 		require.Less(t, time.Since(begun), 5*time.Second)
 	})
 	t.Run("nothing to do without a server", func(t *testing.T) {
@@ -444,24 +444,24 @@ func TestAnnouncerClose(t *testing.T) {
 	})
 }
 
-func TestAnnouncerQueueIsBounded(t *testing.T) {
+func TestPublisherQueueIsBounded(t *testing.T) {
 	t.Parallel()
 	r := open(t, at("127.0.0.1:1"))
-	items := make([]newsItem, announcePending+100)
-	for i := range items {
-		items[i].entry = revocation(authz.KindJTI, fmt.Sprint(i), nil).Entry()
+	entries := make([]pendingEntry, maxPending+100)
+	for i := range entries {
+		entries[i].entry = revocation(authz.KindJTI, fmt.Sprint(i), nil).Entry()
 	}
-	r.news.enqueue(items)
-	require.EqualValues(t, 100, counter(r.metrics.announced, "dropped"))
-	weaker := items[0]
+	r.publisher.enqueue(entries)
+	require.EqualValues(t, 100, counter(r.metrics.published, "dropped"))
+	weaker := entries[0]
 	weaker.entry.NotBefore = 5
-	r.news.enqueue([]newsItem{weaker})
-	r.news.mu.Lock()
-	defer r.news.mu.Unlock()
-	require.Len(t, r.news.pending, announcePending)
-	require.Equal(t, authz.Always, r.news.pending[weaker.entry.Key].entry.NotBefore, "the stricter one stays")
-	clear(r.news.pending)
-	r.news.publish = false
+	r.publisher.enqueue([]pendingEntry{weaker})
+	r.publisher.mu.Lock()
+	defer r.publisher.mu.Unlock()
+	require.Len(t, r.publisher.queue, maxPending)
+	require.Equal(t, authz.Always, r.publisher.queue[weaker.entry.Key].entry.NotBefore, "the stricter one stays")
+	clear(r.publisher.queue)
+	r.publisher.messageOwed = false
 }
 
 func TestFillQueueIsBounded(t *testing.T) {
@@ -476,7 +476,7 @@ func TestFillQueueIsBounded(t *testing.T) {
 	for range 3 * fillQueue {
 		r.Fill(q, authz.Revoked, mark)
 	}
-	require.Less(t, time.Since(begun), time.Second, "never blocks")
+	require.Less(t, time.Since(begun), time.Second, "Fill does not block")
 	require.NotZero(t, counter(r.metrics.fills, "dropped"))
 	require.NoError(t, s.Resume())
 }

@@ -12,7 +12,7 @@ import (
 
 const (
 	fillWorkers = 2
-	fillQueue   = 1024 // verdicts; more than that and Redis is not keeping up, so they are dropped
+	fillQueue   = 1024 // verdicts; with more waiting, Redis is not keeping up and further ones are dropped
 	// backgroundTimeout bounds one command that no request waits for.
 	backgroundTimeout = 500 * time.Millisecond
 )
@@ -20,27 +20,27 @@ const (
 type fillJob struct {
 	query   authz.Query
 	verdict authz.Verdict
-	call    string // roll call to write into a valid entry
+	epoch   string // ID of the freshness epoch to write into a valid entry
 }
 
-// Begin implements authz.Filler. The mark names, without a round trip, the roll
-// call known before the authority is asked.
-func (r *Client) Begin(context.Context, *authz.Query) (mark time.Duration, ok bool) {
-	if !r.breaker.Ready() {
+// Begin implements authz.Filler. The mark names, without a round trip, the
+// freshness epoch known before the store is asked.
+func (c *Client) Begin(context.Context, *authz.Query) (mark time.Duration, ok bool) {
+	if !c.breaker.Ready() {
 		return 0, false
 	}
-	return r.clock.Boot(), true
+	return c.clock.Boot(), true
 }
 
-// Fill implements authz.Filler. It never blocks: when the queue is full the
-// verdict is dropped and counted.
-func (r *Client) Fill(q authz.Query, verdict authz.Verdict, mark time.Duration) {
+// Fill implements authz.Filler. When the queue is full, the verdict is dropped
+// and counted.
+func (c *Client) Fill(q authz.Query, verdict authz.Verdict, mark time.Duration) {
 	job := fillJob{query: q, verdict: verdict}
 	switch {
 	case verdict == authz.Revoked:
-	case verdict == authz.NotRevoked && r.roll != nil && r.limit.Load() > 0: // else it is not known yet whose verdict it is
+	case verdict == authz.NotRevoked && c.epochs != nil && c.limit.Load() > 0: // at 0 the store that answered is not known yet
 		var ok bool
-		if job.call, ok = r.roll.before(mark); !ok {
+		if job.epoch, ok = c.epochs.newestBefore(mark); !ok {
 			return
 		}
 	default:
@@ -48,36 +48,36 @@ func (r *Client) Fill(q authz.Query, verdict authz.Verdict, mark time.Duration) 
 	}
 	job.query.Keys = slices.Clone(q.Keys)
 	select {
-	case r.fills <- job:
+	case c.fills <- job:
 	default:
-		r.metrics.fills.WithLabelValues("dropped").Inc()
+		c.metrics.fills.WithLabelValues("dropped").Inc()
 	}
 }
 
-func (r *Client) fillLoop(ctx context.Context) {
+func (c *Client) runFills(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case job := <-r.fills:
+		case job := <-c.fills:
 			result := "dropped"
-			if r.breaker.Ready() {
+			if c.breaker.Ready() {
 				result = "written"
-				if err := r.fill(ctx, job); err != nil {
+				if err := c.fill(ctx, job); err != nil {
 					result = "failed"
-					r.log.Debug("fill failed", "error", err)
+					c.log.Debug("fill failed", "error", err)
 				}
 			}
-			r.metrics.fills.WithLabelValues(result).Inc()
+			c.metrics.fills.WithLabelValues(result).Inc()
 		}
 	}
 }
 
-// fillScript writes token:valid (KEYS[1]) unless one of the revoked keys
-// behind it revokes a token with the iat in ARGV[3]. Readers look at those
-// keys themselves and revoked wins; the script only keeps an entry from
-// appearing behind a revocation that a full server may evict sooner. A key
-// that is no string holds none.
+// fillScript writes token:valid (KEYS[1]) unless one of the revoked keys after
+// it revokes a token with the iat in ARGV[3]. Readers look at those keys
+// themselves, and revoked wins; the script only keeps a valid entry from
+// outliving a revocation that a full server evicts first. A key of another type
+// than string holds no revocation.
 var fillScript = redis.NewScript(`
 for i = 2, #KEYS do
   local v = redis.pcall('GET', KEYS[i])
@@ -93,34 +93,32 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`)
 
-func (r *Client) fill(ctx context.Context, job fillJob) (err error) {
+func (c *Client) fill(ctx context.Context, job fillJob) (err error) {
 	defer recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	q := &job.query
-	left := time.Unix(q.Expires, 0).Sub(r.clock.Now())
+	left := time.Unix(q.Expires, 0).Sub(c.clock.Now())
 	if job.verdict == authz.Revoked {
-		// Which of the keys it was is not known, but this token is revoked for good.
-		item := newsItem{entry: authz.Entry{Key: q.TokenKey, NotBefore: authz.Always, Expires: q.Expires}, dropValid: true}
 		if left <= 0 {
 			return nil
 		}
-		return r.write(ctx, []newsItem{item})
+		// The verdict does not say which key is revoked, but this token is revoked for good.
+		return c.write(ctx, []pendingEntry{{
+			entry:     authz.Entry{Key: q.TokenKey, NotBefore: authz.Always, Expires: q.Expires},
+			dropValid: true,
+		}})
 	}
-	ttl := min(r.bound, left)
-	if r.cfg.MaxTTL > 0 {
-		ttl = min(ttl, r.cfg.MaxTTL)
+	ttl := min(c.bound, left)
+	if c.cfg.MaxTTL > 0 {
+		ttl = min(ttl, c.cfg.MaxTTL)
 	}
 	if ttl < time.Millisecond {
 		return nil
 	}
-	if r.cfg.Cluster { // the keys are on several nodes: no script can see them all
-		return r.client.Set(ctx, validKey(q.TokenKey), job.call, ttl).Err()
+	if c.cfg.Cluster { // the keys are on several nodes: no script can see them all
+		return c.client.Set(ctx, validKey(q.TokenKey), job.epoch, ttl).Err()
 	}
-	keys := append([]string{validKey(q.TokenKey)}, r.revokedKeys(q)...)
-	return runScript(ctx, r.client, fillScript, keys, job.call, ttl.Milliseconds(), q.IssuedAt, len(q.Keys))
-}
-
-func runScript(ctx context.Context, c redis.Scripter, s *redis.Script, keys []string, args ...any) error {
-	return s.Run(ctx, c, keys, args...).Err()
+	keys := append([]string{validKey(q.TokenKey)}, c.revokedKeys(q)...)
+	return fillScript.Run(ctx, c.client, keys, job.epoch, ttl.Milliseconds(), q.IssuedAt, len(q.Keys)).Err()
 }

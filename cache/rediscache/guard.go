@@ -10,40 +10,40 @@ import (
 	"syscall"
 )
 
-// What a server may send. go-redis makes room for a string or an array as soon
-// as its length is announced, nests as deep as the server likes and knows no
-// longest line, so that a few bytes could end the process: from a server in
-// Redis's place, or, as for the length of a string, by whoever may write to
-// the real one. The largest things read here are a roll call (12 bytes for
-// each sidecar), the map of a Cluster (one array for each range of its 16384
-// slots) and a Cluster's list of commands, which nests about eight deep.
+// Limits on what a server may send. go-redis allocates a string or an array as
+// soon as its length is announced, nests as deep as the server likes and has no
+// limit on the length of a line. A few bytes could end the process: from a
+// server in Redis's place or, for the length of a string, from anybody who can
+// write to the real one. The largest replies read here are a freshness epoch
+// (12 bytes for each sidecar), the map of a Cluster (one array for each range of
+// its 16384 slots) and a Cluster's list of commands, which nests about eight deep.
 const (
-	maxReplyLine   = 4 << 10   // status, error, number: without its string
+	maxReplyLine   = 4 << 10   // bytes of a status, an error or a number
 	maxReplyString = 256 << 10 // bytes of one string
 	maxReplyArray  = 32 << 10  // members of one array
 	maxReplyDepth  = 16        // arrays in arrays
-	maxReply       = 4 << 20   // bytes of one whole reply, each member of an array counted as 16 more
+	maxReply       = 4 << 20   // bytes of one whole reply; each member of an array counts as 16 more
 )
 
 // memberSize is what a member of an array costs before it has arrived.
 const memberSize = 16
 
-// replyGuard follows a server's replies (RESP2), as far as needed to see what
-// each announces, and objects before go-redis sees an announcement beyond the
-// limits. Whatever is not RESP2 is beyond them: nothing else is asked for.
+// replyGuard follows a server's replies (RESP2) as far as needed to see the
+// lengths they announce, and fails before go-redis sees one beyond the limits.
+// Anything but RESP2 is beyond them, because the client asks for nothing else.
 type replyGuard struct {
-	payload int                // bytes of a string that are still to pass, with its line end
-	line    int                // bytes of the present line so far
-	head    [24]byte           // the beginning of the line: longer than any length
-	last    byte               // of the line so far
-	depth   int                // arrays that are not complete
-	members [maxReplyDepth]int // still to come in each of them
-	spent   int                // of maxReply
-	broken  error              // the first objection; nothing passes any more
+	payload int                // bytes of a string that are still to come, its line end included
+	line    int                // bytes of the current line so far
+	head    [24]byte           // beginning of the line; longer than any valid length
+	last    byte               // last byte of the line so far
+	depth   int                // number of incomplete arrays
+	members [maxReplyDepth]int // members still to come in each of them
+	spent   int                // bytes of maxReply used up
+	broken  error              // the first violation; nothing passes after it
 }
 
-// pass takes in the next bytes of the stream. After an error, which stays, the
-// bytes must not be handed on.
+// pass takes in the next bytes of the stream. On an error, which is permanent,
+// the bytes must not be passed on.
 func (g *replyGuard) pass(b []byte) error {
 	for g.broken == nil && len(b) > 0 {
 		if g.payload > 0 {
@@ -72,7 +72,7 @@ func (g *replyGuard) pass(b []byte) error {
 		case g.line > maxReplyLine:
 			g.broken = fmt.Errorf("the server's reply has a line of more than %d bytes", maxReplyLine)
 		case whole && (g.line < 3 || previous != '\r'):
-			g.broken = fmt.Errorf("the server's reply is not RESP2: a line ends in the wrong place")
+			g.broken = fmt.Errorf("the server's reply is not RESP2: a line does not end in CRLF")
 		case whole:
 			g.broken = g.announced()
 			g.line = 0
@@ -81,7 +81,7 @@ func (g *replyGuard) pass(b []byte) error {
 	return g.broken
 }
 
-// announced judges a line that is complete.
+// announced checks a complete line.
 func (g *replyGuard) announced() error {
 	g.spent += g.line
 	switch kind := g.head[0]; kind {
@@ -94,13 +94,13 @@ func (g *replyGuard) announced() error {
 		}
 		switch {
 		case n < -1:
-			return fmt.Errorf("the server's reply is not RESP2: %.24q is no length", g.head[:min(g.line-2, len(g.head))])
+			return fmt.Errorf("the server's reply is not RESP2: %.24q is not a length", g.head[:min(g.line-2, len(g.head))])
 		case n > limit:
-			return fmt.Errorf("the server announces a reply of %q; at most %d bytes or members are taken", g.head[:g.line-2], limit)
+			return fmt.Errorf("the server announces a reply of %q; at most %d bytes or members are allowed", g.head[:g.line-2], limit)
 		case kind == '$' && n >= 0:
 			g.payload = n + 2
 			g.spent += g.payload
-		case n <= 0: // none, or without members
+		case n <= 0: // null or empty
 			g.complete()
 		case g.depth == maxReplyDepth:
 			return fmt.Errorf("the server's reply nests more than %d deep", maxReplyDepth)
@@ -110,7 +110,7 @@ func (g *replyGuard) announced() error {
 			g.spent += n * memberSize
 		}
 	default:
-		return fmt.Errorf("the server's reply is not RESP2: it has the type %q", kind)
+		return fmt.Errorf("the server's reply is not RESP2: unexpected type %q", kind)
 	}
 	if g.spent > maxReply {
 		return fmt.Errorf("the server's reply is larger than %d bytes", maxReply)
@@ -118,8 +118,8 @@ func (g *replyGuard) announced() error {
 	return nil
 }
 
-// length reads the number in the line: -1 (none) or above; -2 if it is none,
-// or written as no server writes it; a large number for every larger one.
+// length reads the number in the line: -1 for null, or a length, capped at 2^24.
+// It returns -2 for anything that no server would write.
 func (g *replyGuard) length() int {
 	if g.line-2 > len(g.head) {
 		return -2
@@ -141,7 +141,7 @@ func (g *replyGuard) length() int {
 	return n
 }
 
-// complete ends a member, and every array of which it was the last.
+// complete ends a member, and every array whose last member it was.
 func (g *replyGuard) complete() {
 	for g.depth > 0 {
 		if g.members[g.depth-1]--; g.members[g.depth-1] > 0 {
@@ -152,10 +152,10 @@ func (g *replyGuard) complete() {
 	g.spent = 0
 }
 
-// guardedConn is a connection whose replies a replyGuard follows.
+// guardedConn is a connection with a replyGuard on its replies.
 type guardedConn struct {
 	net.Conn
-	guard  replyGuard // of the one goroutine that reads
+	guard  replyGuard // used by the one goroutine that reads
 	closed atomic.Bool
 }
 
@@ -175,11 +175,11 @@ func (c *guardedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// gone reports whether Close was called.
-func (c *guardedConn) gone() bool { return c.closed.Load() }
+// isClosed reports whether Close was called.
+func (c *guardedConn) isClosed() bool { return c.closed.Load() }
 
-// guardedSocket is one without TLS, which go-redis can ask whether the other
-// side has closed it before it is used again.
+// guardedSocket is a guardedConn without TLS. go-redis looks at its socket before
+// using it again, to see whether the server has closed it.
 type guardedSocket struct {
 	*guardedConn
 	socket syscall.Conn
@@ -204,15 +204,15 @@ func guarded(dial dialFunc) dialFunc {
 	}
 }
 
-// recovered turns a panic into an error. go-redis takes members of a reply
-// without looking whether they are there.
+// recovered turns a panic into an error: go-redis indexes replies without looking
+// at their length.
 func recovered(err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("redis: panic over a reply: %s", panicText(p))
+		*err = fmt.Errorf("redis: panic while reading a reply: %s", panicText(p))
 	}
 }
 
-// panicText describes a panic without what a server may have put into it.
+// panicText describes a panic without text that a server may have put into it.
 func panicText(p any) string {
 	if e, ok := p.(runtime.Error); ok {
 		return e.Error()

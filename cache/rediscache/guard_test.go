@@ -19,8 +19,8 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// pieces is a connection that hands out text in pieces of the given size (0:
-// of every size by turns), then ends.
+// pieces is a connection that delivers text in pieces of the given size (0:
+// random sizes) and then ends.
 type pieces struct {
 	net.Conn
 	text string
@@ -41,7 +41,7 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// through returns what the guard hands on of text, and its objection.
+// through returns the part of text that the guard passes on, and its error.
 func through(text string, size int) (string, *replyGuard, error) {
 	c := &guardedConn{Conn: &pieces{text: text, size: size, rng: rand.New(rand.NewPCG(1, uint64(len(text))))}}
 	var out bytes.Buffer
@@ -49,7 +49,7 @@ func through(text string, size int) (string, *replyGuard, error) {
 	return out.String(), &c.guard, err
 }
 
-// sizes of pieces that the tests try; 0 is any.
+// sizes of pieces; 0 means random.
 var sizes = []int{1, 2, 3, 5, 7, 23, 0, 0, 4096, 1 << 30}
 
 func TestReplyGuard(t *testing.T) {
@@ -57,7 +57,7 @@ func TestReplyGuard(t *testing.T) {
 	nested := func(n int) string { return strings.Repeat("*1\r\n", n) + ":1\r\n" }
 	for _, c := range []struct {
 		name, reply string
-		want        string // part of the objection; empty: none
+		want        string // part of the error; empty: none
 	}{
 		{"status", "+OK\r\n", ""},
 		{"no text", "+\r\n", ""},
@@ -69,7 +69,7 @@ func TestReplyGuard(t *testing.T) {
 		{"array", "*3\r\n:1\r\n$-1\r\n*2\r\n+a\r\n$1\r\nb\r\n", ""},
 		{"empty array", "*0\r\n", ""},
 		{"no array", "*-1\r\n", ""},
-		{"string that holds replies", bulk("*4611686018427387904\r\n$99999999999\r\n%1\r\n\x00\n\n\n\n\r\n"), ""},
+		{"string that contains replies", bulk("*4611686018427387904\r\n$99999999999\r\n%1\r\n\x00\n\n\n\n\r\n"), ""},
 		{"longest string", bulk(strings.Repeat("\n", maxReplyString)), ""},
 		{"longest array", fmt.Sprintf("*%d\r\n", maxReplyArray) + strings.Repeat(":1\r\n", maxReplyArray), ""},
 		{"deepest array", nested(maxReplyDepth), ""},
@@ -77,22 +77,22 @@ func TestReplyGuard(t *testing.T) {
 		{"many replies", strings.Repeat(bulk(strings.Repeat("x", 100_000)), 2*maxReply/100_000), ""},
 
 		{"string too long", fmt.Sprintf("$%d\r\n", maxReplyString+1), "262145"},
-		{"string that cannot be", "$99999999999\r\n", "at most"},
+		{"impossible string", "$99999999999\r\n", "at most"},
 		{"number wraps around", "$18446744073709551617\r\nx", "at most"},
 		{"array too long", fmt.Sprintf("*%d\r\n", maxReplyArray+1), "32769"},
-		{"array that cannot be", "*4611686018427387904\r\n", "at most"},
+		{"impossible array", "*4611686018427387904\r\n", "at most"},
 		{"within an array", "*2\r\n+OK\r\n*2000000000\r\n", "at most"},
 		{"after a string", "$2\r\nhi\r\n*2000000000\r\n", "at most"},
-		{"negative", "*-2\r\n", "no length"},
-		{"signed", "$+1\r\n", "no length"},
-		{"no digits", "$\r\n", "no length"},
-		{"not digits", "$0x10\r\n", "no length"},
-		{"long number", "*" + strings.Repeat("0", 50) + "1\r\n", "no length"},
+		{"negative", "*-2\r\n", "not a length"},
+		{"signed", "$+1\r\n", "not a length"},
+		{"no digits", "$\r\n", "not a length"},
+		{"not digits", "$0x10\r\n", "not a length"},
+		{"long number", "*" + strings.Repeat("0", 50) + "1\r\n", "not a length"},
 		{"too deep", nested(maxReplyDepth + 1), "deep"},
 		{"line too long", "+" + strings.Repeat("x", maxReplyLine) + "\r\n", "a line of more"},
 		{"line without end", strings.Repeat("x", maxReplyLine+1), "a line of more"},
-		{"line ends in \\n", "+OK\n", "wrong place"},
-		{"empty line", "\r\n", "wrong place"},
+		{"line ends in \\n", "+OK\n", "CRLF"},
+		{"empty line", "\r\n", "CRLF"},
 		{"many long strings", "*100\r\n" + strings.Repeat(bulk(strings.Repeat("x", maxReplyString)), 100), "larger than"},
 		{"arrays of arrays", strings.Repeat(fmt.Sprintf("*%d\r\n", maxReplyArray), maxReplyDepth), "larger than"},
 		{"another protocol", "HTTP/1.1 200 OK\r\n\r\n", "not RESP2"},
@@ -103,7 +103,7 @@ func TestReplyGuard(t *testing.T) {
 		{"verbatim string", "=99999999999\r\n", "not RESP2"},
 		{"long error", "!99999999999\r\n", "not RESP2"},
 		{"large number", "(12\r\n", "not RESP2"},
-		{"stream", "$?\r\n", "no length"},
+		{"stream", "$?\r\n", "not a length"},
 		{"nothing", "_\r\n", "not RESP2"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -113,20 +113,20 @@ func TestReplyGuard(t *testing.T) {
 				if c.want == "" {
 					require.NoError(t, err)
 					require.Equal(t, c.reply+"+OK\r\n", out)
-					require.Zero(t, g.depth+g.spent+g.line+g.payload, "it knows that the reply is over")
+					require.Zero(t, g.depth+g.spent+g.line+g.payload, "the reply is complete")
 					continue
 				}
 				require.ErrorContains(t, err, c.want)
-				require.True(t, strings.HasPrefix(c.reply, out), "nothing else is handed on")
-				require.NotEqual(t, c.reply, out, "not what it objects to")
-				require.Equal(t, err, g.pass([]byte("+OK\r\n")), "it stays so")
+				require.True(t, strings.HasPrefix(c.reply, out), "a prefix is passed on")
+				require.NotEqual(t, c.reply, out, "the violation is not passed on")
+				require.Equal(t, err, g.pass([]byte("+OK\r\n")), "the error is permanent")
 			}
 		})
 	}
 }
 
-// Every reply that a real server gives to what is asked here, and to much that
-// is not, passes as it is.
+// Every reply of a real server passes unchanged, to commands of this package and
+// to many others.
 func TestReplyGuardPassesRealReplies(t *testing.T) {
 	t.Parallel()
 	single := harness.Redis(t)
@@ -148,14 +148,14 @@ func TestReplyGuardPassesRealReplies(t *testing.T) {
 				out, g, err := through(recorded, size)
 				require.NoError(t, err)
 				require.True(t, out == recorded)
-				require.Zero(t, g.depth+g.spent+g.line+g.payload, "it is in step")
+				require.Zero(t, g.depth+g.spent+g.line+g.payload, "the guard is in step")
 			}
 		})
 	}
 }
 
-// converse sends the commands, the last of which is a PING with a text, and
-// returns the replies as they are.
+// converse sends the commands and returns the raw replies. The last command must
+// be a PING with a text.
 func converse(t *testing.T, addr string, commands [][]any) string {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -189,8 +189,8 @@ func TestReplyGuardAllocatesNothing(t *testing.T) {
 	require.NoError(t, g.broken)
 }
 
-// A connection that the other side has closed is noticed before it is used
-// again: go-redis looks at the socket behind the guard.
+// A connection that the server has closed is noticed before it is used again:
+// go-redis looks at the socket behind the guard.
 func TestGuardedConnectionsShowTheirSocket(t *testing.T) {
 	t.Parallel()
 	s := harness.Redis(t)
@@ -214,7 +214,7 @@ func BenchmarkReplyGuard(b *testing.B) {
 	}
 }
 
-// readReply reads a reply in the plainest way: the whole of it, with recursion.
+// readReply reads a whole reply in the simplest way, with recursion.
 func readReply(in *bufio.Reader, depth int, spent *int) error {
 	bad := fmt.Errorf("bad")
 	line := ""
@@ -268,8 +268,8 @@ func readReply(in *bufio.Reader, depth int, spent *int) error {
 	return nil
 }
 
-// The guard objects exactly where a plain reader of replies does, however the
-// stream is cut up, and hands on everything else unchanged.
+// The guard fails exactly where a simple reader of replies does, however the
+// stream is cut into pieces, and passes everything else on unchanged.
 func FuzzReplyGuard(f *testing.F) {
 	for _, reply := range odd {
 		if len(reply) < 1000 {

@@ -6,11 +6,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics count what happens outside of lookups; those are counted by
-// whoever asks the chain.
+// metrics count everything but lookups, which the caller of the chain counts.
 type metrics struct {
 	fills         *prometheus.CounterVec
-	announced     *prometheus.CounterVec
+	published     *prometheus.CounterVec
 	pending       prometheus.Gauge
 	subscribed    prometheus.Gauge
 	subscriptions prometheus.Counter
@@ -22,27 +21,27 @@ func newMetrics(reg prometheus.Registerer) (metrics, error) {
 	m := metrics{
 		fills: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_fills_total",
-			Help: "Verdicts of later tiers taught to Redis, by result: written, failed, dropped.",
+			Help: "Verdicts of later tiers for Redis to cache, by result: written, failed, dropped.",
 		}, []string{"result"}),
-		announced: prometheus.NewCounterVec(prometheus.CounterOpts{
+		published: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_announcements_total",
-			Help: "Revocations handed to Redis, by result: at_once, queued, retried, dropped.",
+			Help: "Revocations to publish in Redis, by result: at_once, queued, retried, dropped.",
 		}, []string{"result"}),
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jwt_bouncer_redis_announcements_pending",
-			Help: "Revocations waiting to be handed to Redis.",
+			Help: "Revocations in the queue for Redis.",
 		}),
 		subscribed: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jwt_bouncer_redis_subscribed",
-			Help: "1 while this process is subscribed to announcements, else 0.",
+			Help: "1 while this process is subscribed to published revocations, otherwise 0.",
 		}),
 		subscriptions: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_subscriptions_total",
-			Help: "Confirmed subscriptions to announcements; each one triggers a catch-up.",
+			Help: "Confirmed subscriptions to published revocations; each one triggers a sync with the store.",
 		}),
 		messages: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_messages_total",
-			Help: "Announcements received; each one triggers a catch-up.",
+			Help: "Messages received about published revocations; each one triggers a sync with the store.",
 		}),
 		breaker: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jwt_bouncer_breaker_state",
@@ -54,7 +53,7 @@ func newMetrics(reg prometheus.Registerer) (metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.fills, m.announced, m.pending, m.subscribed, m.subscriptions, m.messages, m.breaker} {
+	for _, c := range []prometheus.Collector{m.fills, m.published, m.pending, m.subscribed, m.subscriptions, m.messages, m.breaker} {
 		if err := reg.Register(c); err != nil {
 			return m, fmt.Errorf("redis: register metrics: %w", err)
 		}

@@ -14,91 +14,97 @@ import (
 	"jwtbouncer/authz"
 )
 
+// Channel is the Pub/Sub channel. A message on it means only that a revocation has
+// been published.
+const Channel = "jwt-bouncer:revocations"
+
 const (
-	announceAtOnce  = 250 * time.Millisecond // how long Announce may keep its caller
-	announceBatch   = 500                    // revocations per round trip
-	announcePending = 100_000                // revocations waiting at most; about 15 MB
-	retryFirst      = 100 * time.Millisecond
-	retryLast       = 5 * time.Second
+	publishWait  = 250 * time.Millisecond // longest time that Publish keeps its caller
+	publishBatch = 500                    // revocations per round trip
+	maxPending   = 100_000                // revocations in the queue; about 15 MB
+	retryFirst   = 100 * time.Millisecond
+	retryLast    = 5 * time.Second
 )
 
-// ErrNotPublished is Close's error when it gave up announcements: what they
-// announce is in force all the same, and sidecars learn of it by their own sync.
-var ErrNotPublished = errors.New("revocations were not announced")
+// ErrNotPublished is Close's error when revocations remain in the queue. They are
+// in force all the same, and sidecars learn of them by their own sync.
+var ErrNotPublished = errors.New("revocations were not published")
 
-// newsItem is one revocation on its way to Redis.
-type newsItem struct {
+// publisher keeps the queue of revocations that could not be published at once.
+// Losing one costs speed and never the guarantee: sidecars also sync with the
+// store.
+type publisher struct {
+	c    *Client
+	wake chan struct{}
+
+	mu          sync.Mutex
+	queue       map[authz.Key]pendingEntry
+	messageOwed bool // the message on Channel has not been sent
+}
+
+// pendingEntry is one revocation on its way to Redis.
+type pendingEntry struct {
 	entry     authz.Entry
-	legacy    string // bare jti for the older layout; empty: none
-	dropValid bool   // the key is a token's own, so it has a token:valid entry
+	legacy    string // bare jti for the older key layout; empty: none
+	dropValid bool   // the key is a token's own, so there may be a token:valid entry to delete
 }
 
-// announcer hands committed revocations to Redis, at once or later. Losing one
-// costs speed, never the guarantee: sidecars also sync with the authority.
-type announcer struct {
-	r       *Client
-	wake    chan struct{}
-	mu      sync.Mutex
-	pending map[authz.Key]newsItem
-	publish bool // a message is still owed
+func newPublisher(c *Client) *publisher {
+	return &publisher{c: c, wake: make(chan struct{}, 1), queue: map[authz.Key]pendingEntry{}}
 }
 
-func newAnnouncer(r *Client) *announcer {
-	return &announcer{r: r, wake: make(chan struct{}, 1), pending: map[authz.Key]newsItem{}}
-}
-
-// Publish implements authz.Publisher: for every revocation SET token:revoked
-// until its tokens have expired and DEL token:valid, then one PUBLISH. It
-// keeps its caller for 250 ms at most; what is not handed over by then waits
-// in a bounded queue and is retried until it has expired.
-func (r *Client) Publish(ctx context.Context, revocations []authz.Revocation) bool {
-	items := make([]newsItem, 0, len(revocations))
+// Publish implements authz.Publisher. For every revocation it sets token:revoked
+// until the revoked tokens have expired and deletes token:valid, then it sends
+// one message. It keeps its caller for 250 ms at most. Revocations that are not
+// published by then wait in a bounded queue and are retried until they expire.
+func (c *Client) Publish(ctx context.Context, revocations []authz.Revocation) bool {
+	entries := make([]pendingEntry, 0, len(revocations))
 	for i := range revocations {
 		rev := &revocations[i]
-		item := newsItem{entry: rev.Entry(), dropValid: rev.Kind == authz.KindToken}
-		if r.cfg.LegacyKeys && rev.Kind == authz.KindJTI {
-			item.legacy = rev.Value
+		e := pendingEntry{entry: rev.Entry(), dropValid: rev.Kind == authz.KindToken}
+		if c.cfg.LegacyKeys && rev.Kind == authz.KindJTI {
+			e.legacy = rev.Value
 		}
-		items = append(items, item)
+		entries = append(entries, e)
 	}
-	if len(items) == 0 {
+	if len(entries) == 0 {
 		return true
 	}
-	if r.breaker.Ready() {
-		ctx, cancel := context.WithTimeout(ctx, announceAtOnce)
+	if c.breaker.Ready() {
+		ctx, cancel := context.WithTimeout(ctx, publishWait)
 		defer cancel()
-		err := r.hand(ctx, items)
+		err := c.publish(ctx, entries)
 		if err == nil {
-			r.metrics.announced.WithLabelValues("at_once").Add(float64(len(items)))
+			c.metrics.published.WithLabelValues("at_once").Add(float64(len(entries)))
 			return true
 		}
-		r.log.Warn("announcement will be retried", "revocations", len(items), "error", err)
+		c.log.Warn("revocations not published; retrying", "revocations", len(entries), "error", err)
 	}
-	r.news.enqueue(items)
+	c.publisher.enqueue(entries)
 	return false
 }
 
-// hand writes and publishes; on an error it may have done a part, which is
-// safe to repeat.
-func (r *Client) hand(ctx context.Context, items []newsItem) (err error) {
-	defer func() { r.suspectTopology(ctx, err) }()
+// publish writes the entries and sends the message. On an error a part may have
+// been done; repeating it is safe.
+func (c *Client) publish(ctx context.Context, entries []pendingEntry) (err error) {
+	defer func() { c.suspectTopology(ctx, err) }()
 	defer recovered(&err)
-	for batch := range slices.Chunk(items, announceBatch) {
-		if err := r.write(ctx, batch); err != nil {
+	for batch := range slices.Chunk(entries, publishBatch) {
+		if err := c.write(ctx, batch); err != nil {
 			return fmt.Errorf("redis: %w", err)
 		}
 	}
 	// In a Cluster a plain PUBLISH reaches subscribers on every node. Sharded
 	// channels would tie all sidecars to one master and need Redis 7.
-	if err := r.client.Publish(ctx, Channel, "revoked").Err(); err != nil {
+	if err := c.client.Publish(ctx, Channel, "revoked").Err(); err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}
 	return nil
 }
 
-// writeScript sets each key to the stricter of what is there and ARGV's
-// not_before, to live until the later of both ends. A key of another type than
-// string holds nothing of ours, and SET replaces it.
+// writeScript sets each key to the stricter of its value and ARGV's not_before,
+// with the later of both expiries. A key of another type than string holds no
+// revocation, and SET replaces it.
 var writeScript = redis.NewScript(`
 for i, key in ipairs(KEYS) do
   local nb, at = ARGV[2 * i - 1], ARGV[2 * i]
@@ -121,88 +127,88 @@ end
 return #KEYS`)
 
 // write sets the revoked keys and deletes the valid ones in one round trip.
-func (r *Client) write(ctx context.Context, items []newsItem) error {
-	keys := make([]string, 0, len(items))
-	args := make([]any, 0, 2*len(items))
-	var gone []string
-	add := func(key, value string, expires int64) {
+func (c *Client) write(ctx context.Context, entries []pendingEntry) error {
+	keys := make([]string, 0, len(entries))
+	args := make([]any, 0, 2*len(entries))
+	var stale []string // valid keys
+	set := func(key, value string, expires int64) {
 		keys = append(keys, key)
 		args = append(args, value, expires+graceSeconds)
 	}
-	for _, it := range items {
-		add(revokedKey(it.entry.Key), formatEntry(it.entry), it.entry.Expires)
-		if it.dropValid {
-			gone = append(gone, validKey(it.entry.Key))
+	for _, e := range entries {
+		set(revokedKey(e.entry.Key), formatEntry(e.entry), e.entry.Expires)
+		if e.dropValid {
+			stale = append(stale, validKey(e.entry.Key))
 		}
-		if it.legacy != "" {
-			add(revokedPrefix+it.legacy, "1", it.entry.Expires)
-			gone = append(gone, validPrefix+it.legacy)
+		if e.legacy != "" {
+			set(revokedPrefix+e.legacy, "1", e.entry.Expires)
+			stale = append(stale, validPrefix+e.legacy)
 		}
 	}
-	// EVAL with the text, not EVALSHA: a pipeline cannot load it after NOSCRIPT,
-	// and a failover or SCRIPT FLUSH forgets it.
-	pipe := r.client.Pipeline()
-	if r.cfg.Cluster {
+	// EVAL with the text rather than EVALSHA: a pipeline cannot load the script
+	// after NOSCRIPT, and a failover or SCRIPT FLUSH forgets it.
+	pipe := c.client.Pipeline()
+	if c.cfg.Cluster {
 		for i, k := range keys {
 			writeScript.Eval(ctx, pipe, []string{k}, args[2*i], args[2*i+1])
 		}
-		for _, k := range gone {
+		for _, k := range stale {
 			pipe.Del(ctx, k)
 		}
 	} else {
 		writeScript.Eval(ctx, pipe, keys, args...)
-		if len(gone) > 0 {
-			pipe.Del(ctx, gone...)
+		if len(stale) > 0 {
+			pipe.Del(ctx, stale...)
 		}
 	}
 	_, err := pipe.Exec(ctx)
 	return err
 }
 
-func (a *announcer) enqueue(items []newsItem) {
-	a.mu.Lock()
+func (p *publisher) enqueue(entries []pendingEntry) {
+	p.mu.Lock()
 	dropped := 0
-	for _, it := range items {
-		old, known := a.pending[it.entry.Key]
+	for _, e := range entries {
+		old, known := p.queue[e.entry.Key]
 		switch {
 		case known:
-			it.entry = it.entry.Merge(old.entry)
-			if it.legacy == "" {
-				it.legacy = old.legacy
+			e.entry = e.entry.Merge(old.entry)
+			if e.legacy == "" {
+				e.legacy = old.legacy
 			}
-			a.pending[it.entry.Key] = it
-		case len(a.pending) >= announcePending:
+			p.queue[e.entry.Key] = e
+		case len(p.queue) >= maxPending:
 			dropped++
 		default:
-			a.pending[it.entry.Key] = it
+			p.queue[e.entry.Key] = e
 		}
 	}
-	a.publish = true
-	waiting := len(a.pending)
-	a.mu.Unlock()
-	a.r.metrics.pending.Set(float64(waiting))
-	a.r.metrics.announced.WithLabelValues("queued").Add(float64(len(items) - dropped))
+	p.messageOwed = true
+	pending := len(p.queue)
+	p.mu.Unlock()
+	p.c.metrics.pending.Set(float64(pending))
+	p.c.metrics.published.WithLabelValues("queued").Add(float64(len(entries) - dropped))
 	if dropped > 0 {
-		a.r.metrics.announced.WithLabelValues("dropped").Add(float64(dropped))
-		a.r.log.Error("announcements dropped, the queue is full; sidecars learn of them by their own sync", "revocations", dropped)
+		p.c.metrics.published.WithLabelValues("dropped").Add(float64(dropped))
+		p.c.log.Error("the queue is full; sidecars learn of the dropped revocations by their own sync", "dropped", dropped)
 	}
 	select {
-	case a.wake <- struct{}{}:
+	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run retries what is pending, with a backoff that doubles to five seconds.
-func (a *announcer) run(ctx context.Context) {
+// run retries what is queued, with a backoff that doubles up to five seconds.
+func (p *publisher) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-a.wake:
+		case <-p.wake:
 		}
 		wait := retryFirst
 		for sleep(ctx, jitter(wait)) {
-			if a.r.breaker.Ready() && a.flush(ctx) == nil {
+			if p.c.breaker.Ready() && p.flush(ctx) == nil {
 				break
 			}
 			wait = min(2*wait, retryLast)
@@ -210,66 +216,68 @@ func (a *announcer) run(ctx context.Context) {
 	}
 }
 
-// flush hands over everything pending, in bounded steps.
-func (a *announcer) flush(ctx context.Context) error {
+// flush publishes the whole queue, batch by batch.
+func (p *publisher) flush(ctx context.Context) error {
 	for {
-		batch, owed := a.take()
+		batch, owed := p.next()
 		if len(batch) == 0 && !owed {
 			return nil
 		}
 		step, cancel := context.WithTimeout(ctx, 2*backgroundTimeout)
-		err := a.r.hand(step, batch)
+		err := p.c.publish(step, batch)
 		cancel()
 		if err != nil {
-			a.r.log.Debug("announcement failed again", "waiting", len(batch), "error", err)
+			p.c.log.Debug("revocations not published again", "revocations", len(batch), "error", err)
 			return err
 		}
-		a.settle(batch)
-		a.r.metrics.announced.WithLabelValues("retried").Add(float64(len(batch)))
+		p.remove(batch)
+		p.c.metrics.published.WithLabelValues("retried").Add(float64(len(batch)))
 	}
 }
 
-// take returns the next batch without removing it, so that a crash between
-// here and settle repeats it, and drops what has expired meanwhile.
-func (a *announcer) take() (batch []newsItem, owed bool) {
-	now := a.r.clock.Now().Unix()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	maps.DeleteFunc(a.pending, func(_ authz.Key, it newsItem) bool { return it.entry.Expires <= now })
-	for _, it := range a.pending {
-		if batch = append(batch, it); len(batch) == announceBatch {
+// next returns the next batch and whether a message is owed. The batch stays in
+// the queue until remove, so that a panic in between repeats it. Expired entries
+// are dropped.
+func (p *publisher) next() (batch []pendingEntry, owed bool) {
+	now := p.c.clock.Now().Unix()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.queue, func(_ authz.Key, e pendingEntry) bool { return e.entry.Expires <= now })
+	for _, e := range p.queue {
+		if batch = append(batch, e); len(batch) == publishBatch {
 			break
 		}
 	}
-	return batch, a.publish
+	return batch, p.messageOwed
 }
 
-// settle removes what was handed over, unless it has been made stricter since.
-func (a *announcer) settle(batch []newsItem) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, it := range batch {
-		if a.pending[it.entry.Key] == it {
-			delete(a.pending, it.entry.Key)
+// remove takes a published batch out of the queue, except for entries that have
+// become stricter since.
+func (p *publisher) remove(batch []pendingEntry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range batch {
+		if p.queue[e.entry.Key] == e {
+			delete(p.queue, e.entry.Key)
 		}
 	}
-	a.publish = len(a.pending) > 0
-	a.r.metrics.pending.Set(float64(len(a.pending)))
+	p.messageOwed = len(p.queue) > 0
+	p.c.metrics.pending.Set(float64(len(p.queue)))
 }
 
-// drain is the last try, for at most limit.
-func (a *announcer) drain(limit time.Duration) error {
+// drain retries for at most limit, without asking the breaker.
+func (p *publisher) drain(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for wait := retryFirst; ; wait = min(2*wait, retryLast) {
-		err := a.flush(ctx)
+		err := p.flush(ctx)
 		if err == nil {
 			return nil
 		}
 		if !sleep(ctx, jitter(wait)) {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			return fmt.Errorf("redis: %d %w; sidecars learn of them by their own sync: %w", len(a.pending), ErrNotPublished, err)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return fmt.Errorf("redis: %d %w; sidecars learn of them by their own sync: %w", len(p.queue), ErrNotPublished, err)
 		}
 	}
 }

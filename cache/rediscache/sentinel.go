@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	sentinelEvery = time.Second            // ± 25 %: how often the master's address is asked for
-	sentinelSlow  = 100 * time.Millisecond // then the other Sentinels are asked as well
+	sentinelEvery = time.Second            // ± 25 %, between two questions for the master's address
+	sentinelSlow  = 100 * time.Millisecond // after this time the other Sentinels are asked as well
 )
 
-// sentinels finds the master that Sentinels name, for every new connection,
-// and ends the connections to one that is no longer it.
+// sentinels asks the Sentinels for the master's address before every new
+// connection, and closes the connections to a former master.
 //
 // It does not use go-redis's failover client (v9.23.0), for two reasons. That
 // client indexes the answer of a Sentinel in a goroutine of its own without
@@ -32,24 +32,24 @@ const (
 // publishes it: connections to a former master that is still alive stay in use
 // when that message is lost (TestRedisSentinelsNameAnother).
 type sentinels struct {
-	name   string
-	asked  []*redis.SentinelClient
-	dial   dialFunc
-	chosen atomic.Int32 // the one that answered last: two that disagree must not take turns
-	asking authz.Background
-	mu     sync.Mutex
-	conns  map[masterConn]string // address each one leads to
+	master  string // name
+	clients []*redis.SentinelClient
+	dial    dialFunc
+	chosen  atomic.Int32 // the Sentinel that answered last, so that two that disagree do not alternate
+	asking  authz.Background
+	mu      sync.Mutex
+	conns   map[masterConn]string // connection → its address
 }
 
 type masterConn interface {
 	net.Conn
-	gone() bool
+	isClosed() bool
 }
 
 func newSentinels(o *redis.UniversalOptions, login credentialsFunc) *sentinels {
-	s := &sentinels{name: o.MasterName, dial: o.Dialer, conns: map[masterConn]string{}}
+	s := &sentinels{master: o.MasterName, dial: o.Dialer, conns: map[masterConn]string{}}
 	for _, addr := range o.Addrs {
-		s.asked = append(s.asked, redis.NewSentinelClient(&redis.Options{
+		s.clients = append(s.clients, redis.NewSentinelClient(&redis.Options{
 			Addr: addr, Username: o.SentinelUsername, CredentialsProviderContext: login, ClientName: o.ClientName,
 			Dialer: o.Dialer, DialTimeout: o.DialTimeout, DialerRetries: o.DialerRetries,
 			Protocol: o.Protocol, ContextTimeoutEnabled: o.ContextTimeoutEnabled, MaxRetries: o.MaxRetries,
@@ -61,15 +61,15 @@ func newSentinels(o *redis.UniversalOptions, login credentialsFunc) *sentinels {
 	return s
 }
 
-// client returns a client of whichever server is the master.
+// client returns a client of the server that is the master.
 func (s *sentinels) client(o *redis.UniversalOptions) *redis.Client {
 	simple := o.Simple()
-	simple.Network, simple.Addr, simple.Dialer = "tcp", s.name, s.connect
+	simple.Network, simple.Addr, simple.Dialer = "tcp", s.master, s.connect
 	return redis.NewClient(simple)
 }
 
 func (s *sentinels) connect(ctx context.Context, network, _ string) (net.Conn, error) {
-	addr, err := s.master(ctx)
+	addr, err := s.masterAddr(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -85,9 +85,9 @@ func (s *sentinels) connect(ctx context.Context, network, _ string) (net.Conn, e
 	return conn, nil
 }
 
-// master returns the master's address: from the Sentinel that answered last,
-// or, if that fails or takes long, from the first one that answers.
-func (s *sentinels) master(ctx context.Context) (string, error) {
+// masterAddr returns the master's address: from the Sentinel that answered last
+// or, if that one fails or is slow, from the first one that answers.
+func (s *sentinels) masterAddr(ctx context.Context) (string, error) {
 	type answer struct {
 		from int
 		addr string
@@ -95,7 +95,7 @@ func (s *sentinels) master(ctx context.Context) (string, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answers := make(chan answer, len(s.asked))
+	answers := make(chan answer, len(s.clients))
 	ask := func(i int) {
 		if !s.asking.Start(func() {
 			addr, err := s.ask(ctx, i)
@@ -106,9 +106,9 @@ func (s *sentinels) master(ctx context.Context) (string, error) {
 	}
 	first := int(s.chosen.Load())
 	ask(first)
-	open, others := 1, len(s.asked)-1
+	open, others := 1, len(s.clients)-1
 	askOthers := func() {
-		for i := range s.asked {
+		for i := range s.clients {
 			if others > 0 && i != first {
 				ask(i)
 			}
@@ -121,7 +121,7 @@ func (s *sentinels) master(ctx context.Context) (string, error) {
 	for open > 0 {
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("no Sentinel has answered: %w", errors.Join(append(errs, ctx.Err())...))
+			return "", fmt.Errorf("no Sentinel answered: %w", errors.Join(append(errs, ctx.Err())...))
 		case <-slow.C:
 			askOthers()
 		case a := <-answers:
@@ -134,48 +134,48 @@ func (s *sentinels) master(ctx context.Context) (string, error) {
 			askOthers()
 		}
 	}
-	return "", fmt.Errorf("no Sentinel names the master: %w", errors.Join(errs...))
+	return "", fmt.Errorf("no Sentinel knows the master: %w", errors.Join(errs...))
 }
 
 func (s *sentinels) ask(ctx context.Context, i int) (addr string, err error) {
 	defer recovered(&err)
-	parts, err := s.asked[i].GetMasterAddrByName(ctx, s.name).Result()
+	parts, err := s.clients[i].GetMasterAddrByName(ctx, s.master).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
-		return "", fmt.Errorf("sentinel knows no master %q", s.name)
+		return "", fmt.Errorf("sentinel does not know the master %q", s.master)
 	case err != nil:
 		return "", fmt.Errorf("sentinel: %w", err)
 	case len(parts) != 2 || parts[0] == "":
-		return "", errors.New("sentinel's answer is not an address")
+		return "", errors.New("the Sentinel's answer is not an address")
 	}
 	if _, err := strconv.ParseUint(parts[1], 10, 16); err != nil {
-		return "", errors.New("sentinel's answer has no port")
+		return "", errors.New("the Sentinel's answer has no valid port")
 	}
 	return net.JoinHostPort(parts[0], parts[1]), nil
 }
 
-// follow ends the connections to a former master. Mostly the Sentinels do that
-// themselves; not if it is cut off from them.
+// follow closes the connections to a former master. Usually the Sentinels close
+// them, but they cannot when that master is cut off from them.
 func (s *sentinels) follow(ctx context.Context) {
 	for sleep(ctx, jitter(sentinelEvery)) {
 		limited, cancel := context.WithTimeout(ctx, sentinelEvery)
-		addr, err := s.master(limited)
+		addr, err := s.masterAddr(limited)
 		cancel()
 		if err == nil {
-			s.leave(addr)
+			s.closeOthers(addr)
 		}
 	}
 }
 
-// leave ends every connection that does not lead to addr.
-func (s *sentinels) leave(addr string) {
+// closeOthers closes every connection to another address than addr.
+func (s *sentinels) closeOthers(addr string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn, to := range s.conns {
-		if to != addr && !conn.gone() {
+		if to != addr && !conn.isClosed() {
 			_ = conn.Close()
 		}
-		if conn.gone() {
+		if conn.isClosed() {
 			delete(s.conns, conn)
 		}
 	}
@@ -183,7 +183,7 @@ func (s *sentinels) leave(addr string) {
 
 func (s *sentinels) close() error {
 	var errs []error
-	for _, c := range s.asked {
+	for _, c := range s.clients {
 		errs = append(errs, c.Close())
 	}
 	s.asking.Close()

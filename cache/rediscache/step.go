@@ -2,6 +2,7 @@ package rediscache
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -9,9 +10,8 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Stepped is a Client without background work, for simulations: what its loops
-// would do happens one step at a time, when the simulation says so, on the
-// goroutine of the caller.
+// Stepped is a Client without background work, for simulations. The work of each
+// loop is done one step at a time, on the goroutine of the caller.
 type Stepped struct{ *Client }
 
 // NewStepped returns a Stepped client that reaches its server through client.
@@ -21,37 +21,37 @@ func NewStepped(client redis.UniversalClient, cfg Config, o Options) (*Stepped, 
 	if err != nil {
 		return nil, err
 	}
-	c.breaker = c.newBreaker(failingProbe)
+	c.breaker = c.newBreaker(neverHealed)
 	return &Stepped{c}, nil
 }
 
-func failingProbe(context.Context) error { return context.Canceled }
+func neverHealed(context.Context) error { return errors.New("a simulation has no probes") }
 
 // Fills returns the number of fills in the queue.
 func (s *Stepped) Fills() int { return len(s.fills) }
 
 // StepFill makes the next fill in the queue, waiting for one if there is none,
-// and returns the verdict it is about.
+// and returns its verdict.
 func (s *Stepped) StepFill(ctx context.Context) (authz.Verdict, error) {
 	job := <-s.fills
 	return job.verdict, s.fill(ctx, job)
 }
 
-// StepEpoch makes one round of the freshness epoch and returns the mean time to
-// the next one.
+// StepEpoch makes one round of the freshness epoch and returns the mean time
+// until the next one.
 func (s *Stepped) StepEpoch(ctx context.Context) (time.Duration, error) {
-	return s.roll.every, s.callRoll(ctx)
+	return s.epochs.every, s.stepEpoch(ctx)
 }
 
-// StepPublish publishes what is queued. Where the breaker is open, it closes it
+// StepPublish publishes the queue. If the breaker is open, it closes the breaker
 // instead.
 func (s *Stepped) StepPublish(ctx context.Context) error {
 	if !s.breaker.Ready() {
 		go s.breaker.Close() // waits for calls that the simulation has suspended
-		s.breaker = s.newBreaker(failingProbe)
+		s.breaker = s.newBreaker(neverHealed)
 		return nil
 	}
-	return s.news.flush(ctx)
+	return s.publisher.flush(ctx)
 }
 
 // Close ends the breaker. All calls must have returned.

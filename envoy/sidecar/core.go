@@ -79,7 +79,7 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
 		tokens = c.tokens
 	}
-	var replays policy.ReplayStore // nil: in memory
+	var replays authz.ReplayStore // nil: in memory
 	if c.redis != nil {
 		replays = c.redis // used proofs are known to every sidecar
 	}

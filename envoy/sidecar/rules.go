@@ -24,7 +24,7 @@ type Rules struct {
 
 // NewRules returns the rules of s. It needs no network. replays stores used
 // DPoP proofs; nil: they are stored in memory.
-func NewRules(s Settings, replays policy.ReplayStore, log *slog.Logger, registry prometheus.Registerer) (_ *Rules, err error) {
+func NewRules(s Settings, replays authz.ReplayStore, log *slog.Logger, registry prometheus.Registerer) (_ *Rules, err error) {
 	clock := authz.SystemClock{}
 	r := &Rules{}
 	defer func() {
@@ -78,7 +78,7 @@ func (s *Settings) OfflinePolicy() (*policy.Policy, error) {
 }
 
 // policyOptions returns what routes may refer to.
-func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays policy.ReplayStore) (policy.Options, error) {
+func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (policy.Options, error) {
 	if replays == nil {
 		replays = policy.NewMemoryReplay(s.Binding.DPoP.ReplayEntries, authz.SystemClock{})
 	}
