@@ -21,7 +21,7 @@ type lookups struct {
 
 func newLookups(name string, o *Options, met *metrics, read func(context.Context, []authz.Key) (result, error)) *lookups {
 	return &lookups{name: name, read: read, breaker: breaker.New(breaker.Options{
-		Name: name, Timeout: o.LookupTimeout, Concurrent: o.Lookups, Waiting: o.Waiting,
+		Dependency: name, Timeout: o.LookupTimeout, Concurrent: o.Lookups, Waiting: o.Waiting,
 		Probe: func(ctx context.Context) error {
 			_, err := read(ctx, []authz.Key{{}})
 			return err

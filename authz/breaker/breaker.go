@@ -59,8 +59,8 @@ type Gauge interface{ Set(value float64) }
 
 // Options configure a Breaker.
 type Options struct {
-	Name    string        // of the dependency; begins every error that is not f's own
-	Timeout time.Duration // of one call, waiting for its turn included; required
+	Dependency string        // its name begins every error that is not f's own
+	Timeout    time.Duration // of one call, waiting for its turn included; required
 	// Half: a call has at most half of its caller's time, because there is
 	// somebody else to ask in the other half.
 	Half bool
@@ -144,7 +144,7 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 	defer cancel()
 	trips, err := b.enter(ctx)
 	if err != nil {
-		return value, fmt.Errorf("%s: %w", b.o.Name, err)
+		return value, fmt.Errorf("%s: %w", b.o.Dependency, err)
 	}
 	type result struct {
 		value T
@@ -179,7 +179,7 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 	case r := <-done:
 		return r.value, r.err
 	default:
-		return value, fmt.Errorf("%s: no answer: %w", b.o.Name, ctx.Err())
+		return value, fmt.Errorf("%s: no answer: %w", b.o.Dependency, ctx.Err())
 	}
 }
 
@@ -264,7 +264,7 @@ func (b *Breaker) count(trips int, err error) {
 	}
 	b.trips++
 	b.set(Open)
-	b.o.Logger.Warn("circuit breaker opened", "dependency", b.o.Name, "error", err)
+	b.o.Logger.Warn("circuit breaker opened", "dependency", b.o.Dependency, "error", err)
 	b.running.Add(1)
 	go b.probe()
 }
@@ -296,11 +296,11 @@ func (b *Breaker) probe() {
 			successes, wait = successes+1, probeFirst
 		} else {
 			successes, wait = 0, min(2*wait, probeLast)
-			b.o.Logger.Debug("probe failed", "dependency", b.o.Name, "error", err)
+			b.o.Logger.Debug("probe failed", "dependency", b.o.Dependency, "error", err)
 		}
 		b.probed(successes)
 	}
-	b.o.Logger.Warn("circuit breaker closed", "dependency", b.o.Name)
+	b.o.Logger.Warn("circuit breaker closed", "dependency", b.o.Dependency)
 }
 
 // probed takes in the number of successful probes in a row.
@@ -325,9 +325,9 @@ func (b *Breaker) guard(f func() error) (err error) {
 		switch p := recover().(type) {
 		case nil:
 		case runtime.Error:
-			err = fmt.Errorf("%s: %w: %w", b.o.Name, ErrPanicked, p)
+			err = fmt.Errorf("%s: %w: %w", b.o.Dependency, ErrPanicked, p)
 		default:
-			err = fmt.Errorf("%s: %w: %T", b.o.Name, ErrPanicked, p)
+			err = fmt.Errorf("%s: %w: %T", b.o.Dependency, ErrPanicked, p)
 		}
 	}()
 	return f()

@@ -53,7 +53,7 @@ func (d *dependency) hang(release <-chan struct{}) func(context.Context) (int, e
 }
 
 func (d *dependency) breaker(change func(*Options)) *Breaker {
-	o := Options{Name: "dep", Timeout: time.Second, Concurrent: 2, Waiting: 3, State: &d.state, Pending: &d.pending, Probe: func(context.Context) error {
+	o := Options{Dependency: "dep", Timeout: time.Second, Concurrent: 2, Waiting: 3, State: &d.state, Pending: &d.pending, Probe: func(context.Context) error {
 		d.probes.Add(1)
 		return d.answer()
 	}}

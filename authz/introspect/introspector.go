@@ -160,7 +160,7 @@ func newIntrospection(c Config, o Options, asked *prometheus.CounterVec) (*intro
 		return errors.New("redirect refused") // a token would go where nobody said it may
 	}}
 	n.answers, n.refusals = newAnswers(c), newAnswers(c)
-	n.breaker = breaker.New(breaker.Options{Name: "introspection " + c.Name, Timeout: c.Timeout, Concurrent: c.MaxConcurrent, Probe: n.probe})
+	n.breaker = breaker.New(breaker.Options{Dependency: "introspection " + c.Name, Timeout: c.Timeout, Concurrent: c.MaxConcurrent, Probe: n.probe})
 	return n, nil
 }
 

@@ -20,7 +20,7 @@ func (c *Client) newBreaker(probe func(context.Context) error) *breaker.Breaker 
 	return breaker.New(breaker.Options{
 		// Half: a server that never answers must be seen as the one to blame while
 		// the next tier still has time to answer.
-		Name: "redis", Timeout: c.cfg.Timeout, Half: true, Concurrent: c.cfg.PoolSize, Waiting: waitingPerConnection * c.cfg.PoolSize,
+		Dependency: "redis", Timeout: c.cfg.Timeout, Half: true, Concurrent: c.cfg.PoolSize, Waiting: waitingPerConnection * c.cfg.PoolSize,
 		// go-redis keeps to a context by itself (see Config.options), and its
 		// stack in a goroutine of its own doubles the cost of a lookup.
 		Inline: true, Probe: probe, ProbeTimeout: probeTimeout, Logger: c.log, State: c.metrics.breaker,
