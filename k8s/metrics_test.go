@@ -278,9 +278,9 @@ func scrape(ctx context.Context, url string) (map[string]metric, error) {
 func TestMetricReference(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	b.WriteString("# Metrics\n\nGenerated from the product; do not edit. `cd k8s && go test -run TestMetricReference -update .` rewrites it.\n\n" +
-		"Served at `/metrics` of `listen.http`, beside those of the Go runtime and the process. No label ever comes from a token.\n" +
-		"Alert rules and a Grafana dashboard are in [k8s/components/monitoring](../k8s/components/monitoring); what to do about an alert is in [operations.md](operations.md).\n\n" +
+	b.WriteString("# Metrics\n\nGenerated from the product; do not edit. `cd k8s && go test -run TestMetricReference -update .`\nrewrites it.\n\n" +
+		"Served at `/metrics` of `listen.http`, together with the metrics of the Go runtime and the process.\nNo label value comes from a token. Alert rules and a Grafana dashboard are in\n" +
+		"[k8s/components/monitoring](../k8s/components/monitoring); [operations.md](operations.md) says what\nto do about an alert.\n\n" +
 		"| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
 	all := metrics(t)
 	names := make([]metric, 0, len(all))
