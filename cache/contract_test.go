@@ -10,12 +10,12 @@ import (
 	"jwtbouncer/authz/authztest"
 )
 
-// The replica keeps the contract of every tier, fed by an authority in memory.
+// The replica keeps the contract of every tier; a store in memory feeds it.
 func TestReplicaTierContract(t *testing.T) {
 	t.Parallel()
 	authztest.TestTier(t, func(t *testing.T) authztest.TierSubject {
-		authority := &authztest.Memory{}
-		f := NewFollower(authority, NewReplica(), FollowerOptions{Config: DefaultRevocationConfig()})
+		store := &authztest.Memory{}
+		f := NewFollower(store, NewReplica(), FollowerOptions{Config: DefaultRevocationConfig()})
 		var turn sync.Mutex // syncs must not overlap
 		sync := func(ctx context.Context) error {
 			turn.Lock()
@@ -26,7 +26,7 @@ func TestReplicaTierContract(t *testing.T) {
 			t.Fatal(err)
 		}
 		return authztest.TierSubject{Tier: NewReplicaTier(f), Authority: true, Revoke: func(ctx context.Context, r ...authz.Revocation) error {
-			_, err := authority.Append(ctx, r)
+			_, err := store.Append(ctx, r)
 			return errors.Join(err, sync(ctx))
 		}}
 	})

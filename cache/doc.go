@@ -1,7 +1,8 @@
-// Package cache holds what lets a sidecar answer without asking anybody: the
-// verified-token cache, the replica of the live revocations with the follower
-// that keeps it fresh, and the Redis tier between sidecars and the authority.
+// Package cache keeps in memory what a sidecar needs to answer without a network
+// round trip: verified tokens, and a replica of all live revocations with the
+// follower that keeps it fresh. Package rediscache is the cache that sidecars
+// share.
 //
-// Nothing in it is an authority. What it cannot prove it reports as Unknown,
-// and it never forgets a live revocation to save memory.
+// The store alone is the authority. What this package cannot prove it reports as
+// authz.Unknown, and it never forgets a live revocation to save memory.
 package cache

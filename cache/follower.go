@@ -18,46 +18,46 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Follower keeps a Replica in step with the authority and says how fresh it
-// is. It follows by an anchored watermark (authz.Position): what a reading of
-// the feed returned is added first, then the position moves, and only then,
-// last, the replica is called fresh as of the moment before the reading began.
-// Nothing is ever taken away because the authority no longer names it.
+// Follower keeps a Replica in step with the store and knows how fresh it is. It
+// follows by an anchored watermark (authz.Position). First the rows of a reading
+// are added, then the position moves, and only then the replica counts as fresh
+// as of the moment before the reading began. A revocation is never removed
+// because the store no longer returns it.
 type Follower struct {
 	feed    authz.Feed
-	replica holder // a *Replica
+	replica revocationSet // a *Replica
 	clock   authz.Clock
 	config  RevocationConfig
 	log     *slog.Logger
 	metrics *followerMetrics
 	jitter  func() float64 // in [0, 1)
 
-	// asof is Boot() in nanoseconds as read before the newest reading of the
-	// feed that proves freshness was begun: every revocation committed by then
-	// is in the replica. never: none yet.
-	asof   atomic.Int64
-	bound  atomic.Int64                     // effective max_staleness in nanoseconds
-	tokens atomic.Pointer[authz.TokenLimit] // effective; never nil
-	loaded atomic.Bool                      // there has been a complete load
-	// dropped is in Unix seconds: entries that expired dropAfter before it may
-	// be gone. It is raised before they go, and lowered only while nothing is
-	// called fresh.
+	// asof is Clock.Boot in nanoseconds before the newest reading of the feed that
+	// proves freshness began: every revocation committed by then is in the
+	// replica. never: there is none yet.
+	asof         atomic.Int64
+	maxStaleness atomic.Int64                     // effective max_staleness in nanoseconds
+	tokens       atomic.Pointer[authz.TokenLimit] // effective; never nil
+	loaded       atomic.Bool                      // there has been a complete load
+	// dropped is in Unix seconds. Entries that expired dropAfter before it may have
+	// been dropped. It rises before they are dropped, and falls only while the
+	// replica does not count as fresh.
 	dropped atomic.Int64
 
-	// Of the goroutine that syncs.
+	// Used only by the goroutine that syncs.
 	position  authz.Position
-	swept     time.Duration
-	fullTries int // full loads given up for silence, in a row
+	swept     time.Duration // boot time of the last sweep
+	fullTries int           // full loads in a row that were given up for silence
 
-	turn  turnstile
+	syncs syncState
 	await func(ctx context.Context, ended <-chan struct{}) bool // waits for a sync to end
 }
 
 const never = math.MinInt64
 
-// holder is what a follower needs of its Replica. Tests put themselves in
-// between to hold the order of steps to what the proof needs.
-type holder interface {
+// revocationSet is the part of a Replica that a follower needs. Tests wrap it to
+// check that the steps happen in the order that the proof needs.
+type revocationSet interface {
 	Add(authz.Entry)
 	Revokes(keys []authz.Key, iat int64) bool
 	Sweep(now int64, n int) (dropped int64)
@@ -65,14 +65,14 @@ type holder interface {
 	Bytes() int64
 }
 
-var _ holder = (*Replica)(nil)
+var _ revocationSet = (*Replica)(nil)
 
-// FollowerOptions are what a Follower needs from outside.
+// FollowerOptions are a Follower's settings and dependencies.
 type FollowerOptions struct {
 	Config   RevocationConfig
-	Clock    authz.Clock           // nil: the system's
-	Logger   *slog.Logger          // nil: discarded
-	Registry prometheus.Registerer // nil: not registered
+	Clock    authz.Clock           // nil: authz.SystemClock
+	Logger   *slog.Logger          // nil: nothing is logged
+	Registry prometheus.Registerer // nil: no metrics
 }
 
 // NewFollower returns a follower that fills r from feed once Run is called.
@@ -85,51 +85,51 @@ func NewFollower(feed authz.Feed, r *Replica, o FollowerOptions) *Follower {
 		f.log = slog.New(slog.DiscardHandler)
 	}
 	f.asof.Store(never)
-	f.bound.Store(int64(o.Config.MaxStaleness))
+	f.maxStaleness.Store(int64(o.Config.MaxStaleness))
 	f.tokens.Store(&authz.TokenLimit{Max: o.Config.MaxTokenTTL})
-	f.turn.init()
+	f.syncs.init()
 	f.metrics = newFollowerMetrics(o.Registry, f)
 	return f
 }
 
-// Errors of a sync that heard from the authority but may not rely on it.
+// Errors of a sync whose answer proves nothing, and of one without an answer.
 var (
-	errReused   = errors.New("the answer carries another question's nonce: something between caches answers")
-	errUnproven = errors.New("the answer is not from the primary, or not from a snapshot of its own: it proves no freshness")
+	errReused   = errors.New("the answer carries the nonce of another question: something in between caches answers")
+	errUnproven = errors.New("the answer is not from the primary, or not from a snapshot of its own, so it proves no freshness")
 	errBehind   = errors.New("the wall clock is so far behind the store's that the store may have deleted revocations that still matter here")
 	errSilent   = errors.New("no answer from the store within sync_timeout")
 )
 
-// Sync reads the authority's changes once. It returns nil when the replica is
-// proven fresh as of the call. Calls must not overlap; Run makes them.
+// Sync reads the store's changes once. It returns nil when the replica is proven
+// fresh as of the call. Calls must not overlap. Run calls it.
 func (f *Follower) Sync(ctx context.Context) error {
-	f.turn.begin()
+	f.syncs.begin()
 	start := f.clock.Boot()
 	err := f.sync(ctx)
 	f.metrics.synced(err, f.clock.Boot()-start)
-	f.turn.end(err)
+	f.syncs.end(err)
 	return err
 }
 
 func (f *Follower) sync(ctx context.Context) error {
 	again, err := f.read(ctx)
 	if again {
-		_, err = f.read(ctx) // from the start, where no history can be wrong
+		_, err = f.read(ctx) // from the start, which fits every history
 	}
 	return err
 }
 
-// read asks the feed once. again: the position was of another history, or the
-// wall clock went back behind what has been dropped; everything must be read.
+// read reads the feed once. again means that everything must be read, because the
+// position belongs to another history.
 func (f *Follower) read(ctx context.Context) (again bool, err error) {
 	if now := f.clock.Now().Unix(); now < f.dropped.Load()-dropAfter/2 {
-		f.log.Warn("the wall clock went back; reloading the revocations that had been dropped as expired",
+		f.log.Warn("the wall clock went back; reloading revocations that were dropped as expired",
 			"seconds", f.dropped.Load()-now)
 		f.asof.Store(never)
 		f.dropped.Store(now)
 		f.restart("clock")
 	}
-	began := f.clock.Boot() // before the question is sent: the proof rests on it
+	began := f.clock.Boot() // before the question is sent; the proof rests on it
 	nonce := rand.Text()
 	var highest uint64
 	snap, err := f.changes(ctx, nonce, func(row authz.Row) {
@@ -162,24 +162,24 @@ func (f *Follower) read(ctx context.Context) (again bool, err error) {
 	}
 	f.sweep(wall, snap.Clock, began)
 	f.loaded.Store(true)
-	f.asof.Store(max(f.asof.Load(), int64(began))) // last: whoever sees it sees the rows
+	f.asof.Store(max(f.asof.Load(), int64(began))) // last: a reader that sees it sees the rows
 	return false, nil
 }
 
-// fromStart reports whether the next reading asks for everything.
+// fromStart reports whether the next reading is a full load.
 func (f *Follower) fromStart() bool { return f.position.Epoch == "" && f.position.Last == 0 }
 
-// restart makes the next reading ask for everything. What the replica holds
-// stays: rows are added, never replaced.
-func (f *Follower) restart(why string) {
+// restart makes the next reading a full load. The replica keeps its entries:
+// rows are added, never replaced.
+func (f *Follower) restart(cause string) {
 	f.position = authz.Position{}
-	f.metrics.reloads.WithLabelValues(why).Inc()
+	f.metrics.reloads.WithLabelValues(cause).Inc()
 }
 
-// advance moves the watermark: to the highest id received, with the ids at or
-// below it that had not ended by the snapshot. A row of a transaction that had
-// not begun by then cannot be in the snapshot; should a feed deliver one, the
-// watermark stays, and everything above it comes again.
+// advance moves the watermark to the highest id received, with the ids at or
+// below it that were running at the snapshot. A row of a transaction that had not
+// begun by then cannot be in the snapshot. Should a feed deliver one, the
+// watermark stays, and everything above it is read again.
 func (f *Follower) advance(highest uint64, snap authz.Snapshot) {
 	if highest < snap.Xmax {
 		f.position.Last = max(f.position.Last, highest)
@@ -187,24 +187,24 @@ func (f *Follower) advance(highest uint64, snap authz.Snapshot) {
 	f.position.Open = slices.DeleteFunc(slices.Clone(snap.Open), func(id uint64) bool { return id > f.position.Last })
 }
 
-// limits applies the fleet-wide limits where they are stricter.
+// limits applies the store's limits where they are stricter.
 func (f *Follower) limits(snap authz.Snapshot) {
-	bound, tokens := f.config.MaxStaleness, snap.TokenLimit()
+	maxStaleness, tokens := f.config.MaxStaleness, snap.TokenLimit()
 	if snap.MaxStaleness > 0 {
-		bound = min(bound, snap.MaxStaleness)
+		maxStaleness = min(maxStaleness, snap.MaxStaleness)
 	}
 	if own := f.config.MaxTokenTTL; tokens.Max <= 0 || tokens.Max > own {
 		tokens.Max = own
 	}
-	f.bound.Store(int64(bound))
+	f.maxStaleness.Store(int64(maxStaleness))
 	f.tokens.Store(&tokens)
 }
 
-// sweep drops what expired more than dropAfter ago by both clocks, the
-// authority's and the wall clock here: one that was stepped forward alone must
-// not make entries vanish that matter once it is stepped back.
-func (f *Follower) sweep(wall, authority time.Time, now time.Duration) {
-	if authority.IsZero() || authority.Year() < 2000 {
+// sweep drops entries that expired more than dropAfter ago by both clocks, the
+// store's and the wall clock here. If one of them is stepped forward alone, no
+// entry may vanish that matters once it is stepped back.
+func (f *Follower) sweep(wall, store time.Time, now time.Duration) {
+	if store.IsZero() || store.Year() < 2000 {
 		return
 	}
 	share := float64(now-f.swept) / float64(f.config.SweepInterval) * replicaShards
@@ -212,17 +212,17 @@ func (f *Follower) sweep(wall, authority time.Time, now time.Duration) {
 		return
 	}
 	f.swept = now
-	t := min(wall.Unix(), authority.Unix())
+	t := min(wall.Unix(), store.Unix())
 	before := f.dropped.Load()
 	f.dropped.Store(max(before, t))
 	if f.replica.Sweep(t, int(min(share, replicaShards))) == 0 {
-		f.dropped.Store(before) // nothing is missing
+		f.dropped.Store(before) // nothing was dropped
 	}
 }
 
-// changes asks the feed, giving up when it is silent for too long. A wedged
-// connection must not wedge the follower, and a load of millions of rows must
-// not be cut off because it takes long.
+// changes reads the feed and gives up when it is silent for too long. A hanging
+// connection must not hang the follower, and a load of millions of rows must not
+// be cut off because it takes long.
 func (f *Follower) changes(ctx context.Context, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
 	patience := f.config.SyncTimeout
 	full := f.fromStart()
@@ -253,56 +253,57 @@ func (f *Follower) changes(ctx context.Context, nonce string, row func(authz.Row
 	return snap, err
 }
 
-// turnstile counts syncs and lets others wait for one to end.
-type turnstile struct {
+// syncState counts syncs and lets checks wait for the end of one.
+type syncState struct {
 	mu     sync.Mutex
 	begun  uint64
 	ended  uint64
-	failed int           // syncs that failed, in a row
+	failed int           // failed syncs in a row
 	err    error         // of the last sync that ended
-	next   chan struct{} // closed when a sync ends
-	wake   chan struct{} // asks Run for a sync now
+	next   chan struct{} // closed when the next sync ends
+	wake   chan struct{} // requests a sync from Run
 }
 
-func (t *turnstile) init() {
-	t.next = make(chan struct{})
-	t.wake = make(chan struct{}, 1)
+func (s *syncState) init() {
+	s.next = make(chan struct{})
+	s.wake = make(chan struct{}, 1)
 }
 
-func (t *turnstile) begin() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.begun++
+func (s *syncState) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun++
 }
 
-func (t *turnstile) end(err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ended, t.err = t.begun, err
-	if t.failed++; err == nil {
-		t.failed = 0
+func (s *syncState) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended, s.err = s.begun, err
+	if s.failed++; err == nil {
+		s.failed = 0
 	}
-	close(t.next)
-	t.next = make(chan struct{})
+	close(s.next)
+	s.next = make(chan struct{})
 }
 
-func (t *turnstile) ask() {
+// request asks Run for a sync. It never blocks.
+func (s *syncState) request() {
 	select {
-	case t.wake <- struct{}{}:
-	default: // asked for already
+	case s.wake <- struct{}{}:
+	default: // requested already
 	}
 }
 
-// tally is a turnstile's state at one moment.
-type tally struct {
+// syncSnapshot is a syncState at one moment.
+type syncSnapshot struct {
 	begun, ended uint64
 	failed       int
 	err          error
 	next         <-chan struct{}
 }
 
-func (t *turnstile) state() tally {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return tally{t.begun, t.ended, t.failed, t.err, t.next}
+func (s *syncState) snapshot() syncSnapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return syncSnapshot{s.begun, s.ended, s.failed, s.err, s.next}
 }

@@ -12,7 +12,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// fakeClock is a Clock whose hands are moved by the test.
+// fakeClock is a Clock that the test moves.
 type fakeClock struct {
 	mu   sync.Mutex
 	wall time.Time
@@ -59,7 +59,7 @@ type fakeFeed struct {
 	skew    time.Duration
 	calls   []authz.Position
 	during  func(ctx context.Context) error // runs inside Changes, before the rows are delivered
-	after   int                             // the error comes after so many rows
+	after   int                             // number of rows before the error
 }
 
 func newFakeFeed(c authz.Clock) *fakeFeed { return &fakeFeed{clock: c, xmax: 10, epoch: "a"} }
@@ -132,14 +132,14 @@ func newTestFollower(t *testing.T, change ...func(*RevocationConfig)) (*Follower
 	return NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: c}), feed, c
 }
 
-// hooked runs what a test wants to happen in the middle of a lookup or an add.
+// hooked calls a test in the middle of a lookup or an add.
 type hooked struct {
-	holder
+	revocationSet
 	looked, adding func()
 }
 
 func (h *hooked) Revokes(keys []authz.Key, iat int64) bool {
-	v := h.holder.Revokes(keys, iat)
+	v := h.revocationSet.Revokes(keys, iat)
 	if h.looked != nil {
 		h.looked()
 	}
@@ -150,11 +150,11 @@ func (h *hooked) Add(e authz.Entry) {
 	if h.adding != nil {
 		h.adding()
 	}
-	h.holder.Add(e)
+	h.revocationSet.Add(e)
 }
 
 func hook(f *Follower) *hooked {
-	h := &hooked{holder: f.replica}
+	h := &hooked{revocationSet: f.replica}
 	f.replica = h
 	return h
 }
@@ -260,13 +260,13 @@ func TestFollowerKeepsRowsOfReadingsThatProveNothing(t *testing.T) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 			if f.asof.Load() != asof {
-				t.Error("freshness was proven by it")
+				t.Error("it proved freshness")
 			}
 			if !errors.Is(c.want, errBehind) && (f.position.Last != before.Last || f.position.Epoch != before.Epoch) {
 				t.Errorf("the position moved to %+v", f.position)
 			}
 			if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-				t.Errorf("its row was not kept: %v", got)
+				t.Errorf("its row was not added: %v", got)
 			}
 			feed.set(func(f *fakeFeed) { f.standby, f.reuse, f.err, f.skew, f.epoch = false, false, nil, 0, "a" })
 			sync1(t, f)
@@ -318,7 +318,7 @@ func TestFollowerCountsFromBeforeTheQuestion(t *testing.T) {
 	})
 	sync1(t, f)
 	if got := lookup(t, f, query(entry(1).Key)); got != authz.Unknown {
-		t.Errorf("the answer was under way for 31 s, yet: %v", got)
+		t.Errorf("the answer took 31 s, but: %v", got)
 	}
 	feed.set(func(f *fakeFeed) {
 		f.during = func(context.Context) error { clock.advance(10 * time.Second); return nil }
@@ -408,7 +408,7 @@ func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.
 		defer clock.mu.Unlock()
 		clock.wall = clock.wall.Add(d)
 	}
-	step(-2 * time.Minute) // less than what is kept beyond expiry
+	step(-2 * time.Minute) // less than entries are retained after their expiry
 	sync1(t, f)
 	if f.replica.Len() != 1 {
 		t.Error("reloaded without need")
@@ -416,14 +416,14 @@ func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.
 	old := query(entry(1).Key)
 	step(-time.Hour)
 	for expires, want := range map[int64]authz.Verdict{
-		old.Expires:                      authz.Unknown, // it was over, and is good again
+		old.Expires:                      authz.Unknown, // it had expired and is valid again
 		now32 + 2*3600 - maxLeeway - 121: authz.Unknown,
-		now32 + 2*3600 - maxLeeway:       authz.NotRevoked, // nothing of it can have been dropped
+		now32 + 2*3600 - maxLeeway:       authz.NotRevoked, // no entry of it can have been dropped
 	} {
 		q := query(entry(1).Key)
 		q.Expires = expires
 		if got := lookup(t, f, q); got != want {
-			t.Errorf("before any sync, the token expires %s after the present: %v, want %v", time.Duration(expires-clock.Now().Unix())*time.Second, got, want)
+			t.Errorf("before any sync, the token expires in %s: %v, want %v", time.Duration(expires-clock.Now().Unix())*time.Second, got, want)
 		}
 	}
 	feed.set(func(f *fakeFeed) { f.skew, f.err = 0, errors.New("away") })
@@ -431,7 +431,7 @@ func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.
 		t.Fatal("no error")
 	}
 	if got := lookup(t, f, query(entry(3).Key)); got != authz.Unknown {
-		t.Errorf("what was dropped may matter again, yet: %v", got)
+		t.Errorf("dropped entries may matter again, but: %v", got)
 	}
 	feed.set(func(f *fakeFeed) { f.err = nil })
 	sync1(t, f)
@@ -446,8 +446,8 @@ func TestFollowerTakesTheStricterLimits(t *testing.T) {
 		f, feed, clock := newTestFollower(t)
 		feed.limits.MaxStaleness = c.stored
 		sync1(t, f)
-		if f.Bound() != c.want {
-			t.Errorf("stored %v: bound %v, want %v", c.stored, f.Bound(), c.want)
+		if f.MaxStaleness() != c.want {
+			t.Errorf("stored %v: bound %v, want %v", c.stored, f.MaxStaleness(), c.want)
 		}
 		clock.advance(c.want + 1)
 		if got := lookup(t, f, query(entry(1).Key)); got != authz.Unknown {
@@ -510,13 +510,13 @@ func TestLookupOrder(t *testing.T) {
 		f, feed, clock := newTestFollower(t)
 		sync1(t, f)
 		clock.advance(31 * time.Second)
-		// Between the lookup and its end a sync brings the revocation and fresh proof.
+		// During the lookup a sync brings the revocation and fresh proof.
 		hook(f).looked = sync.OnceFunc(func() {
 			feed.commit(entry(1))
 			sync1(t, f)
 		})
 		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
-			t.Error("a lookup was covered with proof that came after it")
+			t.Error("proof from after the lookup was used for it")
 		}
 		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v != authz.Revoked {
 			t.Errorf("next: %v", v)
@@ -526,25 +526,25 @@ func TestLookupOrder(t *testing.T) {
 		t.Parallel()
 		f, _, clock := newTestFollower(t)
 		sync1(t, f)
-		hook(f).looked = func() { clock.advance(31 * time.Second) } // suspended in it
+		hook(f).looked = func() { clock.advance(31 * time.Second) } // suspended meanwhile
 		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
-			t.Error("the time that the lookup took was not counted")
+			t.Error("the duration of the lookup was not counted")
 		}
 	})
-	t.Run("what has been dropped is known after the lookup", func(t *testing.T) {
+	t.Run("dropped is read after the lookup", func(t *testing.T) {
 		t.Parallel()
 		f, feed, clock := newTestFollower(t)
 		feed.commit(entry(1))
 		sync1(t, f)
 		clock.advance(2 * time.Hour)
-		sync1(t, f) // drops it
+		sync1(t, f) // drops the entry
 		clock.mu.Lock()
 		clock.wall = clock.wall.Add(-2 * time.Hour)
 		clock.mu.Unlock()
 		tries := 0
 		hook(f).looked = func() {
-			// Between the lookup and its end the clock is found to have gone back,
-			// and everything is there again.
+			// During the lookup a sync finds that the clock went back and reloads
+			// everything.
 			if tries++; tries == 1 {
 				clock.advance(time.Millisecond)
 				feed.set(func(f *fakeFeed) { f.skew = 0 })
@@ -563,7 +563,7 @@ func TestLookupOrder(t *testing.T) {
 		feed.commit(entry(1))
 		hook(f).adding = func() {
 			if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
-				t.Error("fresh before the rows were there")
+				t.Error("fresh before the rows were added")
 			}
 		}
 		sync1(t, f)

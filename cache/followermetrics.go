@@ -24,20 +24,20 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 		}, []string{"result"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "jwt_bouncer_replica_sync_duration_seconds",
-			Help:    "Time a sync took, whatever its result.",
+			Help:    "Duration of syncs with the store, successful or not.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
 		}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_replica_reloads_total",
-			Help: "Full reloads after the first load by cause: epoch, xmax (transaction ids went back), clock (wall clock went back).",
+			Help: "Full reloads after the first load, by cause: epoch, xmax (transaction ids went back), clock (wall clock went back).",
 		}, []string{"cause"}),
 		rows: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_replica_rows_total",
-			Help: "Revocations received from the store, repeated ones included.",
+			Help: "Revocations received from the store, including repeated ones.",
 		}),
 		catchups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "jwt_bouncer_replica_catchup_wait_seconds",
-			Help:    "Time checks waited because the replica was not fresh, by outcome: proven or unproven.",
+			Help:    "Time that checks waited because the replica was not fresh, by outcome: proven or unproven.",
 			Buckets: []float64{.001, .005, .01, .025, .05, .1, .15, .2},
 		}, []string{"outcome"}),
 	}
@@ -54,10 +54,10 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
 	reg.MustRegister(m.syncs, m.duration, m.reloads, m.rows, m.catchups,
-		gauge("jwt_bouncer_replica_entries", "Revocations held in memory.", func() float64 { return float64(f.replica.Len()) }),
-		gauge("jwt_bouncer_replica_bytes", "Memory the replica's tables occupy.", func() float64 { return float64(f.replica.Bytes()) }),
-		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge, +Inf before the first load; above jwt_bouncer_replica_max_staleness_seconds nothing is allowed on it.", f.seconds),
-		gauge("jwt_bouncer_replica_max_staleness_seconds", "The max_staleness in effect.", func() float64 { return f.Bound().Seconds() }),
+		gauge("jwt_bouncer_replica_entries", "Revocations in memory.", func() float64 { return float64(f.replica.Len()) }),
+		gauge("jwt_bouncer_replica_bytes", "Memory of the replica's tables.", func() float64 { return float64(f.replica.Bytes()) }),
+		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge, +Inf before the first load. Above jwt_bouncer_replica_max_staleness_seconds it proves nothing.", f.seconds),
+		gauge("jwt_bouncer_replica_max_staleness_seconds", "Effective max_staleness.", func() float64 { return f.MaxStaleness().Seconds() }),
 	)
 	return m
 }

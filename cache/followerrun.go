@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// minGap is the least time from the start of one sync to the next, however
-	// many hints arrive: a flood of revocations costs the store no more than
-	// fifty syncs per second and sidecar.
+	// minGap is the least time between the starts of two syncs, however many
+	// notifications arrive: a flood of revocations costs the store at most fifty
+	// syncs per second and sidecar.
 	minGap = 20 * time.Millisecond
-	// firstRetry is the mean wait after a failed sync; it doubles with every
-	// further one up to the sync interval.
+	// firstRetry is the mean wait after a failed sync. It doubles with every
+	// further failure up to the sync interval.
 	firstRetry = 50 * time.Millisecond
 )
 
@@ -30,10 +30,10 @@ func (f *Follower) Run(ctx context.Context) error {
 		if err != nil {
 			f.log.LogAttrs(ctx, slog.LevelWarn, "sync with the store failed", slog.Any("error", err), f.age())
 		}
-		failed := f.turn.state().failed
-		wake := f.turn.wake
+		failed := f.syncs.snapshot().failed
+		wake := f.syncs.wake
 		if failed > 0 {
-			wake = nil // a retry comes soon enough, and asking must not defeat the backoff
+			wake = nil // a retry comes soon enough, and requests must not defeat the backoff
 		}
 		timer.Reset(f.pause(failed))
 		select {
@@ -50,16 +50,16 @@ func (f *Follower) Run(ctx context.Context) error {
 				}
 			}
 		}
-		select { // the coming sync answers whoever has asked until here
-		case <-f.turn.wake:
+		select { // the coming sync answers all requests until now
+		case <-f.syncs.wake:
 		default:
 		}
 	}
 }
 
-// pause is the time to the next sync unless somebody asks for one.
+// pause returns the time until the next sync that nobody requests.
 func (f *Follower) pause(failed int) time.Duration {
-	every := min(f.config.SyncInterval, time.Duration(f.bound.Load())/3)
+	every := min(f.config.SyncInterval, time.Duration(f.maxStaleness.Load())/3)
 	spread := 0.75 + f.jitter()/2
 	if failed > 0 {
 		every = min(every, firstRetry<<min(failed-1, 16))
@@ -68,34 +68,17 @@ func (f *Follower) pause(failed int) time.Duration {
 	return max(time.Duration(float64(every)*spread), minGap)
 }
 
-// Hint says that something has changed: a sync begins at once, or as soon as
-// the running one has ended. It never blocks; hints that come together are one.
-func (f *Follower) Hint() { f.turn.ask() }
+// Notify says that the store may have changed: a sync begins at once, or when the
+// running one has ended. Notify never blocks. Notifications that arrive together
+// lead to one sync.
+func (f *Follower) Notify() { f.syncs.request() }
 
-// CatchUp waits until a sync that began after the call has ended, and returns
-// its error, or ctx's. All callers share one sync.
-func (f *Follower) CatchUp(ctx context.Context) error {
-	begun := f.turn.state().begun
-	for {
-		now := f.turn.state()
-		if now.ended > begun {
-			return now.err
-		}
-		f.turn.ask()
-		select {
-		case <-now.next:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// Ready reports whether everything has been loaded once. It never becomes
-// false again: what is not fresh is said by Lookup, not by readiness.
+// Ready reports whether all revocations have been loaded once. It never becomes
+// false again: Lookup, not readiness, reports a replica that is not fresh.
 func (f *Follower) Ready() bool { return f.loaded.Load() }
 
-// Staleness is the age of the replica's knowledge; before the first load the
-// longest time there is.
+// Staleness returns the age of the replica's knowledge; before the first load, the
+// longest possible duration.
 func (f *Follower) Staleness() time.Duration {
 	asof := f.asof.Load()
 	if asof == never {
@@ -104,8 +87,8 @@ func (f *Follower) Staleness() time.Duration {
 	return max(f.clock.Boot()-time.Duration(asof), 0)
 }
 
-// seconds is Staleness as a metric has it: +Inf, which is above every bound,
-// before the first load.
+// seconds returns Staleness for a metric: +Inf, which is above every limit, before
+// the first load.
 func (f *Follower) seconds() float64 {
 	if f.asof.Load() == never {
 		return math.Inf(1)
@@ -113,7 +96,7 @@ func (f *Follower) seconds() float64 {
 	return f.Staleness().Seconds()
 }
 
-// age is Staleness as a log has it.
+// age returns Staleness for the log.
 func (f *Follower) age() slog.Attr {
 	if s := f.seconds(); !math.IsInf(s, 1) {
 		return slog.Float64("staleness_seconds", s)
@@ -121,9 +104,9 @@ func (f *Follower) age() slog.Attr {
 	return slog.String("staleness", "never loaded")
 }
 
-// Bound is the max_staleness in effect: the lesser of the configured one and
-// the authority's.
-func (f *Follower) Bound() time.Duration { return time.Duration(f.bound.Load()) }
+// MaxStaleness returns the effective max_staleness: the lesser of the configured
+// one and the store's.
+func (f *Follower) MaxStaleness() time.Duration { return time.Duration(f.maxStaleness.Load()) }
 
 func awaitSync(ctx context.Context, ended <-chan struct{}) bool {
 	select {

@@ -17,13 +17,13 @@ import (
 	"jwtbouncer/authz"
 )
 
-// bubbleClock shows the time of the synctest bubble it is used in.
+// bubbleClock is the clock of the synctest bubble that uses it.
 type bubbleClock struct{ start time.Time }
 
 func (bubbleClock) Now() time.Time        { return time.Now() }
 func (c bubbleClock) Boot() time.Duration { return time.Since(c.start) }
 
-// running starts a follower in a bubble; it ends with the test.
+// running starts a follower in a bubble and stops it at the end of the test.
 func running(t *testing.T, change ...func(*RevocationConfig)) (*Follower, *fakeFeed) {
 	t.Helper()
 	c := bubbleClock{time.Now()}
@@ -46,7 +46,7 @@ func running(t *testing.T, change ...func(*RevocationConfig)) (*Follower, *fakeF
 	return f, feed
 }
 
-// stall makes readings wait until it is called again or they are given up.
+// stall makes readings wait until they are given up or released.
 func stall(feed *fakeFeed) (release func()) {
 	gate := make(chan struct{})
 	feed.set(func(f *fakeFeed) {
@@ -86,34 +86,34 @@ func TestRunSyncsWithJitter(t *testing.T) {
 	})
 }
 
-func TestHintsAreOne(t *testing.T) {
+func TestNotificationsAreMerged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f, feed := running(t)
 		time.Sleep(minGap)
 		release := stall(feed)
-		f.Hint() // begins a sync
+		f.Notify() // begins a sync
 		synctest.Wait()
 		for range 1000 {
-			f.Hint() // all of them while it runs: one more
+			f.Notify() // while the sync runs: one more sync for all
 		}
 		before := len(feed.asked())
 		release()
 		time.Sleep(2 * minGap)
 		synctest.Wait()
 		if got := len(feed.asked()) - before; got != 1 {
-			t.Errorf("1000 hints made %d syncs", got)
+			t.Errorf("1000 notifications led to %d syncs", got)
 		}
-		// A flood is bounded by the gap, and no hint is lost in it.
+		// The gap bounds a flood of notifications, and none of them is lost.
 		before = len(feed.asked())
 		for i := range 1000 {
 			feed.commit(entry(i))
-			f.Hint()
+			f.Notify()
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(minGap)
 		if got := len(feed.asked()) - before; got > 52 || got < 30 {
-			t.Errorf("%d syncs in a second full of hints", got)
+			t.Errorf("%d syncs in a second full of notifications", got)
 		}
 		if f.replica.Len() != 1000 {
 			t.Errorf("%d of 1000 entries", f.replica.Len())
@@ -121,18 +121,37 @@ func TestHintsAreOne(t *testing.T) {
 	})
 }
 
-func TestCatchUpWaitsForASyncThatBeganLater(t *testing.T) {
+// synced waits until a sync that began after the call has ended, and returns its
+// error, or ctx's. All callers share one sync.
+func (f *Follower) synced(ctx context.Context) error {
+	begun := f.syncs.snapshot().begun
+	for {
+		now := f.syncs.snapshot()
+		if now.ended > begun {
+			return now.err
+		}
+		f.syncs.request()
+		select {
+		case <-now.next:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// A sync whose snapshot was taken before a request does not answer the request.
+func TestRequestsShareALaterSync(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f, feed := running(t)
 		time.Sleep(minGap)
 		release := stall(feed)
-		f.Hint()
+		f.Notify()
 		synctest.Wait()       // this reading's snapshot is taken
 		feed.commit(entry(1)) // too late for it
 		done := make(chan error)
 		for range 50 {
-			go func() { done <- f.CatchUp(t.Context()) }()
+			go func() { done <- f.synced(t.Context()) }()
 		}
 		synctest.Wait()
 		before := len(feed.asked())
@@ -143,7 +162,7 @@ func TestCatchUpWaitsForASyncThatBeganLater(t *testing.T) {
 			}
 		}
 		if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-			t.Errorf("after CatchUp: %v", got)
+			t.Errorf("after the sync: %v", got)
 		}
 		if got := len(feed.asked()) - before; got != 1 {
 			t.Errorf("50 callers shared %d syncs", got)
@@ -151,22 +170,22 @@ func TestCatchUpWaitsForASyncThatBeganLater(t *testing.T) {
 		stall(feed)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := f.CatchUp(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("with the store silent: %v", err)
+		if err := f.synced(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("with a silent store: %v", err)
 		}
 		feed.set(func(f *fakeFeed) { f.during, f.err = nil, errors.New("away") })
-		if err := f.CatchUp(t.Context()); err == nil {
+		if err := f.synced(t.Context()); err == nil {
 			t.Error("with the store away: no error")
 		}
 	})
 }
 
-func TestLookupSharesOneCatchUp(t *testing.T) {
+func TestLookupsShareOneSync(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f, feed := running(t, func(c *RevocationConfig) { c.SyncTimeout = time.Hour; c.MaxStaleness = 4 * time.Second })
 		release := stall(feed)
-		time.Sleep(10 * time.Second) // a sync is under way and silent
+		time.Sleep(10 * time.Second) // a sync runs and is silent
 		tier := NewReplicaTier(f)
 		verdicts := make(chan authz.Verdict)
 		for i := range 100 {
@@ -178,7 +197,7 @@ func TestLookupSharesOneCatchUp(t *testing.T) {
 		start := time.Now()
 		for range 100 {
 			if v := <-verdicts; v != authz.Unknown {
-				t.Errorf("not fresh, yet: %v", v)
+				t.Errorf("not fresh, but: %v", v)
 			}
 		}
 		if waited := time.Since(start); waited != 150*time.Millisecond {
@@ -190,7 +209,7 @@ func TestLookupSharesOneCatchUp(t *testing.T) {
 		if v, err := tier.Lookup(ctx, query(entry(1).Key)); v != authz.Unknown || err == nil || time.Since(start) != 20*time.Millisecond {
 			t.Errorf("short of time: %v %v after %v", v, err, time.Since(start))
 		}
-		// The sync under way began ten seconds ago and proves too little: one more is needed.
+		// The running sync began ten seconds ago and proves too little: one more is needed.
 		before := len(feed.asked())
 		feed.commit(entry(1))
 		for i := range 100 {
@@ -223,9 +242,9 @@ func TestRunBacksOffAndHeals(t *testing.T) {
 		tier := NewReplicaTier(f)
 		start := time.Now()
 		for range 10_000 { // checks in an outage
-			f.Hint()
+			f.Notify()
 			if v, err := tier.Lookup(t.Context(), query(entry(1).Key)); v != authz.Unknown || err == nil {
-				t.Fatalf("stale, yet: %v %v", v, err)
+				t.Fatalf("stale, but: %v %v", v, err)
 			}
 		}
 		if waited := time.Since(start); waited != 0 {
@@ -250,7 +269,7 @@ func TestSilentStore(t *testing.T) {
 		time.Sleep(minGap)
 		stall(feed)
 		start := time.Now()
-		if err := f.CatchUp(t.Context()); !errors.Is(err, errSilent) || time.Since(start) > f.config.SyncTimeout+minGap {
+		if err := f.synced(t.Context()); !errors.Is(err, errSilent) || time.Since(start) > f.config.SyncTimeout+minGap {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		feed.set(func(f *fakeFeed) { f.during = nil })
@@ -261,8 +280,8 @@ func TestSilentStore(t *testing.T) {
 	})
 }
 
-// TestLongLoad: a load may take as long as it needs while rows come, and the
-// first row may take longer than in a small sync; after failures even more.
+// A load may take as long as it needs while rows arrive. The first row may take
+// longer than in a small sync, and after failures even longer.
 func TestLongLoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -310,8 +329,8 @@ func (f feedFunc) Changes(ctx context.Context, since authz.Position, nonce strin
 	return f(ctx, since, nonce, row)
 }
 
-// TestChecksDuringSyncs runs checks against a follower that is really
-// concurrent: what CatchUp has covered is denied everywhere from then on.
+// TestChecksDuringSyncs runs checks concurrently with a follower. Once a sync has
+// covered a revocation, every check denies.
 func TestChecksDuringSyncs(t *testing.T) {
 	t.Parallel()
 	clock := authz.SystemClock{}
@@ -322,7 +341,7 @@ func TestChecksDuringSyncs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = f.Run(ctx) })
-	if err := f.CatchUp(ctx); err != nil {
+	if err := f.synced(ctx); err != nil {
 		t.Fatal(err)
 	}
 	const n = 30
@@ -344,7 +363,7 @@ func TestChecksDuringSyncs(t *testing.T) {
 	}
 	for i := range n {
 		feed.commit(entry(i))
-		if err := f.CatchUp(ctx); err != nil {
+		if err := f.synced(ctx); err != nil {
 			t.Error(err)
 		}
 		covered.Store(int64(i + 1))
@@ -394,8 +413,8 @@ func TestRevocationConfigFaults(t *testing.T) {
 	}
 }
 
-// Before the first load there is no age to tell: monitoring sees it above every
-// bound, people read a word.
+// Before the first load there is no age to report: the metric is above every limit,
+// and the log says so in words.
 func TestFollowerThatNeverLoaded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

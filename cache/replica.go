@@ -12,28 +12,27 @@ import (
 // Replica is the set of live revocations in memory. Readers never lock and
 // never wait; entries are added and, long after they expired, dropped.
 //
-// An entry is found by a 64-bit hash of its key under a seed drawn per
-// process, so that nobody outside can construct two keys that collide. Two
-// that do by chance are merged, which can only deny.
+// An entry is found by a 64-bit hash of its key. The seed of the hash is drawn per
+// process, so that nobody outside can construct two keys that collide. Keys that
+// collide by chance are merged, which can only deny.
 type Replica struct {
 	seed    maphash.Seed
 	shards  [replicaShards]shard
 	entries atomic.Int64
 	bytes   atomic.Int64
-	next    int // the shard the next Sweep begins with
+	next    int // shard that the next Sweep begins with
 }
 
 const (
 	shardBits     = 8 // a shard is the unit of growth: 1/256 of the table exists twice for a moment
 	replicaShards = 1 << shardBits
-	dropAfter     = int64(authz.ExpiryGrace / time.Second) // seconds an entry is kept beyond its expiry: leeway and clock differences
+	dropAfter     = int64(authz.ExpiryGrace / time.Second) // seconds that an entry is retained after its expiry, for leeway and clock differences
 )
 
 // NewReplica returns an empty replica.
 func NewReplica() *Replica { return &Replica{seed: maphash.MakeSeed()} }
 
-// Add merges e into the replica. It may be called while others look up, and
-// by several goroutines.
+// Add merges e into the replica. It may be called concurrently.
 func (r *Replica) Add(e authz.Entry) {
 	h := r.hash(&e.Key)
 	entries, bytes := r.shards[h>>(64-shardBits)].add(h, packEntry(e))
@@ -56,11 +55,11 @@ func (r *Replica) Revokes(keys []authz.Key, iat int64) bool {
 	return r.revokes(keys, iat)
 }
 
-// lookahead is the number of keys looked up at once: a token's six and some.
+// lookahead is the number of keys looked up at once. A token has six.
 const lookahead = 8
 
-// revokes answers for at most lookahead keys. It fetches the first tags of all
-// of them before it looks at any, so that the waits for memory overlap.
+// revokes answers for at most lookahead keys. It loads the first tags of all keys
+// before it looks at any, so that the waits for memory overlap.
 func (r *Replica) revokes(keys []authz.Key, iat int64) bool {
 	var probes [lookahead]probe
 	n := 0
@@ -81,16 +80,16 @@ func (r *Replica) revokes(keys []authz.Key, iat int64) bool {
 
 func (r *Replica) hash(k *authz.Key) uint64 { return maphash.Bytes(r.seed, k[:]) }
 
-// Len is the number of entries.
+// Len returns the number of entries.
 func (r *Replica) Len() int64 { return r.entries.Load() }
 
-// Bytes is the memory the tables occupy.
+// Bytes returns the memory of the tables.
 func (r *Replica) Bytes() int64 { return r.bytes.Load() }
 
-// Sweep drops the entries of the next n shards (all, if n is more than there
-// are) that expired more than five minutes before now (Unix seconds), and
-// gives back memory that they leave empty. It returns how many it dropped.
-// Readers go on. Calls must not overlap.
+// Sweep drops the entries of the next n shards (at most all) that expired more
+// than five minutes before now (Unix seconds), frees the memory they leave
+// empty, and returns the number of dropped entries. It does not disturb readers.
+// Calls must not overlap.
 func (r *Replica) Sweep(now int64, n int) (dropped int64) {
 	for range min(n, replicaShards) {
 		entries, bytes := r.shards[r.next].sweep(now - dropAfter)
@@ -102,13 +101,13 @@ func (r *Replica) Sweep(now int64, n int) (dropped int64) {
 	return dropped
 }
 
-// packed is an entry's not_before (upper half) and expiry (lower half), each
-// in whole Unix seconds of 32 bits, in one word: read and written at once, so
-// that no reader ever sees the one without the other.
+// packed is an entry's not_before (upper half) and expiry (lower half), each in
+// whole Unix seconds of 32 bits. One word is read and written at once, so that no
+// reader ever sees half of a change.
 //
-// What 32 bits cannot hold is rounded to the side that denies: a not_before
-// after 2106-02-07 becomes Always, one before 1970 becomes 0 (no token that
-// says when it was issued is that old), and an expiry after 2106 never comes.
+// A time that 32 bits cannot hold is rounded to the side that denies: a not_before
+// after 2106-02-07 becomes Always, one before 1970 becomes 0 (no token with an
+// iat is that old), and an expiry after 2106 becomes never.
 type packed uint64
 
 const always32 = math.MaxUint32
@@ -121,7 +120,7 @@ func clamp32(s int64) uint64 { return uint64(min(max(s, 0), always32)) }
 
 func (p packed) notBefore() int64 { return int64(p >> 32) }
 
-// expired reports whether the expiry lies before t.
+// expired reports whether the expiry is before t.
 func (p packed) expired(t int64) bool {
 	exp := int64(p & always32)
 	return exp != always32 && exp < t

@@ -15,14 +15,14 @@ import (
 
 const now32 = int64(1_800_000_000)
 
-// numbered returns a key that is cheap to make and different for every i.
+// numbered returns a key that is cheap to compute and unique for every i.
 func numbered(i int) (k authz.Key) {
 	binary.LittleEndian.PutUint64(k[:], uint64(i)*0x9e3779b97f4a7c15)
 	binary.LittleEndian.PutUint64(k[8:], uint64(i))
 	return k
 }
 
-// allNotBefore are the levels of which every pair is merged in the tests.
+// allNotBefore are the values of which the tests merge every pair.
 var allNotBefore = []int64{math.MinInt64, -1, 0, 1, now32 - 1, now32, now32 + 1, math.MaxUint32 - 1, math.MaxUint32, math.MaxUint32 + 1, math.MaxInt64 - 1, authz.Always}
 
 func TestReplicaRevokesAsItsEntriesDo(t *testing.T) {
@@ -37,7 +37,7 @@ func TestReplicaRevokesAsItsEntriesDo(t *testing.T) {
 			for _, iat := range iats {
 				want := authz.Entry{NotBefore: a}.Merge(authz.Entry{NotBefore: b}).Revokes(iat)
 				got := r.Revokes([]authz.Key{numbered(-1), k}, iat)
-				// A token from before 1970 may be denied too much, never too little.
+				// A token from before 1970 may be denied without need, never allowed.
 				if got != want && (want || iat >= 0) {
 					t.Errorf("not_before %d and %d, iat %d: got %v, want %v", a, b, iat, got, want)
 				}
@@ -76,7 +76,7 @@ func TestReplicaDropsFiveMinutesAfterExpiry(t *testing.T) {
 	}
 }
 
-// TestReplicaAgainstMap does random work on a replica and on a plain map.
+// TestReplicaAgainstMap does the same random work on a replica and on a map.
 func TestReplicaAgainstMap(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(20)
@@ -128,9 +128,9 @@ func TestReplicaAgainstMap(t *testing.T) {
 	}
 }
 
-// TestReplicaMemory holds the table to 32 bytes an entry at every moment of
-// growing and shrinking, the copy made of a shard meanwhile included. It runs
-// alone, so that what the heap holds can be told.
+// TestReplicaMemory checks that the tables never take more than 32 bytes per entry
+// while growing and shrinking, including the copy of a shard. It runs alone, so
+// that the heap can be measured.
 func TestReplicaMemory(t *testing.T) {
 	n := 10_000_000
 	if raceEnabled || testing.Short() {
@@ -175,14 +175,14 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestReplicaConcurrent lets readers watch entries being merged, moved by
-// growth and dropped. What has been added must be found from then on, with a
-// not_before that only rises and never one of another entry.
+// TestReplicaConcurrent reads while entries are merged, moved by growth and
+// dropped. An added entry must be found from then on, with a not_before that only
+// rises and is never that of another entry.
 func TestReplicaConcurrent(t *testing.T) {
 	t.Parallel()
 	const keys, rounds = 8_000, 6
 	r := NewReplica()
-	var level [keys]atomic.Int64 // not_before that is certainly in the table
+	var level [keys]atomic.Int64 // not_before that is in the table
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	var checks atomic.Int64
@@ -201,7 +201,7 @@ func TestReplicaConcurrent(t *testing.T) {
 					t.Errorf("key %d: lost, or its not_before fell below %d", i, floor)
 					return
 				}
-				// Every key has levels of its own residue: one of another key shows.
+				// Every key has values of its own residue, so that a value of another key shows.
 				if ceiling := int64(rounds*keys + i); r.Revokes([]authz.Key{numbered(i)}, ceiling) {
 					t.Errorf("key %d: revokes above its highest not_before", i)
 					return
@@ -215,7 +215,7 @@ func TestReplicaConcurrent(t *testing.T) {
 			nb := int64(round*keys + i)
 			r.Add(authz.Entry{Key: numbered(i), NotBefore: nb, Expires: now32})
 			level[i].Store(nb)
-			// Short-lived company makes shards grow, shrink and drop.
+			// Short-lived entries make shards grow, shrink and drop.
 			r.Add(authz.Entry{Key: numbered(1_000_000 + round*keys + i), NotBefore: authz.Always, Expires: now32 - 1000})
 		}
 		r.Sweep(now32, replicaShards)
@@ -266,7 +266,7 @@ func BenchmarkReplica(b *testing.B) {
 		})
 		b.Run(fmt.Sprintf("%dM/miss6-while-adding", n/1_000_000), func(b *testing.B) {
 			stop, done := make(chan struct{}), make(chan int)
-			go func() { // a sync that never ends: new entries, shards that grow, expired ones dropped
+			go func() { // an endless sync: new entries, growing shards, dropped entries
 				added := 0
 				for ; ; added++ {
 					select {

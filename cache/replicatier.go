@@ -9,32 +9,31 @@ import (
 	"jwtbouncer/authz"
 )
 
-// ReplicaTier answers from the replica, as long as it is proven fresh.
+// ReplicaTier answers from the replica while it is proven fresh.
 type ReplicaTier struct{ f *Follower }
 
 var _ authz.Tier = (*ReplicaTier)(nil)
 
-// NewReplicaTier returns the tier of f's replica.
+// NewReplicaTier returns the tier over f's replica.
 func NewReplicaTier(f *Follower) *ReplicaTier { return &ReplicaTier{f} }
 
 // Name implements authz.Tier.
 func (*ReplicaTier) Name() string { return "replica" }
 
 var (
-	errStale   = errors.New("replica: not fresh")
-	errDropped = fmt.Errorf("%w: the wall clock went back, and revocations of tokens that had expired may have been dropped", errStale)
-	errUnread  = errors.New("replica: not loaded yet")
-	errLong    = errors.New("replica: the token lives longer than the store's max_token_ttl, or than that was when the token was issued: its revocation could have expired")
+	errStale     = errors.New("replica: not fresh")
+	errDropped   = fmt.Errorf("%w: the wall clock went back, and revocations of expired tokens may have been dropped", errStale)
+	errNotLoaded = errors.New("replica: not loaded yet")
+	errLifetime  = errors.New("replica: the token lives longer than the store's max_token_ttl, now or when it was issued: its revocation could have expired")
 )
 
-// giveUpAfter is the number of failed syncs in a row from which on no check
-// waits for the next: an authority that is away must not cost every request
-// its patience.
+// giveUpAfter is the number of failed syncs in a row after which checks no longer
+// wait for the next one: a store that is away must not delay every request.
 const giveUpAfter = 2
 
-// Lookup implements authz.Tier. A revocation in the replica denies however old
-// the replica is. Otherwise it takes proof of freshness; when there is none,
-// the check waits for one sync shared by all, up to catch_up_wait.
+// Lookup implements authz.Tier. A revocation in the replica denies, however old
+// the replica is. Otherwise the answer needs proof of freshness. Without proof
+// the check waits up to catch_up_wait for one sync that all checks share.
 func (t *ReplicaTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	v, err := t.evaluate(q)
 	if err == nil || !errors.Is(err, errStale) || t.f.config.CatchUpWait <= 0 {
@@ -43,16 +42,16 @@ func (t *ReplicaTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict
 	return t.catchUp(ctx, q)
 }
 
-// evaluate is the proof, and its order is what it rests on. asof is read
+// evaluate is the proof, which rests on the order of its steps. asof is read
 // first: every revocation committed by then is in the replica before asof is
-// published, hence in what the lookup after it sees. The clock is read last:
-// however long the lookup took, or the machine slept in it, the answer is no
+// published, so the lookup after it sees them all. The clock is read last:
+// however long the lookup took, or the machine slept during it, the answer is no
 // older than it claims.
 //
-// That an expired entry is dropped may be seen by the lookup of a token that is
-// good once more, when the wall clock has been stepped back. Whoever drops says
-// so first, and takes it back only after asof: what is read between two equal
-// readings of asof is what held at the lookup.
+// When the wall clock is stepped back, an expired token becomes valid again, and
+// its entry may have been dropped. The follower raises dropped before it drops,
+// and lowers it only after it has reset asof. A value of dropped that was read
+// between two equal readings of asof therefore held during the lookup.
 func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 	for range 2 {
 		asof := t.f.asof.Load()
@@ -61,16 +60,16 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 		}
 		dropped := t.f.dropped.Load()
 		if t.f.asof.Load() != asof {
-			continue // a sync has ended: its proof serves as well
+			continue // a sync has ended, and its proof is as good
 		}
 		now := int64(t.f.clock.Boot())
 		switch {
 		case asof == never:
-			return authz.Unknown, t.unproven()
-		case now-asof > t.f.bound.Load():
+			return authz.Unknown, t.notFresh()
+		case now-asof > t.f.maxStaleness.Load():
 			return authz.Unknown, errStale
 		case !t.f.tokens.Load().Covers(q):
-			return authz.Unknown, errLong
+			return authz.Unknown, errLifetime
 		case q.Expires != 0 && q.Expires < dropped-maxLeeway:
 			return authz.Unknown, errDropped
 		}
@@ -79,15 +78,15 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 	return authz.Unknown, errStale
 }
 
-// maxLeeway is how many seconds after its exp a token may still be good
-// (issuers[].leeway is at most that), by a clock that is not stepped.
+// maxLeeway is the number of seconds after its exp for which a token may still be
+// valid, by a clock that is not stepped; issuers[].leeway is at most that.
 const maxLeeway = int64(authz.MaxLeeway / time.Second)
 
-func (t *ReplicaTier) unproven() error {
+func (t *ReplicaTier) notFresh() error {
 	if t.f.loaded.Load() {
 		return errStale
 	}
-	return errUnread
+	return errNotLoaded
 }
 
 func (t *ReplicaTier) catchUp(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
@@ -95,8 +94,8 @@ func (t *ReplicaTier) catchUp(ctx context.Context, q *authz.Query) (authz.Verdic
 	defer cancel()
 	start := time.Now()
 	for {
-		syncs := t.f.turn.state()
-		// What ended between the first evaluation and the line above is seen here.
+		syncs := t.f.syncs.snapshot()
+		// This sees a sync that ended between the first evaluation and the line above.
 		v, err := t.evaluate(q)
 		switch {
 		case !errors.Is(err, errStale):
@@ -106,10 +105,10 @@ func (t *ReplicaTier) catchUp(ctx context.Context, q *authz.Query) (authz.Verdic
 			t.f.metrics.caughtUp(false, time.Since(start))
 			return authz.Unknown, fmt.Errorf("%w: %w", err, syncs.err)
 		}
-		t.f.turn.ask()
+		t.f.syncs.request()
 		if !t.f.await(ctx, syncs.next) {
 			t.f.metrics.caughtUp(false, time.Since(start))
-			return authz.Unknown, fmt.Errorf("%w after waiting %s", err, t.f.config.CatchUpWait)
+			return authz.Unknown, fmt.Errorf("%w after waiting for %s", err, t.f.config.CatchUpWait)
 		}
 	}
 }

@@ -7,23 +7,23 @@ import (
 	"unsafe"
 )
 
-// shard is one part of the replica: an open-addressing table that one writer
-// at a time fills and any number of readers probe without locks.
+// shard is one part of the replica: an open-addressing table with one writer at a
+// time and any number of readers, which take no lock.
 type shard struct {
 	table atomic.Pointer[table] // nil: empty
 	mu    sync.Mutex            // writers only
-	used  int                   // slots taken, the dropped ones included
+	used  int                   // slots taken, including those of dropped entries
 	live  int                   // slots taken by entries
 }
 
-// table is an array of groups of eight slots. A tag byte per slot (seven bits
-// of the hash) lets one load rule out a whole group, and the tags of a hundred
-// thousand entries fit where the processor can reach them fast.
+// table is an array of groups of eight slots. A tag byte per slot (seven bits of
+// the hash) lets one load rule out a whole group, and the tags of a hundred
+// thousand entries fit into the processor's cache.
 //
-// A slot is written before its tag and never used for another entry, hence a
-// reader that sees the tag sees hash and value as well. Values change by one
-// atomic store. To drop entries or to grow, a writer fills another table and
-// swaps the pointer; readers finish on the old one.
+// A slot is written before its tag and never reused for another entry, so a
+// reader that sees the tag also sees hash and value. A value changes by one
+// atomic store. To grow or to free memory, a writer fills another table and swaps
+// the pointer; readers finish on the old table.
 type table struct {
 	tags  []atomic.Uint64 // one word per group
 	slots []slot
@@ -33,16 +33,16 @@ type slot struct{ hash, value atomic.Uint64 }
 
 const (
 	groupSlots = 8
-	groupFull  = 7 // a group holds this many on average when the table grows: load 7/8
-	// growLoad is the load in percent after growing. With 17 bytes a slot,
-	// the table takes between 19.4 and 24.3 bytes an entry.
+	groupFull  = 7 // average number of slots taken in a group when the table grows: load 7/8
+	// growLoad is the load in percent after growing. With 17 bytes per slot, the
+	// table takes between 19.4 and 24.3 bytes per entry.
 	growLoad = 70
-	// shrinkLoad is the load in percent below which a sweep makes the table
-	// smaller: at most 28.3 bytes an entry remain.
+	// shrinkLoad is the load in percent below which a sweep shrinks the table: at
+	// most 28.3 bytes per entry remain.
 	shrinkLoad = 60
 
-	tagFull    = 0x80 // the upper bit of a tag: the slot holds an entry
-	tagDropped = 0x01 // the slot held one; probing goes on behind it
+	tagFull    = 0x80 // upper bit of a tag: the slot holds an entry
+	tagDropped = 0x01 // the entry of the slot was dropped; probing goes on behind it
 	lowBits    = 0x0101010101010101
 	highBits   = 0x8080808080808080
 )
@@ -60,23 +60,24 @@ func (t *table) bytes() int64 {
 	return int64(unsafe.Sizeof(*t)) + int64(cap(t.tags))*8 + int64(cap(t.slots))*int64(unsafe.Sizeof(slot{}))
 }
 
-// home is the group a hash's probing begins with. The bits that chose the
-// shard are shifted out; the product's upper half is even over any number of
-// groups and keeps the order of hashes, so that growing walks memory forwards.
+// home returns the group at which probing for a hash begins. The bits that chose
+// the shard are shifted out. The upper half of the product is evenly distributed
+// over any number of groups and keeps the order of hashes, so that growing walks
+// memory forwards.
 func (t *table) home(h uint64) int {
 	hi, _ := bits.Mul64(h<<shardBits, uint64(len(t.tags)))
 	return int(hi)
 }
 
-// tagOf takes bits that neither the shard nor the group was chosen by.
+// tagOf uses bits that choose neither the shard nor the group.
 func tagOf(h uint64) uint64 { return tagFull | h&0x7f }
 
-// zeroBytes marks the zero bytes of w by their upper bit. Bytes above the
-// lowest zero byte may be marked wrongly; whether there is one, and which is
-// the lowest, is exact.
+// zeroBytes marks the zero bytes of w by their upper bit. Bytes above the lowest
+// zero byte may be marked wrongly, but whether there is a zero byte and which is
+// the lowest is exact.
 func zeroBytes(w uint64) uint64 { return (w - lowBits) &^ w & highBits }
 
-// probe is a search for a hash that has loaded its first group's tags.
+// probe is a search for a hash whose first group's tags have been loaded.
 type probe struct {
 	table *table
 	hash  uint64
@@ -89,7 +90,7 @@ func (t *table) start(h uint64) probe {
 	return probe{t, h, g, t.tags[g].Load()}
 }
 
-// find returns the slot of the hash, nil if the table has none.
+// find returns the slot of the hash, or nil.
 func (p *probe) find() *slot {
 	t, tag := p.table, tagOf(p.hash)*lowBits
 	for g, w := p.group, p.tags; ; w = t.tags[g].Load() {
@@ -112,8 +113,7 @@ func (t *table) find(h uint64) *slot {
 	return p.find()
 }
 
-// insert adds a hash that the table does not hold. The table must have an
-// empty slot.
+// insert adds a hash that is not in the table. The table must have an empty slot.
 func (t *table) insert(h uint64, v packed) {
 	for g := t.home(h); ; {
 		w := t.tags[g].Load()
@@ -131,7 +131,7 @@ func (t *table) insert(h uint64, v packed) {
 	}
 }
 
-// each calls f for every entry, in the order of the groups.
+// each calls f for every entry, group by group.
 func (t *table) each(f func(g, i int, s *slot)) {
 	for g := range t.tags {
 		for m := t.tags[g].Load() & highBits; m != 0; m &= m - 1 {
@@ -141,8 +141,8 @@ func (t *table) each(f func(g, i int, s *slot)) {
 	}
 }
 
-// add merges v into the entry of h and returns by how much the numbers of
-// entries and of bytes changed.
+// add merges v into the entry of h and returns the changes in the numbers of
+// entries and bytes.
 func (s *shard) add(h uint64, v packed) (entries, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,7 +163,7 @@ func (s *shard) add(h uint64, v packed) (entries, bytes int64) {
 	return 1, bytes
 }
 
-// rebuild moves the entries into a new table with room for n.
+// rebuild moves the entries into a new table with room for n entries.
 func (s *shard) rebuild(n int) (bytes int64) {
 	old := s.table.Load()
 	var t *table

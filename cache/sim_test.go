@@ -31,26 +31,26 @@ const (
 	simIssuer    = "https://issuer.example"
 )
 
-// simVariant is a scheme to simulate. The zero variant is the product in
-// replica mode; the others are the product in lookup mode, and schemes that
-// are wrong, to see that the simulation finds it.
+// simVariant is a scheme to simulate. The zero variant is the product in replica
+// mode. The others are the product in lookup mode, and wrong schemes that the
+// simulation must find out.
 type simVariant struct {
 	lookup bool    // replica: off
-	feed   simRule // wrong ways to follow
-	tier   simRule // wrong ways to look up
-	stops  bool    // a clock that stands still while suspended
+	feed   simRule // wrong way to follow
+	tier   simRule // wrong way to look up
+	stops  bool    // the clock stands still while the machine is suspended
 }
 
 type simRule int
 
 const (
-	_ simRule = iota // as built
+	_ simRule = iota // the product's
 	// of feeds
 	naiveSequence   // watermark: the highest sequence number seen
 	counterPosition // watermark: the counter of transaction ids
 	trustStandby    // a standby's snapshot proves freshness
 	ignoreEpoch     // no reload after a failover or a crash
-	ignoreNonce     // an answer counts whatever was asked
+	ignoreNonce     // an answer to another question counts
 	ignoreOpen      // transactions running at the last snapshot are forgotten
 	// of tiers
 	lateProof  // asof is read after the lookup
@@ -65,9 +65,9 @@ type simNode struct {
 	clock   *simClock
 	skew    time.Duration // of the wall clock
 	asleep  time.Duration // suspended or stopped until then
-	slept   time.Duration // in sum
+	slept   time.Duration // total
 	cut     time.Duration // no connection to Postgres until then
-	proxied time.Duration // something between answers from memory until then
+	proxied time.Duration // a proxy answers from memory until then
 	// onStandby: the feed is connected to a standby until then.
 	onStandby time.Duration
 	redisCut  time.Duration
@@ -110,7 +110,7 @@ func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 	return s
 }
 
-// run lets the actors act until all have ended.
+// run runs the actors until all have ended.
 func (s *simulation) run() {
 	s.simWorld.run()
 	for _, n := range s.nodes {
@@ -127,24 +127,24 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 	switch {
 	case v.tier == seedScheme:
 		n.chain = authz.NewChain(nil, simSeedTier{n, point})
-		return s.people(n)
+		return s.users(n)
 	case v.lookup:
 		n.chain = authz.NewChain(nil, n.redis, point)
-		w.spawn(name+"/roll", n, w.upTo(time.Second), func() { s.callRolls(n) })
+		w.spawn(name+"/epoch", n, w.upTo(time.Second), func() { s.runEpochs(n) })
 	default:
 		cfg := DefaultRevocationConfig()
 		cfg.MaxStaleness, cfg.SyncInterval, cfg.SyncTimeout = simStaleness, simInterval, simTimeout
 		feed := simRuledFeed{&simFeed{p: s.postgres, node: n}, v.feed, new(authz.Position)}
 		n.follower = NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: n.clock})
-		n.follower.replica = simHolder{n.follower.replica, w}
+		n.follower.replica = simSet{n.follower.replica, w}
 		n.follower.jitter = w.rng.Float64
 		n.follower.await = n.await
 		n.syncer = w.spawn(name+"/sync", n, w.upTo(time.Second), func() { s.follow(n) })
-		s.redis.heard = append(s.redis.heard, n)
+		s.redis.subscribers = append(s.redis.subscribers, n)
 		n.chain = authz.NewChain(nil, simRuledTier{NewReplicaTier(n.follower), v.tier, w}, n.redis, point)
 	}
 	n.filler = w.spawn(name+"/fill", n, 0, func() { s.fill(n) })
-	return s.people(n)
+	return s.users(n)
 }
 
 // newRedis returns a client whose loops are actors here.
@@ -158,12 +158,12 @@ func (s *simulation) newRedis(n *simNode) *rediscache.Stepped {
 	return r
 }
 
-// people are those who use the node.
-func (s *simulation) people(n *simNode) *simNode {
+// users spawns the actors that use the node.
+func (s *simulation) users(n *simNode) *simNode {
 	for i := range 2 {
 		s.spawn(fmt.Sprint(n.name, "/check", i), n, s.upTo(time.Second), func() { s.check(n) })
 	}
-	s.spawn(n.name+"/news", n, 0, func() {
+	s.spawn(n.name+"/publish", n, 0, func() {
 		for !s.over() {
 			_ = n.redis.StepPublish(context.Background())
 			s.sleep(s.upTo(simStaleness / 2))
@@ -172,16 +172,16 @@ func (s *simulation) people(n *simNode) *simNode {
 	return n
 }
 
-// follow is Run by the world's clock: the same syncs at the same distances.
+// follow is Follower.Run by the world's clock: the same syncs at the same intervals.
 func (s *simulation) follow(n *simNode) {
 	for !s.over() {
 		err := n.follower.Sync(context.Background())
 		s.logf("sync: %v, at %+v", err, n.follower.position)
-		s.sleep(n.follower.pause(n.follower.turn.state().failed))
+		s.sleep(n.follower.pause(n.follower.syncs.snapshot().failed))
 	}
 }
 
-// await is what a check does while it waits for a sync.
+// await waits for a sync, as a check does.
 func (n *simNode) await(_ context.Context, ended <-chan struct{}) bool {
 	n.w.hurry(n.syncer, 0)
 	for range 15 {
@@ -207,14 +207,14 @@ func (s *simulation) fill(n *simNode) {
 	}
 }
 
-func (s *simulation) callRolls(n *simNode) {
+func (s *simulation) runEpochs(n *simNode) {
 	for !s.over() {
 		every, _ := n.redis.StepEpoch(context.Background())
 		s.sleep(every*3/4 + s.upTo(every/2))
 	}
 }
 
-// check asks about tokens, and holds every answer to what was committed.
+// check asks about tokens and compares every answer with the committed revocations.
 func (s *simulation) check(n *simNode) {
 	for !s.over() {
 		i := s.rng.IntN(simTokens)
@@ -226,31 +226,31 @@ func (s *simulation) check(n *simNode) {
 			s.hurry(n.filler, s.upTo(20*time.Millisecond))
 		}
 		s.logf("token %d: %v, arrived %.3fs (%v)", i, verdict, arrived.Seconds(), err)
-		ordered := false
-		for _, o := range s.postgres.orders {
+		revoked := false
+		for _, o := range s.postgres.revocations {
 			if !slices.Contains(q.Keys, o.entry.Key) || !o.entry.Revokes(q.IssuedAt) {
 				continue
 			}
-			ordered = true
+			revoked = true
 			if verdict == authz.NotRevoked && o.committed+simStaleness < arrived {
 				s.violate("%s allowed token %d at %.3fs, revoked since %.3fs", n.name, i, arrived.Seconds(), o.committed.Seconds())
 			}
 		}
-		if verdict == authz.Revoked && !ordered {
-			s.violate("%s denied token %d, which nobody revoked", n.name, i)
+		if verdict == authz.Revoked && !revoked {
+			s.violate("%s denied token %d, which was not revoked", n.name, i)
 		}
 		s.sleep(s.upTo(300 * time.Millisecond))
 	}
 }
 
-// revoke is somebody who revokes through the product.
+// revoke revokes through the product.
 func (s *simulation) revoke() {
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
-	var announcer authz.Publisher = n.redis
+	var publisher authz.Publisher = n.redis
 	if n.variant.tier == seedScheme {
-		announcer = simSeedPublisher{n}
+		publisher = simSeedPublisher{n}
 	}
-	r := authz.NewRevoker(s.postgres, announcer, n.clock)
+	r := authz.NewRevoker(s.postgres, publisher, n.clock)
 	for range 2 {
 		_, err := r.Revoke(context.Background(), []authz.Revocation{s.pick()})
 		s.logf("revoke: %v", err)
@@ -286,7 +286,7 @@ func (s *simulation) faults() {
 		n := s.nodes[s.rng.IntN(len(s.nodes))]
 		d := s.upTo(2 * simStaleness)
 		if s.chance(30) {
-			s.redis.older = maps.Clone(s.redis.keys) // as far as the replica has come
+			s.redis.older = maps.Clone(s.redis.keys) // the state of the replica
 		}
 		switch s.rng.IntN(13) {
 		case 0, 1:
@@ -321,21 +321,21 @@ func (s *simulation) faults() {
 	}
 }
 
-// simHolder lets others act between the parts of a lookup and of a sync.
-type simHolder struct {
-	holder
+// simSet lets other actors run between the parts of a lookup and of a sync.
+type simSet struct {
+	revocationSet
 	w *simWorld
 }
 
-func (h simHolder) Add(e authz.Entry) { h.w.point(); h.holder.Add(e) }
+func (h simSet) Add(e authz.Entry) { h.w.point(); h.revocationSet.Add(e) }
 
-func (h simHolder) Revokes(keys []authz.Key, iat int64) bool {
+func (h simSet) Revokes(keys []authz.Key, iat int64) bool {
 	h.w.point()
 	defer h.w.point()
-	return h.holder.Revokes(keys, iat)
+	return h.revocationSet.Revokes(keys, iat)
 }
 
-// simRuledFeed bends a feed to a wrong rule: the product's follower believes it.
+// simRuledFeed applies a wrong rule to a feed that the product's follower trusts.
 type simRuledFeed struct {
 	authz.Feed
 	rule simRule
@@ -366,7 +366,7 @@ func (f simRuledFeed) Changes(ctx context.Context, since authz.Position, nonce s
 	return snap, nil
 }
 
-// simRuledTier does the product tier's steps in a wrong order.
+// simRuledTier makes the steps of the product's tier in a wrong order.
 type simRuledTier struct {
 	*ReplicaTier
 	rule simRule
@@ -385,7 +385,7 @@ func (t simRuledTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict
 	default:
 		return t.ReplicaTier.Lookup(ctx, q)
 	}
-	if asof != never && now-asof <= f.bound.Load() {
+	if asof != never && now-asof <= f.maxStaleness.Load() {
 		return authz.NotRevoked, nil
 	}
 	return authz.Unknown, errStale
@@ -427,13 +427,12 @@ func (a simSeedPublisher) Publish(ctx context.Context, revocations []authz.Revoc
 	return true
 }
 
-// simFirst is the seed that the search for what is wrong begins with: one near
-// which even the rarest violation is soon met. The product gets other seeds in
-// every run.
+// simFirst is the seed at which the search for violations of wrong schemes begins.
+// Even the rarest violation is near it. The product gets other seeds in every run.
 const simFirst = 1
 
-// simulate runs schedules until n are done or, with find, one is broken. It
-// returns the seed of the broken one.
+// simulate runs n schedules, or ends at the first one with a violation and returns
+// it. With find, a violation is what the caller expects.
 func simulate(t *testing.T, v simVariant, n int, find bool) (broken *simulation) {
 	t.Helper()
 	scripts := newSimScripts()
@@ -467,7 +466,7 @@ func simulate(t *testing.T, v simVariant, n int, find bool) (broken *simulation)
 			return s
 		}
 	}
-	t.Logf("%d schedules from seed %d: %d allowed, %d denied, %d not provable", n, first, answers[authz.NotRevoked], answers[authz.Revoked], answers[authz.Unknown])
+	t.Logf("%d schedules from seed %d: %d allowed, %d denied, %d unknown", n, first, answers[authz.NotRevoked], answers[authz.Revoked], answers[authz.Unknown])
 	if sum := answers[0] + answers[1] + answers[2]; *simSeed == 0 && (answers[authz.NotRevoked] < sum/4 || answers[authz.Revoked] < sum/20) {
 		t.Errorf("the simulation is hollow: of %d checks only %d were allowed and %d denied", sum, answers[authz.NotRevoked], answers[authz.Revoked])
 	}
@@ -498,9 +497,9 @@ func TestSimulatedProductKeepsTheGuarantee(t *testing.T) {
 	}
 }
 
-// TestSimulationFindsWhatIsWrong: schemes known to be wrong, the first two of
-// them in use elsewhere, must not survive.
-func TestSimulationFindsWhatIsWrong(t *testing.T) {
+// The simulation must find a violation in every scheme that is known to be wrong.
+// The first two of them are in use elsewhere.
+func TestSimulationFindsWrongSchemes(t *testing.T) {
 	t.Parallel()
 	for name, v := range map[string]simVariant{
 		"cache of valid tokens for CACHE_TTL": {tier: seedScheme},
@@ -515,13 +514,13 @@ func TestSimulationFindsWhatIsWrong(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if simulate(t, v, 20_000, true) == nil {
-				t.Error("nothing found")
+				t.Error("no violation found")
 			}
 		})
 	}
 }
 
-// TestSimulationReplays: what a seed printed in a failure is worth.
+// The seed that a failure prints replays the same schedule.
 func TestSimulationReplays(t *testing.T) {
 	t.Parallel()
 	scripts := newSimScripts()

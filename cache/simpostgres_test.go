@@ -10,33 +10,33 @@ import (
 	"jwtbouncer/authz"
 )
 
-// simPostgres is the authority as far as concurrency goes: transaction ids are
-// assigned at the first write, become visible at commit, in any order; a
-// snapshot is (xmin, xmax, xip). A crash ends what is running and may set the
-// counter of ids back to just above the highest that survived.
+// simPostgres is the store as far as concurrency goes. Transactions get their ids
+// at the first write and become visible at commit, in any order. A snapshot is
+// (xmin, xmax, xip). A crash ends running transactions and may set the counter of
+// ids back to just above the highest id that survived.
 type simPostgres struct {
-	w        *simWorld
-	nextXID  uint64
-	nextID   uint64 // identity column, drawn at insert: not in order of commit
-	running  []uint64
-	rows     []simRow // committed
-	timeline int
-	down     time.Duration // no answers until then
-	births   int           // counts crashes and failovers; a transaction does not survive one
-	standby  []simRow      // what a lagging standby shows
-	orders   []simOrder    // every revocation ever begun
+	w           *simWorld
+	nextXID     uint64
+	nextID      uint64 // identity column, drawn at insert rather than in order of commit
+	running     []uint64
+	rows        []simRow // committed
+	timeline    int
+	down        time.Duration   // no answers until then
+	births      int             // number of crashes and failovers; no transaction survives one
+	standby     []simRow        // rows of a lagging standby
+	revocations []simRevocation // every revocation ever begun
 }
 
 type simRow struct {
 	authz.Row
 	id    uint64
-	order int // its place in orders
+	order int // index in revocations
 }
 
-// simOrder is a revocation and when it came to count.
-type simOrder struct {
+// simRevocation is a revocation and the time of its commit.
+type simRevocation struct {
 	entry     authz.Entry
-	committed time.Duration // never: it did not
+	committed time.Duration // simNever: not committed
 }
 
 const simNever = time.Duration(1 << 62)
@@ -45,8 +45,8 @@ var errSimAway = errors.New("sim: no connection")
 
 func newSimPostgres(w *simWorld) *simPostgres { return &simPostgres{w: w, nextXID: 100, timeline: 1} }
 
-// transact writes entries in one transaction that takes so long before it
-// commits. lost: the client does not hear the outcome.
+// transact writes entries in one transaction, which commits or rolls back after
+// takes. It reports whether it committed.
 func (p *simPostgres) transact(entries []authz.Entry, takes time.Duration, rollback bool) (committed bool) {
 	if p.w.now < p.down {
 		return false
@@ -57,8 +57,8 @@ func (p *simPostgres) transact(entries []authz.Entry, takes time.Duration, rollb
 	rows := make([]simRow, len(entries))
 	for i, e := range entries {
 		p.nextID++
-		rows[i] = simRow{authz.Row{Entry: e, XID: xid}, p.nextID, len(p.orders)}
-		p.orders = append(p.orders, simOrder{e, simNever})
+		rows[i] = simRow{authz.Row{Entry: e, XID: xid}, p.nextID, len(p.revocations)}
+		p.revocations = append(p.revocations, simRevocation{e, simNever})
 	}
 	p.w.logf("begin %d", xid)
 	p.w.sleep(takes)
@@ -72,23 +72,23 @@ func (p *simPostgres) transact(entries []authz.Entry, takes time.Duration, rollb
 	}
 	p.rows = append(p.rows, rows...)
 	for _, r := range rows {
-		p.orders[r.order].committed = p.w.now
+		p.revocations[r.order].committed = p.w.now
 	}
 	p.w.logf("commit %d", xid)
 	return true
 }
 
-// crash loses nothing committed. The counter of ids falls back to any value
-// above the highest committed one. A failover may go to a replica that misses
-// the last commits: about those the guarantee is silent, but not about what is
-// revoked from then on, under ids that have been seen before.
+// crash loses no committed row. The counter of ids falls back to any value above
+// the highest committed one. A failover may go to a replica that lacks the last
+// commits. The guarantee does not cover those, but it covers later revocations
+// under ids that have been used before.
 func (p *simPostgres) crash(failover bool) {
 	p.births++
 	p.running = nil
 	if failover && p.w.chance(60) {
 		kept := len(p.rows) - p.w.rng.IntN(min(3, len(p.rows)+1))
 		for _, r := range p.rows[kept:] {
-			p.orders[r.order].committed = simNever
+			p.revocations[r.order].committed = simNever
 		}
 		p.rows = slices.Clone(p.rows[:kept])
 	}
@@ -102,7 +102,7 @@ func (p *simPostgres) crash(failover bool) {
 	p.down = p.w.now + p.w.upTo(2*time.Second)
 	if failover {
 		p.timeline++
-		if p.w.chance(20) { // the new primary counts on from elsewhere
+		if p.w.chance(20) { // the new primary counts from another number
 			p.nextXID += p.w.rng.Uint64N(1000)
 		}
 	}
@@ -132,7 +132,7 @@ func (p *simPostgres) Append(_ context.Context, revocations []authz.Revocation) 
 	return authz.Appended{Revocations: revocations, MaxStaleness: simStaleness}, nil
 }
 
-// simFeed is one sidecar's connection to the authority.
+// simFeed is one sidecar's connection to the store.
 type simFeed struct {
 	p    *simPostgres
 	node *simNode
@@ -149,7 +149,7 @@ func (f *simFeed) Changes(_ context.Context, since authz.Position, nonce string,
 	w := f.p.w
 	w.travel()
 	if w.now < f.p.down || w.now < f.node.cut || w.chance(2) {
-		if w.chance(20) { // black hole: given up for silence
+		if w.chance(20) { // black hole: the follower gives up after sync_timeout
 			w.sleep(simTimeout)
 		}
 		return authz.Snapshot{}, errSimAway
@@ -199,7 +199,7 @@ func (f *simFeed) read(since authz.Position, nonce string, from []simRow) (a sim
 	return a
 }
 
-// simPoint is the tier that asks the authority about one token.
+// simPoint is the tier that asks the store about one token.
 type simPoint struct {
 	p    *simPostgres
 	node *simNode

@@ -15,17 +15,17 @@ import (
 	"github.com/yuin/gopher-lua/parse"
 )
 
-// simRedis is a Redis server: it runs the product's own scripts on its keys by
-// its own clock, and is as unreliable as servers are. It can restart empty,
-// and fail over to a replica that misses the last writes.
+// simRedis is a Redis server. It runs the product's own scripts on its keys by its
+// own clock, restarts empty, and fails over to a replica that lacks the last
+// writes.
 type simRedis struct {
-	w       *simWorld
-	keys    map[string]simValue
-	skew    time.Duration
-	down    time.Duration // no answers until then
-	older   map[string]simValue
-	heard   []*simNode // subscribers
-	scripts *simScripts
+	w           *simWorld
+	keys        map[string]simValue
+	skew        time.Duration
+	down        time.Duration // no answers until then
+	older       map[string]simValue
+	subscribers []*simNode
+	scripts     *simScripts
 }
 
 type simValue struct {
@@ -90,9 +90,9 @@ func (l simLink) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPip
 func (l simLink) exchange(cmds []redis.Cmder) error {
 	w := l.s.w
 	defer func() {
-		// The product would take it for a failure of the server.
+		// The product would treat the panic as a failure of the server.
 		if p := recover(); p != nil {
-			w.violate("this Redis cannot: %v", p)
+			w.violate("the simulated Redis cannot do this: %v", p)
 			panic(p)
 		}
 	}()
@@ -104,7 +104,7 @@ func (l simLink) exchange(cmds []redis.Cmder) error {
 		}
 	}
 	w.travel()
-	if lost || w.chance(1) { // done, but the reply is lost
+	if lost || w.chance(1) { // the commands ran, but the reply is lost
 		for _, cmd := range cmds {
 			cmd.SetErr(errSimAway)
 		}
@@ -149,8 +149,8 @@ func (s *simRedis) execute(cmd redis.Cmder) {
 				delete(s.keys, k)
 			}
 		case "PUBLISH":
-			for _, n := range s.heard {
-				if s.w.chance(85) { // a message in seven is lost
+			for _, n := range s.subscribers {
+				if s.w.chance(85) { // one message in seven is lost
 					s.w.hurry(n.syncer, s.w.upTo(20*time.Millisecond))
 				}
 			}
@@ -194,8 +194,8 @@ type simNoScript struct{}
 func (simNoScript) Error() string { return "NOSCRIPT No matching script." }
 func (simNoScript) RedisError()   {}
 
-// simScripts is a Lua interpreter with the commands the product's scripts use.
-// One serves many servers, one after the other.
+// simScripts is a Lua interpreter with the commands that the product's scripts
+// use. One interpreter serves many servers, one after the other.
 type simScripts struct {
 	state    *lua.LState
 	server   *simRedis
@@ -261,8 +261,8 @@ func (s *simRedis) eval(text string, keys, argv []string) (any, error) {
 	}
 }
 
-// call runs one command of a script and pushes its reply, or returns why the
-// server refuses.
+// call runs one command of a script and pushes its reply, or returns the server's
+// error.
 func (s *simRedis) call(l *lua.LState) (refusal string) {
 	args := make([]string, l.GetTop())
 	for i := range args {

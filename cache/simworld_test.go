@@ -10,18 +10,18 @@ import (
 	"jwtbouncer/authz"
 )
 
-// simWorld runs actors one at a time, in an order that only its seed decides.
-// Every call of the product into a clock, a connection or the replica's table
-// is a point where another actor may go on, so that all interleavings that
-// matter can be met, and met again.
+// simWorld runs actors one at a time, in an order that depends only on its seed.
+// Another actor may run at every call of the product into a clock, a connection
+// or the replica's table, so that all interleavings that matter can occur and be
+// replayed.
 type simWorld struct {
 	rng    *rand.Rand
 	seed   uint64
 	now    time.Duration // true time
-	end    time.Duration // no actor begins anything new after it
+	end    time.Duration // no actor begins anything new after this time
 	actors []*simActor
 	cur    *simActor
-	trace  *strings.Builder // nil: not wanted
+	trace  *strings.Builder // nil: no trace
 	broken string           // the first violation
 }
 
@@ -48,7 +48,7 @@ func (w *simWorld) spawn(name string, n *simNode, at time.Duration, body func())
 	return a
 }
 
-// run lets the actors act until all have ended.
+// run runs the actors until all have ended.
 func (w *simWorld) run() {
 	for len(w.actors) > 0 {
 		first, at := 0, time.Duration(1<<62)
@@ -76,11 +76,11 @@ func (w *simWorld) sleep(d time.Duration) {
 	w.cur.rest(struct{}{})
 }
 
-// hurry wakes a no later than in d.
+// hurry wakes a in d at the latest.
 func (w *simWorld) hurry(a *simActor, d time.Duration) { a.wake = min(a.wake, w.now+d) }
 
-// point is a place where the running actor may lose the processor: mostly
-// not, often for a moment, and once in a while for long.
+// point is a place where the running actor may lose the processor: usually not,
+// often for a moment, rarely for long.
 func (w *simWorld) point() {
 	switch r := w.rng.IntN(1000); {
 	case r < 800:
@@ -91,7 +91,7 @@ func (w *simWorld) point() {
 	}
 }
 
-// travel is a message on its way.
+// travel is the time that a message takes.
 func (w *simWorld) travel() {
 	switch r := w.rng.IntN(100); {
 	case r < 90:
@@ -127,14 +127,14 @@ func (w *simWorld) violate(format string, args ...any) {
 	}
 }
 
-// simClock is a machine's clock. The wall clock is wrong by skew; the
-// boot-time clock goes on while the machine is suspended.
+// simClock is a machine's clock. The wall clock is wrong by skew. The boot-time
+// clock goes on while the machine is suspended.
 type simClock struct {
 	w    *simWorld
 	node *simNode
 	base time.Duration
-	// stops makes the boot clock stand while suspended, as Go's monotonic
-	// clock does: one of the faulty variants.
+	// stops makes the boot-time clock stand still while the machine is suspended, as
+	// Go's monotonic clock does. It is one of the wrong schemes.
 	stops bool
 }
 

@@ -12,32 +12,32 @@ import (
 
 // TokenCacheConfig is the stanza "token_cache".
 type TokenCacheConfig struct {
-	Enabled  bool          `yaml:"enabled" doc:"Remember verified tokens, so that a token seen before is not verified again; revocation is checked every time all the same."`
-	MaxBytes int64         `yaml:"max_bytes" doc:"Memory for remembered tokens in bytes; the least used give way."`
-	TTL      time.Duration `yaml:"ttl" doc:"A token is verified anew after this time, however long it is valid."`
+	Enabled  bool          `yaml:"enabled" doc:"Whether to remember verified tokens, so that a token seen before is not verified again. Revocation is checked on every request all the same."`
+	MaxBytes int64         `yaml:"max_bytes" doc:"Memory for remembered tokens in bytes; the least used are evicted."`
+	TTL      time.Duration `yaml:"ttl" doc:"Time after which a token is verified again, however long it is valid."`
 }
 
-// DefaultTokenCacheConfig returns the stanza as it is when nothing is written.
+// DefaultTokenCacheConfig returns the defaults.
 func DefaultTokenCacheConfig() TokenCacheConfig {
 	return TokenCacheConfig{Enabled: true, MaxBytes: 64 << 20, TTL: time.Hour}
 }
 
-// Validate reports every fault of the stanza.
+// Validate reports every invalid field.
 func (c *TokenCacheConfig) Validate(fault authz.Fault) {
 	if !c.Enabled {
 		return
 	}
 	if c.MaxBytes < 1<<20 || c.MaxBytes > 1<<40 {
-		fault("max_bytes", "%d is not between 1 MiB (1048576) and 1 TiB; to do without the cache set enabled: off", c.MaxBytes)
+		fault("max_bytes", "must be between 1 MiB (1048576) and 1 TiB, is %d; to disable the cache set enabled: off", c.MaxBytes)
 	}
 	if c.TTL < time.Second {
-		fault("ttl", "%s is less than 1s; to do without the cache set enabled: off", c.TTL)
+		fault("ttl", "must be at least 1s, is %s; to disable the cache set enabled: off", c.TTL)
 	}
 }
 
-// TokenCache remembers verified tokens by their whole text: another token is
-// never taken for one that is remembered, whatever their hashes. It is bounded
-// by bytes. Only what a Verifier accepted belongs into it.
+// TokenCache remembers verified tokens by their whole text, so that no hash
+// collision can make it return another token. It is bounded in bytes. Only tokens
+// that a Verifier accepted belong in it.
 type TokenCache struct {
 	tokens *otter.Cache[string, remembered]
 	hits   prometheus.Counter
@@ -55,8 +55,8 @@ type remembered struct {
 
 var _ authz.TokenCache = (*TokenCache)(nil)
 
-// NewTokenCache returns a cache of at most c.MaxBytes bytes whose entries are
-// good for c.TTL. Close ends it.
+// NewTokenCache returns a cache of at most c.MaxBytes bytes that forgets a token
+// after c.TTL. The caller ends it with Close.
 func NewTokenCache(c TokenCacheConfig, reg prometheus.Registerer) *TokenCache {
 	t := &TokenCache{
 		hits: prometheus.NewCounter(prometheus.CounterOpts{
@@ -71,18 +71,18 @@ func NewTokenCache(c TokenCacheConfig, reg prometheus.Registerer) *TokenCache {
 			Weigher:       func(_ string, r remembered) uint32 { return weight(r.token) },
 		}),
 	}
-	// The library's own expiry reads the clock at every hit, which doubles its
-	// cost; here nothing depends on the second.
+	// The library's own expiry reads the clock at every hit, which doubles the cost
+	// of a hit; here the exact second does not matter.
 	t.janitor = time.AfterFunc(t.every(), t.clean)
 	if reg != nil {
 		reg.MustRegister(t.hits, t.misses, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "jwt_bouncer_token_cache_bytes", Help: "Estimated memory of the tokens remembered.",
+			Name: "jwt_bouncer_token_cache_bytes", Help: "Estimated memory of the remembered tokens.",
 		}, func() float64 { return float64(t.tokens.WeightedSize()) }))
 	}
 	return t
 }
 
-// Get implements authz.TokenCache. It does not keep raw.
+// Get implements authz.TokenCache. It keeps no reference to raw.
 func (c *TokenCache) Get(raw string) (*authz.Token, bool) {
 	r, ok := c.tokens.GetIfPresent(raw)
 	if !ok {
@@ -96,7 +96,7 @@ func (c *TokenCache) Get(raw string) (*authz.Token, bool) {
 // Put implements authz.TokenCache. t.Raw must not alias memory that is reused.
 func (c *TokenCache) Put(t *authz.Token) { c.tokens.Set(t.Raw, remembered{t, time.Now()}) }
 
-// Close forgets all tokens and ends what the cache does by itself.
+// Close forgets all tokens and ends the background work.
 func (c *TokenCache) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +111,7 @@ func (c *TokenCache) Close() {
 
 func (c *TokenCache) every() time.Duration { return max(c.ttl/16, time.Millisecond) }
 
-// clean forgets every token that would be too old before the next cleaning.
+// clean forgets the tokens that would be too old before the next cleaning.
 func (c *TokenCache) clean() {
 	oldest := time.Now().Add(c.every() - c.ttl)
 	for raw, r := range c.tokens.All() {
@@ -126,5 +126,5 @@ func (c *TokenCache) clean() {
 	}
 }
 
-// weight is what remembering t costs in bytes.
+// weight estimates the memory of t in bytes.
 func weight(t *authz.Token) uint32 { return uint32(min(t.Size(), 1<<30)) }

@@ -24,7 +24,7 @@ func newTestTokens(maxBytes int64, ttl time.Duration, reg prometheus.Registerer)
 	return NewTokenCache(TokenCacheConfig{Enabled: true, MaxBytes: maxBytes, TTL: ttl}, reg)
 }
 
-func TestTokenCacheKeepsNothingOfTheQuestion(t *testing.T) {
+func TestTokenCacheKeepsNoReferenceToTheRequest(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
 	c := newTestTokens(1<<20, time.Hour, reg)
@@ -41,7 +41,7 @@ func TestTokenCacheKeepsNothingOfTheQuestion(t *testing.T) {
 	}
 	copy(buffer, token(2).Raw) // the request's buffer is reused
 	if _, ok := c.Get(alias); ok {
-		t.Error("another token was taken for the one remembered")
+		t.Error("another token was taken for the remembered one")
 	}
 	if got, ok := c.Get(token(1).Raw); !ok || got != one {
 		t.Error("lost when the request's buffer changed")
@@ -97,8 +97,8 @@ func TestTokenCacheForgetsAfterTTL(t *testing.T) {
 	})
 }
 
-// TestTokenCacheBytes fills the cache far beyond its bound with tokens of all
-// sizes and holds what the heap gains to the bound.
+// TestTokenCacheBytes fills the cache far beyond its limit with tokens of all sizes
+// and checks that the heap grows no further than the limit.
 func TestTokenCacheBytes(t *testing.T) {
 	const limit = 16 << 20
 	c := newTestTokens(limit, time.Hour, nil)

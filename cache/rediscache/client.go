@@ -26,23 +26,23 @@ import (
 
 // Client is a sidecar's client of Redis. Its methods may be called concurrently.
 type Client struct {
-	client    redis.UniversalClient
-	sentinels *sentinels // nil: no Sentinels
-	cfg       Config
-	bound     time.Duration // max_staleness as configured
-	limit     atomic.Int64  // the lesser of bound and the store's max_staleness in nanoseconds; 0: no valid entry is believed
-	clock     authz.Clock
-	log       *slog.Logger
-	breaker   *breaker.Breaker
-	epochs    *epochs // nil: token:valid keys are neither read nor written
-	fills     chan fillJob
-	publisher *publisher
-	metrics   metrics
-	sub       subscriberTimes
-	stop      context.CancelFunc
-	loops     sync.WaitGroup
-	closing   sync.Once
-	closeErr  error
+	client       redis.UniversalClient
+	sentinels    *sentinels // nil: no Sentinels
+	cfg          Config
+	maxStaleness time.Duration // as configured
+	limit        atomic.Int64  // the lesser of maxStaleness and the store's in nanoseconds; 0: no valid entry is believed
+	clock        authz.Clock
+	log          *slog.Logger
+	breaker      *breaker.Breaker
+	epochs       *epochs // nil: token:valid keys are neither read nor written
+	fills        chan fillJob
+	publisher    *publisher
+	metrics      metrics
+	sub          subscriberTimes
+	stop         context.CancelFunc
+	loops        sync.WaitGroup
+	closing      sync.Once
+	closeErr     error
 }
 
 var (
@@ -124,7 +124,7 @@ func newClient(client redis.UniversalClient, cfg Config, o Options) (*Client, er
 		return nil, err
 	}
 	c := &Client{
-		client: client, cfg: cfg, bound: o.MaxStaleness, clock: o.Clock,
+		client: client, cfg: cfg, maxStaleness: o.MaxStaleness, clock: o.Clock,
 		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes,
 		fills: make(chan fillJob, fillQueue), metrics: m,
 	}
@@ -145,7 +145,7 @@ func (c *Client) Limit(maxStaleness time.Duration, identity string) {
 	if c.epochs != nil {
 		c.epochs.setStore(identity)
 	}
-	c.limit.Store(int64(min(maxStaleness, c.bound))) // last: no entry of the former store is believed under it
+	c.limit.Store(int64(min(maxStaleness, c.maxStaleness))) // last: no entry of the former store is believed under it
 }
 
 // run starts a loop that is started again when it panics.

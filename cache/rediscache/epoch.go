@@ -45,10 +45,10 @@ import (
 // Each store has epochs of its own: an entry is an answer of the store to whose
 // epoch it refers, and proves nothing to sidecars of another store.
 type epochs struct {
-	clock authz.Clock
-	bound time.Duration
-	every time.Duration
-	moved chan struct{} // the store has changed: the next round is due at once
+	clock        authz.Clock
+	maxStaleness time.Duration
+	every        time.Duration
+	moved        chan struct{} // the store has changed: the next round is due at once
 
 	mu        sync.RWMutex
 	keys      []string                 // the set of stamps and the current epoch in Redis
@@ -69,12 +69,12 @@ const (
 	maxPublishedEpochs = 4  // a fill takes at most the 180 ms of a check
 )
 
-func newEpochs(clock authz.Clock, bound time.Duration) *epochs {
+func newEpochs(clock authz.Clock, maxStaleness time.Duration) *epochs {
 	return &epochs{
-		clock: clock, bound: bound,
+		clock: clock, maxStaleness: maxStaleness,
 		// An epoch lives for two rounds and is read one round later, so an entry is
-		// up to four rounds old when it is written: a fifth of the bound.
-		every: min(max(bound/20, 20*time.Millisecond), 2*time.Second),
+		// up to four rounds old when it is written: a fifth of max_staleness.
+		every: min(max(maxStaleness/20, 20*time.Millisecond), 2*time.Second),
 		moved: make(chan struct{}, 1), keys: epochKeys(""),
 		stamps: map[string]time.Duration{}, own: map[string]time.Duration{},
 	}
@@ -147,7 +147,7 @@ func (e *epochs) stamp() (fresh, previous string, keys []string) {
 	fresh, previous = string(b), e.last
 	e.stamps[fresh], e.last = at, fresh
 	// Here rather than in observe, which is not called while Redis refuses writes.
-	maps.DeleteFunc(e.stamps, func(s string, made time.Duration) bool { return at-made > e.bound && s != fresh })
+	maps.DeleteFunc(e.stamps, func(s string, made time.Duration) bool { return at-made > e.maxStaleness && s != fresh })
 	return fresh, previous, e.keys
 }
 
@@ -164,7 +164,7 @@ func (e *epochs) observe(keys []string, text string) error {
 	if !slices.Equal(keys, e.keys) {
 		return nil // it is the former store's
 	}
-	maps.DeleteFunc(e.own, func(_ string, at time.Duration) bool { return now-at > e.bound })
+	maps.DeleteFunc(e.own, func(_ string, at time.Duration) bool { return now-at > e.maxStaleness })
 	if n := len(e.published); n == 0 || e.published[n-1].id != id {
 		e.published = append(e.published, publishedEpoch{id, now})
 		if len(e.published) > maxPublishedEpochs {
@@ -222,7 +222,7 @@ func (c *Client) stepEpoch(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	fresh, previous, keys := c.epochs.stamp()
-	keep := max(c.epochs.bound, 8*c.epochs.every)
+	keep := max(c.epochs.maxStaleness, 8*c.epochs.every)
 	text, err := epochScript.Run(ctx, c.client, keys, fresh, previous, keep.Milliseconds(), (2 * c.epochs.every).Milliseconds()).Text()
 	if err != nil {
 		return fmt.Errorf("redis: %w", err)

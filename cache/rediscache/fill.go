@@ -109,7 +109,7 @@ func (c *Client) fill(ctx context.Context, job fillJob) (err error) {
 			dropValid: true,
 		}})
 	}
-	ttl := min(c.bound, left)
+	ttl := min(c.maxStaleness, left)
 	if c.cfg.MaxTTL > 0 {
 		ttl = min(ttl, c.cfg.MaxTTL)
 	}

@@ -24,7 +24,7 @@ const always = "always"
 
 // graceSeconds keeps a revoked key beyond its tokens' expiry: verifiers allow
 // leeway, and the server's clock may be ahead.
-const graceSeconds = 300
+const graceSeconds = int64(authz.ExpiryGrace / time.Second)
 
 // Name implements authz.Tier.
 func (c *Client) Name() string { return "redis" }

@@ -149,7 +149,7 @@ func (p publisher) Publish(ctx context.Context, revocations []authz.Revocation) 
 		for i := range revocations {
 			p.replica.Add(revocations[i].Entry())
 		}
-		p.follower.Hint()
+		p.follower.Notify()
 	}
 	return p.redis != nil && p.redis.Publish(ctx, revocations)
 }
@@ -172,11 +172,11 @@ func (c *core) start(ctx context.Context) {
 			c.loop(ctx, "follower", c.follower.Run)
 		})
 		c.loops.Go(func() {
-			c.loop(ctx, "store watch", func(ctx context.Context) error { return c.store.Watch(ctx, c.follower.Hint) })
+			c.loop(ctx, "store watch", func(ctx context.Context) error { return c.store.Watch(ctx, c.follower.Notify) })
 		})
 		if c.redis != nil {
 			c.loops.Go(func() {
-				c.loop(ctx, "subscriber", func(ctx context.Context) error { return c.redis.Subscribe(ctx, c.follower.Hint) })
+				c.loop(ctx, "subscriber", func(ctx context.Context) error { return c.redis.Subscribe(ctx, c.follower.Notify) })
 			})
 		}
 	}
