@@ -5,11 +5,11 @@ import (
 	"strconv"
 )
 
-// Fault is how the Validate method of a configuration stanza reports an invalid
+// Report is how the Validate method of a configuration stanza reports an invalid
 // value. path is relative to the stanza ("jwks", "routes[2].match.path"). The
 // message says what was found, what is allowed and, where it helps, what to do.
 // The loader adds file, line and column, and returns all errors together.
-type Fault func(path, format string, args ...any)
+type Report func(path, format string, args ...any)
 
 func ItemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
 

@@ -32,24 +32,24 @@ func DefaultRevocationConfig() RevocationConfig {
 	}
 }
 
-// Validate reports every fault of the stanza.
-func (c *RevocationConfig) Validate(fault authz.Fault) {
+// Validate reports every invalid value of the stanza.
+func (c *RevocationConfig) Validate(report authz.Report) {
 	within := func(path string, d, low, high time.Duration) bool {
 		if d < low || d > high {
-			fault(path, "%s is not between %s and %s", d, low, high)
+			report(path, "%s is not between %s and %s", d, low, high)
 			return false
 		}
 		return true
 	}
 	stale := within("max_staleness", c.MaxStaleness, 100*time.Millisecond, time.Hour)
 	if within("sync_interval", c.SyncInterval, 10*time.Millisecond, time.Hour) && stale && c.SyncInterval > c.MaxStaleness/2 {
-		fault("sync_interval", "%s is more than half of max_staleness (%s): one late sync would make every check fail", c.SyncInterval, c.MaxStaleness)
+		report("sync_interval", "%s is more than half of max_staleness (%s): one late sync would make every check fail", c.SyncInterval, c.MaxStaleness)
 	}
 	within("sync_timeout", c.SyncTimeout, 10*time.Millisecond, time.Minute)
 	within("catch_up_wait", c.CatchUpWait, 0, time.Minute)
 	within("max_token_ttl", c.MaxTokenTTL, time.Second, 10*365*24*time.Hour)
 	within("sweep_interval", c.SweepInterval, time.Second, 24*time.Hour)
 	if c.OnRevocationUnknown != "deny" && c.OnRevocationUnknown != "allow" {
-		fault("on_revocation_unknown", "%q is neither deny nor allow", c.OnRevocationUnknown)
+		report("on_revocation_unknown", "%q is neither deny nor allow", c.OnRevocationUnknown)
 	}
 }

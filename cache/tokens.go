@@ -23,15 +23,15 @@ func DefaultTokenCacheConfig() TokenCacheConfig {
 }
 
 // Validate reports every invalid field.
-func (c *TokenCacheConfig) Validate(fault authz.Fault) {
+func (c *TokenCacheConfig) Validate(report authz.Report) {
 	if !c.Enabled {
 		return
 	}
 	if c.MaxBytes < 1<<20 || c.MaxBytes > 1<<40 {
-		fault("max_bytes", "must be between 1 MiB (1048576) and 1 TiB, is %d; to disable the cache set enabled: off", c.MaxBytes)
+		report("max_bytes", "must be between 1 MiB (1048576) and 1 TiB, is %d; to disable the cache set enabled: off", c.MaxBytes)
 	}
 	if c.TTL < time.Second {
-		fault("ttl", "must be at least 1s, is %s; to disable the cache set enabled: off", c.TTL)
+		report("ttl", "must be at least 1s, is %s; to disable the cache set enabled: off", c.TTL)
 	}
 }
 

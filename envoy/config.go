@@ -98,32 +98,32 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Validate reports every fault in c.
-func (c *Config) Validate(fault authz.Fault) {
-	c.Listen.Validate(under(fault, "listen"))
-	c.Headers.Validate(under(fault, "headers"))
-	c.Replies.Validate(under(fault, "replies"))
-	c.DecisionLog.Validate(under(fault, "decision_log"))
+// Validate reports every invalid value in c.
+func (c *Config) Validate(report authz.Report) {
+	c.Listen.Validate(under(report, "listen"))
+	c.Headers.Validate(under(report, "headers"))
+	c.Replies.Validate(under(report, "replies"))
+	c.DecisionLog.Validate(under(report, "decision_log"))
 }
 
-func under(fault authz.Fault, stanza string) authz.Fault {
-	return func(path, format string, args ...any) { fault(stanza+"."+path, format, args...) }
+func under(report authz.Report, stanza string) authz.Report {
+	return func(path, format string, args ...any) { report(stanza+"."+path, format, args...) }
 }
 
-// Validate reports every fault in c.
-func (c *ListenConfig) Validate(fault authz.Fault) {
+// Validate reports every invalid value in c.
+func (c *ListenConfig) Validate(report authz.Report) {
 	if _, _, err := splitAddress(c.GRPC); err != nil {
-		fault("grpc", "%v", err)
+		report("grpc", "%v", err)
 	}
 	t := c.TLS
 	if (t.Certificate == "") != (t.Key == "") {
-		fault("grpc_tls", "certificate and key must be set together")
+		report("grpc_tls", "certificate and key must be set together")
 	}
 	if t.Certificate == "" && (t.ClientCA != "" || len(t.ClientNames) > 0) {
-		fault("grpc_tls", "client certificates require TLS: set certificate and key")
+		report("grpc_tls", "client certificates require TLS: set certificate and key")
 	}
 	if t.ClientCA == "" && len(t.ClientNames) > 0 {
-		fault("grpc_tls.client_names", "client_names requires client_ca")
+		report("grpc_tls.client_names", "client_names requires client_ca")
 	}
 }
 
@@ -157,39 +157,39 @@ func splitAddress(s string) (network, address string, err error) {
 	return "tcp", s, nil
 }
 
-// Validate reports every fault in c.
-func (c *HeadersConfig) Validate(fault authz.Fault) {
-	newUpstreamHeaders(*c, fault)
+// Validate reports every invalid value in c.
+func (c *HeadersConfig) Validate(report authz.Report) {
+	newUpstreamHeaders(*c, report)
 	if c.MaxBytes < 0 || c.MaxBytes > 1<<16 {
-		fault("max_bytes", "must be between 0 and 65536, got %d", c.MaxBytes)
+		report("max_bytes", "must be between 0 and 65536, got %d", c.MaxBytes)
 	}
 }
 
-// Validate reports every fault in c.
-func (c *RepliesConfig) Validate(fault authz.Fault) {
+// Validate reports every invalid value in c.
+func (c *RepliesConfig) Validate(report authz.Report) {
 	if !quotable(c.Realm) {
-		fault("realm", "%q: must be printable ASCII without quotes and backslashes", c.Realm)
+		report("realm", "%q: must be printable ASCII without quotes and backslashes", c.Realm)
 	}
 	if c.ResourceMetadata != "" {
 		u, err := url.Parse(c.ResourceMetadata)
 		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || !quotable(c.ResourceMetadata) {
-			fault("resource_metadata", "%q: must be an absolute https URL", c.ResourceMetadata)
+			report("resource_metadata", "%q: must be an absolute https URL", c.ResourceMetadata)
 		}
 	}
 	if c.RetryAfter < 0 || c.RetryAfter > time.Hour || c.RetryAfter%time.Second != 0 {
-		fault("retry_after", "must be whole seconds up to 1h, got %s", c.RetryAfter)
+		report("retry_after", "must be whole seconds up to 1h, got %s", c.RetryAfter)
 	}
 }
 
-// Validate reports every fault in c.
-func (c *DecisionLogConfig) Validate(fault authz.Fault) {
+// Validate reports every invalid value in c.
+func (c *DecisionLogConfig) Validate(report authz.Report) {
 	switch c.Decisions {
 	case "", logNone, logDenied, logAll:
 	default:
-		fault("decisions", "must be none, denied or all, got %q", c.Decisions)
+		report("decisions", "must be none, denied or all, got %q", c.Decisions)
 	}
 	if c.PerSecond < 0 {
-		fault("per_second", "must not be negative, got %d", c.PerSecond)
+		report("per_second", "must not be negative, got %d", c.PerSecond)
 	}
 }
 

@@ -28,33 +28,33 @@ type identityHeader struct {
 	value  claimTemplate
 }
 
-// newUpstreamHeaders compiles the stanza "headers" and reports every fault in it.
-func newUpstreamHeaders(c HeadersConfig, fault authz.Fault) *upstreamHeaders {
+// newUpstreamHeaders compiles the stanza "headers" and reports every invalid value in it.
+func newUpstreamHeaders(c HeadersConfig, report authz.Report) *upstreamHeaders {
 	h := &upstreamHeaders{forwardAuthorization: c.ForwardAuthorization, maxBytes: c.MaxBytes}
 	names := map[string]string{} // by folded name
 	for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
 		path := "claims." + name
 		if why := headerNameFault(name); why != "" {
-			fault(path, "%q %s", name, why)
+			report(path, "%q %s", name, why)
 			continue
 		}
 		lower := strings.ToLower(name)
 		folded := fold(lower)
 		if other, ok := names[folded]; ok {
-			fault(path, "duplicate header %q: an upstream that ignores case or reads \"_\" as \"-\" cannot tell it from %q", name, other)
+			report(path, "duplicate header %q: an upstream that ignores case or reads \"_\" as \"-\" cannot tell it from %q", name, other)
 			continue
 		}
 		names[folded] = name
 		value, err := parseClaimTemplate(c.Claims[name])
 		if err != nil {
-			fault(path, "%v", err)
+			report(path, "%v", err)
 			continue
 		}
 		h.identity = append(h.identity, identityHeader{name: lower, folded: folded, value: value})
 	}
 	for i, name := range c.Metadata {
 		if name == "" {
-			fault(fmt.Sprintf("metadata[%d]", i), "claim name required, or '*' for all claims")
+			report(fmt.Sprintf("metadata[%d]", i), "claim name required, or '*' for all claims")
 		}
 	}
 	h.allMetadata = slices.Contains(c.Metadata, "*")

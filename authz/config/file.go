@@ -90,7 +90,7 @@ func (f *File) Invalid(path, format string, args ...any) {
 }
 
 // At returns Invalid for the stanza at prefix, for its Validate method.
-func (f *File) At(prefix string) authz.Fault {
+func (f *File) At(prefix string) authz.Report {
 	return func(path, format string, args ...any) { f.Invalid(join(prefix, path), format, args...) }
 }
 

@@ -68,61 +68,61 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Validate reports the faults of the stanza itself. ValidateListen checks it
+// Validate reports the invalid values of the stanza itself. ValidateListen checks it
 // against the address it is served on.
-func (c Config) Validate(fault authz.Fault) {
+func (c Config) Validate(report authz.Report) {
 	for i, h := range c.Hosts {
 		if h == "" || strings.ContainsAny(h, "/: \t*") {
-			fault("hosts["+strconv.Itoa(i)+"]", "%q is not a host name; give the name alone, without scheme or port", h)
+			report("hosts["+strconv.Itoa(i)+"]", "%q is not a host name; give the name alone, without scheme or port", h)
 		}
 	}
 	first := map[string]int{}
 	for i, cl := range c.Clients {
 		at := "clients[" + strconv.Itoa(i) + "]."
 		if cl.ID == "" {
-			fault(at+"id", "must not be empty")
+			report(at+"id", "must not be empty")
 		} else if before, ok := first[cl.ID]; ok {
-			fault(at+"id", "duplicate client %q (first defined at clients[%d])", cl.ID, before)
+			report(at+"id", "duplicate client %q (first defined at clients[%d])", cl.ID, before)
 		} else {
 			first[cl.ID] = i
 		}
 		if cl.SecretFile == "" {
-			fault(at+"secret_file", "must not be empty")
+			report(at+"secret_file", "must not be empty")
 		}
 	}
 	for path, list := range map[string][]string{"logout.audiences": c.Logout.Audiences, "events.audiences": c.Events.Audiences, "keycloak.clients": c.Keycloak.Clients} {
 		for i, s := range list {
 			if s == "" {
-				fault(path+"["+strconv.Itoa(i)+"]", "must not be empty")
+				report(path+"["+strconv.Itoa(i)+"]", "must not be empty")
 			}
 		}
 	}
 	for path, d := range map[string]time.Duration{"read_timeout": c.ReadTimeout, "write_timeout": c.WriteTimeout, "logout.max_age": c.Logout.MaxAge} {
 		if d < 0 {
-			fault(path, "%s is negative; use a duration such as 15s", d)
+			report(path, "%s is negative; use a duration such as 15s", d)
 		}
 	}
 }
 
 // ValidateListen checks listen.http and the stanza against each other. The
 // paths that it reports are those of the whole configuration.
-func (c Config) ValidateListen(addr string, fault authz.Fault) {
+func (c Config) ValidateListen(addr string, report authz.Report) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		fault("listen.http", "%q is not an address; use HOST:PORT, such as 127.0.0.1:9192 or [::1]:9192", addr)
+		report("listen.http", "%q is not an address; use HOST:PORT, such as 127.0.0.1:9192 or [::1]:9192", addr)
 		return
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		fault("listen.http", "port %q is not a number from 0 to 65535", port)
+		report("listen.http", "port %q is not a number from 0 to 65535", port)
 	}
 	if c.TokenFile == "" && !isLoopback(host) {
-		fault("api.token_file", "is required because listen.http (%s) can be reached from other machines; set it, or listen on 127.0.0.1", addr)
+		report("api.token_file", "is required because listen.http (%s) can be reached from other machines; set it, or listen on 127.0.0.1", addr)
 	}
 }
 
 // ValidateUnserved reports the endpoints that are configured although
 // listen.http is empty: messages to them would be lost.
-func (c Config) ValidateUnserved(fault authz.Fault) {
+func (c Config) ValidateUnserved(report authz.Report) {
 	for _, endpoint := range []struct {
 		path       string
 		configured bool
@@ -133,7 +133,7 @@ func (c Config) ValidateUnserved(fault authz.Fault) {
 		{"keycloak.clients", len(c.Keycloak.Clients) > 0},
 	} {
 		if endpoint.configured {
-			fault(endpoint.path, "the endpoint is served on listen.http, which is empty; set listen.http, or remove this setting")
+			report(endpoint.path, "the endpoint is served on listen.http, which is empty; set listen.http, or remove this setting")
 		}
 	}
 }
@@ -141,17 +141,17 @@ func (c Config) ValidateUnserved(fault authz.Fault) {
 // ValidateIssuers checks the issuers that the stanza names. issuers are those
 // whose keys are configured; all are these and the introspected ones. The paths
 // that it reports are those of the whole configuration.
-func (c Config) ValidateIssuers(issuers, all []string, fault authz.Fault) {
+func (c Config) ValidateIssuers(issuers, all []string, report authz.Report) {
 	verified := func(path, iss string) {
 		if !slices.Contains(issuers, iss) {
-			fault(path, "%q is not under issuers; its keys are needed to verify its messages", iss)
+			report(path, "%q is not under issuers; its keys are needed to verify its messages", iss)
 		}
 	}
 	for _, transmitter := range slices.Sorted(maps.Keys(c.Events.SpeaksFor)) {
 		verified("api.events.speaks_for", transmitter)
 		for _, iss := range c.Events.SpeaksFor[transmitter] {
 			if !slices.Contains(all, iss) {
-				fault("api.events.speaks_for", "%q is neither under issuers nor the issuer of an introspection", iss)
+				report("api.events.speaks_for", "%q is neither under issuers nor the issuer of an introspection", iss)
 			}
 		}
 	}
@@ -160,7 +160,7 @@ func (c Config) ValidateIssuers(issuers, all []string, fault authz.Fault) {
 	case c.Keycloak.Issuer != "":
 		verified("api.keycloak.issuer", c.Keycloak.Issuer)
 	case len(issuers) != 1:
-		fault("api.keycloak.issuer", "is required unless exactly one issuer is configured")
+		report("api.keycloak.issuer", "is required unless exactly one issuer is configured")
 	}
 }
 

@@ -63,72 +63,72 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Validate reports every fault of the entry. maxStaleness bounds cache_ttl.
-func (c Config) Validate(maxStaleness time.Duration, fault authz.Fault) {
+// Validate reports every invalid value of the entry. maxStaleness bounds cache_ttl.
+func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	if !authz.IsLabel(c.Name) {
-		fault("name", "%q: use letters, digits, - and _, at most 64", c.Name)
+		report("name", "%q: use letters, digits, - and _, at most 64", c.Name)
 	}
-	checkEndpoint("endpoint", c.Endpoint, fault)
+	checkEndpoint("endpoint", c.Endpoint, report)
 	if c.Issuer == "" || len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer) {
-		fault("issuer", "must be text of 1 to %d bytes", authz.MaxIdentifier)
+		report("issuer", "must be text of 1 to %d bytes", authz.MaxIdentifier)
 	}
 	if len(c.Audiences) == 0 {
-		fault("audiences", `must name at least one audience; ["*"] accepts any`)
+		report("audiences", `must name at least one audience; ["*"] accepts any`)
 	}
 	c = c.withDefaults()
 	switch {
 	case c.ClientAuth != "basic" && c.ClientAuth != "post" && c.ClientAuth != "bearer":
-		fault("client_auth", "%q: basic, post or bearer", c.ClientAuth)
+		report("client_auth", "%q: basic, post or bearer", c.ClientAuth)
 	case c.ClientAuth == "bearer" && c.ClientID != "":
-		fault("client_id", "has no use with client_auth bearer")
+		report("client_id", "has no use with client_auth bearer")
 	case c.ClientAuth != "bearer" && c.ClientID == "":
-		fault("client_id", "is needed with client_auth %s", c.ClientAuth)
+		report("client_id", "is needed with client_auth %s", c.ClientAuth)
 	}
 	if c.ClientSecretFile == "" {
-		fault("client_secret_file", "is needed: an open endpoint would let anybody probe for tokens (RFC 7662, section 4)")
+		report("client_secret_file", "is needed: an open endpoint would let anybody probe for tokens (RFC 7662, section 4)")
 	}
 	if c.Tokens != "opaque" && c.Tokens != "all" {
-		fault("tokens", "%q: opaque or all", c.Tokens)
+		report("tokens", "%q: opaque or all", c.Tokens)
 	}
 	if c.Timeout < 10*time.Millisecond || c.Timeout > 180*time.Millisecond {
-		fault("timeout", "%s is out of range: 10ms to 180ms", c.Timeout)
+		report("timeout", "%s is out of range: 10ms to 180ms", c.Timeout)
 	}
 	if c.CacheTTL < 0 || c.CacheTTL > maxStaleness {
-		fault("cache_ttl", "%s is out of range: up to revocation.max_staleness (%s)", c.CacheTTL, maxStaleness)
+		report("cache_ttl", "%s is out of range: up to revocation.max_staleness (%s)", c.CacheTTL, maxStaleness)
 	}
 	if c.CacheEntries < 1 || c.CacheEntries > 10_000_000 {
-		fault("cache_entries", "%d is out of range: 1 to 10000000", c.CacheEntries)
+		report("cache_entries", "%d is out of range: 1 to 10000000", c.CacheEntries)
 	}
 	if c.CacheBytes < 1<<20 || c.CacheBytes > 1<<40 {
-		fault("cache_bytes", "%d is out of range: 1048576 (1 MiB) to 1099511627776 (1 TiB)", c.CacheBytes)
+		report("cache_bytes", "%d is out of range: 1048576 (1 MiB) to 1099511627776 (1 TiB)", c.CacheBytes)
 	}
 	if c.MaxConcurrent < 1 || c.MaxConcurrent > 1000 {
-		fault("max_concurrent", "%d is out of range: 1 to 1000", c.MaxConcurrent)
+		report("max_concurrent", "%d is out of range: 1 to 1000", c.MaxConcurrent)
 	}
 }
 
-// checkEndpoint faults a URL to which no secret should be sent.
-func checkEndpoint(path, text string, fault authz.Fault) {
+// checkEndpoint rejects a URL to which no secret should be sent.
+func checkEndpoint(path, text string, report authz.Report) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		fault(path, "an absolute https URL is needed")
+		report(path, "an absolute https URL is needed")
 	case u.User != nil || u.Fragment != "":
-		fault(path, "URL must not have a user name or a fragment")
+		report(path, "URL must not have a user name or a fragment")
 	case u.Scheme == "http" && !authz.IsLoopback(u.Hostname()):
-		fault(path, "http is for loopback addresses only: tokens and secrets are sent there")
+		report(path, "http is for loopback addresses only: tokens and secrets are sent there")
 	}
 }
 
-// ValidateIntrospections reports every fault of the `introspection` stanza,
+// ValidateIntrospections reports every invalid value of the `introspection` stanza,
 // and returns what ValidateRoutes needs to know of it. Paths are relative to
 // the list: "[1].endpoint".
-func ValidateAll(configs []Config, maxStaleness time.Duration, fault authz.Fault) map[string]authz.Introspector {
+func ValidateAll(configs []Config, maxStaleness time.Duration, report authz.Report) map[string]authz.Introspector {
 	names := map[string]authz.Introspector{}
 	for i, c := range configs {
-		c.Validate(maxStaleness, func(path, format string, args ...any) { fault(authz.ItemPath("", i)+"."+path, format, args...) })
+		c.Validate(maxStaleness, func(path, format string, args ...any) { report(authz.ItemPath("", i)+"."+path, format, args...) })
 		if names[c.Name] != nil {
-			fault(authz.ItemPath("", i)+".name", "%q is the name of another one already", c.Name)
+			report(authz.ItemPath("", i)+".name", "%q is the name of another one already", c.Name)
 		}
 		names[c.Name] = unasked{}
 	}

@@ -68,41 +68,41 @@ func (c Config) withDefaults(leeway time.Duration) Config {
 	return c
 }
 
-// Validate reports every fault of the stanza.
-func (c Config) Validate(fault authz.Fault) {
+// Validate reports every invalid value of the stanza.
+func (c Config) Validate(report authz.Report) {
 	switch {
 	case c.Issuer == "":
-		fault("issuer", "must not be empty: it is the exact iss of the tokens, such as https://issuer.example")
+		report("issuer", "must not be empty: it is the exact iss of the tokens, such as https://issuer.example")
 	case len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer):
-		fault("issuer", "must be text of at most %d bytes", authz.MaxIdentifier)
+		report("issuer", "must be text of at most %d bytes", authz.MaxIdentifier)
 	}
 	if len(c.Audiences) == 0 {
-		fault("audiences", `must name at least one audience; ["*"] accepts any`)
+		report("audiences", `must name at least one audience; ["*"] accepts any`)
 	}
 	for i, aud := range c.Audiences {
 		if aud == "" {
-			fault(authz.ItemPath("audiences", i), "must not be empty")
+			report(authz.ItemPath("audiences", i), "must not be empty")
 		}
 	}
-	c.validateSource(fault)
+	c.validateSource(report)
 	for i, alg := range c.Algorithms {
 		if !slices.Contains(jose.SupportedAlgorithms, alg) {
-			fault(authz.ItemPath("algorithms", i), "%s is not supported; one of %s is needed (symmetric algorithms and none are never accepted)",
+			report(authz.ItemPath("algorithms", i), "%s is not supported; one of %s is needed (symmetric algorithms and none are never accepted)",
 				authz.QuoteShort(alg), strings.Join(jose.SupportedAlgorithms, ", "))
 		}
 	}
 	for i, typ := range c.Types {
 		if typ != jose.MediaType(typ) {
-			fault(authz.ItemPath("types", i), "%s must be written in lower case and without application/", authz.QuoteShort(typ))
+			report(authz.ItemPath("types", i), "%s must be written in lower case and without application/", authz.QuoteShort(typ))
 		}
 	}
 	within := func(name string, v, low, high time.Duration) {
 		if v != 0 && (v < low || v > high) {
-			fault(name, "%s is out of range; %s to %s are allowed, 0 means the default", v, low, high)
+			report(name, "%s is out of range; %s to %s are allowed, 0 means the default", v, low, high)
 		}
 	}
 	if c.Leeway > authz.MaxLeeway {
-		fault("leeway", "%s is too long; at most %s is allowed", c.Leeway, authz.MaxLeeway)
+		report("leeway", "%s is too long; at most %s is allowed", c.Leeway, authz.MaxLeeway)
 	}
 	within("refresh_interval", c.RefreshInterval, 10*time.Second, 24*time.Hour)
 	within("refresh_cooldown", c.RefreshCooldown, 100*time.Millisecond, time.Hour)
@@ -110,7 +110,7 @@ func (c Config) Validate(fault authz.Fault) {
 	within("max_key_age", c.MaxKeyAge, time.Minute, 365*24*time.Hour)
 }
 
-func (c Config) validateSource(fault authz.Fault) {
+func (c Config) validateSource(report authz.Report) {
 	from, what := c.JWKS, "jwks"
 	if from == "" {
 		from, what = c.Issuer, "issuer"
@@ -119,34 +119,34 @@ func (c Config) validateSource(fault authz.Fault) {
 		}
 		u, err := url.Parse(from)
 		if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
-			fault("jwks", "is empty, which means OIDC discovery, but issuer is not an http(s) URL; set jwks to the URL or file of the key set")
+			report("jwks", "is empty, which means OIDC discovery, but issuer is not an http(s) URL; set jwks to the URL or file of the key set")
 			return
 		}
 	}
 	if path, ok := strings.CutPrefix(from, "file://"); ok {
 		if !strings.HasPrefix(path, "/") {
-			fault(what, "a file URL must be file:///absolute/path")
+			report(what, "a file URL must be file:///absolute/path")
 		}
 		return
 	}
 	if !strings.Contains(from, "://") {
 		if c.CAFile != "" {
-			fault("ca_file", "has no use: the keys come from a file")
+			report("ca_file", "has no use: the keys come from a file")
 		}
 		return
 	}
 	u, err := url.Parse(from)
 	switch {
 	case err != nil:
-		fault(what, "is not a URL")
+		report(what, "is not a URL")
 	case u.Scheme != "https" && u.Scheme != "http":
-		fault(what, "scheme %s is not supported; http, https or a file path is needed", authz.QuoteShort(u.Scheme))
+		report(what, "scheme %s is not supported; http, https or a file path is needed", authz.QuoteShort(u.Scheme))
 	case u.Host == "":
-		fault(what, "URL without a host")
+		report(what, "URL without a host")
 	case u.User != nil:
-		fault(what, "URL must not hold a user name or password")
+		report(what, "URL must not hold a user name or password")
 	case u.Fragment != "" || (what == "issuer" && u.RawQuery != ""):
-		fault(what, "URL must not have a fragment, nor an issuer a query")
+		report(what, "URL must not have a fragment, nor an issuer a query")
 	}
 }
 

@@ -100,12 +100,12 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 }
 
 func (v *Verifier) add(slot int, c Config, o VerifierOptions) error {
-	var faults []error
+	var errs []error
 	c.Validate(func(path, format string, args ...any) {
-		faults = append(faults, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+		errs = append(errs, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
 	})
-	if len(faults) > 0 {
-		return errors.Join(faults...)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
 	}
 	if v.issuers[c.Issuer] != nil {
 		return errors.New("is configured twice")

@@ -34,27 +34,27 @@ func DefaultBindingConfig() BindingConfig {
 	}}
 }
 
-// Validate reports every fault of the stanza.
-func (c BindingConfig) Validate(fault authz.Fault) {
+// Validate reports every invalid value of the stanza.
+func (c BindingConfig) Validate(report authz.Report) {
 	d := c.DPoP
 	for i, alg := range d.Algorithms {
 		if !slices.Contains(jose.SupportedAlgorithms, alg) {
-			fault(authz.ItemPath("dpop.algorithms", i), "%q is not supported; one of %s", alg, strings.Join(jose.SupportedAlgorithms, ", "))
+			report(authz.ItemPath("dpop.algorithms", i), "%q is not supported; one of %s", alg, strings.Join(jose.SupportedAlgorithms, ", "))
 		}
 	}
 	if d.MaxAge < time.Second || d.MaxAge > 10*time.Minute {
-		fault("dpop.max_age", "%s is out of range: 1s to 10m", d.MaxAge)
+		report("dpop.max_age", "%s is out of range: 1s to 10m", d.MaxAge)
 	}
 	if d.Leeway < 0 || d.Leeway > time.Minute {
-		fault("dpop.leeway", "%s is out of range: 0s to 1m", d.Leeway)
+		report("dpop.leeway", "%s is out of range: 0s to 1m", d.Leeway)
 	}
 	if d.ReplayEntries < 1000 || d.ReplayEntries > 10_000_000 {
-		fault("dpop.replay_entries", "%d is out of range: 1000 to 10000000", d.ReplayEntries)
+		report("dpop.replay_entries", "%d is out of range: 1000 to 10000000", d.ReplayEntries)
 	}
 	for i, u := range d.ExternalURLs {
 		origin, path, ok := readURL(u)
 		if !ok || path != "/" || origin == "" {
-			fault(authz.ItemPath("dpop.external_urls", i), "%q: scheme and host only, such as https://api.example", u)
+			report(authz.ItemPath("dpop.external_urls", i), "%q: scheme and host only, such as https://api.example", u)
 		}
 	}
 }
@@ -76,12 +76,12 @@ type Binding struct {
 // where several sidecars serve the same resources, since a proof could
 // otherwise be used once at each.
 func NewBinding(c BindingConfig, replay authz.ReplayStore) (*Binding, error) {
-	var faults []string
+	var messages []string
 	c.Validate(func(path, format string, args ...any) {
-		faults = append(faults, path+": "+fmt.Sprintf(format, args...))
+		messages = append(messages, path+": "+fmt.Sprintf(format, args...))
 	})
-	if len(faults) > 0 {
-		return nil, fmt.Errorf("binding: %s", strings.Join(faults, "; "))
+	if len(messages) > 0 {
+		return nil, fmt.Errorf("binding: %s", strings.Join(messages, "; "))
 	}
 	if replay == nil {
 		return nil, fmt.Errorf("binding: no replay store")

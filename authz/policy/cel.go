@@ -54,15 +54,14 @@ var celEnvironment = sync.OnceValues(func() (*cel.Env, error) {
 	)
 })
 
-// compileExpressions type-checks and plans each text. A fault names line and
-// column.
-func compileExpressions(route string, texts []string, fault authz.Fault) []*expression {
+// compileExpressions type-checks and plans each text. Errors name line and column.
+func compileExpressions(route string, texts []string, report authz.Report) []*expression {
 	var out []*expression
 	for i, text := range texts {
 		label := fmt.Sprintf("allow[%d]", i)
 		e, err := compileExpression(label, text)
 		if err != nil {
-			fault(label, "route %s: %v", route, err)
+			report(label, "route %s: %v", route, err)
 			continue
 		}
 		out = append(out, e)
@@ -116,9 +115,9 @@ type unreadable string
 
 func (u unreadable) Error() string { return string(u) }
 
-// evaluationFaults are the beginnings of CEL's errors that say what went wrong;
+// evaluationErrors are the beginnings of CEL's errors that say what went wrong;
 // what follows them, and every other error, may quote a claim or a credential.
-var evaluationFaults = []string{
+var evaluationErrors = []string{
 	"no such key", "no such overload", "index out of range", "index out of bounds", "division by zero", "modulus by zero",
 	"integer overflow", "unsigned integer overflow", "duration overflow", "timestamp overflow", "type conversion error", "error parsing regexp",
 	"operation cancelled: actual cost limit exceeded",
@@ -130,9 +129,9 @@ func evaluationFault(err error) string {
 	if errors.As(err, &why) {
 		return string(why)
 	}
-	for _, fault := range evaluationFaults {
-		if strings.HasPrefix(err.Error(), fault) {
-			return fault
+	for _, prefix := range evaluationErrors {
+		if strings.HasPrefix(err.Error(), prefix) {
+			return prefix
 		}
 	}
 	return "a value is not as it should be"

@@ -13,9 +13,9 @@ type credentialSources struct {
 	cookies, queries []string
 }
 
-func (c CredentialsConfig) compile(fault authz.Fault) credentialSources {
-	checkTexts("credentials.cookies", c.Cookies, fault, isToken)
-	checkTexts("credentials.queries", c.Queries, fault, func(s string) bool { return s != "" && url.QueryEscape(s) == s })
+func (c CredentialsConfig) compile(report authz.Report) credentialSources {
+	checkTexts("credentials.cookies", c.Cookies, report, isToken)
+	checkTexts("credentials.queries", c.Queries, report, func(s string) bool { return s != "" && url.QueryEscape(s) == s })
 	return credentialSources{cookies: c.Cookies, queries: c.Queries}
 }
 

@@ -56,14 +56,14 @@ func New(routes ...*Route) *Policy {
 
 // CompilePolicy checks and compiles routes; it has no side effects, so that a
 // new file can be tried while the old policy serves. The error lists every
-// fault with its path.
+// invalid value with its path.
 func Compile(routes []RouteConfig, o Options) (*Policy, error) {
-	var faults []string
+	var messages []string
 	compiled := compileRoutes(routes, o, func(path, format string, args ...any) {
-		faults = append(faults, path+": "+fmt.Sprintf(format, args...))
-	}, wellRead)
-	if len(faults) > 0 {
-		return nil, fmt.Errorf("routes: %s", strings.Join(faults, "\nroutes: "))
+		messages = append(messages, path+": "+fmt.Sprintf(format, args...))
+	}, allValid)
+	if len(messages) > 0 {
+		return nil, fmt.Errorf("routes: %s", strings.Join(messages, "\nroutes: "))
 	}
 	if len(compiled) == 0 {
 		compiled = []*Route{{RouteRule: authz.RouteRule{Name: "default", AllowRevocationUnknown: o.AllowRevocationUnknown}, binding: o.Binding}}

@@ -237,7 +237,7 @@ func TestRouteFaults(t *testing.T) {
 			var got []string
 			ValidateRoutes(tt.routes, Options{Issuers: []string{"https://issuer"}}, func(path, format string, args ...any) {
 				got = append(got, path+": "+fmt.Sprintf(format, args...))
-			}, wellRead)
+			}, allValid)
 			for _, want := range tt.want {
 				where, what, _ := strings.Cut(want, ": ")
 				found := false
@@ -246,11 +246,11 @@ func TestRouteFaults(t *testing.T) {
 					found = found || strings.HasSuffix(p, where) && strings.Contains(msg, what)
 				}
 				if !found {
-					t.Errorf("no fault like %q among %q", want, got)
+					t.Errorf("no error like %q among %q", want, got)
 				}
 			}
 			if len(got) != len(tt.want) {
-				t.Errorf("%d faults, want %d: %q", len(got), len(tt.want), got)
+				t.Errorf("%d errors, want %d: %q", len(got), len(tt.want), got)
 			}
 			if _, err := Compile(tt.routes, Options{Issuers: []string{"https://issuer"}}); err == nil {
 				t.Error("CompilePolicy accepted it")

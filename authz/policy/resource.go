@@ -20,31 +20,31 @@ type ResourceConfig struct {
 	TermsOfService       string   `yaml:"terms_of_service" doc:"URL of its terms of service. Empty: none."`
 }
 
-// Validate reports every fault of the stanza.
-func (c ResourceConfig) Validate(fault authz.Fault) {
+// Validate reports every invalid value of the stanza.
+func (c ResourceConfig) Validate(report authz.Report) {
 	if c.Resource == "" {
 		if len(c.AuthorizationServers)+len(c.ScopesSupported) > 0 || c.Name+c.Documentation+c.Policy+c.TermsOfService != "" {
-			fault("resource", "is needed for the rest of the stanza to have any use")
+			report("resource", "is needed for the rest of the stanza to have any use")
 		}
 		return
 	}
 	u, err := url.Parse(c.Resource)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !authz.IsLoopback(u.Hostname())):
-		fault("resource", "an absolute https URL is needed")
+		report("resource", "an absolute https URL is needed")
 	case strings.ContainsAny(c.Resource, "#?") || u.User != nil:
-		fault("resource", "must not have a fragment, a query or a user name (RFC 9728, section 1.2)")
+		report("resource", "must not have a fragment, a query or a user name (RFC 9728, section 1.2)")
 	}
 	for i, s := range c.AuthorizationServers {
 		if u, err := url.Parse(s); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" {
-			fault(authz.ItemPath("authorization_servers", i), "an issuer URL is needed (RFC 8414, section 2)")
+			report(authz.ItemPath("authorization_servers", i), "an issuer URL is needed (RFC 8414, section 2)")
 		}
 	}
-	checkTexts("scopes_supported", c.ScopesSupported, fault, isScope)
+	checkTexts("scopes_supported", c.ScopesSupported, report, isScope)
 	for _, link := range [][2]string{{"documentation", c.Documentation}, {"policy", c.Policy}, {"terms_of_service", c.TermsOfService}} {
 		path, s := link[0], link[1]
 		if u, err := url.Parse(s); s != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
-			fault(path, "an absolute URL is needed")
+			report(path, "an absolute URL is needed")
 		}
 	}
 }

@@ -50,26 +50,26 @@ type CredentialsConfig struct {
 	Queries []string `yaml:"queries" doc:"Names of query parameters that may hold the token; URLs end up in logs, so avoid it. Empty: none."`
 }
 
-// ValidateRoutes reports every fault in routes, among them routes that can
-// never match. Paths are relative to the list: "[2].match.hosts[0]". faulty
-// says whether at or below such a path something has not been understood, so
-// that what a route matches is not what was meant.
-func ValidateRoutes(routes []RouteConfig, o Options, fault authz.Fault, faulty func(path string) bool) {
-	compileRoutes(routes, o, fault, faulty)
+// ValidateRoutes reports every invalid value in routes, among them routes that can
+// never match. Paths are relative to the list: "[2].match.hosts[0]". isInvalid
+// reports whether the loader has found an error at or below such a path, so that
+// the route does not match the intended requests.
+func ValidateRoutes(routes []RouteConfig, o Options, report authz.Report, isInvalid func(path string) bool) {
+	compileRoutes(routes, o, report, isInvalid)
 }
 
-// wellRead is for routes of which every key was understood.
-func wellRead(string) bool { return false }
+// allValid is for routes in which the loader has found no error.
+func allValid(string) bool { return false }
 
-func compileRoutes(configs []RouteConfig, o Options, fault authz.Fault, faulty func(path string) bool) []*Route {
+func compileRoutes(configs []RouteConfig, o Options, report authz.Report, isInvalid func(path string) bool) []*Route {
 	routes := make([]*Route, 0, len(configs))
 	names := map[string]int{}
 	understood := make([]bool, len(configs))
 	for i := range configs {
-		understood[i] = !faulty(fmt.Sprintf("[%d]", i))
+		understood[i] = !isInvalid(fmt.Sprintf("[%d]", i))
 		at := func(path, format string, args ...any) {
 			understood[i] = understood[i] && !strings.HasPrefix(path, "match")
-			fault(fmt.Sprintf("[%d].%s", i, path), format, args...)
+			report(fmt.Sprintf("[%d].%s", i, path), format, args...)
 		}
 		r := configs[i].compile(i, o, at)
 		if first, dup := names[r.Name]; dup {
@@ -78,7 +78,7 @@ func compileRoutes(configs []RouteConfig, o Options, fault authz.Fault, faulty f
 		names[r.Name] = i
 		for j, earlier := range routes {
 			if understood[i] && understood[j] && earlier.when.covers(&r.when) {
-				fault(fmt.Sprintf("[%d].match", i), "route %q can never match: route %q (%d of %d) takes all of its requests; put the narrower one first",
+				report(fmt.Sprintf("[%d].match", i), "route %q can never match: route %q (%d of %d) takes all of its requests; put the narrower one first",
 					r.Name, earlier.Name, j+1, len(configs))
 				break
 			}
@@ -88,7 +88,7 @@ func compileRoutes(configs []RouteConfig, o Options, fault authz.Fault, faulty f
 	return routes
 }
 
-func (c *RouteConfig) compile(i int, o Options, fault authz.Fault) *Route {
+func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	r := &Route{
 		RouteRule: authz.RouteRule{Name: c.Name, Public: c.Public, RequiredScopes: slices.Clone(c.Scopes), AllowRevocationUnknown: o.AllowRevocationUnknown},
 		Issuers:   slices.Clone(c.Issuers), Audiences: slices.Clone(c.Audiences), AnyScopes: slices.Clone(c.AnyScopes), binding: o.Binding,
@@ -96,40 +96,40 @@ func (c *RouteConfig) compile(i int, o Options, fault authz.Fault) *Route {
 	if r.Name == "" {
 		r.Name = fmt.Sprintf("route-%d", i+1)
 	} else if !authz.IsLabel(r.Name) {
-		fault("name", "%q: use letters, digits, - and _, at most 64", r.Name)
+		report("name", "%q: use letters, digits, - and _, at most 64", r.Name)
 	}
-	r.when = c.Match.compile(c.Public, fault)
+	r.when = c.Match.compile(c.Public, report)
 	if c.Public {
-		c.checkPublic(fault)
+		c.checkPublic(report)
 	}
 	for j, iss := range c.Issuers {
 		if o.Issuers != nil && !slices.Contains(o.Issuers, iss) {
-			fault(fmt.Sprintf("issuers[%d]", j), "%q is not a configured issuer", iss)
+			report(fmt.Sprintf("issuers[%d]", j), "%q is not a configured issuer", iss)
 		}
 	}
-	checkTexts("audiences", c.Audiences, fault, func(s string) bool { return s != "" && authz.ValidText(s) })
-	checkTexts("scopes", c.Scopes, fault, isScope)
-	checkTexts("any_scopes", c.AnyScopes, fault, isScope)
+	checkTexts("audiences", c.Audiences, report, func(s string) bool { return s != "" && authz.ValidText(s) })
+	checkTexts("scopes", c.Scopes, report, isScope)
+	checkTexts("any_scopes", c.AnyScopes, report, isScope)
 	switch c.OnRevocationUnknown {
 	case "":
 	case "allow", "deny":
 		r.AllowRevocationUnknown = c.OnRevocationUnknown == "allow"
 	default:
-		fault("on_revocation_unknown", "%q: deny or allow", c.OnRevocationUnknown)
+		report("on_revocation_unknown", "%q: deny or allow", c.OnRevocationUnknown)
 	}
-	r.sources = c.Credentials.compile(fault)
-	r.require = c.compileRequire(o, fault)
-	r.allow = compileExpressions(r.Name, c.Allow, fault)
+	r.sources = c.Credentials.compile(report)
+	r.require = c.compileRequire(o, report)
+	r.allow = compileExpressions(r.Name, c.Allow, report)
 	if c.Introspection != "" {
 		if r.Introspector = o.Introspectors[c.Introspection]; r.Introspector == nil {
-			fault("introspection", "%q is not a configured introspection", c.Introspection)
+			report("introspection", "%q is not a configured introspection", c.Introspection)
 		}
 	}
 	return r
 }
 
 // checkPublic reports rules that a public route would silently not apply.
-func (c *RouteConfig) checkPublic(fault authz.Fault) {
+func (c *RouteConfig) checkPublic(report authz.Report) {
 	for _, rule := range []struct {
 		path string
 		set  bool
@@ -140,30 +140,30 @@ func (c *RouteConfig) checkPublic(fault authz.Fault) {
 		{"credentials", len(c.Credentials.Cookies)+len(c.Credentials.Queries) > 0},
 	} {
 		if rule.set {
-			fault(rule.path, "a public route looks at no token: remove this or public")
+			report(rule.path, "a public route looks at no token: remove this or public")
 		}
 	}
 	if len(c.Match.Headers) > 0 {
-		fault("match.headers", "clients choose their headers, so a public route cannot depend on them; use match.context_extensions")
+		report("match.headers", "clients choose their headers, so a public route cannot depend on them; use match.context_extensions")
 	}
 }
 
-func (c *RouteConfig) compileRequire(o Options, fault authz.Fault) bindingNeed {
+func (c *RouteConfig) compileRequire(o Options, report authz.Report) bindingNeed {
 	need, ok := bindingNeeds[c.Require]
 	if !ok {
-		fault("require", "%q: any, dpop or mtls", c.Require)
+		report("require", "%q: any, dpop or mtls", c.Require)
 	} else if c.Require != "" && o.Binding == nil {
-		fault("require", "sender-constrained tokens are not configured (stanza binding)")
+		report("require", "sender-constrained tokens are not configured (stanza binding)")
 	}
 	return need
 }
 
-func (m *MatchConfig) compile(public bool, fault authz.Fault) conditions {
+func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
 	var c conditions
 	for i, h := range m.Hosts {
 		p, err := parseHost(h)
 		if err != nil {
-			fault(fmt.Sprintf("match.hosts[%d]", i), "%q: %v", h, err)
+			report(fmt.Sprintf("match.hosts[%d]", i), "%q: %v", h, err)
 			continue
 		}
 		c.hosts = append(c.hosts, p)
@@ -171,14 +171,14 @@ func (m *MatchConfig) compile(public bool, fault authz.Fault) conditions {
 	for i, pc := range m.Paths {
 		p, field, err := pc.compile(public)
 		if err != nil {
-			fault(fmt.Sprintf("match.paths[%d]%s", i, field), "%v", err)
+			report(fmt.Sprintf("match.paths[%d]%s", i, field), "%v", err)
 			continue
 		}
 		c.paths = append(c.paths, p)
 	}
 	for i, method := range m.Methods {
 		if !clearMethod(method) {
-			fault(fmt.Sprintf("match.methods[%d]", i), "%q: methods are written in capitals, such as GET", method)
+			report(fmt.Sprintf("match.methods[%d]", i), "%q: methods are written in capitals, such as GET", method)
 		}
 		c.methods = append(c.methods, method)
 	}
@@ -186,7 +186,7 @@ func (m *MatchConfig) compile(public bool, fault authz.Fault) conditions {
 	c.headers = authz.HeadersFrom(m.Headers)
 	for _, h := range c.headers {
 		if !isToken(h.Name) || h.Name != strings.ToLower(h.Name) {
-			fault("match.headers."+h.Name, "%q is not a header name in lower case", h.Name)
+			report("match.headers."+h.Name, "%q is not a header name in lower case", h.Name)
 		}
 	}
 	return c
@@ -240,12 +240,12 @@ func parseHost(s string) (hostPattern, error) {
 	return hostPattern{name: host, suffix: suffix}, nil
 }
 
-func checkTexts(path string, list []string, fault authz.Fault, ok func(string) bool) {
+func checkTexts(path string, list []string, report authz.Report, ok func(string) bool) {
 	for i, s := range list {
 		if !ok(s) {
-			fault(fmt.Sprintf("%s[%d]", path, i), "%q is not allowed here", s)
+			report(fmt.Sprintf("%s[%d]", path, i), "%q is not allowed here", s)
 		} else if slices.Index(list, s) < i {
-			fault(fmt.Sprintf("%s[%d]", path, i), "%q occurs twice", s)
+			report(fmt.Sprintf("%s[%d]", path, i), "%q occurs twice", s)
 		}
 	}
 }

@@ -71,10 +71,10 @@ func (c *Claims) UnmarshalYAML(text []byte) error {
 	return nil
 }
 
-// Validate reports every fault of the file.
-func (p Tests) Validate(fault authz.Fault) {
+// Validate reports every invalid value of the file.
+func (p Tests) Validate(report authz.Report) {
 	if len(p.Tests) == 0 {
-		fault("tests", "no test is in the file")
+		report("tests", "no test is in the file")
 	}
 	var reasons []string
 	for _, r := range authz.Reasons() {
@@ -83,7 +83,7 @@ func (p Tests) Validate(fault authz.Fault) {
 		}
 	}
 	for i, t := range p.Tests {
-		at := func(path, format string, args ...any) { fault(authz.ItemPath("tests", i)+"."+path, format, args...) }
+		at := func(path, format string, args ...any) { report(authz.ItemPath("tests", i)+"."+path, format, args...) }
 		if t.Expect.Decision != "allow" && t.Expect.Decision != "deny" {
 			at("expect.decision", "%q: allow or deny", t.Expect.Decision)
 		}

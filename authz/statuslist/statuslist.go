@@ -54,28 +54,28 @@ func (c Config) withDefaults(maxStaleness time.Duration) Config {
 	return c
 }
 
-// Validate reports every fault of the stanza. maxStaleness bounds max_age.
-func (c Config) Validate(maxStaleness time.Duration, fault authz.Fault) {
+// Validate reports every invalid value of the stanza. maxStaleness bounds max_age.
+func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	for i, h := range c.Hosts {
 		if u, err := url.Parse("https://" + h); err != nil || u.Host != h || h != strings.ToLower(h) || u.Hostname() == "" {
-			fault(authz.ItemPath("hosts", i), "%q: a host in lower case is needed, with port where it is not 443", h)
+			report(authz.ItemPath("hosts", i), "%q: a host in lower case is needed, with port where it is not 443", h)
 		}
 	}
 	c = c.withDefaults(maxStaleness)
 	if c.MaxAge < time.Second || c.MaxAge > maxStaleness {
-		fault("max_age", "%s is out of range: 1s to revocation.max_staleness (%s)", c.MaxAge, maxStaleness)
+		report("max_age", "%s is out of range: 1s to revocation.max_staleness (%s)", c.MaxAge, maxStaleness)
 	}
 	if c.Timeout < 50*time.Millisecond || c.Timeout > 30*time.Second {
-		fault("timeout", "%s is out of range: 50ms to 30s", c.Timeout)
+		report("timeout", "%s is out of range: 50ms to 30s", c.Timeout)
 	}
 	if c.MaxBytes < 1 || c.MaxBytes > 256<<20 {
-		fault("max_bytes", "%d is out of range: 1 to 268435456", c.MaxBytes)
+		report("max_bytes", "%d is out of range: 1 to 268435456", c.MaxBytes)
 	}
 	if c.MaxLists < 1 || c.MaxLists > 10_000 {
-		fault("max_lists", "%d is out of range: 1 to 10000", c.MaxLists)
+		report("max_lists", "%d is out of range: 1 to 10000", c.MaxLists)
 	}
 	if c.MaxTotal < int64(c.MaxBytes) || c.MaxTotal > 1<<40 {
-		fault("max_total", "%d is out of range: max_bytes (%d) to 1099511627776", c.MaxTotal, c.MaxBytes)
+		report("max_total", "%d is out of range: max_bytes (%d) to 1099511627776", c.MaxTotal, c.MaxBytes)
 	}
 }
 
@@ -127,15 +127,15 @@ func New(c Config, o Options) (*Lists, error) {
 	if o.Clock == nil {
 		o.Clock = authz.SystemClock{}
 	}
-	var faults []error
+	var errs []error
 	c.Validate(o.MaxStaleness, func(path, format string, args ...any) {
-		faults = append(faults, fmt.Errorf("status_lists.%s: %s", path, fmt.Sprintf(format, args...)))
+		errs = append(errs, fmt.Errorf("status_lists.%s: %s", path, fmt.Sprintf(format, args...)))
 	})
 	if o.Verifier == nil {
-		faults = append(faults, errors.New("status_lists: no verifier"))
+		errs = append(errs, errors.New("status_lists: no verifier"))
 	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
 	}
 	s := &Lists{
 		cfg: c.withDefaults(o.MaxStaleness), verifier: o.Verifier, clock: o.Clock, closeIdle: func() {}, lists: map[statusKey]*statusEntry{}, fetching: map[string]int{},

@@ -68,52 +68,52 @@ func (c Config) Enabled() bool { return c.URL != "" || len(c.Addrs) > 0 }
 func (c *Config) SetShorthand(text string) { c.URL = text }
 
 // Validate reports every invalid field. A configuration without Redis is valid.
-func (c Config) Validate(fault authz.Fault) {
+func (c Config) Validate(report authz.Report) {
 	if c.URL != "" {
 		if _, err := c.parseURL(); err != nil {
-			fault("url", "%v", err)
+			report("url", "%v", err)
 		}
 		if len(c.Addrs) > 0 {
-			fault("addrs", "url and addrs exclude each other")
+			report("addrs", "url and addrs exclude each other")
 		}
 		if c.MasterName != "" {
-			fault("url", "must be empty with master_name; list the Sentinels in addrs")
+			report("url", "must be empty with master_name; list the Sentinels in addrs")
 		}
 	}
 	for i, a := range c.Addrs {
 		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
-			fault(fmt.Sprintf("addrs[%d]", i), "%q is not host:port", a)
+			report(fmt.Sprintf("addrs[%d]", i), "%q is not host:port", a)
 		}
 	}
 	if !c.Enabled() && (c.MasterName != "" || c.Cluster) {
-		fault("addrs", "must not be empty with master_name or cluster")
+		report("addrs", "must not be empty with master_name or cluster")
 	}
 	if c.MasterName != "" && c.Cluster {
-		fault("cluster", "cluster and master_name (Sentinel) exclude each other")
+		report("cluster", "cluster and master_name (Sentinel) exclude each other")
 	}
 	if len(c.Addrs) > 1 && c.MasterName == "" && !c.Cluster {
-		fault("addrs", "several addresses need cluster: true or master_name")
+		report("addrs", "several addresses need cluster: true or master_name")
 	}
 	if c.DB < 0 || c.Cluster && c.DB != 0 {
-		fault("db", "must be 0 with a Cluster and must not be negative, is %d", c.DB)
+		report("db", "must be 0 with a Cluster and must not be negative, is %d", c.DB)
 	}
 	if c.Password != "" && c.PasswordFile != "" {
-		fault("password_file", "password and password_file exclude each other")
+		report("password_file", "password and password_file exclude each other")
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		fault("tls.cert_file", "cert_file and key_file must be set together")
+		report("tls.cert_file", "cert_file and key_file must be set together")
 	}
 	if c.Timeout < time.Millisecond || c.Timeout > time.Second {
-		fault("timeout", "must be between 1ms and 1s, is %s", c.Timeout)
+		report("timeout", "must be between 1ms and 1s, is %s", c.Timeout)
 	}
 	if c.DialTimeout <= 0 || c.DialTimeout > 5*time.Second {
-		fault("dial_timeout", "must be above 0 and at most 5s, is %s", c.DialTimeout)
+		report("dial_timeout", "must be above 0 and at most 5s, is %s", c.DialTimeout)
 	}
 	if c.PoolSize < 1 || c.PoolSize > 1000 {
-		fault("pool_size", "must be between 1 and 1000, is %d", c.PoolSize)
+		report("pool_size", "must be between 1 and 1000, is %d", c.PoolSize)
 	}
 	if c.MaxTTL < 0 {
-		fault("max_ttl", "must not be negative, is %s", c.MaxTTL)
+		report("max_ttl", "must not be negative, is %s", c.MaxTTL)
 	}
 }
 

@@ -22,18 +22,18 @@ type TracingConfig struct {
 }
 
 // Validate reports every invalid value of c.
-func (c TracingConfig) Validate(fault authz.Fault) {
+func (c TracingConfig) Validate(report authz.Report) {
 	if c.Endpoint != "" {
 		u, err := url.Parse(c.Endpoint)
 		switch { // the messages do not quote the URL: it may contain a password
 		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-			fault("endpoint", "must be http://host:port or https://host:port")
+			report("endpoint", "must be http://host:port or https://host:port")
 		case u.User != nil:
-			fault("endpoint", "must not contain a user name or password, which OTLP/gRPC does not use; must be http://host:port or https://host:port")
+			report("endpoint", "must not contain a user name or password, which OTLP/gRPC does not use; must be http://host:port or https://host:port")
 		}
 	}
 	if c.Ratio < 0 || c.Ratio > 1 {
-		fault("ratio", "must be between 0 and 1, not %v", c.Ratio)
+		report("ratio", "must be between 0 and 1, not %v", c.Ratio)
 	}
 }
 
