@@ -22,7 +22,7 @@ const batchSize = 1000
 // importer stores the revocation requests that it reads from standard input.
 type importer struct {
 	*Process
-	revoker     revoker
+	revoker     *authz.Revoker
 	issuers     authz.Issuers
 	skipExpired bool // skip requests whose expires_at has passed
 	wait        bool // return only when the revocations are enforced

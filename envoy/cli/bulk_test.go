@@ -14,7 +14,7 @@ import (
 func newImporter(l *fakeLedger, in string, out io.Writer) *importer {
 	return &importer{
 		Process: &Process{In: strings.NewReader(in), Out: out, Err: io.Discard},
-		revoker: l, issuers: authz.Issuers{Verified: []string{"i"}},
+		revoker: l.revoker(), issuers: authz.Issuers{Verified: []string{"i"}},
 	}
 }
 

@@ -37,9 +37,9 @@ func withLedger(ctx context.Context, s sidecar.Settings, p *Process, do func(con
 			return rerr
 		}
 		defer func() {
-			// Pending announcements are delivered first. If some cannot be, the
-			// revocations are stored all the same and their receipts have said
-			// "not announced": the command has not failed.
+			// Close publishes the pending revocations first. If it cannot, they
+			// are stored all the same and their receipts have said "not
+			// published": the command has not failed.
 			if cerr := redis.Close(); !errors.Is(cerr, rediscache.ErrNotPublished) {
 				err = errors.Join(err, cerr)
 			}

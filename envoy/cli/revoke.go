@@ -116,13 +116,8 @@ func actor() string {
 	return "cli:" + name
 }
 
-// revoker is the write path.
-type revoker interface {
-	Revoke(ctx context.Context, revocations []authz.Revocation) (authz.Receipt, error)
-}
-
 // revoke stores the revocations, all or none, and prints the receipt.
-func (r *revokeCmd) revoke(ctx context.Context, p *Process, to revoker, revocations []authz.Revocation) error {
+func (r *revokeCmd) revoke(ctx context.Context, p *Process, to *authz.Revoker, revocations []authz.Revocation) error {
 	receipt, err := to.Revoke(ctx, revocations)
 	if err != nil {
 		return withHint(err)
@@ -149,9 +144,9 @@ func (r *revokeCmd) revoke(ctx context.Context, p *Process, to revoker, revocati
 	case r.Wait == "enforced" && waitErr == nil:
 		fmt.Fprintln(p.Out, " (that time has passed: no sidecar allows it any more)")
 	case receipt.Published:
-		fmt.Fprintln(p.Out, ", announced (normally enforced in milliseconds)")
+		fmt.Fprintln(p.Out, ", published (normally enforced in milliseconds)")
 	default:
-		fmt.Fprintln(p.Out, ", not announced (each sidecar learns of it by its next sync)")
+		fmt.Fprintln(p.Out, ", not published (each sidecar learns of it at its next sync)")
 	}
 	return waitErr
 }

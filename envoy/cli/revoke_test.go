@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
+	"slices"
 	"testing"
 	"time"
 )
@@ -19,18 +21,25 @@ type fakeLedger struct {
 	err     error
 }
 
-func (l *fakeLedger) Revoke(_ context.Context, rs []authz.Revocation) (authz.Receipt, error) {
+// Append implements authz.Ledger.
+func (l *fakeLedger) Append(_ context.Context, rs []authz.Revocation) (authz.Appended, error) {
 	l.batches++
 	if l.err != nil && l.batches > l.failAt {
-		return authz.Receipt{}, l.err
+		return authz.Appended{}, l.err
 	}
 	for i := range rs {
 		rs[i].ID = fmt.Sprint(len(l.stored) + 1)
 		l.stored = append(l.stored, rs[i])
 	}
-	return authz.Receipt{Revocations: append([]authz.Revocation(nil), rs...), EnforcedWithin: 30 * time.Second, Committed: time.Unix(1700000000, 0), Published: true}, nil
+	return authz.Appended{Revocations: slices.Clone(rs), MaxStaleness: 30 * time.Second}, nil
 }
 
+// revoker returns the write path to l.
+func (l *fakeLedger) revoker() *authz.Revoker {
+	return authz.NewRevoker(l, nil, authztest.BubbleClock{})
+}
+
+// List implements authz.Lister.
 func (l *fakeLedger) List(_ context.Context, f authz.Filter) ([]authz.Revocation, string, error) {
 	at := 0
 	if f.After != "" {
@@ -48,7 +57,7 @@ func TestRevokeFailureIsNeverSuccess(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []error{authz.ErrUnavailable, authz.ErrOutcomeUnknown, authz.ErrInvalid} {
 		out := &bytes.Buffer{}
-		err := new(revokeCmd).revoke(t.Context(), &Process{Out: out, Err: io.Discard}, &fakeLedger{err: cause}, []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: "v"}})
+		err := new(revokeCmd).revoke(t.Context(), &Process{Out: out, Err: io.Discard}, (&fakeLedger{err: cause}).revoker(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: "v"}})
 		if !errors.Is(err, cause) || out.Len() != 0 {
 			t.Errorf("%v: %v, printed %q", cause, err, out)
 		}
