@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // Whoever was let in is waited for, and nobody is let in afterwards, however
@@ -23,12 +25,9 @@ func TestBackground(t *testing.T) {
 			})
 		}
 		b.Close()
-		if b.Start(func() { t.Error("started after the end") }) {
-			t.Fatal("let in after the end")
-		}
+		require.False(t, b.Start(func() { t.Error("started after the end") }), "let in after the end")
 		callers.Wait()
-		if n := inside.Load(); n != 0 {
-			t.Fatalf("%d are still inside", n)
-		}
+		n := inside.Load()
+		require.Zerof(t, n, "%d are still inside", n)
 	}
 }

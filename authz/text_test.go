@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
 )
 
 func TestQuoteShort(t *testing.T) {
@@ -15,8 +17,6 @@ func TestQuoteShort(t *testing.T) {
 		strings.Repeat("x", 63) + "é": `"` + strings.Repeat("x", 63) + `"…`,
 		strings.Repeat("\xff", 100):   `"` + strings.Repeat(`\xff`, 64) + `"…`,
 	} {
-		if got := QuoteShort(text); got != want {
-			t.Errorf("%q: %s, not %s", text, got, want)
-		}
+		assert.Equalf(t, want, QuoteShort(text), "%q", text)
 	}
 }

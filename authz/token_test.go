@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
 )
 
 // Whoever computes the value alone (docs/api.md) must come to the same.
@@ -39,9 +41,7 @@ func TestTokenValue(t *testing.T) {
 			tt.hashed = tt.raw
 		}
 		sum := sha256.Sum256([]byte(tt.hashed))
-		if got := TokenValue(tt.raw); got != hex.EncodeToString(sum[:]) {
-			t.Errorf("%s: not the hash of %q", name, tt.hashed)
-		}
+		assert.Equalf(t, hex.EncodeToString(sum[:]), TokenValue(tt.raw), "%s: not the hash of %q", name, tt.hashed)
 	}
 }
 
@@ -53,14 +53,11 @@ func TestOpaqueTokensAreTold(t *testing.T) {
 		token.SetKeys()
 		return token.Query()
 	}
-	if query("ya29.alice").TokenKey == query("ya29.mallory").TokenKey {
-		t.Error("two opaque tokens have one identity")
-	}
+	assert.NotEqual(t, query("ya29.mallory").TokenKey, query("ya29.alice").TokenKey, "two opaque tokens have one identity")
 }
 
 func TestSignedPartAllocatesNothing(t *testing.T) {
 	raw := base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat(" ", 100)+`{"alg":"ES256","kid":"k"}`)) + ".e30.AAAA"
-	if n := testing.AllocsPerRun(100, func() { SignedPart(raw) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
+	n := testing.AllocsPerRun(100, func() { SignedPart(raw) })
+	assert.Zero(t, n, "allocations")
 }

@@ -6,6 +6,9 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // What sizeOf estimates is what the heap gains, or somewhat more; for small
@@ -37,24 +40,20 @@ func TestSizes(t *testing.T) { //nolint:paralleltest // measures the heap
 	}
 	for name, text := range shapes {
 		one, err := decodeObject(text)
-		if err != nil {
-			t.Fatal(name, err)
-		}
+		require.NoErrorf(t, err, "%v %v", name, err)
 		estimate, _ := sizeOf(one)
 		copies := max(20, 2<<20/estimate)
 		kept := make([]map[string]any, copies)
 		before := heapInUse()
 		for i := range kept {
-			if kept[i], err = decodeObject(strings.Clone(text)); err != nil {
-				t.Fatal(name, err)
-			}
+			kept[i], err = decodeObject(strings.Clone(text))
+			require.NoErrorf(t, err, "%v %v", name, err)
 		}
 		gained := (heapInUse() - before) / int64(copies)
 		estimate += len(text) // which the values share, and whoever remembers it counts
 		t.Logf("%-16s %7d bytes estimated, %7d gained", name, estimate, gained)
-		if int64(estimate) < gained*9/10 || int64(estimate) > gained*9/4 {
-			t.Errorf("%s: %d bytes are estimated where the heap gains %d", name, estimate, gained)
-		}
+		assert.GreaterOrEqualf(t, int64(estimate), gained*9/10, "%s: %d bytes are estimated where the heap gains %d", name, estimate, gained)
+		assert.LessOrEqualf(t, int64(estimate), gained*9/4, "%s: %d bytes are estimated where the heap gains %d", name, estimate, gained)
 		runtime.KeepAlive(kept)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
 )
@@ -22,9 +24,7 @@ func TestReplicaTierContract(t *testing.T) {
 			defer turn.Unlock()
 			return f.Sync(ctx)
 		}
-		if err := sync(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, sync(t.Context()))
 		return authztest.TierSubject{Tier: NewReplicaTier(f), Authority: true, Revoke: func(ctx context.Context, r ...authz.Revocation) error {
 			_, err := store.Append(ctx, r)
 			return errors.Join(err, sync(ctx))

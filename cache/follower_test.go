@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 )
 
@@ -161,17 +164,13 @@ func hook(f *Follower) *hooked {
 
 func sync1(t *testing.T, f *Follower) {
 	t.Helper()
-	if err := f.Sync(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Sync(t.Context()))
 }
 
 func lookup(t *testing.T, f *Follower, q *authz.Query) authz.Verdict {
 	t.Helper()
 	v, err := NewReplicaTier(f).Lookup(t.Context(), q)
-	if v != authz.Unknown && err != nil {
-		t.Errorf("verdict %v with error %v", v, err)
-	}
+	assert.Falsef(t, v != authz.Unknown && err != nil, "verdict %v with error %v", v, err)
 	return v
 }
 
@@ -182,26 +181,16 @@ func TestFollowerFreshness(t *testing.T) {
 		t.Fatalf("before the first load: %v, ready %v", got, f.Ready())
 	}
 	feed.commit(entry(1))
-	if err := f.Sync(t.Context()); err != nil || !f.Ready() {
-		t.Fatal(err)
-	}
-	if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-		t.Errorf("revoked token: %v", got)
-	}
-	if got := lookup(t, f, query(entry(2).Key)); got != authz.NotRevoked {
-		t.Errorf("other token: %v", got)
-	}
+	err := f.Sync(t.Context())
+	require.NoError(t, err)
+	require.Truef(t, f.Ready(), "%v", err)
+	assert.Equal(t, authz.Revoked, lookup(t, f, query(entry(1).Key)), "revoked token")
+	assert.Equal(t, authz.NotRevoked, lookup(t, f, query(entry(2).Key)), "other token")
 	c.advance(30 * time.Second)
-	if got := lookup(t, f, query(entry(2).Key)); got != authz.NotRevoked {
-		t.Errorf("at the bound: %v", got)
-	}
+	assert.Equal(t, authz.NotRevoked, lookup(t, f, query(entry(2).Key)), "at the bound")
 	c.advance(1)
-	if got := lookup(t, f, query(entry(2).Key)); got != authz.Unknown {
-		t.Errorf("beyond the bound: %v", got)
-	}
-	if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-		t.Errorf("revoked token beyond the bound: %v", got)
-	}
+	assert.Equal(t, authz.Unknown, lookup(t, f, query(entry(2).Key)), "beyond the bound")
+	assert.Equal(t, authz.Revoked, lookup(t, f, query(entry(1).Key)), "revoked token beyond the bound")
 }
 
 func TestFollowerWatermark(t *testing.T) {
@@ -224,13 +213,11 @@ func TestFollowerWatermark(t *testing.T) {
 	} {
 		feed.set(func(f *fakeFeed) { f.rows = append(f.rows, step.rows...); f.open, f.xmax = step.open, step.xmax })
 		sync1(t, f)
-		if f.position.Epoch != step.want.Epoch || f.position.Last != step.want.Last || !slices.Equal(f.position.Open, step.want.Open) {
-			t.Errorf("%d %s: at %+v, want %+v", i, step.name, f.position, step.want)
-		}
+		assert.Equalf(t, step.want.Epoch, f.position.Epoch, "%d %s: at %+v, want %+v", i, step.name, f.position, step.want)
+		assert.Equalf(t, step.want.Last, f.position.Last, "%d %s: at %+v, want %+v", i, step.name, f.position, step.want)
+		assert.Truef(t, slices.Equal(f.position.Open, step.want.Open), "%d %s: at %+v, want %+v", i, step.name, f.position, step.want)
 		for _, r := range step.rows {
-			if got := lookup(t, f, query(r.Key)); got != authz.Revoked {
-				t.Errorf("%d %s: row of %d is missing", i, step.name, r.XID)
-			}
+			assert.Equalf(t, authz.Revoked, lookup(t, f, query(r.Key)), "%d %s: row of %d is missing", i, step.name, r.XID)
 		}
 	}
 }
@@ -256,23 +243,15 @@ func TestFollowerKeepsRowsOfReadingsThatProveNothing(t *testing.T) {
 			clock.advance(time.Second)
 			feed.commit(entry(1), entry(2))
 			feed.set(c.knob)
-			if err := f.Sync(t.Context()); !errors.Is(err, c.want) {
-				t.Errorf("got %v, want %v", err, c.want)
-			}
-			if f.asof.Load() != asof {
-				t.Error("it proved freshness")
-			}
-			if !errors.Is(c.want, errBehind) && (f.position.Last != before.Last || f.position.Epoch != before.Epoch) {
-				t.Errorf("the position moved to %+v", f.position)
-			}
-			if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-				t.Errorf("its row was not added: %v", got)
-			}
+			assert.ErrorIs(t, f.Sync(t.Context()), c.want)
+			assert.Equal(t, asof, f.asof.Load(), "it proved freshness")
+			assert.Falsef(t, !errors.Is(c.want, errBehind) && (f.position.Last != before.Last || f.position.Epoch != before.Epoch), "the position moved to %+v", f.position)
+			assert.Equal(t, authz.Revoked, lookup(t, f, query(entry(1).Key)), "its row was not added")
 			feed.set(func(f *fakeFeed) { f.standby, f.reuse, f.err, f.skew, f.epoch = false, false, nil, 0, "a" })
 			sync1(t, f)
-			if got := lookup(t, f, query(entry(2).Key)); got != authz.Revoked || f.asof.Load() <= asof {
-				t.Errorf("after healing: %v", got)
-			}
+			got := lookup(t, f, query(entry(2).Key))
+			assert.Equal(t, authz.Revoked, got, "after healing")
+			assert.Greaterf(t, f.asof.Load(), asof, "after healing: %v", got)
 		})
 	}
 }
@@ -295,13 +274,16 @@ func TestFollowerReloadsAndAdds(t *testing.T) {
 				knob(f)
 			})
 			sync1(t, f)
-			if calls := feed.asked(); len(calls) != 2 || calls[0].Last != 11 || calls[1].Last != 0 || calls[1].Epoch != "" {
-				t.Errorf("asked %+v", calls)
+			calls := feed.asked()
+			if assert.Len(t, calls, 2, "asked") {
+				if assert.Equalf(t, uint64(11), calls[0].Last, "asked %+v", calls) {
+					if assert.Zerof(t, calls[1].Last, "asked %+v", calls) {
+						assert.Emptyf(t, calls[1].Epoch, "asked %+v", calls)
+					}
+				}
 			}
 			for i := 1; i <= 3; i++ {
-				if got := lookup(t, f, query(entry(i).Key)); got != authz.Revoked {
-					t.Errorf("entry %d: %v", i, got)
-				}
+				assert.Equalf(t, authz.Revoked, lookup(t, f, query(entry(i).Key)), "entry %d", i)
 			}
 			if f.Staleness() != 0 {
 				t.Errorf("staleness %v after the reload", f.Staleness())
@@ -317,16 +299,12 @@ func TestFollowerCountsFromBeforeTheQuestion(t *testing.T) {
 		f.during = func(context.Context) error { clock.advance(31 * time.Second); return nil }
 	})
 	sync1(t, f)
-	if got := lookup(t, f, query(entry(1).Key)); got != authz.Unknown {
-		t.Errorf("the answer took 31 s, but: %v", got)
-	}
+	assert.Equal(t, authz.Unknown, lookup(t, f, query(entry(1).Key)), "the answer took 31 s, but")
 	feed.set(func(f *fakeFeed) {
 		f.during = func(context.Context) error { clock.advance(10 * time.Second); return nil }
 	})
 	sync1(t, f)
-	if got := f.Staleness(); got != 10*time.Second {
-		t.Errorf("staleness %v, want 10s", got)
-	}
+	assert.Equal(t, 10*time.Second, f.Staleness(), "staleness, want 10s")
 }
 
 func TestFollowerClocks(t *testing.T) {
@@ -350,13 +328,9 @@ func TestFollowerClocks(t *testing.T) {
 			f, _, clock := newTestFollower(t)
 			sync1(t, f)
 			step(clock, c.wall, c.boot)
-			if got := lookup(t, f, query(entry(1).Key)); got != c.want {
-				t.Errorf("got %v, want %v", got, c.want)
-			}
+			assert.Equal(t, c.want, lookup(t, f, query(entry(1).Key)))
 			sync1(t, f)
-			if got := lookup(t, f, query(entry(1).Key)); got != authz.NotRevoked {
-				t.Errorf("after the next sync: %v", got)
-			}
+			assert.Equal(t, authz.NotRevoked, lookup(t, f, query(entry(1).Key)), "after the next sync")
 		})
 	}
 }
@@ -386,9 +360,7 @@ func TestFollowerDropsByBothClocks(t *testing.T) {
 			clock.mu.Unlock()
 			feed.set(func(f *fakeFeed) { f.skew = c.there - c.here })
 			sync1(t, f)
-			if got := f.replica.Len() == 1; got != c.kept {
-				t.Errorf("kept %v, want %v", got, c.kept)
-			}
+			assert.Equal(t, c.kept, f.replica.Len() == 1, "kept")
 		})
 	}
 }
@@ -400,9 +372,7 @@ func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.
 	sync1(t, f)
 	clock.advance(2 * time.Hour)
 	sync1(t, f)
-	if f.replica.Len() != 1 {
-		t.Fatal("not dropped")
-	}
+	require.Equal(t, int64(1), f.replica.Len(), "not dropped")
 	step := func(d time.Duration) {
 		clock.mu.Lock()
 		defer clock.mu.Unlock()
@@ -410,9 +380,7 @@ func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.
 	}
 	step(-2 * time.Minute) // less than entries are retained after their expiry
 	sync1(t, f)
-	if f.replica.Len() != 1 {
-		t.Error("reloaded without need")
-	}
+	assert.Equal(t, int64(1), f.replica.Len(), "reloaded without need")
 	old := query(entry(1).Key)
 	step(-time.Hour)
 	for expires, want := range map[int64]authz.Verdict{
@@ -427,17 +395,11 @@ func TestFollowerReloadsWhenTheWallClockGoesBackBehindWhatWasDropped(t *testing.
 		}
 	}
 	feed.set(func(f *fakeFeed) { f.skew, f.err = 0, errors.New("away") })
-	if err := f.Sync(t.Context()); err == nil {
-		t.Fatal("no error")
-	}
-	if got := lookup(t, f, query(entry(3).Key)); got != authz.Unknown {
-		t.Errorf("dropped entries may matter again, but: %v", got)
-	}
+	require.Error(t, f.Sync(t.Context()), "no error")
+	assert.Equal(t, authz.Unknown, lookup(t, f, query(entry(3).Key)), "dropped entries may matter again, but")
 	feed.set(func(f *fakeFeed) { f.err = nil })
 	sync1(t, f)
-	if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-		t.Errorf("dropped entry after the reload: %v", got)
-	}
+	assert.Equal(t, authz.Revoked, lookup(t, f, query(entry(1).Key)), "dropped entry after the reload")
 }
 
 func TestFollowerTakesTheStricterLimits(t *testing.T) {
@@ -446,16 +408,11 @@ func TestFollowerTakesTheStricterLimits(t *testing.T) {
 		f, feed, clock := newTestFollower(t)
 		feed.limits.MaxStaleness = c.stored
 		sync1(t, f)
-		if f.MaxStaleness() != c.want {
-			t.Errorf("stored %v: bound %v, want %v", c.stored, f.MaxStaleness(), c.want)
-		}
+		assert.Equalf(t, c.want, f.MaxStaleness(), "stored %v: bound", c.stored)
 		clock.advance(c.want + 1)
-		if got := lookup(t, f, query(entry(1).Key)); got != authz.Unknown {
-			t.Errorf("stored %v: %v beyond the bound", c.stored, got)
-		}
-		if p := f.pause(0); p > c.want*5/12 {
-			t.Errorf("stored %v: the next sync after %v is too late for %v", c.stored, p, c.want)
-		}
+		assert.Equalf(t, authz.Unknown, lookup(t, f, query(entry(1).Key)), "stored %v: beyond the bound", c.stored)
+		p := f.pause(0)
+		assert.LessOrEqualf(t, p, c.want*5/12, "stored %v: the next sync after %v is too late for %v", c.stored, p, c.want)
 	}
 	for _, c := range []struct {
 		stored time.Duration
@@ -467,9 +424,7 @@ func TestFollowerTakesTheStricterLimits(t *testing.T) {
 		sync1(t, f)
 		q := query(entry(1).Key)
 		q.Expires = q.IssuedAt + c.life
-		if got := lookup(t, f, q); got != c.want {
-			t.Errorf("max_token_ttl %v in the store, token lives %ds: %v, want %v", c.stored, c.life, got, c.want)
-		}
+		assert.Equalf(t, c.want, lookup(t, f, q), "max_token_ttl %v in the store, token lives %ds", c.stored, c.life)
 	}
 }
 
@@ -495,9 +450,7 @@ func TestFollowerKnowsOfARaise(t *testing.T) {
 		q := query(entry(1).Key)
 		q.IssuedAt = feed.limits.Raised + c.issued
 		q.Expires = q.IssuedAt + c.life
-		if got := lookup(t, f, q); got != c.want {
-			t.Errorf("issued %d s after the raise, lives %d s: %v, want %v", c.issued, c.life, got, c.want)
-		}
+		assert.Equalf(t, c.want, lookup(t, f, q), "issued %d s after the raise, lives %d s", c.issued, c.life)
 	}
 }
 
@@ -515,21 +468,18 @@ func TestLookupOrder(t *testing.T) {
 			feed.commit(entry(1))
 			sync1(t, f)
 		})
-		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
-			t.Error("proof from after the lookup was used for it")
-		}
-		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v != authz.Revoked {
-			t.Errorf("next: %v", v)
-		}
+		v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key))
+		assert.NotEqual(t, authz.NotRevoked, v, "proof from after the lookup was used for it")
+		v, _ = NewReplicaTier(f).evaluate(query(entry(1).Key))
+		assert.Equal(t, authz.Revoked, v, "next")
 	})
 	t.Run("the clock is read after the lookup", func(t *testing.T) {
 		t.Parallel()
 		f, _, clock := newTestFollower(t)
 		sync1(t, f)
 		hook(f).looked = func() { clock.advance(31 * time.Second) } // suspended meanwhile
-		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
-			t.Error("the duration of the lookup was not counted")
-		}
+		v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key))
+		assert.NotEqual(t, authz.NotRevoked, v, "the duration of the lookup was not counted")
 	})
 	t.Run("dropped is read after the lookup", func(t *testing.T) {
 		t.Parallel()
@@ -551,9 +501,9 @@ func TestLookupOrder(t *testing.T) {
 				sync1(t, f)
 			}
 		}
-		if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v != authz.Revoked || tries != 2 {
-			t.Errorf("%v at try %d", v, tries)
-		}
+		v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key))
+		assert.Equalf(t, authz.Revoked, v, "%v at try %d", v, tries)
+		assert.Equalf(t, 2, tries, "%v at try %d", v, tries)
 	})
 	t.Run("asof is published after the rows", func(t *testing.T) {
 		t.Parallel()
@@ -562,9 +512,8 @@ func TestLookupOrder(t *testing.T) {
 		clock.advance(31 * time.Second)
 		feed.commit(entry(1))
 		hook(f).adding = func() {
-			if v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key)); v == authz.NotRevoked {
-				t.Error("fresh before the rows were added")
-			}
+			v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key))
+			assert.NotEqual(t, authz.NotRevoked, v, "fresh before the rows were added")
 		}
 		sync1(t, f)
 	})

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 )
@@ -39,9 +41,7 @@ func running(t *testing.T, change ...func(*RevocationConfig)) (*Follower, *fakeF
 	synctest.Wait()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
+		assert.NoError(t, <-done, "Run")
 	})
 	return f, feed
 }
@@ -80,9 +80,9 @@ func TestRunSyncsWithJitter(t *testing.T) {
 		for i := 1; i < len(times); i++ {
 			least, most = min(least, times[i].Sub(times[i-1])), max(most, times[i].Sub(times[i-1]))
 		}
-		if least < 1500*time.Millisecond || most > 2500*time.Millisecond || most-least < 500*time.Millisecond {
-			t.Errorf("%d syncs, %v to %v apart; want 2s spread by a quarter", len(times), least, most)
-		}
+		assert.GreaterOrEqualf(t, least, 1500*time.Millisecond, "%d syncs, to %v apart; want 2s spread by a quarter", len(times), most)
+		assert.LessOrEqualf(t, most, 2500*time.Millisecond, "%d syncs, %v to %v apart; want 2s spread by a quarter", len(times), least, most)
+		assert.GreaterOrEqualf(t, most-least, 500*time.Millisecond, "%d syncs, %v to %v apart; want 2s spread by a quarter", len(times), least, most)
 	})
 }
 
@@ -101,9 +101,8 @@ func TestNotificationsAreMerged(t *testing.T) {
 		release()
 		time.Sleep(2 * minGap)
 		synctest.Wait()
-		if got := len(feed.asked()) - before; got != 1 {
-			t.Errorf("1000 notifications led to %d syncs", got)
-		}
+		got := len(feed.asked()) - before
+		assert.Equalf(t, 1, got, "1000 notifications led to %d syncs", got)
 		// The gap bounds a flood of notifications, and none of them is lost.
 		before = len(feed.asked())
 		for i := range 1000 {
@@ -112,9 +111,9 @@ func TestNotificationsAreMerged(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(minGap)
-		if got := len(feed.asked()) - before; got > 52 || got < 30 {
-			t.Errorf("%d syncs in a second full of notifications", got)
-		}
+		got = len(feed.asked()) - before
+		assert.LessOrEqualf(t, got, 52, "%d syncs in a second full of notifications", got)
+		assert.GreaterOrEqualf(t, got, 30, "%d syncs in a second full of notifications", got)
 		if f.replica.Len() != 1000 {
 			t.Errorf("%d of 1000 entries", f.replica.Len())
 		}
@@ -157,26 +156,17 @@ func TestRequestsShareALaterSync(t *testing.T) {
 		before := len(feed.asked())
 		release()
 		for range 50 {
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, <-done)
 		}
-		if got := lookup(t, f, query(entry(1).Key)); got != authz.Revoked {
-			t.Errorf("after the sync: %v", got)
-		}
-		if got := len(feed.asked()) - before; got != 1 {
-			t.Errorf("50 callers shared %d syncs", got)
-		}
+		assert.Equal(t, authz.Revoked, lookup(t, f, query(entry(1).Key)), "after the sync")
+		got := len(feed.asked()) - before
+		assert.Equalf(t, 1, got, "50 callers shared %d syncs", got)
 		stall(feed)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := f.synced(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("with a silent store: %v", err)
-		}
+		assert.ErrorIs(t, f.synced(ctx), context.DeadlineExceeded, "with a silent store")
 		feed.set(func(f *fakeFeed) { f.during, f.err = nil, errors.New("away") })
-		if err := f.synced(t.Context()); err == nil {
-			t.Error("with the store away: no error")
-		}
+		assert.Error(t, f.synced(t.Context()), "with the store away: no error")
 	})
 }
 
@@ -196,18 +186,18 @@ func TestLookupsShareOneSync(t *testing.T) {
 		}
 		start := time.Now()
 		for range 100 {
-			if v := <-verdicts; v != authz.Unknown {
-				t.Errorf("not fresh, but: %v", v)
-			}
+			assert.Equal(t, authz.Unknown, <-verdicts, "not fresh, but")
 		}
-		if waited := time.Since(start); waited != 150*time.Millisecond {
-			t.Errorf("gave up after %v, want 150ms", waited)
-		}
+		waited := time.Since(start)
+		assert.Equalf(t, 150*time.Millisecond, waited, "gave up after %v, want 150ms", waited)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		start = time.Now()
-		if v, err := tier.Lookup(ctx, query(entry(1).Key)); v != authz.Unknown || err == nil || time.Since(start) != 20*time.Millisecond {
-			t.Errorf("short of time: %v %v after %v", v, err, time.Since(start))
+		v, err := tier.Lookup(ctx, query(entry(1).Key))
+		if assert.Equalf(t, authz.Unknown, v, "short of time: %v after %v", err, time.Since(start)) {
+			if assert.Errorf(t, err, "short of time: %v %v after %v", v, err, time.Since(start)) {
+				assert.Equalf(t, 20*time.Millisecond, time.Since(start), "short of time: %v %v after %v", v, err, time.Since(start))
+			}
 		}
 		// The running sync began ten seconds ago and proves too little: one more is needed.
 		before := len(feed.asked())
@@ -215,9 +205,7 @@ func TestLookupsShareOneSync(t *testing.T) {
 		for i := range 100 {
 			go func() {
 				v, err := tier.Lookup(t.Context(), query(entry(i%2).Key))
-				if want := []authz.Verdict{authz.NotRevoked, authz.Revoked}[i%2]; v != want {
-					t.Errorf("entry %d: %v (%v), want %v", i%2, v, err, want)
-				}
+				assert.Equalf(t, []authz.Verdict{authz.NotRevoked, authz.Revoked}[i%2], v, "entry %d: (%v)", i%2, err)
 				verdicts <- v
 			}()
 		}
@@ -226,9 +214,8 @@ func TestLookupsShareOneSync(t *testing.T) {
 		for range 100 {
 			<-verdicts
 		}
-		if got := len(feed.asked()) - before; got != 1 {
-			t.Errorf("100 checks shared %d syncs", got)
-		}
+		got := len(feed.asked()) - before
+		assert.Equalf(t, 1, got, "100 checks shared %d syncs", got)
 	})
 }
 
@@ -243,22 +230,20 @@ func TestRunBacksOffAndHeals(t *testing.T) {
 		start := time.Now()
 		for range 10_000 { // checks in an outage
 			f.Notify()
-			if v, err := tier.Lookup(t.Context(), query(entry(1).Key)); v != authz.Unknown || err == nil {
-				t.Fatalf("stale, but: %v %v", v, err)
-			}
+			v, err := tier.Lookup(t.Context(), query(entry(1).Key))
+			require.Equalf(t, authz.Unknown, v, "stale, but: %v", err)
+			require.Errorf(t, err, "stale, but: %v %v", v, err)
 		}
-		if waited := time.Since(start); waited != 0 {
-			t.Errorf("checks waited %v for a store known to be away", waited)
-		}
+		waited := time.Since(start)
+		assert.Zerof(t, waited, "checks waited %v for a store known to be away", waited)
 		time.Sleep(60 * time.Second)
-		if got := len(feed.asked()) - before; got < 20 || got > 60 {
-			t.Errorf("%d tries in a minute of outage with 10,000 checks", got)
-		}
+		got := len(feed.asked()) - before
+		assert.GreaterOrEqualf(t, got, 20, "%d tries in a minute of outage with 10,000 checks", got)
+		assert.LessOrEqualf(t, got, 60, "%d tries in a minute of outage with 10,000 checks", got)
 		feed.set(func(f *fakeFeed) { f.err = nil })
 		time.Sleep(3 * time.Second)
-		if v, err := tier.Lookup(t.Context(), query(entry(1).Key)); v != authz.NotRevoked {
-			t.Errorf("3 s after healing: %v %v", v, err)
-		}
+		v, err := tier.Lookup(t.Context(), query(entry(1).Key))
+		assert.Equalf(t, authz.NotRevoked, v, "3 s after healing: %v", err)
 	})
 }
 
@@ -269,9 +254,9 @@ func TestSilentStore(t *testing.T) {
 		time.Sleep(minGap)
 		stall(feed)
 		start := time.Now()
-		if err := f.synced(t.Context()); !errors.Is(err, errSilent) || time.Since(start) > f.config.SyncTimeout+minGap {
-			t.Errorf("%v after %v", err, time.Since(start))
-		}
+		err := f.synced(t.Context())
+		assert.ErrorIsf(t, err, errSilent, "%v after %v", err, time.Since(start))
+		assert.LessOrEqualf(t, time.Since(start), f.config.SyncTimeout+minGap, "%v after %v", err, time.Since(start))
 		feed.set(func(f *fakeFeed) { f.during = nil })
 		time.Sleep(2 * time.Second)
 		if f.Staleness() > 3*time.Second {
@@ -306,20 +291,18 @@ func TestLongLoad(t *testing.T) {
 		})
 		cfg := DefaultRevocationConfig()
 		f := NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: c})
-		if err := f.Sync(t.Context()); err != nil || !f.Ready() {
-			t.Errorf("long load: %v", err)
+		err := f.Sync(t.Context())
+		if assert.NoError(t, err, "long load") {
+			assert.Truef(t, f.Ready(), "long load: %v", err)
 		}
 		f = NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: c})
 		first = 200 * time.Second
 		tries := 1
 		for ; f.Sync(t.Context()) != nil && tries < 10; tries++ {
-			if f.Ready() {
-				t.Fatal("ready without a load")
-			}
+			require.False(t, f.Ready(), "ready without a load")
 		}
-		if tries != 4 { // patience 30 s, 60 s, 120 s, 240 s
-			t.Errorf("loaded at try %d, want 4", tries)
-		}
+		// patience 30 s, 60 s, 120 s, 240 s
+		assert.Equalf(t, 4, tries, "loaded at try %d, want 4", tries)
 	})
 }
 
@@ -341,9 +324,7 @@ func TestChecksDuringSyncs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = f.Run(ctx) })
-	if err := f.synced(ctx); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.synced(ctx))
 	const n = 30
 	var covered atomic.Int64
 	tier := NewReplicaTier(f)
@@ -354,8 +335,7 @@ func TestChecksDuringSyncs(t *testing.T) {
 				done := int(covered.Load())
 				i := rng.IntN(n)
 				v, err := tier.Lookup(context.Background(), query(entry(i).Key))
-				if v == authz.Unknown || i < done && v != authz.Revoked || err != nil {
-					t.Errorf("entry %d of %d covered: %v %v", i, done, v, err)
+				if !assert.Falsef(t, v == authz.Unknown || i < done && v != authz.Revoked || err != nil, "entry %d of %d covered: %v %v", i, done, v, err) {
 					return
 				}
 			}
@@ -363,18 +343,12 @@ func TestChecksDuringSyncs(t *testing.T) {
 	}
 	for i := range n {
 		feed.commit(entry(i))
-		if err := f.synced(ctx); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, f.synced(ctx))
 		covered.Store(int64(i + 1))
 	}
-	if got := metric(t, reg, "jwt_bouncer_replica_entries"); got != n {
-		t.Errorf("jwt_bouncer_replica_entries is %v, want %d", got, n)
-	}
+	assert.Equal(t, float64(n), metric(t, reg, "jwt_bouncer_replica_entries"), "jwt_bouncer_replica_entries")
 	for _, name := range []string{"jwt_bouncer_replica_syncs_total", "jwt_bouncer_replica_rows_total", "jwt_bouncer_replica_bytes", "jwt_bouncer_replica_max_staleness_seconds", "jwt_bouncer_replica_sync_duration_seconds"} {
-		if metric(t, reg, name) <= 0 {
-			t.Errorf("%s is not above zero", name)
-		}
+		assert.Greaterf(t, metric(t, reg, name), float64(0), "%s is not above zero", name)
 	}
 	cancel()
 	wg.Wait()
@@ -397,16 +371,12 @@ func TestRevocationConfigFaults(t *testing.T) {
 		c.change(&cfg)
 		var got []string
 		cfg.Validate(func(path, _ string, _ ...any) { got = append(got, path) })
-		if fmt.Sprint(got) != fmt.Sprint(c.want) {
-			t.Errorf("%+v: faults at %v, want %v", cfg, got, c.want)
-		}
+		assert.Equalf(t, fmt.Sprint(c.want), fmt.Sprint(got), "%+v: faults at %v, want %v", cfg, got, c.want)
 	}
 	for _, c := range []TokenCacheConfig{{Enabled: true}, {Enabled: true, MaxBytes: 1 << 50, TTL: time.Millisecond}} {
 		n := 0
 		c.Validate(func(string, string, ...any) { n++ })
-		if n != 2 {
-			t.Errorf("%+v: %d faults, want 2", c, n)
-		}
+		assert.Equalf(t, 2, n, "%+v: faults", c)
 	}
 	for _, c := range []TokenCacheConfig{{}, DefaultTokenCacheConfig()} {
 		c.Validate(func(path, format string, args ...any) { t.Errorf("%+v: %s: %s", c, path, fmt.Sprintf(format, args...)) })
@@ -420,15 +390,13 @@ func TestFollowerThatNeverLoaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := bubbleClock{time.Now()}
 		f := NewFollower(newFakeFeed(c), NewReplica(), FollowerOptions{Config: DefaultRevocationConfig(), Clock: c})
-		if s, age := f.seconds(), f.age().String(); !math.IsInf(s, 1) || age != "staleness=never loaded" {
-			t.Errorf("before the first load: %v, %s", s, age)
-		}
-		if err := f.Sync(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		s, age := f.seconds(), f.age().String()
+		assert.Truef(t, math.IsInf(s, 1), "before the first load: %v, %s", s, age)
+		assert.Equalf(t, "staleness=never loaded", age, "before the first load: %v", s)
+		require.NoError(t, f.Sync(t.Context()))
 		time.Sleep(2 * time.Second)
-		if s, age := f.seconds(), f.age().String(); s != 2 || age != "staleness_seconds=2" {
-			t.Errorf("after it: %v, %s", s, age)
-		}
+		s, age = f.seconds(), f.age().String()
+		assert.Equalf(t, float64(2), s, "after it, %s", age)
+		assert.Equalf(t, "staleness_seconds=2", age, "after it: %v", s)
 	})
 }

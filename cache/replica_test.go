@@ -10,6 +10,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 )
 
@@ -38,9 +41,7 @@ func TestReplicaRevokesAsItsEntriesDo(t *testing.T) {
 				want := authz.Entry{NotBefore: a}.Merge(authz.Entry{NotBefore: b}).Revokes(iat)
 				got := r.Revokes([]authz.Key{numbered(-1), k}, iat)
 				// A token from before 1970 may be denied without need, never allowed.
-				if got != want && (want || iat >= 0) {
-					t.Errorf("not_before %d and %d, iat %d: got %v, want %v", a, b, iat, got, want)
-				}
+				assert.Falsef(t, got != want && (want || iat >= 0), "not_before %d and %d, iat %d: got %v, want %v", a, b, iat, got, want)
 			}
 		}
 	}
@@ -110,16 +111,13 @@ func TestReplicaAgainstMap(t *testing.T) {
 				model[i] = e
 			}
 		}
-		if r.Len() != int64(len(model)) {
-			t.Fatalf("seed %d: %d entries, want %d", seed, r.Len(), len(model))
-		}
+		require.Equalf(t, int64(len(model)), r.Len(), "seed %d: entries, want %d", seed, len(model))
 		for i := range keys {
 			e, ok := model[i]
 			at := r.Revokes([]authz.Key{numbered(i)}, e.NotBefore)
 			before := r.Revokes([]authz.Key{numbered(i)}, e.NotBefore-1)
-			if at || before != ok {
-				t.Fatalf("seed %d: key %d: revokes %v at its not_before, %v before, want false, %v", seed, i, at, before, ok)
-			}
+			require.Falsef(t, at, "seed %d: key %d: revokes %v at its not_before, %v before, want false, %v", seed, i, at, before, ok)
+			require.Equalf(t, ok, before, "seed %d: key %d: revokes %v at its not_before, before, want false", seed, i, at)
 		}
 		r.Sweep(math.MaxUint32, replicaShards)
 		if r.Len() != 0 || r.Bytes() != 0 {
@@ -162,9 +160,9 @@ func TestReplicaMemory(t *testing.T) {
 		}
 	}
 	r.Sweep(math.MaxUint32+dropAfter, replicaShards)
-	if gained := heap() - before; gained > 1<<20 || r.Bytes() != 0 {
-		t.Errorf("all have expired, but %d bytes remain", gained)
-	}
+	gained := heap() - before
+	assert.LessOrEqual(t, gained, int64(1<<20), "all have expired, but bytes remain")
+	assert.Zerof(t, r.Bytes(), "all have expired, but %d bytes remain", gained)
 	runtime.KeepAlive(r)
 }
 
@@ -197,13 +195,11 @@ func TestReplicaConcurrent(t *testing.T) {
 				}
 				i := rng.IntN(keys)
 				floor := level[i].Load()
-				if floor > 0 && !r.Revokes([]authz.Key{numbered(i)}, floor-1) {
-					t.Errorf("key %d: lost, or its not_before fell below %d", i, floor)
+				if !assert.Falsef(t, floor > 0 && !r.Revokes([]authz.Key{numbered(i)}, floor-1), "key %d: lost, or its not_before fell below %d", i, floor) {
 					return
 				}
 				// Every key has values of its own residue, so that a value of another key shows.
-				if ceiling := int64(rounds*keys + i); r.Revokes([]authz.Key{numbered(i)}, ceiling) {
-					t.Errorf("key %d: revokes above its highest not_before", i)
+				if !assert.Falsef(t, r.Revokes([]authz.Key{numbered(i)}, int64(rounds*keys+i)), "key %d: revokes above its highest not_before", i) {
 					return
 				}
 				checks.Add(1)

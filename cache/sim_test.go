@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/cache/rediscache"
@@ -513,9 +514,7 @@ func TestSimulationFindsWrongSchemes(t *testing.T) {
 		"clock that stops while suspended":    {stops: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if simulate(t, v, 20_000, true) == nil {
-				t.Error("no violation found")
-			}
+			assert.NotNil(t, simulate(t, v, 20_000, true), "no violation found")
 		})
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 )
@@ -32,33 +34,29 @@ func TestTokenCacheKeepsNoReferenceToTheRequest(t *testing.T) {
 	one := token(1)
 	buffer := []byte(one.Raw)
 	alias := unsafe.String(&buffer[0], len(buffer))
-	if _, ok := c.Get(alias); ok {
-		t.Error("found before it was put")
-	}
+	_, ok := c.Get(alias)
+	assert.False(t, ok, "found before it was put")
 	c.Put(one)
-	if got, ok := c.Get(alias); !ok || got != one {
-		t.Errorf("got %p %v", got, ok)
+	got, ok := c.Get(alias)
+	if assert.Truef(t, ok, "got %p %v", got, ok) {
+		assert.Samef(t, one, got, "%v", ok)
 	}
 	copy(buffer, token(2).Raw) // the request's buffer is reused
-	if _, ok := c.Get(alias); ok {
-		t.Error("another token was taken for the remembered one")
-	}
-	if got, ok := c.Get(token(1).Raw); !ok || got != one {
-		t.Error("lost when the request's buffer changed")
+	_, ok = c.Get(alias)
+	assert.False(t, ok, "another token was taken for the remembered one")
+	got, ok = c.Get(token(1).Raw)
+	if assert.True(t, ok, "lost when the request's buffer changed") {
+		assert.Same(t, one, got, "lost when the request's buffer changed")
 	}
 	for name, want := range map[string]float64{"auth_cache_hits_total": 2, "auth_cache_misses_total": 2} {
-		if got := metric(t, reg, name); got != want {
-			t.Errorf("%s is %v, want %v", name, got, want)
-		}
+		assert.Equalf(t, want, metric(t, reg, name), "%s", name)
 	}
 }
 
 func metric(t *testing.T, reg *prometheus.Registry, name string) float64 {
 	t.Helper()
 	all, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	sum, found := 0.0, false
 	for _, f := range all {
 		if f.GetName() != name {
@@ -69,9 +67,7 @@ func metric(t *testing.T, reg *prometheus.Registry, name string) float64 {
 			found = true
 		}
 	}
-	if !found {
-		t.Errorf("no metric %s", name)
-	}
+	assert.Truef(t, found, "no metric %s", name)
 	return sum
 }
 
@@ -83,17 +79,14 @@ func TestTokenCacheForgetsAfterTTL(t *testing.T) {
 		c.Put(token(1))
 		time.Sleep(50 * time.Minute)
 		c.Put(token(2))
-		if _, ok := c.Get(token(1).Raw); !ok {
-			t.Error("forgotten long before its time")
-		}
+		_, ok := c.Get(token(1).Raw)
+		assert.True(t, ok, "forgotten long before its time")
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if _, ok := c.Get(token(1).Raw); ok {
-			t.Error("remembered beyond the TTL")
-		}
-		if _, ok := c.Get(token(2).Raw); !ok {
-			t.Error("forgotten with the other")
-		}
+		_, ok = c.Get(token(1).Raw)
+		assert.False(t, ok, "remembered beyond the TTL")
+		_, ok = c.Get(token(2).Raw)
+		assert.True(t, ok, "forgotten with the other")
 	})
 }
 
@@ -129,9 +122,7 @@ func TestTokenCacheBytes(t *testing.T) {
 	if c.tokens.WeightedSize() > limit || c.tokens.EstimatedSize() < 500 {
 		t.Errorf("%d tokens weigh %d, limit %d", c.tokens.EstimatedSize(), c.tokens.WeightedSize(), limit)
 	}
-	if gained > limit*9/8 {
-		t.Errorf("the heap gained %d bytes, limit %d", gained, limit)
-	}
+	assert.LessOrEqualf(t, gained, int64(limit*9/8), "the heap gained %d bytes, limit %d", gained, limit)
 }
 
 func TestTokenCacheConcurrent(t *testing.T) {
@@ -143,8 +134,7 @@ func TestTokenCacheConcurrent(t *testing.T) {
 			for i := range 5000 {
 				k := token((i * (g + 1)) % 700)
 				if got, ok := c.Get(k.Raw); ok {
-					if got.Raw != k.Raw {
-						t.Error("another token's entry")
+					if !assert.Equal(t, k.Raw, got.Raw, "another token's entry") {
 						return
 					}
 				} else {
@@ -156,9 +146,8 @@ func TestTokenCacheConcurrent(t *testing.T) {
 	wg.Wait()
 	c.Close()
 	c.Close()
-	if _, ok := c.Get(token(1).Raw); ok {
-		t.Error("closed, but not empty")
-	}
+	_, ok := c.Get(token(1).Raw)
+	assert.False(t, ok, "closed, but not empty")
 }
 
 func BenchmarkTokenCache(b *testing.B) {
@@ -175,9 +164,8 @@ func BenchmarkTokenCache(b *testing.B) {
 		i := 0
 		for b.Loop() {
 			i++
-			if _, ok := c.Get(raws[i%1000]); !ok {
-				b.Fatal("missed")
-			}
+			_, ok := c.Get(raws[i%1000])
+			require.True(b, ok, "missed")
 		}
 	})
 	b.Run("hit-parallel", func(b *testing.B) {
@@ -196,9 +184,8 @@ func BenchmarkTokenCache(b *testing.B) {
 	b.Run("miss", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, ok := c.Get(miss); ok {
-				b.Fatal("hit")
-			}
+			_, ok := c.Get(miss)
+			require.False(b, ok, "hit")
 		}
 	})
 	n := 10000

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	"jwtbouncer/authz"
@@ -38,13 +39,9 @@ func TestChallengeForProof(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var resp authv3.CheckResponse
-			if err := proto.Unmarshal(d.response(&tt.decision, false), &resp); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, proto.Unmarshal(d.response(&tt.decision, false), &resp))
 			denied := resp.GetDeniedResponse()
-			if int32(denied.GetStatus().GetCode()) != tt.status {
-				t.Fatalf("answered %v", denied)
-			}
+			require.Equalf(t, tt.status, int32(denied.GetStatus().GetCode()), "answered %v", denied)
 			for name, part := range tt.headers {
 				found := false
 				for _, h := range denied.GetHeaders() {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -29,13 +31,9 @@ func costServer(t testing.TB, d authz.Decision) *Server {
 	cfg := testConfig()
 	cfg.DecisionLog.Decisions = logNone
 	s, err := NewServer(decide(d), cfg, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := s.Drain(context.Background()); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Drain(context.Background()))
 	})
 	return s
 }
@@ -47,12 +45,9 @@ func allowed() authz.Decision {
 // stock does what every server with the generated types does, and nothing else.
 func stock(t testing.TB, message []byte) {
 	var req authv3.CheckRequest
-	if err := proto.Unmarshal(message, &req); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := proto.Marshal(&authv3.CheckResponse{Status: &rpcstatus.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}}}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, proto.Unmarshal(message, &req))
+	_, err := proto.Marshal(&authv3.CheckResponse{Status: &rpcstatus.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}}})
+	require.NoError(t, err)
 }
 
 // Allocations, unlike times, do not depend on the machine. The test is not parallel, because the
@@ -71,13 +66,10 @@ func TestAllocations(t *testing.T) {
 		{"check, allowed", 1, func() { allow.check(ctx, message) }}, // its context
 		{"check, denied", 1, func() { deny.check(ctx, message) }},
 	} {
-		if got := testing.AllocsPerRun(200, c.run); got > c.most {
-			t.Errorf("%s: %.0f allocations, at most %.0f are right", c.name, got, c.most)
-		}
+		assert.LessOrEqualf(t, testing.AllocsPerRun(200, c.run), c.most, "%s: allocations, at most %.0f are right", c.name, c.most)
 	}
-	if ours, theirs := testing.AllocsPerRun(200, func() { allow.check(ctx, message) }), testing.AllocsPerRun(200, func() { stock(t, message) }); ours*10 > theirs {
-		t.Errorf("a whole check makes %.0f allocations, the generated types alone %.0f: a tenth is the limit", ours, theirs)
-	}
+	ours, theirs := testing.AllocsPerRun(200, func() { allow.check(ctx, message) }), testing.AllocsPerRun(200, func() { stock(t, message) })
+	assert.LessOrEqualf(t, ours*10, theirs, "a whole check makes %.0f allocations, the generated types alone %.0f: a tenth is the limit", ours, theirs)
 }
 
 func BenchmarkDecode(b *testing.B) {

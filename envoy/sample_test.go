@@ -39,9 +39,7 @@ func golden(t *testing.T, file, got string) {
 	}
 	want, err := os.ReadFile(file)
 	require.NoError(t, err, "run the test with -update to create it")
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s differs; run the test with -update and review the difference:\n%s", file, d)
-	}
+	assert.Emptyf(t, cmp.Diff(string(want), got), "%s differs; run the test with -update and review the difference", file)
 }
 
 // docker-compose.yml uses the same template with its own service names.

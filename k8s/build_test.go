@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
@@ -42,20 +43,12 @@ func tree(t testing.TB, edits ...edit) filesys.FileSystem {
 		}
 		return mem.WriteFile("/k8s/"+path, b)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, e := range edits {
 		b, err := mem.ReadFile("/k8s/" + e.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(string(b), e.old) {
-			t.Fatalf("%s does not contain %q", e.file, e.old)
-		}
-		if err := mem.WriteFile("/k8s/"+e.file, []byte(strings.Replace(string(b), e.old, e.new, 1))); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
+		require.Containsf(t, string(b), e.old, "%s does not contain %q", e.file, e.old)
+		require.NoError(t, mem.WriteFile("/k8s/"+e.file, []byte(strings.Replace(string(b), e.old, e.new, 1))))
 	}
 	return mem
 }
@@ -108,9 +101,8 @@ func split(stream []byte) ([]object, error) {
 func overlays(t testing.TB) []string {
 	t.Helper()
 	dirs, err := filepath.Glob("overlays/*")
-	if err != nil || len(dirs) < 5 {
-		t.Fatalf("overlays: %v, %v", dirs, err)
-	}
+	require.NoErrorf(t, err, "overlays: %v", dirs)
+	require.GreaterOrEqualf(t, len(dirs), 5, "overlays: %v, %v", dirs, err)
 	return dirs
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
@@ -27,29 +29,19 @@ func render(t *testing.T, values map[string]any) []object {
 func renderRevision(t *testing.T, revision int, values map[string]any) []object {
 	t.Helper()
 	c, err := loader.LoadDir("chart")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Validate(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, c.Validate())
 	v, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "jwt-bouncer", Namespace: "jwt-bouncer", Revision: revision, IsInstall: revision == 1, IsUpgrade: revision > 1}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	files, err := engine.Engine{Strict: true}.Render(c, v)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var out []object
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if !strings.HasSuffix(name, ".yaml") {
 			continue
 		}
 		objects, err := split([]byte(files[name]))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		require.NoErrorf(t, err, "%s", name)
 		out = append(out, objects...)
 	}
 	return out
@@ -66,24 +58,16 @@ data: {api-token: YQ==, store-password: YQ==, store-owner-password: YQ==, redis-
 func TestChartWithoutRedis(t *testing.T) {
 	t.Parallel()
 	there, err := split([]byte(strings.Replace(secret, ", redis-password: YQ==", "", 1)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	objects := render(t, map[string]any{"config": map[string]any{"redis": nil}})
-	if err := check(append(objects, there...)); err != nil {
-		t.Error(err)
-	}
-	if config := string(find(t, objects, "ConfigMap/auth-config").text); strings.Contains(config, "redis") {
-		t.Errorf("the configuration still has Redis:\n%s", config)
-	}
+	assert.NoError(t, check(append(objects, there...)))
+	assert.NotContains(t, string(find(t, objects, "ConfigMap/auth-config").text), "redis", "the configuration still has Redis")
 }
 
 func TestChart(t *testing.T) {
 	t.Parallel()
 	there, err := split([]byte(secret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name, values := range map[string]map[string]any{
 		"defaults": {},
 		"little":   {"autoscaling": map[string]any{"enabled": false}, "networkPolicy": map[string]any{"enabled": false}, "migration": map[string]any{"enabled": false}, "podDisruptionBudget": map[string]any{"enabled": false}},
@@ -92,9 +76,7 @@ func TestChart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if err := check(append(render(t, values), there...)); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, check(append(render(t, values), there...)))
 		})
 	}
 }
@@ -103,9 +85,7 @@ func TestChart(t *testing.T) {
 func TestChartEqualsKustomize(t *testing.T) {
 	t.Parallel()
 	kustomized, err := build(t, "overlays/shared", monitored("overlays/shared"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := map[string]any{}
 	for _, o := range kustomized {
 		switch name := o.String(); {
@@ -121,21 +101,15 @@ func TestChartEqualsKustomize(t *testing.T) {
 		got[migrateJob.ReplaceAllString(o.String(), "$1")] = plain(t, o)
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if diff := cmp.Diff(want[name], got[name]); diff != "" {
-			t.Errorf("%s: kustomize (-) and chart (+) differ:\n%s", name, diff)
-		}
+		assert.Emptyf(t, cmp.Diff(want[name], got[name]), "%s: kustomize (-) and chart (+) differ", name)
 	}
 	for name := range got {
-		if want[name] == nil {
-			t.Errorf("only the chart has %s", name)
-		}
+		assert.NotNilf(t, want[name], "only the chart has %s", name)
 	}
 	// The chart has copies of files from a kustomize component.
 	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
 		text, err := os.ReadFile(filepath.Join("components/monitoring", file))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		generated(t, filepath.Join("chart/files", file), string(text))
 	}
 }
@@ -151,9 +125,8 @@ func TestChartMigrationIsNew(t *testing.T) {
 		t.Helper()
 		for _, o := range renderRevision(t, revision, values) {
 			if o.kind == "Job" {
-				if !migrateJob.MatchString(o.String()) || len(o.name) > 63 {
-					t.Errorf("%s", o)
-				}
+				assert.Truef(t, migrateJob.MatchString(o.String()), "%s", o)
+				assert.LessOrEqualf(t, len(o.name), 63, "%s", o)
 				return o.name
 			}
 		}
@@ -161,9 +134,8 @@ func TestChartMigrationIsNew(t *testing.T) {
 		return ""
 	}
 	first := name(1, nil)
-	if again := name(1, nil); again != first {
-		t.Errorf("the same content has two names, %s and %s", first, again)
-	}
+	again := name(1, nil)
+	assert.Equalf(t, first, again, "the same content has two names, and %s", again)
 	seen := map[string]string{first: "the first"}
 	for what, other := range map[string]string{
 		"another revision":      name(2, nil),
@@ -172,9 +144,7 @@ func TestChartMigrationIsNew(t *testing.T) {
 		"another Secret":        name(1, map[string]any{"existingSecret": "other"}),
 		"another configuration": name(1, map[string]any{"config": map[string]any{"revocation": map[string]any{"max_token_ttl": "48h"}}}),
 	} {
-		if seen[other] != "" {
-			t.Errorf("%s has the Job of %s", what, seen[other])
-		}
+		assert.Emptyf(t, seen[other], "%s has the Job of %s", what, seen[other])
 		seen[other] = what
 	}
 }
@@ -201,9 +171,7 @@ func plain(t *testing.T, o object) map[string]any {
 	if data, ok := o.tree["data"].(map[string]any); ok {
 		for name, text := range data {
 			var v any
-			if err := yaml.Unmarshal([]byte(fmt.Sprint(text)), &v); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, yaml.Unmarshal([]byte(fmt.Sprint(text)), &v))
 			if m, ok := v.(map[string]any); ok {
 				if r, ok := m["revocation"].(map[string]any); ok && r["replica"] == "on" {
 					r["replica"] = true // Helm renders `on` as true

@@ -16,6 +16,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // compose loads a compose file as `docker compose` does, has the programs
@@ -102,13 +104,9 @@ func dockerStages() ([]string, error) {
 
 func TestCompose(t *testing.T) {
 	t.Parallel()
-	if err := compose(t.Context(), "../docker-compose.yml"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, compose(t.Context(), "../docker-compose.yml"))
 	text, err := os.ReadFile("../docker-compose.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name, c := range map[string][3]string{
 		"unknown key":         {"depends_on:", "depend_on:", "depend_on"},
 		"unknown service":     {"upstream: {condition: service_started}", "upstreams: {condition: service_started}", "upstreams"},
@@ -128,9 +126,7 @@ func TestCompose(t *testing.T) {
 				t.Fatalf("the file does not contain %q", c[0])
 			}
 			broken := filepath.Join(t.TempDir(), "docker-compose.yml")
-			if err := os.WriteFile(broken, bytes.Replace(text, []byte(c[0]), []byte(c[1]), 1), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(broken, bytes.Replace(text, []byte(c[0]), []byte(c[1]), 1), 0o600))
 			if err := compose(t.Context(), broken); err == nil || !strings.Contains(err.Error(), c[2]) {
 				t.Errorf("want an error with %q, got: %v", c[2], err)
 			}
@@ -144,24 +140,16 @@ func TestCompose(t *testing.T) {
 func TestDockerfile(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../Dockerfile")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	file, err := parser.Parse(bytes.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, w := range file.Warnings {
 		t.Error(w.Short)
 	}
 	stages, _, err := instructions.Parse(file.AST, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	last := stages[len(stages)-1]
-	if last.BaseName != "scratch" {
-		t.Errorf("the image is based on %s", last.BaseName)
-	}
+	assert.Equalf(t, "scratch", last.BaseName, "the image is based on %s", last.BaseName)
 	var user, entry, health bool
 	for _, c := range last.Commands {
 		switch c := c.(type) {
@@ -175,31 +163,21 @@ func TestDockerfile(t *testing.T) {
 			t.Error("RUN cannot work in an empty image")
 		}
 	}
-	if !user || !entry || !health {
-		t.Errorf("as expected: user %t, entry point %t, health check %t", user, entry, health)
-	}
-	if !bytes.Contains(text, []byte("CGO_ENABLED=0")) || !bytes.Contains(text, []byte("--platform=$BUILDPLATFORM")) {
-		t.Error("the build is not static, or emulates the target architecture")
-	}
+	assert.Falsef(t, !user || !entry || !health, "as expected: user %t, entry point %t, health check %t", user, entry, health)
+	assert.False(t, !bytes.Contains(text, []byte("CGO_ENABLED=0")) || !bytes.Contains(text, []byte("--platform=$BUILDPLATFORM")), "the build is not static, or emulates the target architecture")
 	// An image built as documented knows its version.
-	if !bytes.Contains(text, []byte("VERSION=dev\n")) || !bytes.Contains(text, []byte("main.version=$VERSION")) {
-		t.Error("the build takes no VERSION")
-	}
+	assert.False(t, !bytes.Contains(text, []byte("VERSION=dev\n")) || !bytes.Contains(text, []byte("main.version=$VERSION")), "the build takes no VERSION")
 	guide, err := os.ReadFile("../docs/kubernetes.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for where, page := range map[string][]byte{"Dockerfile": text, "docs/kubernetes.md": guide} {
 		m := regexp.MustCompile(`docker buildx build .*`).Find(page)
 		version := regexp.MustCompile(`--build-arg VERSION=(\S+) .*-t \S+:(\S+) \.`).FindSubmatch(m)
-		if version == nil || !bytes.Equal(version[1], version[2]) {
-			t.Errorf("%s: %s: VERSION is not the image's tag", where, m)
+		if assert.NotNilf(t, version, "%s: %s: VERSION is not the image's tag", where, m) {
+			assert.Equalf(t, version[2], version[1], "%s: %s: VERSION is not the image's tag", where, m)
 		}
 	}
 	goMod, err := os.ReadFile("../go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for line := range strings.Lines(string(goMod)) {
 		if version, ok := strings.CutPrefix(strings.TrimSpace(line), "go "); ok {
 			if want := "golang:" + strings.Join(strings.Split(version, ".")[:2], "."); !strings.HasPrefix(stages[0].BaseName, want) {
@@ -209,12 +187,8 @@ func TestDockerfile(t *testing.T) {
 	}
 	// The build context contains every directory that the binary is built from.
 	ignore, err := os.ReadFile("../.dockerignore")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, dir := range []string{"authz", "cache", "envoy", "store", "test/demo", "main.go", "go.mod", "go.sum"} {
-		if !strings.Contains(string(ignore), "\n!"+dir+"\n") {
-			t.Errorf(".dockerignore excludes %s", dir)
-		}
+		assert.Containsf(t, string(ignore), "\n!"+dir+"\n", ".dockerignore excludes %s", dir)
 	}
 }

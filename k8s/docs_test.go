@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rhysd/actionlint"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/yaml"
@@ -24,9 +26,7 @@ var pages = []string{"kubernetes.md", "envoy.md", "istio.md", "envoy-gateway.md"
 func fenced(t *testing.T, page, language string) []string {
 	t.Helper()
 	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var out []string
 	for _, m := range regexp.MustCompile("(?ms)^( *)```"+language+"\n(.*?)^ *```$").FindAllStringSubmatch(string(text), -1) {
 		out = append(out, strings.ReplaceAll("\n"+m[2], "\n"+m[1], "\n"))
@@ -53,21 +53,13 @@ func own(t *testing.T, kustomization string, files map[string]string) ([]object,
 	mem := tree(t)
 	for _, f := range [][2]string{{"jwt-bouncer.yaml", "base/auth-config.yaml"}, {"secrets.env", "components/common/secrets.env"}, {"api-token", "components/common/api-token"}} {
 		b, err := os.ReadFile(f[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := mem.WriteFile("/my/"+f[0], b); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
+		require.NoError(t, mem.WriteFile("/my/"+f[0], b))
 	}
 	for name, text := range files {
-		if err := mem.WriteFile("/my/"+name, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, mem.WriteFile("/my/"+name, []byte(text)))
 	}
-	if err := mem.WriteFile("/my/kustomization.yaml", []byte(kustomization)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mem.WriteFile("/my/kustomization.yaml", []byte(kustomization)))
 	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(mem, "/my")
 	if err != nil {
 		return nil, err
@@ -95,16 +87,10 @@ func find(t *testing.T, objects []object, name string) object {
 func TestOwnOverlay(t *testing.T) {
 	t.Parallel()
 	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# also added to my/kustomization.yaml"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := check(objects); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, err)
+	assert.NoError(t, check(objects))
 	find(t, objects, "PodMonitor/jwt-bouncer")
-	if !strings.Contains(string(find(t, objects, "Deployment/jwt-bouncer").text), "registry.example/jwt-bouncer:0.1.0") {
-		t.Error("the image was not replaced")
-	}
+	assert.Contains(t, string(find(t, objects, "Deployment/jwt-bouncer").text), "registry.example/jwt-bouncer:0.1.0", "the image was not replaced")
 }
 
 // The user's overlay builds on top of every overlay and moves no object to
@@ -116,31 +102,22 @@ func TestOwnOverlayOfEach(t *testing.T) {
 		out := map[string]bool{}
 		for _, o := range objects {
 			out[o.String()+"@"+o.namespace] = true
-			if o.namespace == "" && o.kind != "Namespace" && o.kind != "GatewayClass" {
-				t.Errorf("%s has no namespace", o)
-			}
+			assert.Falsef(t, o.namespace == "" && o.kind != "Namespace" && o.kind != "GatewayClass", "%s has no namespace", o)
 		}
 		return out
 	}
 	mine := block(t, "yaml", "# my/kustomization.yaml") + block(t, "yaml", "# also added to my/kustomization.yaml")
 	for _, dir := range overlays(t) {
 		objects, err := own(t, strings.Replace(mine, "overlays/shared", dir, 1), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		plain, err := build(t, dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		had, have := places(plain), places(objects)
 		for name := range had {
-			if !have[name] {
-				t.Errorf("%s: %s has been removed or moved", dir, name)
-			}
+			assert.Truef(t, have[name], "%s: %s has been removed or moved", dir, name)
 		}
-		if len(have) != len(had)+3 { // monitoring adds three objects
-			t.Errorf("%s: %d objects became %d", dir, len(had), len(have))
-		}
+		// monitoring adds three objects
+		assert.Lenf(t, have, len(had)+3, "%s: %d objects became %d", dir, len(had), len(have))
 	}
 }
 
@@ -149,25 +126,16 @@ func TestOwnOverlayOfEach(t *testing.T) {
 func TestRotatedTokens(t *testing.T) {
 	t.Parallel()
 	text := fenced(t, "../docs/kubernetes.md", "text")
-	if len(text) != 1 {
-		t.Fatalf("the guide shows %d files of tokens, want 1", len(text))
-	}
+	require.Lenf(t, text, 1, "the guide shows %d files of tokens, want 1", len(text))
 	tokens := strings.TrimPrefix(text[0], "\n")
 	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml"), map[string]string{"api-token": tokens})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	v, err := schema(find(t, objects, "Secret/jwt-bouncer-secrets"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	data := v.(*corev1.Secret).Data
-	if keys := slices.Sorted(maps.Keys(data)); !slices.Equal(keys, []string{"api-token", "redis-password", "store-owner-password", "store-password"}) {
-		t.Errorf("keys %v", keys)
-	}
-	if string(data["api-token"]) != tokens || !regexp.MustCompile(`^(\S+ +\S{16,}\n){3,}$`).MatchString(tokens) {
-		t.Errorf("%q became %q", tokens, data["api-token"])
-	}
+	assert.Equal(t, []string{"api-token", "redis-password", "store-owner-password", "store-password"}, slices.Sorted(maps.Keys(data)), "keys")
+	assert.Equalf(t, tokens, string(data["api-token"]), "%q became %q", tokens, data["api-token"])
+	assert.Truef(t, regexp.MustCompile(`^(\S+ +\S{16,}\n){3,}$`).MatchString(tokens), "%q became %q", tokens, data["api-token"])
 }
 
 // With the guide's blocks for the user's own servers, no example server is left,
@@ -175,20 +143,15 @@ func TestRotatedTokens(t *testing.T) {
 func TestOwnServers(t *testing.T) {
 	t.Parallel()
 	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# for servers of one's own, added to my/kustomization.yaml"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := check(objects); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, err)
+	assert.NoError(t, check(objects))
 	for _, o := range objects {
-		if strings.Contains(o.name, "redis") || strings.Contains(o.name, "postgres") {
-			t.Errorf("the example %s is still deployed", o)
-		}
+		assert.NotContainsf(t, o.name, "redis", "the example %s is still deployed", o)
+		assert.NotContainsf(t, o.name, "postgres", "the example %s is still deployed", o)
 	}
-	if job := string(find(t, objects, "Job/jwt-bouncer-migrate").text); !strings.Contains(job, "@db.internal:5432/") || strings.Contains(job, "@postgres:") {
-		t.Errorf("the migration uses another database:\n%s", job)
-	}
+	job := string(find(t, objects, "Job/jwt-bouncer-migrate").text)
+	assert.Contains(t, job, "@db.internal:5432/", "the migration uses another database")
+	assert.NotContains(t, job, "@postgres:", "the migration uses another database")
 }
 
 // The guide's egress rules for a managed PostgreSQL are the same with kustomize
@@ -197,29 +160,20 @@ func TestExtraEgress(t *testing.T) {
 	t.Parallel()
 	egress := func(objects []object, err error) []any {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		policy := find(t, objects, "NetworkPolicy/jwt-bouncer")
-		if _, err := schema(policy); err != nil {
-			t.Error(err)
-		}
+		_, err = schema(policy)
+		assert.NoError(t, err)
 		spec, _ := policy.tree["spec"].(map[string]any)
 		rules, _ := spec["egress"].([]any)
 		return rules
 	}
 	var values map[string]any
-	if err := yaml.UnmarshalStrict([]byte(block(t, "yaml", "# my-values.yaml")), &values); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, yaml.UnmarshalStrict([]byte(block(t, "yaml", "# my-values.yaml")), &values))
 	before := egress(build(t, "overlays/shared"))
 	after := egress(own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# added to my/kustomization.yaml"), nil))
-	if diff := cmp.Diff(after, egress(render(t, values), nil)); diff != "" {
-		t.Errorf("kustomize (-) and chart (+) differ:\n%s", diff)
-	}
-	if len(after) != len(before)+2 {
-		t.Errorf("%d rules became %d", len(before), len(after))
-	}
+	assert.Empty(t, cmp.Diff(after, egress(render(t, values), nil)), "kustomize (-) and chart (+) differ")
+	assert.Lenf(t, after, len(before)+2, "%d rules became %d", len(before), len(after))
 }
 
 // The manifests in the pages are valid.
@@ -232,29 +186,22 @@ func TestManifestsInDocs(t *testing.T) {
 				continue
 			}
 			objects, err := split([]byte(block))
-			if err != nil {
-				t.Errorf("%s: %v", page, err)
-			}
+			assert.NoErrorf(t, err, "%s", page)
 			for _, o := range objects {
 				n++
-				if _, err := schema(o); err != nil {
-					t.Errorf("%s: %v", page, err)
-				}
+				_, err := schema(o)
+				assert.NoErrorf(t, err, "%s", page)
 			}
 		}
 	}
-	if n == 0 {
-		t.Error("no manifest found")
-	}
+	assert.NotZero(t, n, "no manifest found")
 }
 
 // A release builds the same image as the Dockerfile, and all of its files exist.
 func TestReleaseConfig(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../.goreleaser.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var c struct {
 		Version int `json:"version"`
 		Builds  []struct {
@@ -267,63 +214,54 @@ func TestReleaseConfig(t *testing.T) {
 		} `json:"dockers_v2"`
 		SBOMs []any `json:"sboms"`
 	}
-	if err := yaml.Unmarshal(text, &c); err != nil {
-		t.Fatal(err)
-	}
-	if c.Version != 2 || len(c.Builds) != 1 || len(c.Dockers) != 1 || len(c.Archives) != 1 || len(c.SBOMs) == 0 {
-		t.Fatalf("%+v", c)
-	}
+	require.NoError(t, yaml.Unmarshal(text, &c))
+	require.Equalf(t, 2, c.Version, "%+v", c)
+	require.Lenf(t, c.Builds, 1, "%+v", c)
+	require.Lenf(t, c.Dockers, 1, "%+v", c)
+	require.Lenf(t, c.Archives, 1, "%+v", c)
+	require.NotEmptyf(t, c.SBOMs, "%+v", c)
 	build, image := c.Builds[0], c.Dockers[0]
-	if !slices.Contains(build.Env, "CGO_ENABLED=0") || !slices.Contains(build.Flags, "-trimpath") || !strings.Contains(strings.Join(build.Ldflags, " "), "-X main.version=") {
-		t.Errorf("build: %+v", build)
-	}
+	assert.Containsf(t, build.Env, "CGO_ENABLED=0", "build: %+v", build)
+	assert.Containsf(t, build.Flags, "-trimpath", "build: %+v", build)
+	assert.Containsf(t, strings.Join(build.Ldflags, " "), "-X main.version=", "build: %+v", build)
 	for _, arch := range build.Goarch {
-		if !slices.Contains(image.Platforms, "linux/"+arch) {
-			t.Errorf("no image for %s", arch)
-		}
+		assert.Containsf(t, image.Platforms, "linux/"+arch, "no image for %s", arch)
 	}
 	for _, file := range append([]string{image.Dockerfile}, c.Archives[0].Files...) {
-		if found, err := filepath.Glob("../" + file); err != nil || len(found) == 0 {
-			t.Errorf("%s does not exist", file)
+		found, err := filepath.Glob("../" + file)
+		if assert.NoErrorf(t, err, "%s does not exist", file) {
+			assert.NotEmptyf(t, found, "%s does not exist", file)
 		}
 	}
 	// Both images end with the same instructions.
 	last := func(name string) []string {
 		text, err := os.ReadFile("../" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		stages := strings.Split(string(text), "\nFROM ") // the last stage is the image
 		_, tail, _ := strings.Cut(stages[len(stages)-1], "\nUSER ")
 		return strings.Split(strings.TrimSpace(tail), "\n")
 	}
-	if a, b := last("Dockerfile"), last(image.Dockerfile); !slices.Equal(a, b) {
-		t.Errorf("Dockerfile and %s differ: %q, %q", image.Dockerfile, a, b)
-	}
+	a, b := last("Dockerfile"), last(image.Dockerfile)
+	assert.Truef(t, slices.Equal(a, b), "Dockerfile and %s differ: %q, %q", image.Dockerfile, a, b)
 }
 
 // actionlint accepts GitHub's workflows.
 func TestWorkflows(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../.github/workflows/*.yml")
-	if err != nil || len(files) < 2 {
-		t.Fatalf("%v, %v", files, err)
-	}
+	require.NoErrorf(t, err, "%v", files)
+	require.GreaterOrEqualf(t, len(files), 2, "%v, %v", files, err)
 	linter, err := actionlint.NewLinter(io.Discard, &actionlint.LinterOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, file := range files {
 		faults, err := linter.LintFile(file, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, f := range faults {
 			t.Error(f)
 		}
 	}
 	broken, err := linter.Lint("broken.yml", []byte("on: push\njobs: {a: {runs-on: ubuntu-24.04, step: []}}\n"), nil)
-	if err != nil || len(broken) == 0 {
-		t.Errorf("a broken workflow was accepted: %v, %v", broken, err)
+	if assert.NoErrorf(t, err, "a broken workflow was accepted: %v", broken) {
+		assert.NotEmptyf(t, broken, "a broken workflow was accepted, %v", err)
 	}
 }

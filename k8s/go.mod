@@ -12,6 +12,7 @@ require (
 	github.com/prometheus/prometheus v0.316.0
 	github.com/rhysd/actionlint v1.7.7
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
+	github.com/stretchr/testify v1.12.1
 	google.golang.org/protobuf v1.36.12
 	helm.sh/helm/v3 v3.21.4
 	istio.io/api v1.31.4

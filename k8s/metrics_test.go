@@ -26,6 +26,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 var update = flag.Bool("update", false, "rewrite generated files")
@@ -62,12 +65,8 @@ var measured = sync.OnceValues(func() (map[string]metric, error) {
 func metrics(t testing.TB) map[string]metric {
 	t.Helper()
 	m, err := measured()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(m) < 30 {
-		t.Fatalf("%d metrics found, want at least 30", len(m))
-	}
+	require.NoError(t, err)
+	require.GreaterOrEqualf(t, len(m), 30, "%d metrics found, want at least 30", len(m))
 	return m
 }
 
@@ -289,9 +288,8 @@ func TestMetricReference(t *testing.T) {
 	}
 	slices.SortFunc(names, func(a, b metric) int { return cmp.Compare(a.Name, b.Name) })
 	for _, m := range names {
-		if m.Help == "" || m.Type == "" {
-			t.Errorf("%s lacks help or type", m.Name)
-		}
+		assert.NotEmptyf(t, m.Help, "%s lacks help or type", m.Name)
+		assert.NotEmptyf(t, m.Type, "%s lacks help or type", m.Name)
 		labels := ""
 		if len(m.Labels) > 0 {
 			labels = "`" + strings.Join(m.Labels, "`, `") + "`"
@@ -305,15 +303,9 @@ func TestMetricReference(t *testing.T) {
 func generated(t *testing.T, file, want string) {
 	t.Helper()
 	if *update {
-		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(want), 0o644))
 	}
 	got, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(got) != want {
-		t.Errorf("%s is out of date: run this test with -update and review the difference", file)
-	}
+	require.NoError(t, err)
+	assert.Equalf(t, want, string(got), "%s is out of date: run this test with -update and review the difference", file)
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
 )
 
@@ -24,24 +26,19 @@ var foreign = []string{"process_cpu_seconds_total", "process_resident_memory_byt
 func alerts(t *testing.T) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile("components/monitoring/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var doc struct {
 		Spec map[string]any `json:"spec"`
 	}
-	if err := yaml.UnmarshalStrict(text, &struct {
+	err = yaml.UnmarshalStrict(text, &struct {
 		APIVersion string          `json:"apiVersion"`
 		Kind       string          `json:"kind"`
 		Metadata   map[string]any  `json:"metadata"`
 		Spec       *map[string]any `json:"spec"`
-	}{Spec: &doc.Spec}); err != nil {
-		t.Fatal(err)
-	}
+	}{Spec: &doc.Spec})
+	require.NoError(t, err)
 	groups, err := yaml.Marshal(doc.Spec)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	rules, errs := rulefmt.Parse(groups, false, model.UTF8Validation, promParser, slog.New(slog.DiscardHandler))
 	for _, err := range errs {
 		t.Error(err)
@@ -50,14 +47,12 @@ func alerts(t *testing.T) map[string]string {
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
 			out[r.Alert] = r.Expr
-			if r.Annotations["summary"] == "" || r.Annotations["description"] == "" || !slices.Contains([]string{"info", "warning", "critical"}, r.Labels["severity"]) {
-				t.Errorf("%s lacks summary, description or a valid severity", r.Alert)
-			}
+			assert.NotEmptyf(t, r.Annotations["summary"], "%s lacks summary, description or a valid severity", r.Alert)
+			assert.NotEmptyf(t, r.Annotations["description"], "%s lacks summary, description or a valid severity", r.Alert)
+			assert.Containsf(t, []string{"info", "warning", "critical"}, r.Labels["severity"], "%s lacks summary, description or a valid severity", r.Alert)
 		}
 	}
-	if len(out) < 10 {
-		t.Fatalf("%d alerts, want at least 10", len(out))
-	}
+	require.GreaterOrEqual(t, len(out), 10, "alerts, want at least 10")
 	return out
 }
 
@@ -73,19 +68,15 @@ type panel struct {
 func dashboard(t *testing.T) []panel {
 	t.Helper()
 	text, err := os.ReadFile("components/monitoring/dashboard.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var d struct {
 		UID, Title string
 		Panels     []panel
 	}
-	if err := json.Unmarshal(text, &d); err != nil {
-		t.Fatal(err)
-	}
-	if d.UID == "" || d.Title == "" || len(d.Panels) < 10 {
-		t.Fatalf("dashboard %q has %d panels", d.Title, len(d.Panels))
-	}
+	require.NoError(t, json.Unmarshal(text, &d))
+	require.NotEmptyf(t, d.UID, "dashboard %q has %d panels", d.Title, len(d.Panels))
+	require.NotEmptyf(t, d.Title, "dashboard %q has %d panels", d.Title, len(d.Panels))
+	require.GreaterOrEqualf(t, len(d.Panels), 10, "dashboard %q panels", d.Title)
 	return d.Panels
 }
 
@@ -98,8 +89,7 @@ func TestMonitoringUsesWhatExists(t *testing.T) {
 		// Replace Grafana's variables.
 		expr = strings.NewReplacer("$__rate_interval", "5m", "$namespace", ".*", "$pod", ".*").Replace(expr)
 		tree, err := promParser.ParseExpr(expr)
-		if err != nil {
-			t.Errorf("%s: %v", where, err)
+		if !assert.NoErrorf(t, err, "%s", where) {
 			return
 		}
 		for _, selector := range parser.ExtractSelectors(tree) {
@@ -118,15 +108,12 @@ func TestMonitoringUsesWhatExists(t *testing.T) {
 				m, ok = known[base]
 				ok = ok && m.Type == "histogram"
 			}
-			if !ok {
-				t.Errorf("%s: the product has no metric %s", where, name)
+			if !assert.Truef(t, ok, "%s: the product has no metric %s", where, name) {
 				continue
 			}
 			used[m.Name] = true
 			for _, matcher := range selector {
-				if !slices.Contains(append([]string{"__name__", "namespace", "pod", "le"}, m.Labels...), matcher.Name) {
-					t.Errorf("%s: %s has no label %s (it has %v)", where, name, matcher.Name, m.Labels)
-				}
+				assert.Containsf(t, append([]string{"__name__", "namespace", "pod", "le"}, m.Labels...), matcher.Name, "%s: %s has no label %s (it has %v)", where, name, matcher.Name, m.Labels)
 			}
 		}
 	}
@@ -135,20 +122,15 @@ func TestMonitoringUsesWhatExists(t *testing.T) {
 	}
 	ids := map[int]string{}
 	for _, p := range dashboard(t) {
-		if other, twice := ids[p.ID]; twice {
-			t.Errorf("panels %s and %s have the same id", p.Title, other)
-		}
+		other, twice := ids[p.ID]
+		assert.Falsef(t, twice, "panels %s and %s have the same id", p.Title, other)
 		ids[p.ID] = p.Title
-		if p.Type != "row" && (len(p.Targets) == 0 || p.Description == "") {
-			t.Errorf("panel %s lacks a query or a description", p.Title)
-		}
+		assert.Falsef(t, p.Type != "row" && (len(p.Targets) == 0 || p.Description == ""), "panel %s lacks a query or a description", p.Title)
 		for _, target := range p.Targets {
 			try("panel "+p.Title, target.Expr)
 		}
 	}
-	if len(used) < 15 {
-		t.Errorf("alerts and dashboard use %d of the product's metrics, want at least 15", len(used))
-	}
+	assert.GreaterOrEqualf(t, len(used), 15, "alerts and dashboard use %d of the product's metrics, want at least 15", len(used))
 }
 
 // The alerts fire on the metrics of the fault that they are for, and only then.
@@ -173,8 +155,9 @@ func TestAlertsFire(t *testing.T) {
 		if c.labels != "" {
 			want = 1
 		}
-		if _, ok := fires[c.labels]; len(fires) != want || ok != (want == 1) {
-			t.Errorf("%s on %v: %v, want %q", c.alert, c.shown, fires, c.labels)
+		_, ok := fires[c.labels]
+		if assert.Lenf(t, fires, want, "%s on %v, want %q", c.alert, c.shown, c.labels) {
+			assert.Equalf(t, want == 1, ok, "%s on %v: %v, want %q", c.alert, c.shown, fires, c.labels)
 		}
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestOverlays(t *testing.T) {
@@ -12,12 +15,8 @@ func TestOverlays(t *testing.T) {
 		t.Run(dir, func(t *testing.T) {
 			t.Parallel()
 			objects, err := build(t, dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := check(objects); err != nil {
-				t.Error(err)
-			}
+			require.NoError(t, err)
+			assert.NoError(t, check(objects))
 		})
 	}
 }
@@ -28,12 +27,8 @@ func TestMonitored(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"overlays/shared", "overlays/sidecar"} {
 		objects, err := build(t, dir, monitored(dir))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := check(objects); err != nil {
-			t.Error(err)
-		}
+		require.NoError(t, err)
+		assert.NoError(t, check(objects))
 		for _, name := range []string{"PodMonitor/jwt-bouncer", "PrometheusRule/jwt-bouncer", "ConfigMap/jwt-bouncer-dashboard"} {
 			find(t, objects, name)
 		}
@@ -51,17 +46,13 @@ func TestNoForeignKinds(t *testing.T) {
 	sets := map[string][]object{"chart": render(t, nil)}
 	for _, dir := range overlays(t) {
 		objects, err := build(t, dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		sets[dir] = objects
 	}
 	for dir, objects := range sets {
 		for _, o := range objects {
 			group, _, _ := strings.Cut(o.version, "/")
-			if strings.Contains(group, ".") && group != "networking.k8s.io" && !slices.Contains(needs[dir], group) {
-				t.Errorf("%s has %s of %s, a CRD that the cluster may lack", dir, o, o.version)
-			}
+			assert.Falsef(t, strings.Contains(group, ".") && group != "networking.k8s.io" && !slices.Contains(needs[dir], group), "%s has %s of %s, a CRD that the cluster may lack", dir, o, o.version)
 		}
 	}
 }
@@ -123,8 +114,8 @@ func TestBrokenCopies(t *testing.T) {
 			if err == nil {
 				err = check(objects)
 			}
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("want an error with %q, got: %v", c.want, err)
+			if assert.Errorf(t, err, "want an error with %q", c.want) {
+				assert.Containsf(t, err.Error(), c.want, "want an error with %q, got: %v", c.want, err)
 			}
 		})
 	}

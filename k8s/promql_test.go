@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
+	"github.com/stretchr/testify/require"
 )
 
 // recorded holds metrics, one per line with a value per minute, in the notation
@@ -52,9 +53,7 @@ func (r recorded) query(t *testing.T, expr string, at int) map[string]float64 {
 	var all []storage.Series
 	for _, line := range r {
 		l, values, err := promParser.ParseSeriesDesc(line)
-		if err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
+		require.NoErrorf(t, err, "%s", line)
 		var points []chunks.Sample
 		for i, v := range values {
 			if !v.Omitted {
@@ -74,14 +73,10 @@ func (r recorded) query(t *testing.T, expr string, at int) map[string]float64 {
 	}}}
 	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 10_000, Timeout: time.Minute, Parser: promParser})
 	q, err := engine.NewInstantQuery(t.Context(), data, nil, expr, time.UnixMilli(0).Add(time.Duration(at)*time.Minute))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer q.Close()
 	vector, err := q.Exec(t.Context()).Vector()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out := map[string]float64{}
 	for _, s := range vector {
 		out[s.Metric.String()] = s.F

@@ -2,13 +2,14 @@ package store_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
@@ -25,9 +26,8 @@ func TestBridge(t *testing.T) {
 	sql(t, c, `insert into revoked_tokens (jti, expires_at) values ('old', now() + interval '1 hour'), ('open end', null), ('long gone', now() - interval '1 day')`)
 	f, s := newFollowed(t, pg.URL)
 	n, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
-	if err != nil || n != 2 {
-		t.Fatalf("%d taken over, %v", n, err)
-	}
+	require.NoErrorf(t, err, "%d taken over", n)
+	require.Equalf(t, int64(2), n, "%d taken over, %v", n, err)
 	f.sees(t, map[string]bool{"old": true, "open end": true, "long gone": false})
 
 	// The writer's own login has no rights in this schema.
@@ -36,31 +36,32 @@ func TestBridge(t *testing.T) {
 	t.Cleanup(func() { sql2(pg, role) })
 	sql(t, c, "grant select, insert, update on revoked_tokens to "+role)
 	w, err := pgx.Connect(t.Context(), strings.Replace(pg.URL, "postgres@", role+"@", 1))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer w.Close(context.Background())
 	until := time.Now().Add(2 * time.Hour).Truncate(time.Second)
 	sql(t, w, `insert into revoked_tokens (jti, user_id, expires_at) values ($1, 'u-1', $2)`, "new", until)
 	f.sees(t, map[string]bool{"new": true})
-	if e := f.Entries[jti("new").Key()]; e.Expires != until.Unix() || e.NotBefore != authz.Always {
-		t.Errorf("%+v, expires %d", e, until.Unix())
-	}
-	if v, err := s.Lookup(t.Context(), queryFor(jti("new"))); v != authz.Revoked || err != nil {
-		t.Errorf("%s, %v", v, err)
-	}
-	if v, err := s.Lookup(t.Context(), queryFor(authz.Revocation{Kind: authz.KindJTI, Issuer: "https://other.example", Value: "new"})); v != authz.NotRevoked || err != nil {
-		t.Errorf("another issuer's: %s, %v", v, err)
-	}
+	e := f.Entries[jti("new").Key()]
+	assert.Equalf(t, until.Unix(), e.Expires, "%+v, expires", e)
+	assert.Equalf(t, authz.Always, e.NotBefore, "%+v, expires %d", e, until.Unix())
+	v, err := s.Lookup(t.Context(), queryFor(jti("new")))
+	assert.Equalf(t, authz.Revoked, v, "%v", err)
+	assert.NoErrorf(t, err, "%s", v)
+	v, err = s.Lookup(t.Context(), queryFor(authz.Revocation{Kind: authz.KindJTI, Issuer: "https://other.example", Value: "new"}))
+	assert.Equalf(t, authz.NotRevoked, v, "another issuer's, %v", err)
+	assert.NoErrorf(t, err, "another issuer's: %s", v)
 	page, _, err := s.List(t.Context(), authz.Filter{Value: "new"})
-	if err != nil || len(page) != 1 || page[0].Actor != "u-1" || page[0].Reason != "bridge: revoked_tokens" {
-		t.Errorf("%+v, %v", page, err)
+	if assert.NoErrorf(t, err, "%+v", page) {
+		if assert.Lenf(t, page, 1, "%v", err) {
+			if assert.Equalf(t, "u-1", page[0].Actor, "%+v, %v", page, err) {
+				assert.Equalf(t, "bridge: revoked_tokens", page[0].Reason, "%+v, %v", page, err)
+			}
+		}
 	}
 	sql(t, w, `insert into revoked_tokens (jti) values ('new') on conflict (jti) do update set expires_at = now() + interval '9 hours'`)
 	f.sync(t)
-	if e := f.Entries[jti("new").Key()]; e.Expires < until.Add(6*time.Hour).Unix() {
-		t.Errorf("not extended: %+v", e)
-	}
+	e = f.Entries[jti("new").Key()]
+	assert.GreaterOrEqualf(t, e.Expires, until.Add(6*time.Hour).Unix(), "not extended: %+v", e)
 	// A bulk writer, and one that rolls back.
 	sql(t, w, `insert into revoked_tokens (jti) select 'bulk ' || i from generate_series(1, 1000) i`)
 	sql(t, w, "begin")
@@ -69,16 +70,12 @@ func TestBridge(t *testing.T) {
 	f.sees(t, map[string]bool{"bulk 1": true, "bulk 1000": true, "undone": false})
 	// Installing it again changes nothing.
 	before := len(f.Entries)
-	if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "public.revoked_tokens"}); err != nil {
-		t.Error(err)
-	}
+	_, err = s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "public.revoked_tokens"})
+	assert.NoError(t, err)
 	f.sync(t)
-	if len(f.Entries) != before {
-		t.Errorf("%d, had been %d", len(f.Entries), before)
-	}
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("new")}); err != nil {
-		t.Error(err)
-	}
+	assert.Lenf(t, f.Entries, before, "had been %d", before)
+	_, err = s.Append(t.Context(), []authz.Revocation{jti("new")})
+	assert.NoError(t, err)
 }
 
 // Writers differ in their columns; only jti is needed.
@@ -97,8 +94,8 @@ func TestBridgeTables(t *testing.T) {
 		{`endless`, `jti text, expires_at timestamptz`, `'%s', 'infinity'`},
 	} {
 		sql(t, c, "create table "+table.name+" ("+table.columns+")")
-		if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: table.name}); err != nil {
-			t.Errorf("%s: %v", table.name, err)
+		_, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: table.name})
+		if !assert.NoErrorf(t, err, "%s", table.name) {
 			continue
 		}
 		id := fmt.Sprintf("%02d", i)
@@ -111,8 +108,8 @@ func TestBridgeTables(t *testing.T) {
 			value = "00000000-0000-0000-0000-0000000000" + id
 		}
 		e, here := f.Entries[jti(value).Key()]
-		if !here || e.Expires < time.Now().Add(3*time.Hour-time.Minute).Unix() {
-			t.Errorf("%s: %+v, %t", table.name, e, here)
+		if assert.Truef(t, here, "%s: %+v, %t", table.name, e, here) {
+			assert.GreaterOrEqualf(t, e.Expires, time.Now().Add(3*time.Hour-time.Minute).Unix(), "%s: %+v, %t", table.name, e, here)
 		}
 	}
 	sql(t, c, `create table without (id text)`)
@@ -121,13 +118,14 @@ func TestBridgeTables(t *testing.T) {
 		"no column jti":  {Issuer: issuer, Table: "without"},
 		"issuer":         {Table: "bare"},
 	} {
-		if _, err := s.InstallBridge(t.Context(), o); err == nil || !strings.Contains(err.Error(), what) {
-			t.Errorf("%s: %v", what, err)
+		_, err := s.InstallBridge(t.Context(), o)
+		if assert.Errorf(t, err, "%s", what) {
+			assert.Containsf(t, err.Error(), what, "%v", err)
 		}
 	}
 	_, err := open(t, sqliteURL(t), store.Options{}).InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
-	if err == nil || errors.Is(err, authz.ErrUnavailable) {
-		t.Errorf("sqlite: %v", err)
+	if assert.Error(t, err, "sqlite") {
+		assert.NotErrorIs(t, err, authz.ErrUnavailable, "sqlite")
 	}
 }
 
@@ -146,8 +144,8 @@ func TestBridgeWhileWriting(t *testing.T) {
 		go func() {
 			n := 0
 			for ; ctx.Err() == nil; n++ {
-				if _, err := w.Exec(context.Background(), `insert into revoked_tokens (jti) values (gen_random_uuid()::text)`); err != nil {
-					t.Errorf("the writer: %v", err)
+				_, err := w.Exec(context.Background(), `insert into revoked_tokens (jti) values (gen_random_uuid()::text)`)
+				if !assert.NoError(t, err, "the writer") {
 					break
 				}
 			}
@@ -163,9 +161,7 @@ func TestBridgeWhileWriting(t *testing.T) {
 		return err
 	})
 	copied, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	harness.Eventually(t, 20*time.Second, "more rows", func(ctx context.Context) error {
 		var n int64
 		err := c.QueryRow(ctx, "select count(*) from revoked_tokens").Scan(&n)
@@ -180,9 +176,7 @@ func TestBridgeWhileWriting(t *testing.T) {
 		total += <-ended
 	}
 	f.sync(t)
-	if len(f.Entries) != total {
-		t.Errorf("%d of %d; %d were copied", len(f.Entries), total, copied)
-	}
+	assert.Lenf(t, f.Entries, total, "%d of %d; %d were copied", len(f.Entries), total, copied)
 }
 
 // Whatever the table's expires_at looks like, the writer's insert works, and the
@@ -227,23 +221,22 @@ func TestBridgeExpiries(t *testing.T) {
 			n++
 			table, value := fmt.Sprint("revoked_", n), fmt.Sprint("expiry ", n)
 			sql(t, c, "create table "+table+" (jti text, expires_at "+w.kind+")")
-			if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: table}); err != nil {
-				t.Errorf("%s: %v", w.kind, err)
+			_, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: table})
+			if !assert.NoErrorf(t, err, "%s", w.kind) {
 				continue
 			}
 			sql(t, c, "set "+setting)
-			if _, err := c.Exec(t.Context(), "insert into "+table+" values ('"+value+"', "+w.value+")"); err != nil {
-				t.Errorf("%s %s: the writer's insert fails: %v", w.kind, w.value, err)
-			}
+			_, err = c.Exec(t.Context(), "insert into "+table+" values ('"+value+"', "+w.value+")")
+			assert.NoErrorf(t, err, "%s %s: the writer's insert fails", w.kind, w.value)
 			sql(t, c, "reset all")
 			f.sync(t)
-			if e := f.Entries[jti(value).Key()]; e.Expires < w.want || e.Expires > w.want+300 {
-				t.Errorf("%s %s, with %s: until %s, want %s", w.kind, w.value, setting, time.Unix(e.Expires, 0), time.Unix(w.want, 0))
-			}
+			e := f.Entries[jti(value).Key()]
+			assert.GreaterOrEqualf(t, e.Expires, w.want, "%s %s, with %s: until %s, want %s", w.kind, w.value, setting, time.Unix(e.Expires, 0), time.Unix(w.want, 0))
+			assert.LessOrEqualf(t, e.Expires, w.want+300, "%s %s, with %s: until %s, want %s", w.kind, w.value, setting, time.Unix(e.Expires, 0), time.Unix(w.want, 0))
 			// What is in the table when the bridge is put on it is read likewise.
-			if n, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: "https://again.example", Table: table}); n != 1 || err != nil {
-				t.Errorf("%s %s: %d taken over, %v", w.kind, w.value, n, err)
-			}
+			n, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: "https://again.example", Table: table})
+			assert.Equalf(t, int64(1), n, "%s %s: taken over, %v", w.kind, w.value, err)
+			assert.NoErrorf(t, err, "%s %s: %d taken over", w.kind, w.value, n)
 		}
 	}
 }
@@ -262,9 +255,8 @@ func TestBridgeReplicatedRows(t *testing.T) {
 		db.Exec(t, "create table revoked_tokens "+columns)
 		db.Exec(t, "create table eu partition of revoked_tokens for values in (1)")
 	}
-	if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
+	require.NoError(t, err)
 	at.Exec(t, "create table us partition of revoked_tokens for values in (2)")
 	from.Exec(t, "create table us partition of revoked_tokens for values in (2)")
 	from.Exec(t, "create publication everything for all tables")
@@ -287,9 +279,8 @@ func TestBridgeReplicatedRows(t *testing.T) {
 	})
 	f.sees(t, map[string]bool{"a": true, "b": true})
 	sql(t, c, "create table later (jti text)")
-	if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "later"}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "later"})
+	require.NoError(t, err)
 	sql(t, c, "set session_replication_role = replica")
 	sql(t, c, "insert into later values ('c')")
 	f.sees(t, map[string]bool{"c": true})
@@ -304,9 +295,8 @@ func TestBridgeBesideReplicatedRevocations(t *testing.T) {
 	for _, db := range []*harness.PG{from, at} {
 		s := open(t, db.URL, store.Options{})
 		db.Exec(t, "create table revoked_tokens (jti text primary key)")
-		if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer})
+		require.NoError(t, err)
 	}
 	from.Exec(t, "create publication one for table revoked_tokens, authz.revocations")
 	from.Exec(t, "select pg_create_logical_replication_slot('one', 'pgoutput')")

@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
 	"jwtbouncer/test/harness"
@@ -25,16 +28,15 @@ func revokedUntil(t *testing.T, s *store.Store, value string, until time.Time) {
 	t.Helper()
 	r := jti(value)
 	r.ExpiresAt = until
-	if _, err := s.Append(t.Context(), []authz.Revocation{r}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{r})
+	require.NoError(t, err)
 }
 
 func enforced(t *testing.T, s *store.Store, value, when string) {
 	t.Helper()
-	if v, err := s.Lookup(t.Context(), queryFor(jti(value))); v != authz.Revoked || err != nil {
-		t.Errorf("%s: %v %v, want revoked", when, v, err)
-	}
+	v, err := s.Lookup(t.Context(), queryFor(jti(value)))
+	assert.Equalf(t, authz.Revoked, v, "%s: %v, want revoked", when, err)
+	assert.NoErrorf(t, err, "%s: %v %v, want revoked", when, v, err)
 }
 
 // A database whose clock is set forward, and later corrected, neither hides nor
@@ -50,17 +52,17 @@ func TestClockForward(t *testing.T) {
 			if c == there {
 				enforced(t, s, engine, engine+", its clock ahead")
 			}
-			if n, err := s.GC(t.Context()); n != 0 || err != nil {
-				t.Errorf("%s: %d revocations deleted while a clock was ahead: %v", engine, n, err)
-			}
+			n, err := s.GC(t.Context())
+			assert.Zerof(t, n, "%s: revocations deleted while a clock was ahead: %v", engine, err)
+			assert.NoErrorf(t, err, "%s: %d revocations deleted while a clock was ahead", engine, n)
 			c.Step(0)
 			enforced(t, s, engine, engine+", after it was corrected")
 		}
 		here.Step(2 * day)
 		there.Step(2 * day)
-		if n, err := s.GC(t.Context()); n != 0 || err != nil {
-			t.Errorf("%s: %d revocations deleted while both clocks were ahead: %v", engine, n, err)
-		}
+		n, err := s.GC(t.Context())
+		assert.Zerof(t, n, "%s: revocations deleted while both clocks were ahead: %v", engine, err)
+		assert.NoErrorf(t, err, "%s: %d revocations deleted while both clocks were ahead", engine, n)
 		here.Step(0)
 		there.Step(0)
 		enforced(t, s, engine, engine+", after both were corrected")
@@ -75,19 +77,16 @@ func TestClockBehind(t *testing.T) {
 	there.Step(-2 * day)
 	sid := authz.Revocation{Kind: authz.KindSID, Issuer: issuer, Value: "s"}
 	stored, err := s.Append(t.Context(), []authz.Revocation{jti("a"), sid, {Kind: authz.KindSub, Issuer: issuer, Value: "u"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, r := range stored.Revocations {
-		if left := time.Until(r.ExpiresAt); left < day-time.Minute {
-			t.Errorf("%s: ends in %s, want %s", r.Kind, left, day)
-		}
+		left := time.Until(r.ExpiresAt)
+		assert.GreaterOrEqualf(t, left, day-time.Minute, "%s: ends in %s, want %s", r.Kind, left, day)
 	}
 	there.Step(0)
 	enforced(t, s, "a", "after the correction")
-	if n, err := s.GC(t.Context()); n != 0 || err != nil {
-		t.Errorf("%d deleted: %v", n, err)
-	}
+	n, err := s.GC(t.Context())
+	assert.Zerof(t, n, "deleted: %v", err)
+	assert.NoErrorf(t, err, "%d deleted", n)
 }
 
 // A sidecar whose clock is far behind takes tokens for good that have expired
@@ -105,9 +104,8 @@ func TestClockFarBehind(t *testing.T) {
 	} {
 		here.Step(step)
 		v, err := s.Lookup(t.Context(), queryFor(jti("never revoked")))
-		if v != want || errors.Is(err, store.ErrUnproven) != (want == authz.Unknown) {
-			t.Errorf("stepped by %s: %v %v, want %v", step, v, err, want)
-		}
+		assert.Equalf(t, want, v, "stepped by %s: %v", step, err)
+		assert.Equalf(t, want == authz.Unknown, errors.Is(err, store.ErrUnproven), "stepped by %s: %v %v, want %v", step, v, err, want)
 		enforced(t, s, "a", step.String())
 	}
 }

@@ -2,11 +2,13 @@ package store
 
 import (
 	"encoding/binary"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 )
@@ -77,23 +79,38 @@ func TestCopyIsCutAnywhere(t *testing.T) {
 	data := copyOf(someSnapshot, want)
 	for size := 1; size <= len(data); size += 1 + size/8 {
 		rows, snap, err := read(data, func(int) int { return size })
-		if err != nil || !slices.Equal(rows, want) || !slices.Equal(snap, someSnapshot) {
-			t.Errorf("pieces of %d: %d rows, %v, %v", size, len(rows), snap, err)
+		if assert.NoErrorf(t, err, "pieces of %d: %d rows, %v", size, len(rows), snap) {
+			if assert.Truef(t, slices.Equal(rows, want), "pieces of %d: %d rows, %v, %v", size, len(rows), snap, err) {
+				assert.Truef(t, slices.Equal(snap, someSnapshot), "pieces of %d: %d rows, %v, %v", size, len(rows), snap, err)
+			}
 		}
 	}
 	// An answer that ends early is no answer.
 	for size := range len(data) {
-		if _, _, err := read(data[:size], func(int) int { return size }); !errors.Is(err, errCopy) {
-			t.Errorf("ended after %d of %d bytes: %v", size, len(data), err)
-		}
+		_, _, err := read(data[:size], func(int) int { return size })
+		assert.ErrorIsf(t, err, errCopy, "ended after %d of %d bytes", size, len(data))
 	}
 }
 
 func TestSnapshotText(t *testing.T) {
 	t.Parallel()
 	s, err := parseSnapshot(someSnapshot)
-	if err != nil || !s.Proves || s.Epoch != "7/00000001/1" || s.Xmax != 20 || s.RaisedFrom != 24*time.Hour || s.Raised != 1_600_000_000 || s.MaxTokenTTL != 7*24*time.Hour || !slices.Equal(s.Open, []uint64{11, 15}) || s.Clock.UnixMilli() != 1_700_000_000_500 {
-		t.Errorf("%+v, %v", s, err)
+	if assert.NoErrorf(t, err, "%+v", s) {
+		if assert.Truef(t, s.Proves, "%+v, %v", s, err) {
+			if assert.Equalf(t, "7/00000001/1", s.Epoch, "%+v, %v", s, err) {
+				if assert.Equalf(t, uint64(20), s.Xmax, "%+v, %v", s, err) {
+					if assert.Equalf(t, 24*time.Hour, s.RaisedFrom, "%+v, %v", s, err) {
+						if assert.Equalf(t, int64(1_600_000_000), s.Raised, "%+v, %v", s, err) {
+							if assert.Equalf(t, 7*24*time.Hour, s.MaxTokenTTL, "%+v, %v", s, err) {
+								if assert.Equalf(t, []uint64{11, 15}, s.Open, "%+v, %v", s, err) {
+									assert.Equalf(t, int64(1_700_000_000_500), s.Clock.UnixMilli(), "%+v, %v", s, err)
+								}
+							}
+						}
+					}
+				}
+			}
+		}
 	}
 	change := func(i int, to string) []string {
 		c := slices.Clone(someSnapshot)
@@ -101,8 +118,9 @@ func TestSnapshotText(t *testing.T) {
 		return c
 	}
 	for _, c := range [][]string{change(snapRecovering, "true"), change(snapFresh, "false"), change(snapFresh, ""), change(snapRecovering, "")} {
-		if s, err := parseSnapshot(c); err == nil && s.Proves {
-			t.Errorf("%v proves", c)
+		s, err := parseSnapshot(c)
+		if err == nil {
+			assert.Falsef(t, s.Proves, "%v proves", c)
 		}
 	}
 	for i := range someSnapshot {
@@ -110,15 +128,13 @@ func TestSnapshotText(t *testing.T) {
 			continue
 		}
 		for _, to := range []string{"", "x", "-1x"} {
-			if s, err := parseSnapshot(change(i, to)); err == nil {
-				t.Errorf("field %d as %q: %+v", i, to, s)
-			}
+			s, err := parseSnapshot(change(i, to))
+			assert.Errorf(t, err, "field %d as %q: %+v", i, to, s)
 		}
 	}
 	for n := range snapOpen {
-		if _, err := parseSnapshot(someSnapshot[:n]); !errors.Is(err, ErrSchema) {
-			t.Errorf("%d fields: %v", n, err)
-		}
+		_, err := parseSnapshot(someSnapshot[:n])
+		assert.ErrorIsf(t, err, ErrSchema, "%d fields", n)
 	}
 }
 
@@ -133,14 +149,13 @@ func FuzzCopy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
 		whole, snap, err := read(data, func(int) int { return len(data) })
 		cut, snap2, err2 := read(data, func(int) int { return int(size) })
-		if (err == nil) != (err2 == nil) {
-			t.Fatalf("whole: %v, cut: %v", err, err2)
+		require.Equalf(t, err2 == nil, err == nil, "whole: %v, cut: %v", err, err2)
+		if err == nil {
+			require.Falsef(t, !slices.Equal(whole, cut) || !slices.Equal(snap, snap2), "whole: %v %v, cut: %v %v", whole, snap, cut, snap2)
 		}
-		if err == nil && (!slices.Equal(whole, cut) || !slices.Equal(snap, snap2)) {
-			t.Fatalf("whole: %v %v, cut: %v %v", whole, snap, cut, snap2)
-		}
-		if s, err := parseSnapshot(snap); err != nil && s.Proves {
-			t.Fatal("an error proves")
+		s, err := parseSnapshot(snap)
+		if err != nil {
+			require.False(t, s.Proves, "an error proves")
 		}
 	})
 }

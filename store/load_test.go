@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
@@ -37,20 +39,16 @@ func TestLoadStreams(t *testing.T) {
 	var before, after runtime.MemStats
 	start := time.Now()
 	runtime.ReadMemStats(&before)
-	if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ }); err != nil || rows != n {
-		t.Fatalf("%d, %v", rows, err)
-	}
+	_, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ })
+	require.NoErrorf(t, err, "%d", rows)
+	require.Equalf(t, n, rows, "%v", err)
 	runtime.ReadMemStats(&after)
 	took := time.Since(start)
 	perRow := float64(after.Mallocs-before.Mallocs) / n
 	t.Logf("%d rows in %s, %.0f rows/s, %.3f allocations a row", n, took, n/took.Seconds(), perRow)
-	if perRow > 0.1 {
-		t.Errorf("%.2f allocations a row", perRow)
-	}
+	assert.LessOrEqualf(t, perRow, 0.1, "%.2f allocations a row", perRow)
 	// Sessions report their numbers, at the latest, when they end.
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Close())
 	harness.Eventually(t, 20*time.Second, "the sessions' end", func(ctx context.Context) error {
 		var left int
 		err := c.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid()`, pg.Database).Scan(&left)
@@ -59,18 +57,15 @@ func TestLoadStreams(t *testing.T) {
 		}
 		return err
 	})
-	if more := spooled(t, pg, c) - spooledBefore; more > 0 {
-		t.Errorf("the server spooled %d bytes", more)
-	}
+	more := spooled(t, pg, c) - spooledBefore
+	assert.LessOrEqualf(t, more, int64(0), "the server spooled %d bytes", more)
 }
 
 // spooled is how much the sessions on the database have written to temporary files.
 func spooled(t testing.TB, pg *harness.PG, c *pgx.Conn) (n int64) {
 	t.Helper()
 	sql(t, c, "select pg_stat_clear_snapshot()")
-	if err := c.QueryRow(t.Context(), `select temp_bytes from pg_stat_database where datname = $1`, pg.Database).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.QueryRow(t.Context(), `select temp_bytes from pg_stat_database where datname = $1`, pg.Database).Scan(&n))
 	return n
 }
 
@@ -80,26 +75,22 @@ func BenchmarkAppend(b *testing.B) {
 	pg := harness.OwnPostgres(b, "fsync", "on")
 	s := open(b, pg.URL, store.Options{})
 	c := pg.Connect(b)
-	if _, err := c.Exec(b.Context(), `create table bare (like authz.revocations including all)`); err != nil {
-		b.Fatal(err)
-	}
-	if _, err := c.Exec(b.Context(), `alter table bare alter key set default decode(md5(random()::text), 'hex'), alter xid set default 1, alter expires_at set default now() + interval '1 day'`); err != nil {
-		b.Fatal(err)
-	}
+	_, err := c.Exec(b.Context(), `create table bare (like authz.revocations including all)`)
+	require.NoError(b, err)
+	_, err = c.Exec(b.Context(), `alter table bare alter key set default decode(md5(random()::text), 'hex'), alter xid set default 1, alter expires_at set default now() + interval '1 day'`)
+	require.NoError(b, err)
 	insert := func(table string) func(b *testing.B) {
 		return func(b *testing.B) {
 			var wg sync.WaitGroup
 			const writers = 16
 			for w := range writers {
 				conn, err := pgx.Connect(b.Context(), pg.URL)
-				if err != nil {
-					b.Fatal(err)
-				}
+				require.NoError(b, err)
 				wg.Go(func() {
 					defer conn.Close(context.Background())
 					for i := w; i < b.N; i += writers {
-						if _, err := conn.Exec(b.Context(), `insert into `+table+` (kind, iss, value) values (1, 'i', gen_random_uuid()::text)`); err != nil {
-							b.Error(err)
+						_, err := conn.Exec(b.Context(), `insert into `+table+` (kind, iss, value) values (1, 'i', gen_random_uuid()::text)`)
+						if !assert.NoError(b, err) {
 							return
 						}
 					}
@@ -119,9 +110,8 @@ func BenchmarkAppend(b *testing.B) {
 				n++
 				batch[i] = jti(fmt.Sprint(n))
 			}
-			if _, err := s.Append(b.Context(), batch); err != nil {
-				b.Fatal(err)
-			}
+			_, err := s.Append(b.Context(), batch)
+			require.NoError(b, err)
 		}
 		b.ReportMetric(float64(1000*b.N)/b.Elapsed().Seconds(), "rows/s")
 	})
@@ -174,9 +164,8 @@ func BenchmarkIdleSync(b *testing.B) {
 	})
 	b.Run("select 1", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := c.Exec(b.Context(), "select 1", pgx.QueryExecModeSimpleProtocol); err != nil {
-				b.Fatal(err)
-			}
+			_, err := c.Exec(b.Context(), "select 1", pgx.QueryExecModeSimpleProtocol)
+			require.NoError(b, err)
 		}
 	})
 }

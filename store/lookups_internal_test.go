@@ -2,8 +2,9 @@ package store
 
 import (
 	"context"
-	"errors"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
 
 	"jwtbouncer/authz"
 )
@@ -15,7 +16,7 @@ func TestPanickingDriver(t *testing.T) {
 	o.setDefaults()
 	l := newLookups("x", &o, newMetrics(nil, "x"), func(context.Context, []authz.Key) (result, error) { panic("boom") })
 	defer l.close()
-	if v, err := l.verdict(t.Context(), &authz.Query{Keys: []authz.Key{{1}}}); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
-		t.Errorf("%v %v", v, err)
-	}
+	v, err := l.verdict(t.Context(), &authz.Query{Keys: []authz.Key{{1}}})
+	assert.Equalf(t, authz.Unknown, v, "%v %v", v, err)
+	assert.ErrorIsf(t, err, authz.ErrUnavailable, "%v %v", v, err)
 }

@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
 	"jwtbouncer/test/harness"
@@ -17,9 +20,7 @@ func TestMain(m *testing.M) { harness.Main(m) }
 func open(t testing.TB, url string, o store.Options) *store.Store {
 	t.Helper()
 	s := openOnly(t, url, o)
-	if err := s.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Migrate(t.Context()))
 	return s
 }
 
@@ -31,13 +32,9 @@ func openOnly(t testing.TB, url string, o store.Options) *store.Store {
 		}
 	}
 	s, err := store.Open(t.Context(), url, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Close())
 	})
 	return s
 }

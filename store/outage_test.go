@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
@@ -121,34 +122,29 @@ func TestPostgresFaults(t *testing.T) {
 							t.Errorf("a revoked token is not revoked, %v", err)
 						case v == authz.Unknown:
 							unknown++
-							if !errors.Is(err, authz.ErrUnavailable) {
-								t.Errorf("%v", err)
-							}
+							assert.ErrorIs(t, err, authz.ErrUnavailable)
 						}
 						mu.Unlock()
 					}
 				})
 			}
 			wg.Wait()
-			if slowest > 2*time.Second { // the deadline is 150 ms; the rest is the test machine
-				t.Errorf("an answer took %s", slowest)
-			}
-			if unknown == 0 {
-				t.Error("no lookup failed: the fault had no effect")
-			}
+			// the deadline is 150 ms; the rest is the test machine
+			assert.LessOrEqualf(t, slowest, 2*time.Second, "an answer took %s", slowest)
+			assert.NotZero(t, unknown, "no lookup failed: the fault had no effect")
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			// A server that is merely slow may manage one of these in a second.
-			if _, err := s.Append(ctx, []authz.Revocation{jti("during")}); err == nil && name != "slow" {
-				t.Error("revoked during the fault")
+			_, err := s.Append(ctx, []authz.Revocation{jti("during")})
+			if err == nil {
+				assert.Equal(t, "slow", name, "revoked during the fault")
 			}
-			if snap, err := s.Changes(ctx, authz.Position{}, "n", func(authz.Row) {}); (err == nil || snap.Proves) && name != "slow" {
-				t.Errorf("a sync during the fault: %+v", snap)
+			snap, err := s.Changes(ctx, authz.Position{}, "n", func(authz.Row) {})
+			if err == nil || snap.Proves {
+				assert.Equalf(t, "slow", name, "a sync during the fault: %+v", snap)
 			}
 			cancel()
 			// Thousands of requests may not have become thousands of connections.
-			if n := dials(t, reg) - before; n > 60 {
-				t.Errorf("%v dials", n)
-			}
+			assert.LessOrEqual(t, dials(t, reg)-before, float64(60), "dials")
 			fault.end(t, pg, proxy)
 			start := time.Now()
 			healed(t, s)
@@ -161,9 +157,7 @@ func TestPostgresFaults(t *testing.T) {
 func dials(t testing.TB, reg *prometheus.Registry) float64 {
 	t.Helper()
 	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, f := range families {
 		if f.GetName() != "jwt_bouncer_store_connects_total" {
 			continue
@@ -194,9 +188,7 @@ func TestBreakerProbesByItself(t *testing.T) {
 	proxy.BlackHole()
 	state := func() float64 {
 		families, err := reg.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, f := range families {
 			if f.GetName() == "jwt_bouncer_store_breaker_state" {
 				return f.GetMetric()[0].GetGauge().GetValue()
@@ -213,13 +205,13 @@ func TestBreakerProbesByItself(t *testing.T) {
 	})
 	start := time.Now()
 	for range 100 {
-		if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
-			t.Fatalf("%s, %v", v, err)
-		}
+		v, err := s.Lookup(t.Context(), queryFor(jti("a")))
+		require.Equalf(t, authz.Unknown, v, "%v", err)
+		require.ErrorIsf(t, err, authz.ErrUnavailable, "%s", v)
 	}
-	if took := time.Since(start); took > 10*time.Second { // 100 timeouts would be 20 s
-		t.Errorf("100 lookups behind an open breaker took %s", took)
-	}
+	// 100 timeouts would be 20 s
+	took := time.Since(start)
+	assert.LessOrEqualf(t, took, 10*time.Second, "100 lookups behind an open breaker took %s", took)
 	proxy.Heal()
 	// Without any more requests, it closes all the same.
 	harness.Eventually(t, 20*time.Second, "the breaker to close", func(context.Context) error {
@@ -228,11 +220,12 @@ func TestBreakerProbesByItself(t *testing.T) {
 		}
 		return nil
 	})
-	if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.NotRevoked || err != nil {
-		t.Errorf("%s, %v", v, err)
-	}
-	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
-		t.Errorf("%v, %v", problems, err)
+	v, err := s.Lookup(t.Context(), queryFor(jti("a")))
+	assert.Equalf(t, authz.NotRevoked, v, "%v", err)
+	assert.NoErrorf(t, err, "%s", v)
+	problems, err := testutil.GatherAndLint(reg)
+	if assert.NoErrorf(t, err, "%v", problems) {
+		assert.LessOrEqualf(t, len(problems), 0, "%v, %v", problems, err)
 	}
 }
 
@@ -251,9 +244,7 @@ func TestTerminatedSessions(t *testing.T) {
 		}
 		pg.Terminate(t)
 	}
-	if failed > rounds {
-		t.Errorf("%d of %d lookups failed", failed, 10*rounds)
-	}
+	assert.LessOrEqualf(t, failed, rounds, "%d of %d lookups failed", failed, 10*rounds)
 	healed(t, s)
 }
 
@@ -265,22 +256,18 @@ func TestStartWithoutDatabase(t *testing.T) {
 	pg.Stop()
 	s := openOnly(t, pg.URL, store.Options{Password: func() (string, error) { return "s3cret", nil }, LookupTimeout: 500 * time.Millisecond})
 	err := s.Ping(t.Context())
-	if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), pg.Addr) || !strings.Contains(err.Error(), "postgres") {
-		t.Errorf("%v", err)
-	}
-	if strings.Contains(fmt.Sprint(err), "s3cret") {
-		t.Errorf("the password is in %v", err)
-	}
-	if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
-		t.Errorf("%s, %v", v, err)
-	}
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); !errors.Is(err, authz.ErrUnavailable) {
-		t.Errorf("%v", err)
-	}
+	assert.ErrorIs(t, err, authz.ErrUnavailable)
+	assert.Containsf(t, err.Error(), pg.Addr, "%v", err)
+	assert.Containsf(t, err.Error(), "postgres", "%v", err)
+	assert.NotContainsf(t, fmt.Sprint(err), "s3cret", "the password is in %v", err)
+	v, err := s.Lookup(t.Context(), queryFor(jti("a")))
+	assert.Equalf(t, authz.Unknown, v, "%v", err)
+	assert.ErrorIsf(t, err, authz.ErrUnavailable, "%s", v)
+	_, err = s.Append(t.Context(), []authz.Revocation{jti("a")})
+	assert.ErrorIs(t, err, authz.ErrUnavailable)
 	for range 50 { // wake-ups during an outage are no storm of dials
-		if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); !errors.Is(err, authz.ErrUnavailable) {
-			t.Errorf("%v", err)
-		}
+		_, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+		assert.ErrorIs(t, err, authz.ErrUnavailable)
 	}
 	pg.Start(t)
 	healed(t, s)
@@ -290,9 +277,7 @@ func TestStartWithoutDatabase(t *testing.T) {
 func TestErrorWithoutCode(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var serving sync.WaitGroup
 	t.Cleanup(func() { _ = l.Close(); serving.Wait() })
 	serving.Go(func() {
@@ -305,9 +290,10 @@ func TestErrorWithoutCode(t *testing.T) {
 		}
 	})
 	s := openOnly(t, "postgres://u@"+l.Addr().String()+"/d?sslmode=disable", store.Options{})
-	if v, _, err := ask(t.Context(), s, jti("a"), 5*time.Second); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "no more connections") {
-		t.Errorf("%v %v", v, err)
-	}
+	v, _, err := ask(t.Context(), s, jti("a"), 5*time.Second)
+	assert.Equalf(t, authz.Unknown, v, "%v %v", v, err)
+	assert.ErrorIsf(t, err, authz.ErrUnavailable, "%v %v", v, err)
+	assert.Containsf(t, err.Error(), "no more connections", "%v %v", v, err)
 }
 
 func refuseEverything(c net.Conn) {

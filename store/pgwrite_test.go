@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
@@ -46,9 +48,7 @@ func commitHeld(t testing.TB, c *pgx.Conn, pg *harness.PG) {
 
 func count(t testing.TB, c *pgx.Conn, value string) (n int) {
 	t.Helper()
-	if err := c.QueryRow(t.Context(), `select count(*) from authz.revocations where value = $1`, value).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.QueryRow(t.Context(), `select count(*) from authz.revocations where value = $1`, value).Scan(&n))
 	return n
 }
 
@@ -60,9 +60,8 @@ func TestConnectionLostInCommit(t *testing.T) {
 	s := open(t, pg.Via(proxy.Addr), store.Options{})
 	c := pg.Connect(t)
 	release := holdCommits(t, c)
-	if err := s.Ping(t.Context()); err != nil { // a connection is there
-		t.Fatal(err)
-	}
+	// a connection is there
+	require.NoError(t, s.Ping(t.Context()))
 	result := make(chan error, 1)
 	go func() {
 		_, err := s.Append(t.Context(), []authz.Revocation{jti("lost")})
@@ -71,9 +70,8 @@ func TestConnectionLostInCommit(t *testing.T) {
 	commitHeld(t, c, pg)
 	proxy.Down()
 	err := <-result
-	if !errors.Is(err, authz.ErrOutcomeUnknown) || errors.Is(err, authz.ErrUnavailable) {
-		t.Fatalf("%v", err)
-	}
+	require.ErrorIs(t, err, authz.ErrOutcomeUnknown)
+	require.NotErrorIs(t, err, authz.ErrUnavailable)
 	// It is committed in fact, which the caller could not know; repeating it is safe.
 	release()
 	harness.Eventually(t, 20*time.Second, "the commit", func(context.Context) error {
@@ -87,9 +85,7 @@ func TestConnectionLostInCommit(t *testing.T) {
 		_, err := s.Append(ctx, []authz.Revocation{jti("lost")})
 		return err
 	})
-	if n := count(t, c, "lost"); n != 1 {
-		t.Errorf("%d rows", n)
-	}
+	assert.Equal(t, 1, count(t, c, "lost"), "rows")
 }
 
 // A connection is cut once: repeating the statement settles the outcome.
@@ -108,12 +104,8 @@ func TestConnectionLostInCommitIsSettled(t *testing.T) {
 	commitHeld(t, c, pg)
 	proxy.Drop()
 	release()
-	if err := <-result; err != nil {
-		t.Fatal(err)
-	}
-	if n := count(t, c, "once"); n != 1 {
-		t.Errorf("%d rows", n)
-	}
+	require.NoError(t, <-result)
+	assert.Equal(t, 1, count(t, c, "once"), "rows")
 }
 
 // The answer never comes: the caller's deadline ends the wait, without success.
@@ -122,15 +114,12 @@ func TestCommitAnswerSwallowed(t *testing.T) {
 	pg := harness.Postgres(t)
 	proxy := harness.Proxy(t, pg.Addr)
 	s := open(t, pg.Via(proxy.Addr), store.Options{})
-	if err := s.Ping(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Ping(t.Context()))
 	proxy.BlackHoleAnswers()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := s.Append(ctx, []authz.Revocation{jti("swallowed")}); !errors.Is(err, authz.ErrOutcomeUnknown) {
-		t.Fatalf("%v", err)
-	}
+	_, err := s.Append(ctx, []authz.Revocation{jti("swallowed")})
+	require.ErrorIs(t, err, authz.ErrOutcomeUnknown)
 }
 
 // In the extended protocol the statement would be reported complete before the
@@ -142,12 +131,10 @@ func TestRefusedAtCommit(t *testing.T) {
 	c := pg.Connect(t)
 	atCommit(t, c, "raise exception 'no';")
 	got, err := s.Append(t.Context(), []authz.Revocation{jti("refused")})
-	if !errors.Is(err, authz.ErrUnavailable) || errors.Is(err, authz.ErrOutcomeUnknown) || got.Revocations != nil {
-		t.Fatalf("%v, %v", got, err)
-	}
-	if n := count(t, c, "refused"); n != 0 {
-		t.Errorf("%d rows", n)
-	}
+	require.ErrorIsf(t, err, authz.ErrUnavailable, "%v", got)
+	require.NotErrorIsf(t, err, authz.ErrOutcomeUnknown, "%v", got)
+	require.Nilf(t, got.Revocations, "%v, %v", got, err)
+	assert.Zero(t, count(t, c, "refused"), "rows")
 }
 
 // The server reports success, and a warning, when the wait for its synchronous
@@ -179,9 +166,7 @@ func TestSynchronousStandbyGone(t *testing.T) {
 		}
 		return err
 	})
-	if err := <-result; !errors.Is(err, authz.ErrOutcomeUnknown) {
-		t.Errorf("%v", err)
-	}
+	assert.ErrorIs(t, <-result, authz.ErrOutcomeUnknown)
 	sql(t, c, "set synchronous_commit = off") // ours need not wait
 	sql(t, c, "alter system reset synchronous_standby_names")
 	sql(t, c, "select pg_reload_conf()")
@@ -198,30 +183,24 @@ func TestWriteRefused(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()
 		_, err := s.Append(ctx, []authz.Revocation{jti("locked")})
-		if !errors.Is(err, authz.ErrUnavailable) {
-			t.Errorf("%v", err)
-		}
+		assert.ErrorIs(t, err, authz.ErrUnavailable)
 		_, err = s.Append(t.Context(), []authz.Revocation{jti("locked")}) // ended by lock_timeout
-		if !errors.Is(err, authz.ErrUnavailable) {
-			t.Errorf("%v", err)
-		}
+		assert.ErrorIs(t, err, authz.ErrUnavailable)
 		sql(t, c, "rollback")
-		if n := count(t, c, "locked"); n != 0 {
-			t.Errorf("%d rows", n)
-		}
+		assert.Zero(t, count(t, c, "locked"), "rows")
 	})
 	t.Run("read-only", func(t *testing.T) {
 		sql(t, c, "alter database "+pg.Database+" set default_transaction_read_only = on")
 		s := openOnly(t, pg.URL, store.Options{})
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("read-only")}); !errors.Is(err, authz.ErrUnavailable) {
-			t.Errorf("%v", err)
-		}
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("read-only")})
+		assert.ErrorIs(t, err, authz.ErrUnavailable)
 		// Reading goes on.
-		if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.NotRevoked || err != nil {
-			t.Errorf("%s, %v", v, err)
-		}
-		if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); err != nil || !snap.Proves {
-			t.Errorf("%+v, %v", snap, err)
+		v, err := s.Lookup(t.Context(), queryFor(jti("a")))
+		assert.Equalf(t, authz.NotRevoked, v, "%v", err)
+		assert.NoErrorf(t, err, "%s", v)
+		snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+		if assert.NoErrorf(t, err, "%+v", snap) {
+			assert.Truef(t, snap.Proves, "%+v, %v", snap, err)
 		}
 	})
 }
@@ -237,43 +216,37 @@ func TestPlainSQL(t *testing.T) {
 		sql(t, c, `insert into authz.revocations (kind, iss, value, not_before, expires_at) values (3, $1, $2, 'infinity', 'infinity')`, r.Issuer, r.Value)
 		f.sync(t)
 		e, here := f.Entries[r.Key()]
-		if !here || e.NotBefore != authz.Always {
-			t.Errorf("%.20q: %+v, %t", text, e, here)
+		if assert.Truef(t, here, "%.20q: %+v, %t", text, e, here) {
+			assert.Equalf(t, authz.Always, e.NotBefore, "%.20q: %+v, %t", text, e, here)
 		}
-		if v, err := s.Lookup(t.Context(), queryFor(r)); v != authz.Revoked || err != nil {
-			t.Errorf("%.20q: %s, %v", text, v, err)
-		}
+		v, err := s.Lookup(t.Context(), queryFor(r))
+		assert.Equalf(t, authz.Revoked, v, "%.20q, %v", text, err)
+		assert.NoErrorf(t, err, "%.20q: %s", text, v)
 	}
 	// A writer cannot set the stamped columns.
 	sql(t, c, `insert into authz.revocations (kind, iss, value, key, xid, login) values (1, $1, 'forged', '\x00', 1, 'mallory')`, issuer)
 	f.sees(t, map[string]bool{"forged": true})
 	var login string
-	if err := c.QueryRow(t.Context(), `select login from authz.revocations where value = 'forged'`).Scan(&login); err != nil || login != "postgres" {
-		t.Errorf("%q, %v", login, err)
+	err := c.QueryRow(t.Context(), `select login from authz.revocations where value = 'forged'`).Scan(&login)
+	if assert.NoErrorf(t, err, "%q", login) {
+		assert.Equalf(t, "postgres", login, "%v", err)
 	}
 	// Defaults of the kinds.
 	sql(t, c, `insert into authz.revocations (kind, iss, value) values (2, $1, 'alice'), (4, $1, 'key-1'), (5, $1, '')`, issuer)
 	page, _, err := s.List(t.Context(), authz.Filter{Issuer: issuer})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, r := range page {
 		timed := r.Kind == authz.KindSub || r.Kind == authz.KindIss
-		if timed == r.NotBefore.IsZero() {
-			t.Errorf("%s: not_before %s", r.Kind, r.NotBefore)
-		}
-		if eternal := r.ExpiresAt.Year() == 9999; eternal != (r.Kind == authz.KindKID) {
-			t.Errorf("%s: expires %s", r.Kind, r.ExpiresAt)
-		}
+		assert.NotEqualf(t, r.NotBefore.IsZero(), timed, "%s: not_before %s", r.Kind, r.NotBefore)
+		assert.Equalf(t, r.Kind == authz.KindKID, r.ExpiresAt.Year() == 9999, "%s: expires %s", r.Kind, r.ExpiresAt)
 	}
 	// Another writer may extend, and that is followed; nothing else can be changed.
 	var e authz.Entry
 	sql(t, c, `update authz.revocations set expires_at = ttl_from + interval '25 hours' where value = 'forged'`)
 	before := f.Entries[jti("forged").Key()]
 	f.sync(t)
-	if e = f.Entries[jti("forged").Key()]; e.Expires != before.Expires+3600 {
-		t.Errorf("extended from %d to %d", before.Expires, e.Expires)
-	}
+	e = f.Entries[jti("forged").Key()]
+	assert.Equalf(t, before.Expires+3600, e.Expires, "extended from %d to %d", before.Expires, e.Expires)
 	for _, text := range []string{
 		`update authz.revocations set expires_at = expires_at - interval '1 second' where value = 'forged'`,
 		`update authz.revocations set not_before = now()`,
@@ -291,9 +264,8 @@ func TestPlainSQL(t *testing.T) {
 		`insert into authz.revocations (kind, iss, value) values (5, 'i', 'v')`,
 		`insert into authz.revocations (kind, iss, value, not_before) values (1, 'i', 'v', '-infinity')`,
 	} {
-		if _, err := c.Exec(t.Context(), text); err == nil {
-			t.Errorf("allowed: %s", text)
-		}
+		_, err := c.Exec(t.Context(), text)
+		assert.Errorf(t, err, "allowed: %s", text)
 	}
 }
 
@@ -301,9 +273,8 @@ func TestRoles(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)
 	s := open(t, pg.URL, store.Options{})
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+	require.NoError(t, err)
 	c := pg.Connect(t)
 	sidecar, revoker := pg.Database+"_sidecar", pg.Database+"_revoker"
 	for role, group := range map[string]string{sidecar: "authz_sidecar", revoker: "authz_revoker"} {
@@ -313,25 +284,24 @@ func TestRoles(t *testing.T) {
 	as := func(role string) string { return strings.Replace(pg.URL, "postgres@", role+"@", 1) }
 	t.Run("sidecar", func(t *testing.T) {
 		s := openOnly(t, as(sidecar), store.Options{})
-		if err := s.Ping(t.Context()); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Ping(t.Context()))
 		rows := 0
-		if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ }); err != nil || !snap.Proves || rows != 1 {
-			t.Errorf("%+v, %d rows, %v", snap, rows, err)
+		snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ })
+		if assert.NoErrorf(t, err, "%+v, %d rows", snap, rows) {
+			if assert.Truef(t, snap.Proves, "%+v, %d rows, %v", snap, rows, err) {
+				assert.Equalf(t, 1, rows, "%+v, rows, %v", snap, err)
+			}
 		}
-		if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.Revoked || err != nil {
-			t.Errorf("%s, %v", v, err)
-		}
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("b")}); !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "authz_revoker") {
-			t.Errorf("%v", err)
-		}
-		if _, _, err := s.List(t.Context(), authz.Filter{}); err == nil {
-			t.Error("it lists")
-		}
-		if _, err := s.GC(t.Context()); !errors.Is(err, store.ErrForbidden) {
-			t.Errorf("gc: %v", err)
-		}
+		v, err := s.Lookup(t.Context(), queryFor(jti("a")))
+		assert.Equalf(t, authz.Revoked, v, "%v", err)
+		assert.NoErrorf(t, err, "%s", v)
+		_, err = s.Append(t.Context(), []authz.Revocation{jti("b")})
+		assert.ErrorIs(t, err, authz.ErrUnavailable)
+		assert.Containsf(t, err.Error(), "authz_revoker", "%v", err)
+		_, _, err = s.List(t.Context(), authz.Filter{})
+		assert.Error(t, err, "it lists")
+		_, err = s.GC(t.Context())
+		assert.ErrorIs(t, err, store.ErrForbidden, "gc")
 		quick := openOnly(t, as(sidecar), store.Options{GCInterval: time.Millisecond})
 		quick.RunGC(t.Context()) // gives up by itself
 		refused(t, as(sidecar), `insert into authz.revocations (kind, iss, value) values (1, 'i', 'v')`, `select 1 from authz.revocations`, `select 1 from authz.meta`,
@@ -341,25 +311,23 @@ func TestRoles(t *testing.T) {
 	})
 	t.Run("revoker", func(t *testing.T) {
 		s := openOnly(t, as(revoker), store.Options{})
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("b")}); err != nil {
-			t.Error(err)
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("b")})
+		assert.NoError(t, err)
+		page, _, err := s.List(t.Context(), authz.Filter{})
+		if assert.NoErrorf(t, err, "%d", len(page)) {
+			assert.GreaterOrEqualf(t, len(page), 2, "%v", err)
 		}
-		if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) < 2 {
-			t.Errorf("%d, %v", len(page), err)
-		}
-		if _, err := s.GC(t.Context()); err != nil {
-			t.Error(err)
-		}
+		_, err = s.GC(t.Context())
+		assert.NoError(t, err)
 		rc, err := pgx.Connect(t.Context(), as(revoker))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer rc.Close(context.Background())
 		sql(t, rc, `insert into authz.revocations (kind, iss, value) values (1, 'i', 'by hand')`)
 		sql(t, rc, `insert into authz.revocations (kind, iss, value) values (1, 'i', 'by hand') on conflict do nothing`)
 		var login string
-		if err := c.QueryRow(t.Context(), `select login from authz.revocations where value = 'by hand'`).Scan(&login); err != nil || login != revoker {
-			t.Errorf("%q, %v", login, err)
+		err = c.QueryRow(t.Context(), `select login from authz.revocations where value = 'by hand'`).Scan(&login)
+		if assert.NoErrorf(t, err, "%q", login) {
+			assert.Equalf(t, revoker, login, "%v", err)
 		}
 		refused(t, as(revoker), `update authz.revocations set expires_at = now() + interval '10 years'`, `delete from authz.revocations`, `truncate authz.revocations`,
 			`insert into authz.revocations (kind, iss, value, xid) values (1, 'i', 'v', 1)`, `insert into authz.revocations (kind, iss, value, ttl_from) values (1, 'i', 'v', '1970-01-01')`,
@@ -371,9 +339,8 @@ func TestRoles(t *testing.T) {
 		sql(t, c, "create role "+role+" login")
 		t.Cleanup(func() { pg.Exec(t, "drop role "+role) })
 		err := openOnly(t, as(role), store.Options{}).Ping(t.Context())
-		if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "authz_sidecar") {
-			t.Errorf("%v", err)
-		}
+		assert.ErrorIs(t, err, authz.ErrUnavailable)
+		assert.Containsf(t, err.Error(), "authz_sidecar", "%v", err)
 	})
 	t.Run("an owner who may not create roles", func(t *testing.T) {
 		owner := pg.Database + "_owner"
@@ -382,9 +349,8 @@ func TestRoles(t *testing.T) {
 		sql(t, c, "alter database "+other.Database+" owner to "+owner)
 		t.Cleanup(func() { sql2(other, owner) })
 		s := open(t, strings.Replace(other.URL, "postgres@", owner+"@", 1), store.Options{})
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-			t.Error(err)
-		}
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		assert.NoError(t, err)
 	})
 }
 
@@ -405,14 +371,11 @@ func sql2(pg *harness.PG, role string) {
 func refused(t *testing.T, url string, statements ...string) {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close(context.Background())
 	for _, text := range statements {
-		if _, err := c.Exec(t.Context(), text); err == nil {
-			t.Errorf("allowed: %s", text)
-		}
+		_, err := c.Exec(t.Context(), text)
+		assert.Errorf(t, err, "allowed: %s", text)
 	}
 }
 
@@ -447,9 +410,7 @@ func TestSessionSettings(t *testing.T) {
 			pg.Exec(t, "alter database "+pg.Database+" set "+setting)
 			s := open(t, pg.URL, store.Options{})
 			worksWithSettings(t, s)
-			if err := s.Migrate(t.Context()); err != nil {
-				t.Errorf("migrate again: %v", err)
-			}
+			assert.NoError(t, s.Migrate(t.Context()), "migrate again")
 		})
 	}
 }
@@ -472,28 +433,50 @@ func worksWithSettings(t *testing.T, s *store.Store) {
 	r.NotBefore = r.ExpiresAt.Add(-2 * time.Hour)
 	appended, err := s.Append(t.Context(), []authz.Revocation{jti("y"), r})
 	stored := appended.Revocations
-	if err != nil || len(stored) != 2 || stored[1].ExpiresAt != r.ExpiresAt || stored[1].NotBefore != r.NotBefore || time.Until(stored[0].ExpiresAt).Round(time.Hour) != day || appended.MaxStaleness != 30*time.Second {
-		t.Errorf("append: %+v %v", stored, err)
+	if assert.NoErrorf(t, err, "append: %+v %v", stored, err) {
+		if assert.Lenf(t, stored, 2, "append: %v", err) {
+			if assert.Truef(t, stored[1].ExpiresAt == r.ExpiresAt, "append: %+v %v", stored, err) {
+				if assert.Truef(t, stored[1].NotBefore == r.NotBefore, "append: %+v %v", stored, err) {
+					if assert.Equalf(t, day, time.Until(stored[0].ExpiresAt).Round(time.Hour), "append: %+v %v", stored, err) {
+						assert.Equalf(t, 30*time.Second, appended.MaxStaleness, "append: %+v %v", stored, err)
+					}
+				}
+			}
+		}
 	}
-	if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) != 2 || stored == nil || page[0] != stored[0] && page[0] != stored[1] {
-		t.Errorf("list: %+v %v", page, err)
+	page, _, err := s.List(t.Context(), authz.Filter{})
+	if assert.NoErrorf(t, err, "list: %+v %v", page, err) {
+		if assert.Lenf(t, page, 2, "list: %v", err) {
+			if assert.NotNilf(t, stored, "list: %+v %v", page, err) {
+				assert.Falsef(t, page[0] != stored[0] && page[0] != stored[1], "list: %+v %v", page, err)
+			}
+		}
 	}
-	if l, err := s.Limits(t.Context()); err != nil || l.MaxTokenTTL != day || l.MaxStaleness != 30*time.Second {
-		t.Errorf("limits: %+v %v", l, err)
+	l, err := s.Limits(t.Context())
+	if assert.NoErrorf(t, err, "limits: %+v %v", l, err) {
+		if assert.Equalf(t, day, l.MaxTokenTTL, "limits: %+v %v", l, err) {
+			assert.Equalf(t, 30*time.Second, l.MaxStaleness, "limits: %+v %v", l, err)
+		}
 	}
 	rows := 0
-	if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ }); err != nil || rows != 2 || !snap.Proves || snap.MaxTokenTTL != day || snap.MaxStaleness != 30*time.Second || time.Since(snap.Clock).Abs() > time.Minute {
-		t.Errorf("changes: %d %+v %v", rows, snap, err)
+	snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ })
+	if assert.NoErrorf(t, err, "changes: %d %+v %v", rows, snap, err) {
+		if assert.Equalf(t, 2, rows, "changes: %+v %v", snap, err) {
+			if assert.Truef(t, snap.Proves, "changes: %d %+v %v", rows, snap, err) {
+				if assert.Equalf(t, day, snap.MaxTokenTTL, "changes: %d %+v %v", rows, snap, err) {
+					if assert.Equalf(t, 30*time.Second, snap.MaxStaleness, "changes: %d %+v %v", rows, snap, err) {
+						assert.LessOrEqualf(t, time.Since(snap.Clock).Abs(), time.Minute, "changes: %d %+v %v", rows, snap, err)
+					}
+				}
+			}
+		}
 	}
-	if v, err := s.Lookup(t.Context(), queryFor(jti("x"))); v != authz.Revoked {
-		t.Errorf("lookup: %v %v", v, err)
-	}
-	if v, err := s.Lookup(t.Context(), queryFor(jti("z"))); v != authz.NotRevoked {
-		t.Errorf("lookup: %v %v", v, err)
-	}
-	if _, err := s.GC(t.Context()); err != nil {
-		t.Errorf("gc: %v", err)
-	}
+	v, err := s.Lookup(t.Context(), queryFor(jti("x")))
+	assert.Equalf(t, authz.Revoked, v, "lookup: %v", err)
+	v, err = s.Lookup(t.Context(), queryFor(jti("z")))
+	assert.Equalf(t, authz.NotRevoked, v, "lookup: %v", err)
+	_, err = s.GC(t.Context())
+	assert.NoError(t, err, "gc")
 }
 
 // Raising max_token_ttl waits for no transaction that stores revocations, and
@@ -523,13 +506,11 @@ func TestRaisedTokenLifeBesideOpenTransactions(t *testing.T) {
 		sql(t, app, "commit")
 	}
 	page, _, err := s.List(t.Context(), authz.Filter{})
-	if err != nil || len(page) != len(apps) {
-		t.Fatal(page, err)
-	}
+	require.NoErrorf(t, err, "%v %v", page, err)
+	require.Lenf(t, page, len(apps), "%v %v", page, err)
 	for _, r := range page {
-		if left := time.Until(r.ExpiresAt); left < 6*day {
-			t.Errorf("%s ends in %s; tokens that it matches may live for 7 days and are accepted", r.Value, left.Round(time.Minute))
-		}
+		left := time.Until(r.ExpiresAt)
+		assert.GreaterOrEqualf(t, left, 6*day, "%s ends in %s; tokens that it matches may live for 7 days and are accepted", r.Value, left.Round(time.Minute))
 	}
 }
 
@@ -539,14 +520,12 @@ func TestSearchPathIsNoWayIn(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)
 	s := open(t, pg.URL, store.Options{})
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+	require.NoError(t, err)
 	c := pg.Connect(t)
 	sql(t, c, `create table bridged (jti text, expires_at text)`)
-	if _, err := s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "bridged"}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = s.InstallBridge(t.Context(), store.BridgeOptions{Issuer: issuer, Table: "bridged"})
+	require.NoError(t, err)
 	sql(t, c, `create schema evil`)
 	sql(t, c, `create function evil.pg_is_in_recovery() returns boolean language plpgsql as $$ begin raise exception 'reached'; end $$`)
 	sql(t, c, `create function evil.now() returns timestamptz language plpgsql as $$ begin raise exception 'reached'; end $$`)
@@ -562,13 +541,11 @@ func TestSearchPathIsNoWayIn(t *testing.T) {
 	}
 	sql(t, c, `create temp table pg_subscription_rel as select evil.reached() from pg_catalog.pg_class limit 0`)
 	sql(t, c, `set search_path = evil, pg_catalog`)
-	if _, err := c.Exec(t.Context(), `select pg_is_in_recovery()`); err == nil {
-		t.Fatal("the path has no effect and the test shows nothing")
-	}
+	_, err = c.Exec(t.Context(), `select pg_is_in_recovery()`)
+	require.Error(t, err, "the path has no effect and the test shows nothing")
 	sql(t, c, `reset search_path`)
-	if _, err := c.Exec(t.Context(), `select '1'::int8, 'a'::jsonb`); err == nil {
-		t.Fatal("the temporary types have no effect and the test shows nothing")
-	}
+	_, err = c.Exec(t.Context(), `select '1'::int8, 'a'::jsonb`)
+	require.Error(t, err, "the temporary types have no effect and the test shows nothing")
 	for _, path := range []string{"default", "evil, pg_catalog", "pg_temp, evil, pg_catalog"} {
 		sql(t, c, `set search_path = `+path)
 		for _, text := range []string{`select authz.changes(0, '{}', 'n')`, `select authz.lookup('{}', 'n', 0)`, `select authz.about()`, `select authz.gc()`,
@@ -588,19 +565,15 @@ func TestOwnersFunctionsAreBound(t *testing.T) {
 	rows, err := pg.Connect(t).Query(t.Context(), `select p.oid::regprocedure::text, p.prosqlbody is not null,
 			coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)
 		from pg_proc p where p.pronamespace = 'authz'::regnamespace and (p.prosecdef or p.prolang <> (select l.oid from pg_language l where l.lanname = 'sql'))`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer rows.Close()
 	n := 0
 	for ; rows.Next(); n++ {
 		var name string
 		var bound, path bool
-		if err := rows.Scan(&name, &bound, &path); err != nil {
-			t.Fatal(err)
-		}
-		if !bound && !path {
-			t.Errorf("%s: its names are looked up in its caller's schemas", name)
+		require.NoError(t, rows.Scan(&name, &bound, &path))
+		if !bound {
+			assert.Truef(t, path, "%s: its names are looked up in its caller's schemas", name)
 		}
 	}
 	if rows.Err() != nil || n < 10 {

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
 	"jwtbouncer/test/harness"
@@ -30,9 +33,7 @@ type replayer struct {
 func newReplayer(t testing.TB, upstream string) *replayer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r := &replayer{listener: l, upstream: upstream}
 	r.wg.Go(func() {
 		for {
@@ -151,18 +152,18 @@ func TestReusedAnswer(t *testing.T) {
 	r := newReplayer(t, pg.Addr)
 	s := openOnly(t, pg.Via(r.listener.Addr().String()), store.Options{})
 	snap, err := s.Changes(t.Context(), authz.Position{}, "first", func(authz.Row) {})
-	if err != nil || !snap.Proves || snap.Nonce != "first" {
-		t.Fatalf("%+v, %v", snap, err)
-	}
+	require.NoErrorf(t, err, "%+v", snap)
+	require.Truef(t, snap.Proves, "%+v, %v", snap, err)
+	require.Equalf(t, "first", snap.Nonce, "%+v, %v", snap, err)
 	for range 2 {
 		snap, err = s.Changes(t.Context(), authz.Position{}, "second", func(authz.Row) {})
-		if err != nil || snap.Proves || snap.Nonce != "first" {
-			t.Errorf("%+v, %v", snap, err)
+		if assert.NoErrorf(t, err, "%+v", snap) {
+			if assert.Falsef(t, snap.Proves, "%+v, %v", snap, err) {
+				assert.Equalf(t, "first", snap.Nonce, "%+v, %v", snap, err)
+			}
 		}
 	}
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Close())
 }
 
 // A revocation with its receipt is one round trip.
@@ -176,14 +177,10 @@ func TestRevokeIsOneRoundTrip(t *testing.T) {
 	for i := range 3 {
 		before := r.queries.Load()
 		rec, err := revoker.Revoke(t.Context(), []authz.Revocation{jti(string(rune('a' + i)))})
-		if err != nil || rec.EnforcedWithin != 30*time.Second {
-			t.Fatalf("%+v, %v", rec, err)
-		}
-		if n := r.queries.Load() - before; n != 1 {
-			t.Errorf("%d round trips", n)
-		}
+		require.NoErrorf(t, err, "%+v", rec)
+		require.Equalf(t, 30*time.Second, rec.EnforcedWithin, "%+v, %v", rec, err)
+		n := r.queries.Load() - before
+		assert.Equalf(t, int64(1), n, "%d round trips", n)
 	}
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Close())
 }

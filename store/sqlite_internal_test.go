@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 )
 
@@ -16,17 +19,11 @@ func openInternal(t *testing.T) (*Store, *sqliteStore, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "r.db")
 	st, err := Open(t.Context(), "sqlite://"+path, Options{LookupTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = st.Close() })
-	if err := st.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, st.Migrate(t.Context()))
 	s, ok := st.engine.(*sqliteStore)
-	if !ok {
-		t.Fatalf("%T", st.engine)
-	}
+	require.Truef(t, ok, "%T", st.engine)
 	return st, s, path
 }
 
@@ -39,31 +36,20 @@ func TestSQLiteReopens(t *testing.T) {
 		_, err := st.Append(t.Context(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: value, Actor: "test"}})
 		return err
 	}
-	if err := revoke("old"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, revoke("old"))
 	_, readOnly := s.file.read.ExecContext(t.Context(), "update meta set seq = seq")
-	if !s.file.reopen(readOnly) {
-		t.Fatalf("not reopened: %v", readOnly)
-	}
-	if n := s.file.open(); n != 0 {
-		t.Errorf("%d connections are still open", n)
-	}
-	if s.file.reopen(readOnly) {
-		t.Error("reopened again at once")
-	}
-	if err := revoke("new"); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Rename(path, path+".old"), os.WriteFile(path, nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	if err := revoke("lost"); !errors.Is(err, ErrUnproven) || s.file.reopen(readOnly) && st.Ready() == nil {
-		t.Errorf("%v", err)
-	}
-	if err := errors.Join(os.Rename(path+".old", path), st.Ping(t.Context())); !errors.Is(err, ErrUnproven) || st.Ready() == nil {
-		t.Errorf("without a restart: %v", err)
-	}
+	require.Truef(t, s.file.reopen(readOnly), "not reopened: %v", readOnly)
+	n := s.file.open()
+	assert.Zerof(t, n, "%d connections are still open", n)
+	assert.False(t, s.file.reopen(readOnly), "reopened again at once")
+	require.NoError(t, revoke("new"))
+	require.NoError(t, errors.Join(os.Rename(path, path+".old"), os.WriteFile(path, nil, 0o600)))
+	err := revoke("lost")
+	assert.ErrorIs(t, err, ErrUnproven)
+	assert.Falsef(t, s.file.reopen(readOnly) && st.Ready() == nil, "%v", err)
+	err = errors.Join(os.Rename(path+".old", path), st.Ping(t.Context()))
+	assert.ErrorIs(t, err, ErrUnproven, "without a restart")
+	assert.Errorf(t, st.Ready(), "without a restart: %v", err)
 }
 
 // However long lists take, lookups do not wait for them.
@@ -74,22 +60,17 @@ func TestSQLiteListsKeepNoLookupWaiting(t *testing.T) {
 	take := func(db *sql.DB) *sql.Conn {
 		t.Helper()
 		c, err := db.Conn(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return c
 	}
 	list := take(file.list) // a list is under way
 	key := authz.RevocationKey(authz.KindJTI, "i", "x")
-	if v, err := st.Lookup(t.Context(), &authz.Query{Keys: []authz.Key{key}, TokenKey: key}); v != authz.NotRevoked || err != nil {
-		t.Errorf("lookup: %v %v", v, err)
-	}
+	v, err := st.Lookup(t.Context(), &authz.Query{Keys: []authz.Key{key}, TokenKey: key})
+	assert.Equalf(t, authz.NotRevoked, v, "lookup: %v", err)
+	assert.NoErrorf(t, err, "lookup: %v %v", v, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := st.List(ctx, authz.Filter{}); err == nil {
-		t.Error("a second list did not wait")
-	}
-	if err := list.Close(); err != nil {
-		t.Error(err)
-	}
+	_, _, err = st.List(ctx, authz.Filter{})
+	assert.Error(t, err, "a second list did not wait")
+	assert.NoError(t, list.Close())
 }

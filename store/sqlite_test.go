@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
@@ -29,9 +31,7 @@ import (
 func openFile(t testing.TB, path string) *stdsql.DB {
 	t.Helper()
 	db, err := stdsql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	db.SetMaxOpenConns(1)
 	return db
 }
@@ -39,9 +39,7 @@ func openFile(t testing.TB, path string) *stdsql.DB {
 func connectTo(t testing.TB, url string) *pgx.Conn {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return c
 }
 
@@ -51,19 +49,14 @@ func noAllow(t *testing.T, s *store.Store, want string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	v, lookupErr := s.Lookup(ctx, queryFor(jti("revoked")))
-	if v == authz.NotRevoked || v == authz.Unknown && !errors.Is(lookupErr, authz.ErrUnavailable) {
-		t.Errorf("lookup: %s, %v", v, lookupErr)
-	}
+	assert.NotEqualf(t, authz.NotRevoked, v, "lookup, %v", lookupErr)
+	assert.Falsef(t, v == authz.Unknown && !errors.Is(lookupErr, authz.ErrUnavailable), "lookup: %s, %v", v, lookupErr)
 	_, err := s.Append(ctx, []authz.Revocation{jti("new")})
-	if err == nil || errors.Is(err, authz.ErrInvalid) {
-		t.Errorf("append: %v", err)
+	if assert.Error(t, err, "append") {
+		assert.NotErrorIs(t, err, authz.ErrInvalid, "append")
 	}
-	if want != "" && !strings.Contains(err.Error(), want) {
-		t.Errorf("append: %v, want %q", err, want)
-	}
-	if !strings.Contains(err.Error(), "sqlite") {
-		t.Errorf("append: %v does not name the store", err)
-	}
+	assert.Falsef(t, want != "" && !strings.Contains(err.Error(), want), "append: %v, want %q", err, want)
+	assert.Containsf(t, err.Error(), "sqlite", "append: %v does not name the store", err)
 }
 
 func TestSQLiteCorrupt(t *testing.T) {
@@ -75,60 +68,46 @@ func TestSQLiteCorrupt(t *testing.T) {
 		for i := range 5000 {
 			batch = append(batch, jti(fmt.Sprint(i)))
 		}
-		if _, err := s.Append(t.Context(), batch); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Append(t.Context(), batch)
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
 		return path
 	}
 	t.Run("not a database", func(t *testing.T) {
 		t.Parallel()
 		path := filepath.Join(t.TempDir(), "r.db")
-		if err := os.WriteFile(path, bytes.Repeat([]byte("no database. "), 1000), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte("no database. "), 1000), 0o600))
 		s := openOnly(t, "sqlite://"+path, store.Options{})
 		noAllow(t, s, "restore it from a backup")
 		for what, err := range map[string]error{"ping": s.Ping(t.Context()), "migrate": s.Migrate(t.Context())} {
-			if !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), path) {
-				t.Errorf("%s: %v", what, err)
-			}
+			assert.ErrorIsf(t, err, authz.ErrUnavailable, "%s", what)
+			assert.Containsf(t, err.Error(), path, "%s: %v", what, err)
 		}
 	})
 	t.Run("pages overwritten", func(t *testing.T) {
 		t.Parallel()
 		path := fill(t)
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		info, _ := f.Stat()
-		if _, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, int(info.Size())-4096), 4096); err != nil {
-			t.Fatal(err)
-		}
+		_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, int(info.Size())-4096), 4096)
+		require.NoError(t, err)
 		f.Close()
 		s := openOnly(t, "sqlite://"+path, store.Options{})
 		noAllow(t, s, "")
-		if _, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); !errors.Is(err, authz.ErrUnavailable) {
-			t.Errorf("changes: %v", err)
-		}
+		_, err = s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+		assert.ErrorIs(t, err, authz.ErrUnavailable, "changes")
 	})
 	t.Run("cut off", func(t *testing.T) {
 		t.Parallel()
 		path := fill(t)
-		if err := os.Truncate(path, 8192); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Truncate(path, 8192))
 		noAllow(t, openOnly(t, "sqlite://"+path, store.Options{}), "")
 	})
 	t.Run("emptied", func(t *testing.T) {
 		t.Parallel()
 		path := fill(t)
-		if err := os.Truncate(path, 0); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Truncate(path, 0))
 		noAllow(t, openOnly(t, "sqlite://"+path, store.Options{}), "jwt-bouncer migrate")
 	})
 }
@@ -137,23 +116,19 @@ func TestSQLiteLocked(t *testing.T) {
 	t.Parallel()
 	url := sqliteURL(t)
 	s := open(t, url, store.Options{WriteTimeout: 300 * time.Millisecond, LookupTimeout: 300 * time.Millisecond})
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("revoked")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("revoked")})
+	require.NoError(t, err)
 	db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
 	defer db.Close()
-	if _, err := db.Exec("begin immediate"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); !errors.Is(err, authz.ErrUnavailable) {
-		t.Errorf("while another process writes: %v", err)
-	}
-	if v, err := s.Lookup(t.Context(), queryFor(jti("revoked"))); v != authz.Revoked || err != nil {
-		t.Errorf("a writer blocks readers: %s, %v", v, err)
-	}
-	if _, err := db.Exec("rollback"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = db.Exec("begin immediate")
+	require.NoError(t, err)
+	_, err = s.Append(t.Context(), []authz.Revocation{jti("a")})
+	assert.ErrorIs(t, err, authz.ErrUnavailable, "while another process writes")
+	v, err := s.Lookup(t.Context(), queryFor(jti("revoked")))
+	assert.Equalf(t, authz.Revoked, v, "a writer blocks readers, %v", err)
+	assert.NoErrorf(t, err, "a writer blocks readers: %s", v)
+	_, err = db.Exec("rollback")
+	require.NoError(t, err)
 	healed(t, s)
 }
 
@@ -168,16 +143,13 @@ func TestSQLiteChild(t *testing.T) {
 	case "revoke":
 		s := open(t, "sqlite://"+path, store.Options{})
 		for i := range 50 {
-			if _, err := s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprintf("child-%d-%d", os.Getpid(), i))}); err != nil {
-				t.Fatal(err)
-			}
+			_, err := s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprintf("child-%d-%d", os.Getpid(), i))})
+			require.NoError(t, err)
 		}
 	case "full":
 		s := openOnly(t, "sqlite://"+path, store.Options{})
 		const size = 300 << 10
-		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: size, Max: size}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: size, Max: size}))
 		var last error
 		stored := 0
 		for i := 0; i < 10_000 && last == nil; i++ {
@@ -185,13 +157,10 @@ func TestSQLiteChild(t *testing.T) {
 				stored++
 			}
 		}
-		if !errors.Is(last, authz.ErrUnavailable) && !errors.Is(last, authz.ErrOutcomeUnknown) {
-			t.Errorf("after %d: %v", stored, last)
-		}
+		assert.Falsef(t, !errors.Is(last, authz.ErrUnavailable) && !errors.Is(last, authz.ErrOutcomeUnknown), "after %d: %v", stored, last)
 		for i := range stored {
-			if v, err := s.Lookup(t.Context(), queryFor(jti(fmt.Sprintf("full-%d", i)))); v != authz.Revoked {
-				t.Fatalf("%d of %d: %s, %v", i, stored, v, err)
-			}
+			v, err := s.Lookup(t.Context(), queryFor(jti(fmt.Sprintf("full-%d", i))))
+			require.Equalf(t, authz.Revoked, v, "%d of %d, %v", i, stored, err)
 		}
 		fmt.Printf("stored %d, then: %v\n", stored, last)
 	case "read-only":
@@ -206,26 +175,20 @@ func TestSQLiteChild(t *testing.T) {
 		s := openOnly(t, "sqlite://"+path, store.Options{})
 		limited, cancel := context.WithTimeout(t.Context(), time.Second) // it would go on trying
 		defer cancel()
-		if err := s.Migrate(limited); err == nil {
-			t.Error("migrated what cannot be written")
-		}
+		assert.Error(t, s.Migrate(limited), "migrated what cannot be written")
 		writableLog(t, path)
-		if err := s.Migrate(t.Context()); err != nil {
-			t.Errorf("once it can be written: %v", err)
-		}
+		assert.NoError(t, s.Migrate(t.Context()), "once it can be written")
 	case "read-only directory":
 		lines := &lineCounter{of: "reopening it"}
 		s := openOnly(t, "sqlite://"+path, store.Options{Logger: slog.New(slog.NewTextHandler(lines, nil))})
 		for range 20 {
 			_, _ = s.Lookup(t.Context(), queryFor(jti("before")))
 			_, _ = s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-			if _, err := s.Append(t.Context(), []authz.Revocation{jti("x")}); !errors.Is(err, authz.ErrUnavailable) {
-				t.Errorf("stored in a directory that cannot be written: %v", err)
-			}
+			_, err := s.Append(t.Context(), []authz.Revocation{jti("x")})
+			assert.ErrorIs(t, err, authz.ErrUnavailable, "stored in a directory that cannot be written")
 		}
-		if n := lines.n.Load(); n != 0 {
-			t.Errorf("opened again %d times, to no avail", n)
-		}
+		n := lines.n.Load()
+		assert.Zerof(t, n, "opened again %d times, to no avail", n)
 	}
 }
 
@@ -245,9 +208,7 @@ func (c *lineCounter) Write(b []byte) (int, error) {
 func writableLog(t *testing.T, path string) {
 	t.Helper()
 	for _, suffix := range []string{"-wal", "-shm"} {
-		if err := os.Chmod(path+suffix, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Chmod(path+suffix, 0o600))
 	}
 }
 
@@ -256,16 +217,16 @@ func writableLog(t *testing.T, path string) {
 func readOnlyLog(t *testing.T, path string) {
 	s := openOnly(t, "sqlite://"+path, store.Options{})
 	enforced(t, s, "before", "read beside a log that cannot be written")
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("refused")}); !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "needs to write the file, its -wal and -shm") {
-		t.Errorf("stored where nothing can be written: %v", err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("refused")})
+	assert.ErrorIs(t, err, authz.ErrUnavailable, "stored where nothing can be written")
+	assert.Containsf(t, err.Error(), "needs to write the file, its -wal and -shm", "stored where nothing can be written: %v", err)
 	ctx, cancel := context.WithCancel(t.Context())
 	var others sync.WaitGroup
 	for range 4 { // what goes on beside the revocation notices nothing
 		others.Go(func() {
 			for ctx.Err() == nil {
-				if v, err := s.Lookup(t.Context(), queryFor(jti("before"))); v != authz.Revoked || err != nil {
-					t.Errorf("meanwhile: %v %v", v, err)
+				v, err := s.Lookup(t.Context(), queryFor(jti("before")))
+				if !assert.Falsef(t, v != authz.Revoked || err != nil, "meanwhile: %v %v", v, err) {
 					return
 				}
 			}
@@ -289,28 +250,20 @@ func readOnlyLog(t *testing.T, path string) {
 func child(t *testing.T, mode, path string, asNobody bool) (output string, err error) {
 	t.Helper()
 	exe, exeErr := os.Executable()
-	if exeErr != nil {
-		t.Fatal(exeErr)
-	}
+	require.NoError(t, exeErr)
 	if asNobody && os.Getuid() == 0 {
 		// User nobody cannot read the test binary where it is.
 		b, readErr := os.ReadFile(exe)
-		if readErr != nil {
-			t.Fatal(readErr)
-		}
+		require.NoError(t, readErr)
 		exe = filepath.Join(filepath.Dir(path), "child.test")
-		if err := os.WriteFile(exe, b, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(exe, b, 0o755))
 	}
 	cmd := exec.Command(exe, "-test.run=^TestSQLiteChild$", "-test.v", "-test.count=1")
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), "STORE_CHILD="+mode, "STORE_CHILD_PATH="+path)
 	if asNobody && os.Getuid() == 0 {
 		u, err := user.Lookup("nobody")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		uid, _ := strconv.ParseUint(u.Uid, 10, 32)
 		gid, _ := strconv.ParseUint(u.Gid, 10, 32)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
@@ -337,20 +290,16 @@ func TestSQLiteProcesses(t *testing.T) {
 		}()
 	}
 	for i := range 30 { // this process writes too
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprint(i))}); err != nil {
-			t.Error(err)
-		}
+		_, err := s.Append(t.Context(), []authz.Revocation{jti(fmt.Sprint(i))})
+		assert.NoError(t, err)
 		f.sync(t)
 	}
 	for range cap(ended) {
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, <-ended)
 	}
 	f.sync(t)
-	if want := 30 + 50*cap(ended); len(f.Entries) != want {
-		t.Errorf("%d of %d", len(f.Entries), want)
-	}
+	want := 30 + 50*cap(ended)
+	assert.Lenf(t, f.Entries, want, "%d of %d", len(f.Entries), want)
 }
 
 func TestSQLiteFull(t *testing.T) {
@@ -359,35 +308,33 @@ func TestSQLiteFull(t *testing.T) {
 	open(t, url, store.Options{}).Close()
 	out, err := child(t, "full", strings.TrimPrefix(url, "sqlite://"), false)
 	t.Log(out)
-	if err != nil || !strings.Contains(out, "stored ") {
-		t.Error(err)
+	if assert.NoError(t, err) {
+		assert.Containsf(t, out, "stored ", "%v", err)
 	}
 	// With room again it works, and nothing that was stored is gone.
 	s := open(t, url, store.Options{})
-	if v, err := s.Lookup(t.Context(), queryFor(jti("full-0"))); v != authz.Revoked || err != nil {
-		t.Errorf("%s, %v", v, err)
-	}
+	v, err := s.Lookup(t.Context(), queryFor(jti("full-0")))
+	assert.Equalf(t, authz.Revoked, v, "%v", err)
+	assert.NoErrorf(t, err, "%s", v)
 	healed(t, s)
 }
 
 func TestSQLiteReadOnly(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "store-") // reachable for nobody, which t.TempDir is not
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(dir, 0o755))
 	path := filepath.Join(dir, "r.db")
 	open(t, "sqlite://"+path, store.Options{}).Close()
-	if err := os.Chmod(path, 0o444); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(path, 0o444))
 	out, err := child(t, "read-only", path, true)
-	if err != nil || !strings.Contains(out, "permission denied") || !strings.Contains(out, "sqlite") || !strings.Contains(out, "needs to write") {
-		t.Errorf("%v: %s", err, out)
+	if assert.NoErrorf(t, err, "%s", out) {
+		if assert.Containsf(t, out, "permission denied", "%v", err) {
+			if assert.Containsf(t, out, "sqlite", "%v", err) {
+				assert.Containsf(t, out, "needs to write", "%v", err)
+			}
+		}
 	}
 }
 
@@ -399,25 +346,21 @@ func TestSQLiteReadOnlyLog(t *testing.T) {
 	dir := harness.Dir(t)
 	path := filepath.Join(dir, "r.db")
 	s := open(t, "sqlite://"+path, store.Options{}) // keeps the log there
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("before")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("before")})
+	require.NoError(t, err)
 	giveReadOnly(t, path)
-	if out, err := child(t, "read-only log", path, true); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+	out, err := child(t, "read-only log", path, true)
+	assert.NoErrorf(t, err, "%s", out)
 	enforced(t, s, "after", "stored by the other process")
 
 	path = filepath.Join(dir, "empty.db")
 	db := openFile(t, path)
 	defer db.Close()
-	if _, err := db.ExecContext(t.Context(), "pragma journal_mode=wal; create table other (x)"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = db.ExecContext(t.Context(), "pragma journal_mode=wal; create table other (x)")
+	require.NoError(t, err)
 	giveReadOnly(t, path)
-	if out, err := child(t, "migrate beside a read-only log", path, true); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+	out, err = child(t, "migrate beside a read-only log", path, true)
+	assert.NoErrorf(t, err, "%s", out)
 }
 
 // giveReadOnly gives the file to the owner of its directory, its companions
@@ -425,18 +368,12 @@ func TestSQLiteReadOnlyLog(t *testing.T) {
 func giveReadOnly(t *testing.T, path string) {
 	t.Helper()
 	owner, err := os.Stat(filepath.Dir(path))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	own := owner.Sys().(*syscall.Stat_t)
 	for _, suffix := range []string{"", "-wal", "-shm"} {
-		if err := os.Chown(path+suffix, int(own.Uid), int(own.Gid)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Chown(path+suffix, int(own.Uid), int(own.Gid)))
 		if suffix != "" {
-			if err := os.Chmod(path+suffix, 0o400); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Chmod(path+suffix, 0o400))
 		}
 	}
 }
@@ -447,28 +384,19 @@ func TestSQLiteReadOnlyDirectory(t *testing.T) {
 	dir := harness.Dir(t)
 	path := filepath.Join(dir, "r.db")
 	s, err := store.Open(t.Context(), "sqlite://"+path, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(s.Migrate(t.Context()), s.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(s.Migrate(t.Context()), s.Close()))
 	owner, err := os.Stat(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	own := owner.Sys().(*syscall.Stat_t)
 	mode := os.FileMode(0o755) // root's own, and the child is somebody else
 	if os.Getuid() != 0 {
 		mode = 0o555
 	}
-	if err := errors.Join(os.Chown(path, int(own.Uid), int(own.Gid)), os.Chown(dir, os.Getuid(), os.Getgid()), os.Chmod(dir, mode)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Chown(path, int(own.Uid), int(own.Gid)), os.Chown(dir, os.Getuid(), os.Getgid()), os.Chmod(dir, mode)))
 	t.Cleanup(func() { _ = os.Chmod(dir, 0o755) })
-	if out, err := child(t, "read-only directory", path, true); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+	out, err := child(t, "read-only directory", path, true)
+	assert.NoErrorf(t, err, "%s", out)
 }
 
 // Only the program computes keys: a row without one is refused, and so is what
@@ -477,9 +405,8 @@ func TestSQLiteByHand(t *testing.T) {
 	t.Parallel()
 	url := sqliteURL(t)
 	f, s := newFollowed(t, url)
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+	require.NoError(t, err)
 	f.sync(t)
 	db := openFile(t, strings.TrimPrefix(url, "sqlite://"))
 	defer db.Close()
@@ -492,18 +419,15 @@ func TestSQLiteByHand(t *testing.T) {
 		insert + `(1.5, 'i', 'v', 1, zeroblob(16))`, insert + `(1, 'i', x'00ff', 1, zeroblob(16))`, insert + `(1, 'i', 'v', '2026-12-23T00:00:00Z', zeroblob(16))`,
 		insert + `(1, 'i', 'v', 9.5e18, zeroblob(16))`, insert + `(1, 'i', 'v', 1, '0123456789abcdef')`,
 	} {
-		if _, err := db.ExecContext(t.Context(), text); err == nil {
-			t.Errorf("allowed: %s", text)
-		}
+		_, err := db.ExecContext(t.Context(), text)
+		assert.Errorf(t, err, "allowed: %s", text)
 	}
-	if _, err := db.ExecContext(t.Context(), `update revocations set expires_at = ttl_from + 90000000000`); err != nil {
-		t.Error(err)
-	}
+	_, err = db.ExecContext(t.Context(), `update revocations set expires_at = ttl_from + 90000000000`)
+	assert.NoError(t, err)
 	before := f.Entries[jti("a").Key()]
 	f.sync(t)
-	if e := f.Entries[jti("a").Key()]; e.Expires != before.Expires+3600 {
-		t.Errorf("extended from %d to %d", before.Expires, e.Expires)
-	}
+	e := f.Entries[jti("a").Key()]
+	assert.Equalf(t, before.Expires+3600, e.Expires, "extended from %d to %d", before.Expires, e.Expires)
 }
 
 // replaced checks that a store whose file is gone proves nothing, writes
@@ -511,9 +435,9 @@ func TestSQLiteByHand(t *testing.T) {
 func replaced(t *testing.T, s *store.Store, when string) {
 	t.Helper()
 	for _, value := range []string{"never revoked", "before"} {
-		if v, err := s.Lookup(t.Context(), queryFor(jti(value))); v != authz.Unknown || !errors.Is(err, authz.ErrUnavailable) {
-			t.Errorf("%s: %v %v", when, v, err)
-		}
+		v, err := s.Lookup(t.Context(), queryFor(jti(value)))
+		assert.Equalf(t, authz.Unknown, v, "%s: %v", when, err)
+		assert.ErrorIsf(t, err, authz.ErrUnavailable, "%s: %v %v", when, v, err)
 	}
 	_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("lost")})
 	_, feedErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
@@ -523,9 +447,9 @@ func replaced(t *testing.T, s *store.Store, when string) {
 		"append": appendErr, "changes": feedErr, "list": listErr, "gc": gcErr, "ping": s.Ping(t.Context()), "ready": s.Ready(),
 		"migrate": s.Migrate(t.Context()), "epoch": s.BumpEpoch(t.Context()),
 	} {
-		if !errors.Is(err, store.ErrUnproven) || !strings.Contains(err.Error(), "replaced or removed") || !strings.Contains(err.Error(), "remove the -wal and -shm files") {
-			t.Errorf("%s, %s: %v", when, what, err)
-		}
+		assert.ErrorIsf(t, err, store.ErrUnproven, "%s, %s", when, what)
+		assert.Containsf(t, err.Error(), "replaced or removed", "%s, %s: %v", when, what, err)
+		assert.Containsf(t, err.Error(), "remove the -wal and -shm files", "%s, %s: %v", when, what, err)
 	}
 }
 
@@ -537,43 +461,34 @@ func TestSQLiteReplaced(t *testing.T) {
 	url := sqliteURL(t)
 	path := strings.TrimPrefix(url, "sqlite://")
 	s := open(t, url, store.Options{})
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("before")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("before")})
+	require.NoError(t, err)
 	db := openFile(t, path)
-	if _, err := db.ExecContext(t.Context(), `vacuum into '`+path+`.backup'`); err != nil {
-		t.Fatal(err)
-	}
+	_, err = db.ExecContext(t.Context(), `vacuum into '`+path+`.backup'`)
+	require.NoError(t, err)
 	db.Close()
-	if err := s.Ready(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Ready())
 	remove := func() {
 		t.Helper()
 		for _, name := range []string{path, path + "-wal", path + "-shm"} {
-			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Fatal(err)
+			err := os.Remove(name)
+			if err != nil {
+				require.ErrorIs(t, err, os.ErrNotExist)
 			}
 		}
 	}
 	remove()
 	replaced(t, s, "removed")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	replaced(t, s, "an empty file")
 	remove()
-	if err := os.Rename(path+".backup", path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(path+".backup", path))
 	other := open(t, url, store.Options{}) // another process, after the restore
-	if _, err := other.Append(t.Context(), []authz.Revocation{jti("after")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = other.Append(t.Context(), []authz.Revocation{jti("after")})
+	require.NoError(t, err)
 	replaced(t, s, "a restored file")
-	if err := s.Close(); err != nil { // leaves the new file's log alone
-		t.Fatal(err)
-	}
+	// leaves the new file's log alone
+	require.NoError(t, s.Close())
 	again := openOnly(t, url, store.Options{})
 	for _, value := range []string{"before", "after"} {
 		enforced(t, other, value, "in the new file")
@@ -595,49 +510,37 @@ func TestSQLiteReplacedBesideTheOldLog(t *testing.T) {
 		for i := range batch {
 			batch[i] = jti(fmt.Sprint(prefix, i))
 		}
-		if _, err := s.Append(t.Context(), batch); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Append(t.Context(), batch)
+		require.NoError(t, err)
 	}
 	checkpoint := func() {
 		t.Helper()
 		db := openFile(t, path)
 		defer db.Close()
-		if _, err := db.ExecContext(t.Context(), "pragma wal_checkpoint(truncate)"); err != nil {
-			t.Fatal(err)
-		}
+		_, err := db.ExecContext(t.Context(), "pragma wal_checkpoint(truncate)")
+		require.NoError(t, err)
 	}
 	revoke("old", 1000)
 	checkpoint()
 	backup, err := os.ReadFile(path) // page for page, as sqlite3's .backup copies
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	revoke("more", 3000)
 	checkpoint()
 	revoke("last", 3)
-	if err := os.WriteFile(path+".backup", backup, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(path+".backup", path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path+".backup", backup, 0o600))
+	require.NoError(t, os.Rename(path+".backup", path))
 	for i := range 1000 {
-		if v, _, err := ask(t.Context(), s, jti(fmt.Sprint("old", i)), time.Second); v == authz.NotRevoked {
-			t.Fatalf("revoked in both files, and %v %v", v, err)
-		}
+		v, _, err := ask(t.Context(), s, jti(fmt.Sprint("old", i)), time.Second)
+		require.NotEqualf(t, authz.NotRevoked, v, "revoked in both files, and %v %v", v, err)
 	}
 	replaced(t, s, "beside the old log")
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, backup) {
-		t.Errorf("the new file was changed: %d bytes of %d, %v", len(now), len(backup), err)
+	require.NoError(t, s.Close())
+	now, err := os.ReadFile(path)
+	if assert.NoErrorf(t, err, "the new file was changed: %d bytes of %d", len(now), len(backup)) {
+		assert.Equalf(t, backup, now, "the new file was changed: %d bytes of %d, %v", len(now), len(backup), err)
 	}
 	for _, name := range []string{path + "-wal", path + "-shm"} { // as the message says
-		if err := os.Remove(name); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Remove(name))
 	}
 	enforced(t, openOnly(t, url, store.Options{}), "old1", "in the new file")
 }

@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/cache"
 	"jwtbouncer/store"
@@ -42,12 +45,11 @@ func TestURL(t *testing.T) {
 		strings.Repeat("x", 99) + "://h":                                            "unknown scheme",
 	} {
 		err := store.CheckURL(url)
-		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", url, err, want)
+		if assert.Equalf(t, err == nil, want == "", "%s: %v, want %q", url, err, want) {
+			assert.Falsef(t, err != nil && !strings.Contains(err.Error(), want), "%s: %v, want %q", url, err, want)
 		}
-		if strings.Contains(fmt.Sprint(err), "s3c") || len(fmt.Sprint(err)) > 300 {
-			t.Errorf("%s: %v", url, err)
-		}
+		assert.NotContainsf(t, fmt.Sprint(err), "s3c", "%s: %v", url, err)
+		assert.LessOrEqualf(t, len(fmt.Sprint(err)), 300, "%s: %v", url, err)
 	}
 }
 
@@ -58,13 +60,11 @@ func TestNotInstalled(t *testing.T) {
 		_, changesErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
 		v, lookupErr := s.Lookup(t.Context(), queryFor(jti("a")))
 		for what, err := range map[string]error{"ping": s.Ping(t.Context()), "append": appendErr, "changes": changesErr, "lookup": lookupErr} {
-			if !errors.Is(err, store.ErrSchema) || !errors.Is(err, authz.ErrUnavailable) || !strings.Contains(err.Error(), "jwt-bouncer migrate") {
-				t.Errorf("%s: %v", what, err)
-			}
+			assert.ErrorIsf(t, err, store.ErrSchema, "%s", what)
+			assert.ErrorIsf(t, err, authz.ErrUnavailable, "%s", what)
+			assert.Containsf(t, err.Error(), "jwt-bouncer migrate", "%s: %v", what, err)
 		}
-		if v != authz.Unknown {
-			t.Error(v)
-		}
+		assert.Equal(t, authz.Unknown, v)
 	})
 }
 
@@ -74,9 +74,8 @@ func execute(t testing.TB, url, text string) {
 	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
 		db := openFile(t, path)
 		defer db.Close()
-		if _, err := db.ExecContext(t.Context(), text); err != nil {
-			t.Fatalf("%s: %v", text, err)
-		}
+		_, err := db.ExecContext(t.Context(), text)
+		require.NoErrorf(t, err, "%s", text)
 		return
 	}
 	c := connectTo(t, url)
@@ -90,18 +89,16 @@ func TestManyMigrateAtOnce(t *testing.T) {
 		for range 8 {
 			s := openOnly(t, url, store.Options{})
 			wg.Go(func() {
-				if err := s.Migrate(t.Context()); err != nil {
-					t.Errorf("migrate: %v", err)
-				}
-				if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-					t.Errorf("append: %v", err)
-				}
+				assert.NoError(t, s.Migrate(t.Context()), "migrate")
+				_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+				assert.NoError(t, err, "append")
 			})
 		}
 		wg.Wait()
 		s := open(t, url, store.Options{})
-		if page, _, err := s.List(t.Context(), authz.Filter{}); err != nil || len(page) != 1 {
-			t.Errorf("%d, %v", len(page), err)
+		page, _, err := s.List(t.Context(), authz.Filter{})
+		if assert.NoErrorf(t, err, "%d", len(page)) {
+			assert.Lenf(t, page, 1, "%v", err)
 		}
 	})
 }
@@ -147,9 +144,8 @@ func TestWatch(t *testing.T) {
 	<-hints // from the first poll
 	f := &followed{feed: sidecar}
 	for i := range 5 {
-		if _, err := cli.Append(t.Context(), []authz.Revocation{jti(fmt.Sprint(i))}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := cli.Append(t.Context(), []authz.Revocation{jti(fmt.Sprint(i))})
+		require.NoError(t, err)
 		start := time.Now()
 		for here := false; !here; {
 			select {
@@ -163,14 +159,11 @@ func TestWatch(t *testing.T) {
 		t.Logf("noticed after %s", time.Since(start))
 	}
 	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-ended)
 	// On PostgreSQL there is nothing to watch; it ends with its context.
 	p := openOnly(t, harness.Postgres(t).URL, store.Options{})
-	if err := p.Watch(ctx, func() { t.Error("a hint") }); err != nil {
-		t.Error(err)
-	}
+	err := p.Watch(ctx, func() { t.Error("a hint") })
+	assert.NoError(t, err)
 }
 
 func TestSQLiteFile(t *testing.T) {
@@ -178,31 +171,31 @@ func TestSQLiteFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	path := filepath.Join(dir, "r?#%20 odd.db")
 	s := open(t, "sqlite://"+strings.NewReplacer("?", "%3F", "#", "%23", "%", "%25", " ", "%20").Replace(path), store.Options{})
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+	require.NoError(t, err)
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) < 2 {
-		t.Fatalf("%v, %v", files, err)
-	}
+	require.NoErrorf(t, err, "%v", files)
+	require.GreaterOrEqualf(t, len(files), 2, "%v, %v", files, err)
 	for _, f := range files {
 		info, err := f.Info()
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", f.Name(), info.Mode(), err)
 		}
 	}
-	if _, err := os.Stat(path); err != nil {
-		t.Error(err)
-	}
+	_, err = os.Stat(path)
+	assert.NoError(t, err)
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	_, err = store.Open(t.Context(), "sqlite://"+filepath.Join(dir, "no", "such", "dir.db"), store.Options{})
-	if err == nil || !strings.Contains(err.Error(), "does not exist") || !strings.Contains(err.Error(), "sqlite") {
-		t.Errorf("%v", err)
+	if assert.Error(t, err) {
+		if assert.Containsf(t, err.Error(), "does not exist", "%v", err) {
+			assert.Containsf(t, err.Error(), "sqlite", "%v", err)
+		}
 	}
-	if _, err = store.Open(t.Context(), "sqlite://"+dir, store.Options{}); err == nil || !strings.Contains(err.Error(), "sqlite") {
-		t.Errorf("%v", err)
+	_, err = store.Open(t.Context(), "sqlite://"+dir, store.Options{})
+	if assert.Error(t, err) {
+		assert.Containsf(t, err.Error(), "sqlite", "%v", err)
 	}
 }
 
@@ -210,17 +203,15 @@ func TestSQLiteFile(t *testing.T) {
 func TestClosed(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{})
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if v, err := s.Lookup(t.Context(), queryFor(jti("a"))); v != authz.Unknown || err == nil {
-			t.Errorf("%s, %v", v, err)
-		}
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err == nil {
-			t.Error("appended")
-		}
-		if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); err == nil || snap.Proves {
-			t.Error("read")
+		require.NoError(t, s.Close())
+		v, err := s.Lookup(t.Context(), queryFor(jti("a")))
+		assert.Equalf(t, authz.Unknown, v, "%v", err)
+		assert.Errorf(t, err, "%s", v)
+		_, err = s.Append(t.Context(), []authz.Revocation{jti("a")})
+		assert.Error(t, err, "appended")
+		snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+		if assert.Error(t, err, "read") {
+			assert.False(t, snap.Proves, "read")
 		}
 	})
 }
@@ -250,12 +241,12 @@ func TestLookupsAreBounded(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if busy.Load() == 0 || other.Load() == 0 {
-		t.Errorf("%d busy, %d waited", busy.Load(), other.Load())
-	}
+	assert.NotZerof(t, busy.Load(), "busy, %d waited", other.Load())
+	assert.NotZerof(t, other.Load(), "%d busy, waited", busy.Load())
 	var sessions int
-	if err := c.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = $1 and wait_event_type = 'Lock'`, pg.Database).Scan(&sessions); err != nil || sessions > 3 {
-		t.Errorf("%d sessions wait for the lock, %v", sessions, err)
+	err := c.QueryRow(t.Context(), `select count(*) from pg_stat_activity where datname = $1 and wait_event_type = 'Lock'`, pg.Database).Scan(&sessions)
+	if assert.NoErrorf(t, err, "%d sessions wait for the lock", sessions) {
+		assert.LessOrEqualf(t, sessions, 3, "%d sessions wait for the lock, %v", sessions, err)
 	}
 	sql(t, c, "rollback")
 	healed(t, s)
@@ -266,9 +257,8 @@ func TestLookupsAreBounded(t *testing.T) {
 func TestTokenOutlivesRevocations(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{MaxTokenTTL: 24 * time.Hour})
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("revoked")}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("revoked")})
+		require.NoError(t, err)
 		for life, want := range map[time.Duration]authz.Verdict{
 			24 * time.Hour: authz.NotRevoked,
 			40 * time.Hour: authz.Unknown,
@@ -282,9 +272,9 @@ func TestTokenOutlivesRevocations(t *testing.T) {
 				if value == "revoked" {
 					want = authz.Revoked
 				}
-				if v, err := s.Lookup(t.Context(), q); v != want || (v == authz.Unknown) != errors.Is(err, store.ErrUnproven) {
-					t.Errorf("%s, living %s: %v %v, want %v", value, life, v, err, want)
-				}
+				v, err := s.Lookup(t.Context(), q)
+				assert.Equalf(t, want, v, "%s, living %s: %v", value, life, err)
+				assert.Equalf(t, errors.Is(err, store.ErrUnproven), v == authz.Unknown, "%s, living %s: %v %v, want %v", value, life, v, err, want)
 			}
 		}
 	})
@@ -302,9 +292,7 @@ func (c pastClock) Now() time.Time { return time.Now().Add(-c.behind) }
 func raised(t *testing.T, s *store.Store) (from time.Duration, at time.Time) {
 	t.Helper()
 	snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if snap.Raised == 0 {
 		return snap.RaisedFrom, time.Time{}
 	}
@@ -319,16 +307,15 @@ func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		then := open(t, url, store.Options{Clock: pastClock{behind: 3 * day}})
 		logout := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "alice", Actor: "test", NotBefore: time.Now().Add(-3 * day), ExpiresAt: time.Now().Add(-2 * day)}
-		if _, err := then.Append(t.Context(), []authz.Revocation{logout}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := then.Append(t.Context(), []authz.Revocation{logout})
+		require.NoError(t, err)
 		s := openOnly(t, url, store.Options{})
-		if n, err := s.GC(t.Context()); n != 1 || err != nil {
-			t.Fatal(n, err)
-		}
-		if from, at := raised(t, s); from != 0 || !at.IsZero() {
-			t.Errorf("never raised, yet from %s at %s", from, at)
-		}
+		n, err := s.GC(t.Context())
+		require.Equalf(t, int64(1), n, "%v %v", n, err)
+		require.NoErrorf(t, err, "%v %v", n, err)
+		from, at := raised(t, s)
+		assert.Zerof(t, from, "never raised, yet from %s at %s", from, at)
+		assert.Truef(t, at.IsZero(), "never raised, yet from %s at %s", from, at)
 		token := func(age, life time.Duration) *authz.Query {
 			q := queryFor(logout)
 			q.IssuedAt = time.Now().Add(-age).Unix()
@@ -337,9 +324,9 @@ func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
 		}
 		is := func(when string, q *authz.Query, want authz.Verdict) {
 			t.Helper()
-			if v, err := s.Lookup(t.Context(), q); v != want || (v == authz.Unknown) != errors.Is(err, store.ErrUnproven) {
-				t.Errorf("%s: %v %v, want %v", when, v, err, want)
-			}
+			v, err := s.Lookup(t.Context(), q)
+			assert.Equalf(t, want, v, "%s: %v", when, err)
+			assert.Equalf(t, errors.Is(err, store.ErrUnproven), v == authz.Unknown, "%s: %v %v, want %v", when, v, err, want)
 		}
 		is("before", token(4*day, 7*day), authz.Unknown)
 		open(t, url, store.Options{MaxTokenTTL: 7 * day})
@@ -347,23 +334,22 @@ func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
 		is("issued before, living as was allowed", token(day/2, day), authz.NotRevoked)
 		is("issued since, living longer", token(-5*time.Minute, 7*day), authz.NotRevoked)
 		is("issued since, living too long", token(-5*time.Minute, 8*day), authz.Unknown)
-		if from, at := raised(t, s); from != day || time.Since(at).Abs() > time.Minute {
-			t.Errorf("raised from %s at %s", from, at)
-		}
+		from, at = raised(t, s)
+		assert.Equalf(t, day, from, "raised from %s at %s", from, at)
+		assert.LessOrEqualf(t, time.Since(at).Abs(), time.Minute, "raised from %s at %s", from, at)
 		// Once more, while the first raise still matters; and when it does not.
 		open(t, url, store.Options{MaxTokenTTL: 30 * day})
-		if from, _ := raised(t, s); from != day {
-			t.Errorf("raised from %s, want the first", from)
-		}
+		from, _ = raised(t, s)
+		assert.Equalf(t, day, from, "raised from %s, want the first", from)
 		if strings.HasPrefix(url, "sqlite") {
 			execute(t, url, fmt.Sprintf(`update meta set raised_at = %d`, time.Now().Add(-31*day).UnixMicro()))
 		} else {
 			execute(t, url, `update authz.meta set raised_at = now() - interval '31 days'`)
 		}
 		open(t, url, store.Options{MaxTokenTTL: 40 * day})
-		if from, at := raised(t, s); from != 30*day || time.Since(at).Abs() > time.Minute {
-			t.Errorf("raised from %s at %s, want the last", from, at)
-		}
+		from, at = raised(t, s)
+		assert.Equalf(t, 30*day, from, "raised from %s at %s, want the last", from, at)
+		assert.LessOrEqualf(t, time.Since(at).Abs(), time.Minute, "raised from %s at %s, want the last", from, at)
 	})
 }
 
@@ -389,45 +375,35 @@ func TestUpgrade(t *testing.T) {
 				errs["append"] = appendErr
 			}
 			for what, err := range errs {
-				if !errors.Is(err, store.ErrSchema) || !strings.Contains(err.Error(), want) {
-					t.Errorf("%s, %s: %v, want %q", when, what, err, want)
-				}
+				assert.ErrorIsf(t, err, store.ErrSchema, "%s, %s, want %q", when, what, want)
+				assert.Containsf(t, err.Error(), want, "%s, %s: %v", when, what, err)
 			}
-			if v != authz.Unknown {
-				t.Errorf("%s: %v", when, v)
-			}
+			assert.Equalf(t, authz.Unknown, v, "%s", when)
 		}
 		refused("missing", "jwt-bouncer migrate")
-		if err := s.Migrate(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.Migrate(t.Context()))
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		require.NoError(t, err)
 		f := &followed{feed: s}
 		f.sync(t)
 		before, err := s.Limits(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for range 2 {
-			if err := s.Migrate(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, s.Migrate(t.Context()))
 		}
-		if after, err := s.Limits(t.Context()); err != nil || after != before {
-			t.Errorf("migrating again: %+v %v, before: %+v", after, err, before)
+		after, err := s.Limits(t.Context())
+		if assert.NoErrorf(t, err, "migrating again: %+v %v, before: %+v", after, err, before) {
+			assert.Equalf(t, before, after, "migrating again: %v, before", err)
 		}
-		if n, _ := f.sync(t); n != 0 {
-			t.Errorf("migrating again touched %d rows", n)
-		}
+		n, _ := f.sync(t)
+		assert.Zerof(t, n, "migrating again touched %d rows", n)
 		version(store.SchemaVersion - 1)
 		refused("older", "jwt-bouncer migrate")
 		version(store.SchemaVersion + 1)
 		refused("newer", "upgrade jwt-bouncer")
-		if err := s.Migrate(t.Context()); !errors.Is(err, store.ErrSchema) || !strings.Contains(err.Error(), "upgrade jwt-bouncer") {
-			t.Errorf("migrate on a newer schema: %v", err)
-		}
+		err = s.Migrate(t.Context())
+		assert.ErrorIs(t, err, store.ErrSchema, "migrate on a newer schema")
+		assert.Containsf(t, err.Error(), "upgrade jwt-bouncer", "migrate on a newer schema: %v", err)
 		version(store.SchemaVersion)
 		enforced(t, s, "a", "in the end")
 	})
@@ -441,37 +417,40 @@ func TestLimits(t *testing.T) {
 		limits := func(s *store.Store, staleness, ttl time.Duration) {
 			t.Helper()
 			got, err := s.Limits(t.Context())
-			if err != nil || got.Incarnation == "" || got.MaxStaleness != staleness || got.MaxTokenTTL != ttl {
-				t.Errorf("%+v, %v", got, err)
+			if assert.NoErrorf(t, err, "%+v", got) {
+				if assert.NotEmptyf(t, got.Incarnation, "%+v, %v", got, err) {
+					if assert.Equalf(t, staleness, got.MaxStaleness, "%+v, %v", got, err) {
+						assert.Equalf(t, ttl, got.MaxTokenTTL, "%+v, %v", got, err)
+					}
+				}
 			}
 		}
 		limits(s, 30*time.Second, 24*time.Hour)
 		later := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "u", NotBefore: time.Now().Add(12 * time.Hour)}
 		before, err := s.Append(t.Context(), []authz.Revocation{jti("a"), later})
-		if err != nil || before.MaxStaleness != 30*time.Second {
-			t.Fatal(before.MaxStaleness, err)
-		}
+		require.NoErrorf(t, err, "%v %v", before.MaxStaleness, err)
+		require.Equalf(t, 30*time.Second, before.MaxStaleness, "%v %v", before.MaxStaleness, err)
 		f := &followed{feed: s}
 		f.sync(t)
 		s2 := open(t, url, store.Options{MaxStaleness: time.Minute, MaxTokenTTL: 48 * time.Hour})
 		limits(s2, time.Minute, 48*time.Hour)
 		f.sync(t) // finds the epoch changed
 		n, snap := f.sync(t)
-		if snap.MaxStaleness != time.Minute || snap.MaxTokenTTL != 48*time.Hour {
-			t.Errorf("%+v", snap)
-		}
+		assert.Equalf(t, time.Minute, snap.MaxStaleness, "%+v", snap)
+		assert.Equalf(t, 48*time.Hour, snap.MaxTokenTTL, "%+v", snap)
 		for _, was := range before.Revocations {
 			if e := f.Entries[was.Key()]; n != 2 || e.Expires < was.Entry().Expires+23*3600 {
 				t.Errorf("%d rows, %+v, was %+v", n, e, was.Entry())
 			}
 		}
-		if err := s.Migrate(t.Context()); err != nil { // an older configuration
-			t.Fatal(err)
-		}
+		// an older configuration
+		require.NoError(t, s.Migrate(t.Context()))
 		limits(s, time.Minute, 48*time.Hour)
 		after, err := s.Append(t.Context(), []authz.Revocation{jti("b")})
-		if err != nil || after.MaxStaleness != time.Minute || time.Until(after.Revocations[0].ExpiresAt).Round(time.Hour) != 48*time.Hour {
-			t.Errorf("%+v, %v", after, err)
+		if assert.NoErrorf(t, err, "%+v", after) {
+			if assert.Equalf(t, time.Minute, after.MaxStaleness, "%+v, %v", after, err) {
+				assert.Equalf(t, 48*time.Hour, time.Until(after.Revocations[0].ExpiresAt).Round(time.Hour), "%+v, %v", after, err)
+			}
 		}
 	})
 }
@@ -481,30 +460,26 @@ func TestLimits(t *testing.T) {
 func TestNewStoreHasNoFormerLimit(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{MaxTokenTTL: 7 * day})
-		if from, at := raised(t, s); from != 0 || !at.IsZero() {
-			t.Errorf("raised from %s at %s", from, at)
-		}
+		from, at := raised(t, s)
+		assert.Zerof(t, from, "raised from %s at %s", from, at)
+		assert.Truef(t, at.IsZero(), "raised from %s at %s", from, at)
 		config := cache.DefaultRevocationConfig()
 		config.MaxTokenTTL = 7 * day
 		f := cache.NewFollower(s, cache.NewReplica(), cache.FollowerOptions{Config: config})
-		if err := f.Sync(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, f.Sync(t.Context()))
 		for _, age := range []time.Duration{5 * day, time.Second, -30 * time.Second} {
 			q := queryFor(jti("never revoked"))
 			q.IssuedAt = time.Now().Add(-age).Unix()
 			q.Expires = q.IssuedAt + int64(7*day/time.Second)
 			for name, tier := range map[string]authz.Tier{"lookup": s, "replica": cache.NewReplicaTier(f)} {
-				if v, err := tier.Lookup(t.Context(), q); v != authz.NotRevoked {
-					t.Errorf("%s, issued %s ago: %v %v", name, age, v, err)
-				}
+				v, err := tier.Lookup(t.Context(), q)
+				assert.Equalf(t, authz.NotRevoked, v, "%s, issued %s ago: %v", name, age, err)
 			}
 		}
 		// Several sidecars start at once: whichever is first.
 		other := open(t, url, store.Options{MaxTokenTTL: 7 * day})
-		if from, _ := raised(t, other); from != 0 {
-			t.Errorf("raised from %s", from)
-		}
+		from, _ = raised(t, other)
+		assert.Zerof(t, from, "raised from %s", from)
 	})
 }
 
@@ -513,9 +488,8 @@ func TestNewStoreHasNoFormerLimit(t *testing.T) {
 func TestRaisedTokenLifeRevivesWhatIsStored(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{})
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("old")}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("old")})
+		require.NoError(t, err)
 		if strings.HasPrefix(url, "sqlite") {
 			execute(t, url, fmt.Sprintf("drop trigger revocation_fixed; update revocations set ttl_from = %d", time.Now().Add(-2*day).UnixMicro()))
 		} else {
@@ -523,9 +497,8 @@ func TestRaisedTokenLifeRevivesWhatIsStored(t *testing.T) {
 			execute(t, url, "update authz.revocations set ttl_from = now() - interval '2 days'")
 			execute(t, url, "alter table authz.revocations enable always trigger revocation_stamp")
 		}
-		if v, err := s.Lookup(t.Context(), queryFor(jti("old"))); v != authz.NotRevoked {
-			t.Errorf("expired: %v %v", v, err)
-		}
+		v, err := s.Lookup(t.Context(), queryFor(jti("old")))
+		assert.Equalf(t, authz.NotRevoked, v, "expired: %v", err)
 		f := &followed{feed: s}
 		f.sync(t)
 		expired := f.Entries[jti("old").Key()].Expires
@@ -533,9 +506,8 @@ func TestRaisedTokenLifeRevivesWhatIsStored(t *testing.T) {
 		enforced(t, s, "old", "after the raise")
 		f.sync(t)
 		f.sync(t)
-		if e := f.Entries[jti("old").Key()]; e.Expires != expired+int64(6*day/time.Second) {
-			t.Errorf("followers keep it until %d, want %d", e.Expires, expired+int64(6*day/time.Second))
-		}
+		e := f.Entries[jti("old").Key()]
+		assert.Equalf(t, expired+int64(6*day/time.Second), e.Expires, "followers keep it until %d", e.Expires)
 	})
 }
 
@@ -547,8 +519,8 @@ func TestLastsFromTheLastRequest(t *testing.T) {
 			t.Helper()
 			s := open(t, url, store.Options{Clock: pastClock{behind: -ahead}})
 			stored, err := s.Append(t.Context(), []authz.Revocation{r})
-			if err != nil || time.Until(stored.Revocations[0].ExpiresAt).Round(time.Hour) != want {
-				t.Errorf("%+v %v, want %s", stored, err, want)
+			if assert.NoErrorf(t, err, "%+v %v, want %s", stored, err, want) {
+				assert.Equalf(t, want, time.Until(stored.Revocations[0].ExpiresAt).Round(time.Hour), "%+v %v", stored, err)
 			}
 		}
 		until := func(d time.Duration) authz.Revocation {
@@ -582,11 +554,12 @@ func TestMaxStalenessIsNotLowered(t *testing.T) {
 			defer c.Close(context.Background())
 			_, err = c.Exec(t.Context(), "update authz.meta set max_staleness = '5 s'")
 		}
-		if err == nil || !strings.Contains(err.Error(), "max_staleness cannot be lowered") {
-			t.Errorf("%v", err)
+		if assert.Error(t, err) {
+			assert.Containsf(t, err.Error(), "max_staleness cannot be lowered", "%v", err)
 		}
-		if got, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil || got.MaxStaleness != 30*time.Second {
-			t.Errorf("%+v %v", got, err)
+		got, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		if assert.NoErrorf(t, err, "%+v %v", got, err) {
+			assert.Equalf(t, 30*time.Second, got.MaxStaleness, "%+v %v", got, err)
 		}
 	})
 }
@@ -601,9 +574,9 @@ func TestReceiptIsOrderedBeforeARaise(t *testing.T) {
 	c, watch := pg.Connect(t), pg.Connect(t)
 	sql(t, c, "begin")
 	var promised float64
-	if err := c.QueryRow(t.Context(), `select extract(epoch from max_staleness)::float8 from authz.revoke('{1}', array['`+issuer+`'], '{x}', '{null}', '{null}', '{a}', '{r}')`).Scan(&promised); err != nil || promised != 30 {
-		t.Fatal(promised, err)
-	}
+	err := c.QueryRow(t.Context(), `select extract(epoch from max_staleness)::float8 from authz.revoke('{1}', array['`+issuer+`'], '{x}', '{null}', '{null}', '{a}', '{r}')`).Scan(&promised)
+	require.NoErrorf(t, err, "%v %v", promised, err)
+	require.Equalf(t, float64(30), promised, "%v %v", promised, err)
 	raised := make(chan error, 1)
 	go func() {
 		raised <- openOnly(t, pg.URL, store.Options{MaxStaleness: 5 * time.Minute}).Migrate(t.Context())
@@ -616,18 +589,17 @@ func TestReceiptIsOrderedBeforeARaise(t *testing.T) {
 		}
 		return err
 	})
-	if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { t.Error("a row that is not committed") }); err != nil || snap.MaxStaleness != 30*time.Second {
-		t.Errorf("%+v %v", snap, err)
+	snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { t.Error("a row that is not committed") })
+	if assert.NoErrorf(t, err, "%+v %v", snap, err) {
+		assert.Equalf(t, 30*time.Second, snap.MaxStaleness, "%+v %v", snap, err)
 	}
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("meanwhile")}); err != nil {
-		t.Errorf("beside a raise that waits: %v", err)
-	}
+	_, err = s.Append(t.Context(), []authz.Revocation{jti("meanwhile")})
+	assert.NoError(t, err, "beside a raise that waits")
 	sql(t, c, "commit")
-	if err := <-raised; err != nil {
-		t.Error(err)
-	}
-	if l, err := s.Limits(t.Context()); err != nil || l.MaxStaleness != 5*time.Minute {
-		t.Error(l, err)
+	assert.NoError(t, <-raised)
+	l, err := s.Limits(t.Context())
+	if assert.NoErrorf(t, err, "%v %v", l, err) {
+		assert.Equalf(t, 5*time.Minute, l.MaxStaleness, "%v %v", l, err)
 	}
 }
 
@@ -635,9 +607,8 @@ func TestReceiptIsOrderedBeforeARaise(t *testing.T) {
 func TestGC(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{})
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("live")}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("live")})
+		require.NoError(t, err)
 		want := int64(2 * 2500)
 		if strings.HasPrefix(url, "sqlite") {
 			const n = `with recursive n (i) as (select 1 union all select i + 1 from n where i < 2500) insert into revocations `
@@ -656,12 +627,13 @@ func TestGC(t *testing.T) {
 			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) values (1, 'i', 'just expired', now() - interval '30 minutes')`)
 			execute(t, url, `insert into authz.revocations (kind, iss, value, ttl_from) values (1, 'i', 'just expired too', now() - interval '24 hours 30 minutes')`)
 		}
-		if n, err := s.GC(t.Context()); err != nil || n != want {
-			t.Errorf("%d, %v, want %d", n, err, want)
+		n, err := s.GC(t.Context())
+		if assert.NoErrorf(t, err, "%d, want %d", n, want) {
+			assert.Equalf(t, want, n, "%v", err)
 		}
 		page, _, err := s.List(t.Context(), authz.Filter{IncludeExpired: true})
-		if err != nil || len(page) != 5 {
-			t.Errorf("%d left, %v", len(page), err)
+		if assert.NoErrorf(t, err, "%d left", len(page)) {
+			assert.Lenf(t, page, 5, "left, %v", err)
 		}
 	})
 }
@@ -676,32 +648,25 @@ func TestIncarnation(t *testing.T) {
 		is := func(s *store.Store, when string, known bool) {
 			t.Helper()
 			l, err := s.Limits(t.Context())
-			if err != nil || l.Incarnation == "" {
-				t.Fatal(l, err)
-			}
-			if before, here := seen[l.Incarnation]; here != known {
-				t.Errorf("%s: %s as %q", when, l.Incarnation, before)
-			}
+			require.NoErrorf(t, err, "%v %v", l, err)
+			require.NotEmptyf(t, l.Incarnation, "%v %v", l, err)
+			before, here := seen[l.Incarnation]
+			assert.Equalf(t, known, here, "%s: %s as %q", when, l.Incarnation, before)
 			seen[l.Incarnation] = when
 		}
 		is(s, "at first", false)
-		if _, err := s.Append(t.Context(), []authz.Revocation{jti("a")}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		require.NoError(t, err)
 		is(s, "with a row", true)
 		is(open(t, url, store.Options{MaxStaleness: time.Hour}), "max_staleness raised", false)
 		is(open(t, url, store.Options{MaxTokenTTL: 2 * day}), "max_token_ttl raised", false)
 		is(open(t, url, store.Options{}), "opened again", true)
-		if err := s.BumpEpoch(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.BumpEpoch(t.Context()))
 		is(s, "restored", false)
 		is(s, "still", true)
 		if strings.HasPrefix(url, "postgres") {
 			name := url[strings.LastIndex(url, "/")+1 : strings.Index(url, "?")]
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, s.Close())
 			copied := strings.Replace(url, "/"+name, "/"+name+"_copy", 1)
 			server := connectTo(t, strings.Replace(url, "/"+name, "/postgres", 1))
 			defer server.Close(context.Background())
@@ -718,8 +683,10 @@ func TestLimitsInSQL(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := open(t, url, store.Options{})
 		stored, err := s.Append(t.Context(), []authz.Revocation{{Kind: authz.KindKID, Issuer: issuer, Value: "k"}, {Kind: authz.KindJTI, Issuer: issuer, Value: "late", ExpiresAt: time.Unix(authz.LastSecond+1, 0)}})
-		if err != nil || stored.Revocations[0].ExpiresAt.Unix() != authz.LastSecond || stored.Revocations[1].ExpiresAt.Unix() != authz.LastSecond {
-			t.Errorf("%+v %v", stored, err)
+		if assert.NoErrorf(t, err, "%+v %v", stored, err) {
+			if assert.Equalf(t, int64(authz.LastSecond), stored.Revocations[0].ExpiresAt.Unix(), "%+v %v", stored, err) {
+				assert.Equalf(t, int64(authz.LastSecond), stored.Revocations[1].ExpiresAt.Unix(), "%+v %v", stored, err)
+			}
 		}
 		put := func(value string, expired time.Duration) {
 			t.Helper()
@@ -737,11 +704,10 @@ func TestLimitsInSQL(t *testing.T) {
 		put("kept", authz.ExpiredKept-margin)
 		put("deleted", authz.ExpiredKept+margin)
 		enforced(t, s, "graced", "in its grace")
-		if v, err := s.Lookup(t.Context(), queryFor(jti("over"))); v != authz.NotRevoked {
-			t.Errorf("after its grace: %v %v", v, err)
-		}
-		if n, err := s.GC(t.Context()); n != 1 || err != nil {
-			t.Errorf("%d deleted: %v", n, err)
-		}
+		v, err := s.Lookup(t.Context(), queryFor(jti("over")))
+		assert.Equalf(t, authz.NotRevoked, v, "after its grace: %v", err)
+		n, err := s.GC(t.Context())
+		assert.Equalf(t, int64(1), n, "deleted: %v", err)
+		assert.NoErrorf(t, err, "%d deleted", n)
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/store"
@@ -190,9 +192,8 @@ func TestTortureOfChanges(t *testing.T) {
 		if settled.Add(1)%3 == 0 {
 			end = "rollback"
 		}
-		if _, err := second.Exec(context.Background(), end+" prepared '"+id+"'"); err != nil {
-			t.Errorf("%s prepared: %v", end, err)
-		}
+		_, err := second.Exec(context.Background(), end+" prepared '"+id+"'")
+		assert.NoErrorf(t, err, "%s prepared", end)
 	}
 	wg.Go(func() { // ends prepared transactions, out of order and late
 		var waiting []string
@@ -233,9 +234,7 @@ func TestTortureOfChanges(t *testing.T) {
 	}
 	const enoughRows, enoughSyncs, enoughKills, enoughSettled = 400, 200, 20, 10
 	for enough := false; !enough; {
-		if ctx.Err() != nil {
-			t.Fatal("too little happened in a minute")
-		}
+		require.NoError(t, ctx.Err(), "too little happened in a minute")
 		step()
 		mu.Lock()
 		enough = len(done) >= enoughRows && syncs >= enoughSyncs && kills.Load() >= enoughKills && settled.Load() >= enoughSettled
@@ -253,13 +252,9 @@ func TestTortureOfChanges(t *testing.T) {
 	step()
 
 	rows, err := admin.Query(t.Context(), "select value from authz.revocations")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	lost := 0
 	for _, v := range all {
 		if _, here := f.Entries[jti(v).Key()]; !here {
@@ -269,18 +264,14 @@ func TestTortureOfChanges(t *testing.T) {
 	byID, byXID := naive.lost(all)
 	t.Logf("%d rows, %d syncs, %d sessions killed, %d prepared transactions ended: %d lost, %d late; by id > last: %d lost, by xid > last: %d lost",
 		len(all), syncs, kills.Load(), settled.Load(), lost, late, byID, byXID)
-	if lost+late > 0 {
-		t.Errorf("%d lost, %d late", lost, late)
-	}
-	if extra := len(f.Entries) - len(all); extra != 0 {
-		t.Errorf("%d rows more than were committed", extra)
-	}
-	if byID == 0 || byXID == 0 {
-		t.Error("the naive followers lost nothing: the run was too tame to show anything")
-	}
-	if v, err := s.Lookup(t.Context(), queryFor(jti(all[0]))); v != authz.Revoked || err != nil {
-		t.Errorf("%s, %v", v, err)
-	}
+	assert.LessOrEqualf(t, lost+late, 0, "%d lost, %d late", lost, late)
+	extra := len(f.Entries) - len(all)
+	assert.Zerof(t, extra, "%d rows more than were committed", extra)
+	assert.NotZero(t, byID, "the naive followers lost nothing: the run was too tame to show anything")
+	assert.NotZero(t, byXID, "the naive followers lost nothing: the run was too tame to show anything")
+	v, err := s.Lookup(t.Context(), queryFor(jti(all[0])))
+	assert.Equalf(t, authz.Revoked, v, "%v", err)
+	assert.NoErrorf(t, err, "%s", v)
 }
 
 // naive are followers as one would write them at first.
@@ -299,16 +290,12 @@ func (n *naive) sync(t testing.TB) {
 	t.Helper()
 	follow := func(column string, last *int64, seen map[string]bool) {
 		rows, err := n.c.Query(context.Background(), "select value, "+column+" from authz.revocations where "+column+" > $1", *last)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer rows.Close()
 		for rows.Next() {
 			var v string
 			var at int64
-			if err := rows.Scan(&v, &at); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, rows.Scan(&v, &at))
 			seen[v] = true
 			*last = max(*last, at)
 		}

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
@@ -21,9 +22,8 @@ import (
 // sql runs a statement on the connection.
 func sql(t testing.TB, c *pgx.Conn, text string, args ...any) {
 	t.Helper()
-	if _, err := c.Exec(t.Context(), text, args...); err != nil {
-		t.Fatalf("%s: %v", text, err)
-	}
+	_, err := c.Exec(t.Context(), text, args...)
+	require.NoErrorf(t, err, "%s", text)
 }
 
 func insert(t testing.TB, c *pgx.Conn, value string) {
@@ -41,9 +41,7 @@ type followed struct {
 func (f *followed) sync(t testing.TB) (int, authz.Snapshot) {
 	t.Helper()
 	rows, snap, err := f.Sync(t.Context(), f.feed)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return len(rows), snap
 }
 
@@ -52,9 +50,8 @@ func (f *followed) sees(t testing.TB, want map[string]bool) {
 	t.Helper()
 	f.sync(t)
 	for value, known := range want {
-		if _, here := f.Entries[jti(value).Key()]; here != known {
-			t.Errorf("%q known: %t, want %t", value, here, known)
-		}
+		_, here := f.Entries[jti(value).Key()]
+		assert.Equalf(t, known, here, "%q known", value)
 	}
 }
 
@@ -77,24 +74,19 @@ func TestLongTransaction(t *testing.T) {
 	sql(t, long, "begin")
 	insert(t, long, "long")
 	var longID uint64
-	if err := long.QueryRow(t.Context(), "select pg_current_xact_id()::text::bigint").Scan(&longID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, long.QueryRow(t.Context(), "select pg_current_xact_id()::text::bigint").Scan(&longID))
 	insert(t, other, "short")
 	f.sees(t, map[string]bool{"short": true, "long": false})
-	if f.Position.Last <= longID || !slices.Contains(f.Position.Open, longID) { // others on the server have transactions too
-		t.Fatalf("position %+v, the open id is %d", f.Position, longID)
-	}
+	// others on the server have transactions too
+	require.Greaterf(t, f.Position.Last, longID, "position %+v, the open id", f.Position)
+	require.Containsf(t, f.Position.Open, longID, "position %+v, the open id", f.Position)
 	insert(t, other, "short too")
 	f.sees(t, map[string]bool{"short too": true, "long": false})
 	sql(t, long, "commit")
 	f.sees(t, map[string]bool{"long": true})
-	if slices.Contains(f.Position.Open, longID) {
-		t.Errorf("still open: %v", f.Position.Open)
-	}
-	if n, _ := f.sync(t); n != 0 {
-		t.Errorf("%d rows came again", n)
-	}
+	assert.NotContains(t, f.Position.Open, longID, "still open")
+	n, _ := f.sync(t)
+	assert.Zerof(t, n, "%d rows came again", n)
 }
 
 func TestRollbackAndSavepoints(t *testing.T) {
@@ -149,9 +141,9 @@ func TestKilledBackend(t *testing.T) {
 	insert(t, other, "between")
 	f.sees(t, map[string]bool{"between": true})
 	var ended bool
-	if err := other.QueryRow(t.Context(), "select pg_terminate_backend($1, 5000)", c.PgConn().PID()).Scan(&ended); err != nil || !ended {
-		t.Fatal(ended, err)
-	}
+	err := other.QueryRow(t.Context(), "select pg_terminate_backend($1, 5000)", c.PgConn().PID()).Scan(&ended)
+	require.NoErrorf(t, err, "%v %v", ended, err)
+	require.Truef(t, ended, "%v %v", ended, err)
 	f.sees(t, map[string]bool{"killed": false})
 	insert(t, other, "after")
 	f.sees(t, map[string]bool{"after": true})
@@ -178,12 +170,8 @@ func TestIdsReusedAfterCrash(t *testing.T) {
 	c := pg.Connect(t)
 	insert(t, c, "after")
 	var id uint64
-	if err := c.QueryRow(t.Context(), "select xid from authz.revocations where value = 'after'").Scan(&id); err != nil {
-		t.Fatal(err)
-	}
-	if id >= snap.Xmax {
-		t.Fatalf("id %d was not reused (the counter had been at %d): the test shows nothing", id, snap.Xmax)
-	}
+	require.NoError(t, c.QueryRow(t.Context(), "select xid from authz.revocations where value = 'after'").Scan(&id))
+	require.Lessf(t, id, snap.Xmax, "id %d was not reused (the counter had been at %d): the test shows nothing", id, snap.Xmax)
 	// The connection was cut by the crash; reconnecting may take a try.
 	harness.Eventually(t, 20*time.Second, "a sync after the crash", func(ctx context.Context) error {
 		_, _, err := f.Sync(ctx, f.feed)
@@ -198,43 +186,33 @@ func TestStandbyAndFailover(t *testing.T) {
 	t.Parallel()
 	pg := harness.OwnPostgres(t)
 	f, s := newFollowed(t, pg.URL)
-	if _, err := s.Append(t.Context(), []authz.Revocation{jti("before")}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Append(t.Context(), []authz.Revocation{jti("before")})
+	require.NoError(t, err)
 	_, primary := f.sync(t)
 	standby := pg.Standby(t)
 	url := standby.Use(pg.Database).URL
 	s2 := openOnly(t, url, store.Options{})
 	f2 := &followed{feed: s2}
 	_, snap := f2.sync(t)
-	if snap.Proves {
-		t.Error("a standby's answer proves freshness")
-	}
-	if _, here := f2.Entries[jti("before").Key()]; !here {
-		t.Error("the standby's rows did not come")
-	}
-	if f2.Position.Last != 0 {
-		t.Errorf("the position moved to %+v", f2.Position)
-	}
-	if v, err := s2.Lookup(t.Context(), queryFor(jti("before"))); v != authz.Revoked || err != nil {
-		t.Errorf("revoked, seen on a standby: %s, %v", v, err)
-	}
-	if v, err := s2.Lookup(t.Context(), queryFor(jti("other"))); v != authz.Unknown || err == nil {
-		t.Errorf("not revoked, seen on a standby: %s, %v", v, err)
-	}
-	if err := s2.Ping(t.Context()); err == nil {
-		t.Error("a standby is good enough for Ping")
-	}
-	if _, err := s2.Append(t.Context(), []authz.Revocation{jti("x")}); err == nil {
-		t.Error("a standby took a revocation")
-	}
+	assert.False(t, snap.Proves, "a standby's answer proves freshness")
+	_, here := f2.Entries[jti("before").Key()]
+	assert.True(t, here, "the standby's rows did not come")
+	assert.Zerof(t, f2.Position.Last, "the position moved to %+v", f2.Position)
+	v, err := s2.Lookup(t.Context(), queryFor(jti("before")))
+	assert.Equalf(t, authz.Revoked, v, "revoked, seen on a standby, %v", err)
+	assert.NoErrorf(t, err, "revoked, seen on a standby: %s", v)
+	v, err = s2.Lookup(t.Context(), queryFor(jti("other")))
+	assert.Equalf(t, authz.Unknown, v, "not revoked, seen on a standby, %v", err)
+	assert.Errorf(t, err, "not revoked, seen on a standby: %s", v)
+	assert.Error(t, s2.Ping(t.Context()), "a standby is good enough for Ping")
+	_, err = s2.Append(t.Context(), []authz.Revocation{jti("x")})
+	assert.Error(t, err, "a standby took a revocation")
 	pg.Stop()
 	standby.Promote(t)
 	f.feed = s2
 	_, snap = f.sync(t)
-	if !snap.Proves || snap.Epoch == primary.Epoch {
-		t.Errorf("after failover: %+v, before: %+v", snap, primary)
-	}
+	assert.Truef(t, snap.Proves, "after failover: %+v, before: %+v", snap, primary)
+	assert.NotEqualf(t, primary.Epoch, snap.Epoch, "after failover: %+v, before: %+v", snap, primary)
 	insert(t, standby.Use(pg.Database).Connect(t), "after")
 	f.sees(t, map[string]bool{"before": true, "after": true})
 }
@@ -249,40 +227,33 @@ func TestInsideTransactionProvesNothing(t *testing.T) {
 	ask := func() (proves string, rows int) {
 		t.Helper()
 		r, err := c.Query(t.Context(), "select (c).snapshot from (select authz.changes(0, '{}', 'n') c) s", pgx.QueryExecModeSimpleProtocol)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		all, err := pgx.CollectRows(r, pgx.RowTo[[]string])
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return all[0][fresh-1], len(all) - 1
 	}
-	if proves, _ := ask(); proves != "true" {
-		t.Errorf("outside: %s", proves)
-	}
+	proves, _ := ask()
+	assert.Equal(t, "true", proves, "outside")
 	sql(t, c, "begin isolation level repeatable read")
 	sql(t, c, "select 1")
 	insert(t, other, "a")
 	proves, rows := ask()
-	if rows != 0 {
-		t.Errorf("%d rows: the snapshot is not old, and the test shows nothing", rows)
-	}
-	if proves != "false" {
-		t.Errorf("inside: %s", proves)
-	}
+	assert.Zero(t, rows, "rows: the snapshot is not old, and the test shows nothing")
+	assert.Equal(t, "false", proves, "inside")
 	sql(t, c, "commit")
-	if proves, rows := ask(); proves != "true" || rows != 1 {
-		t.Errorf("afterwards: %s, %d rows", proves, rows)
-	}
+	proves, rows = ask()
+	assert.Equalf(t, "true", proves, "afterwards, %d rows", rows)
+	assert.Equalf(t, 1, rows, "afterwards: %s, rows", proves)
 	// A database whose default is another isolation level is no obstacle.
 	sql(t, other, "alter database "+pg.Database+" set default_transaction_isolation = 'serializable'")
 	s := openOnly(t, pg.URL, store.Options{})
-	if snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {}); err != nil || !snap.Proves {
-		t.Errorf("default serializable: %+v, %v", snap, err)
+	snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
+	if assert.NoErrorf(t, err, "default serializable: %+v", snap) {
+		assert.Truef(t, snap.Proves, "default serializable: %+v, %v", snap, err)
 	}
-	if v, err := s.Lookup(t.Context(), queryFor(jti("b"))); err != nil || v != authz.NotRevoked {
-		t.Errorf("default serializable: %s, %v", v, err)
+	v, err := s.Lookup(t.Context(), queryFor(jti("b")))
+	if assert.NoErrorf(t, err, "default serializable: %s", v) {
+		assert.Equalf(t, authz.NotRevoked, v, "default serializable, %v", err)
 	}
 }
 
@@ -297,20 +268,15 @@ func TestSynchronousCommitIsRaised(t *testing.T) {
 		sql(t, c, "begin")
 		insert(t, c, level)
 		var now, after string
-		if err := c.QueryRow(t.Context(), "show synchronous_commit").Scan(&now); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.QueryRow(t.Context(), "show synchronous_commit").Scan(&now))
 		sql(t, c, "commit")
-		if err := c.QueryRow(t.Context(), "show synchronous_commit").Scan(&after); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.QueryRow(t.Context(), "show synchronous_commit").Scan(&after))
 		want := "on"
 		if level == "remote_apply" {
 			want = level
 		}
-		if now != want || after != level {
-			t.Errorf("%s: %s in the transaction, %s after it", level, now, after)
-		}
+		assert.Equalf(t, want, now, "%s: in the transaction, %s after it", level, after)
+		assert.Equalf(t, level, after, "%s in the transaction, after it", now)
 	}
 }
 
@@ -325,9 +291,7 @@ func TestSyncUsesTheIndex(t *testing.T) {
 	f.sync(t)
 	scans := func() (n int) {
 		sql(t, c, "select pg_stat_clear_snapshot()")
-		if err := c.QueryRow(t.Context(), `select seq_scan from pg_stat_user_tables where relid = 'authz.revocations'::regclass`).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.QueryRow(t.Context(), `select seq_scan from pg_stat_user_tables where relid = 'authz.revocations'::regclass`).Scan(&n))
 		return n
 	}
 	// Sessions report their numbers with a delay; a closed one has.
@@ -346,14 +310,12 @@ func TestSyncUsesTheIndex(t *testing.T) {
 	})
 	for i := range 20 {
 		insert(t, c, fmt.Sprint(i))
-		if n, _ := f.sync(t); n != 1 {
-			t.Fatalf("%d rows", n)
-		}
+		n, _ := f.sync(t)
+		require.Equal(t, 1, n, "rows")
 	}
 	flush()
-	if after := scans(); after != before {
-		t.Errorf("%d sequential scans in 20 syncs", after-before)
-	}
+	after := scans()
+	assert.Equalf(t, before, after, "%d sequential scans in 20 syncs", after-before)
 }
 
 // Rows loaded from another server's dump carry its transaction ids, because a
@@ -371,22 +333,16 @@ func TestRestoredDump(t *testing.T) {
 	f.sees(t, map[string]bool{"restored": true})
 	insert(t, c, "new")
 	f.sees(t, map[string]bool{"new": true})
-	if n, _ := f.sync(t); n != 1 {
-		t.Errorf("%d rows again, want the restored one: the test shows nothing", n)
-	}
+	n, _ := f.sync(t)
+	assert.Equalf(t, 1, n, "%d rows again, want the restored one: the test shows nothing", n)
 	before := f.Position.Epoch
-	if err := s.BumpEpoch(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.BumpEpoch(t.Context()))
 	f.sync(t) // finds the epoch changed
 	f.sync(t) // reads everything
-	if f.Position.Epoch == before {
-		t.Error("the epoch is the same")
-	}
+	assert.NotEqual(t, before, f.Position.Epoch, "the epoch is the same")
 	f.sees(t, map[string]bool{"restored": true, "new": true})
-	if n, _ := f.sync(t); n != 0 {
-		t.Errorf("%d rows came again", n)
-	}
+	n, _ = f.sync(t)
+	assert.Zerof(t, n, "%d rows came again", n)
 }
 
 // A disk is restored twice from one snapshot, and each time the epoch is raised.
@@ -402,9 +358,7 @@ func TestRestoredTwiceFromOneSnapshot(t *testing.T) {
 		if err == nil {
 			err = errors.Join(f(s), s.Close())
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	revoke := func(value string) {
 		t.Helper()
@@ -423,17 +377,15 @@ func TestRestoredTwiceFromOneSnapshot(t *testing.T) {
 		harness.Eventually(t, 20*time.Second, "a sync", func(ctx context.Context) error { _, _, err := f.Sync(ctx, f.feed); return err })
 		f.sync(t) // everything, where the epoch had changed
 		for _, v := range values {
-			if _, known := f.Entries[jti(v).Key()]; !known {
-				t.Errorf("%q was revoked with success and is not known; nor will it ever be", v)
-			}
+			_, known := f.Entries[jti(v).Key()]
+			assert.Truef(t, known, "%q was revoked with success and is not known; nor will it ever be", v)
 		}
 	}
 	snapshot := pg.Data + ".snapshot"
 	copyDir := func(from, to string) {
 		t.Helper()
-		if out, err := exec.CommandContext(t.Context(), "sh", "-c", `rm -rf "$2" && cp -a "$1" "$2"`, "sh", from, to).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", `rm -rf "$2" && cp -a "$1" "$2"`, "sh", from, to).CombinedOutput()
+		require.NoErrorf(t, err, "%s", out)
 	}
 	restore := func() {
 		t.Helper()
@@ -474,22 +426,17 @@ func TestEpochsAreDrawn(t *testing.T) {
 		epoch := func() string {
 			t.Helper()
 			snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			return strings.Split(snap.Epoch, "/")[place]
 		}
 		seen := map[string]bool{}
 		for range 5 {
 			e := epoch()
-			if seen[e] || len(e) < 10 {
-				t.Errorf("epoch %s after %v", e, seen)
-			}
+			assert.Falsef(t, seen[e], "epoch %s after %v", e, seen)
+			assert.GreaterOrEqualf(t, len(e), 10, "epoch %s after %v", e, seen)
 			seen[e] = true
 			execute(t, url, "update "+meta+" set epoch = 7") // what a restore brings back
-			if err := s.BumpEpoch(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, s.BumpEpoch(t.Context()))
 		}
 	})
 }

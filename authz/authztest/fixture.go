@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/explain"
 	"jwtbouncer/authz/issuer"
@@ -29,13 +31,9 @@ func NewVerifier(t testing.TB, iss *Issuer, change ...func(*issuer.Config)) *iss
 		f(&cfg)
 	}
 	v, err := issuer.NewVerifier([]issuer.Config{cfg}, issuer.VerifierOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(v.Close)
-	if err := v.Refresh(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, v.Refresh(t.Context()))
 	return v
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+
 	"jwtbouncer/authz"
 )
 
@@ -26,9 +28,7 @@ func runCases[S any](t *testing.T, s S, cases []Case[S]) {
 		t.Run(c.Name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), caseTimeout)
 			defer cancel()
-			if err := c.Check(ctx, s); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, c.Check(ctx, s))
 		})
 	}
 }

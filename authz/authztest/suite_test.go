@@ -3,10 +3,11 @@ package authztest
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
 
 	"jwtbouncer/authz"
 )
@@ -34,9 +35,7 @@ func TestMemoryFails(t *testing.T) {
 	_, err3 := m.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
 	_, _, err4 := m.List(t.Context(), authz.Filter{})
 	for _, err := range []error{err, err2, err3, err4} {
-		if !errors.Is(err, authz.ErrUnavailable) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, err, authz.ErrUnavailable)
 	}
 }
 
@@ -50,9 +49,7 @@ func caught[S any](t *testing.T, s S, cases []Case[S], name string) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), caseTimeout)
 		defer cancel()
-		if c.Check(ctx, s) == nil {
-			t.Errorf("case %q accepts a broken implementation", name)
-		}
+		assert.Errorf(t, c.Check(ctx, s), "case %q accepts a broken implementation", name)
 		return
 	}
 	t.Errorf("there is no case %q", name)

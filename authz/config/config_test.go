@@ -2,12 +2,13 @@ package config_test
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz/config"
 )
@@ -46,17 +47,13 @@ list:
   - {mode: b}
 map: {k: v, x-jwt-sub: sub}
 `), &got)
-	if err := f.Err(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Err())
 	want := defaults()
 	want.Listen, want.On, want.Count = "127.0.0.1:80", true, 1000
 	want.Inner.Wait, want.Inner.Names = 5*time.Minute, []string{"x", "1", "2"}
 	want.List = []inner{{Wait: 5 * time.Minute, Names: []string{"x", "1", "2"}}, {Mode: "b"}}
 	want.Map = map[string]string{"k": "v", "x-jwt-sub": "sub"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
+	assert.Empty(t, cmp.Diff(want, got))
 }
 
 func TestAllErrorsAtOnceWithTheirLines(t *testing.T) {
@@ -80,9 +77,7 @@ count: "7"
 	f.Invalid("nowhere", "must be there")
 	err := f.Err()
 	var all config.Error
-	if !errors.As(err, &all) {
-		t.Fatalf("got %T %v", err, err)
-	}
+	require.ErrorAsf(t, err, &all, "%v", err)
 	want := []string{
 		`c.yaml:1:1: listne: unknown key; did you mean "listen"?`,
 		`c.yaml:2:1: inner.mode: must be a or b`,
@@ -99,13 +94,9 @@ count: "7"
 		`count: must be a number, not the text "7"`,
 	}
 	text := err.Error()
-	if len(all) != len(want) {
-		t.Errorf("%d errors, want %d:\n%s", len(all), len(want), text)
-	}
+	assert.Lenf(t, all, len(want), "errors:\n%s", text)
 	for _, w := range want {
-		if !strings.Contains(text, w) {
-			t.Errorf("missing %q in\n%s", w, text)
-		}
+		assert.Containsf(t, text, w, "missing %q in\n%s", w, text)
 	}
 }
 
@@ -113,8 +104,9 @@ func TestSyntaxErrorsNameTheLine(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"a: b\n  c: [", "\tlisten: x", "listen: 'x", "- a", "listen: *nowhere", "listen: !!binary x", "listen: a\n---\nlisten: b"} {
 		c := defaults()
-		if err := config.Parse("c.yaml", []byte(text), &c).Err(); err == nil || !strings.Contains(err.Error(), "c.yaml") {
-			t.Errorf("%q: %v", text, err)
+		err := config.Parse("c.yaml", []byte(text), &c).Err()
+		if assert.Errorf(t, err, "%q", text) {
+			assert.Containsf(t, err.Error(), "c.yaml", "%q: %v", text, err)
 		}
 	}
 }
@@ -127,11 +119,17 @@ func TestOverlay(t *testing.T) {
 	f.Overlay(&c, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
 	f.Invalid("listen", "is wrong")
 	err := f.Err()
-	if err == nil || !strings.Contains(err.Error(), "environment variable JWT_BOUNCER_COUNT: count:") || !strings.Contains(err.Error(), "environment variable JWT_BOUNCER_LISTEN: listen: is wrong") {
-		t.Errorf("got %v", err)
+	if assert.Error(t, err) {
+		if assert.Containsf(t, err.Error(), "environment variable JWT_BOUNCER_COUNT: count:", "got %v", err) {
+			assert.Containsf(t, err.Error(), "environment variable JWT_BOUNCER_LISTEN: listen: is wrong", "got %v", err)
+		}
 	}
-	if c.Listen != "there" || c.Inner.Wait != time.Hour || len(c.Inner.Names) != 2 || c.Inner.Names[1] != "b" {
-		t.Errorf("got %+v", c)
+	if assert.Equalf(t, "there", c.Listen, "got %+v", c) {
+		if assert.Equalf(t, time.Hour, c.Inner.Wait, "got %+v", c) {
+			if assert.Lenf(t, c.Inner.Names, 2, "got %+v", c) {
+				assert.Equalf(t, "b", c.Inner.Names[1], "got %+v", c)
+			}
+		}
 	}
 }
 
@@ -141,8 +139,9 @@ func TestOverlayOfAListWithoutCommas(t *testing.T) {
 	c := defaults()
 	f := config.Parse("c.yaml", nil, &c)
 	f.Overlay(&c, func(k string) (string, bool) { return " a b", k == "JWT_BOUNCER_INNER_NAMES" })
-	if err := f.Err(); err == nil || !strings.Contains(err.Error(), `environment variable JWT_BOUNCER_INNER_NAMES: inner.names: "a b" is one entry; entries are separated by commas`) {
-		t.Errorf("got %v", err)
+	err := f.Err()
+	if assert.Error(t, err) {
+		assert.Containsf(t, err.Error(), `environment variable JWT_BOUNCER_INNER_NAMES: inner.names: "a b" is one entry; entries are separated by commas`, "got %v", err)
 	}
 }
 
@@ -155,8 +154,12 @@ func TestSetFlag(t *testing.T) {
 	f.SetFlag(&c, "inner.wait", "--wait", "soon")
 	f.Invalid("listen", "is wrong")
 	err := f.Err()
-	if err == nil || !strings.HasPrefix(err.Error(), "flag --wait: inner.wait: \"soon\" is not a duration") || !strings.HasSuffix(err.Error(), "\nflag --listen: listen: is wrong") || c.Listen != "flag" {
-		t.Errorf("got %q, %v", c.Listen, err)
+	if assert.Errorf(t, err, "got %q", c.Listen) {
+		if assert.Truef(t, strings.HasPrefix(err.Error(), "flag --wait: inner.wait: \"soon\" is not a duration"), "got %q, %v", c.Listen, err) {
+			if assert.Truef(t, strings.HasSuffix(err.Error(), "\nflag --listen: listen: is wrong"), "got %q, %v", c.Listen, err) {
+				assert.Equalf(t, "flag", c.Listen, "%v", err)
+			}
+		}
 	}
 }
 
@@ -164,9 +167,7 @@ func TestSchemaAndReference(t *testing.T) {
 	t.Parallel()
 	d := defaults()
 	text, err := config.Schema(&d, "https://example.org/s.json", "sample")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var s struct {
 		AdditionalProperties any `json:"additionalProperties"`
 		Properties           map[string]struct {
@@ -175,20 +176,16 @@ func TestSchemaAndReference(t *testing.T) {
 			Properties        map[string]map[string]any
 		}
 	}
-	if err := json.Unmarshal(text, &s); err != nil {
-		t.Fatal(err)
-	}
-	if s.AdditionalProperties != false || s.Properties["listen"].Description != "Where." || s.Properties["listen"].Default != "here" {
-		t.Errorf("schema:\n%s", text)
-	}
-	if m := s.Properties["inner"].Properties["mode"]; len(m["enum"].([]any)) != 2 || s.Properties["inner"].Properties["wait"]["default"] != "30s" {
-		t.Errorf("schema:\n%s", text)
+	require.NoError(t, json.Unmarshal(text, &s))
+	assert.Equalf(t, false, s.AdditionalProperties, "schema:\n%s", text)
+	assert.Equalf(t, "Where.", s.Properties["listen"].Description, "schema:\n%s", text)
+	assert.Equalf(t, "here", s.Properties["listen"].Default, "schema:\n%s", text)
+	if assert.Lenf(t, s.Properties["inner"].Properties["mode"]["enum"].([]any), 2, "schema:\n%s", text) {
+		assert.Equalf(t, "30s", s.Properties["inner"].Properties["wait"]["default"], "schema:\n%s", text)
 	}
 	ref := config.Reference(&d)
 	for _, w := range []string{"| `inner.wait` | duration | `30s` | `JWT_BOUNCER_INNER_WAIT` | How long. |", "| `list[].mode` | one of a, b |  |  | Which. |"} {
-		if !strings.Contains(ref, w) {
-			t.Errorf("missing %q in\n%s", w, ref)
-		}
+		assert.Containsf(t, ref, w, "missing %q in\n%s", w, ref)
 	}
 }
 
@@ -223,17 +220,19 @@ func TestShorthand(t *testing.T) {
 		"target: {url: http://h, limit: 7}": {target{URL: "http://h", Limit: 7}},
 	} {
 		got := root{target{Limit: 5}}
-		if err := config.Parse("t.yaml", []byte(text), &got).Err(); err != nil || got != want {
-			t.Errorf("%s: got %+v, %v", text, got, err)
+		err := config.Parse("t.yaml", []byte(text), &got).Err()
+		if assert.NoErrorf(t, err, "%s: got %+v", text, got) {
+			assert.Equalf(t, want, got, "%s, %v", text, err)
 		}
 	}
 	var got root
-	if err := config.Parse("t.yaml", []byte("target:\n  ulr: x"), &got).Err(); err == nil || !strings.Contains(err.Error(), "t.yaml:2:3: target.ulr: unknown key") {
-		t.Errorf("got %v", err)
+	err := config.Parse("t.yaml", []byte("target:\n  ulr: x"), &got).Err()
+	if assert.Error(t, err) {
+		assert.Containsf(t, err.Error(), "t.yaml:2:3: target.ulr: unknown key", "got %v", err)
 	}
 	schema, err := config.Schema(&root{}, "id", "title")
-	if err != nil || !strings.Contains(string(schema), `"anyOf"`) {
-		t.Errorf("schema allows one form only: %s, %v", schema, err)
+	if assert.NoErrorf(t, err, "schema allows one form only: %s", schema) {
+		assert.Containsf(t, string(schema), `"anyOf"`, "schema allows one form only: %s, %v", schema, err)
 	}
 }
 
@@ -241,10 +240,10 @@ func TestHostPortWithoutQuotesGetsAHint(t *testing.T) {
 	t.Parallel()
 	c := defaults()
 	err := config.Parse("c.yaml", []byte("inner: {names: [127.0.0.1:1, b]}\n"), &c).Err()
-	if err != nil && !strings.Contains(err.Error(), "needs quotes") {
-		t.Errorf("no hint: %v", err)
+	if err != nil {
+		assert.Containsf(t, err.Error(), "needs quotes", "no hint: %v", err)
 	}
-	if err == nil && c.Inner.Names[0] != "127.0.0.1:1" {
-		t.Errorf("got %q", c.Inner.Names)
+	if err == nil {
+		assert.Equalf(t, "127.0.0.1:1", c.Inner.Names[0], "got %q", c.Inner.Names)
 	}
 }

@@ -1,10 +1,12 @@
 package httpapi_test
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
@@ -28,24 +30,18 @@ func FuzzRequests(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		found, err := decodeAndNormalize(body, authz.Issuers{Verified: issuers}, now)
 		if err != nil {
-			if found != nil || authz.HoldsToken(err.Error()) {
-				t.Fatalf("%v with %v", found, err)
-			}
+			require.Nilf(t, found, "%v with %v", found, err)
+			require.Falsef(t, authz.HoldsToken(err.Error()), "%v with %v", found, err)
 			return
 		}
-		if len(found) == 0 || len(found) > httpapi.MaxBatch {
-			t.Fatalf("%d revocations", len(found))
-		}
+		require.NotEmpty(t, found, "revocations")
+		require.LessOrEqual(t, len(found), httpapi.MaxBatch, "revocations")
 		for _, r := range found {
-			if err := r.Normalize(now); err != nil {
-				t.Errorf("accepted, but %v", err)
-			}
-			if !slices.Contains(issuers, r.Issuer) || authz.HoldsToken(r.Value) || authz.HoldsToken(r.Reason) {
-				t.Errorf("accepted: %+v", r)
-			}
-			if r.Kind == authz.KindIss && !strings.Contains(string(body), `al`) && !strings.Contains(string(body), `\u`) {
-				t.Errorf("a whole issuer by %q", body)
-			}
+			assert.NoError(t, r.Normalize(now), "accepted, but")
+			assert.Containsf(t, issuers, r.Issuer, "accepted: %+v", r)
+			assert.Falsef(t, authz.HoldsToken(r.Value), "accepted: %+v", r)
+			assert.Falsef(t, authz.HoldsToken(r.Reason), "accepted: %+v", r)
+			assert.Falsef(t, r.Kind == authz.KindIss && !strings.Contains(string(body), `al`) && !strings.Contains(string(body), `\u`), "a whole issuer by %q", body)
 		}
 	})
 }

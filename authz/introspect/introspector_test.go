@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
@@ -588,8 +589,8 @@ func TestIntrospectedTokenOfAnotherUse(t *testing.T) {
 		i := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
 		_, err := i.Introspect(t.Context(), "some-token")
 		var f *authz.Failure
-		if ok := err == nil; ok != want || !ok && (!errors.As(err, &f) || f.Reason != authz.ReasonUnsupportedToken) {
-			t.Errorf("%s: %v", change, err)
-		}
+		ok := err == nil
+		assert.Equalf(t, want, ok, "%s: %v", change, err)
+		assert.Falsef(t, !ok && (!errors.As(err, &f) || f.Reason != authz.ReasonUnsupportedToken), "%s: %v", change, err)
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/jose"
 )
@@ -27,9 +30,7 @@ func FuzzClaims(f *testing.F) {
 		v := &Verifier{clock: fixedClock(now), maxTTL: ttl}
 		token := &authz.Token{}
 		if fail := ReadClaims(token, claims, true); fail != nil {
-			if fail.Reason != authz.ReasonBadClaim {
-				t.Fatalf("%v", fail)
-			}
+			require.Equalf(t, authz.ReasonBadClaim, fail.Reason, "%v", fail)
 			return
 		}
 		if v.checkTimes(token, leeway, false) != nil {
@@ -51,32 +52,27 @@ func FuzzClaims(f *testing.F) {
 			}
 		}
 		b, err := json.Marshal(exact)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		dec := json.NewDecoder(bytes.NewReader(b))
 		dec.UseNumber()
-		if err := dec.Decode(&std); err != nil {
-			t.Fatalf("%s: %v", b, err)
-		}
-		if std.Issuer != token.Issuer || std.Subject != token.Subject || std.ID != token.ID || std.Session != token.Session {
-			t.Fatalf("%s read as %+v", b, token)
-		}
+		require.NoErrorf(t, dec.Decode(&std), "%s", b)
+		require.Equalf(t, token.Issuer, std.Issuer, "%s read as %+v", b, token)
+		require.Equalf(t, token.Subject, std.Subject, "%s read as %+v", b, token)
+		require.Equalf(t, token.ID, std.ID, "%s read as %+v", b, token)
+		require.Equalf(t, token.Session, std.Session, "%s read as %+v", b, token)
 		exp, err := std.Expires.Float64()
-		if err != nil || exp+leeway+1 < float64(now) || float64(token.Expires) < exp-1 || float64(token.Expires) > exp+1 {
-			t.Fatalf("exp %v read as %d at %d", std.Expires, token.Expires, now)
-		}
+		require.NoErrorf(t, err, "exp %v read as %d at %d", std.Expires, token.Expires, now)
+		require.GreaterOrEqualf(t, exp+leeway+1, float64(now), "exp %v read as %d at %d", std.Expires, token.Expires, now)
+		require.GreaterOrEqualf(t, float64(token.Expires), exp-1, "exp %v read as %d at %d", std.Expires, token.Expires, now)
+		require.LessOrEqualf(t, float64(token.Expires), exp+1, "exp %v read as %d at %d", std.Expires, token.Expires, now)
 		from := float64(now)
 		if std.IssuedAt != "" {
 			iat, err := std.IssuedAt.Float64()
-			if err != nil || iat > float64(now)+leeway+1 {
-				t.Fatalf("iat %v at %d", std.IssuedAt, now)
-			}
+			require.NoErrorf(t, err, "iat %v at %d", std.IssuedAt, now)
+			require.LessOrEqualf(t, iat, float64(now)+leeway+1, "iat %v at %d", std.IssuedAt, now)
 			from = iat
 		}
-		if exp-from > ttl+1 {
-			t.Fatalf("lifetime of %v accepted", exp-from)
-		}
+		require.LessOrEqualf(t, exp-from, float64(ttl+1), "lifetime of %v accepted", exp-from)
 	})
 }
 
@@ -95,14 +91,13 @@ func TestNumericDate(t *testing.T) {
 	} {
 		for i, up := range []bool{false, true} {
 			got, ok := numericDate(json.Number(text), up)
-			if !ok || got != want[i] {
-				t.Errorf("%s up=%v: %d, %v", text, up, got, ok)
+			if assert.Truef(t, ok, "%s up=%v: %d, %v", text, up, got, ok) {
+				assert.Equalf(t, want[i], got, "%s up=%v, %v", text, up, ok)
 			}
 		}
 	}
 	for _, v := range []any{json.Number("9223372036854775808"), json.Number("1e100"), json.Number("1e-100"), "1", nil, true, 1.0} {
-		if got, ok := numericDate(v, false); ok {
-			t.Errorf("%v: %d", v, got)
-		}
+		got, ok := numericDate(v, false)
+		assert.Falsef(t, ok, "%v: %d", v, got)
 	}
 }

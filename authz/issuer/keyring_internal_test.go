@@ -10,6 +10,8 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/jose"
 )
 
@@ -23,18 +25,17 @@ func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, err := NewVerifier([]Config{{Issuer: "x", Audiences: []string{"api"}, JWKS: "/none"}}, VerifierOptions{Clock: fixedClock(1)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer v.Close()
 		r := v.rings[0]
 		r.source = without{}
 		for i := range 3 * maxUnknownKIDs {
 			r.nextAsk = 0 // the cooldown is over
 			<-r.askFor(fmt.Sprint(i)).done
-			if n := len(r.unknown); n > maxUnknownKIDs || n == 0 && i > 0 { // the first set is news
-				t.Fatalf("%d remembered", n)
-			}
+			// the first set is news
+			n := len(r.unknown)
+			require.LessOrEqual(t, n, maxUnknownKIDs, "remembered")
+			require.Falsef(t, n == 0 && i > 0, "%d remembered", n)
 		}
 	})
 }
@@ -44,9 +45,7 @@ type ed25519Key struct{ ed25519.PrivateKey }
 func newEd25519(t *testing.T) ed25519Key {
 	t.Helper()
 	_, k, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return ed25519Key{k}
 }
 
@@ -62,25 +61,22 @@ func TestTokenKeepsNothingOfTheRequest(t *testing.T) {
 	signer := newEd25519(t)
 	public := base64.RawURLEncoding.EncodeToString(signer.Public().(ed25519.PublicKey))
 	set, err := jose.ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, public))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	v, err := NewVerifier([]Config{{Issuer: "x", Audiences: []string{"api"}, JWKS: "/none"}}, VerifierOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer v.Close()
 	v.rings[0].install(set, [32]byte{})
 	text := signer.token(`{"alg":"EdDSA","kid":"k"}`, fmt.Sprintf(`{"iss":"x","aud":"api","sub":"s","jti":"j","exp":%d}`, time.Now().Unix()+60))
 	buffer := []byte(text)
 	token, err := v.Verify(t.Context(), unsafe.String(&buffer[0], len(buffer)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i := range buffer {
 		buffer[i] = 'x'
 	}
-	if token.Raw != text || token.Subject != "s" || token.ID != "j" || token.KeyID != "k" || token.Claims["iss"] != "x" || token.Audience[0] != "api" {
-		t.Fatalf("the token changed with the buffer: %+v", token)
-	}
+	require.Equalf(t, text, token.Raw, "the token changed with the buffer: %+v", token)
+	require.Equalf(t, "s", token.Subject, "the token changed with the buffer: %+v", token)
+	require.Equalf(t, "j", token.ID, "the token changed with the buffer: %+v", token)
+	require.Equalf(t, "k", token.KeyID, "the token changed with the buffer: %+v", token)
+	require.Equalf(t, "x", token.Claims["iss"], "the token changed with the buffer: %+v", token)
+	require.Equalf(t, "api", token.Audience[0], "the token changed with the buffer: %+v", token)
 }

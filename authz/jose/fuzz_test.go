@@ -3,11 +3,11 @@ package jose
 import (
 	"encoding/base64"
 	"encoding/json"
-	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 )
@@ -25,40 +25,27 @@ func FuzzParseObject(f *testing.F) {
 		iss, skimmed := SkimIssuer(text)
 		m, err := ParseObject(text)
 		if err != nil {
-			if m != nil {
-				t.Fatalf("a value beside an error: %v", m)
-			}
+			require.Nil(t, m, "a value beside an error")
 			return
 		}
 		var claim IssuerClaim
 		_, claim.Present = m["iss"]
 		claim.Name, claim.Text = m["iss"].(string)
-		if skimmed != nil || iss != claim {
-			t.Fatalf("skimmed %+v (%v) of %v", iss, skimmed, m)
-		}
+		require.NoErrorf(t, skimmed, "skimmed %+v of %v", iss, m)
+		require.Equalf(t, claim, iss, "skimmed %+v (%v) of %v", iss, skimmed, m)
 		var want map[string]any
 		dec := json.NewDecoder(strings.NewReader(text))
 		dec.UseNumber()
-		if err := dec.Decode(&want); err != nil {
-			t.Fatalf("the standard library refuses %q: %v", text, err)
-		}
-		if !reflect.DeepEqual(m, want) {
-			t.Fatalf("read %v where the standard library reads %v", m, want)
-		}
-		if !utf8.ValidString(text) || !json.Valid([]byte(text)) {
-			t.Fatalf("accepted %q", text)
-		}
-		if names := countNames(t, text); names != countMembers(m) {
-			t.Fatalf("%d names in the text, %d members read: a duplicate got through", names, countMembers(m))
-		}
+		require.NoErrorf(t, dec.Decode(&want), "the standard library refuses %q", text)
+		require.Equalf(t, want, m, "read %v where the standard library reads %v", m, want)
+		require.Falsef(t, !utf8.ValidString(text) || !json.Valid([]byte(text)), "accepted %q", text)
+		names := countNames(t, text)
+		require.Equalf(t, countMembers(m), names, "%d names in the text, members read: a duplicate got through", names)
 		b, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		again, err := ParseObject(string(b))
-		if err != nil || !reflect.DeepEqual(m, again) {
-			t.Fatalf("%v written and read again is %v (%v)", m, again, err)
-		}
+		require.NoErrorf(t, err, "%v written and read again is %v", m, again)
+		require.Equalf(t, again, m, "%v written and read again (%v)", m, err)
 	})
 }
 
@@ -118,41 +105,36 @@ func FuzzGate(f *testing.F) {
 		const limit = 4096
 		c, fail := ParseCompact(raw, limit)
 		if fail != nil {
-			if c != nil || (fail.Reason != authz.ReasonMalformedToken && fail.Reason != authz.ReasonUnsupportedToken) {
-				t.Fatalf("%v beside %v", c, fail)
-			}
-			if strings.ContainsFunc(fail.Detail, func(r rune) bool { return r != '…' && (r < ' ' || r > '~') }) {
-				t.Fatalf("detail not fit for a log: %q", fail.Detail)
-			}
+			require.Nilf(t, c, "%v beside %v", c, fail)
+			require.Falsef(t, fail.Reason != authz.ReasonMalformedToken && fail.Reason != authz.ReasonUnsupportedToken, "%v beside %v", c, fail)
+			require.Falsef(t, strings.ContainsFunc(fail.Detail, func(r rune) bool { return r != '…' && (r < ' ' || r > '~') }), "detail not fit for a log: %q", fail.Detail)
 			return
 		}
-		if len(raw) > limit || !slices.Contains(SupportedAlgorithms, c.Header.Alg) || len(c.Signature) == 0 {
-			t.Fatalf("admitted %+v", c)
-		}
+		require.LessOrEqualf(t, len(raw), limit, "admitted %+v", c)
+		require.Containsf(t, SupportedAlgorithms, c.Header.Alg, "admitted %+v", c)
+		require.NotEmptyf(t, c.Signature, "admitted %+v", c)
 		parts := strings.Split(raw, ".")
 		e := base64.RawURLEncoding.EncodeToString
-		if len(parts) != 3 || c.Input+"."+e(c.Signature) != raw || parts[1] != e(c.Payload) {
-			t.Fatalf("%q has another text", raw)
-		}
-		if signed, ok := authz.SignedPart(raw); !ok || signed != c.Input {
-			t.Fatalf("%q would be revoked as %q", raw, signed)
-		}
+		require.Lenf(t, parts, 3, "%q has another text", raw)
+		require.Equalf(t, raw, c.Input+"."+e(c.Signature), "%q has another text", raw)
+		require.Equalf(t, e(c.Payload), parts[1], "%q has another text", raw)
+		signed, ok := authz.SignedPart(raw)
+		require.Truef(t, ok, "%q would be revoked as %q", raw, signed)
+		require.Equalf(t, c.Input, signed, "%q would be revoked as %q", raw, signed)
 		head, err := base64.RawURLEncoding.DecodeString(parts[0])
-		if err != nil || e(head) != parts[0] {
-			t.Fatalf("header of %q: %v", raw, err)
-		}
+		require.NoErrorf(t, err, "header of %q", raw)
+		require.Equalf(t, parts[0], e(head), "header of %q: %v", raw, err)
 		var h map[string]any
-		if err := json.Unmarshal(head, &h); err != nil || h["alg"] != c.Header.Alg {
-			t.Fatalf("header %q read as %+v (%v)", head, c.Header, err)
-		}
+		err = json.Unmarshal(head, &h)
+		require.NoErrorf(t, err, "header %q read as %+v", head, c.Header)
+		require.Truef(t, h["alg"] == c.Header.Alg, "header %q read as %+v (%v)", head, c.Header, err)
 		for _, name := range refusedParameters {
-			if _, present := h[name]; present {
-				t.Fatalf("header with %s admitted", name)
-			}
+			_, present := h[name]
+			require.Falsef(t, present, "header with %s admitted", name)
 		}
-		if kid, present := h["kid"]; present != c.Header.Keyed || (present && kid != c.Header.Kid) {
-			t.Fatalf("kid %v read as %q", kid, c.Header.Kid)
-		}
+		kid, present := h["kid"]
+		require.Equalf(t, c.Header.Keyed, present, "kid %v read as %q", kid, c.Header.Kid)
+		require.Falsef(t, present && kid != c.Header.Kid, "kid %v read as %q", kid, c.Header.Kid)
 	})
 }
 
@@ -166,17 +148,13 @@ func FuzzParseJWKS(f *testing.F) {
 	f.Fuzz(func(t *testing.T, document []byte) {
 		s, err := ParseJWKS(document)
 		if err != nil {
-			if s != nil {
-				t.Fatal("a set beside an error")
-			}
+			require.Nil(t, s, "a set beside an error")
 			return
 		}
 		var std struct {
 			Keys []json.RawMessage `json:"keys"`
 		}
-		if err := json.Unmarshal(document, &std); err != nil {
-			t.Fatalf("the standard library refuses it: %v", err)
-		}
+		require.NoError(t, json.Unmarshal(document, &std), "the standard library refuses it")
 		for _, k := range s.keys {
 			fits := 0
 			for name, a := range Algorithms {
@@ -184,13 +162,9 @@ func FuzzParseJWKS(f *testing.F) {
 					continue
 				}
 				fits++
-				if a.Verify(k.Key, "input", make([]byte, 64)) || a.Verify(k.Key, "input", nil) {
-					t.Fatalf("%+v verifies anything", k)
-				}
+				require.Falsef(t, a.Verify(k.Key, "input", make([]byte, 64)) || a.Verify(k.Key, "input", nil), "%+v verifies anything", k)
 			}
-			if fits == 0 {
-				t.Fatalf("%+v is for nothing", k)
-			}
+			require.NotZerof(t, fits, "%+v is for nothing", k)
 		}
 	})
 }

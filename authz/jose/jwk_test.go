@@ -6,6 +6,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // A signature for a key of small order is forged without a private key: R the
@@ -19,25 +22,18 @@ func TestKeysAnybodyCanSignForAreRefused(t *testing.T) {
 	for _, y := range smallOrders {
 		for _, sign := range []byte{0, 0x80} {
 			x, err := hex.DecodeString(y)
-			if err != nil || len(x) != 32 {
-				t.Fatalf("%s: %v", y, err)
-			}
+			require.NoErrorf(t, err, "%s", y)
+			require.Lenf(t, x, 32, "%s: %v", y, err)
 			x[31] |= sign
 			set, err := ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, e(x)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if set.Len() != 0 {
-				t.Errorf("%x is usable", x)
-			}
+			require.NoError(t, err)
+			assert.Zerof(t, set.Len(), "%x is usable", x)
 			fits := false
 			for i := range 500 {
 				input := e([]byte(`{"alg":"EdDSA","kid":"k"}`)) + "." + e(fmt.Append(nil, i))
 				fits = fits || Algorithms["EdDSA"].Verify(ed25519.PublicKey(x), input, signature)
 			}
-			if !fits {
-				t.Errorf("%x cannot be signed for: the list is wrong", x)
-			}
+			assert.Truef(t, fits, "%x cannot be signed for: the list is wrong", x)
 		}
 	}
 }

@@ -8,15 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 )
 
 func celAnswer(t *testing.T, ctx context.Context, text string, req *authz.Request, claims map[string]any) authz.Reason { //nolint:revive // t comes first in tests
 	t.Helper()
 	e, err := compileExpression("allow[0]", text)
-	if err != nil {
-		t.Fatalf("%s: %v", text, err)
-	}
+	require.NoErrorf(t, err, "%s", text)
 	if fail := e.admit(ctx, req, &authz.Token{Claims: claims}); fail != nil {
 		return fail.Reason
 	}
@@ -67,9 +68,7 @@ func TestExpressions(t *testing.T) {
 		"cidr('10.0.0.0/8').containsIP(source.address)":                    authz.ReasonPolicyDenied,
 		"token.sub.matches('^a.*e$')":                                      authz.ReasonAllowed,
 	} {
-		if got := celAnswer(t, t.Context(), text, req, claims); got != want {
-			t.Errorf("%s: %s, want %s", text, got, want)
-		}
+		assert.Equalf(t, want, celAnswer(t, t.Context(), text, req, claims), "%s", text)
 	}
 }
 
@@ -78,13 +77,9 @@ func TestExpressionsOnUnclearRequests(t *testing.T) {
 	t.Parallel()
 	for _, req := range []*authz.Request{{Host: "a", Path: "/x/../admin"}, {Host: "a", Path: "/x//y"}, {Host: "", Path: "/x"}, {Host: "a@b", Path: "/x"}} {
 		for _, text := range []string{"!request.path.startsWith('/admin') && request.host != 'b'", "request.path != '' && request.host != 'c'"} {
-			if got := celAnswer(t, t.Context(), text, req, nil); got != authz.ReasonPolicyDenied {
-				t.Errorf("%+v: %s: %s", req, text, got)
-			}
+			assert.Equalf(t, authz.ReasonPolicyDenied, celAnswer(t, t.Context(), text, req, nil), "%+v: %s", req, text)
 		}
-		if got := celAnswer(t, t.Context(), "request.method == ''", req, nil); got != authz.ReasonAllowed {
-			t.Errorf("%+v: an expression without path and host: %s", req, got)
-		}
+		assert.Equalf(t, authz.ReasonAllowed, celAnswer(t, t.Context(), "request.method == ''", req, nil), "%+v: an expression without path and host", req)
 	}
 }
 
@@ -98,23 +93,16 @@ func TestExpressionsAreBounded(t *testing.T) {
 	claims := map[string]any{"l": list}
 	const cubic = "token.l.all(a, token.l.all(b, token.l.all(c, a + b + c > 0)))"
 	start := time.Now()
-	if got := celAnswer(t, t.Context(), cubic, &authz.Request{}, claims); got != authz.ReasonPolicyDenied {
-		t.Errorf("8 billion steps: %s", got)
-	}
-	if took := time.Since(start); took > 30*time.Second { // unbounded, it would take an hour
-		t.Errorf("took %s", took)
-	}
+	assert.Equal(t, authz.ReasonPolicyDenied, celAnswer(t, t.Context(), cubic, &authz.Request{}, claims), "8 billion steps")
+	// unbounded, it would take an hour
+	assert.LessOrEqual(t, time.Since(start), 30*time.Second, "took")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got := celAnswer(t, ctx, cubic, &authz.Request{}, claims); got != authz.ReasonOverloaded {
-		t.Errorf("out of time: %s", got)
-	}
-	if _, err := compileExpression("allow[0]", "'"+strings.Repeat("x", 5000)+"' == ''"); err == nil {
-		t.Error("an expression of 5000 characters was accepted")
-	}
-	if _, err := compileExpression("allow[0]", strings.Repeat("(", 1000)+"true"+strings.Repeat(")", 1000)); err == nil {
-		t.Error("1000 parentheses were accepted")
-	}
+	assert.Equal(t, authz.ReasonOverloaded, celAnswer(t, ctx, cubic, &authz.Request{}, claims), "out of time")
+	_, err := compileExpression("allow[0]", "'"+strings.Repeat("x", 5000)+"' == ''")
+	assert.Error(t, err, "an expression of 5000 characters was accepted")
+	_, err = compileExpression("allow[0]", strings.Repeat("(", 1000)+"true"+strings.Repeat(")", 1000))
+	assert.Error(t, err, "1000 parentheses were accepted")
 }
 
 // What goes wrong is told without the values that it went wrong with: the
@@ -152,20 +140,16 @@ func TestExpressionErrorsHoldNoValues(t *testing.T) {
 		"!(request.path.startsWith('/x') || request.host == 'b')":    "",
 	} {
 		e, err := compileExpression("allow[0]", text)
-		if err != nil {
-			t.Errorf("%s: %v", text, err)
+		if !assert.NoErrorf(t, err, "%s", text) {
 			continue
 		}
 		fail := e.admit(t.Context(), req, &authz.Token{Claims: claims})
-		if fail == nil || fail.Reason != authz.ReasonPolicyDenied {
-			t.Errorf("%s: %v", text, fail)
+		if !assert.Falsef(t, fail == nil || fail.Reason != authz.ReasonPolicyDenied, "%s: %v", text, fail) {
 			continue
 		}
-		if want != "" && fail.Detail != "allow[0] failed: "+want {
-			t.Errorf("%s: %q, want %q", text, fail.Detail, want)
-		}
-		if strings.Contains(fail.Detail, "SECRET") || strings.Contains(fail.Detail, "4711") || strings.ContainsAny(fail.Detail, "\n\x1b") {
-			t.Errorf("%s: the detail quotes a value: %q", text, fail.Detail)
-		}
+		assert.Falsef(t, want != "" && fail.Detail != "allow[0] failed: "+want, "%s: %q, want %q", text, fail.Detail, want)
+		assert.NotContainsf(t, fail.Detail, "SECRET", "%s: the detail quotes a value", text)
+		assert.NotContainsf(t, fail.Detail, "4711", "%s: the detail quotes a value", text)
+		assert.Falsef(t, strings.ContainsAny(fail.Detail, "\n\x1b"), "%s: the detail quotes a value: %q", text, fail.Detail)
 	}
 }

@@ -1,8 +1,10 @@
 package policy
 
 import (
-	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 )
@@ -56,9 +58,9 @@ func TestFindInHeader(t *testing.T) {
 		if fail != nil {
 			got = fail.Reason
 		}
-		if got != tt.want || cred.Raw != tt.raw || cred.Scheme != tt.scheme {
-			t.Errorf("%q: %+v %v, want %s %q", tt.values, cred, got, tt.want, tt.raw)
-		}
+		assert.Equalf(t, tt.want, got, "%q: %+v %v %q", tt.values, cred, got, tt.raw)
+		assert.Equalf(t, tt.raw, cred.Raw, "%q: %+v %v, want %s %q", tt.values, cred, got, tt.want, tt.raw)
+		assert.Equalf(t, tt.scheme, cred.Scheme, "%q: %+v %v, want %s %q", tt.values, cred, got, tt.want, tt.raw)
 	}
 }
 
@@ -111,11 +113,11 @@ func TestFindElsewhere(t *testing.T) {
 			if fail != nil {
 				got = fail.Reason
 			}
-			if got != tt.want || cred.Raw != tt.raw || cred.Source != tt.source {
-				t.Errorf("%+v, %v", cred, fail)
-			}
-			if fail != nil && strings.Contains(fail.Detail, "x.y") {
-				t.Errorf("detail holds the token: %s", fail.Detail)
+			assert.Equalf(t, tt.want, got, "%+v, %v", cred, fail)
+			assert.Equalf(t, tt.raw, cred.Raw, "%+v, %v", cred, fail)
+			assert.Equalf(t, tt.source, cred.Source, "%+v, %v", cred, fail)
+			if fail != nil {
+				assert.NotContains(t, fail.Detail, "x.y", "detail holds the token")
 			}
 		})
 	}
@@ -128,18 +130,14 @@ func FuzzAuthorization(f *testing.F) {
 	f.Fuzz(func(t *testing.T, v string) {
 		cred, fail := parseAuthorization(v)
 		if fail != nil {
-			if cred != (authz.Credential{}) || fail.Reason != authz.ReasonNoCredential && fail.Reason != authz.ReasonMalformedRequest {
-				t.Fatalf("%q: %+v %v", v, cred, fail)
-			}
+			require.Equalf(t, authz.Credential{}, cred, "%q: %v", v, fail)
+			require.Falsef(t, fail.Reason != authz.ReasonNoCredential && fail.Reason != authz.ReasonMalformedRequest, "%q: %+v %v", v, cred, fail)
 			return
 		}
-		if !authz.IsToken68(cred.Raw) || cred.Scheme != "bearer" && cred.Scheme != "dpop" {
-			t.Fatalf("%q: %+v", v, cred)
-		}
+		require.Falsef(t, !authz.IsToken68(cred.Raw) || cred.Scheme != "bearer" && cred.Scheme != "dpop", "%q: %+v", v, cred)
 		// Printing what was found and reading it again is the identity.
 		again, fail := parseAuthorization(cred.Scheme + " " + cred.Raw)
-		if fail != nil || again != cred {
-			t.Fatalf("%q: %+v, then %+v %v", v, cred, again, fail)
-		}
+		require.Nilf(t, fail, "%q: %+v, then %+v %v", v, cred, again, fail)
+		require.Equalf(t, cred, again, "%q, then %+v %v", v, again, fail)
 	})
 }

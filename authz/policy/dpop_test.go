@@ -428,18 +428,14 @@ func FuzzProof(f *testing.F) {
 	f.Add("a.b.c")
 	f.Add(proofText(authztest.NewKey("ES256"), nil, proofClaims("a.b.c", nil)))
 	b, err := policy.NewBinding(policy.DefaultBindingConfig(), policy.NewMemoryReplay(1<<20, authz.SystemClock{}))
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	p, err := policy.Compile(nil, policy.Options{Binding: b})
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	token := boundToken("a.b.c", map[string]any{"jkt": thumbprint(k)})
 	f.Fuzz(func(t *testing.T, text string) {
 		fail := p.Routes()[0].Admit(context.Background(), proofRequest(text), authz.Credential{Raw: "a.b.c", Scheme: "dpop"}, token, proofTime)
-		if fail == nil && text != good {
-			t.Fatalf("accepted %q", text)
+		if fail == nil {
+			require.Equal(t, good, text, "accepted")
 		}
 	})
 }

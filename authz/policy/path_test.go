@@ -3,6 +3,8 @@ package policy
 import (
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
 )
 
 func TestReadPath(t *testing.T) {
@@ -94,9 +96,8 @@ func TestReadPath(t *testing.T) {
 		{"/" + strings.Repeat("a", maxPath), "", pathTooLong},
 	} {
 		got := readPath(tt.raw)
-		if got.unclear != tt.unclear || tt.unclear == "" && got.text != tt.text {
-			t.Errorf("readPath(%q) = %q, unclear %q; want %q, %q", tt.raw, got.text, got.unclear, tt.text, tt.unclear)
-		}
+		assert.Equalf(t, tt.unclear, got.unclear, "readPath(%q) = %q, unclear; want %q", tt.raw, got.text, tt.text)
+		assert.Falsef(t, tt.unclear == "" && got.text != tt.text, "readPath(%q) = %q, unclear %q; want %q, %q", tt.raw, got.text, got.unclear, tt.text, tt.unclear)
 	}
 }
 
@@ -137,8 +138,8 @@ func TestReadHost(t *testing.T) {
 		{"a%2eb", "", false},
 		{strings.Repeat("a", 301), "", false},
 	} {
-		if host, ok := readHost(tt.raw); host != tt.host || ok != tt.ok {
-			t.Errorf("readHost(%q) = %q, %v; want %q, %v", tt.raw, host, ok, tt.host, tt.ok)
-		}
+		host, ok := readHost(tt.raw)
+		assert.Equalf(t, tt.host, host, "readHost(%q), %v, %v", tt.raw, ok, tt.ok)
+		assert.Equalf(t, tt.ok, ok, "readHost(%q) = %q; want %q", tt.raw, host, tt.host)
 	}
 }

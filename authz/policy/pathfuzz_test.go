@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 )
 
@@ -93,9 +96,7 @@ func FuzzNoWayIntoProtected(f *testing.F) {
 			seen := read(raw)
 			switch {
 			case got == "public" && name == "as it is": // RFC 3986, section 2.3: what it does not decode, it does not have
-				if under(seen, "/admin") {
-					t.Errorf("%q is public, but served as it is", raw)
-				}
+				assert.Falsef(t, under(seen, "/admin"), "%q is public, but served as it is", raw)
 			case got == "public" && !under(seen, "/public"):
 				t.Errorf("%q is public, but a server (%s) serves %q", raw, name, seen)
 			case got == "any" && under(seen, "/admin"):
@@ -117,9 +118,7 @@ func FuzzEquivalentEncodings(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		one := readPath(raw)
 		if one.unclear != "" {
-			if one.text != "" {
-				t.Fatalf("%q is unclear but has a text", raw)
-			}
+			require.Emptyf(t, one.text, "%q is unclear but has a text", raw)
 			return
 		}
 		var all strings.Builder
@@ -131,13 +130,10 @@ func FuzzEquivalentEncodings(f *testing.F) {
 			}
 		}
 		two := readPath(all.String())
-		if two.unclear != "" && two.unclear != pathTooLong || two.unclear == "" && two.text != one.text {
-			t.Fatalf("%q reads %q, but written as %q it reads %q (%s)", raw, one.text, all.String(), two.text, two.unclear)
-		}
+		require.Falsef(t, two.unclear != "" && two.unclear != pathTooLong || two.unclear == "" && two.text != one.text, "%q reads %q, but written as %q it reads %q (%s)", raw, one.text, all.String(), two.text, two.unclear)
 		if two.unclear == "" {
-			if a, b := chosen(p, &authz.Request{Path: raw}), chosen(p, &authz.Request{Path: all.String()}); a != b {
-				t.Fatalf("%q: %s, %q: %s", raw, a, all.String(), b)
-			}
+			a, b := chosen(p, &authz.Request{Path: raw}), chosen(p, &authz.Request{Path: all.String()})
+			require.Equalf(t, b, a, "%q, %q", raw, all.String())
 		}
 	})
 }

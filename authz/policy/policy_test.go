@@ -8,15 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 )
 
 func mustPolicy(t testing.TB, routes ...RouteConfig) *Policy {
 	t.Helper()
 	p, err := Compile(routes, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return p
 }
 
@@ -37,8 +38,10 @@ func TestNoRoutesTakeEverything(t *testing.T) {
 	p := mustPolicy(t)
 	for _, req := range []*authz.Request{{}, {Path: "/a/../b", Host: "?"}, {Method: "get", Path: "*"}} {
 		r, fail := p.Match(req)
-		if fail != nil || r == nil || r.Rule().Public {
-			t.Errorf("Match(%+v) = %v, %v", req, r, fail)
+		if assert.Nilf(t, fail, "Match(%+v) = %v", req, r) {
+			if assert.NotNilf(t, r, "Match(%+v), %v", req, fail) {
+				assert.Falsef(t, r.Rule().Public, "Match(%+v) = %v, %v", req, r, fail)
+			}
 		}
 	}
 }
@@ -115,9 +118,7 @@ func TestMatch(t *testing.T) {
 		{"GET", "h", "http://h/healthz", "malformed_request", nil, nil},
 	} {
 		req := &authz.Request{Method: tt.method, Host: tt.host, Path: tt.path, Headers: tt.headers, ContextExtensions: tt.ext}
-		if got := chosen(p, req); got != tt.want {
-			t.Errorf("%s %s %s %v %v: %s, want %s", tt.method, tt.host, tt.path, tt.headers, tt.ext, got, tt.want)
-		}
+		assert.Equalf(t, tt.want, chosen(p, req), "%s %s %s %v %v", tt.method, tt.host, tt.path, tt.headers, tt.ext)
 	}
 }
 
@@ -131,9 +132,7 @@ func TestUnclearPathNeedsNoPathRule(t *testing.T) {
 		RouteConfig{Name: "rest"},
 	)
 	for host, want := range map[string]string{"api.example": "host", "other": "malformed_request", "": "malformed_request"} {
-		if got := chosen(p, &authz.Request{Host: host, Path: "/public/../x"}); got != want {
-			t.Errorf("host %q: %s, want %s", host, got, want)
-		}
+		assert.Equalf(t, want, chosen(p, &authz.Request{Host: host, Path: "/public/../x"}), "host %q", host)
 	}
 }
 
@@ -195,9 +194,8 @@ func TestIndexEqualsScan(t *testing.T) {
 					break
 				}
 			}
-			if got := chosen(p, req); got != want {
-				t.Fatalf("round %d: %+v: index chose %s, order %s", round, req, got, want)
-			}
+			got := chosen(p, req)
+			require.Equalf(t, want, got, "round %d: %+v: index chose %s, order", round, req, got)
 		}
 	}
 }
@@ -245,16 +243,11 @@ func TestRouteFaults(t *testing.T) {
 					p, msg, _ := strings.Cut(g, ": ")
 					found = found || strings.HasSuffix(p, where) && strings.Contains(msg, what)
 				}
-				if !found {
-					t.Errorf("no error like %q among %q", want, got)
-				}
+				assert.Truef(t, found, "no error like %q among %q", want, got)
 			}
-			if len(got) != len(tt.want) {
-				t.Errorf("%d errors, want %d: %q", len(got), len(tt.want), got)
-			}
-			if _, err := Compile(tt.routes, Options{Issuers: []string{"https://issuer"}}); err == nil {
-				t.Error("CompilePolicy accepted it")
-			}
+			assert.Len(t, got, len(tt.want), "errors")
+			_, err := Compile(tt.routes, Options{Issuers: []string{"https://issuer"}})
+			assert.Error(t, err, "CompilePolicy accepted it")
 		})
 	}
 }
@@ -312,16 +305,12 @@ func TestAdmit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, err := Compile([]RouteConfig{tt.route}, Options{Issuers: []string{"https://issuer", "https://second"}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			got := authz.ReasonAllowed
 			if fail := p.Routes()[0].Admit(context.Background(), &authz.Request{Path: "/x"}, authz.Credential{Raw: tt.token.Raw, Scheme: "bearer"}, tt.token, time.Unix(1000, 0)); fail != nil {
 				got = fail.Reason
 			}
-			if got != tt.want {
-				t.Errorf("%s, want %s", got, tt.want)
-			}
+			assert.Equal(t, tt.want, got)
 		})
 	}
 }

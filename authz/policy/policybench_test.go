@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 )
 
@@ -64,21 +67,15 @@ func TestMatchAllocatesNothing(t *testing.T) {
 	def := mustPolicy(t)
 	req := &authz.Request{Method: "GET", Host: "api.example:443", Path: "/v1/7?x=y", Headers: []authz.Header{{Name: "authorization", Value: "Bearer a.b.c"}}}
 	token := testToken()
-	if n := testing.AllocsPerRun(100, func() {
+	n := testing.AllocsPerRun(100, func() {
 		for _, p := range []*Policy{p, def} {
 			r, fail := p.Match(req)
-			if fail != nil || r == nil {
-				t.Fatal("no match")
-			}
+			require.Nil(t, fail, "no match")
+			require.NotNil(t, r, "no match")
 			cred, fail := r.Find(req)
-			if fail != nil {
-				t.Fatal(fail)
-			}
-			if fail := r.Admit(context.Background(), req, cred, token, time.Time{}); fail != nil {
-				t.Fatal(fail)
-			}
+			require.Nil(t, fail)
+			require.Nil(t, r.Admit(context.Background(), req, cred, token, time.Time{}))
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
+	})
+	assert.Zero(t, n, "allocations")
 }

@@ -664,9 +664,8 @@ func TestStatusListUnderAKeyInDoubt(t *testing.T) {
 	} {
 		l := newStatusLists(t, s, issuer.RevocationAwareVerifier{Verifier: v, Revocations: authztest.FixedTier{Verdict: c.key, Err: nil}}, nil)
 		for i, want := range []authz.Verdict{c.revoked, c.valid} {
-			if got, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/"+name, uint64(i))); got != want {
-				t.Errorf("key %s, entry %d: %v %v, want %v", name, i, got, err, want)
-			}
+			got, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/"+name, uint64(i)))
+			assert.Equalf(t, want, got, "key %s, entry %d: %v", name, i, err)
 		}
 	}
 }

@@ -58,8 +58,8 @@ func topologies(t *testing.T, f func(t *testing.T, open func(func(*Config, *Opti
 			plain := opener(nil)
 			f(t, opener, func(_ string, args ...any) any {
 				v, err := plain.client.Do(t.Context(), args...).Result()
-				if err != nil && !errors.Is(err, redis.Nil) {
-					t.Fatalf("%v: %v", args, err)
+				if err != nil {
+					require.ErrorIsf(t, err, redis.Nil, "%v", args)
 				}
 				return v
 			})

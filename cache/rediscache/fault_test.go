@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
@@ -75,9 +76,8 @@ func TestFaults(t *testing.T) {
 								break
 							}
 						}
-						if v != authz.Unknown || err == nil {
-							t.Errorf("got %s, %v", v, err)
-						}
+						assert.Equalf(t, authz.Unknown, v, "%v", err)
+						assert.Errorf(t, err, "got %s", v)
 					}
 				})
 			}

@@ -284,14 +284,10 @@ func FuzzReplyGuard(f *testing.F) {
 			want = readReply(in, 0, &spent)
 		}
 		out, g, err := through(stream, int(size))
-		if !errors.Is(want, io.EOF) != (err != nil) {
-			t.Fatalf("%q: %v, want %v", stream, err, want)
-		}
-		if err == nil && out != stream || !strings.HasPrefix(stream, out) {
-			t.Fatalf("%q became %q", stream, out)
-		}
-		if err == nil && g.broken != nil {
-			t.Fatal(g.broken)
+		require.Equalf(t, err != nil, !errors.Is(want, io.EOF), "%q: %v, want %v", stream, err, want)
+		require.Falsef(t, err == nil && out != stream || !strings.HasPrefix(stream, out), "%q became %q", stream, out)
+		if err == nil {
+			require.NoError(t, g.broken)
 		}
 	})
 }

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"jwtbouncer/authz"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
 )
 
 func newImporter(l *fakeLedger, in string, out io.Writer) *importer {
@@ -28,15 +32,11 @@ func TestImportStoresEveryLine(t *testing.T) {
 		l, out := &fakeLedger{}, &bytes.Buffer{}
 		i := newImporter(l, in.String(), out)
 		i.json = true
-		if err := i.run(t.Context()); err != nil {
-			t.Fatal(err)
+		require.NoError(t, i.run(t.Context()))
+		if assert.Len(t, l.stored, n, "stored") {
+			assert.Equalf(t, fmt.Sprintf("t%d", n-1), l.stored[n-1].Value, "%d stored, want %d", len(l.stored), n)
 		}
-		if len(l.stored) != n || l.stored[n-1].Value != fmt.Sprintf("t%d", n-1) {
-			t.Errorf("%d stored, want %d", len(l.stored), n)
-		}
-		if !strings.Contains(out.String(), fmt.Sprintf(`"stored":%d`, n)) {
-			t.Errorf("printed %s", out)
-		}
+		assert.Containsf(t, out.String(), fmt.Sprintf(`"stored":%d`, n), "printed %s", out)
 	}
 }
 
@@ -61,12 +61,13 @@ func TestImportLayouts(t *testing.T) {
 		"an array of 2 MB on one line": {long.String(), 25_001},
 	} {
 		l, out := &fakeLedger{}, &bytes.Buffer{}
-		if err := newImporter(l, c.in, out).run(t.Context()); err != nil {
-			t.Errorf("%s: %v", name, err)
+		if !assert.NoErrorf(t, newImporter(l, c.in, out).run(t.Context()), "%s", name) {
 			continue
 		}
-		if len(l.stored) != c.count || l.stored[c.count-1].Value != "last" || !strings.Contains(out.String(), fmt.Sprintf("revoked %d,", c.count)) {
-			t.Errorf("%s: %d stored, want %d; printed %s", name, len(l.stored), c.count, out)
+		if assert.Lenf(t, l.stored, c.count, "%s: stored; printed %s", name, out) {
+			if assert.Equalf(t, "last", l.stored[c.count-1].Value, "%s: %d stored, want %d; printed %s", name, len(l.stored), c.count, out) {
+				assert.Containsf(t, out.String(), fmt.Sprintf("revoked %d,", c.count), "%s: %d stored, want %d; printed %s", name, len(l.stored), c.count, out)
+			}
 		}
 	}
 }
@@ -89,11 +90,13 @@ func TestImportReportsPosition(t *testing.T) {
 	} {
 		l := &fakeLedger{}
 		err := newImporter(l, text, &bytes.Buffer{}).run(t.Context())
-		if err == nil || !strings.Contains(err.Error(), want) || len(l.stored) != 0 {
-			t.Errorf("%q: %v, %d stored, want %s", text, err, len(l.stored), want)
+		if assert.Errorf(t, err, "%q, %d stored, want %s", text, len(l.stored), want) {
+			if assert.Containsf(t, err.Error(), want, "%q: %v, %d stored", text, err, len(l.stored)) {
+				assert.Emptyf(t, l.stored, "%q: %v, stored, want %s", text, err, want)
+			}
 		}
-		if err != nil && strings.Contains(err.Error(), "secret") {
-			t.Errorf("%q: the error repeats the input: %v", text, err)
+		if err != nil {
+			assert.NotContainsf(t, err.Error(), "secret", "%q: the error repeats the input: %v", text, err)
 		}
 	}
 }
@@ -105,8 +108,9 @@ func TestImportWaits(t *testing.T) {
 		i := newImporter(&fakeLedger{}, `{"jti":"a"}`, io.Discard)
 		i.wait = true
 		start := time.Now()
-		if err := i.run(t.Context()); err != nil || time.Since(start) != 30*time.Second {
-			t.Errorf("returned after %s: %v", time.Since(start), err)
+		err := i.run(t.Context())
+		if assert.NoErrorf(t, err, "returned after %s", time.Since(start)) {
+			assert.Equalf(t, 30*time.Second, time.Since(start), "returned after %s: %v", time.Since(start), err)
 		}
 	})
 }
@@ -122,8 +126,11 @@ func TestImportSkipsExpired(t *testing.T) {
 		l, messages := &fakeLedger{}, &bytes.Buffer{}
 		i := newImporter(l, in, io.Discard)
 		i.Err, i.skipExpired = messages, true
-		if err := i.run(t.Context()); err != nil || len(l.stored) != want || !strings.Contains(messages.String(), "skipped 1 request") {
-			t.Errorf("%s: %v, %d stored, said %q", in, err, len(l.stored), messages)
+		err := i.run(t.Context())
+		if assert.NoErrorf(t, err, "%s, %d stored, said %q", in, len(l.stored), messages) {
+			if assert.Lenf(t, l.stored, want, "%s: %v, stored, said %q", in, err, messages) {
+				assert.Containsf(t, messages.String(), "skipped 1 request", "%s: %v, %d stored, said %q", in, err, len(l.stored), messages)
+			}
 		}
 	}
 }

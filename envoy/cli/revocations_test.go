@@ -3,9 +3,13 @@ package cli
 import (
 	"bytes"
 	"fmt"
-	"jwtbouncer/authz"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
 )
 
 func TestListPagesAndNeverPrintsControlBytes(t *testing.T) {
@@ -17,14 +21,10 @@ func TestListPagesAndNeverPrintsControlBytes(t *testing.T) {
 	for limit, want := range map[int]int{0: 5, 3: 3, 4: 4, 5: 5, 9: 5} {
 		out, hint := &bytes.Buffer{}, &bytes.Buffer{}
 		p := &Process{Out: out, Err: hint}
-		if err := p.list(t.Context(), l, authz.Filter{}, limit, false); err != nil {
-			t.Fatal(err)
-		}
-		if got := strings.Count(out.String(), "\n") - 1; got != want || strings.ContainsRune(out.String(), 0x1b) {
-			t.Errorf("limit %d: %d rows, want %d\n%q", limit, got, want, out)
-		}
-		if said := strings.Contains(hint.String(), "there are more"); said != (want < 5) {
-			t.Errorf("limit %d: said %q", limit, hint)
-		}
+		require.NoError(t, p.list(t.Context(), l, authz.Filter{}, limit, false))
+		got := strings.Count(out.String(), "\n") - 1
+		assert.Equalf(t, want, got, "limit %d: rows\n%q", limit, out)
+		assert.Falsef(t, strings.ContainsRune(out.String(), 0x1b), "limit %d: %d rows, want %d\n%q", limit, got, want, out)
+		assert.Equalf(t, want < 5, strings.Contains(hint.String(), "there are more"), "limit %d: said %q", limit, hint)
 	}
 }

@@ -3,14 +3,16 @@ package cli
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"jwtbouncer/authz"
-	"jwtbouncer/authz/authztest"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
 )
 
 // fakeLedger remembers what was stored. It fails after failAt batches if err is set.
@@ -58,8 +60,7 @@ func TestRevokeFailureIsNeverSuccess(t *testing.T) {
 	for _, cause := range []error{authz.ErrUnavailable, authz.ErrOutcomeUnknown, authz.ErrInvalid} {
 		out := &bytes.Buffer{}
 		err := new(revokeCmd).revoke(t.Context(), &Process{Out: out, Err: io.Discard}, (&fakeLedger{err: cause}).revoker(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: "v"}})
-		if !errors.Is(err, cause) || out.Len() != 0 {
-			t.Errorf("%v: %v, printed %q", cause, err, out)
-		}
+		assert.ErrorIsf(t, err, cause, "printed %q", out)
+		assert.Zerof(t, out.Len(), "%v: %v, printed %q", cause, err, out)
 	}
 }

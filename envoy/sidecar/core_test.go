@@ -18,6 +18,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/issuer"
@@ -31,15 +33,11 @@ import (
 func coreOf(t *testing.T, s Settings) (*core, context.Context) {
 	t.Helper()
 	c, err := newCore(s, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ctx, end := context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		end()
-		if err := c.close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, c.close())
 	})
 	return c, ctx
 }
@@ -60,15 +58,10 @@ func TestRevocationHereIsEnforcedAtOnce(t *testing.T) {
 		{Kind: authz.KindJTI, Issuer: "https://issuer.example", Value: "t"},
 		{Kind: authz.KindSub, Issuer: "https://issuer.example", Value: "s"},
 	} {
-		if c.replica.Revokes([]authz.Key{rv.Key()}, 1) {
-			t.Fatalf("%d: revoked before", i)
-		}
-		if _, err := c.revoker.Revoke(ctx, []authz.Revocation{rv}); err != nil {
-			t.Fatal(err)
-		}
-		if !c.replica.Revokes([]authz.Key{rv.Key()}, 1) {
-			t.Errorf("%d: the receipt was returned before the replica had the revocation", i)
-		}
+		require.Falsef(t, c.replica.Revokes([]authz.Key{rv.Key()}, 1), "%d: revoked before", i)
+		_, err := c.revoker.Revoke(ctx, []authz.Revocation{rv})
+		require.NoError(t, err)
+		assert.Truef(t, c.replica.Revokes([]authz.Key{rv.Key()}, 1), "%d: the receipt was returned before the replica had the revocation", i)
 	}
 }
 
@@ -81,15 +74,11 @@ func TestStorePasswordRotates(t *testing.T) {
 	s := Defaults()
 	s.Store, s.StorePasswordFile = "postgres://u@"+addr+"/db?sslmode=disable", file
 	write := func(password string) {
-		if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
 	}
 	write("first")
 	st, err := OpenStore(s, slog.New(slog.DiscardHandler), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer st.Close()
 	ways := map[string]func() error{
 		"pool":      func() error { return st.Ping(t.Context()) },
@@ -107,28 +96,26 @@ func TestStorePasswordRotates(t *testing.T) {
 	for way, connect := range ways {
 		for _, password := range []string{"second of " + way, "third of " + way} {
 			write(password)
-			if err := connect(); err == nil || strings.Contains(err.Error(), password) {
-				t.Fatalf("%s: %v", way, err)
-			}
+			err := connect()
+			require.Errorf(t, err, "%s", way)
+			require.NotContainsf(t, err.Error(), password, "%s: %v", way, err)
 			found := false
 			for len(shown) > 0 { // a pool opens idle connections of its own, with the password of their moment
 				found = <-shown == password || found
 			}
-			if !found {
-				t.Errorf("%s: another password than the file's", way)
-			}
+			assert.Truef(t, found, "%s: another password than the file's", way)
 		}
 	}
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(file))
 	for way, connect := range ways {
-		if err := connect(); err == nil || !strings.Contains(err.Error(), "store_password_file: open "+file) {
-			t.Errorf("%s without the file: %v", way, err)
+		err := connect()
+		if assert.Errorf(t, err, "%s without the file", way) {
+			assert.Containsf(t, err.Error(), "store_password_file: open "+file, "%s without the file: %v", way, err)
 		}
 	}
-	if _, err := OpenStore(s, slog.New(slog.DiscardHandler), nil); err == nil || !strings.Contains(err.Error(), "store_password_file") {
-		t.Errorf("a start without the file: %v", err)
+	_, err = OpenStore(s, slog.New(slog.DiscardHandler), nil)
+	if assert.Error(t, err, "a start without the file") {
+		assert.Containsf(t, err.Error(), "store_password_file", "a start without the file: %v", err)
 	}
 }
 
@@ -137,9 +124,7 @@ func TestStorePasswordRotates(t *testing.T) {
 func askForPassword(t *testing.T) (addr string, shown <-chan string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	passwords := make(chan string, 1000)
 	message := func(c net.Conn) []byte {
 		size := make([]byte, 4)
@@ -177,27 +162,21 @@ func TestOldFileIsMigrated(t *testing.T) {
 	s.Issuers = []issuer.Config{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
 	s.Store = "sqlite://" + file
 	db, err := sql.Open("sqlite", "file:"+file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer db.Close()
 	m, err := goose.NewProvider(goose.DialectSQLite3, db, os.DirFS("../../store/migrations/sqlite"), goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.UpTo(t.Context(), 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(file, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	_, err = m.UpTo(t.Context(), 1)
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(file, 0o600))
 	c, ctx := coreOf(t, s)
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	c.watchStore(ctx) // with a follower it returns when the store is usable
 	var version int
-	if err := db.QueryRowContext(t.Context(), "select schema_version from meta").Scan(&version); err != nil || version != store.SchemaVersion {
-		t.Errorf("version %d: %v", version, err)
+	err = db.QueryRowContext(t.Context(), "select schema_version from meta").Scan(&version)
+	if assert.NoErrorf(t, err, "version %d", version) {
+		assert.Equalf(t, store.SchemaVersion, version, "version: %v", err)
 	}
 }
 
@@ -240,9 +219,8 @@ func TestReloadTellsMetrics(t *testing.T) {
 		{routes: []policy.RouteConfig{{Allow: []string{"("}}}, ok: false},
 		{ok: true},
 	} {
-		if v := testutil.ToFloat64(c.reloads.successful); i == 0 && v != 1 {
-			t.Errorf("after the start: %v", v)
-		}
+		v := testutil.ToFloat64(c.reloads.successful)
+		assert.Falsef(t, i == 0 && v != 1, "after the start: %v", v)
 		c.reloads.at.Set(unchanged)
 		c.reload(s, func() (Settings, error) {
 			next := s
@@ -250,9 +228,8 @@ func TestReloadTellsMetrics(t *testing.T) {
 			return next, load.err
 		}, slog.New(slog.DiscardHandler))
 		ok, at := testutil.ToFloat64(c.reloads.successful) == 1, testutil.ToFloat64(c.reloads.at) != unchanged
-		if ok != load.ok || at != load.ok {
-			t.Errorf("%d: successful %t, timestamp set %t", i, ok, at)
-		}
+		assert.Equalf(t, load.ok, ok, "%d: successful, timestamp set %t", i, at)
+		assert.Equalf(t, load.ok, at, "%d: successful %t, timestamp set %t", i, ok, at)
 	}
 }
 
@@ -269,7 +246,5 @@ func TestLoopsGoOn(t *testing.T) {
 		end()
 		return ctx.Err()
 	})
-	if runs != 2 {
-		t.Errorf("%d runs", runs)
-	}
+	assert.Equal(t, 2, runs, "runs")
 }

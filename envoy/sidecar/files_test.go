@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/introspect"
@@ -48,13 +51,11 @@ func TestEveryNamedFileIsChecked(t *testing.T) {
 		}
 	}
 	fill(reflect.ValueOf(&s).Elem(), "")
-	if len(want) < 16 {
-		t.Fatalf("found only %v", want)
-	}
+	require.GreaterOrEqualf(t, len(want), 16, "found only %v", want)
 	err := s.CheckFiles("f")
 	for _, key := range want {
-		if err == nil || !strings.Contains(err.Error(), key+": ") {
-			t.Errorf("%s is not read", key)
+		if assert.Errorf(t, err, "%s is not read", key) {
+			assert.Containsf(t, err.Error(), key+": ", "%s is not read", key)
 		}
 	}
 }
@@ -64,18 +65,14 @@ func TestCheckFiles(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 		return path
 	}
 	good := Defaults()
 	good.Issuers = []issuer.Config{{JWKS: file("keys", string(authztest.NewIssuer(authztest.Offline()).JWKS()))}, {JWKS: "https://issuer.example/keys"}}
 	good.API.TokenFile = file("token", "a-token-of-at-least-16-bytes\n")
 	good.StorePasswordFile = file("password", "secret\n")
-	if err := good.CheckFiles("f"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, good.CheckFiles("f"))
 	for want, change := range map[string]func(*Settings){
 		"issuers[0].jwks: ":             func(s *Settings) { s.Issuers = []issuer.Config{{JWKS: file("no keys", `{"keys":[]}`)}} },
 		"api.token_file: ":              func(s *Settings) { s.API.TokenFile = file("short", "short\n") },
@@ -86,8 +83,11 @@ func TestCheckFiles(t *testing.T) {
 	} {
 		s := good
 		change(&s)
-		if err := s.CheckFiles("f"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "short\n") {
-			t.Errorf("want %q: %v", want, err)
+		err := s.CheckFiles("f")
+		if assert.Errorf(t, err, "want %q", want) {
+			if assert.Containsf(t, err.Error(), want, "%v", err) {
+				assert.NotContainsf(t, err.Error(), "short\n", "want %q: %v", want, err)
+			}
 		}
 	}
 }

@@ -3,6 +3,8 @@ package sidecar
 import (
 	"runtime"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
 )
 
 func TestPace(t *testing.T) {
@@ -10,9 +12,7 @@ func TestPace(t *testing.T) {
 	for live, want := range map[uint64]int{
 		0: 1500, minHeap / 16: 1500, minHeap / 8: 700, minHeap / 4: 300, minHeap / 2: 100, minHeap: 100, 100 * minHeap: 100,
 	} {
-		if got := pace(live); got != want {
-			t.Errorf("%d bytes live: GOGC %d, want %d", live, got, want)
-		}
+		assert.Equalf(t, want, pace(live), "%d bytes live: GOGC", live)
 	}
 }
 
@@ -41,9 +41,7 @@ func TestPaceCollector(t *testing.T) {
 	runtime.KeepAlive(big)
 	until("small again", func() bool { return gogc() > 150 })
 	stop()
-	if got := gogc(); got != 100 {
-		t.Errorf("GOGC is %d afterwards", got)
-	}
+	assert.Equal(t, uint64(100), gogc(), "GOGC afterwards")
 	stop = paceCollector()
 	stop()
 	until("stopped", func() bool { return gogc() == 100 })

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
@@ -36,25 +38,17 @@ func run(t *testing.T, more string) *running {
 	t.Helper()
 	r := &running{t: t, issuer: authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.example"), authztest.Algorithms("ES256", "EdDSA"))}
 	keys := filepath.Join(t.TempDir(), "jwks.json")
-	if err := os.WriteFile(keys, r.issuer.JWKS(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(keys, r.issuer.JWKS(), 0o600))
 	s, err := parse("f", []byte(fmt.Sprintf("issuers: [{issuer: https://issuer.example, audiences: [api], jwks: %q}]\nstore: %q\n%s",
 		keys, "sqlite://"+filepath.Join(t.TempDir(), "r.db"), more)), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.Listen.HTTP = "127.0.0.1:0"
 	c, ctx := coreOf(t, s)
 	c.start(ctx)
 	harness.Eventually(t, 20*time.Second, "ready", func(context.Context) error { return c.ready() })
 	api, err := newHTTPServer(ctx, s, c, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := api.listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, api.listener.Close())
 	r.core, r.http = c, api.server.Handler
 	return r
 }
@@ -84,9 +78,7 @@ func introspecting(t *testing.T, more string) *running {
 	}))
 	t.Cleanup(login.Close)
 	secret := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(secret, []byte("secret-of-the-bouncer\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(secret, []byte("secret-of-the-bouncer\n"), 0o600))
 	return run(t, fmt.Sprintf(`
 introspection: [{name: login, endpoint: %q, issuer: "https://login.example", audiences: [api], client_id: b, client_secret_file: %q%s}]
 routes:
@@ -107,16 +99,15 @@ func TestRevokeIntrospectedTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := introspecting(t, "")
-			if d := r.decide("/legacy", c.token); !d.Allowed() {
-				t.Fatalf("before: %s %s", d.Reason, d.Detail)
-			}
-			if status, body := r.post("/v1/revocations", "application/json", "{"+c.selector+"}"); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
-				t.Errorf("without iss: %d %s", status, body)
-			}
-			status, body := r.post("/v1/revocations", "application/json", `{"iss":"https://login.example",`+c.selector+"}")
-			if d := r.decide("/legacy", c.token); status != http.StatusCreated || d.Reason != authz.ReasonRevoked {
-				t.Errorf("%d %s, and the token is %s", status, body, d.Reason)
-			}
+			d := r.decide("/legacy", c.token)
+			require.Truef(t, d.Allowed(), "before: %s %s", d.Reason, d.Detail)
+			status, body := r.post("/v1/revocations", "application/json", "{"+c.selector+"}")
+			assert.Equalf(t, http.StatusBadRequest, status, "without iss: %s", body)
+			assert.Containsf(t, body, "iss", "without iss: %d %s", status, body)
+			status, body = r.post("/v1/revocations", "application/json", `{"iss":"https://login.example",`+c.selector+"}")
+			d = r.decide("/legacy", c.token)
+			assert.Equalf(t, http.StatusCreated, status, "%d %s, and the token is %s", status, body, d.Reason)
+			assert.Equalf(t, authz.ReasonRevoked, d.Reason, "%d %s, and the token", status, body)
 		})
 	}
 }
@@ -146,9 +137,10 @@ func TestRevokeWholeTokens(t *testing.T) {
 			}
 			status, body := r.post("/v1/revocations", "application/json", request)
 			for _, path := range []string{"/legacy", "/"} {
-				if d := r.decide(path, token); status != http.StatusCreated || d.Allowed() || path == "/legacy" && d.Reason != authz.ReasonRevoked {
-					t.Errorf("%d %s, and on %s the token is %s", status, body, path, d.Reason)
-				}
+				d := r.decide(path, token)
+				assert.Equalf(t, http.StatusCreated, status, "%d %s, and on %s the token is %s", status, body, path, d.Reason)
+				assert.Falsef(t, d.Allowed(), "%d %s, and on %s the token is %s", status, body, path, d.Reason)
+				assert.Falsef(t, path == "/legacy" && d.Reason != authz.ReasonRevoked, "%d %s, and on %s the token is %s", status, body, path, d.Reason)
 			}
 		})
 	}
@@ -158,9 +150,9 @@ func TestRevokeWholeTokens(t *testing.T) {
 		fmt.Sprintf(`{"token":%q,"iss":"https://login.example"}`, r.issuer.Mint(nil)), // that issuer is not asked about it
 		fmt.Sprintf(`{"token":%q,"iss":"https://unknown.example"}`, foreign),
 	} {
-		if status, body := r.post("/v1/revocations", "application/json", request); status != http.StatusBadRequest || !strings.Contains(body, "iss") {
-			t.Errorf("%d %s", status, body)
-		}
+		status, body := r.post("/v1/revocations", "application/json", request)
+		assert.Equalf(t, http.StatusBadRequest, status, "%d %s", status, body)
+		assert.Containsf(t, body, "iss", "%d %s", status, body)
 	}
 }
 
@@ -187,13 +179,12 @@ func TestOAuthRevokeIntrospectedJWT(t *testing.T) {
 			t.Parallel()
 			r := introspecting(t, c.more)
 			token := c.mint(r)
-			if d := r.decide("/legacy", token); !d.Allowed() {
-				t.Fatalf("before: %s %s", d.Reason, d.Detail)
-			}
+			d := r.decide("/legacy", token)
+			require.Truef(t, d.Allowed(), "before: %s %s", d.Reason, d.Detail)
 			status, body := r.post("/oauth2/revoke", "application/x-www-form-urlencoded", url.Values{"token": {token}}.Encode())
-			if d := r.decide("/legacy", token); status != http.StatusOK || d.Reason != authz.ReasonRevoked {
-				t.Errorf("%d %s, and the token is %s", status, body, d.Reason)
-			}
+			d = r.decide("/legacy", token)
+			assert.Equalf(t, http.StatusOK, status, "%d %s, and the token is %s", status, body, d.Reason)
+			assert.Equalf(t, authz.ReasonRevoked, d.Reason, "%d %s, and the token", status, body)
 		})
 	}
 }
@@ -204,9 +195,8 @@ func TestMessagesOfRevokedKeyAreRejected(t *testing.T) {
 	t.Parallel()
 	r := run(t, "api: {events: {audiences: [here]}, logout: {audiences: [shop]}, keycloak: {clients: [shop]}}\n")
 	stolen := r.issuer.Key("ES256")
-	if status, body := r.post("/v1/revocations", "application/json", fmt.Sprintf(`{"kid":%q}`, stolen.ID)); status != http.StatusCreated {
-		t.Fatal(status, body)
-	}
+	status, body := r.post("/v1/revocations", "application/json", fmt.Sprintf(`{"kid":%q}`, stolen.ID))
+	require.Equalf(t, http.StatusCreated, status, "%v %v", status, body)
 	bob := r.issuer.Mint(map[string]any{"sub": "bob", "iat": time.Now().Unix() - 60}, authztest.Alg("EdDSA"))
 	now := time.Now().Unix()
 	for path, m := range map[string]struct {
@@ -237,12 +227,10 @@ func TestMessagesOfRevokedKeyAreRejected(t *testing.T) {
 			if m.field != "" {
 				text = url.Values{m.field: {text}}.Encode()
 			}
-			if status, body := r.post(path, m.kind, text); status != want {
-				t.Errorf("%s signed with %s: %d %s, want %d", path, by, status, body, want)
-			}
+			status, body := r.post(path, m.kind, text)
+			assert.Equalf(t, want, status, "%s signed with %s: %s", path, by, body)
 		}
 	}
-	if d := r.decide("/", bob); !d.Allowed() {
-		t.Errorf("bob: %s %s", d.Reason, d.Detail)
-	}
+	d := r.decide("/", bob)
+	assert.Truef(t, d.Allowed(), "bob: %s %s", d.Reason, d.Detail)
 }

@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/config"
 )
 
@@ -33,22 +36,18 @@ func TestDocumentsAreCurrent(t *testing.T) {
 	t.Parallel()
 	d := Defaults()
 	schema, err := config.Schema(&d, "urn:jwt-bouncer:config", "jwt-bouncer configuration")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name, want := range map[string]string{
 		"configuration.md":   referenceHead + config.Reference(&d),
 		"config.schema.json": string(schema) + "\n",
 	} {
 		path := filepath.Join("..", "..", "docs", name)
 		if os.Getenv("UPDATE") != "" {
-			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
 		}
 		got, err := os.ReadFile(path)
-		if err != nil || string(got) != want {
-			t.Errorf("docs/%s is stale (%v); run UPDATE=1 go test ./envoy/sidecar", name, err)
+		if assert.NoErrorf(t, err, "docs/%s is stale; run UPDATE=1 go test./envoy/sidecar", name) {
+			assert.Equalf(t, want, string(got), "docs/%s is stale (%v); run UPDATE=1 go test ./envoy/sidecar", name, err)
 		}
 	}
 }
@@ -58,16 +57,11 @@ func TestDocumentsAreCurrent(t *testing.T) {
 func TestReadmeConfigurationIsGood(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	blocks := fenced(string(text), "yaml")
-	if len(blocks) == 0 {
-		t.Fatal("README has no yaml block")
-	}
+	require.NotEmpty(t, blocks, "README has no yaml block")
 	for _, b := range blocks {
-		if _, err := parse("README.md", []byte(b), nil); err != nil {
-			t.Error(err)
-		}
+		_, err := parse("README.md", []byte(b), nil)
+		assert.NoError(t, err)
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // logged is a log that can be read while it is written.
@@ -25,16 +28,12 @@ func TestFileChangesWhileStarting(t *testing.T) {
 	common := "listen: {grpc: 'unix://" + dir + "/s', http: ''}\nissuers: [{issuer: https://issuer.example, audiences: [api], jwks: " + dir + "/none.json}]\nstore: sqlite://" + dir + "/r.db\n"
 	write := func(routes string) {
 		t.Helper()
-		if err := os.WriteFile(file, []byte(common+routes), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(common+routes), 0o600))
 	}
 	write("routes: [{name: open, public: true}]\n")
 	load := func() (Settings, error) { return Load(file, nil) }
 	s, err := load()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	write("routes: []\n") // every path needs a token
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
@@ -51,7 +50,5 @@ func TestFileChangesWhileStarting(t *testing.T) {
 		}
 	}
 	stop()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-ended)
 }

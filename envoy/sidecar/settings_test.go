@@ -1,11 +1,13 @@
 package sidecar
 
 import (
-	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz/config"
 )
@@ -30,12 +32,8 @@ routes: []
 func TestTheDocumentedFileIsGood(t *testing.T) {
 	t.Parallel()
 	s, err := parse("f", []byte(good), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !s.Revocation.Replica || s.Redis.URL != "redis://127.0.0.1:6379/0" || s.Issuers[0].Algorithms[2] != "EdDSA" || s.Headers.Claims["x-jwt-sub"] != "sub" {
-		t.Errorf("%+v", s)
-	}
+	require.NoError(t, err)
+	assert.Falsef(t, !s.Revocation.Replica || s.Redis.URL != "redis://127.0.0.1:6379/0" || s.Issuers[0].Algorithms[2] != "EdDSA" || s.Headers.Claims["x-jwt-sub"] != "sub", "%+v", s)
 }
 
 func TestErrorsNameFileLineKeyAndRemedy(t *testing.T) {
@@ -55,8 +53,8 @@ func TestErrorsNameFileLineKeyAndRemedy(t *testing.T) {
 		{"api: {token_file: /etc/jwt-bouncer/api-token}", "api: {}\nlog: {level: loud}", "log.level: must be debug, info, warn or error, not \"loud\""},
 	} {
 		_, err := parse("f", []byte(strings.Replace(good, c.change, c.to, 1)), nil)
-		if err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: got %v, want %q", c.to, err, c.want)
+		if assert.Errorf(t, err, "%s, want %q", c.to, c.want) {
+			assert.Containsf(t, err.Error(), c.want, "%s: got %v", c.to, err)
 		}
 	}
 }
@@ -67,13 +65,13 @@ func TestMisspeltRouteHasNoFurtherErrors(t *testing.T) {
 	t.Parallel()
 	for _, first := range []string{"match: {pahts: [{prefix: /a}]}", "mtach: {paths: [{prefix: /a}]}", "match: {paths: [{prefx: /a}]}", "match: {paths: [{prefix: a}]}"} {
 		_, err := parse("f", []byte(strings.Replace(good, "routes: []", "routes: [{"+first+"}, {match: {paths: [{prefix: /b}]}}]", 1)), nil)
-		if err == nil || strings.Contains(err.Error(), "can never match") {
-			t.Errorf("%s: %v", first, err)
+		if assert.Errorf(t, err, "%s", first) {
+			assert.NotContainsf(t, err.Error(), "can never match", "%s: %v", first, err)
 		}
 	}
 	_, err := parse("f", []byte(strings.Replace(good, "routes: []", "routes: [{name: all}, {match: {paths: [{prefix: /b}]}}]", 1)), nil)
-	if err == nil || !strings.Contains(err.Error(), "can never match") {
-		t.Errorf("where it is so: %v", err)
+	if assert.Error(t, err, "where it is so") {
+		assert.Containsf(t, err.Error(), "can never match", "where it is so: %v", err)
 	}
 }
 
@@ -81,8 +79,8 @@ func TestMisspeltRouteHasNoFurtherErrors(t *testing.T) {
 func TestMissingKeysHaveNoLine(t *testing.T) {
 	t.Parallel()
 	_, err := parse("f", []byte("log: {level: info}\n"), nil)
-	if err == nil || !strings.HasPrefix(err.Error(), "f: issuers: at least one") {
-		t.Errorf("got %v", err)
+	if assert.Error(t, err) {
+		assert.Truef(t, strings.HasPrefix(err.Error(), "f: issuers: at least one"), "got %v", err)
 	}
 }
 
@@ -90,8 +88,8 @@ func TestAllErrorsAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := parse("f", []byte("listen: {grpc: x}\nstore: y\nlog: {level: z}\nredis: q\n"), nil)
 	for _, want := range []string{"listen.grpc", "store", "log.level", "redis", "issuers: at least one issuer is needed"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q is missing in: %v", want, err)
+		if assert.Errorf(t, err, "%q is missing in", want) {
+			assert.Containsf(t, err.Error(), want, "%q is missing in: %v", want, err)
 		}
 	}
 }
@@ -107,13 +105,10 @@ func TestDoorsNeedTheHTTPPort(t *testing.T) {
 		"{token_file: /etc/jwt-bouncer/api-token}":                    "",
 	} {
 		text := strings.Replace(good, "api: {token_file: /etc/jwt-bouncer/api-token}", "api: "+api, 1)
-		if _, err := parse("f", []byte(text), nil); err != nil {
-			t.Errorf("%s with a port: %v", api, err)
-		}
-		_, err := parse("f", []byte(strings.Replace(text, "  http: 127.0.0.1:9192", `  http: ""`, 1)), nil)
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want+": the endpoint is served on listen.http")) {
-			t.Errorf("%s without a port: %v", api, err)
-		}
+		_, err := parse("f", []byte(text), nil)
+		assert.NoErrorf(t, err, "%s with a port", api)
+		_, err = parse("f", []byte(strings.Replace(text, "  http: 127.0.0.1:9192", `  http: ""`, 1)), nil)
+		assert.Falsef(t, want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want+": the endpoint is served on listen.http")), "%s without a port: %v", api, err)
 	}
 }
 
@@ -128,8 +123,10 @@ func TestErrorsOfFlags(t *testing.T) {
 		{"--redis", "redis.url", "http://x", `flag --redis: redis.url: `},
 	} {
 		_, err := parse("f", []byte(good), nil, Flag{c.name, c.key, c.value})
-		if err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s %s: got %v, want %s", c.name, c.value, err, c.want)
+		if assert.Errorf(t, err, "%s %s, want %s", c.name, c.value, c.want) {
+			if assert.Truef(t, strings.HasPrefix(err.Error(), c.want), "%s %s: got %v, want %s", c.name, c.value, err, c.want) {
+				assert.NotContainsf(t, err.Error(), "\n", "%s %s: got %v, want %s", c.name, c.value, err, c.want)
+			}
 		}
 	}
 }
@@ -156,23 +153,24 @@ func TestNoSecretsInFlags(t *testing.T) {
 		"rediss://user:s3cret@h:6379/0":                   true,
 		"unix://:s3cret@/run/redis.sock":                  true,
 	} {
-		if hasPassword(url) != bad {
-			t.Errorf("%s: %t", url, !bad)
-		}
+		assert.Equalf(t, bad, hasPassword(url), "%s: %t", url, !bad)
 	}
 	for flag, remedy := range map[Flag]string{
 		{"--store", "store", "postgres://u:s3cret@h/db"}:     "store_password_file, or give the whole URL in the file or in JWT_BOUNCER_STORE",
 		{"--redis", "redis.url", "redis://:s3cret@h:6379/0"}: "redis.password_file, or give the whole URL in the file or in JWT_BOUNCER_REDIS_URL",
 	} {
 		_, err := parse("f", []byte(good), nil, flag)
-		if err == nil || !strings.Contains(err.Error(), "flag "+flag.Name+":") || !strings.Contains(err.Error(), remedy) || strings.Contains(err.Error(), "s3cret") {
-			t.Errorf("%s: %v", flag.Name, err)
+		if assert.Errorf(t, err, "%s", flag.Name) {
+			if assert.Containsf(t, err.Error(), "flag "+flag.Name+":", "%s: %v", flag.Name, err) {
+				if assert.Containsf(t, err.Error(), remedy, "%s: %v", flag.Name, err) {
+					assert.NotContainsf(t, err.Error(), "s3cret", "%s: %v", flag.Name, err)
+				}
+			}
 		}
 		// The environment is private to its owner.
 		env := func(k string) (string, bool) { return flag.Value, k == config.EnvName(flag.Key) }
-		if _, err := parse("f", []byte(good), env); err != nil {
-			t.Errorf("%s in the environment: %v", flag.Key, err)
-		}
+		_, err = parse("f", []byte(good), env)
+		assert.NoErrorf(t, err, "%s in the environment", flag.Key)
 	}
 }
 
@@ -214,13 +212,14 @@ func TestUnreadableFiles(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "nowhere.yaml")
 	_, err := Load(name, nil)
 	var invalid config.Error
-	if !errors.As(err, &invalid) || err.Error() != name+": no such file or directory" {
-		t.Errorf("no file: %v", err)
-	}
+	assert.ErrorAs(t, err, &invalid, "no file")
+	assert.Equalf(t, name+": no such file or directory", err.Error(), "no file: %v", err)
 	// Missing issuers are not reported if the text is not YAML.
 	_, err = parse("f", []byte("issuers: [\n"), nil, Flag{"--grpc", "listen.grpc", "nonsense"})
-	if !errors.As(err, &invalid) || len(invalid) != 1 || invalid[0].Line == 0 {
-		t.Errorf("no YAML: %v", err)
+	if assert.ErrorAs(t, err, &invalid, "no YAML") {
+		if assert.Lenf(t, invalid, 1, "no YAML: %v", err) {
+			assert.NotZerof(t, invalid[0].Line, "no YAML: %v", err)
+		}
 	}
 }
 
@@ -234,41 +233,32 @@ func TestPrecedence(t *testing.T) {
 		"REDIS_HOST": "cache", "REDIS_PORT": "tcp://10.0.0.1:6380", "CACHE_TTL": "600", "ENABLE_CACHE": "false",
 		"JWT_BOUNCER_LISTEN_GRPC": "127.0.0.1:1", "JWT_BOUNCER_REVOCATION_MAX_STALENESS": "20s",
 	}), Flag{"--grpc", "listen.grpc", "127.0.0.1:2"}, Flag{"--http", "listen.http", ""}) // disabled, not left out
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.Redis.URL != "redis://cache:6380/0" || s.Tokens.TTL != 10*time.Minute || s.Redis.MaxTTL != 10*time.Minute || s.Tokens.Enabled {
-		t.Errorf("seed variables: %v %v %v", s.Redis, s.Tokens, s.Redis.MaxTTL)
-	}
-	if s.Listen.GRPC != "127.0.0.1:2" || s.Listen.HTTP != "" || s.Revocation.MaxStaleness != 20*time.Second {
-		t.Errorf("flags %q %q, environment %s", s.Listen.GRPC, s.Listen.HTTP, s.Revocation.MaxStaleness)
-	}
+	require.NoError(t, err)
+	assert.Falsef(t, s.Redis.URL != "redis://cache:6380/0" || s.Tokens.TTL != 10*time.Minute || s.Redis.MaxTTL != 10*time.Minute || s.Tokens.Enabled, "seed variables: %v %v %v", s.Redis, s.Tokens, s.Redis.MaxTTL)
+	assert.Equalf(t, "127.0.0.1:2", s.Listen.GRPC, "flags %q %q, environment %s", s.Listen.GRPC, s.Listen.HTTP, s.Revocation.MaxStaleness)
+	assert.Emptyf(t, s.Listen.HTTP, "flags %q %q, environment %s", s.Listen.GRPC, s.Listen.HTTP, s.Revocation.MaxStaleness)
+	assert.Equalf(t, 20*time.Second, s.Revocation.MaxStaleness, "flags %q %q, environment", s.Listen.GRPC, s.Listen.HTTP)
 	s, err = parse("f", []byte(good), env(map[string]string{"REDIS_HOST": "cache"}))
-	if err != nil || s.Redis.URL != "redis://127.0.0.1:6379/0" {
-		t.Errorf("the file's redis gave way to REDIS_HOST: %v %v", s.Redis, err)
+	if assert.NoErrorf(t, err, "the file's redis gave way to REDIS_HOST: %v %v", s.Redis, err) {
+		assert.Equalf(t, "redis://127.0.0.1:6379/0", s.Redis.URL, "the file's redis gave way to REDIS_HOST: %v %v", s.Redis, err)
 	}
 	s, err = parse("f", []byte(good), env(map[string]string{"JWT_BOUNCER_LISTEN_HTTP": ""}))
-	if err != nil || s.Listen.HTTP != "127.0.0.1:9192" {
-		t.Errorf("an empty variable is not set: %q %v", s.Listen.HTTP, err)
+	if assert.NoErrorf(t, err, "an empty variable is not set: %q %v", s.Listen.HTTP, err) {
+		assert.Equalf(t, "127.0.0.1:9192", s.Listen.HTTP, "an empty variable is not set: %v", err)
 	}
-	if _, err = parse("f", []byte(good), env(map[string]string{"CACHE_TTL": "soon"})); err == nil || !strings.Contains(err.Error(), "CACHE_TTL") {
-		t.Errorf("CACHE_TTL: %v", err)
+	_, err = parse("f", []byte(good), env(map[string]string{"CACHE_TTL": "soon"}))
+	if assert.Error(t, err, "CACHE_TTL") {
+		assert.Containsf(t, err.Error(), "CACHE_TTL", "CACHE_TTL: %v", err)
 	}
 }
 
 func TestRestartNeeded(t *testing.T) {
 	t.Parallel()
 	a, err := parse("f", []byte(good), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	b, err := parse("f", []byte(strings.Replace(good, "30s", "20s", 1)+"log: {level: debug}\n"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(restartNeeded(a, b), " "); got != "revocation log" {
-		t.Errorf("got %q", got)
-	}
+	require.NoError(t, err)
+	assert.Equal(t, "revocation log", strings.Join(restartNeeded(a, b), " "))
 }
 
 // fenced returns the contents of a Markdown text's code blocks in language.

@@ -20,6 +20,8 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
@@ -43,9 +45,7 @@ type tab struct {
 func openTab(t *testing.T, dark bool) *tab {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatal("chromium is needed (Debian: apt-get install chromium): ", err)
-	}
+	require.NoError(t, err, "chromium is needed (Debian: apt-get install chromium)")
 	// NoSandbox: Chromium's sandbox refuses to run as root, as in CI.
 	allocator, end := chromedp.NewExecAllocator(t.Context(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoFirstRun, chromedp.NoSandbox, chromedp.WindowSize(1360, 1000))
 	t.Cleanup(end)
@@ -78,18 +78,14 @@ func openTab(t *testing.T, dark bool) *tab {
 	if err == nil {
 		_, err = chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return b
 }
 
 func do[T any](t *testing.T, b *tab, action chromedp.Action[T]) T {
 	t.Helper()
 	v, err := chromedp.Run(b.ctx, action)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return v
 }
 
@@ -139,9 +135,7 @@ func (b *tab) picture(t *testing.T, name string) {
 		return
 	}
 	png := do(t, b, chromedp.FullScreenshot(100))
-	if err := os.WriteFile(filepath.Join(*images, name), png, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(*images, name), png, 0o644))
 }
 
 func (b *tab) quiet(t *testing.T) {
@@ -194,29 +188,23 @@ api: {token_file: %s}
 	tab.picture(t, "page-sign-in.png")
 	tab.keys(t, "input[name=token]", "not-the-right-token\r")
 	tab.see(t, ".error")
-	if got := tab.text(t, ".error"); !strings.Contains(got, "not one of") {
-		t.Errorf("after a wrong token: %q", got)
-	}
+	assert.Contains(t, tab.text(t, ".error"), "not one of", "after a wrong token")
 	tab.keys(t, "input[name=token]", apiToken+"\r")
 	tab.see(t, "#parts")
 	tab.polled(t, 8)
-	if got := tab.text(t, "header"); !strings.Contains(got, "page:alice") || !strings.Contains(got, "ready") {
-		t.Errorf("header: %q", got)
-	}
+	got := tab.text(t, "header")
+	assert.Contains(t, got, "page:alice", "header")
+	assert.Contains(t, got, "ready", "header")
 	for selector, what := range map[string]string{"#rate": "rate", "#p50": "median", "#p99": "99th percentile", "#allowed": "share allowed"} {
-		if got := tab.text(t, selector); !strings.ContainsAny(got, "123456789") {
-			t.Errorf("%s: %q", what, got)
-		}
+		got := tab.text(t, selector)
+		assert.Truef(t, strings.ContainsAny(got, "123456789"), "%s: %q", what, got)
 	}
-	if got := tab.text(t, "#decisions"); !strings.Contains(got, "allowed") || !strings.Contains(got, "bad signature") {
-		t.Errorf("decisions: %q", got)
-	}
-	if got := tab.text(t, "#parts"); !strings.Contains(got, "replica") || !strings.Contains(got, "redis") || !strings.Contains(got, "keys of") || strings.Contains(got, "bad") {
-		t.Errorf("freshness: %q", got)
-	}
-	if got := tab.text(t, "#revocations"); !strings.Contains(got, "<script>alert(1)</script>") {
-		t.Errorf("hostile text is not shown as text: %q", got)
-	}
+	got = tab.text(t, "#decisions")
+	assert.Contains(t, got, "allowed", "decisions")
+	assert.Contains(t, got, "bad signature", "decisions")
+	got = tab.text(t, "#parts")
+	assert.Falsef(t, !strings.Contains(got, "replica") || !strings.Contains(got, "redis") || !strings.Contains(got, "keys of") || strings.Contains(got, "bad"), "freshness: %q", got)
+	assert.Contains(t, tab.text(t, "#revocations"), "<script>alert(1)</script>", "hostile text is not shown as text")
 	tab.picture(t, "page-overview.png")
 
 	do(t, tab, chromedp.SetValue(chromedp.CSS("#revoke select[name=kind]"), "token"))
@@ -224,15 +212,9 @@ api: {token_file: %s}
 	tab.keys(t, "#revoke input[name=reason]", "found in a public paste")
 	tab.click(t, "#revoke button")
 	tab.see(t, "#confirm")
-	if got := tab.text(t, ".sentence"); !strings.Contains(got, "The token with the hash") {
-		t.Errorf("confirmation: %q", got)
-	}
-	if r := front.Bearer(t, victim); r.Status != 200 {
-		t.Fatalf("before the confirmation: %d", r.Status)
-	}
-	if html := do(t, tab, chromedp.OuterHTML(chromedp.CSS("html"))); strings.Contains(html, victim) {
-		t.Error("the confirmation repeats the token")
-	}
+	assert.Contains(t, tab.text(t, ".sentence"), "The token with the hash", "confirmation")
+	require.Equal(t, 200, front.Bearer(t, victim).Status, "before the confirmation")
+	assert.NotContains(t, do(t, tab, chromedp.OuterHTML(chromedp.CSS("html"))), victim, "the confirmation repeats the token")
 	tab.picture(t, "page-confirm.png")
 	tab.click(t, "#confirm")
 	tab.see(t, ".done")
@@ -249,12 +231,10 @@ api: {token_file: %s}
 	tab.click(t, "#search button")
 	tab.until(t, `location.pathname === "/search"`)
 	tab.see(t, "#revocations")
-	if got := tab.text(t, "#revocations"); !strings.Contains(got, "found in a public paste") || strings.Contains(got, "stolen laptop") {
-		t.Errorf("search: %q", got)
-	}
-	if address := do(t, tab, chromedp.Location()); strings.Contains(address, "ey") {
-		t.Errorf("the token is in the address: %s", address)
-	}
+	got = tab.text(t, "#revocations")
+	assert.Contains(t, got, "found in a public paste", "search")
+	assert.NotContains(t, got, "stolen laptop", "search")
+	assert.NotContains(t, do(t, tab, chromedp.Location()), "ey", "the token is in the address")
 	tab.click(t, "header button")
 	tab.see(t, "input[name=token]")
 	tab.open(t, b.HTTP+"/")
@@ -278,17 +258,13 @@ func seed(t *testing.T, b *harness.BouncerServer, iss string) {
 	t.Helper()
 	body := fmt.Sprintf(`[{"sub":"bob","reason":"left the company"},{"sid":"08a5019c-17e1","reason":"stolen laptop"},{"jti":"5f1d0c2e","reason":"<script>alert(1)</script><img src=x onerror=alert(2)>"},{"iss":%q,"kid":"2029-01","reason":"key retired"}]`, iss)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.HTTP+"/v1/revocations", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+apiToken)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusCreated {
-		t.Fatal(resp.Status, err)
-	}
+	require.NoError(t, err)
+	err = resp.Body.Close()
+	require.NoErrorf(t, err, "%v %v", resp.Status, err)
+	require.Equalf(t, http.StatusCreated, resp.StatusCode, "%v %v", resp.Status, err)
 }

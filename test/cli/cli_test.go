@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
@@ -18,13 +19,10 @@ func TestMain(m *testing.M) { harness.Main(m) }
 func TestScripts(t *testing.T) {
 	harness.NeedsProcess(t)
 	binary, err := harness.Binary(false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	scripts, err := filepath.Glob("testdata/*.txtar")
-	if err != nil || len(scripts) == 0 {
-		t.Fatalf("no scripts: %v", err)
-	}
+	require.NoError(t, err, "no scripts")
+	require.NotEmptyf(t, scripts, "no scripts: %v", err)
 	issuer := authztest.NewIssuer(authztest.Named("https://issuer.example"), authztest.Offline())
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",

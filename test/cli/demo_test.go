@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -21,19 +24,14 @@ func demo(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	harness.NeedsProcess(t)
 	binary, err := harness.Binary(false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	program := filepath.Join(t.TempDir(), "demo")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./test/demo")
 	build.Dir = harness.Root()
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build ./test/demo: %v\n%s", err, out)
-	}
+	out, err := build.CombinedOutput()
+	require.NoErrorf(t, err, "go build./test/demo\n%s", out)
 	envoy, err := harness.EnvoyPath()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, program, append([]string{"--binary", binary, "--envoy", envoy}, args...)...)
@@ -47,13 +45,9 @@ func demo(t *testing.T, args ...string) *exec.Cmd {
 // Not parallel: two demonstrations would use the same ports.
 func TestDemo(t *testing.T) {
 	out, err := demo(t).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	require.NoErrorf(t, err, "%v\n%s", err, out)
 	for _, want := range []string{"→ 200; upstream saw x-jwt-sub: alice", `→ 401 Bearer realm="jwt-bouncer"` + "\n", `error="invalid_token"`, "→ 201 {", "ms after the revocation was acknowledged"} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("missing %q in\n%s", want, out)
-		}
+		assert.Containsf(t, string(out), want, "missing %q in\n%s", want, out)
 	}
 }
 
@@ -61,14 +55,10 @@ func TestDemo(t *testing.T) {
 func TestDemoKeepEndsOnInterrupt(t *testing.T) {
 	cmd := demo(t, "--keep")
 	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	var front string
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() {
@@ -82,14 +72,11 @@ func TestDemoKeepEndsOnInterrupt(t *testing.T) {
 	if front == "" {
 		t.Fatalf("no envoy line: %v %s", lines.Err(), stderr.String())
 	}
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	for lines.Scan() { // until the end, so that Wait can close the pipe
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("ended with %v\n%s", err, stderr.String())
-	}
+	err = cmd.Wait()
+	assert.NoErrorf(t, err, "ended with %v\n%s", err, stderr.String())
 	if c, err := net.Dial("tcp", strings.TrimPrefix(front, "http://")); err == nil {
 		_ = c.Close()
 		t.Errorf("envoy still listens at %s", front)

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/test/harness"
 )
@@ -15,18 +17,13 @@ func TestShippedBinaryHoldsNoTestCode(t *testing.T) {
 	list := exec.CommandContext(t.Context(), "go", "list", "-deps", ".")
 	list.Dir = harness.Root()
 	out, err := list.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	packages := strings.Fields(string(out))
-	if !slices.Contains(packages, "jwtbouncer/envoy/cli") {
-		t.Fatalf("go list -deps . does not list the product's own packages: %d packages", len(packages))
-	}
+	require.Containsf(t, packages, "jwtbouncer/envoy/cli", "go list -deps . does not list the product's own packages: %d packages", len(packages))
 	for _, p := range packages {
 		for _, banned := range []string{"testing", "jwtbouncer/authz/authztest", "jwtbouncer/test", "github.com/stretchr/testify"} {
-			if p == banned || strings.HasPrefix(p, banned+"/") {
-				t.Errorf("the shipped binary contains %s", p)
-			}
+			assert.NotEqualf(t, banned, p, "the shipped binary contains %s", p)
+			assert.Falsef(t, strings.HasPrefix(p, banned+"/"), "the shipped binary contains %s", p)
 		}
 	}
 }

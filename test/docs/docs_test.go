@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -36,12 +39,8 @@ func pages(t *testing.T) map[string]string {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) < 5 {
-		t.Fatalf("%d pages found, want at least 5", len(all))
-	}
+	require.NoError(t, err)
+	require.GreaterOrEqualf(t, len(all), 5, "%d pages found, want at least 5", len(all))
 	return all
 }
 
@@ -99,9 +98,7 @@ var (
 func TestMakeTargets(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(filepath.Join(harness.Root(), "Makefile"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var have []string
 	for _, m := range target.FindAllStringSubmatch(string(b), -1) {
 		have = append(have, m[1])
@@ -118,12 +115,10 @@ func TestMakeTargets(t *testing.T) {
 			}
 		}
 	}
-	if named == 0 {
-		t.Error("no page names a make target")
-	}
+	assert.NotZero(t, named, "no page names a make target")
 	out, err := exec.CommandContext(t.Context(), "make", "-C", harness.Root(), "-s").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "this list") {
-		t.Errorf("make alone does not print its list: %v\n%s", err, out)
+	if assert.NoErrorf(t, err, "make alone does not print its list\n%s", out) {
+		assert.Containsf(t, string(out), "this list", "make alone does not print its list: %v\n%s", err, out)
 	}
 }
 
@@ -141,21 +136,13 @@ func TestNamedTests(t *testing.T) {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	b, err := os.ReadFile(filepath.Join(harness.Root(), "docs", "operations.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	found := testRef.FindAllString(string(b), -1)
-	if len(found) == 0 {
-		t.Error("operations.md names no test")
-	}
+	assert.NotEmpty(t, found, "operations.md names no test")
 	for _, name := range found {
-		if !have[name] {
-			t.Errorf("operations.md names %s, which does not exist", name)
-		}
+		assert.Truef(t, have[name], "operations.md names %s, which does not exist", name)
 	}
 }
 
@@ -165,26 +152,18 @@ func TestOperationsMetrics(t *testing.T) {
 	t.Parallel()
 	read := func(parts ...string) string {
 		b, err := os.ReadFile(filepath.Join(append([]string{harness.Root()}, parts...)...))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return string(b)
 	}
 	page, metrics, alerts := read("docs", "operations.md"), read("docs", "metrics.md"), read("k8s", "components", "monitoring", "alerts.yaml")
 	for _, name := range regexp.MustCompile(`\b(?:jwt_bouncer|auth)_[a-z_]+`).FindAllString(page, -1) {
-		if !strings.Contains(metrics, "`"+name+"`") {
-			t.Errorf("operations.md names the metric %s, which does not exist", name)
-		}
+		assert.Containsf(t, metrics, "`"+name+"`", "operations.md names the metric %s, which does not exist", name)
 	}
 	for _, name := range regexp.MustCompile(`\bJWTBouncer[A-Za-z]+`).FindAllString(page, -1) {
-		if !strings.Contains(alerts, "alert: "+name+"\n") {
-			t.Errorf("operations.md names the alert %s, which does not exist", name)
-		}
+		assert.Containsf(t, alerts, "alert: "+name+"\n", "operations.md names the alert %s, which does not exist", name)
 	}
 	rules := regexp.MustCompile(`alert: (\S+)`).FindAllStringSubmatch(alerts, -1)
-	if len(rules) == 0 {
-		t.Error("there are no alerts")
-	}
+	assert.NotEmpty(t, rules, "there are no alerts")
 	for _, m := range rules {
 		if !strings.Contains(page, "\n| `"+m[1]+"` | ") {
 			t.Errorf("operations.md does not say what to do about %s", m[1])
@@ -200,16 +179,10 @@ func TestPlatform(t *testing.T) {
 	for _, platform := range []string{"Darwin arm64", "Linux aarch64", "Linux x86_64"} {
 		root, bin := t.TempDir(), t.TempDir()
 		script, err := os.ReadFile(filepath.Join(harness.Root(), "scripts", "servers.sh"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		write := func(path, text string) {
-			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			require.NoError(t, os.WriteFile(path, []byte(text), 0o700))
 		}
 		write(filepath.Join(root, "scripts", "servers.sh"), string(script))
 		write(filepath.Join(root, "test", "servers.txt"), "")
@@ -220,14 +193,15 @@ func TestPlatform(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		_, made := os.Stat(filepath.Join(root, ".tools"))
 		right := platform == "Linux x86_64"
-		if err == nil || (made == nil) != right || strings.Contains(string(out), "this is "+platform) == right {
-			t.Errorf("on %s: %v\n%s", platform, err, out)
+		if assert.Errorf(t, err, "on %s\n%s", platform, out) {
+			if assert.Equalf(t, right, made == nil, "on %s: %v\n%s", platform, err, out) {
+				assert.NotEqualf(t, right, strings.Contains(string(out), "this is "+platform), "on %s: %v\n%s", platform, err, out)
+			}
 		}
 	}
 	for path, text := range pages(t) {
-		if name := rel(path); (name == "README.md" || name == "CONTRIBUTING.md") && !strings.Contains(text, "Linux on x86-64") {
-			t.Errorf("%s does not name the platform of the tests", name)
-		}
+		name := rel(path)
+		assert.Falsef(t, (name == "README.md" || name == "CONTRIBUTING.md") && !strings.Contains(text, "Linux on x86-64"), "%s does not name the platform of the tests", name)
 	}
 }
 

@@ -19,6 +19,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -109,33 +112,37 @@ routes:
 			header = append(header, "DPoP", p)
 		}
 		reply, err := r.Front.Do(t.Context(), "GET", c.path, header...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if reply.Status != c.status || !strings.Contains(reply.Header.Get("Www-Authenticate"), c.challenge) {
-			t.Errorf("%s: %d %q, want %d and %q", c.name, reply.Status, reply.Header.Get("Www-Authenticate"), c.status, c.challenge)
-		}
+		require.NoError(t, err)
+		assert.Equalf(t, c.status, reply.Status, "%s: %q and %q", c.name, reply.Header.Get("Www-Authenticate"), c.challenge)
+		assert.Containsf(t, reply.Header.Get("Www-Authenticate"), c.challenge, "%s: %d %q, want %d and %q", c.name, reply.Status, reply.Header.Get("Www-Authenticate"), c.status, c.challenge)
 	}
-	if reply, err := r.Front.Do(t.Context(), "GET", "/payments"); err != nil || reply.Status != 401 || !strings.HasPrefix(reply.Header.Get("Www-Authenticate"), "DPoP ") {
-		t.Errorf("no credential, DPoP required: %d %v %v", reply.Status, reply.Header, err)
+	reply, err := r.Front.Do(t.Context(), "GET", "/payments")
+	if assert.NoErrorf(t, err, "no credential, DPoP required: %d %v %v", reply.Status, reply.Header, err) {
+		if assert.Equalf(t, 401, reply.Status, "no credential, DPoP required: %v %v", reply.Header, err) {
+			assert.Truef(t, strings.HasPrefix(reply.Header.Get("Www-Authenticate"), "DPoP "), "no credential, DPoP required: %d %v %v", reply.Status, reply.Header, err)
+		}
 	}
 	// The same proof at the other sidecar, as a client with the same Host.
 	other, err := r.Fronts[1].DoAs(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), "GET", "/", "Authorization", "DPoP "+token, "DPoP", used)
-	if err != nil || other.Status != 401 || !strings.Contains(other.Header.Get("Www-Authenticate"), bad) {
-		t.Errorf("a used proof at the other sidecar: %d %v", other.Status, err)
+	if assert.NoErrorf(t, err, "a used proof at the other sidecar: %d %v", other.Status, err) {
+		if assert.Equalf(t, 401, other.Status, "a used proof at the other sidecar: %v", err) {
+			assert.Containsf(t, other.Header.Get("Www-Authenticate"), bad, "a used proof at the other sidecar: %d %v", other.Status, err)
+		}
 	}
 	fresh := holder.proof("GET", url, token, nil)
-	if other, err = r.Fronts[1].DoAs(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), "GET", "/", "Authorization", "DPoP "+token, "DPoP", fresh); err != nil || other.Status != 200 {
-		t.Errorf("a fresh proof at the other sidecar: %d %v", other.Status, err)
+	other, err = r.Fronts[1].DoAs(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), "GET", "/", "Authorization", "DPoP "+token, "DPoP", fresh)
+	if assert.NoErrorf(t, err, "a fresh proof at the other sidecar: %d %v", other.Status, err) {
+		assert.Equalf(t, 200, other.Status, "a fresh proof at the other sidecar: %v", err)
 	}
 	// Without Redis the sidecar cannot tell whether a proof is new: denied.
 	r.Redis.Stop()
-	reply, err := r.Front.Do(t.Context(), "GET", "/", "Authorization", "DPoP "+token, "DPoP", holder.proof("GET", url, token, nil))
-	if err != nil || reply.Status != 503 {
-		t.Errorf("Redis down: %d %v", reply.Status, err)
+	reply, err = r.Front.Do(t.Context(), "GET", "/", "Authorization", "DPoP "+token, "DPoP", holder.proof("GET", url, token, nil))
+	if assert.NoErrorf(t, err, "Redis down: %d %v", reply.Status, err) {
+		assert.Equalf(t, 503, reply.Status, "Redis down: %v", err)
 	}
-	if reply, err = r.Front.Do(t.Context(), "GET", "/", "Authorization", "Bearer "+plain); err != nil || reply.Status != 200 {
-		t.Errorf("Redis down, unbound token: %d %v", reply.Status, err)
+	reply, err = r.Front.Do(t.Context(), "GET", "/", "Authorization", "Bearer "+plain)
+	if assert.NoErrorf(t, err, "Redis down, unbound token: %d %v", reply.Status, err) {
+		assert.Equalf(t, 200, reply.Status, "Redis down, unbound token: %v", err)
 	}
 }
 
@@ -143,22 +150,16 @@ routes:
 func selfSigned(t *testing.T, name string) (cert tls.Certificate, certPEM, keyPEM string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, k.Public(), k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	certPEM = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	keyPEM = string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}, certPEM, keyPEM
@@ -204,20 +205,14 @@ func TestCertificateBoundToken(t *testing.T) {
 		}
 		client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+front.Addr("front")+c.path, http.NoBody)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		req.Header.Set("Authorization", "Bearer "+c.token)
 		if c.header != "" {
 			req.Header.Set("X-Forwarded-Client-Cert", c.header)
 		}
 		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatal(c.name, err)
-		}
+		require.NoErrorf(t, err, "%v %v", c.name, err)
 		_ = resp.Body.Close()
-		if resp.StatusCode != c.want {
-			t.Errorf("%s: %d, want %d (%s)", c.name, resp.StatusCode, c.want, resp.Header.Get("Www-Authenticate"))
-		}
+		assert.Equalf(t, c.want, resp.StatusCode, "%s: (%s)", c.name, resp.Header.Get("Www-Authenticate"))
 	}
 }

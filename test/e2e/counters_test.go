@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -22,9 +24,7 @@ func redisCalls(t *testing.T, r *harness.Rig) int {
 	t.Helper()
 	info, _ := r.Redis.Do(t, "INFO", "stats").(string)
 	m := processed.FindStringSubmatch(info)
-	if m == nil {
-		t.Fatalf("no total_commands_processed in %q", info)
-	}
+	require.NotNilf(t, m, "no total_commands_processed in %q", info)
 	n, _ := strconv.Atoi(m[1])
 	return n
 }

@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -39,23 +42,17 @@ func send(t *testing.T, b *harness.BouncerServer, path, contentType, body string
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.HTTP+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	req.Header.Set("Content-Type", contentType)
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return resp.StatusCode, string(text)
 }
 
@@ -140,13 +137,11 @@ func TestEveryEndpoint(t *testing.T) {
 			for i, endpoint := range endpoints {
 				id := fmt.Sprint(i)
 				token := mint(id)
-				if r := front.Bearer(t, token); r.Status != 200 {
-					t.Fatalf("%s: before the revocation: %d %s", endpoint.name, r.Status, r.Body)
-				}
+				r := front.Bearer(t, token)
+				require.Equalf(t, 200, r.Status, "%s: before the revocation: %s", endpoint.name, r.Body)
 				m := endpoint.message(id, token)
-				if status, body := send(t, b, m.path, m.contentType, m.body, m.header...); status != m.want {
-					t.Fatalf("%s: %d %s, want %d", endpoint.name, status, body, m.want)
-				}
+				status, body := send(t, b, m.path, m.contentType, m.body, m.header...)
+				require.Equalf(t, m.want, status, "%s: %s", endpoint.name, body)
 				harness.Eventually(t, 10*time.Second, "the token revoked by "+endpoint.name+" is denied", func(ctx context.Context) error {
 					r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+token)
 					if err != nil {
@@ -157,14 +152,12 @@ func TestEveryEndpoint(t *testing.T) {
 					}
 					return nil
 				})
-				if r := front.Bearer(t, bystander); r.Status != 200 {
-					t.Fatalf("%s: another user's token: %d %s", endpoint.name, r.Status, r.Body)
-				}
+				r = front.Bearer(t, bystander)
+				require.Equalf(t, 200, r.Status, "%s: another user's token: %s", endpoint.name, r.Body)
 			}
 			// A not-before of the realm revokes exactly the tokens issued earlier.
-			if status, body := send(t, b, "/keycloak/k_push_not_before", "text/plain", action("PUSH_NOT_BEFORE", map[string]any{"notBefore": time.Now().Add(-10 * time.Second).Unix()})); status != 204 {
-				t.Fatalf("Keycloak not-before: %d %s", status, body)
-			}
+			status, body := send(t, b, "/keycloak/k_push_not_before", "text/plain", action("PUSH_NOT_BEFORE", map[string]any{"notBefore": time.Now().Add(-10 * time.Second).Unix()}))
+			require.Equalf(t, 204, status, "Keycloak not-before: %s", body)
 			harness.Eventually(t, 10*time.Second, "the bystander is denied", func(ctx context.Context) error {
 				r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+bystander)
 				if err == nil && r.Status != 401 {
@@ -172,9 +165,7 @@ func TestEveryEndpoint(t *testing.T) {
 				}
 				return err
 			})
-			if r := front.Bearer(t, iss.Mint(map[string]any{"sub": "somebody"})); r.Status != 200 {
-				t.Fatalf("a token issued after the not-before: %d", r.Status)
-			}
+			require.Equal(t, 200, front.Bearer(t, iss.Mint(map[string]any{"sub": "somebody"})).Status, "a token issued after the not-before")
 			checkListed(t, b, len(endpoints)+2) // an opaque subject is revoked both as sid and as sub
 		})
 	}
@@ -184,29 +175,20 @@ func TestEveryEndpoint(t *testing.T) {
 func checkListed(t *testing.T, b *harness.BouncerServer, n int) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.HTTP+"/v1/revocations?limit=1000", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	req.Header.Set("Authorization", apiToken)
 	resp, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	var page struct {
 		Revocations []struct{ ID, Kind, Actor string }
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
-		t.Fatal(err)
-	}
-	if len(page.Revocations) != n {
-		t.Fatalf("the API lists %d revocations, want %d: %+v", len(page.Revocations), n, page.Revocations)
-	}
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&page))
+	require.Lenf(t, page.Revocations, n, "the API lists %d revocations", len(page.Revocations))
 	for _, r := range page.Revocations {
-		if r.ID == "" || r.Actor == "" {
-			t.Errorf("a revocation without id or actor: %+v", r)
-		}
+		assert.NotEmptyf(t, r.ID, "a revocation without id or actor: %+v", r)
+		assert.NotEmptyf(t, r.Actor, "a revocation without id or actor: %+v", r)
 	}
 }
 
@@ -228,13 +210,10 @@ func TestEndpointsDuringStoreOutage(t *testing.T) {
 	}
 	proxy.Down()
 	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revokeByRFC7009} {
-		if status, body := endpoint(); status != 503 && status != 504 {
-			t.Errorf("%s: %d %s, want 503 or 504", name, status, body)
-		}
+		status, body := endpoint()
+		assert.Falsef(t, status != 503 && status != 504, "%s: %d %s, want 503 or 504", name, status, body)
 	}
-	if err := b.Live(t.Context()); err != nil {
-		t.Errorf("liveness: %v", err)
-	}
+	assert.NoError(t, b.Live(t.Context()), "liveness")
 	proxy.Heal()
 	for name, endpoint := range map[string]func() (int, string){"API": revokeByAPI, "RFC 7009": revokeByRFC7009} {
 		harness.Eventually(t, 10*time.Second, name+" stores the revocation", func(context.Context) error {

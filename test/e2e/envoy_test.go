@@ -8,6 +8,8 @@ import (
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -30,9 +32,7 @@ func (c constant) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckRes
 func serveConstant(t *testing.T, c constant) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := grpc.NewServer()
 	authv3.RegisterAuthorizationServer(s, c)
 	go func() { _ = s.Serve(l) }()
@@ -77,14 +77,10 @@ func TestEnvoyBehaviour(t *testing.T) {
 			}{{false, tt.closed}, {true, tt.open}} {
 				front := harness.NewFront(t, service, upstream.Addr, harness.FrontOptions{FailureModeAllow: mode.allow})
 				r := front.Get(t, "X-Jwt-Sub", "spoofed")
-				if r.Status != mode.want {
-					t.Errorf("failure_mode_allow %t: status %d, want %d", mode.allow, r.Status, mode.want)
-				}
-				if (r.Upstream != nil) != (mode.want == 200) {
-					t.Errorf("failure_mode_allow %t: the request reached the upstream: %t", mode.allow, r.Upstream != nil)
-				}
-				if r.Upstream != nil && r.Upstream.Header.Get("X-Jwt-Sub") != "spoofed" {
-					t.Errorf("failure_mode_allow %t: Envoy removed the spoofed header, which it did not do so far", mode.allow)
+				assert.Equalf(t, mode.want, r.Status, "failure_mode_allow %t: status", mode.allow)
+				assert.Equalf(t, mode.want == 200, r.Upstream != nil, "failure_mode_allow %t: the request reached the upstream", mode.allow)
+				if r.Upstream != nil {
+					assert.Equalf(t, "spoofed", r.Upstream.Header.Get("X-Jwt-Sub"), "failure_mode_allow %t: Envoy removed the spoofed header, which it did not do so far", mode.allow)
 				}
 			}
 		})

@@ -3,6 +3,9 @@ package e2e
 import (
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/envoy"
 	"jwtbouncer/test/harness"
 )
@@ -23,9 +26,7 @@ routes:
 	front := func(extensions map[string]string) *harness.Front {
 		t.Helper()
 		text, err := envoy.SampleConfig(envoy.Sample{Listen: "127.0.0.1:0", Service: r.Bouncer.GRPC, Upstream: r.Upstream.Addr, Extensions: extensions})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return harness.FrontOf(t, harness.Envoy(t, text), "ingress")
 	}
 	open, operators := front(map[string]string{"policy": "open"}), front(map[string]string{"policy": "operators"})
@@ -44,11 +45,7 @@ routes:
 		"operators":                  {operators, []string{"Authorization", "Bearer " + operator}, 200},
 	} {
 		reply, err := c.front.Do(t.Context(), "GET", "/x", c.header...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if reply.Status != c.want {
-			t.Errorf("%s: %d, want %d: %s", name, reply.Status, c.want, reply.Body)
-		}
+		require.NoError(t, err)
+		assert.Equalf(t, c.want, reply.Status, "%s: %s", name, reply.Body)
 	}
 }

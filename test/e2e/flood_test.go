@@ -8,6 +8,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -19,9 +22,8 @@ func TestFloodOfForgedTokens(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{})
 	good := r.Token(nil)
-	if reply := r.Front.Bearer(t, good); reply.Status != http.StatusOK {
-		t.Fatalf("before the flood: %d %s", reply.Status, reply.Body)
-	}
+	reply := r.Front.Bearer(t, good)
+	require.Equalf(t, http.StatusOK, reply.Status, "before the flood: %s", reply.Body)
 	r.Issuer.FailJWKS(&authztest.Fault{Hang: true})
 	before := r.Issuer.Fetches()
 	foreign := authztest.NewKey("ES256")
@@ -45,8 +47,7 @@ func TestFloodOfForgedTokens(t *testing.T) {
 				if ctx.Err() != nil {
 					return
 				}
-				if err != nil || reply.Status != http.StatusUnauthorized && (i%len(forge) != 0 || reply.Status != http.StatusServiceUnavailable) {
-					t.Errorf("forged token %d: %v %d %s", i%len(forge), err, reply.Status, reply.Body)
+				if !assert.Falsef(t, err != nil || reply.Status != http.StatusUnauthorized && (i%len(forge) != 0 || reply.Status != http.StatusServiceUnavailable), "forged token %d: %v %d %s", i%len(forge), err, reply.Status, reply.Body) {
 					return
 				}
 				forged.Add(1)
@@ -58,17 +59,13 @@ func TestFloodOfForgedTokens(t *testing.T) {
 		if i%2 == 0 { // one never seen before
 			token = r.Token(nil)
 		}
-		if reply := r.Front.Bearer(t, token); reply.Status != http.StatusOK {
-			t.Errorf("valid token %d: %d %s", i, reply.Status, reply.Body)
-		}
+		reply := r.Front.Bearer(t, token)
+		assert.Equalf(t, http.StatusOK, reply.Status, "valid token %d: %s", i, reply.Body)
 	}
 	cancel()
 	wg.Wait()
-	if forged.Load() < 500 {
-		t.Errorf("%d forged tokens were sent, want at least 500", forged.Load())
-	}
-	if n := r.Issuer.Fetches() - before; n > 10 {
-		t.Errorf("%d fetches of the key set, want at most 10", n)
-	}
+	assert.GreaterOrEqualf(t, forged.Load(), int64(500), "%d forged tokens were sent, want at least 500", forged.Load())
+	n := r.Issuer.Fetches() - before
+	assert.LessOrEqualf(t, n, int64(10), "%d fetches of the key set, want at most 10", n)
 	t.Logf("%d forged tokens denied, %d fetches", forged.Load(), r.Issuer.Fetches()-before)
 }

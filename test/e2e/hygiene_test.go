@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/envoy"
@@ -61,28 +64,18 @@ func serve(t *testing.T, a envoy.Authorizer, address string, forward bool) strin
 	cfg.Headers.Claims = map[string]string{"x-jwt-sub": "sub", "x-jwt-groups": "groups", "x-jwt-none": "none"}
 	cfg.Headers.ForwardAuthorization = forward
 	s, err := envoy.NewServer(a, cfg, envoy.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	l, err := envoy.Listen(cfg.Listen)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() {
-		if err := s.Drain(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Drain(context.Background()))
+		assert.NoError(t, <-served)
 	})
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		// Envoy may run as another user than these tests.
-		if err := os.Chmod(path, 0o666); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Chmod(path, 0o666))
 		return address
 	}
 	return l.Addr().String()
@@ -111,31 +104,19 @@ func TestSpoofedIdentityHeaders(t *testing.T) {
 			} {
 				for range 2 { // the second answer may be the one encoded with the token
 					r, err := front.Do(t.Context(), "GET", path, spoof...)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if r.Upstream == nil {
-						t.Fatalf("%s: %d %s", path, r.Status, r.Body)
-					}
+					require.NoError(t, err)
+					require.NotNilf(t, r.Upstream, "%s: %d %s", path, r.Status, r.Body)
 					for name, values := range r.Upstream.Header {
 						if like := strings.ReplaceAll(strings.ToLower(name), "_", "-"); !strings.HasPrefix(like, "x-jwt-") {
 							continue
 						}
-						if !slices.Equal(values, want[name]) {
-							t.Errorf("%s: the upstream received %s: %q, want %q", path, name, values, want[name])
-						}
+						assert.Truef(t, slices.Equal(values, want[name]), "%s: the upstream received %s: %q, want %q", path, name, values, want[name])
 					}
 					for name := range want {
-						if len(r.Upstream.Header[name]) == 0 {
-							t.Errorf("%s: the upstream did not receive %s", path, name)
-						}
+						assert.NotEmptyf(t, r.Upstream.Header[name], "%s: the upstream did not receive %s", path, name)
 					}
-					if r.Upstream.Header.Get("X-Other") != "kept" {
-						t.Errorf("%s: the client's header X-Other did not reach the upstream", path)
-					}
-					if a := r.Upstream.Header.Get("Authorization"); a != "" {
-						t.Errorf("%s: Authorization reached the upstream: %q", path, a)
-					}
+					assert.Equalf(t, "kept", r.Upstream.Header.Get("X-Other"), "%s: the client's header X-Other did not reach the upstream", path)
+					assert.Emptyf(t, r.Upstream.Header.Get("Authorization"), "%s: Authorization reached the upstream", path)
 				}
 			}
 		})
@@ -146,33 +127,23 @@ func TestCredentialsAreRemoved(t *testing.T) {
 	t.Parallel()
 	front := harness.NewFront(t, serveByPath(t, "127.0.0.1:0", true), harness.Upstream(t).Addr)
 	r, err := front.Do(t.Context(), "GET", "/cookie", "Cookie", "a=1; session=secret; b=2")
-	if err != nil || r.Upstream == nil {
-		t.Fatal(r, err)
-	}
-	if got := r.Upstream.Header["Cookie"]; !slices.Equal(got, []string{"a=1; b=2"}) {
-		t.Errorf("cookies: %q", got)
-	}
+	require.NoErrorf(t, err, "%v %v", r, err)
+	require.NotNilf(t, r.Upstream, "%v %v", r, err)
+	assert.Equal(t, []string{"a=1; b=2"}, r.Upstream.Header["Cookie"], "cookies")
 	r, err = front.Do(t.Context(), "GET", "/cookie", "Cookie", "session=secret")
-	if err != nil || r.Upstream == nil {
-		t.Fatal(r, err)
-	}
-	if got := r.Upstream.Header["Cookie"]; got != nil {
-		t.Errorf("cookies: %q", got)
-	}
+	require.NoErrorf(t, err, "%v %v", r, err)
+	require.NotNilf(t, r.Upstream, "%v %v", r, err)
+	assert.Nil(t, r.Upstream.Header["Cookie"], "cookies")
 	r, err = front.Do(t.Context(), "GET", "/query?a=1&access_token=secret&b=2&access%5Ftoken=secret")
-	if err != nil || r.Upstream == nil {
-		t.Fatal(r, err)
-	}
-	if strings.Contains(r.Upstream.Path, "secret") || !strings.Contains(r.Upstream.Path, "a=1") || !strings.Contains(r.Upstream.Path, "b=2") {
-		t.Errorf("path: %q", r.Upstream.Path)
-	}
+	require.NoErrorf(t, err, "%v %v", r, err)
+	require.NotNilf(t, r.Upstream, "%v %v", r, err)
+	assert.NotContains(t, r.Upstream.Path, "secret", "path")
+	assert.Contains(t, r.Upstream.Path, "a=1", "path")
+	assert.Contains(t, r.Upstream.Path, "b=2", "path")
 	r, err = front.Do(t.Context(), "GET", "/token", "Authorization", "Bearer x")
-	if err != nil || r.Upstream == nil {
-		t.Fatal(r, err)
-	}
-	if got := r.Upstream.Header.Get("Authorization"); got != "Bearer x" {
-		t.Errorf("Authorization: %q", got)
-	}
+	require.NoErrorf(t, err, "%v %v", r, err)
+	require.NotNilf(t, r.Upstream, "%v %v", r, err)
+	assert.Equal(t, "Bearer x", r.Upstream.Header.Get("Authorization"), "Authorization")
 }
 
 // With the recommended configuration and failure_mode_allow, denials stay
@@ -185,9 +156,7 @@ func TestDenialsThroughSampleConfig(t *testing.T) {
 		serveByPath(t, "unix://"+filepath.Join(harness.Dir(t), "authz.sock"), true),
 	} {
 		text, err := envoy.SampleConfig(envoy.Sample{Listen: "127.0.0.1:0", Service: service, Upstream: upstream.Addr, FailureModeAllow: true, Extensions: map[string]string{"route": "api"}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		front := harness.FrontOf(t, harness.Envoy(t, text), "ingress")
 		for path, want := range map[string]struct {
 			status    int
@@ -200,37 +169,30 @@ func TestDenialsThroughSampleConfig(t *testing.T) {
 			"/zero":               {403, ""},
 		} {
 			r, err := front.Do(t.Context(), "GET", path)
-			if err != nil {
-				t.Fatal(err)
+			require.NoError(t, err)
+			if assert.Equalf(t, want.status, r.Status, "%s: %q", path, r.Header) {
+				if assert.Nilf(t, r.Upstream, "%s: %d %q", path, r.Status, r.Header) {
+					assert.Equalf(t, want.challenge, r.Header.Get("Www-Authenticate"), "%s: %d %q", path, r.Status, r.Header)
+				}
 			}
-			if r.Status != want.status || r.Upstream != nil || r.Header.Get("Www-Authenticate") != want.challenge {
-				t.Errorf("%s: %d %q", path, r.Status, r.Header)
-			}
-			if got := r.Header.Get("Content-Type"); got != "application/problem+json" {
-				t.Errorf("%s: content type %q", path, got)
-			}
-			if (r.Header.Get("Retry-After") != "") != (want.status == 503) {
-				t.Errorf("%s: Retry-After %q", path, r.Header.Get("Retry-After"))
-			}
+			got := r.Header.Get("Content-Type")
+			assert.Equalf(t, "application/problem+json", got, "%s: content type %q", path, got)
+			assert.Equalf(t, want.status == 503, r.Header.Get("Retry-After") != "", "%s: Retry-After %q", path, r.Header.Get("Retry-After"))
 			r, err = front.Do(t.Context(), "POST", path, "Content-Type", "application/grpc")
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			code := map[int]string{401: "16", 403: "7", 503: "14"}[want.status]
-			if r.Status != 200 || r.Header.Get("Grpc-Status") != code || r.Header.Get("Grpc-Message") == "" || strings.Contains(r.Header.Get("Grpc-Message"), "{") {
-				t.Errorf("%s for gRPC: %d %q", path, r.Status, r.Header)
-			}
+			assert.Falsef(t, r.Status != 200 || r.Header.Get("Grpc-Status") != code || r.Header.Get("Grpc-Message") == "" || strings.Contains(r.Header.Get("Grpc-Message"), "{"), "%s for gRPC: %d %q", path, r.Status, r.Header)
 		}
-		if r, err := front.Do(t.Context(), "GET", "/token"); err != nil || r.Upstream == nil {
-			t.Error(r, err)
+		r, err := front.Do(t.Context(), "GET", "/token")
+		if assert.NoErrorf(t, err, "%v %v", r, err) {
+			assert.NotNilf(t, r.Upstream, "%v %v", r, err)
 		}
-		if r, err := front.Do(t.Context(), "GET", "/token", "x_jwt_sub", "root"); err != nil || r.Status != 400 {
-			t.Error(r, err)
+		r, err = front.Do(t.Context(), "GET", "/token", "x_jwt_sub", "root")
+		if assert.NoErrorf(t, err, "%v %v", r, err) {
+			assert.Equalf(t, 400, r.Status, "%v %v", r, err)
 		}
 		for name, n := range front.Stats(t, "ext_authz") {
-			if strings.HasSuffix(name, "ext_authz.error") && n != 0 {
-				t.Errorf("%s: %d errors", name, n)
-			}
+			assert.Falsef(t, strings.HasSuffix(name, "ext_authz.error") && n != 0, "%s: %d errors", name, n)
 		}
 	}
 }
@@ -251,9 +213,7 @@ func (noVerifier) Current(*authz.Token, int64) bool { return false }
 func TestTwoAuthorizationHeadersThroughEnvoy(t *testing.T) {
 	t.Parallel()
 	policy, err := policy.Compile(nil, policy.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	service := serve(t, authz.NewAuthorizer(noVerifier{t}, nil, authz.NewChain(nil), policy, authz.SystemClock{}), "127.0.0.1:0", true)
 	upstream := harness.Upstream(t)
 	for name, extra := range map[string]string{"joined headers": "", "raw headers": "encode_raw_headers: true"} {
@@ -266,8 +226,10 @@ func TestTwoAuthorizationHeadersThroughEnvoy(t *testing.T) {
 				header = append(header, "Authorization", v)
 			}
 			r := front.Get(t, header...)
-			if r.Status != 400 || r.Upstream != nil || !strings.Contains(r.Header.Get("Www-Authenticate"), `error="invalid_request"`) {
-				t.Errorf("%s: %q: %d %q", name, values, r.Status, r.Header)
+			if assert.Equalf(t, 400, r.Status, "%s: %q: %q", name, values, r.Header) {
+				if assert.Nilf(t, r.Upstream, "%s: %q: %d %q", name, values, r.Status, r.Header) {
+					assert.Containsf(t, r.Header.Get("Www-Authenticate"), `error="invalid_request"`, "%s: %q: %d %q", name, values, r.Status, r.Header)
+				}
 			}
 		}
 	}

@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -30,9 +33,7 @@ func TestLoadScenario(t *testing.T) {
 					if right > 0.999 || t.Failed() {
 						return
 					}
-					if round == 3 {
-						t.Fatalf("%.2f %% of the answers were right, want more than 99.9 %%", 100*right)
-					}
+					require.NotEqualf(t, 3, round, "%.2f %% of the answers were right, want more than 99.9 %%", 100*right)
 					if stop {
 						r.Redis.Start(t)
 					}
@@ -179,8 +180,8 @@ func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker) []t
 				sent := time.Since(start)
 				a := c.Check(ctx, token)
 				if a.Status == 200 {
-					if lastAllowed = sent; sent > maxStaleness {
-						t.Errorf("allowed by a check that began %s after the receipt; max_staleness is %s", sent, maxStaleness)
+					lastAllowed = sent
+					if !assert.LessOrEqualf(t, sent, maxStaleness, "allowed by a check that began %s after the receipt; max_staleness", sent) {
 						return
 					}
 				} else if a.Status == 401 {
@@ -189,16 +190,12 @@ func revokeToDeny(t *testing.T, r *harness.Rig, checkers []*harness.Checker) []t
 				}
 				harness.Pause(ctx, 200*time.Microsecond)
 			}
-			if took[i] == 0 {
-				t.Errorf("never denied; last allowed by a check that began after %s", lastAllowed)
-			}
+			assert.NotZerof(t, took[i], "never denied; last allowed by a check that began after %s", lastAllowed)
 		})
 	}
 	wg.Wait()
 	for _, c := range checkers {
-		if a := c.Check(t.Context(), token); a.Status == 200 {
-			t.Error("allowed again after a denial")
-		}
+		assert.NotEqual(t, 200, c.Check(t.Context(), token).Status, "allowed again after a denial")
 	}
 	return took
 }
@@ -216,8 +213,11 @@ func backgroundLoad(t *testing.T, r *harness.Rig, checkers []*harness.Checker) (
 				if n%10 == 0 {
 					token = r.Token(nil)
 				}
-				if a := checkers[i%len(checkers)].Check(ctx, token); ctx.Err() == nil && (a.Err != nil || a.Status != 200 && a.Status != 503) {
-					t.Errorf("a valid token under load: %+v", a)
+				a := checkers[i%len(checkers)].Check(ctx, token)
+				if ctx.Err() == nil {
+					if assert.NoErrorf(t, a.Err, "a valid token under load: %+v", a) {
+						assert.Falsef(t, a.Status != 200 && a.Status != 503, "a valid token under load: %+v", a)
+					}
 				}
 				harness.Pause(ctx, time.Millisecond)
 			}
@@ -245,8 +245,8 @@ func TestStatementsPerCheck(t *testing.T) {
 	for w := range 8 {
 		wg.Go(func() {
 			for n := w; n < 20_000; n += 8 {
-				if a := c.Check(t.Context(), tokens[n%len(tokens)]); a.Status != 200 {
-					t.Errorf("%+v", a)
+				a := c.Check(t.Context(), tokens[n%len(tokens)])
+				if !assert.Equalf(t, 200, a.Status, "%+v", a) {
 					return
 				}
 				checks.Add(1)
@@ -259,7 +259,6 @@ func TestStatementsPerCheck(t *testing.T) {
 	perMillion := float64(grew) / float64(checks.Load()) * 1e6
 	t.Logf("%d checks in %s: %d PostgreSQL statements (%.0f per million checks), %d Redis commands", checks.Load(), took.Round(time.Millisecond), grew, perMillion, redisGrew)
 	// Syncs are at least three quarters of the interval apart.
-	if most := int(took/(interval*3/4)) + 3; grew > most {
-		t.Errorf("%d SQL statements in %s, want at most %d, one per sync", grew, took, most)
-	}
+	most := int(took/(interval*3/4)) + 3
+	assert.LessOrEqualf(t, grew, most, "%d SQL statements in %s, want at most %d, one per sync", grew, took, most)
 }

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -39,15 +42,10 @@ func TestLyingRedis(t *testing.T) {
 						t.Fatalf("%+v", v)
 					}
 				}
-				if passed == 0 {
-					t.Error("no check was allowed")
-				}
-				if err := r.Bouncer.Live(t.Context()); err != nil {
-					t.Errorf("the sidecar is not alive: %v", err)
-				}
-				if peak := peakMemory(t, r.Bouncer.PID()); peak > 512<<20 {
-					t.Errorf("the sidecar's peak memory is %d MiB, want at most 512", peak>>20)
-				}
+				assert.NotZero(t, passed, "no check was allowed")
+				assert.NoError(t, r.Bouncer.Live(t.Context()), "the sidecar is not alive")
+				peak := peakMemory(t, r.Bouncer.PID())
+				assert.LessOrEqualf(t, peak, int64(512<<20), "the sidecar's peak memory is %d MiB, want at most 512", peak>>20)
 			})
 		}
 	}
@@ -57,9 +55,7 @@ func TestLyingRedis(t *testing.T) {
 // command with reply. It returns the server's address.
 func liar(t *testing.T, reply string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -98,14 +94,10 @@ func liar(t *testing.T, reply string) string {
 func peakMemory(t *testing.T, pid int) int64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, rest, _ := strings.Cut(string(status), "VmHWM:")
 	line, _, _ := strings.Cut(rest, "kB")
 	kb, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return kb << 10
 }

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -57,21 +60,14 @@ func TestMainJob(t *testing.T) {
 			}
 			for _, c := range checks {
 				reply := r.Front.Get(t, append(c.header, "X-Jwt-Sub", "spoofed", "X-Jwt-Iss", "spoofed")...)
-				if reply.Status != c.status {
-					t.Errorf("%s: status %d, want %d: %s", c.name, reply.Status, c.status, reply.Body)
-				}
-				if got := reply.Header.Get("WWW-Authenticate"); !strings.Contains(got, c.scheme) {
-					t.Errorf("%s: WWW-Authenticate %q does not contain %q", c.name, got, c.scheme)
-				}
+				assert.Equalf(t, c.status, reply.Status, "%s: status: %s", c.name, reply.Body)
+				got := reply.Header.Get("WWW-Authenticate")
+				assert.Containsf(t, got, c.scheme, "%s: WWW-Authenticate %q does not contain %q", c.name, got, c.scheme)
 				if c.status != 200 {
-					if reply.Upstream != nil {
-						t.Errorf("%s: the request reached the upstream", c.name)
-					}
+					assert.Nilf(t, reply.Upstream, "%s: the request reached the upstream", c.name)
 					continue
 				}
-				if reply.Upstream == nil {
-					t.Fatalf("%s: the request did not reach the upstream", c.name)
-				}
+				require.NotNilf(t, reply.Upstream, "%s: the request did not reach the upstream", c.name)
 				if got := reply.Upstream.Header["X-Jwt-Sub"]; len(got) != 1 || got[0] != "user-1" {
 					t.Errorf("%s: the upstream received x-jwt-sub %q", c.name, got)
 				}
@@ -82,9 +78,8 @@ func TestMainJob(t *testing.T) {
 			r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": harness.Claim(good, "jti"), "reason": "test"})
 			took := r.Front.AwaitStatus(t, good, 401, maxStaleness+5*time.Second)
 			t.Logf("denied %s after the receipt", took.Round(100*time.Microsecond))
-			if other := r.Front.Bearer(t, r.Token(nil)); other.Status != 200 {
-				t.Errorf("another token after the revocation: status %d, want 200: %s", other.Status, other.Body)
-			}
+			other := r.Front.Bearer(t, r.Token(nil))
+			assert.Equalf(t, 200, other.Status, "another token after the revocation: status: %s", other.Body)
 		})
 	}
 }
@@ -124,9 +119,7 @@ func TestRevokedBy(t *testing.T) {
 				}},
 				{"CLI, jti", nil, func(t *testing.T, token string) {
 					res := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--iss="+iss, "--jti="+harness.Claim(token, "jti"))
-					if res.Code != 0 {
-						t.Fatalf("exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
-					}
+					require.Zerof(t, res.Code, "exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
 				}},
 				{"plain SQL", nil, func(t *testing.T, token string) {
 					r.PG.Exec(t, "insert into authz.revocations (kind, iss, value) values (1, $1, $2)", iss, harness.Claim(token, "jti"))
@@ -143,9 +136,8 @@ func TestRevokedBy(t *testing.T) {
 					d.revoke(t, token)
 					took := r.Front.AwaitStatus(t, token, 401, maxStaleness+5*time.Second)
 					t.Logf("denied %s after the receipt", took.Round(100*time.Microsecond))
-					if got := r.Front.Bearer(t, other); got.Status != 200 && got.Status != 503 {
-						t.Errorf("a bystander's token: status %d: %s", got.Status, got.Body)
-					}
+					got := r.Front.Bearer(t, other)
+					assert.Falsef(t, got.Status != 200 && got.Status != 503, "a bystander's token: status %d: %s", got.Status, got.Body)
 					r.Front.AwaitStatus(t, other, 200, 5*time.Second)
 				})
 			}
@@ -163,22 +155,17 @@ routes:
 `})
 	spoof := []string{"X-Jwt-Sub", "admin", "X-Jwt-Sub", "root", "x-jwt-iss", "admin", "X-Jwt-Email", "admin@example"}
 	reply, err := r.Front.Do(t.Context(), http.MethodGet, "/public/x", spoof...)
-	if err != nil || reply.Upstream == nil {
-		t.Fatalf("public route: %v %d %s", err, reply.Status, reply.Body)
-	}
+	require.NoErrorf(t, err, "public route: %d %s", reply.Status, reply.Body)
+	require.NotNilf(t, reply.Upstream, "public route: %v %d %s", err, reply.Status, reply.Body)
 	for _, h := range []string{"X-Jwt-Sub", "X-Jwt-Iss", "X-Jwt-Email"} {
-		if got := reply.Upstream.Header[h]; len(got) != 0 {
-			t.Errorf("public route: %s reached the upstream as %q", h, got)
-		}
+		got := reply.Upstream.Header[h]
+		assert.Emptyf(t, got, "public route: %s reached the upstream as %q", h, got)
 	}
 	reply = r.Front.Get(t, append([]string{"Authorization", "Bearer " + r.Token(nil)}, spoof...)...)
-	if reply.Upstream == nil {
-		t.Fatalf("valid token: status %d %s", reply.Status, reply.Body)
-	}
+	require.NotNilf(t, reply.Upstream, "valid token: status %d %s", reply.Status, reply.Body)
 	for h, want := range map[string]string{"X-Jwt-Sub": "user-1", "X-Jwt-Iss": r.Issuer.Name, "X-Jwt-Email": "", "Authorization": ""} {
-		if got := strings.Join(reply.Upstream.Header[h], "|"); got != want {
-			t.Errorf("valid token: %s reached the upstream as %q, want %q", h, got, want)
-		}
+		got := strings.Join(reply.Upstream.Header[h], "|")
+		assert.Equalf(t, want, got, "valid token: %s reached the upstream as %q", h, got)
 	}
 }
 
@@ -187,18 +174,16 @@ func TestKeyRotation(t *testing.T) {
 	r := harness.NewRig(t, harness.RigOptions{})
 	before := r.Token(nil)
 	oldKey := r.Issuer.Key("")
-	if got := r.Front.Bearer(t, before); got.Status != 200 {
-		t.Fatalf("before rotation: %d %s", got.Status, got.Body)
-	}
+	got := r.Front.Bearer(t, before)
+	require.Equalf(t, 200, got.Status, "before rotation: %s", got.Body)
 	r.Issuer.Rotate("ES256")
 	if after := r.Token(nil); r.Front.Bearer(t, after).Status != 200 {
 		// An unknown kid makes the sidecar fetch keys, but not within the cooldown
 		// of an earlier fetch.
 		r.Front.AwaitStatus(t, after, 200, 20*time.Second)
 	}
-	if got := r.Front.Bearer(t, before); got.Status != 200 {
-		t.Errorf("a token signed with the old key, which is still published: %d %s", got.Status, got.Body)
-	}
+	got = r.Front.Bearer(t, before)
+	assert.Equalf(t, 200, got.Status, "a token signed with the old key, which is still published: %s", got.Body)
 	r.Issuer.Withdraw(oldKey.ID)
 	r.Issuer.Rotate("ES256")
 	r.Front.AwaitStatus(t, r.Token(nil), 200, 20*time.Second)
@@ -209,9 +194,8 @@ func TestUnixSocket(t *testing.T) {
 	t.Parallel()
 	dir := harness.Dir(t)
 	r := harness.NewRig(t, harness.RigOptions{Bouncer: harness.BouncerOptions{GRPC: "unix://" + dir + "/authz.sock"}})
-	if got := r.Front.Bearer(t, r.Token(nil)); got.Status != 200 {
-		t.Fatalf("status %d %s", got.Status, got.Body)
-	}
+	got := r.Front.Bearer(t, r.Token(nil))
+	require.Equalf(t, 200, got.Status, "status %d %s", got.Status, got.Body)
 	// A killed sidecar leaves its socket behind; the next one replaces it.
 	r.Bouncer.Kill()
 	r.Bouncer.Start(t)
@@ -223,25 +207,17 @@ func TestDeniedGRPCCall(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{Front: harness.FrontOptions{UpstreamH2: true}})
 	reply := r.Front.Get(t, "Content-Type", "application/grpc", "TE", "trailers")
-	if got := reply.Header.Get("Grpc-Status"); got != "16" {
-		t.Errorf("grpc-status %q, want 16 (UNAUTHENTICATED); HTTP status %d, headers %v", got, reply.Status, reply.Header)
-	}
-	if reply.Upstream != nil {
-		t.Error("the call reached the upstream")
-	}
+	assert.Equalf(t, "16", reply.Header.Get("Grpc-Status"), "grpc-status, want 16 (UNAUTHENTICATED); HTTP status %d, headers %v", reply.Status, reply.Header)
+	assert.Nil(t, reply.Upstream, "the call reached the upstream")
 }
 
 func TestProblemBody(t *testing.T) {
 	t.Parallel()
 	r := harness.NewRig(t, harness.RigOptions{})
 	reply := r.Front.Get(t)
-	if got := reply.Header.Get("Content-Type"); got != "application/problem+json" {
-		t.Errorf("Content-Type %q", got)
-	}
+	assert.Equal(t, "application/problem+json", reply.Header.Get("Content-Type"), "Content-Type")
 	var problem map[string]any
-	if err := json.Unmarshal([]byte(reply.Body), &problem); err != nil {
-		t.Errorf("body %q: %v", reply.Body, err)
-	}
+	assert.NoErrorf(t, json.Unmarshal([]byte(reply.Body), &problem), "body %q", reply.Body)
 }
 
 // TestDrain sends SIGTERM under load. No answer is wrong, and the process ends
@@ -278,12 +254,10 @@ func TestDrain(t *testing.T) {
 		}
 		return nil
 	})
-	if err := r.Bouncer.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Bouncer.Signal(syscall.SIGTERM))
 	code, err := r.Bouncer.ExitCode(10 * time.Second)
-	if err != nil || code != 0 {
-		t.Errorf("exit code %d, %v; want 0 within 10 s", code, err)
+	if assert.NoErrorf(t, err, "exit code %d; want 0 within 10 s", code) {
+		assert.Zerof(t, code, "exit code %d, %v; want 0 within 10 s", code, err)
 	}
 	cancel()
 	for range 8 {
@@ -298,9 +272,7 @@ func TestDrain(t *testing.T) {
 		}
 		counts[fmt.Sprintf("%s %d", kind, a.status)]++
 		// 403 is Envoy's own answer once the sidecar has ended.
-		if a.token == bad && a.status != 401 && a.status != 403 || a.token == good && a.status != 200 && a.status != 403 {
-			t.Errorf("%s token: status %d", kind, a.status)
-		}
+		assert.Falsef(t, a.token == bad && a.status != 401 && a.status != 403 || a.token == good && a.status != 200 && a.status != 403, "%s token: status %d", kind, a.status)
 	}
 	t.Logf("answers: %v", counts)
 }

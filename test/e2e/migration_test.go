@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -24,21 +27,17 @@ func TestMigration(t *testing.T) {
 			old := r.Token(nil)
 			r.PG.Exec(t, `create table revoked_tokens (jti text primary key, user_id text, expires_at timestamptz, revoked_at timestamptz default now())`)
 			r.PG.Exec(t, `insert into revoked_tokens (jti, user_id, expires_at) values ($1, 'u', now() + interval '1 hour')`, harness.Claim(old, "jti"))
-			if res := harness.Run(t, "", "--config", r.Bouncer.Config, "migrate", "--bridge", r.Issuer.Name); res.Code != 0 {
-				t.Fatalf("migrate --bridge: %+v", res)
-			}
+			res := harness.Run(t, "", "--config", r.Bouncer.Config, "migrate", "--bridge", r.Issuer.Name)
+			require.Zerof(t, res.Code, "migrate --bridge: %+v", res)
 			r.Front.AwaitStatus(t, old, 401, maxStaleness+5*time.Second)
 
 			byRow := r.Token(nil)
-			if got := r.Front.Bearer(t, byRow); got.Status != 200 {
-				t.Fatalf("before the row is inserted: %d", got.Status)
-			}
+			require.Equal(t, 200, r.Front.Bearer(t, byRow).Status, "before the row is inserted")
 			r.PG.Exec(t, `insert into revoked_tokens (jti) values ($1)`, harness.Claim(byRow, "jti"))
 			r.Front.AwaitStatus(t, byRow, 401, maxStaleness+5*time.Second)
 			r.PG.Exec(t, `delete from revoked_tokens`)
-			if got := r.Front.Bearer(t, byRow); got.Status != 401 {
-				t.Errorf("status %d after the row is deleted, want 401: the revocation stays", got.Status)
-			}
+			got := r.Front.Bearer(t, byRow)
+			assert.Equalf(t, 401, got.Status, "status %d after the row is deleted, want 401: the revocation stays", got.Status)
 
 			// A key alone, as redis-py's setex writes it, is seen only in lookup mode.
 			byKey := r.Token(nil)
@@ -47,9 +46,7 @@ func TestMigration(t *testing.T) {
 			if lookup {
 				want = 401
 			}
-			if got := r.Front.Bearer(t, byKey); got.Status != want {
-				t.Errorf("key only: %d, want %d", got.Status, want)
-			}
+			assert.Equal(t, want, r.Front.Bearer(t, byKey).Status, "key only")
 
 			// A revocation made here is visible to services that read the old keys.
 			here := r.Token(nil)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -40,16 +42,12 @@ func TestReload(t *testing.T) {
 	expect("other paths require a token", "/shut", "", 401)
 
 	set("routes: [{name: admin, scopes: [admin]}]\n")
-	if err := r.Bouncer.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Bouncer.Signal(syscall.SIGHUP))
 	expect("the scope of the new route is required after SIGHUP", "/open", token, 403)
 
 	for i, bad := range []string{"routes: [{name: open, pulbic: true}]\n", "routes: [{public: true, scopes: [x]}]\n", "routes: [\n"} {
 		set(bad)
-		if err := r.Bouncer.Signal(syscall.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Bouncer.Signal(syscall.SIGHUP))
 		harness.Eventually(t, 15*time.Second, "the error is logged", func(context.Context) error {
 			if strings.Count(r.Bouncer.Log(), "configuration not reloaded") <= i {
 				return errors.New("not logged")

@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -28,9 +31,7 @@ type rawUpstream struct {
 func newRawUpstream(t *testing.T) *rawUpstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	u := &rawUpstream{addr: l.Addr().String()}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -81,18 +82,15 @@ func (u *rawUpstream) take() []string {
 func rawRequest(t *testing.T, addr, method, target string, header ...string) int {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	text := method + " " + target + " HTTP/1.1\r\nHost: api.example\r\nConnection: close\r\n"
 	for i := 0; i+1 < len(header); i += 2 {
 		text += header[i] + ": " + header[i+1] + "\r\n"
 	}
-	if _, err := io.WriteString(c, text+"\r\n"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = io.WriteString(c, text+"\r\n")
+	require.NoError(t, err)
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return 0 // Envoy closed the connection: not HTTP
@@ -131,13 +129,10 @@ func TestPathTricks(t *testing.T) {
 			Timeout: 5 * time.Second, Extra: "encode_raw_headers: true", RawPaths: !normalise, MergeSlashes: normalise,
 		}).Addr("front")
 		for _, good := range []string{"/public", "/public/x?a=/../b", "/healthz", "/public/%61", "http://api.example/public/x"} {
-			if status := rawRequest(t, front, "GET", good, "x-jwt-sub", "root", "X-Jwt-Sub", "admin"); status != 200 {
-				t.Errorf("%s: status %d for %s, which is public", name, status, good)
-			}
+			status := rawRequest(t, front, "GET", good, "x-jwt-sub", "root", "X-Jwt-Sub", "admin")
+			assert.Equalf(t, 200, status, "%s: status %d for %s, which is public", name, status, good)
 			for _, head := range upstream.take() {
-				if strings.Contains(strings.ToLower(head), "x-jwt-sub") {
-					t.Errorf("%s: %s: a spoofed identity reached the upstream:\n%s", name, good, head)
-				}
+				assert.NotContainsf(t, strings.ToLower(head), "x-jwt-sub", "%s: %s: a spoofed identity reached the upstream:\n%s", name, good, head)
 			}
 		}
 		for _, trick := range tricks {
@@ -145,24 +140,23 @@ func TestPathTricks(t *testing.T) {
 				status := rawRequest(t, front, method, trick)
 				for _, head := range upstream.take() {
 					line, _, _ := strings.Cut(head, "\n")
-					if _, target, _ := strings.Cut(line, " "); !strings.HasPrefix(path.Clean(target), "/public") || strings.ContainsAny(target, `%\;#`) || strings.Contains(target, "..") {
-						t.Errorf("%s: anonymous %s %q reached the upstream as %q (%d)", name, method, trick, line, status)
-					}
+					_, target, _ := strings.Cut(line, " ")
+					assert.Truef(t, strings.HasPrefix(path.Clean(target), "/public"), "%s: anonymous %s %q reached the upstream as %q (%d)", name, method, trick, line, status)
+					assert.Falsef(t, strings.ContainsAny(target, `%\;#`), "%s: anonymous %s %q reached the upstream as %q (%d)", name, method, trick, line, status)
+					assert.NotContainsf(t, target, "..", "%s: anonymous %s %q reached the upstream as %q (%d)", name, method, trick, line, status)
 				}
 			}
 			status := rawRequest(t, front, "GET", trick, "Authorization", token)
 			for _, head := range upstream.take() {
 				line, _, _ := strings.Cut(head, "\n")
 				target := strings.Fields(line)[1]
-				if p := path.Clean(loosely(target)); p == "/admin" || strings.HasPrefix(p, "/admin/") {
-					t.Errorf("%s: %q with a token without scope reached the upstream as %q (%d)", name, trick, line, status)
-				}
+				p := path.Clean(loosely(target))
+				assert.NotEqualf(t, "/admin", p, "%s: %q with a token without scope reached the upstream as %q (%d)", name, trick, line, status)
+				assert.Falsef(t, strings.HasPrefix(p, "/admin/"), "%s: %q with a token without scope reached the upstream as %q (%d)", name, trick, line, status)
 			}
 		}
 		// An administrator is allowed.
-		if status := rawRequest(t, front, "GET", "/admin/users", "Authorization", "Bearer "+r.Token(map[string]any{"scope": "admin"})); status != 200 {
-			t.Errorf("%s: the administrator: %d", name, status)
-		}
+		assert.Equalf(t, 200, rawRequest(t, front, "GET", "/admin/users", "Authorization", "Bearer "+r.Token(map[string]any{"scope": "admin"})), "%s: the administrator", name)
 		upstream.take()
 	}
 }
@@ -224,19 +218,18 @@ headers: {claims: {x-jwt-sub: sub}}
 	get := func(path, token string) harness.Reply {
 		t.Helper()
 		reply, err := r.Front.Do(t.Context(), "GET", path, "Authorization", "Bearer "+token)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return reply
 	}
 	reply := get("/legacy", "opaque-token")
-	if reply.Status != 200 || reply.Upstream == nil || reply.Upstream.Header.Get("X-Jwt-Sub") != "carol" {
-		t.Errorf("opaque token: %d %+v", reply.Status, reply.Upstream)
+	if assert.Equalf(t, 200, reply.Status, "opaque token: %+v", reply.Upstream) {
+		if assert.NotNilf(t, reply.Upstream, "opaque token: %d %+v", reply.Status, reply.Upstream) {
+			assert.Equalf(t, "carol", reply.Upstream.Header.Get("X-Jwt-Sub"), "opaque token: %d %+v", reply.Status, reply.Upstream)
+		}
 	}
 	for path, token := range map[string]string{"/legacy": "another-token", "/other": "opaque-token"} {
-		if reply = get(path, token); reply.Status != 401 {
-			t.Errorf("%s with %s: %d", path, token, reply.Status)
-		}
+		reply = get(path, token)
+		assert.Equalf(t, 401, reply.Status, "%s with %s", path, token)
 	}
 	mu.Lock()
 	active = false
@@ -253,9 +246,8 @@ headers: {claims: {x-jwt-sub: sub}}
 		return map[string]any{"scope": "read", "status": map[string]any{"status_list": map[string]any{"idx": index, "uri": lists.URL + "/1"}}}
 	}
 	for index, want := range map[int]int{0: 401, 1: 200, 3: 401, 6: 200, 999: 503} {
-		if reply = get("/x", r.Token(listed(index))); reply.Status != want {
-			t.Errorf("status list entry %d: %d, want %d: %s", index, reply.Status, want, reply.Body)
-		}
+		reply = get("/x", r.Token(listed(index)))
+		assert.Equalf(t, want, reply.Status, "status list entry %d: %s", index, reply.Body)
 	}
 	// Both must agree: the list calls this token valid, but it is revoked here.
 	r.Revoke(t, map[string]any{"iss": r.Issuer.Name, "jti": "listed-and-revoked"})
@@ -265,23 +257,15 @@ headers: {claims: {x-jwt-sub: sub}}
 
 	reply = r.Front.Get(t)
 	const meta = "/.well-known/oauth-protected-resource/v1"
-	if c := reply.Header.Get("Www-Authenticate"); !strings.Contains(c, `resource_metadata="https://api.example`+meta+`"`) {
-		t.Errorf("the challenge does not name the metadata: %s", c)
-	}
+	assert.Contains(t, reply.Header.Get("Www-Authenticate"), `resource_metadata="https://api.example`+meta+`"`, "the challenge does not name the metadata")
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.Bouncer.HTTP+meta, http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	doc, _ := io.ReadAll(resp.Body)
 	for _, part := range []string{`"resource": "https://api.example/v1"`, `"https://issuer.example"`, `"https://login.example"`, `"read"`} {
-		if !strings.Contains(string(doc), part) {
-			t.Errorf("the metadata does not contain %s: %s", part, doc)
-		}
+		assert.Containsf(t, string(doc), part, "the metadata does not contain %s: %s", part, doc)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // BouncerServer is one `jwt-bouncer serve` process.
@@ -79,9 +81,7 @@ func Bouncer(t testing.TB, configYAML string, options ...BouncerOptions) *Bounce
 // addresses.
 func (b *BouncerServer) Start(t testing.TB) {
 	t.Helper()
-	if err := b.run(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, b.run())
 }
 
 // SetConfig replaces the configuration file except for its listen stanza. It
@@ -90,9 +90,7 @@ func (b *BouncerServer) SetConfig(t testing.TB, configYAML string) {
 	t.Helper()
 	text := fmt.Sprintf("listen:\n  grpc: %s\n  http: %s\n%s", b.GRPC, strings.TrimPrefix(b.HTTP, "http://"), configYAML)
 	next := WriteFile(t, filepath.Dir(b.Config), "next.yaml", text)
-	if err := os.Rename(next, b.Config); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(next, b.Config))
 }
 
 // Metrics returns the text of /metrics.
@@ -101,9 +99,7 @@ func (b *BouncerServer) Metrics(t testing.TB) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	var text strings.Builder
-	if err := get(ctx, b.HTTP+"/metrics", &text); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, get(ctx, b.HTTP+"/metrics", &text))
 	return text.String()
 }
 
@@ -123,9 +119,8 @@ func (b *BouncerServer) LimitFileSize(t testing.TB, size string) {
 	// capability that root may lack in a container.
 	cmd := exec.Command("prlimit", "--pid", strconv.Itoa(b.PID()), "--fsize="+size+":unlimited")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential()}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("prlimit: %v %s", err, out)
-	}
+	out, err := cmd.CombinedOutput()
+	require.NoErrorf(t, err, "prlimit: %s", out)
 }
 
 func (b *BouncerServer) run() error {
@@ -167,9 +162,7 @@ func Run(t testing.TB, stdin string, args ...string) Result {
 	t.Helper()
 	NeedsProcess(t)
 	path, err := Binary(false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/stretchr/testify/require"
 )
 
 // Clock is a wall clock (CLOCK_REALTIME) that a test steps while processes use
@@ -36,14 +38,10 @@ func NewClock(t testing.TB) *Clock {
 	t.Helper()
 	c := &Clock{path: WriteFile(t, Dir(t), "clock", strings.Repeat("\x00", 8))}
 	f, err := os.OpenFile(c.path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	shared, err := syscall.Mmap(int(f.Fd()), 0, 8, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = syscall.Munmap(shared) })
 	c.step = (*atomic.Int64)(unsafe.Pointer(&shared[0])) // page-aligned, and unmapped last
 	return c

@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 )
 
@@ -24,17 +27,12 @@ func TestClock(t *testing.T) {
 	for _, step := range []time.Duration{0, 36 * time.Hour, -36 * time.Hour, 0} {
 		clock.Step(step)
 		var database time.Time
-		if err := c.QueryRow(t.Context(), "select clock_timestamp()").Scan(&database); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.QueryRow(t.Context(), "select clock_timestamp()").Scan(&database))
 		seconds, err := strconv.ParseInt(redis.Do(t, "TIME").([]any)[0].(string), 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for name, shown := range map[string]time.Time{"PostgreSQL": database, "Redis": time.Unix(seconds, 0), "jwt-bouncer": httpDate(t, b)} {
-			if off := shown.Sub(clock.Now()).Abs(); off > time.Minute {
-				t.Errorf("stepped by %s: %s is off by %s", step, name, off)
-			}
+			off := shown.Sub(clock.Now()).Abs()
+			assert.LessOrEqualf(t, off, time.Minute, "stepped by %s: %s is off by %s", step, name, off)
 		}
 	}
 }
@@ -42,17 +40,11 @@ func TestClock(t *testing.T) {
 func httpDate(t *testing.T, b *BouncerServer) time.Time {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, b.HTTP+"/livez", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	resp, err := plain.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	at, err := http.ParseTime(resp.Header.Get("Date"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return at
 }

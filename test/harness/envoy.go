@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // EnvoyServer is one Envoy process.
@@ -28,9 +30,7 @@ func Envoy(t testing.TB, configYAML string) *EnvoyServer {
 	t.Helper()
 	NeedsProcess(t)
 	e, err := startEnvoy(t, configYAML)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return e
 }
 
@@ -59,9 +59,7 @@ func (e *EnvoyServer) Stats(t testing.TB, filter string) map[string]int64 {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if err := getJSON(ctx, "http://"+e.Admin+"/stats?format=json&filter="+filter, &body); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, getJSON(ctx, "http://"+e.Admin+"/stats?format=json&filter="+filter, &body))
 	all := map[string]int64{}
 	for _, s := range body.Stats {
 		if s.Value != nil {
@@ -77,14 +75,10 @@ func ValidateEnvoy(t testing.TB, configYAML string) error {
 	NeedsProcess(t)
 	dir := Dir(t)
 	path, err := envoyPath()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	p, err := start(command{name: "envoy-validate", path: path, dir: dir,
 		args: []string{"--mode", "validate", "-c", WriteFile(t, dir, "envoy.yaml", configYAML), "-l", "warn"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer p.Kill()
 	code, err := p.ExitCode(30 * time.Second)
 	if err == nil && code != 0 {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // Eventually calls check until it returns nil, and fails the test if it does
@@ -13,9 +15,7 @@ func Eventually(t testing.TB, within time.Duration, what string, check func(cont
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	if err := Poll(ctx, 15*time.Millisecond, check); err != nil {
-		t.Fatalf("not within %s: %s: %v", within, what, err)
-	}
+	require.NoErrorf(t, Poll(ctx, 15*time.Millisecond, check), "not within %s: %s", within, what)
 }
 
 // Poll calls check at once and then at each interval until it returns nil. When

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // nobody returns the user that child processes run as when the tests run as
@@ -36,9 +38,7 @@ func credential() *syscall.Credential { return nobody() }
 func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := newDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
@@ -48,12 +48,8 @@ func Dir(t testing.TB) string {
 func WriteFile(t testing.TB, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := give(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	require.NoError(t, give(path))
 	return path
 }
 

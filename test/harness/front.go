@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // Front is an Envoy with ext_authz in front of an upstream.
@@ -124,9 +126,7 @@ type Reply struct {
 func (f *Front) Get(t testing.TB, header ...string) Reply {
 	t.Helper()
 	r, err := f.Do(t.Context(), http.MethodGet, "/", header...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return r
 }
 

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -35,22 +37,14 @@ func TestPostgresFaults(t *testing.T) {
 	if n := pg.Terminate(t); n != 1 {
 		t.Errorf("Terminate ended %d sessions, want 1", n)
 	}
-	if err := c.Ping(t.Context()); err == nil {
-		t.Error("a terminated session still responds")
-	}
+	assert.Error(t, c.Ping(t.Context()), "a terminated session still responds")
 
 	c = pg.Connect(t)
-	if err := pg.Pause(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, pg.Pause())
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if err := c.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a paused server responded: %v", err)
-	}
-	if err := pg.Resume(); err != nil {
-		t.Fatal(err)
-	}
+	assert.ErrorIs(t, c.Ping(ctx), context.DeadlineExceeded, "a paused server responded")
+	require.NoError(t, pg.Resume())
 
 	standby := pg.Standby(t)
 	pg.Exec(t, "insert into t values (1)")
@@ -69,17 +63,17 @@ func TestPostgresFaults(t *testing.T) {
 	standby.Crash()
 	standby.Start(t)
 	var n int
-	if err := standby.Use(pg.Database).Connect(t).QueryRow(t.Context(), "select count(*) from t").Scan(&n); err != nil || n != 2 {
-		t.Errorf("%d rows after a crash, %v; want 2", n, err)
+	err := standby.Use(pg.Database).Connect(t).QueryRow(t.Context(), "select count(*) from t").Scan(&n)
+	if assert.NoErrorf(t, err, "%d rows after a crash", n) {
+		assert.Equalf(t, 2, n, "%d rows after a crash, %v; want 2", n, err)
 	}
 }
 
 func TestPostgresShared(t *testing.T) {
 	t.Parallel()
 	a, b := Postgres(t), Postgres(t)
-	if a.PID() != b.PID() || a.Database == b.Database {
-		t.Errorf("want two databases in one server, got %s and %s", a.URL, b.URL)
-	}
+	assert.Equalf(t, b.PID(), a.PID(), "want two databases in one server, got %s and %s", a.URL, b.URL)
+	assert.NotEqualf(t, b.Database, a.Database, "want two databases in one server, got %s and %s", a.URL, b.URL)
 }
 
 func TestRedisRestartsEmpty(t *testing.T) {
@@ -87,13 +81,11 @@ func TestRedisRestartsEmpty(t *testing.T) {
 	r := Redis(t, "maxmemory", "8mb")
 	r.Do(t, "SET", "k", "v")
 	r.Stop()
-	if _, err := net.Dial("tcp", r.Addr); err == nil {
-		t.Error("a stopped server accepts connections")
-	}
+	_, err := net.Dial("tcp", r.Addr)
+	assert.Error(t, err, "a stopped server accepts connections")
 	r.Start(t)
-	if got := r.Do(t, "GET", "k"); got != nil {
-		t.Errorf("GET k = %v after a restart, want nil", got)
-	}
+	got := r.Do(t, "GET", "k")
+	assert.Truef(t, got == nil, "GET k = %v after a restart, want nil", got)
 }
 
 func TestRedisCluster(t *testing.T) {
@@ -102,9 +94,7 @@ func TestRedisCluster(t *testing.T) {
 	cl := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs})
 	defer cl.Close()
 	for _, k := range []string{"a", "b", "c", "d", "e"} {
-		if err := cl.Set(t.Context(), k, k, 0).Err(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, cl.Set(t.Context(), k, k, 0).Err())
 	}
 }
 
@@ -140,9 +130,7 @@ func TestProxyFaults(t *testing.T) {
 		"latency": func() { p.Latency(time.Second) },
 	} {
 		fault()
-		if err := ping(); err == nil {
-			t.Errorf("%s: a ping succeeded", name)
-		}
+		assert.Errorf(t, ping(), "%s: a ping succeeded", name)
 		healthy()
 	}
 }
@@ -170,15 +158,12 @@ static_resources:
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
 `)
 	var body strings.Builder
-	if err := get(t.Context(), "http://"+e.Addr("front")+"/", &body); err != nil || body.String() != "hello" {
-		t.Errorf("got %q, %v", body.String(), err)
+	err := get(t.Context(), "http://"+e.Addr("front")+"/", &body)
+	if assert.NoErrorf(t, err, "got %q", body.String()) {
+		assert.Equalf(t, "hello", body.String(), "%v", err)
 	}
-	if n := e.Stats(t, "front.downstream_rq_2xx")["http.front.downstream_rq_2xx"]; n != 1 {
-		t.Errorf("downstream_rq_2xx = %d, want 1", n)
-	}
-	if err := ValidateEnvoy(t, "static_resources: {listenerz: []}"); err == nil {
-		t.Error("a misspelt key passed validation")
-	}
+	assert.Equal(t, int64(1), e.Stats(t, "front.downstream_rq_2xx")["http.front.downstream_rq_2xx"], "downstream_rq_2xx")
+	assert.Error(t, ValidateEnvoy(t, "static_resources: {listenerz: []}"), "a misspelt key passed validation")
 }
 
 // When a test process is killed, its children end too.
@@ -194,12 +179,8 @@ func TestChildrenEndWithTheProcess(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestChildrenEndWithTheProcess$", "-test.v")
 	cmd.Env = append(os.Environ(), "HARNESS_VICTIM=1")
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	var seen string
 	for buf := make([]byte, 256); !strings.Contains(seen, "up ") || !strings.HasSuffix(seen, "\n"); {
 		n, err := out.Read(buf)

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // Pooler is one pgbouncer process.
@@ -32,9 +34,7 @@ func PgBouncer(t testing.TB, pg *PG, mode string) *Pooler {
 		t.Fatal(err)
 	}
 	host, port, err := net.SplitHostPort(pg.Addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	p := &Pooler{dir: Dir(t), path: path}
 	own := Port(t)
 	p.Addr = fmt.Sprintf("127.0.0.1:%d", own)
@@ -64,9 +64,8 @@ func (p *Pooler) Start(t testing.TB) {
 		env = append(env, "LD_LIBRARY_PATH="+dir)
 	}
 	var err error
-	if p.Process, err = start(command{name: "pgbouncer", path: p.path, args: []string{p.conf}, dir: p.dir, env: env, death: syscall.SIGKILL}); err != nil {
-		t.Fatal(err)
-	}
+	p.Process, err = start(command{name: "pgbouncer", path: p.path, args: []string{p.conf}, dir: p.dir, env: env, death: syscall.SIGKILL})
+	require.NoError(t, err)
 	err = p.await(10*time.Second, func(ctx context.Context) error {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "tcp", p.Addr)
@@ -75,7 +74,5 @@ func (p *Pooler) Start(t testing.TB) {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 )
 
 // Port returns a free loopback port and reserves it until this process ends.
@@ -18,9 +20,7 @@ import (
 func Port(t testing.TB) int {
 	t.Helper()
 	p, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return p
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
 )
 
 // PG is a database on a PostgreSQL server. Pause and Resume stop and continue
@@ -45,9 +46,7 @@ func Postgres(t testing.TB) *PG {
 	t.Helper()
 	NeedsProcess(t)
 	s, err := sharedPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { s.attach(t) })
 	return s.NewDatabase(t)
 }
@@ -64,9 +63,7 @@ func OwnPostgresAt(t testing.TB, clock *Clock, settings ...string) *PG {
 	t.Helper()
 	NeedsProcess(t)
 	s, err := newPostgres("postgres", clock, settings...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { s.attach(t); s.remove() })
 	return s.NewDatabase(t)
 }
@@ -115,9 +112,7 @@ func (p *PG) Connect(t testing.TB) *pgx.Conn {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	c, err := pgx.Connect(ctx, p.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -142,13 +137,10 @@ func (s *PGServer) execIn(t testing.TB, database, sql string, args ...any) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	c, err := pgx.Connect(ctx, s.url(database))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close(ctx)
-	if _, err := c.Exec(ctx, sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
+	_, err = c.Exec(ctx, sql, args...)
+	require.NoErrorf(t, err, "%s", sql)
 }
 
 // Terminate ends all sessions of the database and returns their number.
@@ -157,15 +149,11 @@ func (p *PG) Terminate(t testing.TB) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	c, err := pgx.Connect(ctx, p.url("postgres"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close(ctx)
 	var n int
 	err = c.QueryRow(ctx, "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = $1", p.Database).Scan(&n)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return n
 }
 
@@ -194,9 +182,7 @@ func (s *PGServer) Crash() {
 // Start restarts a stopped or crashed server on its port.
 func (s *PGServer) Start(t testing.TB) {
 	t.Helper()
-	if err := s.run(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.run())
 }
 
 // Standby starts a streaming standby of the server. Promote makes the standby a
@@ -205,20 +191,16 @@ func (s *PGServer) Standby(t testing.TB) *PGServer {
 	t.Helper()
 	sb := &PGServer{bin: s.bin, Process: &Process{Name: "standby"}}
 	var err error
-	if sb.dir, err = newDir(); err != nil {
-		t.Fatal(err)
-	}
+	sb.dir, err = newDir()
+	require.NoError(t, err)
 	t.Cleanup(func() { sb.attach(t); sb.remove() })
 	sb.Data = filepath.Join(sb.dir, "data")
 	sb.port = Port(t)
 	sb.Addr = "127.0.0.1:" + strconv.Itoa(sb.port)
-	if err := s.tool(sb.dir, "pg_basebackup", "-D", sb.Data, "-h", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "postgres",
-		"-X", "stream", "-c", "fast", "--no-sync", "-R"); err != nil {
-		t.Fatal(err)
-	}
-	if err := sb.run(); err != nil {
-		t.Fatal(err)
-	}
+	err = s.tool(sb.dir, "pg_basebackup", "-D", sb.Data, "-h", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "postgres",
+		"-X", "stream", "-c", "fast", "--no-sync", "-R")
+	require.NoError(t, err)
+	require.NoError(t, sb.run())
 	return sb
 }
 

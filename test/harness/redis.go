@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
 )
 
 // RedisServer is one redis-server or valkey-server process. Stop, Start, Kill,
@@ -58,8 +59,8 @@ func (r *RedisServer) Do(t testing.TB, args ...any) any {
 	c := redis.NewClient(&redis.Options{Addr: r.Addr, MaxRetries: -1, ReadTimeout: 10 * time.Second})
 	defer c.Close()
 	v, err := c.Do(ctx, args...).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		t.Fatalf("%s: %v: %v", r.Name, args, err)
+	if err != nil {
+		require.ErrorIsf(t, err, redis.Nil, "%s: %v", r.Name, args)
 	}
 	return v
 }
@@ -70,9 +71,7 @@ func (r *RedisServer) Stop() { r.Kill() }
 // Start restarts a stopped server on its port.
 func (r *RedisServer) Start(t testing.TB) {
 	t.Helper()
-	if err := r.run(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.run())
 }
 
 func startRedis(t testing.TB, name string, cluster bool, clock *Clock, settings ...string) *RedisServer {
@@ -81,9 +80,8 @@ func startRedis(t testing.TB, name string, cluster bool, clock *Clock, settings 
 	var err error
 	for range 5 {
 		r := &RedisServer{dir: Dir(t), clock: clock}
-		if r.port, err = freePort(); err != nil {
-			t.Fatal(err)
-		}
+		r.port, err = freePort()
+		require.NoError(t, err)
 		r.Addr = "127.0.0.1:" + strconv.Itoa(r.port)
 		r.URL = "redis://" + r.Addr + "/0"
 		conf := []string{
@@ -92,9 +90,8 @@ func startRedis(t testing.TB, name string, cluster bool, clock *Clock, settings 
 			"repl-diskless-sync-delay", "0",
 		}
 		if cluster {
-			if r.bus, err = freePort(); err != nil {
-				t.Fatal(err)
-			}
+			r.bus, err = freePort()
+			require.NoError(t, err)
 			conf = append(conf, "cluster-enabled", "yes", "cluster-port", strconv.Itoa(r.bus),
 				"cluster-node-timeout", "1000", "cluster-config-file", "nodes.conf", "cluster-require-full-coverage", "no")
 		}
@@ -182,9 +179,7 @@ sentinel failover-timeout %s 3000
 sentinel parallel-syncs %s 1
 `, s.port, s.dir, g.Name, host, port, g.Name, g.Name, g.Name))
 		s.args = []string{conf, "--sentinel"}
-		if err := s.run(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.run())
 		t.Cleanup(func() { s.attach(t); s.Kill() })
 		g.Sentinels = append(g.Sentinels, s)
 		g.Addrs = append(g.Addrs, s.Addr)

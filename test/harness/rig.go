@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 )
 
@@ -160,9 +162,8 @@ func (r *Rig) Revoke(t testing.TB, revocation any) Receipt {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	rec, err := r.TryRevoke(ctx, revocation)
-	if err != nil || rec.Status != http.StatusCreated {
-		t.Fatalf("revoke %v: %d %s %v", revocation, rec.Status, rec.Body, err)
-	}
+	require.NoErrorf(t, err, "revoke %v: %d %s %v", revocation, rec.Status, rec.Body, err)
+	require.Equalf(t, http.StatusCreated, rec.Status, "revoke %v: %s %v", revocation, rec.Body, err)
 	return rec
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // UpstreamServer is the service behind Envoy. It responds with 200 and the
@@ -26,9 +28,7 @@ type Seen struct {
 func Upstream(t testing.TB) *UpstreamServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	u := &UpstreamServer{Addr: l.Addr().String()}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)

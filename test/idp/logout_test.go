@@ -22,6 +22,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -54,9 +57,7 @@ func startProvider(t *testing.T, port int, logoutURI string) *provider {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "node", "provider.mjs", fmt.Sprint(port), logoutURI)
 	cmd.Stdout, cmd.Stderr = p.log, p.log
-	if err := cmd.Start(); err != nil {
-		t.Fatal("Node.js is needed: ", err)
-	}
+	require.NoError(t, cmd.Start(), "Node.js is needed")
 	t.Cleanup(func() {
 		cancel()
 		_ = cmd.Wait()
@@ -82,9 +83,7 @@ type browser struct {
 func newBrowser(t *testing.T) *browser {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return &browser{t, &http.Client{Jar: jar, Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(r *http.Request, _ []*http.Request) error {
 			if r.URL.Path == "/callback" {
@@ -99,24 +98,16 @@ func newBrowser(t *testing.T) *browser {
 func (b *browser) fetch(method, address string, form url.Values) (*url.URL, string, *url.URL) {
 	b.t.Helper()
 	req, err := http.NewRequestWithContext(b.t.Context(), method, address, strings.NewReader(form.Encode()))
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	require.NoError(b.t, err)
 	if form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	resp, err := b.client.Do(req)
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	require.NoError(b.t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if resp.StatusCode >= 400 {
-		b.t.Fatalf("%s %s: %s %s", method, address, resp.Status, text)
-	}
+	require.NoError(b.t, err)
+	require.Lessf(b.t, resp.StatusCode, 400, "%s %s: %s %s", method, address, resp.Status, text)
 	location, _ := resp.Location()
 	return resp.Request.URL, string(text), location
 }
@@ -141,26 +132,22 @@ func (b *browser) signIn(issuer, user string) string {
 			break
 		}
 		where, kind := action.FindStringSubmatch(text), prompt.FindStringSubmatch(text)
-		if where == nil || kind == nil {
-			b.t.Fatalf("no form at %s:\n%s", at, text)
-		}
+		require.NotNilf(b.t, where, "no form at %s:\n%s", at, text)
+		require.NotNilf(b.t, kind, "no form at %s:\n%s", at, text)
 		target, err := at.Parse(html.UnescapeString(where[1]))
-		if err != nil {
-			b.t.Fatal(err)
-		}
+		require.NoError(b.t, err)
 		at, text, back = b.fetch("POST", target.String(), url.Values{"prompt": {kind[1]}, "login": {user}, "password": {"x"}})
 	}
-	if back == nil || back.Query().Get("code") == "" {
-		b.t.Fatalf("no code: %s", back)
-	}
+	require.NotNil(b.t, back, "no code")
+	require.NotEmptyf(b.t, back.Query().Get("code"), "no code: %s", back)
 	_, text, _ = b.fetch("POST", issuer+"/token", url.Values{"grant_type": {"authorization_code"}, "code": {back.Query().Get("code")}, "code_verifier": {verifier},
 		"redirect_uri": {"http://127.0.0.1/callback"}, "client_id": {"shop"}, "client_secret": {"a-secret-of-the-test"}, "resource": {"urn:api"}})
 	var tokens struct {
 		AccessToken string `json:"access_token"`
 	}
-	if err := json.Unmarshal([]byte(text), &tokens); err != nil || strings.Count(tokens.AccessToken, ".") != 2 {
-		b.t.Fatalf("no JWT access token: %v %s", err, text)
-	}
+	err := json.Unmarshal([]byte(text), &tokens)
+	require.NoErrorf(b.t, err, "no JWT access token: %s", text)
+	require.Equalf(b.t, 2, strings.Count(tokens.AccessToken, "."), "no JWT access token: %v %s", err, text)
 	return tokens.AccessToken
 }
 
@@ -168,9 +155,7 @@ func (b *browser) signOut(issuer string) {
 	b.t.Helper()
 	_, text, _ := b.fetch("GET", issuer+"/session/end", nil)
 	token := xsrf.FindStringSubmatch(text)
-	if token == nil {
-		b.t.Fatalf("no form:\n%s", text)
-	}
+	require.NotNilf(b.t, token, "no form:\n%s", text)
 	b.fetch("POST", issuer+"/session/end/confirm", url.Values{"xsrf": {token[1]}, "logout": {"yes"}})
 }
 
@@ -193,9 +178,8 @@ api:
 	alice, bob := newBrowser(t), newBrowser(t)
 	first, other := alice.signIn(p.issuer, "alice"), bob.signIn(p.issuer, "bob")
 	for _, token := range []string{first, other} {
-		if r := front.Bearer(t, token); r.Status != 200 {
-			t.Fatalf("signed in: %d %s", r.Status, r.Header.Get("Www-Authenticate"))
-		}
+		r := front.Bearer(t, token)
+		require.Equalf(t, 200, r.Status, "signed in: %s", r.Header.Get("Www-Authenticate"))
 	}
 	alice.signOut(p.issuer)
 	harness.Eventually(t, 10*time.Second, "the token is denied", func(ctx context.Context) error {
@@ -205,12 +189,9 @@ api:
 		}
 		return err
 	})
-	if !strings.Contains(p.log.String(), "backchannel.success") || strings.Contains(p.log.String(), "error") {
-		t.Errorf("the provider's log:\n%s", p.log)
-	}
-	if r := front.Bearer(t, other); r.Status != 200 {
-		t.Errorf("another user: %d", r.Status)
-	}
+	assert.Containsf(t, p.log.String(), "backchannel.success", "the provider's log:\n%s", p.log)
+	assert.NotContainsf(t, p.log.String(), "error", "the provider's log:\n%s", p.log)
+	assert.Equal(t, 200, front.Bearer(t, other).Status, "another user")
 	harness.Eventually(t, 10*time.Second, "signing in again works", func(ctx context.Context) error {
 		r, err := front.Do(ctx, http.MethodGet, "/", "Authorization", "Bearer "+newBrowser(t).signIn(p.issuer, "alice"))
 		if err == nil && r.Status != 200 {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -23,9 +25,8 @@ func growthSection(b *testing.B, w *world) string {
 	fresh := w.product(b, "", "", "")
 	ready := time.Since(start)
 	fresh.stop()
-	if r := seen.driver(b, 4).Run(context.Background(), Load{Duration: time.Minute, Checks: int64(len(wide)), InFlight: 32, Source: InTurn(wide)}); r.Checks != int64(len(wide)) {
-		b.Fatalf("%d of %d tokens were checked", r.Checks, len(wide))
-	}
+	r := seen.driver(b, 4).Run(context.Background(), Load{Duration: time.Minute, Checks: int64(len(wide)), InFlight: 32, Source: InTurn(wide)})
+	require.Equalf(b, int64(len(wide)), r.Checks, "%d of %d tokens were checked", r.Checks, len(wide))
 	rows := compare(b, []contender{
 		{"100 tokens seen, 1 route, 1 issuer", plain, InTurn(hot)},
 		{"50 000 tokens seen, token_cache.max_bytes 512 MB", seen, InTurn(wide)},
@@ -39,11 +40,9 @@ func growthSection(b *testing.B, w *world) string {
 	// 5,000 users, each with their own token and one request per second.
 	before := usage(b, plain.pid)
 	d := plain.driver(b, 16)
-	r := d.Run(context.Background(), Load{Duration: 2 * *length, InFlight: 5000, Rate: 5000, Source: InTurn(wide[:5000])})
+	r = d.Run(context.Background(), Load{Duration: 2 * *length, InFlight: 5000, Rate: 5000, Source: InTurn(wide[:5000])})
 	after := usage(b, plain.pid)
-	if r.Errors != 0 {
-		b.Fatalf("5000 users: %d RPC errors", r.Errors)
-	}
+	require.Zero(b, r.Errors, "5000 users: RPC errors")
 	text += fmt.Sprintf("\n5 000 users, each with a token of its own (new at first) and a request every second: %.0f checks/s, p50 %s, p99 %s, %d of %d answered otherwise than expected, no RPC error, %.1f µs server CPU per check, peak memory %d MB.\n",
 		r.PerSecond(), micro(r.Quantile(0.5)), micro(r.Quantile(0.99)), r.Wrong, r.Checks, float64(after.CPU-before.CPU)/float64(r.Checks)/1e3, after.Peak>>20)
 	return text + fmt.Sprintf("\nFrom start to ready (SQLite, key set from a file): %d ms.\n", ready.Milliseconds())

@@ -4,6 +4,9 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // Every server answers every check correctly, and the driver counts them.
@@ -26,9 +29,7 @@ func TestDriver(t *testing.T) {
 		t.Run(tt.server.name, func(t *testing.T) {
 			d := tt.server.driver(t, 2)
 			before, err := UsageOf(tt.server.pid)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			checks := good
 			if tt.verifies {
 				checks = append([]Check{forged}, good...)
@@ -39,20 +40,18 @@ func TestDriver(t *testing.T) {
 			} {
 				l.Source = InTurn(checks)
 				r := d.Run(context.Background(), l)
-				if r.Checks != l.Checks || r.Wrong != 0 || r.Errors != 0 {
-					t.Errorf("%d checks answered of %d, %d wrong, %d errors", r.Checks, l.Checks, r.Wrong, r.Errors)
-				}
+				assert.Equalf(t, l.Checks, r.Checks, "%d checks answered of %d, %d wrong, %d errors", r.Checks, l.Checks, r.Wrong, r.Errors)
+				assert.Zerof(t, r.Wrong, "%d checks answered of %d, wrong, %d errors", r.Checks, l.Checks, r.Errors)
+				assert.Zerof(t, r.Errors, "%d checks answered of %d, %d wrong, errors", r.Checks, l.Checks, r.Wrong)
 				if n := r.Latency.TotalCount(); n != l.Checks || r.Quantile(0.5) <= 0 || r.Quantile(0.5) > r.Quantile(0.999) {
 					t.Errorf("latencies of %d checks: %v", n, r.Latency.CumulativeDistribution())
 				}
 			}
 			after, err := UsageOf(tt.server.pid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if after.CPU < before.CPU || after.Peak <= 0 || after.RSS > after.Peak {
-				t.Errorf("usage: %+v, then %+v", before, after)
-			}
+			require.NoError(t, err)
+			assert.GreaterOrEqualf(t, after.CPU, before.CPU, "usage: %+v, then %+v", before, after)
+			assert.Greaterf(t, after.Peak, int64(0), "usage: %+v, then %+v", before, after)
+			assert.LessOrEqualf(t, after.RSS, after.Peak, "usage: %+v, then %+v", before, after)
 		})
 	}
 }
@@ -63,13 +62,11 @@ func TestDriverSeesWrongAnswers(t *testing.T) {
 	s := w.baseline(t, "noop")
 	d := s.driver(t, 1)
 	r := d.Run(context.Background(), Load{Duration: 10 * time.Second, Checks: 100, InFlight: 4, Source: InTurn([]Check{{Wire: Wire("x"), Allow: false}})})
-	if r.Wrong != 100 || r.Errors != 0 {
-		t.Errorf("%d wrong, %d errors; want 100 and 0", r.Wrong, r.Errors)
-	}
+	assert.Equalf(t, int64(100), r.Wrong, "wrong, %d errors; want 100 and 0", r.Errors)
+	assert.Zerof(t, r.Errors, "%d wrong, errors; want 100 and 0", r.Wrong)
 	r = d.Run(context.Background(), Load{Duration: 10 * time.Second, Checks: 100, InFlight: 4, Source: InTurn([]Check{{Wire: []byte{0xff}, Allow: true}})})
-	if r.Errors != 100 || r.Checks != 0 {
-		t.Errorf("%d errors, %d answers; want 100 and 0", r.Errors, r.Checks)
-	}
+	assert.Equalf(t, int64(100), r.Errors, "errors, %d answers; want 100 and 0", r.Checks)
+	assert.Zerof(t, r.Checks, "%d errors, answers; want 100 and 0", r.Errors)
 }
 
 func TestZipf(t *testing.T) {
@@ -83,7 +80,6 @@ func TestZipf(t *testing.T) {
 		c := s(n)
 		count[int(c.Wire[0])|int(c.Wire[1])<<8]++
 	}
-	if count[0] < 10*count[100] || len(count) < 900 {
-		t.Errorf("%d distinct, first %d, hundredth %d", len(count), count[0], count[100])
-	}
+	assert.GreaterOrEqualf(t, count[0], 10*count[100], "%d distinct, first, hundredth %d", len(count), count[100])
+	assert.GreaterOrEqualf(t, len(count), 900, "distinct, first %d, hundredth %d", count[0], count[100])
 }

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // plot draws rows as a bar chart into a file beside the report.
@@ -15,9 +18,7 @@ func plot(t testing.TB, file, title string, rows []row, value func(row) float64)
 	if *report == "" {
 		return
 	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(*report), file), []byte(bars(title, rows, value)), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(*report), file), []byte(bars(title, rows, value)), 0o644))
 }
 
 func bars(title string, rows []row, value func(row) float64) string {
@@ -48,8 +49,6 @@ func bars(title string, rows []row, value func(row) float64) string {
 func TestBars(t *testing.T) {
 	svg := bars("a < b", []row{{name: "**x**", ratio: 2}, {name: "y & z", ratio: 1}}, func(r row) float64 { return r.ratio })
 	for _, want := range []string{"a &lt; b", "y &amp; z", `width="360"`, `width="180"`, "#1f6feb"} {
-		if !strings.Contains(svg, want) {
-			t.Errorf("no %q in\n%s", want, svg)
-		}
+		assert.Containsf(t, svg, want, "no %q in\n%s", want, svg)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -61,19 +63,13 @@ func BenchmarkReport(b *testing.B) {
 func splice(t testing.TB, file, name, text string) {
 	t.Helper()
 	old, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	begin, end := "<!-- measured: "+name+" -->\n", "<!-- end: "+name+" -->"
 	before, rest, ok := strings.Cut(string(old), begin)
 	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no section %q", file, name)
-	}
+	require.Falsef(t, !ok || !ok2, "%s has no section %q", file, name)
 	stamp := fmt.Sprintf("*%d CPUs, %s, %d rounds of %s, medians; load average before: %s.*\n\n", runtime.NumCPU(), runtime.Version(), *rounds, *length, loadAverage())
-	if err := os.WriteFile(file, []byte(before+begin+stamp+text+end+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, []byte(before+begin+stamp+text+end+after), 0o644))
 }
 
 func loadAverage() string {
@@ -189,24 +185,20 @@ func callsSection(b *testing.B, w *world) string {
 	l.Duration, l.Source = 10*time.Second, InTurn(w.checks("ES256", "calls", 5000))
 	conn := pg.Connect(b)
 	statements := func() (n int64) {
-		if err := conn.QueryRow(b.Context(), "select xact_commit + xact_rollback from pg_stat_database where datname = $1", pg.Database).Scan(&n); err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, conn.QueryRow(b.Context(), "select xact_commit + xact_rollback from pg_stat_database where datname = $1", pg.Database).Scan(&n))
 		return n
 	}
 	commands := func() (n int64) {
 		text, _ := rd.Do(b, "info", "stats").(string)
 		_, rest, _ := strings.Cut(text, "total_commands_processed:")
-		if _, err := fmt.Sscan(rest, &n); err != nil {
-			b.Fatal(err)
-		}
+		_, err := fmt.Sscan(rest, &n)
+		require.NoError(b, err)
 		return n
 	}
 	pgBefore, redisBefore := statements(), commands()
 	r := d.Run(context.Background(), l)
-	if r.Wrong != 0 || r.Errors != 0 {
-		b.Fatalf("%d wrong, %d errors", r.Wrong, r.Errors)
-	}
+	require.Zerof(b, r.Wrong, "wrong, %d errors", r.Errors)
+	require.Zerof(b, r.Errors, "%d wrong, errors", r.Wrong)
 	harness.Pause(b.Context(), time.Second) // a session reports its statistics at most once a second
 	pgCalls, redisCalls := statements()-pgBefore, commands()-redisBefore
 	million := func(n int64) float64 { return float64(n) * 1e6 / float64(r.Checks) }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 var (
@@ -27,17 +29,13 @@ type sample struct {
 func measure(t testing.TB, s *server, d *Driver, l Load) sample {
 	t.Helper()
 	before, err := UsageOf(s.pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r := d.Run(context.Background(), l)
 	after, err := UsageOf(s.pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Wrong != 0 || r.Errors != 0 || r.Checks == 0 {
-		t.Fatalf("%s: %d checks, %d wrong, %d errors, the first: %v", s.name, r.Checks, r.Wrong, r.Errors, r.First)
-	}
+	require.NoError(t, err)
+	require.Zerof(t, r.Wrong, "%s: %d checks, wrong, %d errors, the first: %v", s.name, r.Checks, r.Errors, r.First)
+	require.Zerof(t, r.Errors, "%s: %d checks, %d wrong, errors, the first: %v", s.name, r.Checks, r.Wrong, r.First)
+	require.NotZerof(t, r.Checks, "%s: checks, %d wrong, %d errors, the first: %v", s.name, r.Wrong, r.Errors, r.First)
 	return sample{
 		perSecond: r.PerSecond(), p50: r.Quantile(0.5), p99: r.Quantile(0.99), max: r.Quantile(0.999),
 		cpu: (after.CPU - before.CPU) / time.Duration(r.Checks), peak: after.Peak,

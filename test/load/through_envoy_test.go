@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/test/harness"
 )
@@ -78,9 +79,7 @@ func envoySection(b *testing.B, w *world) string {
 func usage(t testing.TB, pid int) Usage {
 	t.Helper()
 	u, err := UsageOf(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return u
 }
 

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -76,9 +78,7 @@ type server struct {
 func (s *server) driver(t testing.TB, connections int) *Driver {
 	t.Helper()
 	d, err := NewDriver(s.target, connections)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
@@ -90,9 +90,8 @@ func (w *world) baseline(t testing.TB, kind string) *server {
 	if _, err := os.Stat(path); err != nil {
 		cmd := exec.Command("go", "build", "-o", path, "./baseline")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, out)
-		}
+		out, err := cmd.CombinedOutput()
+		require.NoErrorf(t, err, "go build\n%s", out)
 	}
 	args := []string{"-kind", kind, "-jwks", w.jwks}
 	switch kind {
@@ -107,21 +106,13 @@ func (w *world) baseline(t testing.TB, kind string) *server {
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = in.Close(); _, _ = io.Copy(io.Discard, out); _ = cmd.Wait() })
 	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatalf("baseline %s: %v", kind, err)
-	}
+	require.NoErrorf(t, err, "baseline %s", kind)
 	return &server{name: kind, target: strings.TrimSpace(line), pid: cmd.Process.Pid}
 }
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/test/harness"
 )
@@ -56,9 +58,8 @@ func TestWallClockStepped(t *testing.T) {
 					m.mayDenyValid.Store(want == http.StatusUnauthorized)
 					m.resetCounts()
 					harness.Pause(t.Context(), withinStaleness)
-					if share := m.share(want); share < 0.9 {
-						t.Errorf("%.1f %% of valid tokens were answered with %d, want 90 %%", 100*share, want)
-					}
+					share := m.share(want)
+					assert.GreaterOrEqualf(t, share, 0.9, "%.1f %% of valid tokens were answered with %d, want 90 %%", 100*share, want)
 					m.mayDenyValid.Store(true)
 					for _, clock := range c.clocks {
 						clock.Step(0)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/test/harness"
 )
@@ -248,9 +250,7 @@ func repeat(t *testing.T, every time.Duration, do func()) (stop func()) {
 
 func must(t *testing.T, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // TestFaults injects every fault in turn, on one installation for each mode and
@@ -305,9 +305,7 @@ func (f fault) run(t *testing.T, r *harness.Rig, lookup, allow bool) {
 	if f.name == "postgres sessions terminated" {
 		slack = 0 // promised in docs/operations.md
 	}
-	if passed < want-slack {
-		t.Errorf("%.1f %% of valid tokens were allowed during the fault, want %.0f %%", 100*passed, 100*want)
-	}
+	assert.GreaterOrEqualf(t, passed, want-slack, "%.1f %% of valid tokens were allowed during the fault, want %.0f %%", 100*passed, 100*want)
 	heal()
 	took := m.awaitRecovery(5 * time.Second)
 	m.checkDurable()

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+
 	"jwtbouncer/test/harness"
 )
 
@@ -23,9 +25,8 @@ func TestPgBouncer(t *testing.T) {
 			m := startMonitor(t, r, false)
 			m.resetCounts()
 			harness.Pause(t.Context(), withinStaleness)
-			if p := m.allowedShare(); p < 0.99 {
-				t.Errorf("%.1f %% of valid tokens were allowed, want 99 %%", 100*p)
-			}
+			p := m.allowedShare()
+			assert.GreaterOrEqualf(t, p, 0.99, "%.1f %% of valid tokens were allowed, want 99 %%", 100*p)
 			for range 3 {
 				pg.Terminate(t)
 				harness.Pause(t.Context(), 300*time.Millisecond)

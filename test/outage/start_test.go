@@ -3,7 +3,6 @@ package outage
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -13,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite" // the driver
 
 	"jwtbouncer/authz/authztest"
@@ -52,17 +53,13 @@ func TestColdStart(t *testing.T) {
 			t.Helper()
 			for range 20 {
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-				if a := c.Check(ctx, r.Token(nil)); a.Err != nil || a.Status != want {
-					t.Fatalf("a valid token without the dependency: %+v, want status %d", a, want)
-				}
+				a := c.Check(ctx, r.Token(nil))
+				require.NoErrorf(t, a.Err, "a valid token without the dependency: %+v, want status %d", a, want)
+				require.Equalf(t, want, a.Status, "a valid token without the dependency: %+v, want status %d", a, want)
 				cancel()
 			}
-			if err := r.Bouncer.Ready(t.Context()); err == nil {
-				t.Error("ready although no token can be allowed")
-			}
-			if err := r.Bouncer.Live(t.Context()); err != nil {
-				t.Errorf("not alive: %v", err)
-			}
+			assert.Error(t, r.Bouncer.Ready(t.Context()), "ready although no token can be allowed")
+			assert.NoError(t, r.Bouncer.Live(t.Context()), "not alive")
 		}
 		t.Run("without Postgres", func(t *testing.T) {
 			t.Parallel()
@@ -129,14 +126,12 @@ func TestKeySetFaults(t *testing.T) {
 			// An unknown kid makes the sidecar fetch keys, in vain.
 			unknown := r.Issuer.Mint(nil, authztest.With(authztest.NewKey("ES256")))
 			for range 50 {
-				if a, ok := m.check(t.Context(), unknown); ok && a.Status == http.StatusOK {
-					t.Fatal("a token with an unknown key was allowed")
-				}
+				a, ok := m.check(t.Context(), unknown)
+				require.False(t, ok && a.Status == http.StatusOK, "a token with an unknown key was allowed")
 				harness.Pause(t.Context(), 10*time.Millisecond)
 			}
-			if p := m.allowedShare(); p < 0.99 {
-				t.Errorf("%.1f %% of valid tokens were allowed, want 99 %%", 100*p)
-			}
+			p := m.allowedShare()
+			assert.GreaterOrEqualf(t, p, 0.99, "%.1f %% of valid tokens were allowed, want 99 %%", 100*p)
 			r.Issuer.FailJWKS(nil)
 			m.awaitRecovery(5 * time.Second)
 			m.checkDurable()
@@ -157,15 +152,12 @@ func TestSIGKILL(t *testing.T) {
 			revoked := r.Token(nil)
 			r.Revoke(t, map[string]any{"jti": harness.Claim(revoked, "jti")})
 			r.Bouncer.Kill()
-			if reply := r.Front.Bearer(t, r.Token(nil)); reply.Status == http.StatusOK {
-				t.Error("allowed without a sidecar")
-			}
+			assert.NotEqual(t, http.StatusOK, r.Front.Bearer(t, r.Token(nil)).Status, "allowed without a sidecar")
 			r.Bouncer.Start(t)
 			c := harness.NewChecker(t, r.Bouncer.GRPC)
 			awaitAllowed(t, c, r.Issuer, 5*time.Second)
-			if a := c.Check(t.Context(), revoked); a.Status != http.StatusUnauthorized {
-				t.Errorf("a token revoked before the kill: %+v", a)
-			}
+			a := c.Check(t.Context(), revoked)
+			assert.Equalf(t, http.StatusUnauthorized, a.Status, "a token revoked before the kill: %+v", a)
 			r.Front.AwaitStatus(t, r.Token(nil), http.StatusOK, 5*time.Second)
 		})
 	}
@@ -210,8 +202,8 @@ func TestSQLiteFaults(t *testing.T) {
 		limited, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		rec, err := r.TryRevoke(limited, map[string]any{"jti": "nowhere to put it"})
-		if err == nil && rec.Status/100 == 2 {
-			t.Errorf("a revocation was acknowledged on a full disk: %d %s", rec.Status, rec.Body)
+		if err == nil {
+			assert.NotEqualf(t, 2, rec.Status/100, "a revocation was acknowledged on a full disk: %d %s", rec.Status, rec.Body)
 		}
 		r.Bouncer.LimitFileSize(t, "unlimited")
 		m.awaitRecovery(5 * time.Second)
@@ -233,9 +225,8 @@ func TestSQLiteFaults(t *testing.T) {
 		must(t, err)
 		m.resetCounts()
 		harness.Pause(t.Context(), withinStaleness)
-		if p := m.allowedShare(); p < 0.99 {
-			t.Errorf("%.1f %% of valid tokens were allowed while another process held the write lock, want 99 %%", 100*p)
-		}
+		p := m.allowedShare()
+		assert.GreaterOrEqualf(t, p, 0.99, "%.1f %% of valid tokens were allowed while another process held the write lock, want 99 %%", 100*p)
 		_, err = conn.ExecContext(t.Context(), "rollback")
 		must(t, err)
 		m.awaitRecovery(5 * time.Second)
@@ -257,26 +248,22 @@ func TestSQLiteFaults(t *testing.T) {
 			must(t, err)
 			must(t, db.Close())
 			for _, suffix := range []string{"", "-wal", "-shm"} {
-				if err := os.Remove(r.SQLite + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					t.Fatal(err)
+				err := os.Remove(r.SQLite + suffix)
+				if err != nil {
+					require.ErrorIs(t, err, fs.ErrNotExist)
 				}
 			}
 			own := owner.Sys().(*syscall.Stat_t)
 			must(t, os.Chown(backup, int(own.Uid), int(own.Gid)))
 			must(t, os.Rename(backup, r.SQLite))
-			if out := harness.Run(t, "", "--config", r.Bouncer.Config, "migrate", "--bump-epoch"); out.Code != 0 {
-				t.Fatal(out)
-			}
+			out := harness.Run(t, "", "--config", r.Bouncer.Config, "migrate", "--bump-epoch")
+			require.Zerof(t, out.Code, "%v", out)
 			after := r.Token(nil)
-			if out := harness.Run(t, "", "--config", r.Bouncer.Config, "revoke", "--jti", harness.Claim(after, "jti"), "--wait", "enforced"); out.Code != 0 {
-				t.Fatal(out)
-			}
-			if a, ok := m.check(t.Context(), after); ok && a.Status == http.StatusOK {
-				t.Errorf("revoke reports the revocation as enforced, but the token is allowed: %+v", a)
-			}
-			if err := r.Bouncer.Ready(t.Context()); err == nil {
-				t.Error("ready on a file that has been replaced")
-			}
+			out = harness.Run(t, "", "--config", r.Bouncer.Config, "revoke", "--jti", harness.Claim(after, "jti"), "--wait", "enforced")
+			require.Zerof(t, out.Code, "%v", out)
+			a, ok := m.check(t.Context(), after)
+			assert.Falsef(t, ok && a.Status == http.StatusOK, "revoke reports the revocation as enforced, but the token is allowed: %+v", a)
+			assert.Error(t, r.Bouncer.Ready(t.Context()), "ready on a file that has been replaced")
 			m.end()
 			r.Bouncer.Stop(syscall.SIGTERM, 12*time.Second)
 			r.Bouncer.Start(t)
@@ -299,16 +286,14 @@ func TestSQLiteFaults(t *testing.T) {
 		harness.Eventually(t, 20*time.Second, "the sidecar is alive", r.Bouncer.Live)
 		c := harness.NewChecker(t, r.Bouncer.GRPC)
 		for range 20 {
-			if a := c.Check(t.Context(), r.Token(nil)); a.Err != nil || a.Status != http.StatusServiceUnavailable {
-				t.Fatalf("%+v, want status 503", a)
-			}
+			a := c.Check(t.Context(), r.Token(nil))
+			require.NoErrorf(t, a.Err, "%+v, want status 503", a)
+			require.Equalf(t, http.StatusServiceUnavailable, a.Status, "%+v, want status 503", a)
 		}
-		if err := r.Bouncer.Ready(t.Context()); err == nil {
-			t.Error("ready with a corrupt database")
-		}
-		if log := r.Bouncer.Log(); !strings.Contains(log, path) || !strings.Contains(log, "damaged") {
-			t.Errorf("the log does not name the file and its fault:\n%s", log)
-		}
+		assert.Error(t, r.Bouncer.Ready(t.Context()), "ready with a corrupt database")
+		log := r.Bouncer.Log()
+		assert.Contains(t, log, path, "the log does not name the file and its fault")
+		assert.Contains(t, log, "damaged", "the log does not name the file and its fault")
 	})
 	t.Run("corrupted while running", func(t *testing.T) {
 		t.Parallel()
@@ -333,14 +318,12 @@ func TestSQLiteFaults(t *testing.T) {
 				}
 			}
 			for start := time.Now(); time.Since(start) < maxStaleness+time.Second; {
-				if a := c.Check(t.Context(), revoked); a.Err != nil || a.Status == http.StatusOK {
-					t.Fatalf("lookup %t: a revoked token on a corrupt file: %+v", lookup, a)
-				}
+				a := c.Check(t.Context(), revoked)
+				require.NoErrorf(t, a.Err, "lookup %t: a revoked token on a corrupt file: %+v", lookup, a)
+				require.NotEqualf(t, http.StatusOK, a.Status, "lookup %t: a revoked token on a corrupt file: %+v", lookup, a)
 				harness.Pause(t.Context(), 20*time.Millisecond)
 			}
-			if err := r.Bouncer.Live(t.Context()); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, r.Bouncer.Live(t.Context()))
 		}
 	})
 }

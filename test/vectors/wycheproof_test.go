@@ -48,9 +48,7 @@ func TestWycheproof(t *testing.T) {
 		dir = filepath.Join("..", "..", "..", "shared", "wycheproof")
 	}
 	if _, err := os.Stat(dir); err != nil {
-		if named {
-			t.Fatalf("no Wycheproof vectors in JWT_BOUNCER_WYCHEPROOF: %v", err)
-		}
+		require.Falsef(t, named, "no Wycheproof vectors in JWT_BOUNCER_WYCHEPROOF: %v", err)
 		t.Skipf("no Wycheproof vectors: %v; set JWT_BOUNCER_WYCHEPROOF to the directory of json_web_*_test.json to run them", err)
 	}
 	// The number of cases of each outcome, so that a suite that has lost cases
