@@ -31,3 +31,12 @@ func TestReplicaTierContract(t *testing.T) {
 		}}
 	})
 }
+
+func TestTokenCacheContract(t *testing.T) {
+	t.Parallel()
+	authztest.TestTokenCache(t, func(t *testing.T) authz.TokenCache {
+		c := NewTokenCache(DefaultTokenCacheConfig(), nil)
+		t.Cleanup(c.Close)
+		return c
+	})
+}
