@@ -8,17 +8,17 @@ import (
 
 // RevocationConfig is the stanza "revocation".
 type RevocationConfig struct {
-	Replica             bool          `yaml:"replica" doc:"Hold every live revocation in memory, so that a check needs no network; off: look up in Redis, then in the store, and fill Redis."`
-	MaxStaleness        time.Duration `yaml:"max_staleness" doc:"No token is allowed on knowledge older than this; the bound of the guarantee. A smaller value set in the store wins."`
-	SyncInterval        time.Duration `yaml:"sync_interval" doc:"Mean time between two looks at the store's changes, spread by a quarter either way; at most half of max_staleness."`
-	SyncTimeout         time.Duration `yaml:"sync_timeout" doc:"A sync that hears nothing from the store for so long is given up; a first load gets ten times as long to begin with."`
-	CatchUpWait         time.Duration `yaml:"catch_up_wait" doc:"How long a check may wait for one shared sync when the replica is not fresh; 0: not at all."`
-	MaxTokenTTL         time.Duration `yaml:"max_token_ttl" doc:"Tokens that live longer than this (exp - iat) are refused, because their revocation could expire before them."`
-	OnRevocationUnknown string        `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What happens to a valid token when nothing can prove that it is not revoked: deny answers 503. Routes may differ."`
-	SweepInterval       time.Duration `yaml:"sweep_interval" doc:"Every entry is looked at once in so long to see whether it expired more than five minutes ago and can be dropped."`
+	Replica             bool          `yaml:"replica" doc:"Whether to hold every live revocation in memory, so that a check needs no network. off: every check asks Redis, then the store."`
+	MaxStaleness        time.Duration `yaml:"max_staleness" doc:"Maximum age of the knowledge on which a token is allowed; the bound of the guarantee. A smaller value in the store wins."`
+	SyncInterval        time.Duration `yaml:"sync_interval" doc:"Mean time between two syncs with the store, ± 25 %; at most half of max_staleness."`
+	SyncTimeout         time.Duration `yaml:"sync_timeout" doc:"Time without data from the store after which a sync is given up. A full load gets at least ten times as long."`
+	CatchUpWait         time.Duration `yaml:"catch_up_wait" doc:"Maximum time that a check waits for a shared sync when the replica is not fresh; 0 means not at all."`
+	MaxTokenTTL         time.Duration `yaml:"max_token_ttl" doc:"Maximum lifetime (exp - iat) of a token. Longer ones are refused, because their revocation could expire first."`
+	OnRevocationUnknown string        `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What to do with a valid token when nothing can prove that it is not revoked; deny answers 503. Routes can override it."`
+	SweepInterval       time.Duration `yaml:"sweep_interval" doc:"Time in which every entry is examined once; those that expired more than five minutes ago are dropped."`
 }
 
-// DefaultRevocationConfig returns the stanza as it is when nothing is written.
+// DefaultRevocationConfig returns the defaults.
 func DefaultRevocationConfig() RevocationConfig {
 	return RevocationConfig{
 		Replica:             true,
@@ -36,20 +36,20 @@ func DefaultRevocationConfig() RevocationConfig {
 func (c *RevocationConfig) Validate(report authz.Report) {
 	within := func(path string, d, low, high time.Duration) bool {
 		if d < low || d > high {
-			report(path, "%s is not between %s and %s", d, low, high)
+			report(path, "must be between %s and %s, is %s", low, high, d)
 			return false
 		}
 		return true
 	}
 	stale := within("max_staleness", c.MaxStaleness, 100*time.Millisecond, time.Hour)
 	if within("sync_interval", c.SyncInterval, 10*time.Millisecond, time.Hour) && stale && c.SyncInterval > c.MaxStaleness/2 {
-		report("sync_interval", "%s is more than half of max_staleness (%s): one late sync would make every check fail", c.SyncInterval, c.MaxStaleness)
+		report("sync_interval", "must be at most half of max_staleness (%s), or one late sync would make every check fail; is %s", c.MaxStaleness, c.SyncInterval)
 	}
 	within("sync_timeout", c.SyncTimeout, 10*time.Millisecond, time.Minute)
 	within("catch_up_wait", c.CatchUpWait, 0, time.Minute)
 	within("max_token_ttl", c.MaxTokenTTL, time.Second, 10*365*24*time.Hour)
 	within("sweep_interval", c.SweepInterval, time.Second, 24*time.Hour)
 	if c.OnRevocationUnknown != "deny" && c.OnRevocationUnknown != "allow" {
-		report("on_revocation_unknown", "%q is neither deny nor allow", c.OnRevocationUnknown)
+		report("on_revocation_unknown", "must be deny or allow, is %q", c.OnRevocationUnknown)
 	}
 }
