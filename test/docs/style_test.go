@@ -21,7 +21,7 @@ import (
 // retired are names that the product no longer uses, and the names that replace
 // them.
 var retired = []struct{ pattern, use string }{
-	{`(?i)roll[ _-]?call`, "freshness epoch"},
+	{`(?i)roll[ _-]?call([^}]|$)`, "freshness epoch"}, // {rollcall} is a part of Redis keys, which stay
 	{`callRolls`, "runEpochs"},
 	{`(?i)announcer`, "publisher"},
 	{`newsItem`, "pendingEntry"},
