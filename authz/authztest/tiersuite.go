@@ -14,13 +14,13 @@ import (
 // TierSubject is a tier under test.
 type TierSubject struct {
 	Tier authz.Tier
-	// Revoke makes revocations known. When it returns, the tier has to see them.
+	// Revoke stores or publishes revocations. When it returns, the tier must see them.
 	Revoke func(ctx context.Context, revocations ...authz.Revocation) error
-	// Authority: of a token that is not revoked the tier knows so. A cache may
-	// answer Unknown instead.
+	// Authority: the tier answers NotRevoked for a token that is not revoked. Without
+	// it, as for a cache, Unknown is good, too.
 	Authority bool
-	// Lossy: the tier may hold less than a not_before says, as a cache does
-	// that knows only whole tokens, and answer Unknown.
+	// Lossy: the tier may answer Unknown for a revoked token, as a cache does that
+	// knows only single tokens.
 	Lossy bool
 }
 
@@ -30,7 +30,7 @@ func TestTier(t *testing.T, open func(t *testing.T) TierSubject) {
 	runCases(t, open(t), TierCases())
 }
 
-// TierCases are the clauses TestTier runs.
+// TierCases are the cases that TestTier runs.
 func TierCases() []Case[TierSubject] {
 	return []Case[TierSubject]{
 		{"has a name", tierName},
@@ -47,7 +47,7 @@ func TierCases() []Case[TierSubject] {
 	}
 }
 
-// token describes the token a case asks about.
+// token describes a token that a case asks about.
 type token struct {
 	iss, jti, sub, sid, kid, raw string
 	iat                          int64
@@ -60,7 +60,7 @@ func (k token) query() *authz.Query {
 	return &q
 }
 
-// with returns a token that a revocation of the kind and value names.
+// with returns a token that a revocation of the kind and value matches.
 func (k token) with(kind authz.Kind, value string) token {
 	switch kind {
 	case authz.KindJTI:
@@ -77,12 +77,12 @@ func (k token) with(kind authz.Kind, value string) token {
 	return k
 }
 
-// expect asks about the token.
+// expect compares the verdict about the token with want.
 func (s TierSubject) expect(ctx context.Context, k token, want authz.Verdict) error {
 	v, err := s.Tier.Lookup(ctx, k.query())
 	switch {
 	case err != nil && v != authz.Unknown:
-		return fmt.Errorf("a verdict, %s, together with an error: %w", v, err)
+		return fmt.Errorf("the verdict %s together with an error: %w", v, err)
 	case err != nil:
 		return err
 	case v == want:
@@ -136,7 +136,7 @@ func tierKinds(ctx context.Context, s TierSubject) error {
 			if other == kind || other == authz.KindIss {
 				continue
 			}
-			// The same text as another property of the token.
+			// The same text in another claim.
 			if err := s.expect(ctx, someone(iss).with(other, "hit"), authz.NotRevoked); err != nil {
 				bad.addf("%s, asked as %s: %w", kind, other, err)
 			}
@@ -145,7 +145,7 @@ func tierKinds(ctx context.Context, s TierSubject) error {
 	return bad.err()
 }
 
-// tierLevels revokes with every pair of not_before levels, in both orders.
+// tierLevels revokes with every pair of not_before values, in both orders.
 func tierLevels(ctx context.Context, s TierSubject) error {
 	var bad collect
 	base := time.Now().Unix() - 3600
@@ -206,7 +206,7 @@ func tierIssuers(ctx context.Context, s TierSubject) error {
 			bad.addf("%s, another issuer: %w", kind, err)
 		}
 	}
-	// Where one name ends and the next begins must not matter.
+	// The boundary between two names must count.
 	if err := s.Revoke(ctx, of(authz.KindJTI, a, "b:c")); err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func tierSameSecond(ctx context.Context, s TierSubject) error {
 	}{
 		{0, authz.Revoked}, // no iat: it may be of any age
 		{second - 1, authz.Revoked},
-		{second, authz.Revoked}, // issued in the same second, before or after: nobody can tell
+		{second, authz.Revoked}, // issued in the same second, perhaps before not_before
 		{second + 1, authz.NotRevoked},
 	} {
 		k := someone(iss).with(authz.KindSub, "alice")
@@ -242,7 +242,7 @@ func tierSameSecond(ctx context.Context, s TierSubject) error {
 			bad.addf("iat %d, not_before %d.3: %w", c.iat, second, err)
 		}
 	}
-	// Exactly on the second: a token of that second was issued at it or later.
+	// With a not_before on the second, tokens of that second were issued at it or later.
 	r = of(authz.KindSub, iss, "bob")
 	r.NotBefore = time.Unix(second, 0)
 	if err := s.Revoke(ctx, r); err != nil {
@@ -309,7 +309,7 @@ func tierExpiry(ctx context.Context, s TierSubject) error {
 	for {
 		err := s.expect(ctx, someone(iss).with(authz.KindJTI, "short"), authz.Revoked)
 		if !time.Now().Before(r.ExpiresAt) {
-			break // asked too late to count
+			break // too late to count
 		}
 		if err != nil {
 			return fmt.Errorf("%s before it expires: %w", time.Until(r.ExpiresAt), err)
@@ -321,7 +321,7 @@ func tierExpiry(ctx context.Context, s TierSubject) error {
 		}
 	}
 	if err := s.expect(ctx, someone(iss).with(authz.KindJTI, "long"), authz.Revoked); err != nil {
-		return fmt.Errorf("one whose expiry was moved later: %w", err)
+		return fmt.Errorf("a revocation whose expiry was extended: %w", err)
 	}
 	return nil
 }
@@ -353,7 +353,7 @@ func tierCanceled(ctx context.Context, s TierSubject) error {
 	if v == authz.NotRevoked || err != nil && v != authz.Unknown {
 		return fmt.Errorf("%s, error %w", v, err)
 	}
-	// Where there is a deadline, there is an answer by then.
+	// There is an answer by the deadline.
 	soon, cancel := context.WithTimeout(ctx, time.Millisecond)
 	defer cancel()
 	done := make(chan struct{})
