@@ -70,63 +70,72 @@ func metrics(t testing.TB) map[string]metric {
 	return m
 }
 
-// declaredMetrics finds calls of the form
-// prometheus.NewX(prometheus.XOpts{Name: …, Help: …}, labels).
+// declaredMetrics finds the calls of the product's source that declare a metric.
 func declaredMetrics() (map[string]metric, error) {
 	found := map[string]metric{}
-	for _, root := range []string{"authz", "cache", "envoy", "store"} {
-		err := filepath.WalkDir(filepath.Join("..", root), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-			if err != nil {
-				return err
-			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok || len(call.Args) == 0 {
-					return true
-				}
-				fun, ok := call.Fun.(*ast.SelectorExpr)
-				opts, isOpts := call.Args[0].(*ast.CompositeLit)
-				if !ok || !isOpts || !strings.HasPrefix(fun.Sel.Name, "New") {
-					return true
-				}
-				kind := strings.ToLower(strings.TrimPrefix(strings.TrimSuffix(strings.TrimSuffix(fun.Sel.Name, "Vec"), "Func"), "New"))
-				m := metric{Type: kind}
-				for _, e := range opts.Elts {
-					kv, ok := e.(*ast.KeyValueExpr)
-					if !ok {
-						continue
-					}
-					switch fmt.Sprint(kv.Key) {
-					case "Name":
-						m.Name = text(kv.Value)
-					case "Help":
-						m.Help = text(kv.Value)
-					}
-				}
-				if m.Name == "" {
-					return true
-				}
-				if strings.HasSuffix(fun.Sel.Name, "Vec") {
-					if labels, ok := call.Args[1].(*ast.CompositeLit); ok {
-						for _, l := range labels.Elts {
-							m.Labels = append(m.Labels, text(l))
-						}
-					}
-				}
-				found[m.Name] = m
-				return true
-			})
-			return nil
-		})
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil, err
+			return err
+		}
+		if d.IsDir() {
+			name := d.Name()
+			if path != ".." && (strings.HasPrefix(name, ".") || name == "testdata" || path == filepath.Join("..", "test") || path == filepath.Join("..", "k8s")) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if m, ok := declaredMetric(call); ok {
+					found[m.Name] = m
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	return found, err
+}
+
+// declaredMetric reads a call of the form
+// prometheus.NewX(prometheus.XOpts{Name: …, Help: …}, labels).
+func declaredMetric(call *ast.CallExpr) (m metric, ok bool) {
+	fun, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || len(call.Args) == 0 || fmt.Sprint(fun.X) != "prometheus" || !strings.HasPrefix(fun.Sel.Name, "New") {
+		return metric{}, false
+	}
+	opts, ok := call.Args[0].(*ast.CompositeLit)
+	if !ok {
+		return metric{}, false
+	}
+	m.Type = strings.ToLower(strings.TrimPrefix(strings.TrimSuffix(strings.TrimSuffix(fun.Sel.Name, "Vec"), "Func"), "New"))
+	for _, e := range opts.Elts {
+		kv, ok := e.(*ast.KeyValueExpr)
+		if !ok {
+			continue
+		}
+		switch fmt.Sprint(kv.Key) {
+		case "Name":
+			m.Name = text(kv.Value)
+		case "Help":
+			m.Help = text(kv.Value)
 		}
 	}
-	return found, nil
+	if strings.HasSuffix(fun.Sel.Name, "Vec") && len(call.Args) > 1 {
+		if labels, ok := call.Args[1].(*ast.CompositeLit); ok {
+			for _, l := range labels.Elts {
+				m.Labels = append(m.Labels, text(l))
+			}
+		}
+	}
+	return m, m.Name != ""
 }
 
 func text(e ast.Expr) string {
