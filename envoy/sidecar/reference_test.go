@@ -52,7 +52,7 @@ func TestDocumentsAreCurrent(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
 		}
 		got, err := os.ReadFile(path)
-		if assert.NoErrorf(t, err, "docs/%s is stale; run UPDATE=1 go test./envoy/sidecar", name) {
+		if assert.NoErrorf(t, err, "docs/%s is stale; run UPDATE=1 go test ./envoy/sidecar", name) {
 			assert.Equalf(t, want, string(got), "docs/%s is stale (%v); run UPDATE=1 go test ./envoy/sidecar", name, err)
 		}
 	}
