@@ -142,7 +142,7 @@ func TestRotatedTokens(t *testing.T) {
 // and the migration uses the user's database.
 func TestOwnServers(t *testing.T) {
 	t.Parallel()
-	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# for servers of one's own, added to my/kustomization.yaml"), nil)
+	objects, err := own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# for your own servers, added to my/kustomization.yaml"), nil)
 	require.NoError(t, err)
 	assert.NoError(t, check(objects))
 	for _, o := range objects {
