@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs once, when the database is made. The sidecar's login may call a few
-# functions (roles authz_sidecar and authz_revoker, which the migration fills
-# with rights) and read no table but the revocations.
+# Runs once, when the database is created. The migration grants the rights to the
+# roles authz_sidecar and authz_revoker. With them, the sidecar's login may
+# execute a few functions, read the revocations and add to them.
 set -eu
 psql -v ON_ERROR_STOP=1 -v password="$SIDECAR_PASSWORD" --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'SQL'
 create role authz_sidecar nologin;
