@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# A static binary on an empty image: no shell, no package manager, no root.
-# All architectures are cross-compiled:
+# A static binary in an empty image, which has no shell, no package manager and no
+# root user. All architectures are cross-compiled:
 #   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=0.1.0 -t jwt-bouncer:0.1.0 .
 # VERSION appears in `jwt-bouncer version`, in the log and in the metric
 # jwt_bouncer_build_info.
@@ -13,11 +13,11 @@ ARG TARGETOS TARGETARCH VERSION=dev
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/jwt-bouncer .
-# The two writable directories: for the embedded store and for the Unix socket.
+# The two writable directories, for the embedded store and for the Unix socket.
 RUN mkdir -p /out/var/lib/jwt-bouncer /out/run/jwt-bouncer
 
 # The demo's issuer and upstream for docker-compose.yml, built with --target demo.
-# The product's image contains nothing of them.
+# They are not part of the product's image.
 FROM build AS build-demo
 ARG TARGETOS TARGETARCH
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
@@ -32,7 +32,7 @@ FROM scratch
 LABEL org.opencontainers.image.title="jwt-bouncer" \
       org.opencontainers.image.description="Envoy external authorization that makes revoked JWTs stop working" \
       org.opencontainers.image.licenses="Apache-2.0"
-# For https URLs of issuers, and for TLS to Postgres and Redis.
+# Certificate authorities for https URLs of issuers, and for TLS to Postgres and Redis.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build --chown=65532:65532 /out/var/lib/jwt-bouncer /var/lib/jwt-bouncer
 COPY --from=build --chown=65532:65532 /out/run/jwt-bouncer /run/jwt-bouncer

@@ -1,22 +1,22 @@
-# jwt-bouncer. `make` alone lists what there is.
+# jwt-bouncer. `make` alone lists the targets.
 SHELL   := /bin/sh
 GO      ?= go
 TOOLS   := .tools
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export GOTOOLCHAIN := local
 
-# Linters run at one version everywhere; both are built from source by Go itself.
+# Both tools are pinned to one version and built from source by Go.
 GOLANGCI_LINT := v2.15.0
 GOVULNCHECK   := v1.9.0
 
-# Go modules of this repository; k8s has its own so that Kubernetes' types stay
-# out of the product's dependencies.
+# The Go modules of this repository. k8s has its own, so that Kubernetes' types
+# stay out of the product's dependencies.
 MODULES := . $(dir $(wildcard k8s/go.mod))
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
@@ -25,39 +25,39 @@ tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL, pgbouncer
 	@scripts/pgbouncer.sh
 
 .PHONY: build
-build: ## the binary, bin/jwt-bouncer
+build: ## build bin/jwt-bouncer
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
 
 .PHONY: build-demo
-build-demo: ## the demo program, bin/demo
+build-demo: ## build the demo program, bin/demo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./test/demo
 
 .PHONY: demo
-demo: build build-demo ## watch a token being revoked: issuer, upstream, sidecar, real Envoy (KEEP=1: leave it running)
+demo: build build-demo ## show a token being revoked, with an issuer, an upstream, the sidecar and a real Envoy (KEEP=1 leaves it running)
 	@scripts/servers.sh
 	bin/demo --binary bin/jwt-bouncer --envoy $(TOOLS)/envoy/_bin/envoy $(if $(KEEP),--keep)
 
 .PHONY: run
-run: build ## serve with CONFIG=FILE
+run: build ## run the sidecar with CONFIG=FILE
 	bin/jwt-bouncer $(if $(CONFIG),--config $(CONFIG)) serve
 
 .PHONY: check
-check: fmt vet lint test ## everything that must be green before a change lands
+check: fmt vet lint test ## run everything that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## fail if a file is not gofmt'ed
 	@files=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); [ -z "$$files" ] || { echo "not gofmt'ed:"; echo "$$files"; exit 1; }
 
 .PHONY: vet
-vet: ## go vet
+vet: ## run go vet
 	@for m in $(MODULES); do echo "go vet $$m"; (cd $$m && $(GO) vet ./...) || exit 1; done
 
 .PHONY: lint
-lint: $(TOOLS)/.golangci-lint-$(GOLANGCI_LINT) ## golangci-lint, import rules included
+lint: $(TOOLS)/.golangci-lint-$(GOLANGCI_LINT) ## run golangci-lint, which includes the import rules
 	$(TOOLS)/golangci-lint run ./...
 
 .PHONY: vuln
-vuln: $(TOOLS)/.govulncheck-$(GOVULNCHECK) ## known vulnerabilities in what is really called (needs the network)
+vuln: $(TOOLS)/.govulncheck-$(GOVULNCHECK) ## report known vulnerabilities in the code that is called (needs the network)
 	$(TOOLS)/govulncheck ./...
 
 $(TOOLS)/.golangci-lint-$(GOLANGCI_LINT):
@@ -71,40 +71,40 @@ $(TOOLS)/.govulncheck-$(GOVULNCHECK):
 	@rm -f $(TOOLS)/.govulncheck-* && touch $@
 
 .PHONY: test
-test: tools ## every test, with the race detector, on real servers
-	@# Under the race detector the simulator tries fewer schedules; here all 20,000.
+test: tools ## run every test, with the race detector, on real servers
+	@# With the race detector the simulator runs fewer schedules; this runs all 20,000.
 	$(GO) test -count=1 -timeout 20m -run '^TestSimulatedProduct' ./cache
-	@# The outages come last and alone: they judge what a machine under load cannot keep.
+	@# The outage tests run last and alone, because a machine under load misses their deadlines.
 	@failed=; for m in $(MODULES); do echo "go test -race $$m"; (cd $$m && $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /test/outage)) || failed=1; done; \
 		echo "go test -race ./test/outage"; $(GO) test -race -timeout 20m ./test/outage || failed=1; [ -z "$$failed" ]
 
-# Both are outside `make test` for what they need: a browser, and Node.js.
+# `make test` does not include these two, because they need a browser and Node.js.
 .PHONY: screenshots
-screenshots: tools ## the operator's page tested in Chromium, pictures into docs/images
+screenshots: tools ## test the operator's page in Chromium and write its pictures to docs/images
 	cd test/browser && $(GO) test -mod=mod . -args -images $(abspath docs/images)
 
 .PHONY: test-idp
-test-idp: tools ## logout at a real OpenID Provider, denied at a real Envoy (needs Node.js)
+test-idp: tools ## test that a logout at a real OpenID Provider is enforced at a real Envoy (needs Node.js)
 	cd test/idp && npm ci --no-audit --no-fund
 	$(GO) vet -tags idp ./test/idp
 	$(GO) test -tags idp ./test/idp
 
 .PHONY: test-fast
-test-fast: ## the product's tests that start no server, without the race detector: under two minutes
+test-fast: ## run the tests that start no server, without the race detector, in under two minutes
 	$(GO) test -short ./...
 
 .PHONY: bench
-bench: ## Go benchmarks with allocations
+bench: ## run the Go benchmarks and report allocations
 	$(GO) test -run '^$$' -bench . -benchmem $$($(GO) list ./... | grep -v /test/load)
 
 .PHONY: bench-load
-bench-load: tools ## the product and its baselines side by side, into docs/performance.md (LOAD: flags, such as -load.only=hot)
+bench-load: tools ## measure the product beside its baselines and write docs/performance.md (LOAD=flags, such as -load.only=hot)
 	$(GO) test ./test/load -run '^$$' -bench Report -benchtime 1x -timeout 2h -v -load.report $(CURDIR)/docs/performance.md $(LOAD)
 
-# One fuzz target at a time, for FUZZTIME each.
+# Go runs one fuzz target at a time.
 FUZZTIME ?= 10s
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (10s)
+fuzz: ## run every fuzz target for FUZZTIME (10s)
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 		for f in $$(grep -h --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | cut -c6-); do \
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
@@ -114,12 +114,12 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 DURATION ?= 30m
 SEED     ?= 0
 .PHONY: soak
-soak: tools ## random faults and revocations for DURATION (30m), every answer judged; SEED repeats an order
+soak: tools ## cause random faults and revocations for DURATION (30m) and judge every answer (SEED=n repeats an order)
 	$(GO) test -count=1 -v -timeout 0 ./test/outage -run '^TestSoak$$' -args -soak $(DURATION) -soak-seed $(SEED)
 
 RELEASES := linux/amd64 linux/arm64
 .PHONY: release
-release: ## static binaries for amd64 and arm64 with checksums, in dist
+release: ## build static binaries for amd64 and arm64, with checksums, in dist
 	@rm -rf dist && mkdir -p dist
 	@for r in $(RELEASES); do \
 		name=jwt-bouncer_$(VERSION)_$$(echo $$r | tr / _); mkdir dist/$$name; \
@@ -130,5 +130,5 @@ release: ## static binaries for amd64 and arm64 with checksums, in dist
 	@cd dist && sha256sum *.tar.gz >SHA256SUMS
 
 .PHONY: clean
-clean: ## remove what was built; .tools stays
+clean: ## remove build results, but keep .tools
 	rm -rf bin dist coverage.out

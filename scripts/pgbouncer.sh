@@ -1,13 +1,13 @@
 #!/bin/sh
-# Unpacks Debian's pgbouncer into .tools, unless there is one. It is not
-# installed: that would need root, and start a service.
+# Unpacks Debian's pgbouncer into .tools, unless pgbouncer is available. It does not
+# install the package, because that needs root and starts a service.
 set -eu
 cd "$(dirname "$0")/.."
 tools=.tools
 if [ -x "$tools/pgbouncer/usr/sbin/pgbouncer" ] || [ -x /usr/sbin/pgbouncer ] || command -v pgbouncer >/dev/null; then
     exit 0
 fi
-command -v apt-get >/dev/null || { echo "make tools: no pgbouncer and no apt-get here: its test fails in CI and is skipped elsewhere" >&2; exit 0; }
+command -v apt-get >/dev/null || { echo "make tools: neither pgbouncer nor apt-get is available: the pgbouncer test fails in CI and is skipped elsewhere" >&2; exit 0; }
 echo "make tools: fetching pgbouncer for the tests (once)"
 mkdir -p "$tools"
 new=$(mktemp -d "$tools/.new-XXXXXX")
@@ -20,5 +20,5 @@ if $apt update && $apt install --yes --no-install-recommends --download-only pgb
     rm -rf "$tools/pgbouncer"
     mv "$new/root" "$tools/pgbouncer"
 else
-    echo "make tools: pgbouncer could not be fetched: its test fails in CI and is skipped elsewhere" >&2
+    echo "make tools: pgbouncer could not be fetched: the pgbouncer test fails in CI and is skipped elsewhere" >&2
 fi

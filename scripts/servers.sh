@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the servers of test/servers.txt into .tools. It does nothing, and works
-# offline, if the stamp says that exactly this list is installed.
+# Installs the servers of test/servers.txt into .tools. If the stamp says that
+# exactly this list is installed, it does nothing, so it works offline.
 set -eu
 cd "$(dirname "$0")/.."
 
