@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -185,10 +186,38 @@ func TestDockerfile(t *testing.T) {
 			}
 		}
 	}
-	// The build context contains every directory that the binary is built from.
+	// The build context contains every package that the two programs are built from.
 	ignore, err := os.ReadFile("../.dockerignore")
 	require.NoError(t, err)
-	for _, dir := range []string{"authz", "cache", "envoy", "store", "test/demo", "main.go", "go.mod", "go.sum"} {
-		assert.Containsf(t, string(ignore), "\n!"+dir+"\n", ".dockerignore excludes %s", dir)
+	admitted := func(path string) bool {
+		for line := range strings.Lines(string(ignore)) {
+			if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "!"); ok && (path == dir || strings.HasPrefix(path, dir+"/")) {
+				return true
+			}
+		}
+		return false
 	}
+	for _, path := range append(programPackages(t), "main.go", "go.mod", "go.sum") {
+		assert.Truef(t, admitted(path), ".dockerignore excludes %s", path)
+	}
+	assert.False(t, admitted("k8s"), ".dockerignore admits everything")
+}
+
+// programPackages returns the directories, relative to the module, of the packages
+// that the product and the demo are built from; the product's own is left out.
+func programPackages(t *testing.T) []string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{if .Main}}{{$.ImportPath}}{{end}}{{end}}", ".", "./test/demo")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	var dirs []string
+	for path := range strings.FieldsSeq(string(out)) {
+		if _, dir, ok := strings.Cut(path, "/"); ok {
+			dirs = append(dirs, dir)
+		}
+	}
+	require.Contains(t, dirs, "authz")
+	require.Contains(t, dirs, "test/demo")
+	return dirs
 }
