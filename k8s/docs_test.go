@@ -254,10 +254,10 @@ func TestWorkflows(t *testing.T) {
 	linter, err := actionlint.NewLinter(io.Discard, &actionlint.LinterOptions{})
 	require.NoError(t, err)
 	for _, file := range files {
-		faults, err := linter.LintFile(file, nil)
+		found, err := linter.LintFile(file, nil)
 		require.NoError(t, err)
-		for _, f := range faults {
-			t.Error(f)
+		for _, e := range found {
+			t.Error(e)
 		}
 	}
 	broken, err := linter.Lint("broken.yml", []byte("on: push\njobs: {a: {runs-on: ubuntu-24.04, step: []}}\n"), nil)
