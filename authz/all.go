@@ -8,9 +8,9 @@ import (
 // all is a conjunction of tiers; see All.
 type all []Tier
 
-// All returns a tier in which every one of tiers must prove that the token is
-// not revoked, where a Chain is content with the first proof: for sources that
-// know of different revocations. One that proves the opposite decides.
+// All returns a tier that reports NotRevoked only if every one of tiers does,
+// whereas a Chain stops at the first proof. It is for sources that know of
+// different revocations. Revoked from one of them decides.
 func All(tiers ...Tier) Tier { return all(tiers) }
 
 var _ Tier = all(nil)
@@ -18,21 +18,17 @@ var _ Tier = all(nil)
 // Name implements Tier.
 func (all) Name() string { return "all" }
 
-// Lookup implements Tier. No tiers at all know nothing.
+// Lookup implements Tier. Without tiers, it returns Unknown.
 func (a all) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 	var errs []error
 	proven := len(a) > 0
 	for _, t := range a {
 		v, err := t.Lookup(ctx, q)
-		if v == Revoked && err == nil {
+		if v == Revoked { // even with an error: denying is safe
 			return Revoked, nil
 		}
-		if v != NotRevoked || err != nil {
-			proven = false
-		}
-		if err != nil {
-			errs = append(errs, err)
-		}
+		proven = proven && v == NotRevoked && err == nil
+		errs = append(errs, err)
 	}
 	if proven {
 		return NotRevoked, nil

@@ -400,12 +400,22 @@ func TestAuthorizeRevocation(t *testing.T) {
 	}
 }
 
-// A tier that reports revoked together with an error breaks its contract, and
-// must not help the token.
+// A tier that reports revoked together with an error breaks its contract, which
+// must not help the token, least of all on a route that allows an unknown
+// revocation.
 func TestAuthorizeRevokedWithError(t *testing.T) {
 	t.Parallel()
-	d := scenario{tier: &fakeTier{verdict: authz.Revoked, err: errors.New("half an answer")}}.authorize(t, bearer())
-	require.False(t, d.Allowed(), d.Reason)
+	broken := &fakeTier{verdict: authz.Revoked, err: errors.New("half an answer")}
+	for name, tier := range map[string]authz.Tier{
+		"tier":        broken,
+		"chain":       authz.NewChain(nil, &fakeTier{}, broken, &fakeTier{verdict: authz.NotRevoked}),
+		"conjunction": authz.All(broken, &fakeTier{verdict: authz.NotRevoked}),
+	} {
+		for _, route := range []string{"plain", "allow"} {
+			d := scenario{policy: policyWith(t, route, nil), tier: tier}.authorize(t, bearer())
+			assert.Equal(t, authz.ReasonRevoked, d.Reason, "%s, route %s", name, route)
+		}
+	}
 }
 
 // A context that has ended leaves revocation unknown.

@@ -23,23 +23,26 @@ func NewChain(seen func(tier string, v Verdict, err error, took time.Duration), 
 	return &Chain{tiers: tiers, seen: seen}
 }
 
-// Lookup returns the first proven verdict. Without any, it returns Unknown and
-// the joined errors of the tiers that failed; tiers that were passed by are
-// taught what a later one proved. An empty chain knows nothing.
+// Lookup returns the first proven verdict and hands it to the earlier tiers
+// that are Fillers. Revoked decides even with an error, because denying is
+// safe, but such a verdict is not handed on. Without a verdict, Lookup returns
+// Unknown and the joined errors of the tiers that failed.
 func (c *Chain) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 	var errs []error
 	var fills []fill
 	for i, t := range c.tiers {
 		v, err := c.ask(ctx, t, q)
-		if err == nil && v != Unknown {
+		switch {
+		case err == nil && v != Unknown:
 			for _, f := range fills {
 				f.to.Fill(*q, v, f.mark)
 			}
 			return v, nil
-		}
-		if err != nil {
+		case v == Revoked:
+			return Revoked, nil
+		case err != nil:
 			errs = append(errs, err)
-			continue // a tier that failed is not asked to learn either
+			continue // a tier that failed cannot be filled either
 		}
 		if f, ok := t.(Filler); ok && i < len(c.tiers)-1 {
 			if mark, ok := f.Begin(ctx, q); ok {

@@ -66,8 +66,8 @@ var (
 	errSecond = errors.New("the second tier is broken")
 )
 
-// The first verdict that comes without an error decides. A verdict that comes
-// with an error is no proof, whatever it says.
+// The first proof decides. Revoked decides even with an error, because denying
+// is safe; NotRevoked with an error proves nothing.
 func TestChainLookup(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -107,11 +107,15 @@ func TestChainLookup(t *testing.T) {
 		},
 		"revoked with an error": {
 			tiers: []*fakeTier{{verdict: authz.Revoked, err: errFirst}},
-			want:  authz.Unknown, errs: []error{errFirst}, asked: []int{1},
+			want:  authz.Revoked, asked: []int{1},
 		},
 		"revoked with an error, then not revoked": {
 			tiers: []*fakeTier{{verdict: authz.Revoked, err: errFirst}, {verdict: authz.NotRevoked}},
-			want:  authz.NotRevoked, asked: []int{1, 1},
+			want:  authz.Revoked, asked: []int{1, 0},
+		},
+		"a miss, then revoked with an error": {
+			tiers: []*fakeTier{{}, {verdict: authz.Revoked, err: errFirst}},
+			want:  authz.Revoked, asked: []int{1, 1},
 		},
 		"not revoked with an error": {
 			tiers: []*fakeTier{{verdict: authz.NotRevoked, err: errFirst}},
@@ -140,6 +144,22 @@ func TestChainLookup(t *testing.T) {
 				assert.Equal(t, tt.asked[i], f.lookups, "lookups of tier %d", i)
 			}
 		})
+	}
+}
+
+// In a conjunction, Revoked decides whatever comes with it and before it.
+func TestAllRevokedWithError(t *testing.T) {
+	t.Parallel()
+	for name, tiers := range map[string][]authz.Tier{
+		"alone":                {&fakeTier{verdict: authz.Revoked, err: errFirst}},
+		"before a proof":       {&fakeTier{verdict: authz.Revoked, err: errFirst}, &fakeTier{verdict: authz.NotRevoked}},
+		"after a proof":        {&fakeTier{verdict: authz.NotRevoked}, &fakeTier{verdict: authz.Revoked, err: errFirst}},
+		"after a failure":      {&fakeTier{err: errFirst}, &fakeTier{verdict: authz.Revoked, err: errSecond}},
+		"in a chain inside it": {authz.NewChain(nil, &fakeTier{}, &fakeTier{verdict: authz.Revoked, err: errFirst})},
+	} {
+		v, err := authz.All(tiers...).Lookup(t.Context(), &authz.Query{})
+		assert.NoError(t, err, name)
+		assert.Equal(t, authz.Revoked, v, name)
 	}
 }
 
@@ -186,6 +206,9 @@ func TestChainFill(t *testing.T) {
 		"the later tier fails":            {later: fakeTier{err: errSecond}, begun: 1},
 		"the later tier's verdict comes with an error": {
 			later: fakeTier{verdict: authz.NotRevoked, err: errSecond}, begun: 1,
+		},
+		"the later tier says revoked with an error": {
+			later: fakeTier{verdict: authz.Revoked, err: errSecond}, begun: 1,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

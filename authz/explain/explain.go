@@ -87,7 +87,7 @@ func (e Explainer) findRevoking(ctx context.Context, t *authz.Token, keys []Revo
 		if e.Revocations == nil {
 			break
 		}
-		if v, err := e.Revocations.Lookup(ctx, &q); v == authz.Revoked && err == nil {
+		if v, _ := e.Revocations.Lookup(ctx, &q); v == authz.Revoked {
 			keys[i].Revokes = true
 			names = append(names, k.Kind.String()+" "+authz.QuoteShort(k.Value))
 		}
