@@ -10,8 +10,8 @@ import (
 // enforcement fast and is never part of the proof.
 type Publisher interface {
 	// Publish reports whether all revocations were published before it returned.
-	// Those that were not are retried in the background within the publisher's
-	// own bounds. It must not keep revocations after it returns.
+	// It retries the others in the background within its own bounds. It must not
+	// retain the slice.
 	Publish(ctx context.Context, revocations []Revocation) (published bool)
 }
 
@@ -28,9 +28,9 @@ type Receipt struct {
 	committed time.Duration // Clock.Boot after the commit
 }
 
-// Wait returns nil when EnforcedWithin has passed since the commit, so that no
-// sidecar allows a matching token any more, or an error when ctx ends before. A
-// Receipt that Revoke has not made has nothing to wait for.
+// Wait returns nil when EnforcedWithin has passed since the commit: no sidecar
+// allows a matching token any more. It returns an error when ctx ends earlier.
+// The zero Receipt has nothing to wait for.
 func (r *Receipt) Wait(ctx context.Context) error {
 	if r.clock == nil {
 		return nil
@@ -45,8 +45,8 @@ func (r *Receipt) Wait(ctx context.Context) error {
 	}
 }
 
-// Revoker is the write path: ledger first (from the commit on it is revoked),
-// then the publisher.
+// Revoker is the write path: first the ledger, whose commit revokes, then the
+// publisher.
 type Revoker struct {
 	ledger    Ledger
 	publisher Publisher // nil: sidecars learn by their own sync
@@ -58,18 +58,12 @@ func NewRevoker(l Ledger, p Publisher, clock Clock) *Revoker {
 	return &Revoker{ledger: l, publisher: p, clock: clock}
 }
 
-// Revoke stores the revocations, all or none, and publishes them. An error
-// means that success is not known; see Ledger.Append for which.
+// Revoke stores the revocations, all or none, and publishes them. Errors are
+// those of Ledger.Append.
 //
-// The receipt's bound is the ledger's and speaks for every sidecar: neither
-// this process's own max_staleness nor one read before or after the commit
-// says anything about the others.
+// The receipt's bound is the one that the ledger read in the transaction that
+// committed, because only that one holds for every sidecar.
 func (r *Revoker) Revoke(ctx context.Context, revocations []Revocation) (Receipt, error) {
-	for i := range revocations {
-		if err := revocations[i].Normalize(r.clock.Now()); err != nil {
-			return Receipt{}, fmt.Errorf("revocation %d: %w", i+1, err)
-		}
-	}
 	appended, err := r.ledger.Append(ctx, revocations)
 	if err != nil {
 		return Receipt{}, err

@@ -105,11 +105,14 @@ func TestRevokeFailure(t *testing.T) {
 		require.Empty(t, rec)
 		require.Zero(t, h.said)
 	}
-	b := &book{}
-	_, err := authz.NewRevoker(b, nil, authz.SystemClock{}).Revoke(t.Context(), append(request(), authz.Revocation{Kind: authz.KindSub, Issuer: "i"}))
+	ledger, publisher := &authztest.Memory{}, &slowPublisher{}
+	_, err := authz.NewRevoker(ledger, publisher, authz.SystemClock{}).Revoke(t.Context(), append(request(), authz.Revocation{Kind: authz.KindSub, Issuer: "i"}))
 	require.ErrorIs(t, err, authz.ErrInvalid)
 	require.ErrorContains(t, err, "revocation 2")
-	require.Empty(t, b.stored, "all or none")
+	stored, _, err := ledger.List(t.Context(), authz.Filter{})
+	require.NoError(t, err)
+	require.Empty(t, stored, "all or none")
+	require.Zero(t, publisher.said)
 }
 
 // A receipt speaks for every sidecar: it promises the bound of its own commit,
