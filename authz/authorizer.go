@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// Policy says which route a request takes.
+// Policy selects the route of a request.
 type Policy interface {
-	// Match returns the first route that matches and nil when none does. It
-	// returns a failure when that depends on how a server reads the request.
+	// Match returns the first route that matches; nil if none does. It returns a
+	// failure if servers may read the request in ways that match different routes.
 	Match(req *Request) (Route, *Failure)
 }
 
-// Route is what a policy asks of the requests that take it. It is immutable.
+// Route holds the rules for the requests that match it. It is immutable.
 type Route interface {
-	// Rule returns the facts the walk itself depends on.
+	// Rule returns the facts that the Authorizer itself depends on.
 	Rule() *RouteRule
 	// Find takes the credential out of the request (RFC 6750, section 2).
 	Find(req *Request) (Credential, *Failure)
@@ -26,17 +26,14 @@ type Route interface {
 	Admit(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure
 }
 
-// RouteRule holds the facts of a route that the walk depends on. The zero
+// RouteRule holds the facts of a route that the Authorizer depends on. The zero
 // RouteRule requires a verified token that is proven not revoked.
 type RouteRule struct {
-	Name           string
-	Public         bool     // no credential needed; identity headers are removed all the same
-	RequiredScopes []string // what a caller is told when scopes are missing (RFC 6750, section 3)
-	// Introspector judges tokens that the verifier does not know; nil: such
-	// tokens are refused.
-	Introspector Introspector
-	// AllowRevocationUnknown: on_revocation_unknown: allow. False (deny) is the default.
-	AllowRevocationUnknown bool
+	Name                   string
+	Public                 bool         // no credential needed; identity headers are removed all the same
+	RequiredScopes         []string     // named in the challenge when scopes are missing (RFC 6750, section 3)
+	Introspector           Introspector // judges tokens that the verifier does not know; nil: they are refused
+	AllowRevocationUnknown bool         // on_revocation_unknown: allow; false: deny
 }
 
 // Authorizer is the decision: match route → find credential → verify token →
@@ -60,8 +57,8 @@ func NewAuthorizer(v Verifier, tokens TokenCache, revocations Tier, p Policy, cl
 // SetPolicy replaces the routes for all requests that start later.
 func (a *Authorizer) SetPolicy(p Policy) { a.policy.Store(&p) }
 
-// Authorize decides about one request. It never panics, and ends by ctx's
-// deadline; what could not be decided by then is denied.
+// Authorize decides about one request. It never panics, and denies what it
+// could not decide by ctx's deadline.
 func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -149,9 +146,8 @@ func describeNotRevoked(unknown bool) string {
 	return "not revoked"
 }
 
-// identify makes a Token of the credential's text: the verifier judges a JWT of
-// a configured issuer; the issuer judges the rest, on routes with
-// introspection.
+// identify turns the credential's text into a Token. The verifier judges JWTs
+// of configured issuers; on routes with introspection, the issuer judges others.
 func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, raw string, tr *Trace) (*Token, error) {
 	if rule.Introspector == nil || rule.Introspector.Local(raw) {
 		t, err := a.verify(ctx, raw, tr, rule.Introspector != nil)
@@ -163,25 +159,22 @@ func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, raw string, 
 		tr.Skip("introspection", ReasonRevocationUnknown, "the issuer would be asked about this token, which needs the network")
 		return nil, tr.firstObjection()
 	}
-	t, err := rule.Introspector.Introspect(ctx, raw)
-	if err == nil && t == nil {
-		err = &Failure{Reason: ReasonInternal, Detail: "introspector returned neither token nor error"}
-	}
+	t, err := requireToken(rule.Introspector.Introspect(ctx, raw))
 	if tr.Halt("introspection", AsFailure(err), func() string { return "the issuer reports an active token" }) {
 		return nil, err
 	}
 	return t, nil
 }
 
-// ofUnknownIssuer reports whether err means that a token is of no issuer that
-// is configured, or names none.
+// ofUnknownIssuer reports whether err means that a token names no configured
+// issuer.
 func ofUnknownIssuer(err error) bool {
 	var f *Failure
 	return errors.As(err, &f) && f.Reason == ReasonUnknownIssuer
 }
 
-// verify answers from the cache where it can. Only a token that the verifier
-// accepted is ever remembered.
+// verify returns the token from the cache if it can. The cache gets only tokens
+// that the verifier accepted.
 func (a *Authorizer) verify(ctx context.Context, raw string, tr *Trace, orIntrospect bool) (*Token, error) {
 	if tr != nil {
 		return a.verifyTraced(ctx, raw, tr, orIntrospect)
@@ -191,12 +184,9 @@ func (a *Authorizer) verify(ctx context.Context, raw string, tr *Trace, orIntros
 			return t, nil
 		}
 	}
-	t, err := a.verifier.Verify(ctx, raw)
+	t, err := requireToken(a.verifier.Verify(ctx, raw))
 	if err != nil {
 		return nil, err
-	}
-	if t == nil { // a broken verifier must not become an allow
-		return nil, &Failure{Reason: ReasonInternal, Detail: "verifier returned neither token nor error"}
 	}
 	if a.tokens != nil {
 		a.tokens.Put(t)
@@ -204,8 +194,8 @@ func (a *Authorizer) verify(ctx context.Context, raw string, tr *Trace, orIntros
 	return t, nil
 }
 
-// verifyTraced verifies without the cache, which remembers no steps. Where the
-// token may still be introspected, an unknown issuer is no objection.
+// verifyTraced verifies without the cache, which holds no steps. If the token may
+// still be introspected, an unknown issuer is not recorded as an objection.
 func (a *Authorizer) verifyTraced(ctx context.Context, raw string, tr *Trace, orIntrospect bool) (*Token, error) {
 	steps := *tr
 	var t *Token
@@ -213,16 +203,22 @@ func (a *Authorizer) verifyTraced(ctx context.Context, raw string, tr *Trace, or
 	if v, ok := a.verifier.(TracingVerifier); ok {
 		t, err = v.VerifyTraced(ctx, raw, &steps)
 	} else {
-		t, err = a.verifier.Verify(ctx, raw)
-		if err == nil && t == nil {
-			err = &Failure{Reason: ReasonInternal, Detail: "verifier returned neither token nor error"}
-		}
+		t, err = requireToken(a.verifier.Verify(ctx, raw))
 		steps.Halt("token", AsFailure(err), func() string { return "verified" })
 	}
 	if orIntrospect && ofUnknownIssuer(err) {
 		return nil, err
 	}
 	*tr = steps
+	return t, err
+}
+
+// requireToken keeps a verifier or introspector that returns neither token nor
+// error from allowing a request.
+func requireToken(t *Token, err error) (*Token, error) {
+	if err == nil && t == nil {
+		err = &Failure{Reason: ReasonInternal, Detail: "the token's verifier or introspector returned neither token nor error"}
+	}
 	return t, err
 }
 

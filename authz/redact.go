@@ -1,13 +1,10 @@
 package authz
 
-import (
-	"encoding/base64"
-	"strings"
-)
+import "strings"
 
 // Redact returns a copy of at most n bytes of s for a log, whole characters
-// only. In place of what has the form of a JWT it says [token]: clients put
-// tokens where none belongs, in the path or the request id.
+// only, with [token] in place of text that has the form of a JWT: clients put
+// tokens into paths and request ids.
 func Redact(s string, n int) string {
 	var b strings.Builder
 	for b.Len() < n {
@@ -28,24 +25,26 @@ const (
 	minJWTRest   = 16 // bytes, with its dots
 )
 
-// HoldsToken reports whether there is text with the form of a JWT in s.
+// HoldsToken reports whether s contains text with the form of a JWT.
 func HoldsToken(s string) bool {
 	at, end := findToken(s, len(s))
 	return at < end
 }
 
-// findToken returns where the first text with the form of a JWT begins within the
-// first limit bytes of s, and its end beyond them. Where there is none, both
-// are limit or the end of s. It looks at each byte a bounded number of times.
+// findToken returns the start and the end of the first text with the form of a
+// JWT that begins within the first limit bytes of s. Without one, both are
+// limit or the end of s. It reads each byte a bounded number of times.
 func findToken(s string, limit int) (at, end int) {
 	limit = min(limit, len(s))
 	for at < limit {
-		e := strings.IndexAny(s[at:limit], "eICD")
+		e := strings.IndexAny(s[at:limit], "eICD") // how a JSON object begins in base64url, white space first or not
 		if e < 0 {
 			break
 		}
 		at += e
-		if !beginsObject(s[at:]) {
+		const maxLeadingSpace = 64 // characters of base64url
+		next, ok := objectStart(s[at:min(at+maxLeadingSpace, len(s))])
+		if !ok || next != '"' && !isSpace(next) {
 			at++
 			continue
 		}
@@ -67,38 +66,9 @@ func findToken(s string, limit int) (at, end int) {
 		if end-at-header >= minJWTRest {
 			return at, end
 		}
-		at += header // whatever else begins in these bytes goes on as this did
+		at += header // any other object in these bytes would end where this one did
 	}
 	return limit, limit
-}
-
-// maxLeadingSpace is how much white space before a JSON object is looked
-// through, in characters of base64url.
-const maxLeadingSpace = 64
-
-// beginsObject reports whether s begins as a JSON object does in base64url:
-// with { and a quote or white space, behind white space or none. Its first
-// character is e, I, C or D then.
-func beginsObject(s string) bool {
-	var b [3]byte
-	open := false
-	for s = s[:min(len(s), maxLeadingSpace)]; len(s) >= 4; s = s[4:] {
-		if _, err := base64.RawURLEncoding.Decode(b[:], []byte(s[:4])); err != nil {
-			return false
-		}
-		for _, c := range b {
-			space := c == ' ' || c == '\t' || c == '\r' || c == '\n'
-			switch {
-			case open:
-				return c == '"' || space
-			case c == '{':
-				open = true
-			case !space:
-				return false
-			}
-		}
-	}
-	return false
 }
 
 // dotLen returns the length of a dot at the beginning of s, percent-encoded any

@@ -1,15 +1,15 @@
 package authz
 
 import (
+	"maps"
 	"slices"
-	"strings"
 )
 
 // Header is one request header. Names are lower case.
 type Header struct{ Name, Value string }
 
-// Request is what the decision may depend on. Its strings may alias the wire
-// buffer of the request: whoever keeps one beyond the check clones it.
+// Request is what the decision may depend on. Its strings may alias the
+// request's wire buffer: clone a string to keep it beyond the check.
 type Request struct {
 	ID       string
 	Method   string
@@ -67,13 +67,9 @@ func (r *Request) Extension(name string) (string, bool) {
 
 // HeadersFrom returns the map as headers, sorted by name.
 func HeadersFrom(m map[string]string) []Header {
-	if len(m) == 0 {
-		return nil
+	var hs []Header
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		hs = append(hs, Header{Name: name, Value: m[name]})
 	}
-	hs := make([]Header, 0, len(m))
-	for k, v := range m {
-		hs = append(hs, Header{Name: k, Value: v})
-	}
-	slices.SortFunc(hs, func(a, b Header) int { return strings.Compare(a.Name, b.Name) })
 	return hs
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -36,12 +37,8 @@ func (k Kind) String() string {
 
 // ParseKind is the inverse of Kind.String for the six kinds.
 func ParseKind(s string) (Kind, bool) {
-	for k := KindJTI; k <= KindToken; k++ {
-		if kindNames[k] == s {
-			return k, true
-		}
-	}
-	return KindUnknown, false
+	k := max(0, slices.Index(kindNames[:], s))
+	return Kind(k), k > 0
 }
 
 // Key identifies what a revocation matches: the first 16 bytes of
@@ -143,10 +140,6 @@ var (
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown; repeat the request")
 )
 
-// maxText bounds issuer, value and reason in bytes. Longer identifiers do not
-// occur in practice and would bloat every index.
-const maxText = 1024
-
 // Normalize checks r against the rules of its kind and sets the NotBefore of a
 // sub or iss that has none to now. Errors are *InvalidError.
 func (r *Revocation) Normalize(now time.Time) error {
@@ -160,12 +153,10 @@ func (r *Revocation) Normalize(now time.Time) error {
 	case r.Kind != KindIss && r.Value == "":
 		return invalid(r.Kind.String(), "must not be empty")
 	}
-	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}} {
-		if len(text.value) > maxText {
-			return invalid(text.field, "must not be longer than %d bytes", maxText)
-		}
-	}
 	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}, {"actor", r.Actor}} {
+		if len(text.value) > MaxIdentifier && text.field != "actor" { // an actor may name an issuer behind a prefix
+			return invalid(text.field, "must not be longer than %d bytes", MaxIdentifier)
+		}
 		if !ValidText(text.value) {
 			return invalid(text.field, "must be valid UTF-8 without NUL")
 		}

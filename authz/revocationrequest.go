@@ -9,13 +9,11 @@ import (
 	"time"
 )
 
-// RevocationRequest is what a caller asks to be revoked. The HTTP API decodes
-// it from JSON, the command line fills it from flags, the operator's page from
-// a form, and the receivers of identity providers' messages from claims.
-// Normalize turns it into revocations.
+// RevocationRequest is what a caller asks to be revoked, whether in JSON, flags,
+// a form, or the claims of a message. Normalize turns it into revocations.
 //
 // A nil pointer means that the caller left the member out; a pointer to an
-// empty text is refused, because it usually is a variable that was not set.
+// empty text is refused, because it is usually a variable that was not set.
 type RevocationRequest struct {
 	// Issuer may be left out if exactly one issuer is configured, and together
 	// with a whole JWT in Token.
@@ -30,8 +28,8 @@ type RevocationRequest struct {
 	Reason    string    // free text for the audit trail
 	Actor     string    // who asks
 	// FromClaims says that the selector is a claim of a verified token or
-	// message. What callers type is refused if it contains a token, because
-	// values are logged; an issuer may use any text as a "jti" or "sub".
+	// message, which may be any text. Any other selector is refused if it
+	// contains a token, because values are logged.
 	FromClaims bool
 }
 
@@ -68,11 +66,7 @@ func (q *RevocationRequest) Normalize(issuers Issuers, now time.Time) ([]Revocat
 	if err != nil {
 		return nil, err
 	}
-	scope := q.scope
-	if r.Kind == KindToken && strings.Contains(r.Value, ".") {
-		scope = q.scopeJWT
-	}
-	names, err := scope(&r, issuers, now)
+	names, err := q.scope(&r, issuers, now)
 	if err != nil {
 		return nil, err
 	}
@@ -125,14 +119,17 @@ func (q *RevocationRequest) selected() (Revocation, error) {
 	return r, nil
 }
 
-// scope returns the issuer of the tokens.
-func (q *RevocationRequest) scope(r *Revocation, issuers Issuers, _ time.Time) ([]string, error) {
+// scope returns the issuers of the tokens.
+func (q *RevocationRequest) scope(r *Revocation, issuers Issuers, now time.Time) ([]string, error) {
 	all := issuers.All()
+	jwt := r.Kind == KindToken && strings.Contains(r.Value, ".")
 	switch {
-	case r.Kind == KindToken && !isHexSHA256(r.Value):
+	case r.Kind == KindToken && !jwt && !isHexSHA256(r.Value):
 		return nil, invalid("token", "is neither a compact JWT nor the 64 lower-case hex digits of a SHA-256: of a JWT's header and payload, or of the whole text of an opaque token")
 	case q.Issuer != nil && !slices.Contains(all, *q.Issuer):
 		return nil, invalid("iss", "is not a configured issuer")
+	case jwt:
+		return q.scopeJWT(r, issuers, now)
 	case q.Issuer != nil:
 		return []string{*q.Issuer}, nil
 	case len(all) == 1:
@@ -156,8 +153,6 @@ func (q *RevocationRequest) scopeJWT(r *Revocation, issuers Issuers, now time.Ti
 		names = append(names, claims.Issuer)
 	}
 	switch {
-	case q.Issuer != nil && !slices.Contains(issuers.All(), *q.Issuer):
-		return nil, invalid("iss", "is not a configured issuer")
 	case len(names) == 0:
 		return nil, invalid("token", "names an issuer that is not configured")
 	case q.Issuer != nil && !slices.Contains(names, *q.Issuer):

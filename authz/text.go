@@ -2,49 +2,78 @@ package authz
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
 
+// MaxIdentifier bounds iss, sub, jti, sid and kid, and a revocation's reason,
+// in bytes. Longer ones do not occur in practice and would bloat every index.
+const MaxIdentifier = 1024
+
+// ValidText reports whether s is valid UTF-8 without NUL, which databases refuse.
 func ValidText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
 
 func isHexSHA256(s string) bool {
-	if len(s) != 64 {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == 32 && s == strings.ToLower(s)
 }
 
-var base64urlBytes = func() (t [256]bool) {
-	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") {
-		t[c] = true
+const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+var (
+	base64urlBytes = bytesIn(alphanumeric + "-_")
+	token68Bytes   = bytesIn(alphanumeric + "-._~+/")
+)
+
+func bytesIn(characters string) (table [256]bool) {
+	for _, c := range []byte(characters) {
+		table[c] = true
 	}
-	return t
-}()
+	return table
+}
 
 var strictBase64 = base64.RawURLEncoding.Strict()
 
-// decodeSegment decodes base64url as RFC 7515, section 2, defines it: no
+// DecodeSegment decodes base64url as RFC 7515, section 2, defines it: no
 // padding, no line breaks (which encoding/base64 skips), no other alphabet,
 // and unused bits zero, so that each value has one text.
 func DecodeSegment(s string) ([]byte, bool) {
-	for i := range len(s) {
-		if !base64urlBytes[s[i]] {
-			return nil, false
-		}
-	}
 	b, err := strictBase64.DecodeString(s)
-	return b, err == nil
+	return b, err == nil && strings.IndexByte(s, '\n') < 0 && strings.IndexByte(s, '\r') < 0
 }
 
-// quoteShort makes text an attacker chose fit for a log: quoted, ASCII,
+// objectStart reports whether s is base64url of text that begins with "{",
+// white space aside, and returns the byte after it; 0: there is none. It
+// decodes no more of s than that, and allocates nothing.
+func objectStart(s string) (next byte, ok bool) {
+	var b [3]byte
+	for s != "" {
+		part := s[:min(4, len(s))]
+		s = s[len(part):]
+		n, err := base64.RawURLEncoding.Decode(b[:], []byte(part))
+		if err != nil {
+			return 0, false
+		}
+		for _, c := range b[:n] {
+			switch {
+			case ok:
+				return c, true
+			case c == '{':
+				ok = true
+			case !isSpace(c):
+				return 0, false
+			}
+		}
+	}
+	return 0, ok
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+
+// QuoteShort makes text that an attacker chose fit for a log: quoted, ASCII,
 // at most 64 bytes of it.
 func QuoteShort(s string) string {
 	const most = 64
@@ -58,29 +87,18 @@ func QuoteShort(s string) string {
 	return strconv.QuoteToASCII(s[:cut]) + "…"
 }
 
-// maxIdentifier bounds iss, sub, jti, sid and kid, in bytes: what is longer
-// could not be named in a revocation (Revocation.Normalize).
-const MaxIdentifier = 1024
-
-// isToken68 is RFC 6750's b64token (section 2.1), which is RFC 9110's token68.
-// It runs over the whole token on every check: looking bytes up costs a tenth
-// of comparing them, since a token's bytes cannot be foreseen by a processor.
+// IsToken68 reports whether s is a b64token of RFC 6750, section 2.1, which is
+// RFC 9110's token68. It reads the whole token on every check: a table costs a
+// tenth of comparisons, which a processor cannot predict.
 func IsToken68(s string) bool {
 	end := len(strings.TrimRight(s, "="))
-	var bad byte
 	for i := range end {
-		bad |= notToken68[s[i]]
-	}
-	return end > 0 && bad == 0
-}
-
-var notToken68 = func() (table [256]byte) {
-	for c := range table {
-		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/", rune(c)) {
-			table[c] = 1
+		if !token68Bytes[s[i]] {
+			return false
 		}
 	}
-	return table
-}()
+	return end > 0
+}
 
+// FormatTime returns Unix seconds as RFC 3339 text in UTC.
 func FormatTime(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }

@@ -3,15 +3,14 @@ package authz
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"slices"
 	"strings"
 	"sync/atomic"
 )
 
-// Token is a verified JWT. It is immutable and shared between requests: nobody
-// may change what it refers to.
+// Token is a verified bearer credential. It is immutable, everything that it
+// refers to included, because requests share it.
 type Token struct {
 	Raw      string // compact serialization (RFC 7515, section 7.1); a secret: never logged
 	Issuer   string // "iss"
@@ -33,18 +32,17 @@ type Token struct {
 	// see Verifier.Current.
 	Generation uint64
 	Keys       []Key // every revocation key that can match, the KindToken key last
-	// Status is where the issuer publishes whether the token is still good;
-	// nil: the token does not say.
+	// Status is where the issuer publishes the token's status; nil: the token
+	// does not say.
 	Status *StatusRef
 	// Encoded holds an adapter's encoded answer for this token, so that it is
-	// made once. Whoever stores there owns the concrete type.
+	// encoded once. The adapter owns the concrete type.
 	Encoded atomic.Pointer[any]
 }
 
-// TokenValue is the Value of a KindToken revocation: lower-case hex SHA-256 of
-// a JWT's header and payload segments with the dot between them, or of the
-// whole text of a token that is no JWT. A JWT's signature is left out because
-// some algorithms let anyone make another valid one (ECDSA: s and n-s).
+// TokenValue is the Value of a KindToken revocation: the lower-case hex SHA-256
+// of SignedPart. A JWT's signature is left out because some algorithms let
+// anyone make another valid one (ECDSA: s and n-s).
 func TokenValue(raw string) string {
 	signed, _ := SignedPart(raw)
 	sum := sha256.Sum256([]byte(signed))
@@ -52,10 +50,9 @@ func TokenValue(raw string) string {
 }
 
 // SignedPart returns a JWT's header and payload with the dot between them, and
-// true; or the whole of another token, in which dots separate nothing. A JWT is
-// what has three segments, of which the first is base64url of text that begins
-// with "{". It allocates nothing: on routes with introspection, every request
-// asks.
+// true; for any other token its whole text, and false. A JWT has three
+// segments, and the first is base64url of text that begins with "{". SignedPart
+// allocates nothing, because routes with introspection call it on every request.
 func SignedPart(raw string) (string, bool) {
 	head, rest, _ := strings.Cut(raw, ".")
 	payload, signature, ok := strings.Cut(rest, ".")
@@ -68,31 +65,13 @@ func SignedPart(raw string) (string, bool) {
 // encodesObject reports whether s is base64url of text that begins, white space
 // aside, like a JSON object.
 func encodesObject(s string) bool {
-	if len(s)%4 == 1 {
-		return false
-	}
 	for i := range len(s) {
 		if !base64urlBytes[s[i]] {
 			return false
 		}
 	}
-	var b [3]byte
-	for s != "" {
-		part := s[:min(4, len(s))]
-		s = s[len(part):]
-		n, err := base64.RawURLEncoding.Decode(b[:], []byte(part))
-		if err != nil {
-			return false
-		}
-		for _, c := range b[:n] {
-			switch c {
-			case ' ', '\t', '\r', '\n':
-			default:
-				return c == '{'
-			}
-		}
-	}
-	return false
+	_, ok := objectStart(s)
+	return ok && len(s)%4 != 1
 }
 
 // SetKeys computes Keys and Status from the other fields. also are further
@@ -100,17 +79,10 @@ func encodesObject(s string) bool {
 func (t *Token) SetKeys(also ...Key) {
 	t.Status = readStatusRef(t.Claims)
 	keys := make([]Key, 0, 6+len(also))
-	if t.ID != "" {
-		keys = append(keys, RevocationKey(KindJTI, t.Issuer, t.ID))
-	}
-	if t.Subject != "" {
-		keys = append(keys, RevocationKey(KindSub, t.Issuer, t.Subject))
-	}
-	if t.Session != "" {
-		keys = append(keys, RevocationKey(KindSID, t.Issuer, t.Session))
-	}
-	if t.KeyID != "" {
-		keys = append(keys, RevocationKey(KindKID, t.Issuer, t.KeyID))
+	for _, k := range []KeyName{{KindJTI, t.ID}, {KindSub, t.Subject}, {KindSID, t.Session}, {KindKID, t.KeyID}} {
+		if k.Value != "" {
+			keys = append(keys, RevocationKey(k.Kind, t.Issuer, k.Value))
+		}
 	}
 	for _, k := range also {
 		if !slices.Contains(keys, k) {
@@ -122,18 +94,19 @@ func (t *Token) SetKeys(also ...Key) {
 		RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw)))
 }
 
-// setSpeakerKeys sets Keys to what can end a statement: that its key has been
-// revoked. That its subject has is what statements are about.
+// SetSecurityEventKeys sets Keys for a security event token: the revocation of
+// its signing key invalidates it, under any of the key's aliases. Revocations
+// of its subject or session do not, because it is about those.
 func (t *Token) SetSecurityEventKeys(aliases []Key) {
 	var keys []Key
 	if t.KeyID != "" {
 		keys = append(keys, RevocationKey(KindKID, t.Issuer, t.KeyID))
 	}
-	// No token has this key: what is known of one is not said of the other.
-	t.Keys = append(append(keys, aliases...), RevocationKey(KindToken, t.Issuer, "statement "+TokenValue(t.Raw)))
+	// No access token has this key, so that neither takes the other's cached verdict.
+	t.Keys = append(append(keys, aliases...), RevocationKey(KindToken, t.Issuer, "security event "+TokenValue(t.Raw)))
 }
 
-// Query returns the question the revocation chain is asked about t.
+// Query returns the query for t's revocation.
 func (t *Token) Query() Query {
 	return Query{Keys: t.Keys, TokenKey: t.Keys[len(t.Keys)-1], IssuedAt: t.IssuedAt, Expires: t.Expires, Issuer: t.Issuer, ID: t.ID, Status: t.Status}
 }

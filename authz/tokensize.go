@@ -5,9 +5,9 @@ import (
 	"math/bits"
 )
 
-// Size estimates what remembering t takes in bytes, the adapter's encoded
-// answer included. It is for caches, and rather too high than too low: text
-// that fields share with Raw or with Claims is counted anew.
+// Size estimates the bytes that a cache needs for t, the adapter's encoded
+// answer included. It errs on the high side: text that fields share with Raw or
+// Claims counts twice.
 func (t *Token) Size() int {
 	const (
 		fixed  = 512 // the token, its keys, a cache's node, a map's bucket
@@ -24,9 +24,8 @@ func (t *Token) Size() int {
 	return n + held + text // the adapter's answer repeats the text
 }
 
-// sizeOf estimates what a decoded value holds, besides the interface that it
-// is in, and how long its text is. The numbers are those of Go's allocator and
-// maps; TestSizes measures them.
+// sizeOf estimates the bytes that a decoded value refers to, and the length of
+// its text. The numbers are those of Go's allocator and maps (TestSizes).
 func sizeOf(v any) (held, text int) {
 	const box = 16 // what an interface with a string, slice or number points to
 	switch v := v.(type) {
@@ -35,7 +34,7 @@ func sizeOf(v any) (held, text int) {
 	case json.Number:
 		return box + len(v), len(v)
 	case []any:
-		held = 24 + 16*roomFor(len(v)) // an array of interfaces, as it grew
+		held = 24 + 2*16*len(v) // append at most doubles an array of interfaces
 		for _, e := range v {
 			h, t := sizeOf(e)
 			held, text = held+h, text+t
@@ -52,20 +51,12 @@ func sizeOf(v any) (held, text int) {
 	return 0, 0
 }
 
-// roomFor is the room that append makes for n elements, one after the other.
-func roomFor(n int) int {
-	if n <= 256 {
-		return powerOfTwo(n)
-	}
-	return n + n/2
-}
-
-// sizeOfMap is a map[string]any of n members, without what they point to.
+// sizeOfMap estimates a map[string]any of n members, without what they refer to.
 func sizeOfMap(n int) int {
 	const (
 		header = 48
 		group  = 288     // eight members and their control word
-		table  = 32 + 16 // of a map of more groups than one
+		table  = 32 + 16 // of a map with more than one group
 	)
 	switch {
 	case n == 0:
@@ -73,12 +64,5 @@ func sizeOfMap(n int) int {
 	case n <= 8:
 		return header + group
 	}
-	return header + table + powerOfTwo((8*n+6)/7)/8*group
-}
-
-func powerOfTwo(n int) int {
-	if n <= 1 {
-		return n
-	}
-	return 1 << bits.Len(uint(n-1))
+	return header + table + group<<bits.Len(uint((8*n+6)/7-1))/8
 }

@@ -2,7 +2,6 @@ package authz
 
 import (
 	"cmp"
-	"encoding/base64"
 	"strings"
 	"time"
 
@@ -52,30 +51,19 @@ func (c UnverifiedClaims) IssuedToOtherClient(client string) bool {
 
 // ReadUnverifiedClaims reads the claims of a compact JWT (RFC 7519) without
 // verifying anything. It returns false for any other text.
-func ReadUnverifiedClaims(raw string) (UnverifiedClaims, bool) {
-	var c UnverifiedClaims
+func ReadUnverifiedClaims(raw string) (c UnverifiedClaims, ok bool) {
 	parts := strings.Split(raw, ".")
 	if len(parts) != 3 || len(raw) > maxUnverified {
 		return c, false
 	}
+	var header struct {
+		Alg string `json:"alg"`
+	}
 	for i, part := range parts {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(part)
-		if err != nil || len(b) == 0 || strings.ContainsAny(part, "\r\n") {
-			return c, false
-		}
-		switch i {
-		case 0:
-			var header struct {
-				Alg string `json:"alg"`
-			}
-			if json.Unmarshal(b, &header) != nil || header.Alg == "" {
-				return c, false
-			}
-		case 1:
-			if json.Unmarshal(b, &c) != nil {
-				return c, false
-			}
+		b, ok := DecodeSegment(part)
+		if !ok || len(b) == 0 || i < 2 && json.Unmarshal(b, []any{&header, &c}[i]) != nil {
+			return UnverifiedClaims{}, false
 		}
 	}
-	return c, true
+	return c, header.Alg != ""
 }
