@@ -120,6 +120,7 @@ func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision
 	q := d.Token.Query()
 	verdict, err := a.revocations.Lookup(ctx, &q)
 	var fail *Failure
+	detail := "not revoked"
 	switch {
 	case verdict == Revoked:
 		fail = &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked"}
@@ -127,23 +128,17 @@ func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision
 		d.Reason = ReasonAllowed
 	case rule.AllowRevocationUnknown:
 		d.Reason, d.RevocationUnknown = ReasonAllowed, true
+		detail = "no tier could prove that the token is not revoked; the route allows that (on_revocation_unknown)"
 	default:
 		fail = &Failure{Reason: ReasonRevocationUnknown, Detail: "no tier could prove that the token is not revoked"}
 		if err != nil {
 			fail.Detail += ": " + err.Error()
 		}
 	}
-	if tr.Halt("revocation", fail, func() string { return describeNotRevoked(d.RevocationUnknown) }) {
+	if tr.Halt("revocation", fail, func() string { return detail }) {
 		return d.deny(fail)
 	}
 	return d
-}
-
-func describeNotRevoked(unknown bool) string {
-	if unknown {
-		return "no tier could prove that the token is not revoked; the route allows that (on_revocation_unknown)"
-	}
-	return "not revoked"
 }
 
 // identify turns the credential's text into a Token. The verifier judges JWTs
@@ -169,8 +164,8 @@ func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, raw string, 
 // ofUnknownIssuer reports whether err means that a token names no configured
 // issuer.
 func ofUnknownIssuer(err error) bool {
-	var f *Failure
-	return errors.As(err, &f) && f.Reason == ReasonUnknownIssuer
+	f := AsFailure(err)
+	return f != nil && f.Reason == ReasonUnknownIssuer
 }
 
 // verify returns the token from the cache if it can. The cache gets only tokens

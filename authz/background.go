@@ -2,16 +2,16 @@ package authz
 
 import "sync"
 
-// Background counts what outlives the call that started it, so that its owner
-// can wait for all of it in the end. A WaitGroup alone must not grow while it
-// is waited for. The zero value is open.
+// Background counts goroutines that outlive the call that started them, so that
+// their owner can wait for all of them. A sync.WaitGroup alone must not grow
+// during Wait. The zero value is open.
 type Background struct {
 	mu     sync.Mutex
 	closed bool
 	inside sync.WaitGroup
 }
 
-// Enter reports whether the owner is open; whoever entered calls Leave.
+// Enter reports whether b is open. If so, the caller must call Leave.
 func (b *Background) Enter() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -21,10 +21,10 @@ func (b *Background) Enter() bool {
 	return !b.closed
 }
 
-// Leave ends what Enter began.
+// Leave undoes one Enter that returned true.
 func (b *Background) Leave() { b.inside.Done() }
 
-// Start runs f beside its caller; false: the owner is closed, and f is not run.
+// Start runs f in a goroutine. It returns false, without running f, if b is closed.
 func (b *Background) Start(f func()) bool {
 	if !b.Enter() {
 		return false
@@ -36,7 +36,7 @@ func (b *Background) Start(f func()) bool {
 	return true
 }
 
-// Close lets nobody in any more and waits until all have left.
+// Close makes Enter return false and waits until every Enter has had its Leave.
 func (b *Background) Close() {
 	b.mu.Lock()
 	b.closed = true

@@ -17,8 +17,8 @@ var _ Tier = (*Chain)(nil)
 // Name implements Tier: a chain can be one of All.
 func (c *Chain) Name() string { return "chain" }
 
-// NewChain returns a chain over tiers, nearest first. seen, if not nil, is
-// told of every lookup; it must not block.
+// NewChain returns a chain of tiers, nearest first. It calls seen, if not nil,
+// after every lookup; seen must not block.
 func NewChain(seen func(tier string, v Verdict, err error, took time.Duration), tiers ...Tier) *Chain {
 	return &Chain{tiers: tiers, seen: seen}
 }
@@ -70,4 +70,35 @@ func (c *Chain) ask(ctx context.Context, t Tier, q *Query) (Verdict, error) {
 	v, err := t.Lookup(ctx, q)
 	c.seen(t.Name(), v, err, time.Since(start))
 	return v, err
+}
+
+// all is a conjunction of tiers; see All.
+type all []Tier
+
+// All returns a tier that reports NotRevoked only if every one of tiers does,
+// whereas a Chain stops at the first proof. It is for sources that know of
+// different revocations. Revoked from one of them decides.
+func All(tiers ...Tier) Tier { return all(tiers) }
+
+var _ Tier = all(nil)
+
+// Name implements Tier.
+func (all) Name() string { return "all" }
+
+// Lookup implements Tier. Without tiers, it returns Unknown.
+func (a all) Lookup(ctx context.Context, q *Query) (Verdict, error) {
+	var errs []error
+	proven := len(a) > 0
+	for _, t := range a {
+		v, err := t.Lookup(ctx, q)
+		if v == Revoked { // even with an error: denying is safe
+			return Revoked, nil
+		}
+		proven = proven && v == NotRevoked && err == nil
+		errs = append(errs, err)
+	}
+	if proven {
+		return NotRevoked, nil
+	}
+	return Unknown, errors.Join(errs...)
 }

@@ -7,6 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Clock tells the time. Tests and the simulator inject their own.
+type Clock interface {
+	Now() time.Time // wall clock, for comparison with NumericDates only
+	// Boot is the time since boot, suspend included (CLOCK_BOOTTIME). Freshness
+	// is measured with it: Go's monotonic clock stops while suspended.
+	Boot() time.Duration
+}
+
 // SystemClock is the machine's Clock.
 type SystemClock struct{}
 

@@ -62,19 +62,14 @@ func Reasons() []Reason {
 type Decision struct {
 	Reason Reason
 	Token  *Token // set when allowed with a token, and when a verified token was denied
-	// Route is the name of the matched route; empty when no route matched.
-	Route string
-	// RequiredScopes are the scopes that the matched route requires, all of
-	// them; empty when it requires none. Shared and immutable.
+	Route  string // name of the matched route; empty when no route matched
+	// RequiredScopes are all scopes that the matched route requires; empty when it
+	// requires none. Shared and immutable.
 	RequiredScopes    []string
-	Detail            string // for logs and `check`; never sent to the caller, never holds a token
-	RevocationUnknown bool   // allowed although nothing could prove it (on_revocation_unknown: allow)
-	// Challenge is what a denial asks the caller for when it is not simply a
-	// bearer token; nil: it is.
-	Challenge *Challenge
-	// Credential says where the token was found, so that an adapter can remove
-	// it upstream.
-	Credential Credential
+	Detail            string     // for logs and `check`; never sent to the caller, never holds a token
+	RevocationUnknown bool       // allowed although nothing could prove it (on_revocation_unknown: allow)
+	Challenge         *Challenge // what a denial asks for instead of a bearer token; nil: a bearer token
+	Credential        Credential // the token as presented, so that an adapter can remove it from the upstream request
 }
 
 // Allowed reports whether the request may pass.

@@ -13,7 +13,7 @@ type Failure struct {
 	Detail string
 	// Challenge goes into the Decision; nil: none.
 	Challenge *Challenge
-	// Settled accompanies ReasonUnknownKey and ReasonBadSignature: the issuer's
+	// Settled says, with ReasonUnknownKey and ReasonBadSignature, that the issuer's
 	// keys were fetched moments ago, so another fetch would change nothing.
 	Settled bool
 }
@@ -25,8 +25,8 @@ func Failuref(r Reason, format string, args ...any) *Failure {
 	return &Failure{Reason: r, Detail: fmt.Sprintf(format, args...)}
 }
 
-// AsFailure returns the Failure that err wraps; an err that wraps none is
-// ReasonInternal. nil for nil.
+// AsFailure returns the Failure that err wraps, one with ReasonInternal if it
+// wraps none, and nil for nil.
 func AsFailure(err error) *Failure {
 	if err == nil {
 		return nil

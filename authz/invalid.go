@@ -3,7 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 )
 
 // ErrInvalid is the error of a malformed revocation. The message says what is
@@ -21,25 +21,30 @@ type InvalidError struct {
 }
 
 func (e *InvalidError) Error() string {
-	var b strings.Builder
+	at := e.Source
 	switch {
 	case e.Source == "":
-		b.WriteString(ErrInvalid.Error())
+		at = ErrInvalid.Error()
 	case e.Line > 0:
-		fmt.Fprintf(&b, "%s:%d:%d", e.Source, e.Line, e.Column)
-	default:
-		b.WriteString(e.Source)
+		at = fmt.Sprintf("%s:%d:%d", e.Source, e.Line, e.Column)
 	}
-	b.WriteString(": ")
 	if e.Field != "" {
-		b.WriteString(e.Field + ": ")
+		at += ": " + e.Field
 	}
-	b.WriteString(e.Detail)
-	return b.String()
+	return at + ": " + e.Detail
 }
 
 // Unwrap returns ErrInvalid.
 func (*InvalidError) Unwrap() error { return ErrInvalid }
+
+// Report is how the Validate method of a configuration stanza reports an invalid
+// value. path is relative to the stanza ("jwks", "routes[2].match.path"). The
+// message says what was found, what is allowed and, where it helps, what to do.
+// The loader adds file, line and column, and returns all errors together.
+type Report func(path, format string, args ...any)
+
+// ItemPath returns the path of one entry of a list, such as "routes[2]".
+func ItemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
 
 func invalid(field, format string, args ...any) *InvalidError {
 	return &InvalidError{Field: field, Detail: fmt.Sprintf(format, args...)}

@@ -25,9 +25,8 @@ func (i Issuers) All() []string {
 	return all
 }
 
-// Introspecting returns the issuers that are asked about a JWT. A JWT that one
-// of them confirms counts as that issuer's token, and must be revoked under its
-// name. foreign says that no verified issuer has issued the JWT.
+// Introspecting returns the issuers that are asked about a JWT, which must be
+// revoked under the name of each. foreign says that no verified issuer issued it.
 func (i Issuers) Introspecting(foreign bool) []string {
 	var out []string
 	for _, in := range i.Introspected {

@@ -10,30 +10,28 @@ const (
 	// that never ends is stored with it.
 	LastSecond = 253402300799
 
-	// ExpiryGrace is how long an expired revocation is still enforced, so that
-	// neither a verifier's leeway nor a skewed clock reopens a token's last
-	// moments.
+	// ExpiryGrace is how long an expired revocation is still enforced, in case a
+	// verifier's leeway or a skewed clock lets a token outlive its expiry.
 	ExpiryGrace = 5 * time.Minute
 
-	// ExpiredKept is how long the authority keeps an expired revocation before
-	// it deletes it. It has to exceed ExpiryGrace and MaxClockLag.
+	// ExpiredKept is how long the authority retains an expired revocation. It
+	// must exceed ExpiryGrace and MaxClockLag.
 	ExpiredKept = time.Hour
 
-	// LifetimeSlack is by how much rounding and leeway may stretch a token's
-	// lifetime beyond max_token_ttl; revocations are enforced for ExpiryGrace
-	// longer.
+	// LifetimeSlack is how far rounding and leeway may stretch a token's lifetime
+	// beyond max_token_ttl. It must be below ExpiryGrace.
 	LifetimeSlack = time.Minute
 
-	// MaxClockLag is how far a wall clock may be behind the authority's for its
-	// owner to prove anything: by ExpiredKept after their expiry, the authority
-	// deletes revocations that may still matter by a slower clock.
+	// MaxClockLag is how far a sidecar's wall clock may be behind the authority's.
+	// A slower sidecar proves nothing, because the authority may have deleted
+	// revocations that have not expired by its clock.
 	MaxClockLag = 30 * time.Minute
 
-	// MaxLeeway is the longest leeway that an issuer may be given. It has to be
-	// below ExpiryGrace, so that no token outlives its revocation.
+	// MaxLeeway is the longest leeway that an issuer may be given. It must be below
+	// ExpiryGrace, so that no token outlives its revocation.
 	MaxLeeway = 2 * time.Minute
 
-	// FutureLeeway is how far nbf and iat may always lie in the future: a token
-	// minted this moment by an issuer whose clock is slightly ahead is no attack.
+	// FutureLeeway is how far nbf and iat may always lie in the future, because an
+	// issuer's clock may be slightly ahead.
 	FutureLeeway = 5 * time.Second
 )

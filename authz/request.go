@@ -57,12 +57,11 @@ func (r *Request) Header(name string) (value string, n int) {
 
 // Extension returns the context extension's value.
 func (r *Request) Extension(name string) (string, bool) {
-	for i := range r.ContextExtensions {
-		if r.ContextExtensions[i].Name == name {
-			return r.ContextExtensions[i].Value, true
-		}
+	i := slices.IndexFunc(r.ContextExtensions, func(h Header) bool { return h.Name == name })
+	if i < 0 {
+		return "", false
 	}
-	return "", false
+	return r.ContextExtensions[i].Value, true
 }
 
 // HeadersFrom returns the map as headers, sorted by name.

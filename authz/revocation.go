@@ -42,9 +42,8 @@ func ParseKind(s string) (Kind, bool) {
 }
 
 // Key identifies what a revocation matches: the first 16 bytes of
-// SHA-256("kind:len(iss):iss" + ":" + value), with kind and len in decimal and
-// len counted in bytes. The length keeps the text unambiguous for any characters
-// in issuer and value.
+// SHA-256("kind:len(iss):iss:value"), with kind and len (in bytes) in decimal.
+// The length keeps the text unambiguous for any issuer and value.
 type Key [16]byte
 
 // RevocationKey computes the key of (kind, issuer, value).
@@ -61,20 +60,18 @@ func RevocationKey(kind Kind, issuer, value string) Key {
 	return Key(sum[:16])
 }
 
-// Always is Entry.NotBefore of a revocation without not_before: every matching
-// token is revoked, regardless of when it was issued.
+// Always is Entry.NotBefore of a revocation without not_before: it revokes every
+// matching token.
 const Always = int64(math.MaxInt64)
 
 // Entry is a revocation reduced to what enforcement needs.
 type Entry struct {
 	Key Key
-	// NotBefore is in whole Unix seconds, rounded up. Tokens with a lower iat
-	// (rounded down; 0: absent) are revoked; Always revokes all. The zero value
-	// revokes nothing, so an Entry must come from Revocation.Entry.
+	// NotBefore is in Unix seconds, rounded up. Tokens with a lower iat are
+	// revoked; Always revokes all. The zero value revokes nothing, so an Entry
+	// must come from Revocation.Entry.
 	NotBefore int64
-	// Expires is in whole Unix seconds, rounded up: from then on, no matching
-	// token is valid.
-	Expires int64
+	Expires   int64 // Unix seconds, rounded up; no matching token is valid any more
 }
 
 // Revokes reports whether the entry revokes a token issued at iat (Unix
@@ -89,8 +86,7 @@ func (e Entry) Merge(o Entry) Entry {
 	return e
 }
 
-// Revocation makes matching tokens invalid. This is its form for people and the
-// ledger; enforcement uses Entry.
+// Revocation makes matching tokens invalid. Enforcement uses its Entry.
 type Revocation struct {
 	ID     string // assigned by the ledger; empty before
 	Kind   Kind
@@ -122,13 +118,7 @@ func (r Revocation) Entry() Entry {
 	return Entry{Key: r.Key(), NotBefore: nb, Expires: ceilUnix(r.ExpiresAt)}
 }
 
-func ceilUnix(t time.Time) int64 {
-	s := t.Unix()
-	if t.Nanosecond() > 0 {
-		s++
-	}
-	return s
-}
+func ceilUnix(t time.Time) int64 { return t.Add(time.Second - 1).Unix() }
 
 // Errors of the ledger. Implementations wrap them with details.
 var (
@@ -178,18 +168,17 @@ type Appended struct {
 	// Revocations are as stored, in the order in which they were given.
 	Revocations []Revocation
 	// MaxStaleness bounds the time from the commit to enforcement: no sidecar
-	// allows a matching token on a request that arrives later than that after
-	// it. It is read in the transaction that commits. 0: nothing was given.
+	// allows a matching token on a request that arrives later. It is read in the
+	// transaction that commits. 0: no revocations were given.
 	MaxStaleness time.Duration
 }
 
 // Ledger is the write side of the authority: a committed revocation is in force.
 type Ledger interface {
 	// Append stores the revocations durably, all or none, and returns them with
-	// ID, ExpiresAt, RevokedAt and (sub, iss) NotBefore set. It is idempotent:
-	// if an equal (kind, issuer, value, not_before) is stored already, it returns
-	// that revocation with the later expiry of the two.
-	// Errors: ErrInvalid, ErrUnavailable, ErrOutcomeUnknown, or ctx's.
+	// ID, ExpiresAt, RevokedAt and (sub, iss) NotBefore set. It is idempotent: of
+	// two with equal kind, issuer, value and not_before it stores one, with the
+	// later expiry. Errors: ErrInvalid, ErrUnavailable, ErrOutcomeUnknown, or ctx's.
 	Append(ctx context.Context, revocations []Revocation) (Appended, error)
 }
 

@@ -3,6 +3,7 @@ package authz
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -98,6 +99,19 @@ func IsToken68(s string) bool {
 		}
 	}
 	return end > 0
+}
+
+// IsLabel reports whether s can name something in metrics, logs and paths:
+// letters, digits, "-" and "_", at most 64.
+func IsLabel(s string) bool {
+	return s != "" && len(s) <= 64 && strings.Trim(s, alphanumeric+"-_") == ""
+}
+
+// IsLoopback reports whether only this machine can reach host. Names other than
+// localhost may resolve to any address.
+func IsLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // FormatTime returns Unix seconds as RFC 3339 text in UTC.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Token is a verified bearer credential. It is immutable, everything that it
@@ -106,6 +108,33 @@ func (t *Token) SetSecurityEventKeys(aliases []Key) {
 	t.Keys = append(append(keys, aliases...), RevocationKey(KindToken, t.Issuer, "security event "+TokenValue(t.Raw)))
 }
 
+// StatusRef is a token's place in a list that its issuer publishes: the
+// "status_list" of its "status" claim (OAuth Token Status List,
+// draft-ietf-oauth-status-list, section 6).
+type StatusRef struct {
+	URI   string // empty: the claim is malformed, and nothing can be proven
+	Index uint64
+}
+
+func readStatusRef(claims map[string]any) *StatusRef {
+	v, present := claims["status"]
+	if !present {
+		return nil
+	}
+	status, ok := v.(map[string]any)
+	if v, present = status["status_list"]; ok && !present {
+		return nil // another mechanism, which this product does not judge
+	}
+	list, _ := v.(map[string]any)
+	uri, _ := list["uri"].(string)
+	n, _ := list["idx"].(json.Number)
+	idx, err := n.Int64()
+	if err != nil || idx < 0 || len(uri) > 2048 {
+		return &StatusRef{}
+	}
+	return &StatusRef{URI: uri, Index: uint64(idx)}
+}
+
 // Query returns the query for t's revocation.
 func (t *Token) Query() Query {
 	return Query{Keys: t.Keys, TokenKey: t.Keys[len(t.Keys)-1], IssuedAt: t.IssuedAt, Expires: t.Expires, Issuer: t.Issuer, ID: t.ID, Status: t.Status}
@@ -113,26 +142,43 @@ func (t *Token) Query() Query {
 
 // Verifier turns the text of a bearer credential into a verified Token.
 type Verifier interface {
-	// Verify checks form, signature, issuer and times (not audience: that is
-	// the route's). On failure it returns a nil Token and an error that wraps
-	// a *Failure, whose Reason is the answer; a panic below is such a failure.
+	// Verify checks form, signature, issuer and times, but not the audience, which
+	// is the route's to check. On failure, a panic included, it returns a nil Token
+	// and an error that wraps a *Failure.
 	Verify(ctx context.Context, raw string) (*Token, error)
-	// Current reports whether a token verified earlier is still good: not
-	// expired at now (leeway included), valid by nbf, and its signing key not
-	// withdrawn since. It does no I/O.
+	// Current reports whether a token verified earlier is still valid at now, by
+	// exp and nbf with leeway, and its signing key not withdrawn. It does no I/O.
 	Current(t *Token, now int64) bool
 }
 
 // TracingVerifier is a Verifier that can record how it came to its answer.
 type TracingVerifier interface {
-	// VerifyTraced verifies as Verify does and records each rule in tr. With
-	// the trace it may return a token that breaks a rule: tr has the objection.
+	// VerifyTraced verifies as Verify does and records each rule in tr. It may
+	// return a token that breaks a rule if tr holds the objection.
 	VerifyTraced(ctx context.Context, raw string, tr *Trace) (*Token, error)
 }
 
-// TokenCache remembers verified tokens by their whole text. It never remembers
-// failures, and it is no authority: every hit is checked by Verifier.Current.
+// Introspector turns a token that this process cannot verify into a Token by
+// asking its issuer (RFC 7662).
+type Introspector interface {
+	// Local reports whether raw is a JWT, which the Verifier judges if it knows
+	// the issuer.
+	Local(raw string) bool
+	// Introspect returns the token's claims as the issuer's response states them,
+	// or an error that wraps a *Failure.
+	Introspect(ctx context.Context, raw string) (*Token, error)
+}
+
+// TokenCache holds verified tokens by their whole text. It never holds failures,
+// and it proves nothing: Verifier.Current checks every hit.
 type TokenCache interface {
 	Get(raw string) (*Token, bool)
 	Put(t *Token)
+}
+
+// ReplayStore records what must not be used twice.
+type ReplayStore interface {
+	// Seen records key for ttl and reports whether it was recorded already. After
+	// an error nothing is known, and the caller must deny.
+	Seen(ctx context.Context, key string, ttl time.Duration) (bool, error)
 }

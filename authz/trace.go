@@ -26,14 +26,13 @@ type KeyName struct {
 	Value string // as a revocation request spells it; for KindIss the issuer
 }
 
-// Trace records the steps of one decision for a person who asks why. It goes
-// with the Request through the Authorizer that decides, so that the
-// explanation cannot differ from the decision.
+// Trace records the steps of one decision, to explain it. The Authorizer that
+// decides records them, so that the explanation cannot differ from the decision.
 //
-// With a trace the walk continues after an objection as far as that makes
-// sense, including a token whose signature was not verified. The decision is a
-// denial all the same, by the first objection or the first skipped step. A nil
-// *Trace records nothing. A Trace serves one request and one goroutine.
+// With a Trace, the Authorizer continues after an objection as far as that makes
+// sense, even with a token whose signature is not verified. The first objection
+// or skipped step denies all the same. A nil *Trace records nothing. A Trace
+// serves one request and one goroutine.
 type Trace struct {
 	// Offline skips every step that needs the network: keys that have never
 	// been fetched, introspection, the revocation lookup.
@@ -47,43 +46,35 @@ type Trace struct {
 	objection *Failure
 }
 
-// Halt records a rule without which later ones cannot be evaluated, and
-// reports whether the walk ends here. passed words the detail of a rule that
-// holds.
+// Halt records a rule that later ones depend on, and reports whether the
+// decision ends here. passed returns the detail of a rule that holds.
 func (t *Trace) Halt(rule string, fail *Failure, passed func() string) bool {
-	if t != nil {
-		t.record(rule, fail, passed)
+	switch {
+	case t == nil:
+	case fail == nil:
+		t.add(Step{Rule: rule, Outcome: Passed, Detail: passed()}, nil)
+	default:
+		t.add(Step{Rule: rule, Outcome: Refused, Reason: fail.Reason, Detail: fail.Detail}, fail)
 	}
 	return fail != nil
 }
 
 // Judge records a rule that later ones do not depend on, and reports whether
-// the walk ends here: at every objection, except where it is traced.
+// the decision ends here: at every objection, unless it is traced.
 func (t *Trace) Judge(rule string, fail *Failure, passed func() string) bool {
-	if t == nil {
-		return fail != nil
-	}
-	t.record(rule, fail, passed)
-	return false
+	return t.Halt(rule, fail, passed) && t == nil
 }
 
 // Skip records a rule that was not evaluated. The decision is a denial for
 // reason unless an earlier step objected.
 func (t *Trace) Skip(rule string, reason Reason, detail string) {
-	t.Steps = append(t.Steps, Step{Rule: rule, Outcome: Skipped, Detail: detail})
-	if t.objection == nil {
-		t.objection = &Failure{Reason: reason, Detail: rule + ": " + detail}
-	}
+	t.add(Step{Rule: rule, Outcome: Skipped, Detail: detail}, &Failure{Reason: reason, Detail: rule + ": " + detail})
 }
 
-func (t *Trace) record(rule string, fail *Failure, passed func() string) {
-	if fail == nil {
-		t.Steps = append(t.Steps, Step{Rule: rule, Outcome: Passed, Detail: passed()})
-		return
-	}
-	t.Steps = append(t.Steps, Step{Rule: rule, Outcome: Refused, Reason: fail.Reason, Detail: fail.Detail})
+func (t *Trace) add(s Step, objection *Failure) {
+	t.Steps = append(t.Steps, s)
 	if t.objection == nil {
-		t.objection = fail
+		t.objection = objection
 	}
 }
 

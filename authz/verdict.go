@@ -34,16 +34,14 @@ type Query struct {
 	TokenKey Key
 	IssuedAt int64 // Unix seconds, rounded down; 0: the token has no iat
 	Expires  int64 // Unix seconds, rounded up
-	// Issuer and ID are the token's "iss" and "jti", for bridges to foreign
-	// key layouts. They are the token's own words: never log or label them.
+	// Issuer and ID are the token's "iss" and "jti", for foreign key layouts. An
+	// attacker may choose them: never log or label them.
 	Issuer, ID string
 	// Status is the token's place in a status list of its issuer; nil: none.
 	Status *StatusRef
 }
 
-// Lifetime is the time from iat to exp; 0: the token has no iat, or no end.
-// About a token that lives longer than revocations without expiry are kept
-// (max_token_ttl and LifetimeSlack), their absence says nothing.
+// Lifetime is the time from iat to exp; 0: the token has no iat, or no exp.
 func (q *Query) Lifetime() time.Duration {
 	if q.IssuedAt == 0 {
 		return 0
@@ -52,19 +50,18 @@ func (q *Query) Lifetime() time.Duration {
 	return time.Duration(min(max(q.Expires-q.IssuedAt, 0), most)) * time.Second
 }
 
-// TokenLimit bounds the tokens for which the absence of a revocation is proof:
-// those that live no longer than revocations are kept.
+// TokenLimit bounds the lifetime of tokens for which the absence of a revocation
+// is proof. Revocations without expiry are retained for Max.
 type TokenLimit struct {
-	Max time.Duration // max_token_ttl in force; 0: unknown
-	// RaisedFrom was in force until Raised (Unix seconds): what had been revoked
-	// by then may have been deleted after that long. 0: Max was never raised.
-	RaisedFrom time.Duration
-	Raised     int64
+	Max        time.Duration // max_token_ttl in force; 0: unknown
+	RaisedFrom time.Duration // Max before it was raised
+	Raised     int64         // when, in Unix seconds; 0: never
 }
 
-// Covers reports whether every revocation of q's token is kept until the token
-// expires. Tokens issued before a raise have to keep to the former limit as
-// well; a minute is allowed for issuers whose clocks are ahead.
+// Covers reports whether every revocation of q's token is retained until the
+// token expires. A token issued before a raise must also keep to RaisedFrom,
+// because its revocations may have been deleted by then; LifetimeSlack allows
+// for issuers' clocks that are ahead.
 func (l TokenLimit) Covers(q *Query) bool {
 	lifetime := q.Lifetime()
 	switch {
@@ -81,22 +78,21 @@ type Tier interface {
 	// Name is a constant, short, lower-case word for metrics and logs:
 	// "replica", "redis", "postgres", "sqlite".
 	Name() string
-	// Lookup answers for one token. Unknown with a nil error means that this
-	// tier cannot tell (a miss in a cache); Unknown with an error, that it
-	// failed. An implementation returns Revoked or NotRevoked only with a nil
-	// error and only with proof, and never returns later than ctx's deadline
-	// by more than scheduling noise.
+	// Lookup returns the verdict on one token. Unknown with a nil error means that
+	// the tier cannot tell (a miss in a cache); Unknown with an error, that it
+	// failed. It returns Revoked or NotRevoked only with proof and a nil error, and
+	// it ends by ctx's deadline. Callers deny on Revoked whatever the error.
 	Lookup(ctx context.Context, q *Query) (Verdict, error)
 }
 
-// Filler is a Tier that learns what a later tier proved.
+// Filler is a Tier that stores what a later tier proved.
 type Filler interface {
-	// Begin is called before later tiers are asked. The mark is the boot time
-	// (Clock.Boot) of the call; no verdict of a later tier is older. ok is false
-	// when the filler cannot learn now.
+	// Begin is called before later tiers. The mark is the boot time (Clock.Boot) of
+	// the call; no verdict of a later tier is older. ok is false if the filler
+	// cannot store a verdict now.
 	Begin(ctx context.Context, q *Query) (mark time.Duration, ok bool)
-	// Fill hands over a verdict that a later tier proved after Begin returned
-	// mark. It must neither block its caller nor keep q.Keys: the work is done in
-	// the background within the filler's own bounds, or dropped.
+	// Fill passes a verdict that a later tier proved after Begin returned mark. It
+	// must neither block nor retain q.Keys: it stores the verdict in the background
+	// within the filler's own bounds, or drops it.
 	Fill(q Query, verdict Verdict, mark time.Duration)
 }
