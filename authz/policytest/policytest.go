@@ -1,6 +1,9 @@
+// Package policytest runs a policy's unit tests: example requests, which the real
+// Authorizer decides without network, signatures or keys. It serves no request.
 package policytest
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -18,38 +21,36 @@ import (
 	"jwtbouncer/authz/policy"
 )
 
-// PolicyTests is a file of example requests with the decisions that the
-// routes must come to: unit tests of a policy. They need no network, no
-// signature and no key.
+// Tests is a file of example requests with the decisions that they must get.
 type Tests struct {
 	Tests []Test `yaml:"tests" doc:"Example requests, each with the decision it must get."`
 }
 
-// PolicyTest is one example request.
+// Test is one example request.
 type Test struct {
 	Name       string   `yaml:"name" doc:"What the test shows."`
 	Request    Request  `yaml:"request" doc:"The request."`
-	Claims     Claims   `yaml:"claims" doc:"Claims of a token whose signature is good. Those left out are filled in (iss, sub, aud, iat, exp, jti), null leaves one out. Absent: the request has no token."`
+	Claims     Claims   `yaml:"claims" doc:"Claims of a token with a valid signature. Missing claims are filled in (iss, sub, aud, iat, exp, jti); null leaves one out. Absent: the request has no token."`
 	Type       string   `yaml:"type" doc:"typ of the token. Empty: none."`
-	Opaque     bool     `yaml:"opaque" doc:"true: the token is no JWT, and claims are what introspection answers. false: it is a JWT."`
-	Proof      []string `yaml:"proof" enum:"dpop,mtls" doc:"Proofs of possession that the request carries and that are taken as good. Empty: none."`
-	Revocation string   `yaml:"revocation" enum:"no,yes,unknown" doc:"Whether the token is revoked, or whether nothing can tell. Empty: no."`
+	Opaque     bool     `yaml:"opaque" doc:"true: the token is opaque, and claims are the response of introspection. false: it is a JWT."`
+	Proof      []string `yaml:"proof" enum:"dpop,mtls" doc:"Proofs of possession that the request carries; they are assumed to be valid. Empty: none."`
+	Revocation string   `yaml:"revocation" enum:"no,yes,unknown" doc:"Whether the token is revoked; unknown: no tier can prove it. Empty: no."`
 	Expect     Decision `yaml:"expect" doc:"The decision."`
 }
 
-// PolicyTestRequest is a request as Envoy would describe it.
+// Request is a request as Envoy would describe it.
 type Request struct {
 	Method            string            `yaml:"method" doc:"HTTP method. Empty: GET."`
-	URL               string            `yaml:"url" doc:"https://host/path?query, or only /path?query; taken as it is, so that odd paths can be tried. $TOKEN stands for the token."`
-	Headers           map[string]string `yaml:"headers" doc:"Headers, names in lower case. $TOKEN stands for the token; where neither they nor url hold it, Authorization is set."`
-	ContextExtensions map[string]string `yaml:"context_extensions" doc:"What Envoy's route sends along."`
+	URL               string            `yaml:"url" doc:"https://host/path?query, or only /path?query; used as written, so that odd paths can be tested. $TOKEN stands for the token."`
+	Headers           map[string]string `yaml:"headers" doc:"Headers, names in lower case. $TOKEN stands for the token; if neither headers nor url contain it, Authorization is set."`
+	ContextExtensions map[string]string `yaml:"context_extensions" doc:"context_extensions of Envoy's route."`
 	SourceAddress     string            `yaml:"source_address" doc:"IP address of the client."`
 	SourcePrincipal   string            `yaml:"source_principal" doc:"Identity in the client's certificate."`
 }
 
-// PolicyTestDecision is what must come out. Fields left out are not compared.
+// Decision is the expected decision. Empty fields are not compared.
 type Decision struct {
-	Decision string `yaml:"decision" enum:"allow,deny" doc:"Needed."`
+	Decision string `yaml:"decision" enum:"allow,deny" doc:"Required."`
 	Reason   string `yaml:"reason" doc:"Reason as metrics spell it, such as insufficient_scope. Empty: any."`
 	Route    string `yaml:"route" doc:"Name of the route that decided; none: no route matched. Empty: any."`
 }
@@ -65,7 +66,7 @@ func (c *Claims) UnmarshalYAML(text []byte) error {
 	}
 	m, err := jose.ParseObject(strings.TrimSpace(string(b)))
 	if err != nil {
-		return fmt.Errorf("claims are needed as key: value: %w", err)
+		return fmt.Errorf("must be a mapping (key: value): %w", err)
 	}
 	*c = m
 	return nil
@@ -74,7 +75,7 @@ func (c *Claims) UnmarshalYAML(text []byte) error {
 // Validate reports every invalid value of the file.
 func (p Tests) Validate(report authz.Report) {
 	if len(p.Tests) == 0 {
-		report("tests", "no test is in the file")
+		report("tests", "must contain at least one test")
 	}
 	var reasons []string
 	for _, r := range authz.Reasons() {
@@ -85,55 +86,54 @@ func (p Tests) Validate(report authz.Report) {
 	for i, t := range p.Tests {
 		at := func(path, format string, args ...any) { report(authz.ItemPath("tests", i)+"."+path, format, args...) }
 		if t.Expect.Decision != "allow" && t.Expect.Decision != "deny" {
-			at("expect.decision", "%q: allow or deny", t.Expect.Decision)
+			at("expect.decision", "%q must be allow or deny", t.Expect.Decision)
 		}
 		if t.Expect.Reason != "" && !slices.Contains(reasons, t.Expect.Reason) {
-			at("expect.reason", "%q is none of %s", t.Expect.Reason, strings.Join(reasons, ", "))
+			at("expect.reason", "%q must be one of %s", t.Expect.Reason, strings.Join(reasons, ", "))
 		}
 		if !slices.Contains([]string{"", "no", "yes", "unknown"}, t.Revocation) {
-			at("revocation", "%q: no, yes or unknown", t.Revocation)
+			at("revocation", "%q must be no, yes or unknown", t.Revocation)
 		}
 		for j, proof := range t.Proof {
 			if proof != "dpop" && proof != "mtls" {
-				at(authz.ItemPath("proof", j), "%q: dpop or mtls", proof)
+				at(authz.ItemPath("proof", j), "%q must be dpop or mtls", proof)
 			}
 		}
 		for name := range t.Request.Headers {
 			if name != strings.ToLower(name) {
-				at("request.headers."+name, "names are written in lower case")
+				at("request.headers."+name, "must be in lower case")
 			}
 		}
 		if t.Claims == nil && (t.Opaque || t.Type != "" || t.Revocation != "" || len(t.Proof) > 0) {
-			at("claims", "without claims there is no token to which opaque, type, proof or revocation could refer")
+			at("claims", "required by opaque, type, proof and revocation, which describe a token")
 		}
 	}
 }
 
-// PolicyTestResult is the outcome of one test.
+// Result is the outcome of one test.
 type Result struct {
 	Name   string
-	Wrong  []string // what was not as expected; empty: passed
+	Wrong  []string // unmet expectations; empty: passed
 	Reason authz.Reason
 	Route  string // empty: none matched
 	Detail string
 }
 
-// PolicyTestReport is the outcome of a file.
+// Report is the outcome of a file.
 type Report struct {
 	Results []Result
 	Failed  int
 	Untried []string // routes that no test reached
 }
 
-// PolicyTestOptions is what the tests take for granted.
+// Options are the assumptions of the tests.
 type Options struct {
-	Issuers []issuer.Config // the configured ones; the first one's is the default iss
+	Issuers []issuer.Config // the configured issuers; the first is the default iss
 	Clock   authz.Clock     // nil: SystemClock
 }
 
-// RunPolicyTests asks p about each test through the same Authorizer that
-// serves requests; only signatures, introspection, proofs and revocation are
-// what the test says.
+// Run decides each test's request with p and the Authorizer that serves real
+// requests. Signatures, introspection, proofs and revocation are as the test says.
 func Run(ctx context.Context, p *policy.Policy, tests Tests, o Options) Report {
 	if o.Clock == nil {
 		o.Clock = authz.SystemClock{}
@@ -142,13 +142,9 @@ func Run(ctx context.Context, p *policy.Policy, tests Tests, o Options) Report {
 	reached := map[string]bool{}
 	for i, t := range tests.Tests {
 		d := t.decide(ctx, p, o)
-		r := Result{Name: t.Name, Reason: d.Reason, Route: d.Route, Detail: d.Detail}
-		if r.Name == "" {
-			r.Name = fmt.Sprintf("test %d", i+1)
-		}
-		r.Route = d.Route
-		reached[r.Route] = true
-		r.Wrong = t.Expect.compare(d, r.Route)
+		r := Result{Name: cmp.Or(t.Name, fmt.Sprintf("test %d", i+1)), Reason: d.Reason, Route: d.Route, Detail: d.Detail}
+		reached[d.Route] = true
+		r.Wrong = t.Expect.compare(d)
 		if len(r.Wrong) > 0 {
 			report.Failed++
 		}
@@ -162,13 +158,10 @@ func Run(ctx context.Context, p *policy.Policy, tests Tests, o Options) Report {
 	return report
 }
 
-func (e Decision) compare(d authz.Decision, route string) (wrong []string) {
-	got := "deny"
+func (e Decision) compare(d authz.Decision) (wrong []string) {
+	got, route := "deny", cmp.Or(d.Route, "none")
 	if d.Allowed() {
 		got = "allow"
-	}
-	if route == "" {
-		route = "none"
 	}
 	for _, c := range []struct{ what, want, got string }{{"decision", e.Decision, got}, {"reason", e.Reason, d.Reason.String()}, {"route", e.Route, route}} {
 		if c.want != "" && c.want != c.got {
@@ -183,12 +176,11 @@ func (t *Test) decide(ctx context.Context, p *policy.Policy, o Options) authz.De
 	if err != nil {
 		return authz.Decision{Reason: authz.ReasonInternal, Detail: err.Error()}
 	}
-	known := givenToken{token: token}
-	assumed := p.WithAssumptions(known, t.Proof)
-	return authz.NewAuthorizer(known, nil, authz.NewChain(nil, givenVerdict(t.Revocation)), assumed, o.Clock).Authorize(ctx, t.request(token))
+	known := givenToken{token}
+	return authz.NewAuthorizer(known, nil, givenVerdict(t.Revocation), p.WithAssumptions(known, t.Proof), o.Clock).Authorize(ctx, t.request(token))
 }
 
-// token makes the token of the claims; nil when there are none.
+// token returns a token with the claims; nil if the test has none.
 func (t *Test) token(o Options) (*authz.Token, error) {
 	if t.Claims == nil {
 		return nil, nil
@@ -218,7 +210,7 @@ func (t *Test) token(o Options) (*authz.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A text of the right form, for whatever looks at it.
+	// The text has the form of a token, for rules that read it.
 	token := &authz.Token{Type: t.Type, Raw: "eyJhbGciOiJub25lIn0." + base64.RawURLEncoding.EncodeToString(payload) + ".AAAA", Generation: 1}
 	if t.Opaque {
 		token.Raw = "opaque-" + base64.RawURLEncoding.EncodeToString(payload)
@@ -238,15 +230,11 @@ func (t *Test) request(token *authz.Token) *authz.Request {
 		raw = token.Raw
 	}
 	req := &authz.Request{
-		Method: r.Method, Scheme: "https", Host: "localhost", Path: r.URL, Protocol: "HTTP/2",
+		Method: cmp.Or(r.Method, "GET"), Scheme: "https", Host: "localhost", Path: r.URL, Protocol: "HTTP/2",
 		Source: authz.Peer{Address: r.SourceAddress, Principal: r.SourcePrincipal}, ContextExtensions: authz.HeadersFrom(r.ContextExtensions),
 	}
-	if req.Method == "" {
-		req.Method = "GET"
-	}
 	if scheme, rest, ok := strings.Cut(r.URL, "://"); ok && (scheme == "http" || scheme == "https") {
-		req.Scheme, req.Path = scheme, ""
-		req.Host = rest
+		req.Scheme, req.Host, req.Path = scheme, rest, ""
 		if i := strings.IndexAny(rest, "/?#*"); i >= 0 {
 			req.Host, req.Path = rest[:i], rest[i:]
 		}
@@ -268,7 +256,7 @@ func (t *Test) request(token *authz.Token) *authz.Request {
 	return req
 }
 
-// givenToken is the Verifier and Introspector that knows one token.
+// givenToken is a Verifier and Introspector that accepts one token.
 type givenToken struct{ token *authz.Token }
 
 var (
@@ -294,7 +282,7 @@ func (g givenToken) Introspect(_ context.Context, raw string) (*authz.Token, err
 	return g.token, nil
 }
 
-// givenVerdict is the Tier that says what a test says.
+// givenVerdict is a Tier that returns the test's verdict.
 type givenVerdict string
 
 var _ authz.Tier = givenVerdict("")

@@ -97,7 +97,7 @@ func yamlBlock(text, first string) []string {
 	return blocks
 }
 
-func TestPolicyTestsTell(t *testing.T) {
+func TestRun(t *testing.T) {
 	t.Parallel()
 	p := examplePolicy(t, `
 routes:
@@ -120,19 +120,19 @@ tests:
 	require.Equal(t, []string{"never"}, r.Untried)
 }
 
-func TestPolicyTestFaults(t *testing.T) {
+func TestValidate(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"tests: []": "no test is in the file",
+		"tests: []": "at least one test",
 		"tests: [{request: {url: /}, expect: {decision: maybe}}]":                                  "allow or deny",
 		"tests: [{request: {url: /}, expect: {}}]":                                                 "allow or deny",
-		"tests: [{request: {url: /}, expect: {decision: allow, reason: okay}}]":                    "is none of",
+		"tests: [{request: {url: /}, expect: {decision: allow, reason: okay}}]":                    "must be one of",
 		"tests: [{request: {url: /, header: {}}, expect: {decision: allow}}]":                      "unknown key",
 		"tests: [{request: {url: /, headers: {X-A: b}}, expect: {decision: allow}}]":               "lower case",
-		"tests: [{request: {url: /}, revocation: yes, expect: {decision: allow}}]":                 "without claims",
+		"tests: [{request: {url: /}, revocation: yes, expect: {decision: allow}}]":                 "required by opaque",
 		"tests: [{request: {url: /}, claims: {}, revocation: perhaps, expect: {decision: allow}}]": "no, yes or unknown",
 		"tests: [{request: {url: /}, claims: {}, proof: [word], expect: {decision: allow}}]":       "dpop or mtls",
-		"tests: [{request: {url: /}, claims: [a], expect: {decision: allow}}]":                     "claims are needed",
+		"tests: [{request: {url: /}, claims: [a], expect: {decision: allow}}]":                     "claims: must be a mapping",
 	} {
 		var tests policytest.Tests
 		f := config.Parse("tests.yaml", []byte(text), &tests)
