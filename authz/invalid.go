@@ -43,6 +43,16 @@ func (*InvalidError) Unwrap() error { return ErrInvalid }
 // The loader adds file, line and column, and returns all errors together.
 type Report func(path, format string, args ...any)
 
+// ValidationErrors returns the joined errors that validate reports, each with
+// prefix and its path; nil if there are none.
+func ValidationErrors(prefix string, validate func(Report)) error {
+	var errs []error
+	validate(func(path, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s%s: %s", prefix, path, fmt.Sprintf(format, args...)))
+	})
+	return errors.Join(errs...)
+}
+
 // ItemPath returns the path of one entry of a list, such as "routes[2]".
 func ItemPath(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
 
