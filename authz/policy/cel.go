@@ -14,25 +14,25 @@ import (
 	"jwtbouncer/authz"
 )
 
-// expression is one compiled entry of a route's `allow`. It is safe for
+// expression is one compiled entry of "allow" of a route. It is safe for
 // concurrent use.
 type expression struct {
-	label   string // "allow[0]", for details
+	label   string // such as "allow[0]"
 	text    string
 	program cel.Program
 }
 
 const (
-	// maxExpression bounds the text of one expression, in characters.
+	// maxExpression is the maximum length of an expression in characters.
 	maxExpression = 4096
-	// maxExpressionCost bounds an evaluation in CEL's cost units, roughly one
-	// per operation: a fraction of a millisecond. What exceeds it is a no.
+	// maxExpressionCost limits an evaluation in CEL's cost units, roughly one per
+	// operation: a fraction of a millisecond. An expression that exceeds it denies.
 	maxExpressionCost = 50_000
 )
 
-// celEnvironment declares what expressions can use. Names with a dot are
-// variables of their own, so that each has a type and none is built that the
-// expression does not mention.
+// celEnvironment declares the variables and functions of expressions. Each name
+// with a dot is a variable of its own, so that it has a type, and is built only if
+// the expression mentions it.
 var celEnvironment = sync.OnceValues(func() (*cel.Env, error) {
 	text := cel.MapType(cel.StringType, cel.StringType)
 	return cel.NewEnv(
@@ -54,7 +54,7 @@ var celEnvironment = sync.OnceValues(func() (*cel.Env, error) {
 	)
 })
 
-// compileExpressions type-checks and plans each text. Errors name line and column.
+// compileExpressions compiles each text. Errors contain line and column.
 func compileExpressions(route string, texts []string, report authz.Report) []*expression {
 	var out []*expression
 	for i, text := range texts {
@@ -85,9 +85,9 @@ func compileExpression(label, text string) (*expression, error) {
 	if ast.OutputType() != cel.BoolType {
 		hint := ""
 		if ast.OutputType() == cel.DynType {
-			hint = "; a claim can have any type: compare it, such as token.email_verified == true"
+			hint = "; a claim can have any type, so compare it, as in token.email_verified == true"
 		}
-		return nil, fmt.Errorf("line 1, column 1: the expression yields %s; true or false is needed%s", cel.FormatCELType(ast.OutputType()), hint)
+		return nil, fmt.Errorf("line 1, column 1: the expression must yield a bool, not %s%s", cel.FormatCELType(ast.OutputType()), hint)
 	}
 	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxExpressionCost), cel.InterruptCheckFrequency(64))
 	if err != nil {
@@ -96,35 +96,35 @@ func compileExpression(label, text string) (*expression, error) {
 	return &expression{label: label, text: text, program: program}, nil
 }
 
-// admit evaluates e. Anything but true is a no, an error as well.
+// admit evaluates e. Any result but true denies, and so does an error.
 func (e *expression) admit(ctx context.Context, req *authz.Request, t *authz.Token) *authz.Failure {
 	out, _, err := e.program.ContextEval(ctx, &celVariables{req: req, token: t})
 	switch {
 	case ctx.Err() != nil:
 		return &authz.Failure{Reason: authz.ReasonOverloaded, Detail: e.label + " was interrupted: " + ctx.Err().Error()}
 	case err != nil:
-		return &authz.Failure{Reason: authz.ReasonPolicyDenied, Detail: e.label + " failed: " + evaluationFault(err)}
+		return &authz.Failure{Reason: authz.ReasonPolicyDenied, Detail: e.label + " failed: " + safeMessage(err)}
 	case out != types.True:
 		return &authz.Failure{Reason: authz.ReasonPolicyDenied, Detail: e.label + " is false"}
 	}
 	return nil
 }
 
-// unreadable is why a variable has no value; a constant.
+// unreadable is the reason why a variable has no value, a constant.
 type unreadable string
 
 func (u unreadable) Error() string { return string(u) }
 
-// evaluationErrors are the beginnings of CEL's errors that say what went wrong;
-// what follows them, and every other error, may quote a claim or a credential.
+// evaluationErrors are prefixes of CEL's errors that are safe to log. The rest of
+// these errors, and every other error, may quote a claim or a credential.
 var evaluationErrors = []string{
 	"no such key", "no such overload", "index out of range", "index out of bounds", "division by zero", "modulus by zero",
 	"integer overflow", "unsigned integer overflow", "duration overflow", "timestamp overflow", "type conversion error", "error parsing regexp",
 	"operation cancelled: actual cost limit exceeded",
 }
 
-// evaluationFault says what went wrong without any value that was evaluated.
-func evaluationFault(err error) string {
+// safeMessage returns a message for err that contains no evaluated value.
+func safeMessage(err error) string {
 	var why unreadable
 	if errors.As(err, &why) {
 		return string(why)
@@ -134,11 +134,11 @@ func evaluationFault(err error) string {
 			return prefix
 		}
 	}
-	return "a value is not as it should be"
+	return "invalid value"
 }
 
-// celVariables hands out a request's values by name and builds only what is
-// asked for.
+// celVariables returns the values of a request by name and builds only those that
+// an expression mentions.
 type celVariables struct {
 	req   *authz.Request
 	token *authz.Token
@@ -148,9 +148,9 @@ var _ cel.Activation = (*celVariables)(nil)
 
 func (v *celVariables) Parent() cel.Activation { return nil }
 
-// ResolveName returns the value of a declared variable. Host and path are as
-// routes compare them; where they can be read in more than one way, they are
-// an error, so that no expression decides about one reading only.
+// ResolveName implements cel.Activation. Host and path are as routes compare them.
+// If they are unclear, they are an error, so that no expression decides about one
+// reading only.
 func (v *celVariables) ResolveName(name string) (any, bool) {
 	switch name {
 	case "token":
@@ -188,15 +188,15 @@ func (v *celVariables) ResolveName(name string) (any, bool) {
 	return nil, false
 }
 
-// textMap joins repeated names with a comma (RFC 9110, section 5.3).
+// textMap returns headers by name. It joins the values of repeated names with a
+// comma (RFC 9110, section 5.3).
 func textMap(headers []authz.Header) map[string]string {
 	m := make(map[string]string, len(headers))
 	for _, h := range headers {
 		if old, dup := m[h.Name]; dup {
-			m[h.Name] = old + "," + h.Value
-		} else {
-			m[h.Name] = h.Value
+			h.Value = old + "," + h.Value
 		}
+		m[h.Name] = h.Value
 	}
 	return m
 }

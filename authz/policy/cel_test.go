@@ -43,7 +43,7 @@ func TestExpressions(t *testing.T) {
 		"token.big == 9007199254740993":                     authz.ReasonAllowed,
 		"token.ok == true":                                  authz.ReasonAllowed,
 		"token.none == null":                                authz.ReasonAllowed,
-		"token.sub && true":                                 authz.ReasonPolicyDenied, // a string where a bool is needed
+		"token.sub && true":                                 authz.ReasonPolicyDenied, // a string instead of a bool
 		"'dev' in token.groups":                             authz.ReasonAllowed,
 		"token.groups.exists(g, g == 'root')":               authz.ReasonPolicyDenied,
 		"sets.contains(token.groups, ['dev'])":              authz.ReasonAllowed,
@@ -52,7 +52,7 @@ func TestExpressions(t *testing.T) {
 		"has(token.missing)":                                authz.ReasonPolicyDenied,
 		"!has(token.missing)":                               authz.ReasonAllowed,
 		"token.missing == 'x'":                              authz.ReasonPolicyDenied,
-		"token.missing == 'x' || true":                      authz.ReasonAllowed, // whatever the left side is
+		"token.missing == 'x' || true":                      authz.ReasonAllowed, // the error on the left does not matter
 		"token.groups[9] == 'x'":                            authz.ReasonPolicyDenied,
 		"token.sub > 3":                                     authz.ReasonPolicyDenied,
 		"1 / (token.level - 3) > 0":                         authz.ReasonPolicyDenied,
@@ -72,7 +72,7 @@ func TestExpressions(t *testing.T) {
 	}
 }
 
-// An expression must not decide by one of several readings.
+// An expression must not decide by one of several readings of the request.
 func TestExpressionsOnUnclearRequests(t *testing.T) {
 	t.Parallel()
 	for _, req := range []*authz.Request{{Host: "a", Path: "/x/../admin"}, {Host: "a", Path: "/x//y"}, {Host: "", Path: "/x"}, {Host: "a@b", Path: "/x"}} {
@@ -83,7 +83,7 @@ func TestExpressionsOnUnclearRequests(t *testing.T) {
 	}
 }
 
-// Work is bounded by the expression's cost and by the check's time.
+// The cost limit and the deadline of the check limit the work.
 func TestExpressionsAreBounded(t *testing.T) {
 	t.Parallel()
 	list := make([]any, 2000)
@@ -105,9 +105,8 @@ func TestExpressionsAreBounded(t *testing.T) {
 	assert.Error(t, err, "1000 parentheses were accepted")
 }
 
-// What goes wrong is told without the values that it went wrong with: the
-// detail is logged.
-func TestExpressionErrorsHoldNoValues(t *testing.T) {
+// The detail is logged, so it contains no evaluated value.
+func TestExpressionErrorsContainNoValues(t *testing.T) {
 	t.Parallel()
 	req := &authz.Request{Host: "a b", Path: "/SECRET/../x", Headers: []authz.Header{{Name: "authorization", Value: "Bearer SECRET"}}}
 	claims := map[string]any{
@@ -120,17 +119,17 @@ func TestExpressionErrorsHoldNoValues(t *testing.T) {
 		"token.sub > 1":                                              "no such overload",
 		"1 / (int(token.n) - 4711) > 0":                              "division by zero",
 		"token.sub.charAt(9000) == 'x'":                              "index out of range",
-		"token.list[token.n] == 'x'":                                 "a value is not as it should be",
-		"token.list[token.sub] == 'x'":                               "a value is not as it should be",
+		"token.list[token.n] == 'x'":                                 "invalid value",
+		"token.list[token.sub] == 'x'":                               "invalid value",
 		"int(token.sub) > 3":                                         "type conversion error",
 		"duration(token.sub) > duration('1s')":                       "type conversion error",
-		"timestamp(token.sub) > timestamp('2020-01-01T00:00:00Z')":   "a value is not as it should be",
-		"timestamp('2020-01-01T00:00:00Z').getHours(token.sub) > 1":  "a value is not as it should be",
-		"timestamp('2020-01-01T00:00:00Z').getHours('-4711:00') > 1": "a value is not as it should be",
-		"cidr(token.sub).prefixLength() > 1":                         "a value is not as it should be",
-		"ip(token.ip).family() == 4":                                 "a value is not as it should be",
+		"timestamp(token.sub) > timestamp('2020-01-01T00:00:00Z')":   "invalid value",
+		"timestamp('2020-01-01T00:00:00Z').getHours(token.sub) > 1":  "invalid value",
+		"timestamp('2020-01-01T00:00:00Z').getHours('-4711:00') > 1": "invalid value",
+		"cidr(token.sub).prefixLength() > 1":                         "invalid value",
+		"ip(token.ip).family() == 4":                                 "invalid value",
 		"'a'.matches(token.sub)":                                     "error parsing regexp",
-		"[token.sub, token.n].join(',') == ''":                       "a value is not as it should be",
+		"[token.sub, token.n].join(',') == ''":                       "invalid value",
 		"token.list.all(a, [1, 2, 3].all(b, 10 / (b - 2) > -99))":    "division by zero",
 		"9223372036854775807 + int(token.n) > 0":                     "integer overflow",
 		"token.many.all(a, token.many.all(b, a == b))":               "operation cancelled: actual cost limit exceeded",

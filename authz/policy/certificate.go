@@ -9,22 +9,23 @@ import (
 	"net/url"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"jwtbouncer/authz"
 )
 
-// maxCertificate bounds the URL-encoded PEM text that is looked at, in bytes.
+// maxCertificate is the maximum length of a URL-encoded certificate in bytes.
 const maxCertificate = 64 << 10
 
-// checkCertificate compares the client certificate's thumbprint with want
-// (RFC 8705, section 3).
+// checkCertificate compares the thumbprint of the client certificate with want,
+// which is base64url (RFC 8705, section 3).
 func (b *Binding) checkCertificate(req *authz.Request, want string) error {
 	sum, err := b.certificateThumbprint(req)
 	if err != nil {
 		return err
 	}
-	got := base64url(sum[:])
-	if subtle.ConstantTimeCompare([]byte(got), []byte(want)) != 1 {
-		return errors.New("the client certificate is not the one the token is bound to")
+	if subtle.ConstantTimeCompare([]byte(base64url(sum[:])), []byte(want)) != 1 {
+		return errors.New("the token is bound to another client certificate")
 	}
 	return nil
 }
@@ -44,12 +45,13 @@ func (b *Binding) certificateThumbprint(req *authz.Request) (sum [sha256.Size]by
 	return pemThumbprint(req.Source.Certificate)
 }
 
-// pemThumbprint hashes the DER of the first certificate in URL-encoded PEM.
+// pemThumbprint returns the SHA-256 of the first certificate (DER) in URL-encoded
+// PEM.
 func pemThumbprint(encoded string) (sum [sha256.Size]byte, err error) {
 	if len(encoded) > maxCertificate {
 		return sum, errors.New("the client certificate is too long")
 	}
-	text, err := url.PathUnescape(encoded) // "+" stands for itself in PEM
+	text, err := url.PathUnescape(encoded) // unlike QueryUnescape, it keeps the "+" of base64
 	if err != nil {
 		return sum, errors.New("the client certificate is not URL-encoded")
 	}
@@ -60,12 +62,12 @@ func pemThumbprint(encoded string) (sum [sha256.Size]byte, err error) {
 	return sha256.Sum256(block.Bytes), nil
 }
 
-// forwardedThumbprint reads Envoy's x-forwarded-client-cert. With more than
-// one element it cannot be known which proxy spoke for the client.
+// forwardedThumbprint returns the thumbprint in Envoy's x-forwarded-client-cert.
+// With several elements it is unknown which proxy spoke for the client.
 func forwardedThumbprint(v string) (sum [sha256.Size]byte, err error) {
 	hash, cert, ok := splitForwarded(v)
 	if !ok || hash == "" && cert == "" {
-		return sum, errors.New("x-forwarded-client-cert does not hold exactly one certificate")
+		return sum, errors.New("x-forwarded-client-cert must contain exactly one certificate")
 	}
 	if cert != "" {
 		if sum, err = pemThumbprint(cert); err != nil {
@@ -77,23 +79,23 @@ func forwardedThumbprint(v string) (sum [sha256.Size]byte, err error) {
 	}
 	b, err := hex.DecodeString(hash)
 	if err != nil || len(b) != sha256.Size {
-		return sum, errors.New("x-forwarded-client-cert has a malformed Hash")
+		return sum, errors.New("x-forwarded-client-cert contains a malformed Hash")
 	}
 	if cert != "" && string(b) != string(sum[:]) {
-		return sum, errors.New("x-forwarded-client-cert has a Hash that is not its Cert's")
+		return sum, errors.New("x-forwarded-client-cert contains a Hash and a Cert that do not match")
 	}
 	return [sha256.Size]byte(b), nil
 }
 
-// splitForwarded takes the one element apart: key=value pairs between
-// semicolons, values optionally quoted, a comma between elements.
+// splitForwarded parses a header with one element: key=value pairs separated by
+// semicolons, values optionally quoted. Elements are separated by commas.
 func splitForwarded(v string) (hash, cert string, ok bool) {
 	if len(v) > maxCertificate {
 		return "", "", false
 	}
 	for v != "" {
 		key, rest, found := strings.Cut(v, "=")
-		if !found || !isToken(key) {
+		if !found || !httpguts.ValidHeaderFieldName(key) {
 			return "", "", false
 		}
 		var value string
@@ -118,7 +120,7 @@ func splitForwarded(v string) (hash, cert string, ok bool) {
 		}
 		if v != "" {
 			if v[0] != ';' || len(v) == 1 {
-				return "", "", false // a second element, or nothing behind the semicolon
+				return "", "", false // a second element, or a trailing semicolon
 			}
 			v = v[1:]
 		}

@@ -21,8 +21,8 @@ import (
 	"jwtbouncer/authz/policy"
 )
 
-// newCertificate returns a certificate as Envoy passes it on, and its
-// thumbprint in hex and base64url.
+// newCertificate returns a certificate as Envoy sends it, and its thumbprint in hex
+// and base64url.
 func newCertificate(t testing.TB) (encoded, hash, x5t string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -47,9 +47,9 @@ func TestCertificateBinding(t *testing.T) {
 		want      authz.Reason
 	}{
 		"the certificate":                 {false, cert, nil, allowed},
-		"with a chain behind":             {false, cert + other, nil, allowed},
+		"followed by a chain":             {false, cert + other, nil, allowed},
 		"another certificate":             {false, other, nil, mismatch},
-		"another before it":               {false, other + cert, nil, mismatch},
+		"preceded by another":             {false, other + cert, nil, mismatch},
 		"none":                            {false, "", nil, mismatch},
 		"not encoded":                     {false, "%zz", nil, mismatch},
 		"not PEM":                         {false, "x", nil, mismatch},
@@ -72,7 +72,7 @@ func TestCertificateBinding(t *testing.T) {
 		"empty hash":                      {true, cert, []string{"Hash="}, mismatch},
 		"empty header":                    {true, cert, []string{""}, mismatch},
 		"garbage":                         {true, cert, []string{";;;"}, mismatch},
-		"nothing behind the semicolon":    {true, cert, []string{"Hash=" + hash + ";"}, mismatch},
+		"trailing semicolon":              {true, cert, []string{"Hash=" + hash + ";"}, mismatch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -5,26 +5,22 @@ import (
 	"net/url"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"jwtbouncer/authz"
 )
 
-// credentialSources are the places besides the Authorization header.
-type credentialSources struct {
-	cookies, queries []string
-}
-
-func (c CredentialsConfig) compile(report authz.Report) credentialSources {
-	checkTexts("credentials.cookies", c.Cookies, report, isToken)
+func (c CredentialsConfig) validate(report authz.Report) {
+	checkTexts("credentials.cookies", c.Cookies, report, httpguts.ValidHeaderFieldName)
 	checkTexts("credentials.queries", c.Queries, report, func(s string) bool { return s != "" && url.QueryEscape(s) == s })
-	return credentialSources{cookies: c.Cookies, queries: c.Queries}
 }
 
-// Find takes the credential out of the request (RFC 6750, section 2). A
-// request with more than one is malformed: which of them a server behind
-// would use cannot be known.
+// Find returns the credential of the request (RFC 6750, section 2). A request
+// with several credentials is malformed, because it is unknown which of them the
+// upstream would use.
 func (r *Route) Find(req *authz.Request) (authz.Credential, *authz.Failure) {
 	cred, fail := r.find(req)
-	if fail != nil && r.require == needDPoP && r.binding != nil {
+	if fail != nil && r.require == requireDPoP && r.binding != nil {
 		fail.Challenge = r.binding.challenge
 	}
 	return cred, fail
@@ -32,71 +28,62 @@ func (r *Route) Find(req *authz.Request) (authz.Credential, *authz.Failure) {
 
 func (r *Route) find(req *authz.Request) (authz.Credential, *authz.Failure) {
 	cred, fail := credentialFromHeader(req)
-	if len(r.sources.cookies) == 0 && len(r.sources.queries) == 0 {
+	if len(r.credentials.Cookies) == 0 && len(r.credentials.Queries) == 0 || fail != nil && fail.Reason != authz.ReasonNoCredential {
 		return cred, fail
 	}
-	if fail != nil && fail.Reason != authz.ReasonNoCredential {
+	var found credentials
+	found.add(cred)
+	for _, name := range r.credentials.Cookies {
+		found.addCookie(req, name)
+	}
+	for _, name := range r.credentials.Queries {
+		found.addQuery(req.Path, name)
+	}
+	switch {
+	case found.malformed != "":
+		return malformed(found.malformed)
+	case found.count > 1:
+		return malformed("more than one credential")
+	case found.count == 0:
 		return authz.Credential{}, fail
 	}
-	found := &finding{none: fail}
-	if fail == nil {
-		found.add(cred)
-	}
-	for _, name := range r.sources.cookies {
-		findCookie(req, name, found)
-	}
-	for _, name := range r.sources.queries {
-		findQuery(req.Path, name, found)
-	}
-	return found.result()
+	return found.last, nil
 }
 
-// finding collects credentials from several places.
-type finding struct {
-	cred  authz.Credential
-	count int
-	bad   string
-	none  *authz.Failure
+func malformed(detail string) (authz.Credential, *authz.Failure) {
+	return authz.Credential{}, &authz.Failure{Reason: authz.ReasonMalformedRequest, Detail: detail}
 }
 
-func (f *finding) add(c authz.Credential) {
-	if c.Raw == "" {
-		return // an emptied cookie is no credential
-	}
-	f.cred = c
-	f.count++
+// credentials counts the credentials of a request.
+type credentials struct {
+	last      authz.Credential
+	count     int
+	malformed string // why a credential cannot be used; empty: all can
 }
 
-func (f *finding) result() (authz.Credential, *authz.Failure) {
-	switch {
-	case f.bad != "":
-		return authz.Credential{}, &authz.Failure{Reason: authz.ReasonMalformedRequest, Detail: f.bad}
-	case f.count > 1:
-		return authz.Credential{}, &authz.Failure{Reason: authz.ReasonMalformedRequest, Detail: "more than one credential"}
-	case f.count == 0:
-		return authz.Credential{}, f.none
+// add ignores an empty credential, such as a cookie that was cleared.
+func (f *credentials) add(c authz.Credential) {
+	if c.Raw != "" {
+		f.last = c
+		f.count++
 	}
-	return f.cred, nil
 }
 
 // credentialFromHeader reads "Authorization: Bearer …" (RFC 6750, section 2.1)
 // or "Authorization: DPoP …" (RFC 9449, section 7.1). Another scheme is no
-// credential: it is for somebody else.
+// credential of ours: it is meant for the upstream.
 func credentialFromHeader(req *authz.Request) (authz.Credential, *authz.Failure) {
 	v, n := req.Header("authorization")
 	switch {
 	case n == 0:
 		return authz.Credential{}, &authz.Failure{Reason: authz.ReasonNoCredential, Detail: "no Authorization header"}
 	case n > 1:
-		return authz.Credential{}, &authz.Failure{Reason: authz.ReasonMalformedRequest, Detail: "more than one Authorization header"}
+		return malformed("more than one Authorization header")
 	}
 	return parseAuthorization(v)
 }
 
 func parseAuthorization(v string) (authz.Credential, *authz.Failure) {
-	malformed := func(detail string) (authz.Credential, *authz.Failure) {
-		return authz.Credential{}, &authz.Failure{Reason: authz.ReasonMalformedRequest, Detail: detail}
-	}
 	v = strings.Trim(v, " \t")
 	if v == "" {
 		return malformed("Authorization is empty")
@@ -106,7 +93,7 @@ func parseAuthorization(v string) (authz.Credential, *authz.Failure) {
 	if end >= 0 {
 		scheme = v[:end]
 	}
-	if !isToken(scheme) {
+	if !httpguts.ValidHeaderFieldName(scheme) {
 		return malformed("Authorization has no scheme")
 	}
 	switch {
@@ -115,8 +102,8 @@ func parseAuthorization(v string) (authz.Credential, *authz.Failure) {
 	case strings.EqualFold(scheme, "dpop"):
 		scheme = "dpop"
 	default:
-		if holdsOurScheme(v) {
-			return malformed("Authorization holds a list")
+		if containsOurScheme(v) {
+			return malformed("Authorization contains a list of credentials")
 		}
 		return authz.Credential{}, &authz.Failure{Reason: authz.ReasonNoCredential, Detail: "Authorization scheme is neither Bearer nor DPoP"}
 	}
@@ -124,21 +111,21 @@ func parseAuthorization(v string) (authz.Credential, *authz.Failure) {
 		return malformed("Authorization has a scheme without a token")
 	}
 	if v[end] != ' ' {
-		return malformed("Authorization: one space separates scheme and token")
+		return malformed("Authorization must have a space between scheme and token")
 	}
 	raw := strings.TrimLeft(v[end:], " ")
 	switch {
-	case strings.ContainsAny(raw, ","):
-		return malformed("Authorization holds more than one token")
+	case strings.Contains(raw, ","):
+		return malformed("Authorization contains more than one token")
 	case !authz.IsToken68(raw):
-		return malformed("Authorization holds characters that no token has")
+		return malformed("Authorization contains characters that are invalid in a token")
 	}
 	return authz.Credential{Raw: raw, Scheme: scheme, Source: "authorization"}, nil
 }
 
-// holdsOurScheme reports whether a list of credentials hides one of ours
-// behind another scheme ("Basic abc, Bearer …").
-func holdsOurScheme(v string) bool {
+// containsOurScheme reports whether v is a list in which a Bearer or DPoP
+// credential follows one of another scheme ("Basic abc, Bearer …").
+func containsOurScheme(v string) bool {
 	for part := range strings.SplitSeq(v, ",") {
 		word, _, _ := strings.Cut(strings.TrimLeft(part, " \t"), " ")
 		if strings.EqualFold(word, "bearer") || strings.EqualFold(word, "dpop") {
@@ -148,9 +135,9 @@ func holdsOurScheme(v string) bool {
 	return false
 }
 
-// findCookie looks for the cookie (RFC 6265, section 5.4). HTTP/2 may split
+// addCookie adds the cookies called name (RFC 6265, section 5.4). HTTP/2 may split
 // cookies over several headers (RFC 9113, section 8.2.3).
-func findCookie(req *authz.Request, name string, found *finding) {
+func (f *credentials) addCookie(req *authz.Request, name string) {
 	for i := range req.Headers {
 		if req.Headers[i].Name != "cookie" {
 			continue
@@ -162,17 +149,16 @@ func findCookie(req *authz.Request, name string, found *finding) {
 				if n := len(v); n >= 2 && v[0] == '"' && v[n-1] == '"' {
 					v = v[1 : n-1]
 				}
-				found.add(authz.Credential{Raw: v, Scheme: "bearer", Source: "cookie:" + name})
+				f.add(authz.Credential{Raw: v, Scheme: "bearer", Source: "cookie:" + name})
 			}
 		}
 	}
 }
 
-// findQuery looks for the parameter (RFC 6750, section 2.3), decoding names as
-// a server behind would. Some servers take a semicolon for "&" and Envoy does
-// not: next to one, the parameter could not be told from what is beside it, nor
-// be removed.
-func findQuery(path, name string, found *finding) {
+// addQuery adds the query parameters called name (RFC 6750, section 2.3). It
+// decodes names as an upstream would. Some servers read a semicolon as "&", but
+// Envoy does not, so it could not remove a parameter next to one.
+func (f *credentials) addQuery(path, name string) {
 	path, _, _ = strings.Cut(path, "#")
 	_, query, _ := strings.Cut(path, "?")
 	for pair := range strings.SplitSeq(query, "&") {
@@ -184,11 +170,11 @@ func findQuery(path, name string, found *finding) {
 			value, err := url.QueryUnescape(v)
 			switch {
 			case err != nil:
-				found.bad = fmt.Sprintf("query parameter %s is not encoded properly", name)
+				f.malformed = fmt.Sprintf("query parameter %s has an invalid percent escape", name)
 			case len(part) < len(pair):
-				found.bad = fmt.Sprintf("query parameter %s stands next to a semicolon", name)
+				f.malformed = fmt.Sprintf("query parameter %s is next to a semicolon", name)
 			default:
-				found.add(authz.Credential{Raw: value, Scheme: "bearer", Source: "query:" + name})
+				f.add(authz.Credential{Raw: value, Scheme: "bearer", Source: "query:" + name})
 			}
 		}
 	}

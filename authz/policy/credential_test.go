@@ -79,7 +79,7 @@ func TestFindElsewhere(t *testing.T) {
 		"cookie quoted":             {both, []authz.Header{{Name: "cookie", Value: `session="x.y.z"`}}, "/", "x.y.z", "cookie:session", authz.ReasonAllowed},
 		"cookie in second header":   {both, []authz.Header{{Name: "cookie", Value: "a=b"}, {Name: "cookie", Value: "session=x"}}, "/", "x", "cookie:session", authz.ReasonAllowed},
 		"cookie empty":              {both, []authz.Header{{Name: "cookie", Value: "session="}}, "/", "", "", authz.ReasonNoCredential},
-		"cookie not asked for":      {CredentialsConfig{}, []authz.Header{{Name: "cookie", Value: "session=x"}}, "/", "", "", authz.ReasonNoCredential},
+		"cookie not configured":     {CredentialsConfig{}, []authz.Header{{Name: "cookie", Value: "session=x"}}, "/", "", "", authz.ReasonNoCredential},
 		"cookie name is sensitive":  {both, []authz.Header{{Name: "cookie", Value: "Session=x"}}, "/", "", "", authz.ReasonNoCredential},
 		"cookie twice":              {both, []authz.Header{{Name: "cookie", Value: "session=x; session=y"}}, "/", "", "", authz.ReasonMalformedRequest},
 		"cookie twice in two":       {both, []authz.Header{{Name: "cookie", Value: "session=x"}, {Name: "cookie", Value: "session=x"}}, "/", "", "", authz.ReasonMalformedRequest},
@@ -88,7 +88,7 @@ func TestFindElsewhere(t *testing.T) {
 		"query twice":               {both, nil, "/a?access_token=x&access_token=x", "", "", authz.ReasonMalformedRequest},
 		"query twice, encoded":      {both, nil, "/a?access_token=x&access%5ftoken=y", "", "", authz.ReasonMalformedRequest},
 		"query twice, semicolon":    {both, nil, "/a?access_token=x;access_token=y", "", "", authz.ReasonMalformedRequest},
-		"query behind a semicolon":  {both, nil, "/a?b=c;access_token=x.y.z", "", "", authz.ReasonMalformedRequest},
+		"query after a semicolon":   {both, nil, "/a?b=c;access_token=x.y.z", "", "", authz.ReasonMalformedRequest},
 		"query before a semicolon":  {both, nil, "/a?access_token=x.y.z;b=c&d=e", "", "", authz.ReasonMalformedRequest},
 		"query, ends in semicolon":  {both, nil, "/a?access_token=x.y.z;", "", "", authz.ReasonMalformedRequest},
 		"query, empty at semicolon": {both, nil, "/a?b;access_token&c=d", "", "", authz.ReasonMalformedRequest},
@@ -97,7 +97,7 @@ func TestFindElsewhere(t *testing.T) {
 		"query empty":               {both, nil, "/a?access_token=&b", "", "", authz.ReasonNoCredential},
 		"query bad escape":          {both, nil, "/a?access_token=%zz", "", "", authz.ReasonMalformedRequest},
 		"query in fragment":         {both, nil, "/a#?access_token=x", "", "", authz.ReasonNoCredential},
-		"query not asked for":       {CredentialsConfig{Cookies: []string{"s"}}, nil, "/a?access_token=x", "", "", authz.ReasonNoCredential},
+		"query not configured":      {CredentialsConfig{Cookies: []string{"s"}}, nil, "/a?access_token=x", "", "", authz.ReasonNoCredential},
 		"header and cookie":         {both, []authz.Header{{Name: "authorization", Value: "Bearer a"}, {Name: "cookie", Value: "session=a"}}, "/", "", "", authz.ReasonMalformedRequest},
 		"header and query":          {both, []authz.Header{{Name: "authorization", Value: "Bearer a"}}, "/?access_token=a", "", "", authz.ReasonMalformedRequest},
 		"cookie and query":          {both, []authz.Header{{Name: "cookie", Value: "session=a"}}, "/?access_token=a", "", "", authz.ReasonMalformedRequest},
@@ -117,7 +117,7 @@ func TestFindElsewhere(t *testing.T) {
 			assert.Equalf(t, tt.raw, cred.Raw, "%+v, %v", cred, fail)
 			assert.Equalf(t, tt.source, cred.Source, "%+v, %v", cred, fail)
 			if fail != nil {
-				assert.NotContains(t, fail.Detail, "x.y", "detail holds the token")
+				assert.NotContains(t, fail.Detail, "x.y", "the detail contains the token")
 			}
 		})
 	}
@@ -135,7 +135,7 @@ func FuzzAuthorization(f *testing.F) {
 			return
 		}
 		require.Falsef(t, !authz.IsToken68(cred.Raw) || cred.Scheme != "bearer" && cred.Scheme != "dpop", "%q: %+v", v, cred)
-		// Printing what was found and reading it again is the identity.
+		// Printing and parsing the credential again is the identity.
 		again, fail := parseAuthorization(cred.Scheme + " " + cred.Raw)
 		require.Nilf(t, fail, "%q: %+v, then %+v %v", v, cred, again, fail)
 		require.Equalf(t, cred, again, "%q, then %+v %v", v, again, fail)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,18 +16,17 @@ import (
 )
 
 const (
-	// maxProof bounds the text of a DPoP proof, in bytes: an RSA-4096 key and
-	// signature with a long URL take less.
+	// maxProof is the maximum length of a DPoP proof in bytes. A proof with an
+	// RSA-4096 key, its signature and a long URL is shorter.
 	maxProof = 8 << 10
-	// maxProofID bounds a proof's jti, in bytes.
+	// maxProofID is the maximum length of a proof's jti in bytes.
 	maxProofID = 512
+	// maxClockSkew is the tolerated difference between the clocks of sidecars
+	// that share a replay store.
+	maxClockSkew = time.Minute
 )
 
-// clockDifference is how far the clocks of sidecars that share the memory of
-// used proofs may be apart, or one of them be stepped back.
-const clockDifference = time.Minute
-
-// checkProof checks the request's DPoP proof (RFC 9449, section 4.3) for the
+// checkProof checks the DPoP proof of the request (RFC 9449, section 4.3) for the
 // access token raw, which is bound to the key with thumbprint jkt.
 func (b *Binding) checkProof(ctx context.Context, req *authz.Request, raw, jkt string, now time.Time) *authz.Failure {
 	bad := func(detail string) *authz.Failure {
@@ -34,17 +34,17 @@ func (b *Binding) checkProof(ctx context.Context, req *authz.Request, raw, jkt s
 	}
 	text, n := req.Header("dpop")
 	if n != 1 {
-		return bad("exactly one DPoP header is needed")
+		return bad("exactly one DPoP header required")
 	}
 	p, why := b.readProof(text, jkt)
 	if why != "" {
 		return bad(why)
 	}
 	if p.htm != req.Method {
-		return bad("htm is not the request's method")
+		return bad("htm differs from the method of the request")
 	}
 	if !b.sameURL(p.htu, req) {
-		return bad("htu is not the request's URL")
+		return bad("htu differs from the URL of the request")
 	}
 	oldest, newest := now.Add(-b.dpop.MaxAge-b.dpop.Leeway).Unix(), now.Add(b.dpop.Leeway).Unix()
 	if p.iat < oldest || p.iat > newest {
@@ -52,15 +52,15 @@ func (b *Binding) checkProof(ctx context.Context, req *authz.Request, raw, jkt s
 	}
 	sum := sha256.Sum256([]byte(raw))
 	if subtle.ConstantTimeCompare([]byte(p.ath), []byte(base64url(sum[:]))) != 1 {
-		return bad("ath is not the access token's hash")
+		return bad("ath is not the hash of the access token")
 	}
-	// Only now, so that nobody but the key's holder can fill the store. A sidecar
-	// whose clock is behind takes the proof for longer than this one does.
-	ttl := time.Duration(p.iat-oldest+1)*time.Second + clockDifference
+	// Last, so that only the holder of the key can fill the store. A sidecar whose
+	// clock is behind accepts the proof for longer than this one.
+	ttl := time.Duration(p.iat-oldest+1)*time.Second + maxClockSkew
 	seen, err := b.replay.Seen(ctx, "dpop:"+jkt+":"+p.jti, ttl)
 	switch {
 	case err != nil:
-		return &authz.Failure{Reason: authz.ReasonRevocationUnknown, Detail: "DPoP: whether the proof was used before could not be found out: " + err.Error()}
+		return &authz.Failure{Reason: authz.ReasonRevocationUnknown, Detail: "DPoP: cannot determine whether the proof was used before: " + err.Error()}
 	case seen:
 		return bad("the proof was used before")
 	}
@@ -74,7 +74,7 @@ type proof struct {
 }
 
 // readProof checks everything about the proof that does not depend on the
-// request, its signature included. why is "" when it is sound.
+// request, including its signature. why is "" if the proof is valid.
 func (b *Binding) readProof(text, jkt string) (p proof, why string) {
 	if len(text) > maxProof {
 		return p, "the proof is too long"
@@ -92,11 +92,11 @@ func (b *Binding) readProof(text, jkt string) (p proof, why string) {
 	}
 	header, err := jose.ParseObject(string(decoded[0]))
 	if err != nil {
-		return p, "the proof's header is not a JSON object"
+		return p, "the header of the proof is not a JSON object"
 	}
 	for _, name := range []string{"crit", "b64", "zip", "enc", "jku", "x5u", "x5c"} {
 		if _, present := header[name]; present {
-			return p, "the proof's header has " + name
+			return p, "the header of the proof contains " + name
 		}
 	}
 	if typ, _ := header["typ"].(string); jose.MediaType(typ) != "dpop+jwt" {
@@ -111,19 +111,21 @@ func (b *Binding) readProof(text, jkt string) (p proof, why string) {
 	if why != "" {
 		return p, why
 	}
-	// Before the signature: a foreign key costs no public-key operation.
+	// Before the signature, so that a proof with another key costs no public-key
+	// operation.
 	if subtle.ConstantTimeCompare([]byte(key.thumbprint), []byte(jkt)) != 1 {
-		return p, "the proof's key is not the one the token is bound to"
+		return p, "the token is bound to another key"
 	}
-	if !key.fits(alg) {
-		return p, "alg does not fit the proof's key"
+	algorithm, known := jose.Algorithms[alg]
+	if !known || algorithm.Kty != key.kty || algorithm.Crv != key.crv {
+		return p, "alg does not fit the key of the proof"
 	}
-	if !jose.Algorithms[alg].Verify(key.public, text[:strings.LastIndexByte(text, '.')], decoded[2]) {
-		return p, "the proof's signature is wrong"
+	if !algorithm.Verify(key.public, text[:strings.LastIndexByte(text, '.')], decoded[2]) {
+		return p, "the signature of the proof is invalid"
 	}
 	claims, err := jose.ParseObject(string(decoded[1]))
 	if err != nil {
-		return p, "the proof's payload is not a JSON object"
+		return p, "the payload of the proof is not a JSON object"
 	}
 	for name, into := range map[string]*string{"jti": &p.jti, "htm": &p.htm, "htu": &p.htu, "ath": &p.ath} {
 		if *into, _ = claims[name].(string); *into == "" {
@@ -145,9 +147,9 @@ func (b *Binding) readProof(text, jkt string) (p proof, why string) {
 	return p, ""
 }
 
-// sameURL compares htu with the request's URL, ignoring query and fragment
-// (RFC 9449, section 4.3), after RFC 3986's scheme, host and escape
-// normalisation (sections 6.2.2 and 6.2.3). Dot segments are left as they are.
+// sameURL reports whether htu is the URL of the request, ignoring query and
+// fragment (RFC 9449, section 4.3). Scheme, host and escapes are normalised (RFC
+// 3986, sections 6.2.2 and 6.2.3); dot segments are not.
 func (b *Binding) sameURL(htu string, req *authz.Request) bool {
 	origin, path, ok := readURL(htu)
 	if !ok || path != escapePath(req.Path) {
@@ -156,20 +158,20 @@ func (b *Binding) sameURL(htu string, req *authz.Request) bool {
 	if len(b.origins) == 0 {
 		return origin == readOrigin(req.Scheme, req.Host)
 	}
-	// A request that names one of several external hosts is for that one.
+	// A request for one of the external hosts needs a proof for that host.
 	host, _ := readHost(req.Host)
 	named := func(o string) bool {
 		_, authority, _ := strings.Cut(o, "://")
 		h, _ := readHost(authority)
 		return host != "" && h == host
 	}
-	if slices.ContainsFunc(b.origins, named) {
-		return slices.Contains(b.origins, origin) && named(origin)
+	if slices.ContainsFunc(b.origins, named) && !named(origin) {
+		return false
 	}
 	return slices.Contains(b.origins, origin)
 }
 
-// readURL splits an absolute http(s) URL into its normalised origin and path.
+// readURL returns the normalised origin and path of an absolute http(s) URL.
 func readURL(s string) (origin, path string, ok bool) {
 	scheme, rest, found := strings.Cut(s, "://")
 	if !found || len(s) > maxProof {
@@ -183,7 +185,7 @@ func readURL(s string) (origin, path string, ok bool) {
 	return origin, escapePath(path), origin != ""
 }
 
-// readOrigin normalises scheme and authority; "" when they are none.
+// readOrigin returns the normalised origin; "" if scheme or authority is invalid.
 func readOrigin(scheme, authority string) string {
 	scheme = strings.ToLower(scheme)
 	defaultPort := map[string]string{"http": "80", "https": "443"}[scheme]
@@ -201,8 +203,8 @@ func readOrigin(scheme, authority string) string {
 	return scheme + "://" + host + ":" + port
 }
 
-// escapePath drops query and fragment and normalises escapes: letters, digits
-// and -._~ stand for themselves, everything else has upper-case hex.
+// escapePath removes query and fragment and normalises escapes: it decodes those
+// of letters, digits and -._~, and writes all others with upper-case hex.
 func escapePath(path string) string {
 	if i := strings.IndexAny(path, "?#"); i >= 0 {
 		path = path[:i]
@@ -215,15 +217,15 @@ func escapePath(path string) string {
 	}
 	b := make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {
-		if path[i] != '%' || i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2]) {
+		c, escaped := unescape(path[i:])
+		if !escaped {
 			b = append(b, path[i])
 			continue
 		}
-		c := unhex(path[i+1])<<4 | unhex(path[i+2])
 		if s := string(rune(c)); c < 0x80 && url.PathEscape(s) == s && strings.IndexByte("$&+=:@", c) < 0 {
 			b = append(b, c)
 		} else {
-			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+			b = fmt.Appendf(b, "%%%02X", c)
 		}
 		i += 2
 	}

@@ -21,7 +21,7 @@ import (
 	"jwtbouncer/authz/policy"
 )
 
-// thumbprint is RFC 7638 by way of a sorted map, independent of the product.
+// thumbprint computes RFC 7638 from a sorted map, independently of the product.
 func thumbprint(k *authztest.Key) string {
 	jwk, required := k.JWK(), map[string]any{}
 	for _, m := range []string{"crv", "kty", "x", "y", "n", "e"} {
@@ -34,7 +34,7 @@ func thumbprint(k *authztest.Key) string {
 	return authztest.Base64URL(sum[:])
 }
 
-// publicJWK is what a proof's header holds.
+// publicJWK returns the jwk member of a proof's header.
 func publicJWK(k *authztest.Key) map[string]any {
 	jwk := k.JWK()
 	for _, m := range []string{"use", "alg", "kid"} {
@@ -43,8 +43,8 @@ func publicJWK(k *authztest.Key) map[string]any {
 	return jwk
 }
 
-// proofText signs a DPoP proof; header and claims replace members, nil leaves
-// one out.
+// proofText returns a signed DPoP proof. header replaces members of its header; a
+// nil value removes one.
 func proofText(k *authztest.Key, header, claims map[string]any) string {
 	h := map[string]any{"typ": "dpop+jwt", "alg": k.Alg, "jwk": publicJWK(k)}
 	for n, v := range header {
@@ -57,7 +57,7 @@ func proofText(k *authztest.Key, header, claims map[string]any) string {
 	body, _ := json.Marshal(claims)
 	input := authztest.Base64URL(head) + "." + authztest.Base64URL(body)
 	alg, _ := h["alg"].(string)
-	defer func() { _ = recover() }() // an alg that cannot sign: the proof stays ""
+	defer func() { _ = recover() }() // alg cannot sign: the result is ""
 	return input + "." + authztest.Base64URL(k.Sign(alg, []byte(input)))
 }
 
@@ -282,7 +282,7 @@ func TestDPoPAcceptsEquivalents(t *testing.T) {
 	}
 }
 
-func TestDPoPBehindAnotherName(t *testing.T) {
+func TestDPoPExternalURLs(t *testing.T) {
 	t.Parallel()
 	const raw = "a.b.c"
 	k := authztest.NewKey("ES256")
@@ -351,10 +351,10 @@ func TestBindingRules(t *testing.T) {
 type brokenReplay struct{}
 
 func (brokenReplay) Seen(context.Context, string, time.Duration) (bool, error) {
-	return false, errors.New("store away")
+	return false, errors.New("store unavailable")
 }
 
-func TestReplayStoreAwayIsNotANo(t *testing.T) {
+func TestReplayStoreUnavailable(t *testing.T) {
 	t.Parallel()
 	b, err := policy.NewBinding(policy.DefaultBindingConfig(), brokenReplay{})
 	require.NoError(t, err)
@@ -365,7 +365,7 @@ func TestReplayStoreAwayIsNotANo(t *testing.T) {
 	require.Equal(t, authz.ReasonRevocationUnknown, reason(fail))
 }
 
-func TestRouteThatNeedsDPoPAsksForIt(t *testing.T) {
+func TestRouteRequiringDPoPChallenges(t *testing.T) {
 	t.Parallel()
 	_, fail := boundRoute(t, newBinding(t), "dpop").Find(&authz.Request{})
 	require.Equal(t, authz.ReasonNoCredential, reason(fail))
@@ -375,7 +375,7 @@ func TestRouteThatNeedsDPoPAsksForIt(t *testing.T) {
 	require.Nil(t, fail.Challenge)
 }
 
-// stepClock is moved by hand.
+// stepClock shows the time that a test sets.
 type stepClock struct{ boot time.Duration }
 
 func (c *stepClock) Now() time.Time      { return proofTime.Add(c.boot) }
@@ -404,7 +404,7 @@ func TestMemoryReplay(t *testing.T) {
 	require.Equal(t, "false", seen("a", time.Second))
 }
 
-func TestBindingFaults(t *testing.T) {
+func TestInvalidBinding(t *testing.T) {
 	t.Parallel()
 	cfg := policy.BindingConfig{DPoP: policy.DPoPConfig{Algorithms: []string{"HS256", "none"}, MaxAge: time.Hour, Leeway: -1, ReplayEntries: 1, ExternalURLs: []string{"api.example", "https://a/b", "ftp://a"}}}
 	var got []string
@@ -418,8 +418,7 @@ func TestBindingFaults(t *testing.T) {
 	require.Error(t, err)
 }
 
-// What matches has a valid signature of the key the token is bound to, for
-// this request: no text made from a proof by a change may pass.
+// No change of a valid proof may pass.
 func FuzzProof(f *testing.F) {
 	k := authztest.NewKey("EdDSA")
 	good := proofText(k, nil, proofClaims("a.b.c", nil))
@@ -440,8 +439,8 @@ func FuzzProof(f *testing.F) {
 	})
 }
 
-// Sidecars share the memory of used proofs. When a record is gone, the proof is
-// over by the clock of the one that lags, too.
+// Sidecars share the replay store. Once it has dropped a record, the proof has
+// expired even by the clock of the sidecar that is furthest behind.
 func TestProofReplayedToALaggingSidecar(t *testing.T) {
 	t.Parallel()
 	clock := &stepClock{}

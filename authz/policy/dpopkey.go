@@ -11,20 +11,14 @@ import (
 	"math/big"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/authz/jose"
 )
 
-// proofKey is the public key in a DPoP proof's header. It is decoded with the
-// standard library only: this is input from anybody, on every request.
+// proofKey is the public key in the header of a DPoP proof. Anybody can send one
+// with any request, so it is decoded with the standard library only.
 type proofKey struct {
 	kty, crv   string
 	public     crypto.PublicKey
 	thumbprint string // RFC 7638, SHA-256, base64url
-}
-
-func (k *proofKey) fits(alg string) bool {
-	a, ok := jose.Algorithms[alg]
-	return ok && a.Kty == k.kty && a.Crv == k.crv
 }
 
 const (
@@ -32,15 +26,15 @@ const (
 	maxProofRSABits = 4096
 )
 
-// readProofKey decodes a JWK (RFC 7517) that must be an asymmetric public key.
-// why is "" when it is one.
+// readProofKey decodes a JWK (RFC 7517), which must be an asymmetric public key.
+// why is "" if it is one.
 func readProofKey(m map[string]any) (k proofKey, why string) {
 	if m == nil {
-		return k, "the proof's header has no jwk"
+		return k, "the header of the proof has no jwk"
 	}
 	for _, name := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
 		if _, present := m[name]; present {
-			return k, "jwk holds a private or symmetric key"
+			return k, "jwk contains a private or symmetric key"
 		}
 	}
 	number := func(name string, size int) []byte {
@@ -57,7 +51,7 @@ func readProofKey(m map[string]any) (k proofKey, why string) {
 	case "EC":
 		curve := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}[k.crv]
 		if curve == nil {
-			return k, "jwk has a curve that is not supported"
+			return k, "the curve of jwk is not supported"
 		}
 		size := (curve.Params().BitSize + 7) / 8
 		x, y := number("x", size), number("y", size)
@@ -66,20 +60,20 @@ func readProofKey(m map[string]any) (k proofKey, why string) {
 		}
 		pub, err := ecdsa.ParseUncompressedPublicKey(curve, append(append([]byte{4}, x...), y...))
 		if err != nil {
-			return k, "jwk's point is not on its curve"
+			return k, "the point of jwk is not on its curve"
 		}
 		k.public = pub
-		k.print(`{"crv":"` + k.crv + `","kty":"EC","x":"` + base64url(x) + `","y":"` + base64url(y) + `"}`)
+		k.setThumbprint(`{"crv":"` + k.crv + `","kty":"EC","x":"` + base64url(x) + `","y":"` + base64url(y) + `"}`)
 	case "OKP":
 		if k.crv != "Ed25519" {
-			return k, "jwk has a curve that is not supported"
+			return k, "the curve of jwk is not supported"
 		}
 		x := number("x", ed25519.PublicKeySize)
 		if why != "" {
 			return k, why
 		}
 		k.public = ed25519.PublicKey(x)
-		k.print(`{"crv":"Ed25519","kty":"OKP","x":"` + base64url(x) + `"}`)
+		k.setThumbprint(`{"crv":"Ed25519","kty":"OKP","x":"` + base64url(x) + `"}`)
 	case "RSA":
 		k.crv = ""
 		n, e := number("n", 0), number("e", 0)
@@ -90,19 +84,19 @@ func readProofKey(m map[string]any) (k proofKey, why string) {
 		exponent := new(big.Int).SetBytes(e)
 		if n[0] == 0 || e[0] == 0 || modulus.BitLen() < minProofRSABits || modulus.BitLen() > maxProofRSABits || modulus.Bit(0) == 0 ||
 			exponent.BitLen() > 31 || exponent.Bit(0) == 0 || exponent.Int64() < 3 {
-			return k, "jwk's RSA key is too short, too long or malformed"
+			return k, "the RSA key in jwk is too short, too long or malformed"
 		}
 		k.public = &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}
-		k.print(`{"e":"` + base64url(e) + `","kty":"RSA","n":"` + base64url(n) + `"}`)
+		k.setThumbprint(`{"e":"` + base64url(e) + `","kty":"RSA","n":"` + base64url(n) + `"}`)
 	default:
-		return k, "jwk's kty is not supported"
+		return k, "the kty of jwk is not supported"
 	}
 	return k, ""
 }
 
-// print sets the thumbprint of the required members in the order and form of
-// RFC 7638, section 3.
-func (k *proofKey) print(canonical string) {
+// setThumbprint hashes the required members, which canonical holds in the order
+// and form of RFC 7638, section 3.
+func (k *proofKey) setThumbprint(canonical string) {
 	sum := sha256.Sum256([]byte(canonical))
 	k.thumbprint = base64url(sum[:])
 }

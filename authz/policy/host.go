@@ -5,10 +5,9 @@ import (
 	"strings"
 )
 
-// readHost returns the host of an authority in the one form that routes are
-// compared with: lower case, without port and without the root's dot, IPv6 in
-// its canonical form between brackets. ok is false for what is no host: then
-// no route with a host can be told to match or not.
+// readHost returns the host of an authority in the form that routes compare: lower
+// case, without the port and the dot of the root, IPv6 in its canonical form in
+// brackets. If ok is false, it is unclear whether a route with hosts matches.
 func readHost(authority string) (host string, ok bool) {
 	if authority == "" || len(authority) > 300 {
 		return "", false
@@ -60,21 +59,15 @@ func readHost(authority string) (host string, ok bool) {
 }
 
 func isPortSuffix(s string) bool {
-	if s == "" {
-		return true
-	}
-	if s[0] != ':' || len(s) > 6 {
-		return false
-	}
 	for i := 1; i < len(s); i++ {
 		if s[i] < '0' || s[i] > '9' {
 			return false
 		}
 	}
-	return true
+	return s == "" || s[0] == ':' && len(s) <= 6
 }
 
-// hostPattern is a host, or with suffix every host below it.
+// hostPattern is one host or, with suffix, all hosts below it.
 type hostPattern struct {
 	name   string // canonical; with suffix: ".example.com"
 	suffix bool

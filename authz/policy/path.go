@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/hex"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -8,21 +9,22 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// requestPath is a request's path as routes see it. A path that another server
-// could read differently has several readings, or none that can be told.
+// requestPath is the path of a request as routes compare it. A path is unclear if
+// another server could read it differently.
 type requestPath struct {
-	// text is percent-decoded and without query; valid when unclear is "".
+	// text is percent-decoded, without the query. It is valid if unclear is "".
 	text string
-	// unclear says why the path has more than one reading; a constant.
+	// unclear is the reason why the path is unclear, a constant. It is "" for a
+	// clear path.
 	unclear string
-	// readings are all readings of an unclear path; nil when they cannot be
+	// readings are all readings of an unclear path; nil if they cannot be
 	// listed (dot segments, control bytes, double encoding …).
 	readings []string
 }
 
-// plain marks the bytes that mean the same to every server when they stand in
-// a path unencoded: RFC 3986's pchar without ";" (parameters are stripped by
-// some servers) and without "%".
+// plain contains the bytes that mean the same to every server if they occur
+// unencoded in a path: pchar of RFC 3986 without "%" and without ";", because some
+// servers strip parameters.
 var plain = func() (t [256]bool) {
 	for c := '0'; c <= '9'; c++ {
 		t[c] = true
@@ -36,24 +38,27 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-// The ways in which a path can be unclear.
+// Reasons why a path is unclear.
 const (
-	pathNotOrigin     = "path does not begin with a single slash"
-	pathDotSegment    = "path has dot segments"
-	pathEmptySegment  = "path has empty segments"
-	pathParameter     = "path has parameters (;)"
-	pathEncodedSlash  = "path has an encoded slash"
-	pathBackslash     = "path has a backslash"
-	pathFragment      = "path has a fragment or an encoded delimiter"
-	pathControl       = "path has control characters or spaces"
-	pathBadEscape     = "path has an invalid percent escape"
-	pathDoubleEscape  = "path is encoded twice"
-	pathNotASCII      = "path has unencoded bytes outside ASCII"
-	pathBadUTF8       = "path is not valid UTF-8"
-	pathLookalike     = "path has characters that some servers turn into ASCII"
-	maxPath           = 8192 // bytes; longer paths are unclear
-	pathTooLong       = "path is longer than 8192 bytes"
-	maxReadableClones = 8 // 2^3: slash, parameter, merge
+	pathNotOrigin    = "path does not begin with a single slash"
+	pathDotSegment   = "path contains dot segments"
+	pathEmptySegment = "path contains empty segments"
+	pathParameter    = "path contains parameters (;)"
+	pathEncodedSlash = "path contains an encoded slash"
+	pathBackslash    = "path contains a backslash"
+	pathFragment     = "path contains a fragment or an encoded delimiter"
+	pathControl      = "path contains control characters or spaces"
+	pathBadEscape    = "path contains an invalid percent escape"
+	pathDoubleEscape = "path is encoded twice"
+	pathNotASCII     = "path contains unencoded bytes outside ASCII"
+	pathBadUTF8      = "path is not valid UTF-8"
+	pathLookalike    = "path contains characters that some servers turn into ASCII"
+	pathTooLong      = "path is longer than 8192 bytes"
+)
+
+const (
+	maxPath     = 8192 // bytes
+	maxReadings = 8    // 2^3: encoded slashes decoded, parameters stripped, slashes merged
 )
 
 // readPath reads the path of a request target in origin form (RFC 9112,
@@ -68,20 +73,15 @@ func readPath(raw string) requestPath {
 	if raw == "" || raw[0] != '/' || strings.HasPrefix(raw, "//") {
 		return requestPath{unclear: pathNotOrigin}
 	}
-	simple := true
 	for i := range len(raw) {
 		if !plain[raw[i]] || (raw[i] == '/' || raw[i] == '.') && i > 0 && raw[i-1] == '/' {
-			simple = false
-			break
+			return readOddPath(raw)
 		}
 	}
-	if simple {
-		return requestPath{text: raw}
-	}
-	return readOddPath(raw)
+	return requestPath{text: raw}
 }
 
-// readOddPath is readPath for paths with anything but plain bytes.
+// readOddPath is readPath for a path that contains other than plain bytes.
 func readOddPath(raw string) requestPath {
 	decoded, why := decodePath(raw)
 	if why != "" {
@@ -102,8 +102,8 @@ func readOddPath(raw string) requestPath {
 		}
 		return requestPath{text: decoded}
 	}
-	readings := make([]string, 0, maxReadableClones)
-	for variant := range maxReadableClones {
+	readings := make([]string, 0, maxReadings)
+	for variant := range maxReadings {
 		s := decoded
 		if variant&1 != 0 {
 			s = strings.ReplaceAll(s, string(rune(encodedSlash)), "/")
@@ -115,15 +115,17 @@ func readOddPath(raw string) requestPath {
 			return requestPath{unclear: pathDotSegment}
 		}
 		if variant&4 != 0 {
-			s = mergeSlashes(s)
+			for strings.Contains(s, "//") {
+				s = strings.ReplaceAll(s, "//", "/")
+			}
 		}
 		readings = append(readings, s)
 	}
 	return requestPath{unclear: unclear, readings: readings}
 }
 
-// encodedSlash stands for %2F in decoded text until a reading says what it is.
-// It cannot come from the path itself: control bytes are refused.
+// encodedSlash replaces %2F in decoded text until a reading decodes it or not. It
+// cannot occur in the path itself, in which control bytes are invalid.
 const encodedSlash = 0x01
 
 func decodePath(raw string) (decoded, unclear string) {
@@ -132,10 +134,10 @@ func decodePath(raw string) (decoded, unclear string) {
 		c := raw[i]
 		escaped := c == '%'
 		if escaped {
-			if i+2 >= len(raw) || !isHex(raw[i+1]) || !isHex(raw[i+2]) {
+			var ok bool
+			if c, ok = unescape(raw[i:]); !ok {
 				return "", pathBadEscape
 			}
-			c = unhex(raw[i+1])<<4 | unhex(raw[i+2])
 			i += 2
 		}
 		switch {
@@ -152,14 +154,14 @@ func decodePath(raw string) (decoded, unclear string) {
 		}
 		b = append(b, c)
 	}
-	for i := 0; i+2 < len(b); i++ {
-		if b[i] == '%' && isHex(b[i+1]) && isHex(b[i+2]) {
+	decoded = string(b)
+	for i := range decoded {
+		if _, ok := unescape(decoded[i:]); ok {
 			return "", pathDoubleEscape
 		}
 	}
-	decoded = string(b)
 	if !utf8.ValidString(decoded) {
-		return "", pathBadUTF8 // overlong forms as well
+		return "", pathBadUTF8 // includes overlong forms
 	}
 	for _, r := range decoded {
 		if r >= utf8.RuneSelf && lookalike(r) {
@@ -170,7 +172,7 @@ func decodePath(raw string) (decoded, unclear string) {
 }
 
 // lookalike reports whether a server that folds Unicode (compatibility
-// normalisation, "best fit" code pages) could take r for ASCII, or drop it.
+// normalisation, "best fit" code pages) could turn r into ASCII or drop it.
 func lookalike(r rune) bool {
 	switch r {
 	case '\u2044', '\u2215', '\u29f8', '\u2216', '\u29f5', utf8.RuneError:
@@ -187,54 +189,26 @@ func lookalike(r rune) bool {
 	return false
 }
 
-// hasDotSegment looks at segments between slashes of either kind.
 func hasDotSegment(s string) bool {
-	for seg := range strings.SplitSeq(s, "/") {
-		if seg == "." || seg == ".." {
-			return true
-		}
-	}
-	return false
+	s += "/"
+	return strings.Contains(s, "/./") || strings.Contains(s, "/../")
 }
 
+// stripParameters removes the parameters of every segment: ";" and what follows.
 func stripParameters(s string) string {
-	var b strings.Builder
-	for {
-		i := strings.IndexByte(s, ';')
-		if i < 0 {
-			b.WriteString(s)
-			return b.String()
-		}
-		b.WriteString(s[:i])
-		j := strings.IndexByte(s[i:], '/')
-		if j < 0 {
-			return b.String()
-		}
-		s = s[i+j:]
+	segments := strings.Split(s, "/")
+	for i := range segments {
+		segments[i], _, _ = strings.Cut(segments[i], ";")
 	}
+	return strings.Join(segments, "/")
 }
 
-func mergeSlashes(s string) string {
-	b := make([]byte, 0, len(s))
-	for i := range len(s) {
-		if s[i] == '/' && i > 0 && s[i-1] == '/' {
-			continue
-		}
-		b = append(b, s[i])
+// unescape returns the byte that the percent escape at the start of s encodes.
+func unescape(s string) (c byte, ok bool) {
+	if len(s) < 3 || s[0] != '%' {
+		return 0, false
 	}
-	return string(b)
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
-}
-
-func unhex(c byte) byte {
-	switch {
-	case c <= '9':
-		return c - '0'
-	case c >= 'a':
-		return c - 'a' + 10
-	}
-	return c - 'A' + 10
+	var b [1]byte
+	_, err := hex.Decode(b[:], []byte(s[1:3]))
+	return b[0], err == nil
 }

@@ -13,11 +13,11 @@ import (
 	"jwtbouncer/authz"
 )
 
-// upstreams are ways in which servers read a path. None may see one under a
-// protected prefix where a public route took the request.
+// upstreams are ways in which servers read a path. In none of them may a request
+// that matched a public route have a path below a protected prefix.
 var upstreams = map[string]func(string) string{
-	"as it is": func(p string) string { return p },
-	"decoding": decodeLoosely,
+	"unchanged": func(p string) string { return p },
+	"decoding":  decodeLoosely,
 	"decoding and cleaning": func(p string) string {
 		return path.Clean(decodeLoosely(p))
 	},
@@ -52,16 +52,17 @@ var upstreams = map[string]func(string) string{
 	},
 }
 
-// decodeLoosely decodes what it can and keeps the rest.
+// decodeLoosely decodes valid escapes and keeps the others.
 func decodeLoosely(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
-		if s[i] == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]) {
-			b.WriteByte(unhex(s[i+1])<<4 | unhex(s[i+2]))
-			i += 2
+		c, escaped := unescape(s[i:])
+		if !escaped {
+			b.WriteByte(s[i])
 			continue
 		}
-		b.WriteByte(s[i])
+		b.WriteByte(c)
+		i += 2
 	}
 	return b.String()
 }
@@ -78,9 +79,9 @@ func seedPaths(f *testing.F) {
 	}
 }
 
-// However a server behind reads the path, a request that a public route took
-// is under the public prefix; and one that a looser rule took is not under the
-// stricter one before it.
+// However an upstream reads the path, a request that matched a public route is below
+// the public prefix, and a request that matched a less strict route is not below the
+// prefix of the stricter route before it.
 func FuzzNoWayIntoProtected(f *testing.F) {
 	seedPaths(f)
 	p := mustPolicy(f,
@@ -90,24 +91,24 @@ func FuzzNoWayIntoProtected(f *testing.F) {
 	)
 	under := func(s, prefix string) bool { return s == prefix || strings.HasPrefix(s, prefix+"/") }
 	f.Fuzz(func(t *testing.T, raw string) {
-		raw, _, _ = strings.Cut(raw, "?") // the query is nobody's path
+		raw, _, _ = strings.Cut(raw, "?") // no server reads the query as a path
 		got := chosen(p, &authz.Request{Path: raw})
 		for name, read := range upstreams {
 			seen := read(raw)
 			switch {
-			case got == "public" && name == "as it is": // RFC 3986, section 2.3: what it does not decode, it does not have
-				assert.Falsef(t, under(seen, "/admin"), "%q is public, but served as it is", raw)
+			case got == "public" && name == "unchanged": // a server that does not decode escapes serves no such path (RFC 3986, section 2.3)
+				assert.Falsef(t, under(seen, "/admin"), "%q is public, but served unchanged", raw)
 			case got == "public" && !under(seen, "/public"):
 				t.Errorf("%q is public, but a server (%s) serves %q", raw, name, seen)
 			case got == "any" && under(seen, "/admin"):
-				t.Errorf("%q is anybody's, but a server (%s) serves %q", raw, name, seen)
+				t.Errorf("%q matches the route any, but a server (%s) serves %q", raw, name, seen)
 			}
 		}
 	})
 }
 
-// A clear path stays the same route when it is written in another, equivalent
-// way (RFC 3986, section 6.2.2), and reading what was read changes nothing.
+// An equivalent spelling of a clear path (RFC 3986, section 6.2.2) reads the same and
+// matches the same route.
 func FuzzEquivalentEncodings(f *testing.F) {
 	seedPaths(f)
 	p := mustPolicy(f,

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -9,19 +10,19 @@ import (
 type pathPattern struct {
 	segments []patternSegment
 	rest     bool // any further segments may follow
-	// slash: an exact or template pattern ended in "/". It is compared only
-	// where strict: a rule that protects must not be evaded by a slash that
-	// most servers ignore, and a public one must not be widened by it.
+	// slash tells whether an exact or template pattern ends in "/". Only strict
+	// patterns compare it: most servers ignore the slash, so it must neither evade
+	// a route that protects nor extend a public one.
 	slash, strict bool
 }
 
 type patternSegment struct {
 	text string
-	wild bool // one segment that is not empty
+	wild bool // any segment that is not empty
 }
 
-// splitPath returns the path's segments one by one. "/" has none; a slash at
-// the end is no segment.
+// splitPath returns the segments of the path, separated by slashes, and whether it
+// ends in a slash. Both "/" and "//" have an empty body.
 func splitPath(path string) (body string, slash bool) {
 	body = path[1:]
 	if strings.HasSuffix(body, "/") {
@@ -65,12 +66,11 @@ func (p *pathPattern) covers(o *pathPattern) bool {
 func parsePath(text string, rest, strict bool) (pathPattern, error) {
 	p := pathPattern{rest: rest, strict: strict && !rest}
 	path := readPath(text)
-	if path.unclear != "" || strings.ContainsAny(text, "?#") {
-		why := path.unclear
-		if why == "" {
-			why = "path has a query or a fragment"
-		}
-		return p, fmt.Errorf("%s: write the path as a server sees it, such as /v1/users", why)
+	if path.unclear == "" && strings.ContainsAny(text, "?#") {
+		path.unclear = "path contains a query or a fragment"
+	}
+	if path.unclear != "" {
+		return p, fmt.Errorf("%s; write a plain path, such as /v1/users", path.unclear)
 	}
 	if path.text == "/" {
 		return p, nil
@@ -83,8 +83,11 @@ func parsePath(text string, rest, strict bool) (pathPattern, error) {
 	return p, nil
 }
 
-// parseTemplate compiles a path with {name} segments; {name...} as the last
-// one stands for all that follow, or none.
+// variable is a segment of a template: {name} or {name...}.
+var variable = regexp.MustCompile(`^\{([A-Za-z_][A-Za-z0-9_]*)(\.\.\.)?\}$`)
+
+// parseTemplate compiles a path with {name} segments. The last segment may be
+// {name...}, which matches any number of segments, including none.
 func parseTemplate(text string, strict bool) (pathPattern, error) {
 	p, err := parsePath(text, false, strict)
 	if err != nil {
@@ -96,21 +99,18 @@ func parseTemplate(text string, strict bool) (pathPattern, error) {
 		if !strings.ContainsAny(s.text, "{}") {
 			continue
 		}
-		name, ok := strings.CutPrefix(s.text, "{")
-		if ok {
-			name, ok = strings.CutSuffix(name, "}")
+		match := variable.FindStringSubmatch(s.text)
+		if match == nil {
+			return p, fmt.Errorf("segment %q: a variable must be a whole segment, such as {id} or, as the last one, {rest...}", s.text)
 		}
-		name, rest := strings.CutSuffix(name, "...")
-		if !ok || !isName(name) {
-			return p, fmt.Errorf("segment %q: a variable takes a whole segment, such as {id} or, last, {rest...}", s.text)
-		}
+		name := match[1]
 		if names[name] {
-			return p, fmt.Errorf("variable %q occurs twice", name)
+			return p, fmt.Errorf("duplicate variable %q", name)
 		}
 		names[name] = true
-		if rest {
+		if match[2] != "" {
 			if i != len(p.segments)-1 || p.slash {
-				return p, fmt.Errorf("segment %q: only the last segment can stand for several", s.text)
+				return p, fmt.Errorf("segment %q: only the last segment can match several segments", s.text)
 			}
 			p.segments, p.rest, p.strict = p.segments[:i], true, false
 			return p, nil
@@ -118,14 +118,4 @@ func parseTemplate(text string, strict bool) (pathPattern, error) {
 		*s = patternSegment{wild: true}
 	}
 	return p, nil
-}
-
-func isName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '_' && (i == 0 || c < '0' || c > '9') {
-			return false
-		}
-	}
-	return s != ""
 }

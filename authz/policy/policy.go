@@ -1,42 +1,37 @@
 package policy
 
-import (
-	"fmt"
-	"strings"
-
-	"jwtbouncer/authz"
-)
+import "jwtbouncer/authz"
 
 // Policy is the compiled list of routes. It is immutable.
 //
-// The first route that matches wins. A request that could match a route or
-// not, depending on how a server reads its path, host or method, is refused
-// unless an earlier route takes it whatever the reading (see readPath).
+// The first route that matches applies. If it is unclear whether a route matches,
+// because servers read the path, host or method differently, the request is denied
+// unless an earlier route matches in every reading (see readPath).
 type Policy struct {
 	routes []*Route
 	index  routeIndex
-	// first is set when routes[0] takes every request.
+	// first is set if routes[0] matches every request.
 	first                          *Route
 	usesHost, usesPath, usesMethod bool
 }
 
-// PolicyOptions are what routes may refer to.
+// Options are what routes may refer to.
 type Options struct {
-	// Issuers are the configured ones, for checking a route's issuers. nil:
-	// any issuer may be named.
+	// Issuers are the names of all configured issuers. nil: routes may name any
+	// issuer.
 	Issuers []string
-	// Binding checks sender-constrained tokens; nil: those are refused.
+	// Binding checks sender-constrained tokens. nil: such tokens are denied.
 	Binding *Binding
 	// Introspectors by name, for routes with introspection.
 	Introspectors map[string]authz.Introspector
-	// AllowRevocationUnknown is revocation.on_revocation_unknown: what routes without a word
-	// of their own do when nothing can prove that a token is not revoked.
-	// False denies.
+	// AllowRevocationUnknown is revocation.on_revocation_unknown, the default of
+	// routes: whether a token is allowed if nothing can prove that it is not
+	// revoked.
 	AllowRevocationUnknown bool
 }
 
-// NewPolicy returns a policy over compiled routes in order of precedence. No
-// routes at all: every path needs a valid token.
+// New returns a policy with compiled routes in order of precedence. Without
+// routes, every path needs a valid token.
 func New(routes ...*Route) *Policy {
 	if len(routes) == 0 {
 		routes = []*Route{{RouteRule: authz.RouteRule{Name: "default"}}}
@@ -54,16 +49,14 @@ func New(routes ...*Route) *Policy {
 	return p
 }
 
-// CompilePolicy checks and compiles routes; it has no side effects, so that a
-// new file can be tried while the old policy serves. The error lists every
-// invalid value with its path.
+// Compile validates and compiles routes. It has no side effects, so that a new file
+// can be tried while the old policy is in use. The error lists every invalid value
+// with its path.
 func Compile(routes []RouteConfig, o Options) (*Policy, error) {
-	var messages []string
-	compiled := compileRoutes(routes, o, func(path, format string, args ...any) {
-		messages = append(messages, path+": "+fmt.Sprintf(format, args...))
-	}, allValid)
-	if len(messages) > 0 {
-		return nil, fmt.Errorf("routes: %s", strings.Join(messages, "\nroutes: "))
+	var compiled []*Route
+	err := authz.ValidationErrors("routes", func(report authz.Report) { compiled = compileRoutes(routes, o, report, nil) })
+	if err != nil {
+		return nil, err
 	}
 	if len(compiled) == 0 {
 		compiled = []*Route{{RouteRule: authz.RouteRule{Name: "default", AllowRevocationUnknown: o.AllowRevocationUnknown}, binding: o.Binding}}
@@ -74,8 +67,8 @@ func Compile(routes []RouteConfig, o Options) (*Policy, error) {
 // Routes returns the routes in order of precedence.
 func (p *Policy) Routes() []*Route { return p.routes }
 
-// Match returns the first route that matches, nil when none does, and a
-// failure when that depends on how the request is read.
+// Match returns the first route that matches, nil if none does, and a failure if
+// that depends on how a server reads the request.
 func (p *Policy) Match(req *authz.Request) (authz.Route, *authz.Failure) {
 	if p.first != nil {
 		return p.first, nil
@@ -83,7 +76,7 @@ func (p *Policy) Match(req *authz.Request) (authz.Route, *authz.Failure) {
 	t := target{req: req, method: true, hostOK: true}
 	if p.usesMethod {
 		if t.method = clearMethod(req.Method); !t.method {
-			t.unclear = "method is not written in capitals"
+			t.unclear = "method is not in upper case"
 		}
 	}
 	if p.usesHost {
@@ -102,23 +95,22 @@ func (p *Policy) Match(req *authz.Request) (authz.Route, *authz.Failure) {
 		if r := p.index.find(p.routes, &t); r != nil {
 			return r, nil
 		}
-		return nil, nil // not a nil *CompiledRoute in the interface
+		return nil, nil // not a nil *Route in the interface
 	}
 	for _, r := range p.routes {
 		switch r.test(&t) {
 		case matchYes:
 			return r, nil
 		case matchUnclear:
-			return nil, &authz.Failure{Reason: authz.ReasonMalformedRequest, Detail: "route " + r.Name + " may or may not match: " + t.unclear}
+			return nil, &authz.Failure{Reason: authz.ReasonMalformedRequest, Detail: "unclear whether route " + r.Name + " matches: " + t.unclear}
 		}
 	}
 	return nil, nil
 }
 
 // WithAssumptions returns a copy of p for tests of a policy, which have neither
-// keys nor issuers to ask. Introspection is answered by i. proven lists the
-// members of cnf that count as proven: "dpop", "mtls". Used DPoP proofs are
-// not recorded.
+// keys nor introspection endpoints. All introspections use i. proven lists the
+// bindings that count as proven: "dpop", "mtls". Used DPoP proofs are not recorded.
 func (p *Policy) WithAssumptions(i authz.Introspector, proven []string) *Policy {
 	routes := make([]*Route, len(p.routes))
 	for n, r := range p.routes {

@@ -12,7 +12,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// The cost of finding a route must not grow with the number of routes.
+// The time to find a route must not grow with the number of routes.
 func BenchmarkMatch(b *testing.B) {
 	b.Run("no routes", func(b *testing.B) {
 		benchMatch(b, mustPolicy(b), &authz.Request{Method: "GET", Host: "api.example", Path: "/v1/orders/7?x=y"})
@@ -61,7 +61,7 @@ func BenchmarkAdmit(b *testing.B) {
 	}
 }
 
-// What every request pays without any routes: no allocation.
+// Matching and admitting a request without an expression allocates nothing.
 func TestMatchAllocatesNothing(t *testing.T) {
 	p := mustPolicy(t, RouteConfig{Name: "a", Match: MatchConfig{Hosts: []string{"*.example"}, Paths: []PathConfig{{Template: "/v1/{id}"}}, Methods: []string{"GET"}}}, RouteConfig{Name: "rest"})
 	def := mustPolicy(t)

@@ -11,9 +11,9 @@ import (
 	"jwtbouncer/authz"
 )
 
-// MemoryReplay is a ReplayStore in this process's memory, for a single sidecar
-// or where no shared store is configured. When it is full of records that are
-// still needed it fails, so that nothing is forgotten early.
+// MemoryReplay is a ReplayStore in the memory of this process, for a single sidecar
+// or if no shared store is configured. It fails if it is full, so that no proof is
+// forgotten early.
 type MemoryReplay struct {
 	mu      sync.Mutex
 	clock   authz.Clock
@@ -23,9 +23,6 @@ type MemoryReplay struct {
 }
 
 var _ authz.ReplayStore = (*MemoryReplay)(nil)
-
-// ErrReplayFull is MemoryReplay's error when it cannot remember more.
-var ErrReplayFull = errors.New("replay memory is full")
 
 // NewMemoryReplay returns a store of at most limit records, about 100 bytes each.
 func NewMemoryReplay(limit int, clock authz.Clock) *MemoryReplay {
@@ -46,7 +43,7 @@ func (m *MemoryReplay) Seen(_ context.Context, key string, ttl time.Duration) (b
 		return true, nil
 	}
 	if len(m.records) >= m.limit {
-		return false, ErrReplayFull
+		return false, errors.New("replay memory is full")
 	}
 	m.records[id] = struct{}{}
 	heap.Push(&m.oldest, expiry{until: now + ttl, id: id})
@@ -58,7 +55,7 @@ type expiry struct {
 	id    [16]byte
 }
 
-// expiries is a heap, the next to expire first.
+// expiries is a heap with the next to expire on top.
 type expiries []expiry
 
 func (e expiries) Len() int           { return len(e) }
@@ -73,7 +70,7 @@ func (e *expiries) Pop() any {
 }
 
 // Unrecorded is a ReplayStore that remembers nothing, so that explaining or
-// testing a decision uses up no proof. Nothing that serves requests may use it.
+// testing a decision uses up no proof. It must not be used to serve requests.
 type Unrecorded struct{}
 
 var _ authz.ReplayStore = Unrecorded{}

@@ -9,33 +9,34 @@ import (
 	"jwtbouncer/authz"
 )
 
-// CompiledRoute says which requests it is for and what they need. It is immutable
-// once it is part of a CompiledPolicy. The zero CompiledRoute is for every request and needs a
+// Route determines which requests it matches and what they need. It is immutable
+// once it is part of a Policy. The zero Route matches every request and needs a
 // valid token in the Authorization header.
 type Route struct {
 	authz.RouteRule
-	Issuers   []string // "iss" must be one of them; empty: every configured issuer
+	Issuers   []string // one of them must be "iss"; empty: any configured issuer
 	Audiences []string // one of them must be in "aud"; empty: the issuer's audiences
-	AnyScopes []string // one of them is needed; empty: none
+	AnyScopes []string // the token must have one of them; empty: none is needed
 
-	when    conditions
-	sources credentialSources
-	allow   []*expression
-	require bindingNeed
-	binding *Binding // nil: only unbound tokens can be used
+	when        conditions
+	credentials CredentialsConfig
+	allow       []*expression
+	require     string   // one of the constants; empty: nothing
+	binding     *Binding // nil: sender-constrained tokens are denied
 }
 
 var _ authz.Route = (*Route)(nil)
 
-// Rule returns what the Authorizer's walk depends on.
+// Rule implements authz.Route.
 func (r *Route) Rule() *authz.RouteRule { return &r.RouteRule }
 
-// Admit applies the route's rules to a verified token. nil: admitted. Who may
-// use the token at all comes before what it may be used for.
+// Admit applies the rules of the route to a verified token. It returns nil if the
+// token is admitted. It checks whether the caller may use the token before it
+// checks what the token permits.
 func (r *Route) Admit(ctx context.Context, req *authz.Request, cred authz.Credential, t *authz.Token, now time.Time) *authz.Failure {
 	tr := req.Trace
 	if fail := r.checkIssuer(t); (fail != nil || len(r.Issuers) > 0) &&
-		tr.Judge("route issuers", fail, func() string { return "the route takes tokens of this issuer" }) {
+		tr.Judge("route issuers", fail, func() string { return "the route accepts tokens of this issuer" }) {
 		return fail
 	}
 	if fail := r.checkAudience(t); tr.Judge("audience", fail, func() string { return "aud " + quoteList(t.Audience) }) {
@@ -57,32 +58,31 @@ func (r *Route) Admit(ctx context.Context, req *authz.Request, cred authz.Creden
 	return nil
 }
 
-// needsProof reports whether the binding of t is a rule of this request at all.
+// needsProof reports whether a binding applies to the request.
 func (r *Route) needsProof(cred authz.Credential, t *authz.Token) bool {
 	_, bound := t.Claims["cnf"]
-	return bound || r.require != needNone || cred.Scheme == "dpop"
+	return bound || r.require != "" || cred.Scheme == "dpop"
 }
 
-// quoteList words a list of claims for a trace.
+// quoteList returns the first values of a claim for a trace.
 func quoteList(list []string) string {
 	const most = 10
 	if len(list) == 0 {
 		return "is empty"
 	}
 	quoted := make([]string, 0, most+1)
-	for i, s := range list {
-		if i == most {
-			quoted = append(quoted, "…")
-			break
-		}
+	for _, s := range list[:min(len(list), most)] {
 		quoted = append(quoted, authz.QuoteShort(s))
+	}
+	if len(list) > most {
+		quoted = append(quoted, "…")
 	}
 	return strings.Join(quoted, ", ")
 }
 
 func (r *Route) checkIssuer(t *authz.Token) *authz.Failure {
 	if len(r.Issuers) > 0 && !slices.Contains(r.Issuers, t.Issuer) {
-		return &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the route does not take tokens of this issuer"}
+		return &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the route does not accept tokens of this issuer"}
 	}
 	return nil
 }
@@ -90,9 +90,9 @@ func (r *Route) checkIssuer(t *authz.Token) *authz.Failure {
 func (r *Route) checkAudience(t *authz.Token) *authz.Failure {
 	switch {
 	case len(r.Audiences) == 0 && !t.Accepted:
-		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: "aud names none of the issuer's audiences"}
+		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: "aud contains none of the audiences of the issuer"}
 	case len(r.Audiences) > 0 && !containsAny(t.Audience, r.Audiences):
-		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: "aud names none of the route's audiences"}
+		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: "aud contains none of the audiences of the route"}
 	}
 	return nil
 }
@@ -104,16 +104,11 @@ func (r *Route) checkScopes(t *authz.Token) *authz.Failure {
 		}
 	}
 	if len(r.AnyScopes) > 0 && !containsAny(t.Scopes, r.AnyScopes) {
-		return &authz.Failure{Reason: authz.ReasonInsufficientScope, Detail: "none of the scopes in any_scopes is present"}
+		return &authz.Failure{Reason: authz.ReasonInsufficientScope, Detail: "all scopes of any_scopes are missing"}
 	}
 	return nil
 }
 
 func containsAny(have, want []string) bool {
-	for _, w := range want {
-		if slices.Contains(have, w) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(want, func(w string) bool { return slices.Contains(have, w) })
 }

@@ -1,85 +1,87 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 
 	"jwtbouncer/authz"
 )
 
-// RouteConfig is one entry of the `routes` stanza. The first entry that
-// matches a request decides about it. Without any route, every path needs a
-// valid token; with routes, a request that none of them matches is denied.
+// RouteConfig is one entry of the stanza "routes". The first entry that matches a
+// request applies. Without routes, every path needs a valid token; with routes, a
+// request that matches none of them is denied.
 type RouteConfig struct {
-	Name                string            `yaml:"name" doc:"Name in metrics, logs and decisions: letters, digits, - and _; unique. Empty: route-N, N counted from 1."`
-	Match               MatchConfig       `yaml:"match" doc:"Which requests the route is for. Empty: all."`
-	Public              bool              `yaml:"public" doc:"true: no token is needed, none is looked at, and identity headers are removed. false: a valid token is needed."`
-	Issuers             []string          `yaml:"issuers" doc:"Issuers whose tokens are taken. Empty: every configured issuer."`
-	Audiences           []string          `yaml:"audiences" doc:"One of these must be in the token's aud. Empty: the audiences configured for its issuer."`
-	Scopes              []string          `yaml:"scopes" doc:"Scopes the token must have, all of them. Empty: none."`
+	Name                string            `yaml:"name" doc:"Unique name in metrics, logs and decisions, of letters, digits, - and _. Empty: route-N, where N counts from 1."`
+	Match               MatchConfig       `yaml:"match" doc:"Which requests the route applies to. Empty: all."`
+	Public              bool              `yaml:"public" doc:"true: no token is needed, tokens are ignored, and identity headers are removed. false: a valid token is needed."`
+	Issuers             []string          `yaml:"issuers" doc:"Issuers whose tokens are accepted. Empty: every configured issuer."`
+	Audiences           []string          `yaml:"audiences" doc:"Audiences of which the token's aud must contain at least one. Empty: the audiences configured for its issuer."`
+	Scopes              []string          `yaml:"scopes" doc:"Scopes that the token must have, all of them. Empty: none."`
 	AnyScopes           []string          `yaml:"any_scopes" doc:"Scopes of which the token must have at least one. Empty: none."`
 	Allow               []string          `yaml:"allow" doc:"CEL expressions over token, request and source that must all be true. Empty: none."`
-	OnRevocationUnknown string            `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What to do when nothing can prove that the token is not revoked. Empty: revocation.on_revocation_unknown."`
-	Require             string            `yaml:"require" enum:"any,dpop,mtls" doc:"Take only tokens bound to their sender: dpop, mtls, or any of the two. Empty: unbound tokens too; a bound token always needs its proof."`
-	Credentials         CredentialsConfig `yaml:"credentials" doc:"Where the token may be. Empty: the Authorization header only."`
-	Introspection       string            `yaml:"introspection" doc:"Name of the introspection stanza that is asked about tokens that are no JWTs. Empty: only JWTs are taken."`
+	OnRevocationUnknown string            `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What to do if nothing can prove that the token is not revoked. Empty: revocation.on_revocation_unknown."`
+	Require             string            `yaml:"require" enum:"any,dpop,mtls" doc:"Accept only sender-constrained tokens: dpop, mtls, or any for both. Empty: unbound tokens are accepted, too; a bound token always needs its proof."`
+	Credentials         CredentialsConfig `yaml:"credentials" doc:"Where the token may be besides the Authorization header. Empty: nowhere."`
+	Introspection       string            `yaml:"introspection" doc:"Name of the introspection stanza that verifies opaque tokens. Empty: only JWTs are accepted."`
 }
 
-// MatchConfig says which requests a route is for: every condition given must
-// hold, and of a list one entry.
+// MatchConfig says which requests a route applies to. Every condition that is set
+// must hold; for a list, one entry must match.
 type MatchConfig struct {
 	Hosts             []string          `yaml:"hosts" doc:"Host names without port, or *.example.com for every host below it. Empty: any host."`
 	Paths             []PathConfig      `yaml:"paths" doc:"Paths, each with one of exact, prefix, template. Empty: any path."`
-	Methods           []string          `yaml:"methods" doc:"HTTP methods in capitals. Empty: any method."`
+	Methods           []string          `yaml:"methods" doc:"HTTP methods in upper case. Empty: any method."`
 	ContextExtensions map[string]string `yaml:"context_extensions" doc:"Values that Envoy's route must send as context_extensions (check_settings). Empty: none."`
-	Headers           map[string]string `yaml:"headers" doc:"Request headers, names in lower case, that must be present once with exactly this value. Clients choose them, so not with public. Empty: none."`
+	Headers           map[string]string `yaml:"headers" doc:"Request headers, names in lower case, that must occur once with exactly this value. Not allowed with public, because clients choose them. Empty: none."`
 }
 
 // PathConfig is one way to match a path. Exactly one field is set.
 type PathConfig struct {
-	Exact    string `yaml:"exact" doc:"The whole path. On routes that are not public a slash at the end makes no difference."`
-	Prefix   string `yaml:"prefix" doc:"The path itself and everything below it: /v1 takes /v1 and /v1/x, not /v10."`
-	Template string `yaml:"template" doc:"A path in which {name} stands for one segment and, last, {name...} for all that follow: /users/{id}."`
+	Exact    string `yaml:"exact" doc:"The whole path. A trailing slash matters only on public routes."`
+	Prefix   string `yaml:"prefix" doc:"The path itself and everything below it: /v1 matches /v1 and /v1/x, but not /v10."`
+	Template string `yaml:"template" doc:"A path in which {name} matches one segment, such as /users/{id}; as the last segment, {name...} matches all that follow."`
 }
 
 // CredentialsConfig says where a route's token may be (RFC 6750, section 2).
 type CredentialsConfig struct {
-	Cookies []string `yaml:"cookies" doc:"Names of cookies that may hold the token besides the Authorization header. Empty: none."`
-	Queries []string `yaml:"queries" doc:"Names of query parameters that may hold the token; URLs end up in logs, so avoid it. Empty: none."`
+	Cookies []string `yaml:"cookies" doc:"Names of cookies that may contain the token. Empty: none."`
+	Queries []string `yaml:"queries" doc:"Names of query parameters that may contain the token. Avoid them: URLs end up in logs. Empty: none."`
 }
 
-// ValidateRoutes reports every invalid value in routes, among them routes that can
-// never match. Paths are relative to the list: "[2].match.hosts[0]". isInvalid
-// reports whether the loader has found an error at or below such a path, so that
-// the route does not match the intended requests.
+// ValidateRoutes reports every invalid value in routes, and routes that can never
+// match. Paths are relative to the list: "[2].match.hosts[0]". isInvalid reports
+// whether the loader has found an error at or below such a path, so that the route
+// may not match the intended requests.
 func ValidateRoutes(routes []RouteConfig, o Options, report authz.Report, isInvalid func(path string) bool) {
 	compileRoutes(routes, o, report, isInvalid)
 }
 
-// allValid is for routes in which the loader has found no error.
-func allValid(string) bool { return false }
-
+// compileRoutes compiles configs and reports every invalid value. isInvalid is that
+// of ValidateRoutes; nil: the loader has found no error.
 func compileRoutes(configs []RouteConfig, o Options, report authz.Report, isInvalid func(path string) bool) []*Route {
 	routes := make([]*Route, 0, len(configs))
 	names := map[string]int{}
-	understood := make([]bool, len(configs))
+	valid := make([]bool, len(configs)) // whether match is valid
 	for i := range configs {
-		understood[i] = !isInvalid(fmt.Sprintf("[%d]", i))
+		valid[i] = isInvalid == nil || !isInvalid(authz.ItemPath("", i))
 		at := func(path, format string, args ...any) {
-			understood[i] = understood[i] && !strings.HasPrefix(path, "match")
-			report(fmt.Sprintf("[%d].%s", i, path), format, args...)
+			valid[i] = valid[i] && !strings.HasPrefix(path, "match")
+			report(authz.ItemPath("", i)+"."+path, format, args...)
 		}
 		r := configs[i].compile(i, o, at)
 		if first, dup := names[r.Name]; dup {
-			at("name", "%q is the name of route %d already", r.Name, first+1)
+			at("name", "duplicate name %q (first used at routes[%d])", r.Name, first)
 		}
 		names[r.Name] = i
 		for j, earlier := range routes {
-			if understood[i] && understood[j] && earlier.when.covers(&r.when) {
-				report(fmt.Sprintf("[%d].match", i), "route %q can never match: route %q (%d of %d) takes all of its requests; put the narrower one first",
-					r.Name, earlier.Name, j+1, len(configs))
+			if valid[i] && valid[j] && earlier.when.covers(&r.when) {
+				at("match", "route %q can never match, because route %q (routes[%d]) matches all of its requests; put the narrower route first", r.Name, earlier.Name, j)
 				break
 			}
 		}
@@ -91,12 +93,12 @@ func compileRoutes(configs []RouteConfig, o Options, report authz.Report, isInva
 func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	r := &Route{
 		RouteRule: authz.RouteRule{Name: c.Name, Public: c.Public, RequiredScopes: slices.Clone(c.Scopes), AllowRevocationUnknown: o.AllowRevocationUnknown},
-		Issuers:   slices.Clone(c.Issuers), Audiences: slices.Clone(c.Audiences), AnyScopes: slices.Clone(c.AnyScopes), binding: o.Binding,
+		Issuers:   slices.Clone(c.Issuers), Audiences: slices.Clone(c.Audiences), AnyScopes: slices.Clone(c.AnyScopes), credentials: c.Credentials, binding: o.Binding,
 	}
 	if r.Name == "" {
 		r.Name = fmt.Sprintf("route-%d", i+1)
 	} else if !authz.IsLabel(r.Name) {
-		report("name", "%q: use letters, digits, - and _, at most 64", r.Name)
+		report("name", "%q: must be 1 to 64 letters, digits, - or _", r.Name)
 	}
 	r.when = c.Match.compile(c.Public, report)
 	if c.Public {
@@ -104,7 +106,7 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	}
 	for j, iss := range c.Issuers {
 		if o.Issuers != nil && !slices.Contains(o.Issuers, iss) {
-			report(fmt.Sprintf("issuers[%d]", j), "%q is not a configured issuer", iss)
+			report(authz.ItemPath("issuers", j), "unknown issuer %q; it must be configured in issuers or introspection", iss)
 		}
 	}
 	checkTexts("audiences", c.Audiences, report, func(s string) bool { return s != "" && authz.ValidText(s) })
@@ -115,20 +117,25 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	case "allow", "deny":
 		r.AllowRevocationUnknown = c.OnRevocationUnknown == "allow"
 	default:
-		report("on_revocation_unknown", "%q: deny or allow", c.OnRevocationUnknown)
+		report("on_revocation_unknown", "must be deny or allow, not %q", c.OnRevocationUnknown)
 	}
-	r.sources = c.Credentials.compile(report)
-	r.require = c.compileRequire(o, report)
+	c.Credentials.validate(report)
+	r.require = c.Require
+	if !slices.Contains([]string{"", requireAny, requireDPoP, requireMTLS}, c.Require) {
+		report("require", "must be any, dpop or mtls, not %q", c.Require)
+	} else if c.Require != "" && o.Binding == nil {
+		report("require", "sender-constrained tokens are not configured (stanza binding)")
+	}
 	r.allow = compileExpressions(r.Name, c.Allow, report)
 	if c.Introspection != "" {
 		if r.Introspector = o.Introspectors[c.Introspection]; r.Introspector == nil {
-			report("introspection", "%q is not a configured introspection", c.Introspection)
+			report("introspection", "unknown introspection %q; it must be the name of an entry in introspection", c.Introspection)
 		}
 	}
 	return r
 }
 
-// checkPublic reports rules that a public route would silently not apply.
+// checkPublic reports rules that a public route would silently ignore.
 func (c *RouteConfig) checkPublic(report authz.Report) {
 	for _, rule := range []struct {
 		path string
@@ -140,22 +147,12 @@ func (c *RouteConfig) checkPublic(report authz.Report) {
 		{"credentials", len(c.Credentials.Cookies)+len(c.Credentials.Queries) > 0},
 	} {
 		if rule.set {
-			report(rule.path, "a public route looks at no token: remove this or public")
+			report(rule.path, "a public route ignores tokens: remove this key or public")
 		}
 	}
 	if len(c.Match.Headers) > 0 {
-		report("match.headers", "clients choose their headers, so a public route cannot depend on them; use match.context_extensions")
+		report("match.headers", "clients choose their headers, so a public route must not depend on them; use match.context_extensions")
 	}
-}
-
-func (c *RouteConfig) compileRequire(o Options, report authz.Report) bindingNeed {
-	need, ok := bindingNeeds[c.Require]
-	if !ok {
-		report("require", "%q: any, dpop or mtls", c.Require)
-	} else if c.Require != "" && o.Binding == nil {
-		report("require", "sender-constrained tokens are not configured (stanza binding)")
-	}
-	return need
 }
 
 func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
@@ -163,7 +160,7 @@ func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
 	for i, h := range m.Hosts {
 		p, err := parseHost(h)
 		if err != nil {
-			report(fmt.Sprintf("match.hosts[%d]", i), "%q: %v", h, err)
+			report(authz.ItemPath("match.hosts", i), "%q: %v", h, err)
 			continue
 		}
 		c.hosts = append(c.hosts, p)
@@ -171,47 +168,41 @@ func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
 	for i, pc := range m.Paths {
 		p, field, err := pc.compile(public)
 		if err != nil {
-			report(fmt.Sprintf("match.paths[%d]%s", i, field), "%v", err)
+			report(authz.ItemPath("match.paths", i)+field, "%v", err)
 			continue
 		}
 		c.paths = append(c.paths, p)
 	}
 	for i, method := range m.Methods {
 		if !clearMethod(method) {
-			report(fmt.Sprintf("match.methods[%d]", i), "%q: methods are written in capitals, such as GET", method)
+			report(authz.ItemPath("match.methods", i), "%q: methods must be in upper case, such as GET", method)
 		}
 		c.methods = append(c.methods, method)
 	}
 	c.extensions = authz.HeadersFrom(m.ContextExtensions)
 	c.headers = authz.HeadersFrom(m.Headers)
 	for _, h := range c.headers {
-		if !isToken(h.Name) || h.Name != strings.ToLower(h.Name) {
-			report("match.headers."+h.Name, "%q is not a header name in lower case", h.Name)
+		if !httpguts.ValidHeaderFieldName(h.Name) || h.Name != strings.ToLower(h.Name) {
+			report("match.headers."+h.Name, "%q: must be a header name in lower case", h.Name)
 		}
 	}
 	return c
 }
 
 func (c PathConfig) compile(public bool) (p pathPattern, field string, err error) {
-	set := 0
-	for _, s := range []string{c.Exact, c.Prefix, c.Template} {
-		if s != "" {
-			set++
-		}
-	}
-	if set != 1 {
-		return p, "", fmt.Errorf("exactly one of exact, prefix and template is needed")
-	}
-	switch {
-	case c.Exact != "":
+	switch c {
+	case PathConfig{Exact: c.Exact}:
 		field = ".exact"
 		p, err = parsePath(c.Exact, false, public)
-	case c.Prefix != "":
+	case PathConfig{Prefix: c.Prefix}:
 		field = ".prefix"
 		p, err = parsePath(c.Prefix, true, public)
-	default:
+	case PathConfig{Template: c.Template}:
 		field = ".template"
 		p, err = parseTemplate(c.Template, public)
+	}
+	if field == "" || c == (PathConfig{}) {
+		return p, "", errors.New("exactly one of exact, prefix and template required")
 	}
 	return p, field, err
 }
@@ -220,52 +211,35 @@ func parseHost(s string) (hostPattern, error) {
 	name, suffix := strings.CutPrefix(s, "*")
 	if suffix {
 		if !strings.HasPrefix(name, ".") {
-			return hostPattern{}, fmt.Errorf("a star stands for whole labels: *.example.com")
+			return hostPattern{}, errors.New("* must stand for whole labels, as in *.example.com")
 		}
 		name = name[1:]
 	}
 	host, ok := readHost(name)
 	if !ok {
-		return hostPattern{}, fmt.Errorf("not a host name (international names are written as xn--…)")
+		return hostPattern{}, errors.New("not a host name (write international names as xn--…)")
 	}
 	if strings.Contains(strings.TrimPrefix(name, host), ":") {
-		return hostPattern{}, fmt.Errorf("leave the port out: routes match the host whatever the port")
+		return hostPattern{}, errors.New("must not contain a port; routes match the host on any port")
 	}
 	if suffix {
 		if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-			return hostPattern{}, fmt.Errorf("an address has no names below it")
+			return hostPattern{}, errors.New("* must not be followed by an address")
 		}
 		host = "." + host
 	}
 	return hostPattern{name: host, suffix: suffix}, nil
 }
 
-func checkTexts(path string, list []string, report authz.Report, ok func(string) bool) {
+func checkTexts(path string, list []string, report authz.Report, valid func(string) bool) {
 	for i, s := range list {
-		if !ok(s) {
-			report(fmt.Sprintf("%s[%d]", path, i), "%q is not allowed here", s)
-		} else if slices.Index(list, s) < i {
-			report(fmt.Sprintf("%s[%d]", path, i), "%q occurs twice", s)
+		if !valid(s) {
+			report(authz.ItemPath(path, i), "invalid value %q", s)
+		} else if first := slices.Index(list, s); first < i {
+			report(authz.ItemPath(path, i), "duplicate value %q (first at %s)", s, authz.ItemPath(path, first))
 		}
 	}
 }
 
-// isScope is RFC 6749's scope-token (section 3.3).
-func isScope(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c == '"' || c == '\\' || c > '~' {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// isToken is RFC 9110's token (section 5.6.2).
-func isToken(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-			return false
-		}
-	}
-	return s != ""
-}
+// isScope reports whether its argument is a scope-token (RFC 6749, section 3.3).
+var isScope = regexp.MustCompile("^[!#-\\[\\]-~]+$").MatchString

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// routeIndex finds the first route for a clear request in time that depends on
-// the path's segments, not on the number of routes. Routes that differ only by
-// method, headers or context extensions share a node and are tried in order.
+// routeIndex finds the first route for a clear request in a time that depends on
+// the number of segments, not of routes. Routes that differ only in method, headers
+// or context extensions share a node and are tried in order.
 type routeIndex struct {
 	exact  map[string]*pathNode // by host
 	suffix map[string]*pathNode // by ".example.com"
@@ -18,7 +18,7 @@ type routeIndex struct {
 type pathNode struct {
 	literal map[string]*pathNode
 	wild    *pathNode
-	within  []int     // routes with a pattern that takes everything from here on
+	within  []int     // routes with a pattern that matches everything from here on
 	ends    []pathEnd // routes with a pattern that ends here
 }
 
@@ -58,18 +58,13 @@ func (n *pathNode) add(route int, paths []pathPattern) {
 			at = at.child(s)
 		}
 		if p.rest {
-			at.within = appendNew(at.within, route)
+			if !slices.Contains(at.within, route) {
+				at.within = append(at.within, route)
+			}
 		} else {
 			at.ends = append(at.ends, pathEnd{route: route, slash: p.slash, strict: p.strict})
 		}
 	}
-}
-
-func appendNew(s []int, v int) []int {
-	if slices.Contains(s, v) {
-		return s
-	}
-	return append(s, v)
 }
 
 func (n *pathNode) child(s patternSegment) *pathNode {
@@ -88,27 +83,20 @@ func (n *pathNode) child(s patternSegment) *pathNode {
 	return n.literal[s.text]
 }
 
-// find returns the first route in order that takes t, nil when none does. t
-// must be clear.
+// find returns the first route that matches t, nil if none does. t must be clear.
 func (x *routeIndex) find(routes []*Route, t *target) *Route {
-	f := finder{routes: routes, t: t, best: len(routes)}
 	body, slash := splitPath(t.path.text)
-	f.slash = slash
-	f.root = t.path.text == "/"
+	f := finder{routes: routes, t: t, best: len(routes), slash: slash, root: t.path.text == "/"}
 	f.walk(x.any, body, f.root)
 	if n := x.exact[t.host]; n != nil {
 		f.walk(n, body, f.root)
 	}
-	if len(x.suffix) > 0 {
-		for i := strings.IndexByte(t.host, '.'); i >= 0; {
-			if n := x.suffix[t.host[i:]]; n != nil && i > 0 {
-				f.walk(n, body, f.root)
-			}
-			next := strings.IndexByte(t.host[i+1:], '.')
-			if next < 0 {
-				break
-			}
-			i += 1 + next
+	for i := 1; i < len(t.host) && len(x.suffix) > 0; i++ {
+		if t.host[i] != '.' {
+			continue
+		}
+		if n := x.suffix[t.host[i:]]; n != nil {
+			f.walk(n, body, f.root)
 		}
 	}
 	if f.best == len(routes) {
@@ -124,8 +112,8 @@ type finder struct {
 	root, slash bool
 }
 
-// walk tries the routes of n and below. empty: no segment is left, which an
-// empty body does not tell ("/a//" has empty segments).
+// walk tries the routes at n and below it. empty tells whether no segment is left;
+// an empty body may also be an empty segment, as in "/a//".
 func (f *finder) walk(n *pathNode, body string, empty bool) {
 	for _, i := range n.within {
 		if i >= f.best {
@@ -142,9 +130,6 @@ func (f *finder) walk(n *pathNode, body string, empty bool) {
 				f.try(e.route)
 			}
 		}
-		return
-	}
-	if n.literal == nil && n.wild == nil {
 		return
 	}
 	seg, rest, more := strings.Cut(body, "/")

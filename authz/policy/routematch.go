@@ -6,9 +6,9 @@ import (
 	"jwtbouncer/authz"
 )
 
-// match is whether a route is for a request. matchUnclear: it depends on which
-// of several readings of the request another server takes. Ordered so that of
-// several conditions the least decides.
+// match tells whether a route matches a request. matchUnclear means that it depends
+// on how another server reads the request. The minimum of several conditions
+// applies.
 type match uint8
 
 const (
@@ -17,7 +17,7 @@ const (
 	matchYes
 )
 
-// conditions are what a route is chosen by. Empty ones hold for everything.
+// conditions determine which requests a route matches. An empty one always holds.
 type conditions struct {
 	hosts      []hostPattern
 	paths      []pathPattern
@@ -30,14 +30,14 @@ func (c *conditions) empty() bool {
 	return len(c.hosts) == 0 && len(c.paths) == 0 && len(c.methods) == 0 && len(c.extensions) == 0 && len(c.headers) == 0
 }
 
-// target is what of a request routes are chosen by, read once.
+// target is the part of a request that conditions compare, parsed once.
 type target struct {
 	req     *authz.Request
 	host    string
 	hostOK  bool
-	method  bool // the method means the same to everybody
+	method  bool // every server reads the method alike
 	path    requestPath
-	unclear string // the first thing that is unclear
+	unclear string // why the request is unclear; empty: it is clear
 }
 
 func (t *target) hostMatch(c *conditions) match {
@@ -46,11 +46,8 @@ func (t *target) hostMatch(c *conditions) match {
 		return matchYes
 	case !t.hostOK:
 		return matchUnclear
-	}
-	for _, p := range c.hosts {
-		if p.matches(t.host) {
-			return matchYes
-		}
+	case slices.ContainsFunc(c.hosts, func(p hostPattern) bool { return p.matches(t.host) }):
+		return matchYes
 	}
 	return matchNo
 }
@@ -71,39 +68,29 @@ func (t *target) pathMatch(c *conditions, public bool) match {
 	switch {
 	case len(c.paths) == 0:
 		return matchYes
-	case t.path.unclear == "":
-		if c.matchesPath(t.path.text) {
-			return matchYes
-		}
-		return matchNo
-	case t.path.readings == nil:
+	case t.path.unclear != "" && t.path.readings == nil:
 		return matchUnclear
 	}
+	readings := t.path.readings
+	if t.path.unclear == "" {
+		readings = []string{t.path.text}
+	}
 	matched := 0
-	for _, reading := range t.path.readings {
-		if c.matchesPath(reading) {
+	for _, reading := range readings {
+		if slices.ContainsFunc(c.paths, func(p pathPattern) bool { return p.matches(reading) }) {
 			matched++
 		}
 	}
 	switch {
 	case matched == 0:
 		return matchNo
-	case matched == len(t.path.readings) && !public:
+	case matched == len(readings) && (t.path.unclear == "" || !public):
 		return matchYes
 	}
 	return matchUnclear
 }
 
-func (c *conditions) matchesPath(path string) bool {
-	for i := range c.paths {
-		if c.paths[i].matches(path) {
-			return true
-		}
-	}
-	return false
-}
-
-// matchesRest checks what has one reading only.
+// matchesRest checks the conditions that every server reads alike.
 func (c *conditions) matchesRest(req *authz.Request) bool {
 	for _, want := range c.extensions {
 		if v, ok := req.Extension(want.Name); !ok || v != want.Value {
@@ -126,8 +113,8 @@ func (r *Route) test(t *target) match {
 	return min(t.methodMatch(c), t.hostMatch(c), t.pathMatch(c, r.Public))
 }
 
-// clearMethod reports whether no server can take the method for another one by
-// folding its case.
+// clearMethod reports whether every server reads the method alike, even one that
+// ignores case.
 func clearMethod(m string) bool {
 	if m == "" {
 		return false
@@ -140,7 +127,7 @@ func clearMethod(m string) bool {
 	return true
 }
 
-// covers reports whether c holds for every request that o holds for.
+// covers reports whether c holds for every request for which o holds.
 func (c *conditions) covers(o *conditions) bool {
 	return coversAll(c.hosts, o.hosts, func(a, b hostPattern) bool { return a.covers(b) }) &&
 		coversAll(c.paths, o.paths, func(a, b pathPattern) bool { return a.covers(&b) }) &&
@@ -148,25 +135,17 @@ func (c *conditions) covers(o *conditions) bool {
 		subset(c.extensions, o.extensions) && subset(c.headers, o.headers)
 }
 
-// coversAll reports whether each of o's alternatives is within one of c's. No
+// coversAll reports whether every alternative in o is covered by one in c. No
 // alternatives mean everything.
 func coversAll[T any](c, o []T, covers func(a, b T) bool) bool {
 	if len(c) == 0 {
 		return true
 	}
-	for _, b := range o {
-		if !slices.ContainsFunc(c, func(a T) bool { return covers(a, b) }) {
-			return false
-		}
-	}
-	return len(o) > 0
+	return len(o) > 0 && !slices.ContainsFunc(o, func(b T) bool {
+		return !slices.ContainsFunc(c, func(a T) bool { return covers(a, b) })
+	})
 }
 
 func subset(of, in []authz.Header) bool {
-	for _, h := range of {
-		if !slices.Contains(in, h) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(of, func(h authz.Header) bool { return !slices.Contains(in, h) })
 }
