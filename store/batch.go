@@ -111,11 +111,3 @@ func pageOf(f authz.Filter) (limit int, after int64, err error) {
 	}
 	return limit, after, nil
 }
-
-// cut makes a page of up to limit+1 rows and returns the cursor of the next.
-func cut(rows []authz.Revocation, limit int) (page []authz.Revocation, next string) {
-	if len(rows) <= limit {
-		return rows, ""
-	}
-	return rows[:limit], rows[limit-1].ID
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/breaker"
@@ -33,8 +34,17 @@ func newLookups(name string, o *Options, met *metrics, read func(context.Context
 // verdict reads the store's answer for q. A revocation is true wherever it was
 // read; its absence is not.
 func (l *lookups) verdict(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
-	r, err := l.ask(ctx, q.Keys)
-	if err != nil && !errors.Is(err, ErrUnproven) {
+	if len(q.Keys) == 0 {
+		return authz.Unknown, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)
+	}
+	keys := slices.Clone(q.Keys) // a query's keys must not be used after Lookup has returned
+	r, err := breaker.Do(ctx, l.breaker, func(ctx context.Context) (result, error) { return l.read(ctx, keys) })
+	switch {
+	case errors.Is(err, breaker.ErrBusy):
+		return authz.Unknown, fmt.Errorf("%s: %w", l.name, ErrBusy)
+	case err != nil && !errors.Is(err, authz.ErrUnavailable):
+		return authz.Unknown, fmt.Errorf("%w: %w", authz.ErrUnavailable, err)
+	case err != nil && !errors.Is(err, ErrUnproven):
 		return authz.Unknown, err
 	}
 	v, unproven := r.verdict(q)
@@ -43,24 +53,6 @@ func (l *lookups) verdict(ctx context.Context, q *authz.Query) (authz.Verdict, e
 	}
 	return v, unproven
 }
-
-// ask reads the store's answer for these keys.
-func (l *lookups) ask(ctx context.Context, keys []authz.Key) (result, error) {
-	if len(keys) == 0 {
-		return result{}, fmt.Errorf("%w: %s: a token without keys cannot be looked up", authz.ErrUnavailable, l.name)
-	}
-	keys = append([]authz.Key(nil), keys...) // a query's keys must not be kept beyond Lookup
-	r, err := breaker.Do(ctx, l.breaker, func(ctx context.Context) (result, error) { return l.read(ctx, keys) })
-	switch {
-	case errors.Is(err, breaker.ErrBusy):
-		return r, fmt.Errorf("%s: %w", l.name, ErrBusy)
-	case err != nil && !errors.Is(err, authz.ErrUnavailable):
-		return r, fmt.Errorf("%w: %w", authz.ErrUnavailable, err)
-	}
-	return r, err
-}
-
-func (l *lookups) close() { l.breaker.Close() }
 
 // result is the authority's answer for some keys.
 type result struct {

@@ -15,7 +15,7 @@ func TestPanickingDriver(t *testing.T) {
 	o := Options{}
 	o.setDefaults()
 	l := newLookups("x", &o, newMetrics(nil, "x"), func(context.Context, []authz.Key) (result, error) { panic("boom") })
-	defer l.close()
+	defer l.breaker.Close()
 	v, err := l.verdict(t.Context(), &authz.Query{Keys: []authz.Key{{1}}})
 	assert.Equalf(t, authz.Unknown, v, "%v %v", v, err)
 	assert.ErrorIsf(t, err, authz.ErrUnavailable, "%v %v", v, err)

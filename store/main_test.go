@@ -39,6 +39,12 @@ func openOnly(t testing.TB, url string, o store.Options) *store.Store {
 	return s
 }
 
+// usable returns the error of a store that cannot be used.
+func usable(t testing.TB, s *store.Store) error {
+	_, err := s.Limits(t.Context())
+	return err
+}
+
 func sqliteURL(t testing.TB) string {
 	return "sqlite://" + filepath.Join(t.TempDir(), "revocations.db")
 }

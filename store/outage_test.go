@@ -255,7 +255,7 @@ func TestStartWithoutDatabase(t *testing.T) {
 	open(t, pg.URL, store.Options{})
 	pg.Stop()
 	s := openOnly(t, pg.URL, store.Options{Password: func() (string, error) { return "s3cret", nil }, LookupTimeout: 500 * time.Millisecond})
-	err := s.Ping(t.Context())
+	err := usable(t, s)
 	assert.ErrorIs(t, err, authz.ErrUnavailable)
 	assert.Containsf(t, err.Error(), pg.Addr, "%v", err)
 	assert.Containsf(t, err.Error(), "postgres", "%v", err)

@@ -61,7 +61,7 @@ func TestConnectionLostInCommit(t *testing.T) {
 	c := pg.Connect(t)
 	release := holdCommits(t, c)
 	// a connection is there
-	require.NoError(t, s.Ping(t.Context()))
+	require.NoError(t, usable(t, s))
 	result := make(chan error, 1)
 	go func() {
 		_, err := s.Append(t.Context(), []authz.Revocation{jti("lost")})
@@ -114,7 +114,7 @@ func TestCommitAnswerSwallowed(t *testing.T) {
 	pg := harness.Postgres(t)
 	proxy := harness.Proxy(t, pg.Addr)
 	s := open(t, pg.Via(proxy.Addr), store.Options{})
-	require.NoError(t, s.Ping(t.Context()))
+	require.NoError(t, usable(t, s))
 	proxy.BlackHoleAnswers()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -284,7 +284,7 @@ func TestRoles(t *testing.T) {
 	as := func(role string) string { return strings.Replace(pg.URL, "postgres@", role+"@", 1) }
 	t.Run("sidecar", func(t *testing.T) {
 		s := openOnly(t, as(sidecar), store.Options{})
-		assert.NoError(t, s.Ping(t.Context()))
+		assert.NoError(t, usable(t, s))
 		rows := 0
 		snap, err := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) { rows++ })
 		if assert.NoErrorf(t, err, "%+v, %d rows", snap, rows) {
@@ -338,7 +338,7 @@ func TestRoles(t *testing.T) {
 		role := pg.Database + "_nobody"
 		sql(t, c, "create role "+role+" login")
 		t.Cleanup(func() { pg.Exec(t, "drop role "+role) })
-		err := openOnly(t, as(role), store.Options{}).Ping(t.Context())
+		err := usable(t, openOnly(t, as(role), store.Options{}))
 		assert.ErrorIs(t, err, authz.ErrUnavailable)
 		assert.Containsf(t, err.Error(), "authz_sidecar", "%v", err)
 	})

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,6 @@ type postgresStore struct {
 	config *pgx.ConnConfig
 	reads  *pgxpool.Pool // point lookups
 	writes *pgxpool.Pool // Append, List, GC, Ping
-	lookup *lookups
 	feed   feedConn
 	o      *Options
 	met    *metrics
@@ -47,7 +47,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 	// Only parameters that pgbouncer accepts at login. statement_timeout is not
 	// among them, so statements are bounded from here (see canceller) and by
 	// lock_timeout inside the schema's functions.
-	setDefault(c.RuntimeParams, "application_name", "jwt-bouncer")
+	c.RuntimeParams["application_name"] = cmp.Or(c.RuntimeParams["application_name"], "jwt-bouncer")
 	c.RuntimeParams["client_encoding"] = "UTF8"
 	c.RuntimeParams["standard_conforming_strings"] = "on"
 	if c.ConnectTimeout == 0 || c.ConnectTimeout > o.ConnectTimeout {
@@ -77,14 +77,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		p.reads.Close()
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
-	p.lookup = newLookups("postgres", o, met, p.read)
 	return p, nil
-}
-
-func setDefault(m map[string]string, k, v string) {
-	if m[k] == "" {
-		m[k] = v
-	}
 }
 
 // dial counts connection attempts; connected counts successes.
@@ -136,7 +129,7 @@ func (p *postgresStore) fail(err error) error {
 	return fmt.Errorf("%w: postgres %s: %w", authz.ErrUnavailable, p.where, err)
 }
 
-func (p *postgresStore) about(ctx context.Context) (Limits, error) {
+func (p *postgresStore) Limits(ctx context.Context) (Limits, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
 	var version int
@@ -173,24 +166,28 @@ const (
 func micro(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
-	defer p.met.done("gc", time.Now(), &err)
-	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
-	defer cancel()
 	err = p.writes.QueryRow(ctx, `select authz.gc($1::timestamptz)`, now).Scan(&n)
 	return n, p.fail(err)
 }
 
-func (*postgresStore) ready() error { return nil }
+// InstallBridge puts a trigger on another writer's table and copies its rows.
+func (p *postgresStore) InstallBridge(ctx context.Context, o BridgeOptions) (n int64, err error) {
+	if o.Issuer == "" {
+		return 0, fmt.Errorf("%w: bridge: the issuer of the table's tokens is required", authz.ErrInvalid)
+	}
+	err = p.writes.QueryRow(ctx, `select authz.install_bridge($1, $2)`, cmp.Or(o.Table, "revoked_tokens"), o.Issuer).Scan(&n)
+	return n, p.fail(err)
+}
 
-func (*postgresStore) watch(ctx context.Context, _ func()) error {
+func (*postgresStore) Ready() error { return nil }
+
+func (*postgresStore) Watch(ctx context.Context, _ func()) error {
 	<-ctx.Done()
 	return nil
 }
 
-// Close ends all connections. It waits for lookups that are being cancelled.
 func (p *postgresStore) Close() error {
 	p.closing.Do(func() {
-		p.lookup.close()
 		p.feed.close(context.Background())
 		p.reads.Close()
 		p.writes.Close()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -83,17 +82,13 @@ func (f *feedConn) close(ctx context.Context) {
 // A nonce becomes part of the text of a COPY, which takes no parameters.
 var nonceForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// Changes streams authz.changes by binary COPY: neither side spools anything,
+// changes streams authz.changes by binary COPY: neither side spools anything,
 // and reading a row allocates nothing. COPY works through a pooler, and as a
 // simple query it lets the server report whether it ran in a transaction of its
 // own.
-func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
-	defer p.met.done("changes", time.Now(), &err)
+func (p *postgresStore) changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
 	if !nonceForm.MatchString(nonce) {
 		return authz.Snapshot{}, errors.New("postgres: nonce must be 1 to 64 letters, digits, - or _")
-	}
-	if since.Last > math.MaxInt64 {
-		return authz.Snapshot{}, fmt.Errorf("postgres: %w", errSince)
 	}
 	conn, err := p.feedConn(ctx)
 	if err != nil {
@@ -128,7 +123,7 @@ func (p *postgresStore) Changes(ctx context.Context, since authz.Position, nonce
 		p.feed.drop(ctx)
 		return authz.Snapshot{}, p.fail(err)
 	}
-	snap, err = parseSnapshot(reader.snapshot)
+	snap, err := parseSnapshot(reader.snapshot)
 	if err != nil {
 		p.feed.drop(ctx)
 		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w", p.where, err)

@@ -13,11 +13,6 @@ import (
 	"jwtbouncer/authz"
 )
 
-func (p *postgresStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdict, err error) {
-	defer p.met.done("lookup", time.Now(), &err)
-	return p.lookup.verdict(ctx, q)
-}
-
 // read asks the primary for the strictest not_before.
 func (p *postgresStore) read(ctx context.Context, keys []authz.Key) (result, error) {
 	r, err := p.readOnce(ctx, keys)

@@ -20,9 +20,9 @@ import (
 // at a time. Its value is arbitrary, and must not change.
 const migrationLock int64 = -4891426068537921071
 
-// migrate works on a connection of its own, without the other pools' time
+// Migrate works on a connection of its own, without the other pools' time
 // limits: building an index may take its time.
-func (p *postgresStore) migrate(ctx context.Context) error {
+func (p *postgresStore) Migrate(ctx context.Context) error {
 	db := stdlib.OpenDB(*p.config.Copy(), stdlib.OptionBeforeConnect(p.login))
 	defer db.Close()
 	// The version table lives in the schema, so the schema comes first.
@@ -97,10 +97,10 @@ func (p *postgresStore) inTx(ctx context.Context, f func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, p.writes, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, f)
 }
 
-// bumpEpoch also stamps rows that carry a transaction id this server has not
+// BumpEpoch also stamps rows that carry a transaction id this server has not
 // reached, as they do after a dump was loaded into a new one: they would be
 // sent to every follower at every sync.
-func (p *postgresStore) bumpEpoch(ctx context.Context) error {
+func (p *postgresStore) BumpEpoch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	return p.fail(p.inTx(ctx, func(tx pgx.Tx) error {

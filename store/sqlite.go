@@ -20,11 +20,10 @@ import (
 // SQLite admits one writer at a time, and readers always see the last commit,
 // so reading the file is proof.
 type sqliteStore struct {
-	path   string
-	file   *sqliteFile
-	lookup *lookups
-	o      *Options
-	met    *metrics
+	path string
+	file *sqliteFile
+	o    *Options
+	met  *metrics
 }
 
 var _ engine = (*sqliteStore)(nil)
@@ -37,9 +36,7 @@ func openSQLite(path string, o *Options, met *metrics) (*sqliteStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sqliteStore{path: path, file: file, o: o, met: met}
-	s.lookup = newLookups("sqlite", o, met, s.read)
-	return s, nil
+	return &sqliteStore{path: path, file: file, o: o, met: met}, nil
 }
 
 func (s *sqliteStore) Name() string { return "sqlite" }
@@ -78,7 +75,7 @@ func (s *sqliteStore) fail(err error) error {
 	return fmt.Errorf("%w: sqlite %s: %w%s", authz.ErrUnavailable, s.path, err, hint)
 }
 
-func (s *sqliteStore) migrate(ctx context.Context) error {
+func (s *sqliteStore) Migrate(ctx context.Context) error {
 	var err error
 	// Processes that start together may run the same migration: each is one
 	// transaction, the second fails as a whole, and on the next try it finds
@@ -134,7 +131,7 @@ func (s *sqliteStore) raiseLimits(ctx context.Context, isNew bool) error {
 	})
 }
 
-func (s *sqliteStore) about(ctx context.Context) (Limits, error) {
+func (s *sqliteStore) Limits(ctx context.Context) (Limits, error) {
 	var m sqliteMeta
 	err := s.file.reading(func() error {
 		return m.scan(s.file.read.QueryRowContext(ctx, `select `+sqliteMetaColumns+` from meta`))
@@ -145,7 +142,7 @@ func (s *sqliteStore) about(ctx context.Context) (Limits, error) {
 	return m.limits(), nil
 }
 
-func (s *sqliteStore) bumpEpoch(ctx context.Context) error {
+func (s *sqliteStore) BumpEpoch(ctx context.Context) error {
 	return s.fail(s.file.writing(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `update meta set epoch = random() & 4611686018427387903`)
 		return err
@@ -153,9 +150,6 @@ func (s *sqliteStore) bumpEpoch(ctx context.Context) error {
 }
 
 func (s *sqliteStore) collect(ctx context.Context, now time.Time) (total int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
-	defer cancel()
-	defer s.met.done("gc", time.Now(), &err)
 	err = s.file.writing(ctx, func(tx *sql.Tx) error {
 		total = 0
 		// Small batches: another process's revoke waits for each.
@@ -178,11 +172,11 @@ func (s *sqliteStore) collect(ctx context.Context, now time.Time) (total int64, 
 	return total, s.fail(err)
 }
 
-func (s *sqliteStore) ready() error { return s.file.check() }
+func (s *sqliteStore) Ready() error { return s.file.check() }
 
-func (*sqliteStore) bridge(context.Context, BridgeOptions) (int64, error) { return 0, errNoBridge }
-
-func (s *sqliteStore) Close() error {
-	s.lookup.close()
-	return s.file.close()
+// InstallBridge implements engine.
+func (*sqliteStore) InstallBridge(context.Context, BridgeOptions) (int64, error) {
+	return 0, errors.New("a bridge needs a postgres store: no other writer shares a SQLite file")
 }
+
+func (s *sqliteStore) Close() error { return s.file.close() }

@@ -4,20 +4,14 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"jwtbouncer/authz"
 )
 
-func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
-	defer s.met.done("changes", time.Now(), &err)
-	if since.Last > math.MaxInt64 {
-		return authz.Snapshot{}, fmt.Errorf("sqlite: %w", errSince)
-	}
-	snap, err = s.changes(ctx, since, nonce, row)
+func (s *sqliteStore) changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
+	snap, err := s.readChanges(ctx, since, nonce, row)
 	s.file.reopen(err) // for the next call: rows may have been handed over
 	if replaced := s.file.check(); replaced != nil {
 		return authz.Snapshot{}, replaced // whatever else went wrong, that is why
@@ -25,9 +19,9 @@ func (s *sqliteStore) Changes(ctx context.Context, since authz.Position, nonce s
 	return snap, s.fail(err)
 }
 
-// changes reads everything in one transaction. Writers take turns in SQLite,
+// readChanges reads everything in one transaction. Writers take turns in SQLite,
 // so change numbers become visible in order and none is ever still open.
-func (s *sqliteStore) changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
+func (s *sqliteStore) readChanges(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
 	tx, err := s.file.feed.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return authz.Snapshot{}, err
@@ -75,14 +69,12 @@ func (s *sqliteStore) changes(ctx context.Context, since authz.Position, nonce s
 	return snap, nil
 }
 
-var errSince = errors.New("since: not a position of this store")
-
 // watchInterval is how soon another process's commit is noticed. One poll
 // reads a counter in shared memory.
 const watchInterval = 20 * time.Millisecond
 
-// watch polls data_version, which changes when another connection commits.
-func (s *sqliteStore) watch(ctx context.Context, changed func()) error {
+// Watch polls data_version, which changes when another connection commits.
+func (s *sqliteStore) Watch(ctx context.Context, changed func()) error {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	var conn *sql.Conn

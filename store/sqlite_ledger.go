@@ -12,25 +12,14 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Append stores the batch in one transaction. It is the only writer at that
-// moment, so a rise of max_staleness comes before or after it as a whole: why
-// the value read in it bounds every sidecar is said at authz.revoke in the
-// PostgreSQL schema.
-func (s *sqliteStore) Append(ctx context.Context, revocations []authz.Revocation) (stored authz.Appended, err error) {
-	defer s.met.done("append", time.Now(), &err)
-	b, err := newBatch(revocations, s.o.Clock.Now())
-	if err != nil || len(b.unique) == 0 {
-		return authz.Appended{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
-	defer cancel()
-	if err := s.file.writing(ctx, func(tx *sql.Tx) error { return s.append(ctx, tx, b) }); err != nil {
-		return authz.Appended{}, s.fail(err)
-	}
-	return b.stored, nil
+// append is the only writer at that moment, so a rise of max_staleness comes before
+// or after it as a whole. The comment on authz.revoke in the PostgreSQL schema says
+// why the value that it reads limits every sidecar.
+func (s *sqliteStore) append(ctx context.Context, b *batch) error {
+	return s.fail(s.file.writing(ctx, func(tx *sql.Tx) error { return s.insert(ctx, tx, b) }))
 }
 
-func (s *sqliteStore) append(ctx context.Context, tx *sql.Tx, b *batch) error {
+func (s *sqliteStore) insert(ctx context.Context, tx *sql.Tx, b *batch) error {
 	var m sqliteMeta
 	if err := m.scan(tx.QueryRowContext(ctx, `select `+sqliteMetaColumns+` from meta`)); err != nil {
 		return err
@@ -96,30 +85,19 @@ func scanSQLite(row interface{ Scan(...any) error }) (authz.Revocation, error) {
 	return r, nil
 }
 
-func (s *sqliteStore) List(ctx context.Context, f authz.Filter) (page []authz.Revocation, next string, err error) {
-	defer s.met.done("list", time.Now(), &err)
-	limit, after, err := pageOf(f)
-	if err != nil {
-		return nil, "", err
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
-	defer cancel()
+func (s *sqliteStore) page(ctx context.Context, f authz.Filter, before int64, limit int) (page []authz.Revocation, err error) {
 	live := int64(math.MinInt64)
 	if !f.IncludeExpired {
 		live = s.o.Clock.Now().UnixMicro()
 	}
 	err = s.file.reading(func() error {
-		page, err = s.page(ctx, after, f.Kind, f.Issuer, f.Value, live, limit+1)
+		page, err = s.readPage(ctx, before, f.Kind, f.Issuer, f.Value, live, limit)
 		return err
 	})
-	if err != nil {
-		return nil, "", s.fail(err)
-	}
-	page, next = cut(page, limit)
-	return page, next, nil
+	return page, s.fail(err)
 }
 
-func (s *sqliteStore) page(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
+func (s *sqliteStore) readPage(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
 	rows, err := s.file.list.QueryContext(ctx, `select `+sqliteColumns+` from revocations
 		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and `+sqliteExpiry+` > ?5 order by id desc limit ?6`, args...)
 	if err != nil {
@@ -136,12 +114,6 @@ func (s *sqliteStore) page(ctx context.Context, args ...any) (page []authz.Revoc
 	return page, rows.Err()
 }
 
-func (s *sqliteStore) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdict, err error) {
-	defer s.met.done("lookup", time.Now(), &err)
-	return s.lookup.verdict(ctx, q)
-}
-
-// read finds the strictest not_before for the keys.
 func (s *sqliteStore) read(ctx context.Context, keys []authz.Key) (r result, err error) {
 	err = s.file.reading(func() error {
 		r, err = s.readOnce(ctx, keys)

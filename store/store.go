@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -62,11 +63,6 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d <= 0 {
-			*d = v
-		}
-	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -80,11 +76,13 @@ func (o *Options) setDefaults() {
 	def(&o.WriteTimeout, 5*time.Second)
 	def(&o.FeedTimeout, time.Minute)
 	def(&o.GCInterval, 10*time.Minute)
-	if o.Lookups <= 0 {
-		o.Lookups = 4
-	}
-	if o.Waiting <= 0 {
-		o.Waiting = 256
+	def(&o.Lookups, 4)
+	def(&o.Waiting, 256)
+}
+
+func def[T int | time.Duration](option *T, value T) {
+	if *option <= 0 {
+		*option = value
 	}
 }
 
@@ -97,34 +95,55 @@ type Limits struct {
 	Incarnation string
 }
 
-// engine is one kind of database.
+// engine is one kind of database. Store adds what all of them share: validation,
+// time limits, the circuit breaker and metrics.
 type engine interface {
-	authz.Ledger
-	authz.Lister
-	authz.Tier
-	authz.Feed
-	schemaAdmin
+	// Name is the label of the engine in metrics and messages.
+	Name() string
+	// append stores the batch in one transaction and fills it.
+	append(ctx context.Context, b *batch) error
+	// page returns up to limit revocations with an ID below before, newest first.
+	page(ctx context.Context, f authz.Filter, before int64, limit int) ([]authz.Revocation, error)
+	// read returns the strictest not_before for the keys.
+	read(ctx context.Context, keys []authz.Key) (result, error)
+	changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error)
+	// collect deletes one batch of expired revocations; 0: nothing is left.
+	collect(ctx context.Context, now time.Time) (int64, error)
 	io.Closer
-}
 
-// schemaAdmin maintains the schema and its contents.
-type schemaAdmin interface {
-	migrate(ctx context.Context) error
-	collect(ctx context.Context, now time.Time) (int64, error) // one batch; 0: nothing left
-	about(ctx context.Context) (Limits, error)                 // fails where the store cannot be used
-	bumpEpoch(ctx context.Context) error
-	watch(ctx context.Context, changed func()) error
-	ready() error
-	bridge(ctx context.Context, o BridgeOptions) (int64, error)
+	// Migrate brings the schema up to date. Many processes may do so at once. On
+	// PostgreSQL it needs the right to create schemas, and a connection that is
+	// not pooled by transaction.
+	Migrate(ctx context.Context) error
+	// Limits returns the fleet-wide limits in the schema. It fails if the store
+	// cannot be used: it is unreachable, or its schema does not fit. The error
+	// names the store and the cause.
+	Limits(ctx context.Context) (Limits, error)
+	// Ready returns an error once only a restart of the process helps: the SQLite
+	// file has been replaced. It makes no call to a server.
+	Ready() error
+	// BumpEpoch makes every sidecar reload all revocations; call it after a
+	// restore. Sidecars keep the revocations that they have.
+	BumpEpoch(ctx context.Context) error
+	// Watch calls changed whenever another connection or process may have
+	// committed, until ctx ends. It is a wake-up that makes enforcement fast, and
+	// never part of the proof. PostgreSQL has no cheap notification that survives
+	// a pooler, so there it only waits for ctx.
+	Watch(ctx context.Context, changed func()) error
+	// InstallBridge copies another writer's table of revoked tokens into the
+	// ledger, now and whenever a row is inserted. It returns the number of rows
+	// copied now.
+	InstallBridge(ctx context.Context, o BridgeOptions) (int64, error)
 }
 
 // Store is the ledger, the last tier of the chain, and the followers' feed.
 // All methods but Changes may be called concurrently.
 type Store struct {
 	engine
-	o     Options
-	met   *metrics
-	clock cautiousClock
+	o      Options
+	met    *metrics
+	clock  cautiousClock
+	lookup *lookups
 }
 
 var (
@@ -136,9 +155,8 @@ var (
 
 // Open returns the store at rawURL: postgres://user@host/db or
 // sqlite:///absolute/path. It makes no network connection, so that a sidecar
-// starts (not ready) while its database is away and heals by itself; Ping
-// reports whether the store can be used. Errors name the store and never
-// contain its password.
+// starts (not ready) while its database is unavailable, and recovers by itself.
+// Errors name the store and never contain its password.
 func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	o.setDefaults()
 	target, err := parseURL(rawURL)
@@ -157,42 +175,63 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.lookup = newLookups(s.Name(), &s.o, s.met, s.read)
 	return s, nil
 }
 
-// Migrate brings the schema up to date. Many processes may do so at once. On
-// PostgreSQL it needs the right to create schemas, and a connection that is
-// not pooled by transaction.
-func (s *Store) Migrate(ctx context.Context) error { return s.migrate(ctx) }
-
-// Ping reports whether the store can be used: reachable, and with a schema
-// that fits. The error names the store and the cause.
-func (s *Store) Ping(ctx context.Context) error {
-	_, err := s.about(ctx)
-	return err
+// Append implements authz.Ledger.
+func (s *Store) Append(ctx context.Context, revocations []authz.Revocation) (stored authz.Appended, err error) {
+	defer s.met.done("append", time.Now(), &err)
+	b, err := newBatch(revocations, s.o.Clock.Now())
+	if err != nil || len(b.unique) == 0 {
+		return authz.Appended{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
+	defer cancel()
+	if err := s.append(ctx, b); err != nil {
+		return authz.Appended{}, err
+	}
+	return b.stored, nil
 }
 
-// Limits returns the fleet-wide limits kept in the schema, and fails as Ping does.
-func (s *Store) Limits(ctx context.Context) (Limits, error) { return s.about(ctx) }
+// List implements authz.Lister.
+func (s *Store) List(ctx context.Context, f authz.Filter) (page []authz.Revocation, next string, err error) {
+	defer s.met.done("list", time.Now(), &err)
+	limit, before, err := pageOf(f)
+	if err != nil {
+		return nil, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
+	defer cancel()
+	page, err = s.page(ctx, f, before, limit+1)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case len(page) > limit:
+		return page[:limit], page[limit-1].ID, nil
+	}
+	return page, "", nil
+}
 
-// Ready returns an error once only a restart of the process helps: the SQLite
-// file has been replaced. It makes no call to a server.
-func (s *Store) Ready() error { return s.ready() }
+// Lookup implements authz.Tier.
+func (s *Store) Lookup(ctx context.Context, q *authz.Query) (v authz.Verdict, err error) {
+	defer s.met.done("lookup", time.Now(), &err)
+	return s.lookup.verdict(ctx, q)
+}
 
-// BumpEpoch makes every sidecar reload all revocations; call it after a
-// restore. Sidecars keep what they hold already.
-func (s *Store) BumpEpoch(ctx context.Context) error { return s.bumpEpoch(ctx) }
+// Changes implements authz.Feed.
+func (s *Store) Changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (snap authz.Snapshot, err error) {
+	defer s.met.done("changes", time.Now(), &err)
+	if since.Last > math.MaxInt64 {
+		return authz.Snapshot{}, fmt.Errorf("%s: since is not a position of this store", s.Name())
+	}
+	return s.changes(ctx, since, nonce, row)
+}
 
-// Watch calls changed whenever another connection or process may have
-// committed, until ctx ends: a wake-up that makes enforcement fast, never part
-// of the proof. PostgreSQL has no cheap notification that survives a pooler, so
-// there it only waits for ctx.
-func (s *Store) Watch(ctx context.Context, changed func()) error { return s.watch(ctx, changed) }
-
-// InstallBridge lets another writer's table of revoked tokens flow into the
-// ledger; see BridgeOptions. It returns the number of rows copied at once.
-func (s *Store) InstallBridge(ctx context.Context, o BridgeOptions) (int64, error) {
-	return s.bridge(ctx, o)
+// Close waits for lookups that are being cancelled and ends all connections.
+func (s *Store) Close() error {
+	s.lookup.breaker.Close()
+	return s.engine.Close()
 }
 
 // GC deletes revocations that expired longer than authz.ExpiredKept ago, by the
@@ -200,13 +239,20 @@ func (s *Store) InstallBridge(ctx context.Context, o BridgeOptions) (int64, erro
 func (s *Store) GC(ctx context.Context) (int64, error) {
 	var total int64
 	for {
-		n, err := s.collect(ctx, s.clock.now())
+		n, err := s.collectBatch(ctx)
 		total += n
 		s.met.collected.Add(float64(n))
 		if err != nil || n == 0 {
 			return total, err
 		}
 	}
+}
+
+func (s *Store) collectBatch(ctx context.Context) (n int64, err error) {
+	defer s.met.done("gc", time.Now(), &err)
+	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
+	defer cancel()
+	return s.collect(ctx, s.clock.now())
 }
 
 // RunGC collects every Options.GCInterval, ±25 % so that a fleet does not do it
@@ -249,5 +295,3 @@ type BridgeOptions struct {
 	// jti is required; expires_at and user_id are used if they exist.
 	Table string
 }
-
-var errNoBridge = errors.New("a bridge needs a postgres store: no other writer shares a SQLite file")

@@ -40,7 +40,7 @@ func parseURL(raw string) (target, error) {
 	case "sqlite":
 		return parseSQLite(raw)
 	}
-	return target{}, fmt.Errorf("unknown scheme %s; postgres, postgresql and sqlite are supported", quoteScheme(scheme))
+	return target{}, fmt.Errorf("unknown scheme %.20q; postgres, postgresql and sqlite are supported", scheme)
 }
 
 // why returns the innermost cause that cannot contain a part of the URL.
@@ -73,11 +73,4 @@ func parseSQLite(raw string) (target, error) {
 		return target{}, errors.New("the absolute path of a file is needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db")
 	}
 	return target{scheme: "sqlite", raw: raw, path: filepath.Clean(u.Path)}, nil
-}
-
-func quoteScheme(s string) string {
-	if len(s) > 20 {
-		s = s[:20] + "…"
-	}
-	return fmt.Sprintf("%q", s)
 }

@@ -53,10 +53,10 @@ func withLedger(ctx context.Context, s sidecar.Settings, p *Process, do func(con
 // store without a schema gets it.
 func withSchema(ctx context.Context, s sidecar.Settings, p *Process, do func(context.Context, *ledger) error) error {
 	return withLedger(ctx, s, p, func(ctx context.Context, l *ledger) error {
-		err := l.Ping(ctx)
+		_, err := l.Limits(ctx)
 		if errors.Is(err, store.ErrSchema) && l.Name() == "sqlite" {
 			if err = l.Migrate(ctx); err == nil {
-				err = l.Ping(ctx)
+				_, err = l.Limits(ctx)
 			}
 		}
 		switch {

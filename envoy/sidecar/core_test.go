@@ -81,7 +81,7 @@ func TestStorePasswordRotates(t *testing.T) {
 	require.NoError(t, err)
 	defer st.Close()
 	ways := map[string]func() error{
-		"pool":      func() error { return st.Ping(t.Context()) },
+		"pool":      func() error { _, err := st.Limits(t.Context()); return err },
 		"migration": func() error { return st.Migrate(t.Context()) },
 		"feed": func() error {
 			for {
