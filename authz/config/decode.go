@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,12 +87,11 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 		d.value(path, t.Value, v, depth+1)
 		return
 	case *ast.AliasNode:
-		target, ok := d.anchors[t.Value.GetToken().Value]
-		if !ok {
+		if target, ok := d.anchors[t.Value.GetToken().Value]; ok {
+			d.value(path, target, v, depth+1)
+		} else {
 			d.invalid(path, n, "alias *%s has no anchor before it", t.Value.GetToken().Value)
-			return
 		}
-		d.value(path, target, v, depth+1)
 		return
 	case *ast.TagNode:
 		d.invalid(path, n, "YAML tags (%s) are not supported", t.GetToken().Value)
@@ -130,13 +130,9 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 				hint = "; text with a colon in a [list] or {mapping}, such as host:port, needs quotes"
 			}
 			d.invalid(path, n, "must be %s, not a %s%s", want(v.Type()), describe(n), hint)
-			return
-		}
-		if v.Kind() != reflect.String && !plain {
+		} else if v.Kind() != reflect.String && !plain {
 			d.invalid(path, n, "must be %s, not the text %q", want(v.Type()), text)
-			return
-		}
-		if err := setScalar(v, text); err != nil {
+		} else if err := setScalar(v, text); err != nil {
 			d.invalid(path, n, "%s", err)
 		}
 	}
@@ -182,31 +178,21 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int)
 			return
 		}
 	}
-	m, ok := n.(*ast.MappingNode)
-	if !ok {
-		d.invalid(path, n, "must be a mapping (key: value), not a %s", describe(n))
-		return
-	}
 	fields := fieldsOf(v.Type())
-	for _, entry := range d.entries(path, m) {
+	for _, entry := range d.entries(path, n) {
 		at := join(path, entry.key)
-		field, known := fields.byName[entry.key]
-		if !known {
-			d.invalid(at, entry.node, "unknown key; %s", suggest(entry.key, fields.names))
+		i := slices.IndexFunc(fields, func(f field) bool { return f.key == entry.key })
+		if i < 0 {
+			d.invalid(at, entry.node, "unknown key; %s", suggest(entry.key, fields))
 			continue
 		}
-		d.value(at, entry.value, v.FieldByIndex(field), depth+1)
+		d.value(at, entry.value, v.FieldByIndex(fields[i].Index), depth+1)
 	}
 }
 
 func (d *decoder) mapping(path string, n ast.Node, v reflect.Value, depth int) {
-	m, ok := n.(*ast.MappingNode)
-	if !ok {
-		d.invalid(path, n, "must be a mapping (key: value), not a %s", describe(n))
-		return
-	}
 	out := reflect.MakeMap(v.Type()) // a map in the file replaces the default map
-	for _, entry := range d.entries(path, m) {
+	for _, entry := range d.entries(path, n) {
 		elem := reflect.New(v.Type().Elem()).Elem()
 		d.value(join(path, entry.key), entry.value, elem, depth+1)
 		out.SetMapIndex(reflect.ValueOf(entry.key).Convert(v.Type().Key()), elem)
@@ -222,7 +208,7 @@ func (d *decoder) sequence(path string, n ast.Node, v reflect.Value, depth int) 
 	}
 	out := reflect.MakeSlice(v.Type(), len(s.Values), len(s.Values))
 	for i, item := range s.Values {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := authz.ItemPath(path, i)
 		if _, null := item.(*ast.NullNode); null {
 			d.invalid(at, item, "empty list entry")
 			continue
@@ -233,14 +219,18 @@ func (d *decoder) sequence(path string, n ast.Node, v reflect.Value, depth int) 
 }
 
 type entry struct {
-	key   string
-	node  ast.Node
-	value ast.Node
+	key         string
+	node, value ast.Node
 }
 
-// entries returns the pairs of the mapping without duplicates and merge keys,
-// which are errors.
-func (d *decoder) entries(path string, m *ast.MappingNode) []entry {
+// entries returns the pairs of a mapping. Any other node, duplicates and merge
+// keys are errors.
+func (d *decoder) entries(path string, n ast.Node) []entry {
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		d.invalid(path, n, "must be a mapping (key: value), not a %s", describe(n))
+		return nil
+	}
 	first := map[string]int{} // line by key
 	var out []entry
 	for _, kv := range m.Values {
@@ -289,11 +279,14 @@ func setScalar(v reflect.Value, text string) error {
 	case reflect.String:
 		v.SetString(text)
 	case reflect.Bool:
-		b, err := parseBool(text)
-		if err != nil {
-			return err
+		switch strings.ToLower(text) {
+		case "true", "on", "yes", "1":
+			v.SetBool(true)
+		case "false", "off", "no", "0":
+			v.SetBool(false)
+		default:
+			return fmt.Errorf("%q is neither on nor off; allowed: true, on, yes, false, off, no", text)
 		}
-		v.SetBool(b)
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		i, err := strconv.ParseInt(strings.ReplaceAll(text, "_", ""), 10, v.Type().Bits())
 		if err != nil {
@@ -316,14 +309,4 @@ func setScalar(v reflect.Value, text string) error {
 		return fmt.Errorf("values of type %s cannot be configured", v.Type())
 	}
 	return nil
-}
-
-func parseBool(text string) (bool, error) {
-	switch strings.ToLower(text) {
-	case "true", "on", "yes", "1":
-		return true, nil
-	case "false", "off", "no", "0":
-		return false, nil
-	}
-	return false, fmt.Errorf("%q is neither on nor off; allowed: true, on, yes, false, off, no", text)
 }

@@ -17,12 +17,12 @@ func EnvName(path string) string {
 	return Prefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
 }
 
-// Overlay sets every key whose environment variable is not empty. Lists of texts
-// are separated by commas; keys inside lists can only be set in the file. Other
-// variables with the prefix are ignored: Kubernetes defines some for a Service
-// called jwt-bouncer.
+// Overlay sets every key whose environment variable is not empty. Commas separate
+// the entries of lists; keys inside lists can only be set in the file. Other
+// variables with the prefix are ignored, because Kubernetes defines some for a
+// Service called jwt-bouncer.
 func (f *File) Overlay(dst any, lookup func(string) (string, bool)) {
-	walk("", reflect.ValueOf(dst).Elem(), func(path string, v reflect.Value, _ reflect.StructField) {
+	walk("", reflect.ValueOf(dst).Elem(), func(path string, v reflect.Value) {
 		if text, ok := lookup(EnvName(path)); ok && text != "" {
 			f.SetEnv(path, EnvName(path), v, text)
 		}
@@ -36,7 +36,7 @@ func (f *File) SetEnv(path, name string, v reflect.Value, text string) {
 
 // SetFlag sets the value at path in dst from the flag called name.
 func (f *File) SetFlag(dst any, path, name, text string) {
-	walk("", reflect.ValueOf(dst).Elem(), func(at string, v reflect.Value, _ reflect.StructField) {
+	walk("", reflect.ValueOf(dst).Elem(), func(at string, v reflect.Value) {
 		if at == path {
 			f.set(path, "flag "+name, v, text)
 		}
@@ -47,7 +47,7 @@ func (f *File) set(path, from string, v reflect.Value, text string) {
 	f.origin[path] = origin{source: from}
 	var err error
 	switch {
-	case v.CanAddr() && isText(v):
+	case isText(v):
 		err = v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
 	case v.Kind() == reflect.Slice:
 		parts := strings.Split(text, ",")
@@ -68,25 +68,18 @@ func (f *File) set(path, from string, v reflect.Value, text string) {
 	}
 }
 
-func isText(v reflect.Value) bool {
-	_, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
-	return ok
-}
+// isText reports whether v, a field of the configuration, reads itself from text.
+func isText(v reflect.Value) bool { return reflect.PointerTo(v.Type()).Implements(textType) }
 
 // walk visits every key below v that the environment can set.
-func walk(path string, v reflect.Value, visit func(string, reflect.Value, reflect.StructField)) {
-	t := v.Type()
-	fs := fieldsOf(t)
-	for _, name := range fs.names {
-		sf := t.FieldByIndex(fs.byName[name])
-		at, fv := join(path, name), v.FieldByIndex(fs.byName[name])
+func walk(path string, v reflect.Value, visit func(string, reflect.Value)) {
+	for _, f := range fieldsOf(v.Type()) {
+		at, fv := join(path, f.key), v.FieldByIndex(f.Index)
 		switch {
-		case fv.CanAddr() && isText(fv):
-			visit(at, fv, sf)
-		case fv.Kind() == reflect.Struct:
+		case fv.Kind() == reflect.Struct && !isText(fv):
 			walk(at, fv, visit)
-		case fv.Kind() == reflect.Slice && fv.Type().Elem().Kind() == reflect.String, scalarKind(fv.Kind()):
-			visit(at, fv, sf)
+		case isText(fv), fv.Kind() == reflect.Slice && fv.Type().Elem().Kind() == reflect.String, scalarKind(fv.Kind()):
+			visit(at, fv)
 		}
 	}
 }

@@ -1,56 +1,51 @@
 package config
 
 import (
+	"cmp"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 )
 
-// fields of a struct by their YAML names; inline structs are flattened.
-type fields struct {
-	byName map[string][]int
-	names  []string // in order of declaration
+// field is one key of a struct. Its Index leads from the outermost struct.
+type field struct {
+	key string
+	reflect.StructField
 }
 
-func fieldsOf(t reflect.Type) fields {
-	f := fields{byName: map[string][]int{}}
-	f.collect(t, nil)
-	return f
-}
-
-func (f *fields) collect(t reflect.Type, index []int) {
+// fieldsOf returns the keys of a struct in order of declaration. The fields of
+// inline structs count as its own.
+func fieldsOf(t reflect.Type) []field {
+	var all []field
 	for i := range t.NumField() {
 		sf := t.Field(i)
-		name, opts, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
-		at := append(slices.Clone(index), i)
+		key, opts, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
 		switch {
-		case !sf.IsExported() || name == "-":
+		case !sf.IsExported() || key == "-":
 		case opts == "inline":
-			f.collect(sf.Type, at)
-		default:
-			if name == "" {
-				name = strings.ToLower(sf.Name)
+			for _, f := range fieldsOf(sf.Type) {
+				f.Index = append([]int{i}, f.Index...)
+				all = append(all, f)
 			}
-			f.byName[name] = at
-			f.names = append(f.names, name)
+		default:
+			all = append(all, field{cmp.Or(key, strings.ToLower(sf.Name)), sf})
 		}
 	}
+	return all
 }
 
 // suggest returns a hint: the allowed key most similar to key, and all of them.
-func suggest(key string, names []string) string {
+func suggest(key string, allowed []field) string {
+	names := make([]string, len(allowed))
 	best, dist := "", len(key)/2+1
-	for _, n := range names {
-		if d := distance(strings.ToLower(key), n); d < dist {
-			best, dist = n, d
+	for i, f := range allowed {
+		names[i] = f.key
+		if d := distance(strings.ToLower(key), f.key); d < dist {
+			best, dist = `did you mean "`+f.key+`"? `, d
 		}
 	}
-	if best != "" {
-		return "did you mean \"" + best + "\"? allowed: " + strings.Join(names, ", ")
-	}
-	return "allowed: " + strings.Join(names, ", ")
+	return best + "allowed: " + strings.Join(names, ", ")
 }
 
 // distance is the Levenshtein distance of two short words.

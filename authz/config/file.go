@@ -5,6 +5,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -71,20 +72,14 @@ func (f *File) Invalid(path, format string, args ...any) {
 		return
 	}
 	e := authz.InvalidError{Source: f.name, Field: path, Detail: fmt.Sprintf(format, args...)}
-	at := path
-	for {
-		if o, ok := f.origin[at]; ok {
-			if o.source != "" {
-				e.Source = o.source
-			} else {
-				e.Line, e.Column = o.line, o.column
-			}
+	for at := path; ; at = parent(at) {
+		o, ok := f.origin[at]
+		if ok {
+			e.Source, e.Line, e.Column = cmp.Or(o.source, f.name), o.line, o.column
+		}
+		if ok || at == "" {
 			break
 		}
-		if at == "" {
-			break
-		}
-		at = parent(at)
 	}
 	f.add(e)
 }

@@ -42,20 +42,19 @@ func Schema(dst any, id, title string) ([]byte, error) {
 	return json.MarshalIndent(s, "", "  ")
 }
 
-// describeFields adds the defaults, which are in v, and the allowed values, which
-// are in "enum" tags.
+// describeFields adds the defaults, which v holds, and the values that "enum"
+// tags allow.
 func describeFields(s *jsonschema.Schema, v reflect.Value) {
 	if s == nil || s.Properties == nil {
 		return
 	}
-	fs := fieldsOf(v.Type())
-	for _, name := range fs.names {
-		p, ok := s.Properties.Get(name)
+	for _, f := range fieldsOf(v.Type()) {
+		p, ok := s.Properties.Get(f.key)
 		if !ok {
 			continue
 		}
-		sf, fv := v.Type().FieldByIndex(fs.byName[name]), v.FieldByIndex(fs.byName[name])
-		if e := sf.Tag.Get("enum"); e != "" {
+		fv := v.FieldByIndex(f.Index)
+		if e := f.Tag.Get("enum"); e != "" {
 			target := p
 			if p.Items != nil {
 				target = p.Items
@@ -94,10 +93,8 @@ func Reference(dst any) string {
 }
 
 func rows(b *strings.Builder, path string, v reflect.Value, env bool) {
-	fs := fieldsOf(v.Type())
-	for _, name := range fs.names {
-		sf, fv := v.Type().FieldByIndex(fs.byName[name]), v.FieldByIndex(fs.byName[name])
-		at := join(path, name)
+	for _, f := range fieldsOf(v.Type()) {
+		at, fv := join(path, f.key), v.FieldByIndex(f.Index)
 		nested := fv.Kind() == reflect.Struct && !isText(fv)
 		list := fv.Kind() == reflect.Slice && fv.Type().Elem().Kind() == reflect.Struct
 		variable := ""
@@ -108,7 +105,7 @@ func rows(b *strings.Builder, path string, v reflect.Value, env bool) {
 		if text := defaultText(fv); text != "" {
 			def = "`" + text + "`"
 		}
-		fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s |\n", at, typeName(sf), def, variable, cell(sf.Tag.Get("doc")))
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s | %s |\n", at, typeName(f.StructField), def, variable, cell(f.Tag.Get("doc")))
 		switch {
 		case nested:
 			rows(b, at, fv, env)
@@ -160,22 +157,6 @@ func kindName(t reflect.Type) string {
 // defaultText returns a default as text: "" for a zero value, which means "not
 // set" for every kind except bool.
 func defaultText(v reflect.Value) string {
-	if v.CanInterface() {
-		switch x := v.Interface().(type) {
-		case time.Duration:
-			if x == 0 {
-				return ""
-			}
-			return shortDuration(x)
-		case fmt.Stringer:
-			if v.IsZero() && v.Kind() != reflect.Bool {
-				return ""
-			}
-			if v.Kind() != reflect.Struct && v.Kind() != reflect.Pointer {
-				return x.String()
-			}
-		}
-	}
 	switch v.Kind() {
 	case reflect.Bool:
 		if v.Bool() {
@@ -194,7 +175,10 @@ func defaultText(v reflect.Value) string {
 	if v.IsZero() {
 		return ""
 	}
-	return fmt.Sprint(v.Interface())
+	if d, ok := v.Interface().(time.Duration); ok {
+		return shortDuration(d)
+	}
+	return fmt.Sprint(v.Interface()) // a fmt.Stringer as its String
 }
 
 // shortDuration prints 24h rather than 24h0m0s.
