@@ -86,23 +86,23 @@ type API struct {
 // New returns the handler of the HTTP port. It starts nothing. An invalid
 // configuration, or an unusable file that it names, is an error.
 func New(o Options) (*API, error) {
-	var faults []error
-	fault := func(path, format string, args ...any) {
-		faults = append(faults, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+	var errs []error
+	report := func(path, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
 	}
-	o.Config.Validate(func(path, format string, args ...any) { fault("api."+path, format, args...) })
-	o.Config.ValidateListen(o.Listen, fault)
-	o.Config.ValidateIssuers(o.Issuers.Verified, o.Issuers.All(), fault)
+	o.Config.Validate(func(path, format string, args ...any) { report("api."+path, format, args...) })
+	o.Config.ValidateListen(o.Listen, report)
+	o.Config.ValidateIssuers(o.Issuers.Verified, o.Issuers.All(), report)
 	for name, missing := range map[string]bool{
 		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,
 		"Registry": o.Registry == nil, "Logger": o.Logger == nil, "Clock": o.Clock == nil,
 	} {
 		if missing {
-			fault("httpapi.Options."+name, "is required")
+			report("httpapi.Options."+name, "is required")
 		}
 	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
 	}
 	o.Config = o.Config.withDefaults()
 	a := &API{o: o, endpoints: map[string]map[string]Endpoint{}, origin: http.NewCrossOriginProtection()}
@@ -115,7 +115,7 @@ func New(o Options) (*API, error) {
 	if a.metrics, err = newMetrics(o.Registry); err != nil {
 		return nil, err
 	}
-	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorLog: promLog{o.Logger}})
+	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)})
 	a.Handle(
 		Endpoint{"GET", "/openapi.json", SourceHealth, AccessOpen, a.getOpenAPI},
 		Endpoint{"GET", "/livez", SourceHealth, AccessOpen, a.livez},
@@ -144,10 +144,6 @@ func (a *API) Handle(endpoints ...Endpoint) {
 	}
 }
 
-type promLog struct{ log *slog.Logger }
-
-func (p promLog) Println(v ...any) { p.log.Warn("gathering metrics failed", "error", fmt.Sprint(v...)) }
-
 // ServeHTTP implements http.Handler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -172,18 +168,15 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a.metrics.measure(e, w, func(w http.ResponseWriter) {
 		defer a.recover(w, r)
-		if e.Access != AccessOpen {
-			if err := a.origin.Check(r); err != nil {
-				Fail(http.StatusForbidden, "requests from other sites are refused").Write(w)
-				return
-			}
+		var p *Problem
+		if e.Access != AccessOpen && a.origin.Check(r) != nil {
+			p = Fail(http.StatusForbidden, "requests from other sites are refused")
+		} else if e.Access == AccessToken {
+			r, p = a.authenticate(w, r)
 		}
-		if e.Access == AccessToken {
-			var p *Problem
-			if r, p = a.authenticate(w, r); p != nil {
-				p.Write(w)
-				return
-			}
+		if p != nil {
+			p.Write(w)
+			return
 		}
 		e.Serve(w, r)
 	})

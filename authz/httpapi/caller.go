@@ -71,9 +71,9 @@ func (a *API) authenticate(w http.ResponseWriter, r *http.Request) (*http.Reques
 
 // knownHost refuses names that an attacker's DNS could point at this machine.
 func (a *API) knownHost(hostport string) bool {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		host = h
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil { // without a port
+		host = hostport
 	}
 	host = strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"), ".")
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host) != nil ||

@@ -73,12 +73,12 @@ func (c Config) withDefaults() Config {
 func (c Config) Validate(report authz.Report) {
 	for i, h := range c.Hosts {
 		if h == "" || strings.ContainsAny(h, "/: \t*") {
-			report("hosts["+strconv.Itoa(i)+"]", "%q is not a host name; give the name alone, without scheme or port", h)
+			report(authz.ItemPath("hosts", i), "%q is not a host name; give the name alone, without scheme or port", h)
 		}
 	}
 	first := map[string]int{}
 	for i, cl := range c.Clients {
-		at := "clients[" + strconv.Itoa(i) + "]."
+		at := authz.ItemPath("clients", i) + "."
 		if cl.ID == "" {
 			report(at+"id", "must not be empty")
 		} else if before, ok := first[cl.ID]; ok {
@@ -93,7 +93,7 @@ func (c Config) Validate(report authz.Report) {
 	for path, list := range map[string][]string{"logout.audiences": c.Logout.Audiences, "events.audiences": c.Events.Audiences, "keycloak.clients": c.Keycloak.Clients} {
 		for i, s := range list {
 			if s == "" {
-				report(path+"["+strconv.Itoa(i)+"]", "must not be empty")
+				report(authz.ItemPath(path, i), "must not be empty")
 			}
 		}
 	}
@@ -115,7 +115,7 @@ func (c Config) ValidateListen(addr string, report authz.Report) {
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
 		report("listen.http", "port %q is not a number from 0 to 65535", port)
 	}
-	if c.TokenFile == "" && !isLoopback(host) {
+	if c.TokenFile == "" && !authz.IsLoopback(strings.ToLower(host)) {
 		report("api.token_file", "is required because listen.http (%s) can be reached from other machines; set it, or listen on 127.0.0.1", addr)
 	}
 }
@@ -123,17 +123,12 @@ func (c Config) ValidateListen(addr string, report authz.Report) {
 // ValidateUnserved reports the endpoints that are configured although
 // listen.http is empty: messages to them would be lost.
 func (c Config) ValidateUnserved(report authz.Report) {
-	for _, endpoint := range []struct {
-		path       string
-		configured bool
-	}{
-		{"clients", len(c.Clients) > 0},
-		{"logout.audiences", len(c.Logout.Audiences) > 0},
-		{"events.audiences", len(c.Events.Audiences) > 0},
-		{"keycloak.clients", len(c.Keycloak.Clients) > 0},
+	for path, n := range map[string]int{
+		"clients": len(c.Clients), "logout.audiences": len(c.Logout.Audiences),
+		"events.audiences": len(c.Events.Audiences), "keycloak.clients": len(c.Keycloak.Clients),
 	} {
-		if endpoint.configured {
-			report(endpoint.path, "the endpoint is served on listen.http, which is empty; set listen.http, or remove this setting")
+		if n > 0 {
+			report(path, "the endpoint is served on listen.http, which is empty; set listen.http, or remove this setting")
 		}
 	}
 }
@@ -162,15 +157,4 @@ func (c Config) ValidateIssuers(issuers, all []string, report authz.Report) {
 	case len(issuers) != 1:
 		report("api.keycloak.issuer", "is required unless exactly one issuer is configured")
 	}
-}
-
-// isLoopback reports whether only this machine can reach host. A name other
-// than localhost may resolve to any address, and an empty host listens on all
-// addresses.
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }

@@ -47,18 +47,17 @@ func (a *API) readyz(w http.ResponseWriter, r *http.Request) {
 		WriteJSON(w, code, "application/json", status)
 		return
 	}
-	var text strings.Builder
-	text.WriteString(status.Status + "\n")
+	text := status.Status + "\n"
 	for _, c := range status.Checks {
 		mark := "+"
 		if !c.Ready {
 			mark = "-"
 		}
-		text.WriteString(strings.TrimRight(mark+" "+c.Name+" "+strings.ReplaceAll(c.Reason, "\n", "; "), " ") + "\n")
+		text += strings.TrimRight(mark+" "+c.Name+" "+strings.ReplaceAll(c.Reason, "\n", "; "), " ") + "\n"
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(code)
-	_, _ = w.Write([]byte(text.String()))
+	_, _ = w.Write([]byte(text))
 }
 
 // Status returns ready, not_ready or draining.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"jwtbouncer/authz"
@@ -57,29 +58,11 @@ type receipt struct {
 
 func (a *API) postRevocations(w http.ResponseWriter, r *http.Request) {
 	wait, p := waitParameter(r)
-	if p == nil {
-		p = RequireType(r, "application/json")
-	}
 	if p != nil {
 		p.Write(w)
 		return
 	}
-	body, p := ReadBody(w, r, maxBody)
-	if p != nil {
-		p.Write(w)
-		return
-	}
-	requests, list, err := DecodeRequests(body)
-	if err != nil {
-		invalid("the body could not be read", invalidMember(err)).Write(w)
-		return
-	}
-	revocations, p := a.normalize(ActorOf(r), requests)
-	if p != nil {
-		p.Write(w)
-		return
-	}
-	rec, p := a.Store(r, SourceAPI, revocations)
+	rec, list, p := a.revokeBody(w, r)
 	if p != nil {
 		p.Write(w)
 		return
@@ -100,25 +83,46 @@ func (a *API) postRevocations(w http.ResponseWriter, r *http.Request) {
 	WriteJSON(w, http.StatusCreated, "application/json", out)
 }
 
-// query reads the query string. net/url's own Query drops malformed parameters:
-// a wait would be ignored, or a filter would select too much.
-func query(r *http.Request) (url.Values, *Problem) {
+// revokeBody stores the requests of the body. list tells whether it is an array.
+func (a *API) revokeBody(w http.ResponseWriter, r *http.Request) (rec authz.Receipt, list bool, p *Problem) {
+	if p = RequireType(r, "application/json"); p != nil {
+		return rec, false, p
+	}
+	body, p := ReadBody(w, r, maxBody)
+	if p != nil {
+		return rec, false, p
+	}
+	requests, list, err := DecodeRequests(body)
+	if err != nil {
+		return rec, list, invalid("the body could not be read", invalidMember(err))
+	}
+	revocations, p := a.normalize(ActorOf(r), requests)
+	if p == nil {
+		rec, p = a.Store(r, SourceAPI, revocations)
+	}
+	return rec, list, p
+}
+
+// query reads a query string with the known parameters, once each. net/url's own
+// Query drops malformed ones: a wait would be ignored, or a filter would select
+// too much.
+func query(r *http.Request, known ...string) (url.Values, *Problem) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, invalid("the query string is malformed", InvalidMember{Detail: "percent-encode special characters: % as %25, & as %26, ; as %3B, + as %2B"})
+	}
+	for name, values := range q {
+		if !slices.Contains(known, name) || len(values) != 1 {
+			return nil, invalid("unknown or repeated query parameter", InvalidMember{Field: Shorten(name), Detail: "allowed, once each: " + strings.Join(known, ", ")})
+		}
 	}
 	return q, nil
 }
 
 func waitParameter(r *http.Request) (enforced bool, p *Problem) {
-	q, p := query(r)
+	q, p := query(r, "wait")
 	if p != nil {
 		return false, p
-	}
-	for name, values := range q {
-		if name != "wait" || len(values) != 1 {
-			return false, invalid("unknown or repeated query parameter", InvalidMember{Field: Shorten(name), Detail: "only wait=none and wait=enforced are allowed"})
-		}
 	}
 	switch q.Get("wait") {
 	case "", "none":
@@ -129,8 +133,8 @@ func waitParameter(r *http.Request) (enforced bool, p *Problem) {
 	return false, invalid("unknown wait", InvalidMember{Field: "wait", Detail: "must be none or enforced"})
 }
 
-// normalize returns the revocations that fulfil all requests, or a problem that
-// lists the invalid members. actor is who asks.
+// normalize returns the revocations that fulfil all requests of actor, or a
+// problem that lists the invalid members.
 func (a *API) normalize(actor string, requests []authz.RevocationRequest) ([]authz.Revocation, *Problem) {
 	const maxErrors = 20 // in one response
 	now := a.o.Clock.Now()
@@ -140,12 +144,11 @@ func (a *API) normalize(actor string, requests []authz.RevocationRequest) ([]aut
 		requests[i].Actor = actor
 		revocations, err := requests[i].Normalize(a.o.Issuers, now)
 		if err != nil {
-			member := invalidMember(err)
-			member.Index = i
-			if members = append(members, member); len(members) == maxErrors {
+			members = append(members, invalidMember(err))
+			members[len(members)-1].Index = i
+			if len(members) == maxErrors {
 				break
 			}
-			continue
 		}
 		out = append(out, revocations...)
 	}
@@ -176,22 +179,20 @@ func (a *API) Store(r *http.Request, source string, revocations []authz.Revocati
 	defer cancel()
 	rec, err := a.o.Revoker.Revoke(ctx, revocations)
 	a.audit(r, source, revocations[0].Actor, revocations, rec, err)
-	switch {
-	case err == nil:
-		a.metrics.requested(source, "stored", len(revocations))
-		return rec, nil
-	case errors.Is(err, authz.ErrInvalid):
-		a.metrics.requested(source, "refused", len(revocations))
-		return rec, invalid("nothing was revoked", invalidMember(err))
-	case errors.Is(err, authz.ErrUnavailable) && !errors.Is(err, authz.ErrOutcomeUnknown):
-		a.metrics.requested(source, "unavailable", len(revocations))
-		return rec, Unavailable("the revocation ledger cannot be reached or written; nothing was revoked, repeat the request")
-	}
-	a.metrics.requested(source, "unknown", len(revocations))
-	return rec, &Problem{
+	outcome, p := "unknown", &Problem{
 		Type: typeOutcomeUnknown, Title: "Outcome unknown", Status: http.StatusGatewayTimeout, retryAfter: 1,
 		Detail: "it is not known whether the revocation was stored; repeat the request until it succeeds, repeating is safe",
 	}
+	switch {
+	case err == nil:
+		outcome, p = "stored", nil
+	case errors.Is(err, authz.ErrInvalid):
+		outcome, p = "refused", invalid("nothing was revoked", invalidMember(err))
+	case errors.Is(err, authz.ErrUnavailable) && !errors.Is(err, authz.ErrOutcomeUnknown):
+		outcome, p = "unavailable", Unavailable("the revocation ledger cannot be reached or written; nothing was revoked, repeat the request")
+	}
+	a.metrics.requested(source, outcome, len(revocations))
+	return rec, p
 }
 
 // waitEnforced waits until the receipt's bound has passed, the caller has gone,
@@ -218,17 +219,18 @@ type listPage struct {
 }
 
 func (a *API) getRevocations(w http.ResponseWriter, r *http.Request) {
+	var list listPage
 	f, p := filterParameters(r)
+	if p == nil {
+		var page []authz.Revocation
+		page, list.Next, p = a.List(r, f)
+		list.Revocations = newResources(page)
+	}
 	if p != nil {
 		p.Write(w)
 		return
 	}
-	list, next, p := a.List(r, f)
-	if p != nil {
-		p.Write(w)
-		return
-	}
-	WriteJSON(w, http.StatusOK, "application/json", listPage{Revocations: newResources(list), Next: next})
+	WriteJSON(w, http.StatusOK, "application/json", list)
 }
 
 // List returns one page of the ledger and the cursor of the next.
@@ -248,15 +250,9 @@ func (a *API) List(r *http.Request, f authz.Filter) (page []authz.Revocation, ne
 
 func filterParameters(r *http.Request) (authz.Filter, *Problem) {
 	var f authz.Filter
-	q, p := query(r)
+	q, p := query(r, "kind", "iss", "value", "include_expired", "limit", "cursor")
 	if p != nil {
 		return f, p
-	}
-	known := []string{"kind", "iss", "value", "include_expired", "limit", "cursor"}
-	for name, values := range q {
-		if !slices.Contains(known, name) || len(values) != 1 {
-			return f, invalid("unknown or repeated query parameter", InvalidMember{Field: Shorten(name), Detail: "allowed, once each: kind, iss, value, include_expired, limit, cursor"})
-		}
 	}
 	if s := q.Get("kind"); s != "" {
 		var ok bool
@@ -265,19 +261,16 @@ func filterParameters(r *http.Request) (authz.Filter, *Problem) {
 		}
 	}
 	f.Issuer, f.Value, f.After = q.Get("iss"), q.Get("value"), q.Get("cursor")
+	var err error
 	if s := q.Get("include_expired"); s != "" {
-		b, err := strconv.ParseBool(s)
-		if err != nil {
+		if f.IncludeExpired, err = strconv.ParseBool(s); err != nil {
 			return f, invalid("unknown value", InvalidMember{Field: "include_expired", Detail: "must be true or false"})
 		}
-		f.IncludeExpired = b
 	}
 	if s := q.Get("limit"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 || n > 1000 {
+		if f.Limit, err = strconv.Atoi(s); err != nil || f.Limit < 1 || f.Limit > 1000 {
 			return f, invalid("invalid limit", InvalidMember{Field: "limit", Detail: "must be a number from 1 to 1000"})
 		}
-		f.Limit = n
 	}
 	return f, nil
 }

@@ -16,12 +16,11 @@ const maxHeader = 32 << 10
 // finite.
 func NewServer(h http.Handler, c Config, log *slog.Logger) *http.Server {
 	c = c.withDefaults()
-	read, write := c.ReadTimeout, c.WriteTimeout
 	return &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: min(5*time.Second, read),
-		ReadTimeout:       read,
-		WriteTimeout:      read + write + time.Second, // counted from the end of the header
+		ReadHeaderTimeout: min(5*time.Second, c.ReadTimeout),
+		ReadTimeout:       c.ReadTimeout,
+		WriteTimeout:      c.ReadTimeout + c.WriteTimeout + time.Second, // counted from the end of the header
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // minSecret is the minimum length of a secret in bytes: 16 random characters
@@ -29,16 +28,9 @@ type TokenFile struct {
 	path string
 
 	mu     sync.Mutex
-	stamp  fileStamp
+	read   os.FileInfo // of the file when it was read; nil: it was not
 	tokens []namedDigest
 	err    error
-}
-
-// fileStamp changes with the file's content.
-type fileStamp struct {
-	mod  time.Time
-	size int64
-	id   os.FileInfo
 }
 
 // namedDigest holds a secret's digest, never the secret: all digests have the
@@ -91,29 +83,27 @@ func (f *TokenFile) Holds(digest [sha256.Size]byte) bool {
 	return slices.ContainsFunc(f.tokens, func(t namedDigest) bool { return t.digest == digest })
 }
 
+// reload reads the file unless it is unchanged.
 func (f *TokenFile) reload() {
 	info, err := os.Stat(f.path)
-	if err != nil {
-		f.tokens, f.err, f.stamp = nil, err, fileStamp{}
+	if old := f.read; err == nil && old != nil && os.SameFile(old, info) && old.ModTime().Equal(info.ModTime()) && old.Size() == info.Size() {
 		return
 	}
-	if f.stamp.id != nil && os.SameFile(f.stamp.id, info) && f.stamp.mod.Equal(info.ModTime()) && f.stamp.size == info.Size() {
-		return
+	f.read, f.tokens = info, nil
+	var text []byte
+	switch {
+	case err != nil:
+		f.read = nil
+	case info.Size() > maxSecretFile:
+		err = fmt.Errorf("%s is larger than %d bytes", f.path, maxSecretFile)
+	default:
+		if text, err = os.ReadFile(f.path); err == nil {
+			if f.tokens, err = parseTokens(text); err != nil {
+				err = fmt.Errorf("%s: %w", f.path, err)
+			}
+		}
 	}
-	f.stamp = fileStamp{mod: info.ModTime(), size: info.Size(), id: info}
-	if info.Size() > maxSecretFile {
-		f.tokens, f.err = nil, fmt.Errorf("%s is larger than %d bytes", f.path, maxSecretFile)
-		return
-	}
-	text, err := os.ReadFile(f.path)
-	if err != nil {
-		f.tokens, f.err = nil, err
-		return
-	}
-	f.tokens, f.err = parseTokens(text)
-	if f.err != nil {
-		f.err = fmt.Errorf("%s: %w", f.path, f.err)
-	}
+	f.err = err
 }
 
 // parseTokens reads lines of TOKEN or NAME TOKEN. It skips empty lines and lines
@@ -137,7 +127,7 @@ func parseTokens(text []byte) ([]namedDigest, error) {
 		if len(secret) < minSecret {
 			return nil, fmt.Errorf("line %d: the token has %d characters; at least %d are needed", n, len(secret), minSecret)
 		}
-		if strings.ContainsFunc(secret, func(r rune) bool { return r < '!' || r > '~' }) || strings.ContainsFunc(name, func(r rune) bool { return r < '!' || r > '~' }) {
+		if strings.ContainsFunc(name+secret, func(r rune) bool { return r < '!' || r > '~' }) {
 			return nil, fmt.Errorf("line %d: only visible ASCII characters are allowed", n)
 		}
 		all = append(all, namedDigest{name: name, digest: sha256.Sum256([]byte(secret))})

@@ -85,16 +85,15 @@ func (c *receiver) receiveEvent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	raw := strings.TrimSpace(string(body))
-	t, err := c.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
+	t, p, reason := c.verify(r, raw, "security event token", authz.SecurityEventRules{
 		Types: []string{"secevent+jwt"}, Audiences: c.events.Audiences, ExpOptional: true, // RFC 8417, section 2.2
 	})
-	if err != nil {
-		c.log.InfoContext(r.Context(), "security event refused", "error", err)
-		if c.retryable(err, raw) {
-			c.postpone(w, httpapi.Unavailable("the event cannot be verified at the moment"))
-			return
-		}
-		refuse(http.StatusBadRequest, eventErrorCode(reasonOf(err)), "the security event token is not valid: "+reasonOf(err).String())
+	switch {
+	case p != nil && p.Status == http.StatusServiceUnavailable:
+		c.postpone(w, p)
+		return
+	case p != nil:
+		refuse(p.Status, eventErrorCode(reason), p.Detail)
 		return
 	}
 	events, ok := t.Claims["events"].(map[string]any)
@@ -203,11 +202,10 @@ func (c *receiver) reportedIssuers(transmitter string) []string {
 // eventTime returns when the event happened, in Unix seconds: event_timestamp
 // (CAEP), else toe (RFC 8417), else iat.
 func eventTime(t *authz.Token, payload map[string]any) int64 {
-	if at, ok := secondsOf(payload["event_timestamp"]); ok {
-		return at
-	}
-	if at, ok := secondsOf(t.Claims["toe"]); ok {
-		return at
+	for _, claim := range []any{payload["event_timestamp"], t.Claims["toe"]} {
+		if at, ok := secondsOf(claim); ok {
+			return at
+		}
 	}
 	return t.IssuedAt
 }

@@ -30,16 +30,9 @@ func (c *receiver) adminAction(action string) http.HandlerFunc {
 			return
 		}
 		issuer, raw := c.keycloak.Issuer, strings.TrimSpace(string(body))
-		t, err := c.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
-			Types: []string{"jwt", ""}, Issuer: issuer,
-		})
-		if err != nil {
-			c.log.InfoContext(r.Context(), "Keycloak's admin action refused", "error", err)
-			if c.retryable(err, raw) {
-				httpapi.Unavailable("the action cannot be verified at the moment").Write(w)
-				return
-			}
-			httpapi.Fail(http.StatusBadRequest, "the action is not valid: "+reasonOf(err).String()).Write(w)
+		t, p, _ := c.verify(r, raw, "admin action", authz.SecurityEventRules{Types: []string{"jwt", ""}, Issuer: issuer})
+		if p != nil {
+			p.Write(w)
 			return
 		}
 		now := c.clock.Now()

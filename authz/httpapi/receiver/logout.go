@@ -27,16 +27,11 @@ func (c *receiver) backchannelLogout(w http.ResponseWriter, r *http.Request) {
 		refuse("logout_token is missing")
 		return
 	}
-	t, err := c.verifier.VerifySecurityEvent(r.Context(), raw, authz.SecurityEventRules{
+	t, p, _ := c.verify(r, raw, "logout token", authz.SecurityEventRules{
 		Types: []string{"logout+jwt", "jwt", ""}, Audiences: c.logout.Audiences, // section 2.4: typ is recommended, not required
 	})
-	if err != nil {
-		c.log.InfoContext(r.Context(), "logout token refused", "error", err)
-		if c.retryable(err, raw) {
-			writeOAuthProblem(w, httpapi.Unavailable("the logout token cannot be verified at the moment"))
-			return
-		}
-		refuse("the logout token is not valid: " + reasonOf(err).String())
+	if p != nil {
+		writeOAuthProblem(w, p)
 		return
 	}
 	now := c.clock.Now()

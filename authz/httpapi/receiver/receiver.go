@@ -2,9 +2,9 @@ package receiver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,9 +48,12 @@ func Register(api *httpapi.API, v Verifier) error {
 		events: o.Config.Events, pushed: newSeen(time.Hour), eventCounter: newEventCounter(),
 		keycloak: o.Config.Keycloak,
 	}
-	var err error
-	if c.clients, err = openClients(o.Config.Clients); err != nil {
-		return err
+	for i, client := range o.Config.Clients {
+		secrets, err := httpapi.OpenTokenFile(client.SecretFile)
+		if err != nil {
+			return fmt.Errorf("api.clients[%d].secret_file: %w", i, err)
+		}
+		c.clients = append(c.clients, oauthClient{client.ID, secrets})
 	}
 	if err := o.Registry.Register(c.eventCounter); err != nil {
 		return err
@@ -75,11 +78,24 @@ func Register(api *httpapi.API, v Verifier) error {
 
 // reasonOf classifies an error of the Verifier.
 func reasonOf(err error) authz.Reason {
-	var f *authz.Failure
-	if errors.As(err, &f) {
+	if f := authz.AsFailure(err); f != nil {
 		return f.Reason
 	}
 	return authz.ReasonInternal
+}
+
+// verify returns the verified message, or else the problem for its sender and
+// the reason. name says in text what the message is.
+func (c *receiver) verify(r *http.Request, raw, name string, rules authz.SecurityEventRules) (*authz.Token, *httpapi.Problem, authz.Reason) {
+	t, err := c.verifier.VerifySecurityEvent(r.Context(), raw, rules)
+	if err == nil {
+		return t, nil, authz.ReasonUnset
+	}
+	c.log.InfoContext(r.Context(), "message refused", "message", name, "error", err)
+	if c.retryable(err, raw) {
+		return nil, httpapi.Unavailable("the " + name + " cannot be verified at the moment"), reasonOf(err)
+	}
+	return nil, httpapi.Fail(http.StatusBadRequest, "the "+name+" is not valid: "+reasonOf(err).String()), reasonOf(err)
 }
 
 // retryable reports whether err, from verifying raw, says nothing about the
@@ -89,25 +105,13 @@ func reasonOf(err error) authz.Reason {
 // bad signature, because a message without kid may be signed with such a key.
 // An expired message is never retryable.
 func (c *receiver) retryable(err error, raw string) bool {
-	switch reasonOf(err) {
+	f := authz.AsFailure(err)
+	switch f.Reason {
 	case authz.ReasonKeysUnavailable, authz.ReasonRevocationUnknown, authz.ReasonOverloaded, authz.ReasonInternal, authz.ReasonUnset:
 		return true
 	case authz.ReasonUnknownKey, authz.ReasonBadSignature:
-		var f *authz.Failure
 		claims, ok := authz.ReadUnverifiedClaims(raw)
-		return errors.As(err, &f) && !f.Settled && ok && !claims.Expired(c.clock.Now())
+		return !f.Settled && ok && !claims.Expired(c.clock.Now())
 	}
 	return false
-}
-
-func openClients(configured []httpapi.ClientConfig) ([]oauthClient, error) {
-	var clients []oauthClient
-	for i, c := range configured {
-		secrets, err := httpapi.OpenTokenFile(c.SecretFile)
-		if err != nil {
-			return nil, fmt.Errorf("api.clients[%d].secret_file: %w", i, err)
-		}
-		clients = append(clients, oauthClient{c.ID, secrets})
-	}
-	return clients, nil
 }

@@ -17,7 +17,7 @@ type seen struct {
 
 	mu    sync.Mutex
 	ids   map[[sha256.Size]byte]struct{}
-	order []seenAt // in the order of processing
+	queue []seenAt // oldest first
 }
 
 type seenAt struct {
@@ -38,11 +38,11 @@ func (s *seen) has(id [sha256.Size]byte, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	drop := 0
-	for drop < len(s.order) && now.Sub(s.order[drop].at) > s.ttl {
-		delete(s.ids, s.order[drop].id)
+	for drop < len(s.queue) && now.Sub(s.queue[drop].at) > s.ttl {
+		delete(s.ids, s.queue[drop].id)
 		drop++
 	}
-	s.order = s.order[drop:]
+	s.queue = s.queue[drop:]
 	_, ok := s.ids[id]
 	return ok
 }
@@ -55,10 +55,10 @@ func (s *seen) add(id [sha256.Size]byte, now time.Time) {
 	if _, ok := s.ids[id]; ok {
 		return
 	}
-	if len(s.order) >= maxSeen {
-		delete(s.ids, s.order[0].id)
-		s.order = s.order[1:]
+	if len(s.queue) >= maxSeen {
+		delete(s.ids, s.queue[0].id)
+		s.queue = s.queue[1:]
 	}
 	s.ids[id] = struct{}{}
-	s.order = append(s.order, seenAt{id, now})
+	s.queue = append(s.queue, seenAt{id, now})
 }

@@ -16,7 +16,7 @@ func TestSeenIsBounded(t *testing.T) {
 		r.add(messageID("i", fmt.Sprint(i)), start)
 	}
 	assert.Len(t, r.ids, maxSeen)
-	assert.Len(t, r.order, maxSeen)
+	assert.Len(t, r.queue, maxSeen)
 	assert.False(t, r.has(messageID("i", "0"), start))
 	assert.True(t, r.has(messageID("i", "10"), start))
 	assert.False(t, r.has(messageID("i", "10"), start.Add(2*time.Minute)))
