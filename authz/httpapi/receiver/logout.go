@@ -14,42 +14,41 @@ const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 // backchannelLogout is the endpoint of OpenID Connect Back-Channel Logout 1.0,
 // section 2.5. The logout token authenticates itself.
 func (c *receiver) backchannelLogout(w http.ResponseWriter, r *http.Request) {
-	refuse := func(description string) {
-		writeOAuthError(w, http.StatusBadRequest, "invalid_request", description)
+	if e := c.logoutForm(w, r); e != nil {
+		e.write(w)
+		return
 	}
+	w.WriteHeader(http.StatusOK)
+}
+
+func (c *receiver) logoutForm(w http.ResponseWriter, r *http.Request) *oauthError {
 	values, p := httpapi.ReadForm(w, r)
 	if p != nil {
-		writeOAuthProblem(w, p)
-		return
+		return oauthProblem(p)
 	}
 	raw := values.Get("logout_token")
 	if raw == "" {
-		refuse("logout_token is missing")
-		return
+		return invalidRequest("logout_token is missing")
 	}
 	t, p, _ := c.verify(r, raw, "logout token", authz.SecurityEventRules{
 		Types: []string{"logout+jwt", "jwt", ""}, Audiences: c.logout.Audiences, // section 2.4: typ is recommended, not required
 	})
 	if p != nil {
-		writeOAuthProblem(w, p)
-		return
+		return oauthProblem(p)
 	}
 	now := c.clock.Now()
 	if description := c.checkLogoutToken(t, now); description != "" {
-		refuse(description)
-		return
+		return invalidRequest(description)
 	}
 	id := messageID(t.Issuer, t.ID)
 	if c.logouts.has(id, now) {
-		refuse("the logout token has been received before (jti)")
-		return
+		return invalidRequest("the logout token has been received before (jti)")
 	}
 	if _, p := c.api.Revoke(r, httpapi.SourceLogout, "logout:"+t.Issuer, c.logoutRequests(t, now)); p != nil {
-		writeOAuthProblem(w, p)
-		return
+		return oauthProblem(p)
 	}
 	c.logouts.add(id, now)
-	w.WriteHeader(http.StatusOK)
+	return nil
 }
 
 // checkLogoutToken applies section 2.6 to a token whose signature, issuer, audience

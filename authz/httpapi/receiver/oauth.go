@@ -18,44 +18,43 @@ type oauthClient struct {
 
 // revokeToken is the revocation endpoint of RFC 7009.
 func (c *receiver) revokeToken(w http.ResponseWriter, r *http.Request) {
-	values, p := httpapi.ReadForm(w, r)
-	if p != nil {
-		writeOAuthProblem(w, p)
+	if e := c.revokeForm(w, r); e != nil {
+		e.write(w)
 		return
 	}
-	client, actor, ok := c.authenticateClient(w, r, values)
-	if !ok {
-		return
+	w.WriteHeader(http.StatusOK)
+}
+
+func (c *receiver) revokeForm(w http.ResponseWriter, r *http.Request) *oauthError {
+	values, p := httpapi.ReadForm(w, r)
+	if p != nil {
+		return oauthProblem(p)
+	}
+	client, actor, e := c.authenticateClient(r, values)
+	if e != nil {
+		return e
 	}
 	raw := values.Get("token")
 	if raw == "" {
-		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "token is missing")
-		return
+		return invalidRequest("token is missing")
 	}
 	claims, isJWT := authz.ReadUnverifiedClaims(raw)
 	if !isJWT {
 		// Not the 200 for invalid tokens of section 2.2: an opaque or refresh
 		// token may be valid elsewhere, and cannot be revoked here.
-		writeOAuthError(w, http.StatusBadRequest, "unsupported_token_type", "only JWT access tokens can be revoked here")
-		return
+		return &oauthError{http.StatusBadRequest, "unsupported_token_type", "only JWT access tokens can be revoked here"}
 	}
 	requests, p := c.tokenRequests(r, raw, claims, client)
+	if p == nil && len(requests) > 0 { // none: no issuer would accept the token (section 2.2)
+		_, p = c.api.Revoke(r, httpapi.SourceOAuth, actor, requests)
+	}
 	switch {
-	case p != nil && p.Status == http.StatusForbidden:
-		writeOAuthError(w, http.StatusBadRequest, "unauthorized_client", p.Detail)
-		return
-	case p != nil:
-		writeOAuthProblem(w, p)
-		return
-	case len(requests) == 0: // no issuer would accept the token: section 2.2
-		w.WriteHeader(http.StatusOK)
-		return
+	case p == nil:
+		return nil
+	case p.Status == http.StatusForbidden:
+		return &oauthError{http.StatusBadRequest, "unauthorized_client", p.Detail}
 	}
-	if _, p := c.api.Revoke(r, httpapi.SourceOAuth, actor, requests); p != nil {
-		writeOAuthProblem(w, p)
-		return
-	}
-	w.WriteHeader(http.StatusOK)
+	return oauthProblem(p)
 }
 
 // tokenRequests returns the requests that revoke the token; none if no issuer
@@ -115,9 +114,8 @@ func (c *receiver) mayBecomeValid(err error, claims authz.UnverifiedClaims) bool
 }
 
 // authenticateClient authenticates the client (RFC 6749, section 2.3.1), or
-// else the holder of the API token. If it returns false, it has sent the
-// response.
-func (c *receiver) authenticateClient(w http.ResponseWriter, r *http.Request, values url.Values) (client, actor string, ok bool) {
+// else the holder of the API token.
+func (c *receiver) authenticateClient(r *http.Request, values url.Values) (client, actor string, e *oauthError) {
 	id, secret, basic := r.BasicAuth()
 	if basic {
 		var err1, err2 error
@@ -129,67 +127,68 @@ func (c *receiver) authenticateClient(w http.ResponseWriter, r *http.Request, va
 	}
 	if values.Has("client_secret") {
 		if basic || r.Header.Get("Authorization") != "" {
-			writeOAuthError(w, http.StatusBadRequest, "invalid_request", "more than one method of client authentication")
-			return "", "", false
+			return "", "", invalidRequest("more than one method of client authentication")
 		}
 		id, secret, basic = values.Get("client_id"), values.Get("client_secret"), true
 	}
 	if !basic {
 		actor, p := c.api.Admit(r)
-		if p == nil {
-			return "", actor, true
+		switch {
+		case p == nil:
+			return "", actor, nil
+		case p.Status == http.StatusServiceUnavailable || p.Status == http.StatusForbidden:
+			return "", "", oauthProblem(p)
 		}
-		if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusForbidden {
-			writeOAuthProblem(w, p)
-			return "", "", false
-		}
-		return c.refuseClient(w)
+		return "", "", c.refuseClient()
 	}
 	if named := values.Get("client_id"); named != "" && named != id {
-		writeOAuthError(w, http.StatusBadRequest, "invalid_request", "client_id is not the authenticated client")
-		return "", "", false
+		return "", "", invalidRequest("client_id is not the authenticated client")
 	}
 	at := slices.IndexFunc(c.clients, func(oc oauthClient) bool { return oc.id == id })
 	if at < 0 {
-		return c.refuseClient(w)
+		return "", "", c.refuseClient()
 	}
 	switch _, match, err := c.clients[at].secrets.Match(secret); {
 	case err != nil:
 		c.log.ErrorContext(r.Context(), "a client's secret_file cannot be used", "client", id, "error", err)
-		writeOAuthProblem(w, httpapi.Unavailable("the client's secret cannot be read"))
-		return "", "", false
+		return "", "", oauthProblem(httpapi.Unavailable("the client's secret cannot be read"))
 	case !match:
-		return c.refuseClient(w)
+		return "", "", c.refuseClient()
 	}
-	return id, "client:" + id, true
+	return id, "client:" + id, nil
 }
 
-func (c *receiver) refuseClient(w http.ResponseWriter) (client, actor string, ok bool) {
+func (c *receiver) refuseClient() *oauthError {
 	c.api.CountAuthFailure()
-	w.Header().Set("WWW-Authenticate", `Basic realm="jwt-bouncer", Bearer realm="jwt-bouncer"`)
-	writeOAuthError(w, http.StatusUnauthorized, "invalid_client", "client authentication failed")
-	return "", "", false
+	return &oauthError{http.StatusUnauthorized, "invalid_client", "client authentication failed"}
 }
 
 // oauthError is an error response of OAuth 2.0 and OpenID Connect (RFC 6749,
 // section 5.2).
 type oauthError struct {
+	status      int
 	Error       string `json:"error"`
 	Description string `json:"error_description,omitzero"`
 }
 
-func writeOAuthError(w http.ResponseWriter, status int, code, description string) {
-	if status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout {
-		w.Header().Set("Retry-After", "1")
-	}
-	httpapi.WriteJSON(w, status, "application/json", oauthError{code, description})
+func invalidRequest(description string) *oauthError {
+	return &oauthError{http.StatusBadRequest, "invalid_request", description}
 }
 
-// writeOAuthProblem sends p as an oauthError.
-func writeOAuthProblem(w http.ResponseWriter, p *httpapi.Problem) {
+func oauthProblem(p *httpapi.Problem) *oauthError {
 	code := "invalid_request"
 	if p.Status >= 500 {
 		code = "temporarily_unavailable"
 	}
-	writeOAuthError(w, p.Status, code, p.Detail)
+	return &oauthError{p.Status, code, p.Detail}
+}
+
+func (e *oauthError) write(w http.ResponseWriter) {
+	switch e.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Basic realm="jwt-bouncer", Bearer realm="jwt-bouncer"`)
+	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		w.Header().Set("Retry-After", "1")
+	}
+	httpapi.WriteJSON(w, e.status, "application/json", e)
 }
