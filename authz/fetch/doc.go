@@ -1,3 +1,3 @@
-// Package fetch makes HTTP requests whose every stage is bounded: time, size,
+// Package fetch makes HTTP requests with a bounded time, size and number of
 // redirects. It never uses a proxy from the environment.
 package fetch

@@ -1,6 +1,7 @@
 package introspect
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"time"
@@ -8,9 +9,8 @@ import (
 	"jwtbouncer/authz"
 )
 
-// IntrospectionConfig is one entry of the `introspection` stanza: an
-// authorization server that is asked about opaque tokens (RFC 7662), on the
-// routes that name it.
+// Config is one entry of the `introspection` stanza: an authorization server
+// that introspects opaque tokens (RFC 7662) for the routes that name it.
 type Config struct {
 	Name             string        `yaml:"name" doc:"Name by which routes choose it: letters, digits, - and _; unique."`
 	Endpoint         string        `yaml:"endpoint" doc:"URL of the introspection endpoint; https, or http to a loopback address."`
@@ -28,7 +28,7 @@ type Config struct {
 	MaxConcurrent    int           `yaml:"max_concurrent" doc:"Questions under way at once, up to 1000; more are answered 503. 0: 64."`
 }
 
-// DefaultIntrospectionConfig returns the values that empty fields stand for.
+// DefaultConfig returns the defaults of empty fields.
 func DefaultConfig() Config {
 	return Config{
 		ClientAuth: "basic", Tokens: "opaque", Timeout: 150 * time.Millisecond, CacheTTL: 10 * time.Second, CacheEntries: 10_000, CacheBytes: 64 << 20, MaxConcurrent: 64,
@@ -37,29 +37,16 @@ func DefaultConfig() Config {
 
 func (c Config) withDefaults() Config {
 	d := DefaultConfig()
-	if c.ClientAuth == "" {
-		if c.ClientAuth = d.ClientAuth; c.ClientID == "" {
-			c.ClientAuth = "bearer"
-		}
+	if c.ClientID == "" {
+		d.ClientAuth = "bearer"
 	}
-	if c.Tokens == "" {
-		c.Tokens = d.Tokens
-	}
-	if c.Timeout == 0 {
-		c.Timeout = d.Timeout
-	}
-	if c.CacheTTL == 0 {
-		c.CacheTTL = d.CacheTTL
-	}
-	if c.CacheEntries == 0 {
-		c.CacheEntries = d.CacheEntries
-	}
-	if c.CacheBytes == 0 {
-		c.CacheBytes = d.CacheBytes
-	}
-	if c.MaxConcurrent == 0 {
-		c.MaxConcurrent = d.MaxConcurrent
-	}
+	c.ClientAuth = cmp.Or(c.ClientAuth, d.ClientAuth)
+	c.Tokens = cmp.Or(c.Tokens, d.Tokens)
+	c.Timeout = cmp.Or(c.Timeout, d.Timeout)
+	c.CacheTTL = cmp.Or(c.CacheTTL, d.CacheTTL)
+	c.CacheEntries = cmp.Or(c.CacheEntries, d.CacheEntries)
+	c.CacheBytes = cmp.Or(c.CacheBytes, d.CacheBytes)
+	c.MaxConcurrent = cmp.Or(c.MaxConcurrent, d.MaxConcurrent)
 	return c
 }
 
@@ -80,12 +67,12 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	case c.ClientAuth != "basic" && c.ClientAuth != "post" && c.ClientAuth != "bearer":
 		report("client_auth", "%q: basic, post or bearer", c.ClientAuth)
 	case c.ClientAuth == "bearer" && c.ClientID != "":
-		report("client_id", "has no use with client_auth bearer")
+		report("client_id", "has no effect with client_auth bearer")
 	case c.ClientAuth != "bearer" && c.ClientID == "":
-		report("client_id", "is needed with client_auth %s", c.ClientAuth)
+		report("client_id", "is required with client_auth %s", c.ClientAuth)
 	}
 	if c.ClientSecretFile == "" {
-		report("client_secret_file", "is needed: an open endpoint would let anybody probe for tokens (RFC 7662, section 4)")
+		report("client_secret_file", "is required: an open endpoint would let anyone probe for tokens (RFC 7662, section 4)")
 	}
 	if c.Tokens != "opaque" && c.Tokens != "all" {
 		report("tokens", "%q: opaque or all", c.Tokens)
@@ -112,7 +99,7 @@ func checkEndpoint(path, text string, report authz.Report) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		report(path, "an absolute https URL is needed")
+		report(path, "an absolute https URL is required")
 	case u.User != nil || u.Fragment != "":
 		report(path, "URL must not have a user name or a fragment")
 	case u.Scheme == "http" && !authz.IsLoopback(u.Hostname()):
@@ -120,26 +107,26 @@ func checkEndpoint(path, text string, report authz.Report) {
 	}
 }
 
-// ValidateIntrospections reports every invalid value of the `introspection` stanza,
-// and returns what ValidateRoutes needs to know of it. Paths are relative to
-// the list: "[1].endpoint".
+// ValidateAll reports every invalid value of the `introspection` stanza, with
+// paths relative to the list: "[1].endpoint". It returns introspectors that can
+// stand for the real ones when routes are validated.
 func ValidateAll(configs []Config, maxStaleness time.Duration, report authz.Report) map[string]authz.Introspector {
 	names := map[string]authz.Introspector{}
 	for i, c := range configs {
 		c.Validate(maxStaleness, func(path, format string, args ...any) { report(authz.ItemPath("", i)+"."+path, format, args...) })
 		if names[c.Name] != nil {
-			report(authz.ItemPath("", i)+".name", "%q is the name of another one already", c.Name)
+			report(authz.ItemPath("", i)+".name", "duplicate name %q", c.Name)
 		}
-		names[c.Name] = unasked{}
+		names[c.Name] = placeholder{}
 	}
 	return names
 }
 
-// unasked stands for an introspection that must not be asked.
-type unasked struct{}
+// placeholder is an introspector that introspects nothing.
+type placeholder struct{}
 
-func (unasked) Local(string) bool { return false }
+func (placeholder) Local(string) bool { return false }
 
-func (unasked) Introspect(context.Context, string) (*authz.Token, error) {
-	return nil, &authz.Failure{Reason: authz.ReasonInternal, Detail: "introspection is only being checked"}
+func (placeholder) Introspect(context.Context, string) (*authz.Token, error) {
+	return nil, &authz.Failure{Reason: authz.ReasonInternal, Detail: "introspection is only being validated"}
 }

@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"encoding/json"
-	"fmt"
 	"math/big"
 	"strings"
 	"time"
@@ -11,9 +10,9 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// readClaims fills the token's fields from the claims (RFC 7519, section 4.1),
-// each of exactly its type. needExp is false only for messages about tokens,
-// which RFC 8417 lets go without.
+// ReadClaims sets the token's fields from the claims (RFC 7519, section 4.1) and
+// refuses a claim of another type. needExp is false only for security event
+// tokens, in which exp is optional (RFC 8417, section 2.2).
 func ReadClaims(t *authz.Token, claims map[string]any, needExp bool) *authz.Failure {
 	t.Claims = claims
 	for _, c := range []struct {
@@ -55,15 +54,12 @@ func ReadClaims(t *authz.Token, claims map[string]any, needExp bool) *authz.Fail
 			return badClaim("aud is neither a string nor an array of strings")
 		}
 	}
-	name := "scope"
-	v, present := claims[name]
-	if !present {
-		name = "scp"
-		v, present = claims[name]
-	}
-	if present {
-		if t.Scopes, ok = scopes(v); !ok {
-			return badClaim(name + " is neither a string nor an array of strings")
+	for _, name := range []string{"scope", "scp"} {
+		if v, present := claims[name]; present {
+			if t.Scopes, ok = scopes(v); !ok {
+				return badClaim(name + " is neither a string nor an array of strings")
+			}
+			break
 		}
 	}
 	return nil
@@ -80,8 +76,8 @@ func stringOrList(v any) ([]string, bool) {
 	return jose.StringList(v)
 }
 
-// scopes reads a space separated string (RFC 8693, section 4.2) or, as some
-// issuers write it, an array.
+// scopes reads a space-separated string (RFC 8693, section 4.2), or the array
+// that some issuers use instead.
 func scopes(v any) ([]string, bool) {
 	if s, ok := v.(string); ok {
 		return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' }), true
@@ -89,8 +85,8 @@ func scopes(v any) ([]string, bool) {
 	return jose.StringList(v)
 }
 
-// numericDate reads a NumericDate (RFC 7519, section 2) exactly: seconds,
-// possibly with a fraction or an exponent, rounded up or down to whole ones.
+// numericDate reads a NumericDate (RFC 7519, section 2) exactly, with fraction
+// and exponent, and rounds it up or down to whole seconds.
 func numericDate(v any, up bool) (int64, bool) {
 	n, ok := v.(json.Number)
 	if !ok {
@@ -100,7 +96,7 @@ func numericDate(v any, up bool) (int64, bool) {
 		return s, true
 	}
 	if i := strings.IndexAny(string(n), "eE"); i >= 0 && len(n)-i > 4 {
-		return 0, false // an exponent of three digits is no time
+		return 0, false // no time has an exponent of three digits
 	}
 	exact, ok := new(big.Rat).SetString(string(n))
 	if !ok {
@@ -108,48 +104,43 @@ func numericDate(v any, up bool) (int64, bool) {
 	}
 	// Floor division; the denominator is positive.
 	q, rest := new(big.Int).DivMod(exact.Num(), exact.Denom(), new(big.Int))
-	if !q.IsInt64() {
-		return 0, false
-	}
-	s := q.Int64()
 	if up && rest.Sign() != 0 {
-		s++
+		q.Add(q, big.NewInt(1))
 	}
-	return s, true
+	return q.Int64(), q.IsInt64()
 }
 
-// ahead is the leeway for times in the future, in seconds. A token that was
-// minted this moment by an issuer whose clock is a little ahead is no attack,
-// while one that has expired is over: so only the future has a leeway always.
-func Ahead(leeway int64) int64 { return max(leeway, int64(authz.FutureLeeway/time.Second)) }
+// FutureLeeway returns the leeway for nbf and iat in seconds: the configured
+// leeway, but at least authz.FutureLeeway.
+func FutureLeeway(leeway int64) int64 { return max(leeway, int64(authz.FutureLeeway/time.Second)) }
 
-// checkTimes compares exp, nbf, iat with the clock and the lifetime with its
-// bound.
+// checkTimes compares exp, nbf and iat with the clock, and the lifetime with
+// its bound.
 func (v *Verifier) checkTimes(t *authz.Token, leeway int64, anyLifetime bool) *authz.Failure {
 	now := v.clock.Now().Unix()
 	switch {
 	case t.Expires != 0 && now >= t.Expires+leeway:
 		return &authz.Failure{Reason: authz.ReasonExpired, Detail: "exp was " + authz.FormatTime(t.Expires)}
-	case t.NotValidBefore > now+Ahead(leeway):
+	case t.NotValidBefore > now+FutureLeeway(leeway):
 		return &authz.Failure{Reason: authz.ReasonNotYetValid, Detail: "nbf is " + authz.FormatTime(t.NotValidBefore)}
-	case t.IssuedAt > now+Ahead(leeway):
+	case t.IssuedAt > now+FutureLeeway(leeway):
 		return &authz.Failure{Reason: authz.ReasonNotYetValid, Detail: "iat is " + authz.FormatTime(t.IssuedAt)}
-	}
-	if anyLifetime {
+	case anyLifetime:
 		return nil
 	}
+	_, hasIat := t.Claims["iat"]
 	from, until := now, t.Expires
-	if _, ok := t.Claims["iat"]; ok {
+	if hasIat {
 		from = t.IssuedAt
 	}
-	if until == 0 { // a statement without exp: its age is bounded instead
+	if until == 0 { // a security event token without exp: bound its age instead
 		until = now
-		if _, ok := t.Claims["iat"]; !ok {
+		if !hasIat {
 			return badClaim("neither exp nor iat")
 		}
 	}
 	if until-from > v.maxTTL {
-		return &authz.Failure{Reason: authz.ReasonLifetimeTooLong, Detail: fmt.Sprintf("valid for %ds; at most %ds are accepted", until-from, v.maxTTL)}
+		return authz.Failuref(authz.ReasonLifetimeTooLong, "valid for %ds; at most %ds are accepted", until-from, v.maxTTL)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strings"
@@ -10,12 +11,8 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// supportedAlgorithms are the asymmetric signature algorithms of RFC 7518,
-// section 3.1, and RFC 8037 (Ed25519 only). There is no other: "none" and the
-// HMACs cannot be configured.
-
-// IssuerConfig is one entry of the "issuers" stanza: whose tokens are accepted
-// and where the keys come from.
+// Config is one entry of the "issuers" stanza: an accepted issuer and the source
+// of its keys.
 type Config struct {
 	Issuer          string        `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL."`
 	Audiences       []string      `yaml:"audiences" doc:"Values of which aud must hold at least one; \"*\" accepts any audience, and a token without."`
@@ -30,7 +27,7 @@ type Config struct {
 	MaxKeyAge       time.Duration `yaml:"max_key_age" doc:"How long the last good keys are used while they cannot be fetched, at least 1m; 0 means 24h."`
 }
 
-// DefaultIssuerConfig returns the values that empty fields stand for.
+// DefaultConfig returns the defaults of empty fields.
 func DefaultConfig() Config {
 	return Config{
 		Algorithms:      slices.Clone(jose.SupportedAlgorithms),
@@ -42,23 +39,15 @@ func DefaultConfig() Config {
 	}
 }
 
-// withDefaults returns c with every empty field filled, from d first.
+// withDefaults returns c with defaults in the place of empty fields. leeway is
+// the default of Leeway.
 func (c Config) withDefaults(leeway time.Duration) Config {
 	d := DefaultConfig()
-	if leeway != 0 {
-		d.Leeway = leeway
-	}
-	fill := func(v *time.Duration, d time.Duration) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	fill(&c.Leeway, d.Leeway)
-	c.Leeway = max(c.Leeway, 0)
-	fill(&c.RefreshInterval, d.RefreshInterval)
-	fill(&c.RefreshCooldown, d.RefreshCooldown)
-	fill(&c.FetchTimeout, d.FetchTimeout)
-	fill(&c.MaxKeyAge, d.MaxKeyAge)
+	c.Leeway = max(cmp.Or(c.Leeway, leeway), 0)
+	c.RefreshInterval = cmp.Or(c.RefreshInterval, d.RefreshInterval)
+	c.RefreshCooldown = cmp.Or(c.RefreshCooldown, d.RefreshCooldown)
+	c.FetchTimeout = cmp.Or(c.FetchTimeout, d.FetchTimeout)
+	c.MaxKeyAge = cmp.Or(c.MaxKeyAge, d.MaxKeyAge)
 	if len(c.Algorithms) == 0 {
 		c.Algorithms = d.Algorithms
 	}
@@ -111,50 +100,37 @@ func (c Config) Validate(report authz.Report) {
 }
 
 func (c Config) validateSource(report authz.Report) {
-	from, what := c.JWKS, "jwks"
-	if from == "" {
-		from, what = c.Issuer, "issuer"
-		if from == "" {
-			return
-		}
-		u, err := url.Parse(from)
-		if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
-			report("jwks", "is empty, which means OIDC discovery, but issuer is not an http(s) URL; set jwks to the URL or file of the key set")
-			return
-		}
-	}
-	if path, ok := strings.CutPrefix(from, "file://"); ok {
-		if !strings.HasPrefix(path, "/") {
-			report(what, "a file URL must be file:///absolute/path")
+	if path, ok := c.keyFile(); ok {
+		switch {
+		case path != c.JWKS && !strings.HasPrefix(path, "/"):
+			report("jwks", "a file URL must be file:///absolute/path")
+		case path == c.JWKS && c.CAFile != "":
+			report("ca_file", "has no effect: jwks is a file")
 		}
 		return
 	}
-	if !strings.Contains(from, "://") {
-		if c.CAFile != "" {
-			report("ca_file", "has no use: the keys come from a file")
-		}
-		return
+	discovery, key := c.JWKS == "", "jwks"
+	if discovery {
+		key = "issuer"
 	}
-	u, err := url.Parse(from)
+	u, err := url.Parse(cmp.Or(c.JWKS, c.Issuer))
+	isURL := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
 	switch {
+	case discovery && c.Issuer == "": // reported by Validate
+	case discovery && !isURL:
+		report("jwks", "is empty, which means OIDC discovery, but issuer is not an http(s) URL; set jwks to the URL or file of the key set")
 	case err != nil:
-		report(what, "is not a URL")
-	case u.Scheme != "https" && u.Scheme != "http":
-		report(what, "scheme %s is not supported; http, https or a file path is needed", authz.QuoteShort(u.Scheme))
-	case u.Host == "":
-		report(what, "URL without a host")
+		report(key, "is not a URL")
+	case !isURL:
+		report(key, "is not an http(s) URL with a host, nor a file path")
 	case u.User != nil:
-		report(what, "URL must not hold a user name or password")
-	case u.Fragment != "" || (what == "issuer" && u.RawQuery != ""):
-		report(what, "URL must not have a fragment, nor an issuer a query")
+		report(key, "URL must not contain a user name or password")
+	case u.Fragment != "" || (discovery && u.RawQuery != ""):
+		report(key, "URL must not have a fragment, and an issuer must not have a query")
 	}
 }
 
+// Accepts reports whether audience contains one of the configured audiences.
 func (c Config) Accepts(audience []string) bool {
-	for _, want := range c.Audiences {
-		if want == "*" || slices.Contains(audience, want) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.Audiences, func(want string) bool { return want == "*" || slices.Contains(audience, want) })
 }

@@ -10,15 +10,15 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// Pace of the refresher.
+// Intervals of the refresher.
 const (
 	filePollInterval = 2 * time.Second
 	firstRetry       = 500 * time.Millisecond
 	maxRetry         = 30 * time.Second
 )
 
-// Refresh fetches the keys now, or joins the fetch under way, and returns its
-// outcome.
+// Refresh fetches the keys now, or joins the current fetch, and returns its
+// error.
 func (r *KeyRing) Refresh(ctx context.Context) error {
 	r.mu.Lock()
 	f := r.flight
@@ -34,16 +34,16 @@ func (r *KeyRing) Refresh(ctx context.Context) error {
 	}
 }
 
-// launch starts a fetch that outlives the request that caused it. r.mu is held.
+// launch starts a fetch that may outlive its caller's context. r.mu is held.
 func (r *KeyRing) launch() *flight {
 	f := &flight{done: make(chan struct{})}
 	r.flight = f
 	started := r.background.Start(func() {
-		f.err = r.loadSafely()
+		f.err = r.load()
 		r.mu.Lock()
 		r.flight = nil
 		if f.err != nil {
-			clear(r.unknown) // nothing was found out about the kid it was for
+			clear(r.unknown) // a failed fetch proves no kid unknown
 		}
 		r.mu.Unlock()
 		close(f.done)
@@ -56,33 +56,29 @@ func (r *KeyRing) launch() *flight {
 	return f
 }
 
-// loadSafely keeps a defect in reading foreign documents from ending the
-// process: it is a failed fetch.
-func (r *KeyRing) loadSafely() (err error) {
+// load fetches and installs the keys. A panic while it reads foreign documents
+// is a failed fetch.
+func (r *KeyRing) load() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic while reading the keys: %T", p)
+		}
+		if err != nil {
 			r.counts.failed.Add(1)
-			r.note(err.Error())
+			r.setLastErr(err.Error())
 		}
 	}()
-	return r.load()
-}
-
-func (r *KeyRing) load() error {
-	document, err := r.source.fetch(r.base)
-	var set *jose.KeySet
-	sum := sha256.Sum256(document)
-	if err == nil {
-		if st := r.state.Load(); st != nil && st.sum == sum {
-			r.confirm(st)
-			return nil
-		}
-		set, err = jose.ParseJWKS(document)
-	}
+	document, err := r.fetch(r.base)
 	if err != nil {
-		r.counts.failed.Add(1)
-		r.note(err.Error())
+		return err
+	}
+	sum := sha256.Sum256(document)
+	if st := r.state.Load(); st != nil && st.sum == sum {
+		r.confirm(st)
+		return nil
+	}
+	set, err := jose.ParseJWKS(document)
+	if err != nil {
 		return err
 	}
 	r.install(set, sum)
@@ -91,31 +87,29 @@ func (r *KeyRing) load() error {
 
 func (r *KeyRing) confirm(st *ringState) {
 	st.confirmed.Store(int64(r.clock.Boot()))
-	st.wall.Store(r.clock.Now().Unix())
 	r.counts.refreshed.Add(1)
-	r.note("")
+	r.setLastErr("")
 }
 
 func (r *KeyRing) install(set *jose.KeySet, sum [sha256.Size]byte) {
 	old := r.state.Load()
 	next := &ringState{set: set, sum: sum}
-	switch {
-	case old == nil:
-		next.generation = r.nextGeneration()
-	case set.Keeps(old.set):
+	if old != nil && set.Keeps(old.set) {
 		next.generation = old.generation
-	default:
+	} else {
 		next.generation = r.nextGeneration()
-		r.counts.withdrawn.Add(1)
-		r.log.Info("a signing key was withdrawn or changed; tokens verified with the old keys are verified again")
 	}
-	r.counts.refused.Store(int64(len(set.Refused())))
-	for i, k := range set.Refused() {
-		if i == 10 {
-			r.log.Warn("further members of the key set refused", "count", len(set.Refused())-i)
-			break
-		}
+	if old != nil && next.generation != old.generation {
+		r.counts.withdrawn.Add(1)
+		r.log.Info("a signing key was withdrawn or changed; cached tokens of the old keys are verified again")
+	}
+	refused := set.Refused()
+	r.counts.refused.Store(int64(len(refused)))
+	for _, k := range refused[:min(len(refused), 10)] {
 		r.log.Warn("member of the key set refused", "index", k.Index, "reason", k.Reason)
+	}
+	if len(refused) > 10 {
+		r.log.Warn("further members of the key set refused", "count", len(refused)-10)
 	}
 	r.confirm(next)
 	r.mu.Lock() // against expire
@@ -123,11 +117,11 @@ func (r *KeyRing) install(set *jose.KeySet, sum [sha256.Size]byte) {
 	r.generation.Store(next.generation)
 	clear(r.unknown)
 	r.mu.Unlock()
-	r.log.Info("signing keys loaded", "keys", set.Len(), "refused", len(set.Refused()))
+	r.log.Info("signing keys loaded", "keys", set.Len(), "refused", len(refused))
 }
 
-// expire gives the keys up when they have not been confirmed for too long, and
-// returns how much longer they may be used.
+// expire discards the keys if they were last confirmed more than MaxKeyAge ago.
+// It returns the time until the next call is due.
 func (r *KeyRing) expire() time.Duration {
 	st := r.state.Load()
 	if st == nil {
@@ -142,20 +136,20 @@ func (r *KeyRing) expire() time.Duration {
 		r.generation.Store(0)
 	}
 	r.mu.Unlock()
-	r.log.Error("signing keys given up: they could not be fetched again in time", "max_key_age", r.cfg.MaxKeyAge)
+	r.log.Error("signing keys discarded: they could not be fetched again in time", "max_key_age", r.cfg.MaxKeyAge)
 	return r.cfg.MaxKeyAge
 }
 
-// note remembers and logs a change between working and failing, once each.
-func (r *KeyRing) note(failure string) {
+// setLastErr sets lastErr and logs the first failure and the recovery.
+func (r *KeyRing) setLastErr(text string) {
 	r.mu.Lock()
-	before := r.lastFail
-	r.lastFail = failure
+	before := r.lastErr
+	r.lastErr = text
 	r.mu.Unlock()
 	switch {
-	case failure != "" && before == "":
-		r.log.Warn("signing keys could not be fetched; trying again", "error", failure)
-	case failure == "" && before != "":
+	case text != "" && before == "":
+		r.log.Warn("signing keys could not be fetched; trying again", "error", text)
+	case text == "" && before != "":
 		r.log.Info("signing keys can be fetched again")
 	}
 }
@@ -175,22 +169,20 @@ func (r *KeyRing) run(ctx context.Context) {
 				wait = min(wait, filePollInterval)
 			}
 		}
-		wait = min(jitter(wait), r.expire())
-		timer := time.NewTimer(wait)
+		timer := time.NewTimer(min(jitter(wait), r.expire()))
 		select {
 		case <-timer.C:
+			r.expire()
+			continue
 		case <-ctx.Done():
-			timer.Stop()
-			return
 		case <-r.base.Done():
-			timer.Stop()
-			return
 		}
-		r.expire()
+		timer.Stop()
+		return
 	}
 }
 
-// jitter spreads d by ±20 %, so that a fleet does not fetch in step.
+// jitter spreads d by ±20 %, so that sidecars do not fetch at the same time.
 func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // spreads load, guards nothing
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // only spreads load
 }

@@ -13,26 +13,26 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// Bounds on what a token with an unknown kid can cause.
+// Bounds on the effects of tokens with an unknown kid.
 const (
-	maxKeyWait     = 100 * time.Millisecond // that its check waits for a fetch
-	maxKeyWaiters  = 256                    // checks that wait at once; others are told at once that it is not known yet
-	unknownKIDTTL  = 15 * time.Second       // for which a kid found missing causes no fetch
-	maxUnknownKIDs = 1024                   // remembered as missing
+	maxKeyWait     = 100 * time.Millisecond // for which a check waits for a fetch
+	maxKeyWaiters  = 256                    // checks that wait at once; further ones do not wait
+	unknownKIDTTL  = 15 * time.Second       // for which a kid that a fetch did not find causes no fetch
+	maxUnknownKIDs = 1024                   // kids remembered as unknown
 )
 
 // KeyRing holds one issuer's keys and keeps them fresh: at intervals in the
-// background, and when a token names a key it does not have. A failed fetch
-// changes nothing: the last good keys stay until they are too old.
+// background, and when a token names an unknown key. A failed fetch changes
+// nothing: the last good keys stay in use until they are too old.
 type KeyRing struct {
-	cfg    Config
-	source keySource
-	clock  authz.Clock
-	log    *slog.Logger
-	slot   uint64 // the issuer's place in generations
+	cfg   Config
+	fetch keySource
+	clock authz.Clock
+	log   *slog.Logger
+	slot  uint64 // index of the issuer, the high bits of its generations
 
 	// generation of the keys in use; 0: there are none. It changes when a key
-	// is withdrawn or gets a further name, not when one is added.
+	// is withdrawn or gets another kid, not when a key is added.
 	generation atomic.Uint64
 	state      atomic.Pointer[ringState] // nil: no keys
 	waiters    atomic.Int32
@@ -40,19 +40,19 @@ type KeyRing struct {
 	base       context.Context // ends with the verifier
 	background *authz.Background
 
-	mu       sync.Mutex
-	flight   *flight                  // the fetch under way
-	nextAsk  time.Duration            // Clock.Boot from which a token may cause a fetch
-	unknown  map[uint64]time.Duration // hash of kid → Clock.Boot until which it causes none
-	lastFail string
-	seed     maphash.Seed
+	mu          sync.Mutex
+	flight      *flight                  // the current fetch; nil: none
+	nextRefresh time.Duration            // Clock.Boot from which a token may cause a fetch
+	unknown     map[uint64]time.Duration // hash of kid → Clock.Boot until which it causes no fetch
+	lastErr     string                   // of the last fetch; empty: it succeeded
+	seed        maphash.Seed
 
 	counts ringCounts
 }
 
 type ringCounts struct {
-	refreshed, failed, withdrawn, asked, suppressed atomic.Uint64
-	refused                                         atomic.Int64
+	refreshed, failed, withdrawn, requested, suppressed atomic.Uint64
+	refused                                             atomic.Int64
 }
 
 // ringState is immutable but for the time of its last confirmation.
@@ -60,8 +60,7 @@ type ringState struct {
 	set        *jose.KeySet
 	generation uint64
 	sum        [sha256.Size]byte
-	confirmed  atomic.Int64 // Clock.Boot of the last fetch that said the same
-	wall       atomic.Int64 // the same in Unix seconds, for people
+	confirmed  atomic.Int64 // Clock.Boot of the last fetch of this document
 }
 
 type flight struct {
@@ -69,8 +68,8 @@ type flight struct {
 	err  error // valid once done is closed
 }
 
-// generations are never used twice in a process, so that a token verified by
-// one verifier is not current by chance for the next (configuration reload).
+// generations are unique in the process, so that after a reload of the
+// configuration no token of the old verifier is current for the new one.
 var generations atomic.Uint64
 
 const slotShift = 48
@@ -79,44 +78,46 @@ func (r *KeyRing) nextGeneration() uint64 {
 	return r.slot<<slotShift | generations.Add(1)&(1<<slotShift-1)
 }
 
-// key finds the key for a token's header. With an unknown kid, or without any
-// keys yet, it causes a fetch within the bounds above and waits for it a
-// little, at most until ctx ends. While the fetch is under way nobody can say
-// that the issuer does not have the key; once it has ended, in whatever way,
-// the keys at hand decide. They also decide while the last fetch has failed:
-// during an outage a made-up kid is not worth a "come back later".
+// key returns the key for a token's header. If the kid is unknown, or there are
+// no keys yet, it causes a fetch within the bounds above and waits for it until
+// maxKeyWait or the end of ctx. While the fetch continues, the result is
+// ReasonKeysUnavailable, because the issuer may have the key. After it, or if
+// the last fetch failed, the current keys decide: an invented kid must not be
+// answered with 503 during an outage.
 func (r *KeyRing) key(ctx context.Context, h jose.Header) (*jose.PublicKey, uint64, *authz.Failure) {
+	fail := func(reason authz.Reason, settled bool, detail string) (*jose.PublicKey, uint64, *authz.Failure) {
+		return nil, 0, &authz.Failure{Reason: reason, Settled: settled, Detail: detail}
+	}
 	st := r.state.Load()
 	if st == nil {
-		_ = r.await(ctx, r.ask())
+		_ = r.await(ctx, r.refresh())
 		if st = r.state.Load(); st == nil {
-			return nil, 0, &authz.Failure{Reason: authz.ReasonKeysUnavailable, Detail: "the issuer's keys could not be fetched yet"}
+			return fail(authz.ReasonKeysUnavailable, false, "the issuer's keys could not be fetched yet")
 		}
 	}
 	k, known := st.set.Find(h)
 	if k == nil && !known {
-		ended := r.await(ctx, r.askFor(h.Kid))
+		ended := r.await(ctx, r.refreshForKID(h.Kid))
 		if st = r.state.Load(); st == nil {
-			return nil, 0, &authz.Failure{Reason: authz.ReasonKeysUnavailable, Detail: "the issuer's keys have become too old"}
+			return fail(authz.ReasonKeysUnavailable, false, "the issuer's keys have become too old")
 		}
 		if k, known = st.set.Find(h); k == nil && !known && !ended && !r.failing() {
-			return nil, 0, &authz.Failure{Reason: authz.ReasonKeysUnavailable, Detail: "the issuer is still being asked for a key with kid " + authz.QuoteShort(h.Kid)}
+			return fail(authz.ReasonKeysUnavailable, false, "the keys are still being fetched to find kid "+authz.QuoteShort(h.Kid))
 		}
 	}
 	switch {
 	case k != nil:
 		return k, st.generation, nil
 	case !known:
-		return nil, 0, &authz.Failure{Reason: authz.ReasonUnknownKey, Settled: r.settled(), Detail: "the issuer has no usable key with kid " + authz.QuoteShort(h.Kid)}
-	case h.Keyed:
-		return nil, 0, &authz.Failure{Reason: authz.ReasonUnknownKey, Settled: r.settled(), Detail: "the key with kid " + authz.QuoteShort(h.Kid) + " is not for alg " + h.Alg}
-	default:
-		return nil, 0, &authz.Failure{Reason: authz.ReasonUnknownKey, Settled: r.settled(), Detail: "the token names no kid, and not exactly one key fits alg " + h.Alg}
+		return fail(authz.ReasonUnknownKey, r.settled(), "the issuer has no usable key with kid "+authz.QuoteShort(h.Kid))
+	case h.Kid != "":
+		return fail(authz.ReasonUnknownKey, r.settled(), "the key with kid "+authz.QuoteShort(h.Kid)+" is not for alg "+h.Alg)
 	}
+	return fail(authz.ReasonUnknownKey, r.settled(), "the token has no kid, and the number of keys for alg "+h.Alg+" is not one")
 }
 
-// settled reports whether the keys have been fetched so lately that an unknown
-// kid would cause no fetch.
+// settled reports whether the last fetch succeeded so recently that an unknown
+// kid would cause no other.
 func (r *KeyRing) settled() bool {
 	st := r.state.Load()
 	return st != nil && !r.failing() && r.clock.Boot()-time.Duration(st.confirmed.Load()) <= unknownKIDTTL
@@ -125,17 +126,7 @@ func (r *KeyRing) settled() bool {
 func (r *KeyRing) failing() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.lastFail != ""
-}
-
-// held finds the key for a token's header among those at hand; nil: it is not.
-func (r *KeyRing) held(h jose.Header) *jose.PublicKey {
-	st := r.state.Load()
-	if st == nil {
-		return nil
-	}
-	k, _ := st.set.Find(h)
-	return k
+	return r.lastErr != ""
 }
 
 // await waits for a flight (nil: none), within bounds, and reports whether it
@@ -159,33 +150,19 @@ func (r *KeyRing) await(ctx context.Context, f *flight) (ended bool) {
 	return false
 }
 
-// ask joins the fetch under way or starts one, unless the last one caused by
-// a token was a moment ago.
-func (r *KeyRing) ask() *flight {
+// refresh joins the current fetch or starts one. It returns nil if a token
+// caused a fetch less than RefreshCooldown ago.
+func (r *KeyRing) refresh() *flight {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.askLocked()
+	return r.refreshLocked()
 }
 
-func (r *KeyRing) askLocked() *flight {
-	if r.flight != nil {
-		return r.flight
-	}
-	now := r.clock.Boot()
-	if now < r.nextAsk {
-		r.counts.suppressed.Add(1)
-		return nil
-	}
-	r.nextAsk = now + r.cfg.RefreshCooldown
-	r.counts.asked.Add(1)
-	return r.launch()
-}
-
-// askFor is ask for the sake of a kid. One that a fetch did not find causes none
-// for a while; who comes while one is under way joins it, and is remembered
-// only by a fetch of its own: this one may have begun before the key was
-// published.
-func (r *KeyRing) askFor(kid string) *flight {
+// refreshForKID is refresh for a token with an unknown kid. It returns nil if a
+// fetch that this kid caused did not find it less than unknownKIDTTL ago. A kid
+// that only joins the current fetch is not remembered: the fetch may have begun
+// before the key was published.
+func (r *KeyRing) refreshForKID(kid string) *flight {
 	sum := maphash.String(r.seed, kid)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -197,7 +174,7 @@ func (r *KeyRing) askFor(kid string) *flight {
 		r.counts.suppressed.Add(1)
 		return nil
 	}
-	f := r.askLocked()
+	f := r.refreshLocked()
 	if f != nil {
 		if len(r.unknown) >= maxUnknownKIDs {
 			clear(r.unknown)
@@ -205,4 +182,19 @@ func (r *KeyRing) askFor(kid string) *flight {
 		r.unknown[sum] = now + unknownKIDTTL
 	}
 	return f
+}
+
+// refreshLocked is refresh with r.mu held.
+func (r *KeyRing) refreshLocked() *flight {
+	if r.flight != nil {
+		return r.flight
+	}
+	now := r.clock.Boot()
+	if now < r.nextRefresh {
+		r.counts.suppressed.Add(1)
+		return nil
+	}
+	r.nextRefresh = now + r.cfg.RefreshCooldown
+	r.counts.requested.Add(1)
+	return r.launch()
 }

@@ -15,10 +15,7 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// without is a source of sets without keys.
-type without struct{}
-
-func (without) fetch(context.Context) ([]byte, error) { return []byte(`{"keys":[]}`), nil }
+func emptySet(context.Context) ([]byte, error) { return []byte(`{"keys":[]}`), nil }
 
 // However many kids are invented, few are remembered.
 func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
@@ -28,10 +25,10 @@ func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
 		require.NoError(t, err)
 		defer v.Close()
 		r := v.rings[0]
-		r.source = without{}
+		r.fetch = emptySet
 		for i := range 3 * maxUnknownKIDs {
-			r.nextAsk = 0 // the cooldown is over
-			<-r.askFor(fmt.Sprint(i)).done
+			r.nextRefresh = 0 // the cooldown is over
+			<-r.refreshForKID(fmt.Sprint(i)).done
 			// the first set is news
 			n := len(r.unknown)
 			require.LessOrEqual(t, n, maxUnknownKIDs, "remembered")

@@ -7,9 +7,8 @@ import (
 	"jwtbouncer/authz"
 )
 
-func foreign(s *authz.SecurityEventRules) bool { return s != nil && s.Issuer != "" }
-
-// VerifySecurityEvent checks a message as Verify checks a token, and its audience.
+// VerifySecurityEvent verifies a security event token as Verify does a bearer
+// token, by the rules s, and checks its audience.
 func (v *Verifier) VerifySecurityEvent(ctx context.Context, raw string, s authz.SecurityEventRules) (*authz.Token, error) {
 	if len(s.Types) == 0 {
 		return nil, &authz.Failure{Reason: authz.ReasonInternal, Detail: "no typ is expected"}
@@ -28,32 +27,32 @@ func (v *Verifier) VerifySecurityEvent(ctx context.Context, raw string, s authz.
 	return t, nil
 }
 
-// Speakers verifies tokens and statements, and of statements that the key they
-// are signed with has not been revoked by its kid: whoever stole it must not
-// speak for the issuer until the key is withdrawn.
+// RevocationAwareVerifier is a Verifier that also refuses security event tokens
+// whose signing key has been revoked by one of its kids: a stolen key must not
+// speak for the issuer until it is withdrawn.
 type RevocationAwareVerifier struct {
 	*Verifier
 	Revocations authz.Tier
 }
 
-// VerifySecurityEvent checks a message as JWTVerifier does. What nobody can tell
-// about the key is ReasonRevocationUnknown.
-func (s RevocationAwareVerifier) VerifySecurityEvent(ctx context.Context, raw string, st authz.SecurityEventRules) (*authz.Token, error) {
-	t, err := s.Verifier.VerifySecurityEvent(ctx, raw, st)
+// VerifySecurityEvent does what Verifier.VerifySecurityEvent does, and looks up
+// the key. It returns ReasonRevocationUnknown if the lookup is inconclusive.
+func (v RevocationAwareVerifier) VerifySecurityEvent(ctx context.Context, raw string, s authz.SecurityEventRules) (*authz.Token, error) {
+	t, err := v.Verifier.VerifySecurityEvent(ctx, raw, s)
 	if err != nil {
 		return nil, err
 	}
 	q := t.Query()
-	q.ID = ""     // it is the message's, not a token's
-	q.Expires = 0 // a statement may be good for longer than any token; the key's revocation lasts as it does
-	v, err := s.Revocations.Lookup(ctx, &q)
+	q.ID = ""     // the event's own, not a token's
+	q.Expires = 0 // the token may outlive max_token_ttl, and the revocation of its key does not end
+	verdict, err := v.Revocations.Lookup(ctx, &q)
 	switch {
-	case v == authz.Revoked:
+	case verdict == authz.Revoked:
 		return nil, &authz.Failure{Reason: authz.ReasonRevoked, Detail: "the key of the message has been revoked"}
-	case v == authz.NotRevoked && err == nil:
+	case verdict == authz.NotRevoked && err == nil:
 		return t, nil
 	}
-	detail := "nobody could tell whether the key of the message has been revoked"
+	detail := "revocation of the message's key is unknown"
 	if err != nil {
 		detail += ": " + err.Error()
 	}

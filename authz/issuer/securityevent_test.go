@@ -12,7 +12,7 @@ import (
 
 // Messages about tokens and access tokens are not taken for one another
 // (RFC 8725, sections 2.8 and 3.12).
-func TestStatementsAreKeptApart(t *testing.T) {
+func TestSecurityEventTokensAreNoCredentials(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)
 	v := authztest.NewVerifier(t, iss)

@@ -9,13 +9,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// IssuerStatus is the state of one issuer's keys.
+// Status is the state of one issuer's keys.
 type Status struct {
 	Issuer  string
 	Keys    int       // usable
-	Refused int       // members of the set that are not used
-	Fetched time.Time // last success; zero: never
-	Err     string    // why the last fetch failed; empty: it did not
+	Refused int       // unusable members of the set
+	Fetched time.Time // time of the last success; zero: never
+	Err     string    // of the last fetch; empty: it succeeded
 }
 
 // Status returns the state of every issuer, in order of configuration.
@@ -27,10 +27,9 @@ func (v *Verifier) Status() []Status {
 	return all
 }
 
-// Ready returns nil when at least one issuer has usable keys, otherwise why
-// none has. Then it asks for them as a token would, within the same bounds: no
-// token comes to do so while nothing sends any to a sidecar that is not ready,
-// and the refresher has become slow if they have been away for long.
+// Ready returns nil if at least one issuer has usable keys. Otherwise it starts
+// fetches as a token would, within the same bounds: a sidecar that is not ready
+// receives no tokens, and the refresher may have backed off to long intervals.
 func (v *Verifier) Ready() error {
 	var why []string
 	for _, s := range v.Status() {
@@ -40,7 +39,7 @@ func (v *Verifier) Ready() error {
 		why = append(why, s.Issuer+": "+cmp.Or(s.Err, "not fetched yet"))
 	}
 	for _, r := range v.rings {
-		r.ask()
+		r.refresh()
 	}
 	return errors.New("no issuer has usable keys: " + strings.Join(why, "; "))
 }
@@ -51,10 +50,10 @@ func (r *KeyRing) status() Status {
 	s := Status{Issuer: r.cfg.Issuer}
 	if st := r.state.Load(); st != nil {
 		s.Keys, s.Refused = st.set.Len(), len(st.set.Refused())
-		s.Fetched = time.Unix(st.wall.Load(), 0)
+		s.Fetched = r.clock.Now().Add(time.Duration(st.confirmed.Load()) - r.clock.Boot())
 	}
 	r.mu.Lock()
-	s.Err = r.lastFail
+	s.Err = r.lastErr
 	r.mu.Unlock()
 	return s
 }
@@ -63,14 +62,14 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("jwt_bouncer_jwks_"+name, help, append([]string{"issuer"}, labels...), nil)
 }
 
-// The metrics of the keys. The issuer label holds configured issuers only.
+// Metrics of the keys. Values of the label issuer are configured issuers only.
 var (
 	descKeys      = desc("keys", "Usable signing keys.")
-	descRefused   = desc("refused_keys", "Members of the key set last fetched that are not used.")
+	descRefused   = desc("refused_keys", "Unusable members of the key set last fetched.")
 	descAge       = desc("age_seconds", "Time since the keys were last confirmed by a fetch; absent without keys.")
-	descRefreshes = desc("refreshes_total", "Fetches of the key set.", "result")
-	descUnknown   = desc("token_fetches_total", "Fetches that tokens with an unknown key asked for: started, or suppressed by the cooldown.", "outcome")
-	descWithdrawn = desc("withdrawals_total", "Fetches that found a key withdrawn or changed.")
+	descRefreshes = desc("refreshes_total", "Fetches of the key set, by result: ok or failed.", "result")
+	descUnknown   = desc("token_fetches_total", "Fetches that tokens with an unknown key requested, by outcome: started, or suppressed by the cooldown.", "outcome")
+	descWithdrawn = desc("withdrawals_total", "Fetches after which a key was withdrawn or changed.")
 	allDescs      = []*prometheus.Desc{descKeys, descRefused, descAge, descRefreshes, descUnknown, descWithdrawn}
 )
 
@@ -99,7 +98,7 @@ func (v *Verifier) Collect(to chan<- prometheus.Metric) {
 		}
 		count(descRefreshes, r.counts.refreshed.Load(), "ok")
 		count(descRefreshes, r.counts.failed.Load(), "failed")
-		count(descUnknown, r.counts.asked.Load(), "started")
+		count(descUnknown, r.counts.requested.Load(), "started")
 		count(descUnknown, r.counts.suppressed.Load(), "suppressed")
 		count(descWithdrawn, r.counts.withdrawn.Load())
 	}

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,22 +19,21 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// VerifierOptions is what a JWTVerifier works with. The zero value works.
+// VerifierOptions configure a Verifier. The zero value is usable.
 type VerifierOptions struct {
-	// MaxTokenTTL bounds exp - iat (without iat: exp - now); 0: 24h. Revocations
-	// are forgotten by it, so it cannot be switched off.
+	// MaxTokenTTL bounds exp - iat (without iat: exp - now); 0 means 24h. It has
+	// no "unlimited", because revocations expire by it.
 	MaxTokenTTL time.Duration
 	// Leeway of issuers that set none; 0: none for exp, 5s for nbf and iat.
-	Leeway time.Duration
-	// MaxTokenBytes bounds the text of a token; 0: DefaultMaxTokenBytes.
-	MaxTokenBytes int
-	Clock         authz.Clock           // nil: SystemClock
-	Logger        *slog.Logger          // nil: nothing is logged
+	Leeway        time.Duration
+	MaxTokenBytes int                   // length of a token; 0: jose.DefaultMaxTokenBytes
+	Clock         authz.Clock           // nil: authz.SystemClock
+	Logger        *slog.Logger          // nil: no log
 	Registry      prometheus.Registerer // nil: no metrics
-	Transport     http.RoundTripper     // for fetching keys; nil: one of the verifier's own per issuer
+	Transport     http.RoundTripper     // for fetching keys; nil: one for each issuer
 }
 
-// JWTVerifier verifies the tokens of the configured issuers.
+// Verifier verifies the tokens of the configured issuers.
 type Verifier struct {
 	issuers  map[string]*KeyRing
 	rings    []*KeyRing // by slot
@@ -45,7 +45,6 @@ type Verifier struct {
 	base       context.Context
 	cancel     context.CancelFunc
 	background authz.Background
-	closeIdle  []func()
 }
 
 var (
@@ -53,9 +52,9 @@ var (
 	_ authz.TracingVerifier = (*Verifier)(nil)
 )
 
-// NewVerifier returns a verifier for the issuers, which must be valid
-// (IssuerConfig.Validate). It fetches nothing before Start, Refresh or the
-// first token. The caller ends it with Close.
+// NewVerifier returns a verifier for the issuers, which must be valid (see
+// Config.Validate). It fetches nothing before Start, Refresh or the first token.
+// The caller calls Close in the end.
 func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 	if len(issuers) == 0 {
 		return nil, errors.New("no issuer is configured: no token could be accepted")
@@ -63,47 +62,37 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 	if len(issuers) >= 1<<(64-slotShift) {
 		return nil, errors.New("too many issuers")
 	}
-	if o.MaxTokenTTL == 0 {
-		o.MaxTokenTTL = 24 * time.Hour
-	}
-	if o.MaxTokenBytes == 0 {
-		o.MaxTokenBytes = jose.DefaultMaxTokenBytes
-	}
+	o.MaxTokenTTL = cmp.Or(o.MaxTokenTTL, 24*time.Hour)
+	o.MaxTokenBytes = cmp.Or(o.MaxTokenBytes, jose.DefaultMaxTokenBytes)
 	if o.MaxTokenTTL < time.Second || o.MaxTokenBytes < 0 || o.Leeway > authz.MaxLeeway {
 		return nil, fmt.Errorf("max token ttl must be at least 1s, max token bytes positive, and leeway at most %s", authz.MaxLeeway)
 	}
-	if o.Clock == nil {
-		o.Clock = authz.SystemClock{}
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Clock = cmp.Or[authz.Clock](o.Clock, authz.SystemClock{})
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	v := &Verifier{
 		issuers: make(map[string]*KeyRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
-		maxBytes: o.MaxTokenBytes, clock: o.Clock, registry: o.Registry,
+		maxBytes: o.MaxTokenBytes, clock: o.Clock,
 	}
 	v.base, v.cancel = context.WithCancel(context.Background())
-	for i, c := range issuers {
-		if err := v.add(i, c, o); err != nil {
+	for _, c := range issuers {
+		if err := v.add(c, o); err != nil {
 			v.Close()
 			return nil, fmt.Errorf("issuer %s: %w", c.Issuer, err)
 		}
 	}
 	if o.Registry != nil {
 		if err := o.Registry.Register(v); err != nil {
-			v.registry = nil
 			v.Close()
 			return nil, fmt.Errorf("register metrics of the keys: %w", err)
 		}
+		v.registry = o.Registry
 	}
 	return v, nil
 }
 
-func (v *Verifier) add(slot int, c Config, o VerifierOptions) error {
+func (v *Verifier) add(c Config, o VerifierOptions) error {
 	var errs []error
-	c.Validate(func(path, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
-	})
+	c.Validate(func(path, format string, args ...any) { errs = append(errs, fmt.Errorf(path+": "+format, args...)) })
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
@@ -111,33 +100,32 @@ func (v *Verifier) add(slot int, c Config, o VerifierOptions) error {
 		return errors.New("is configured twice")
 	}
 	c = c.withDefaults(o.Leeway)
-	source, closeIdle, err := newKeySource(c, o.Transport, o.Clock)
+	fetch, err := c.keySource(o.Transport, o.Clock)
 	if err != nil {
 		return err
 	}
 	r := &KeyRing{
-		cfg: c, source: source, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(slot),
+		cfg: c, fetch: fetch, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(len(v.rings)),
 		base: v.base, background: &v.background, unknown: map[uint64]time.Duration{}, seed: maphash.MakeSeed(),
 	}
 	if c.plaintext() {
-		r.log.Warn("signing keys are fetched without TLS: whoever can change them on the way can mint tokens")
+		r.log.Warn("signing keys are fetched without TLS: an attacker on the network path can replace them and mint tokens")
 	}
 	v.issuers[c.Issuer] = r
 	v.rings = append(v.rings, r)
-	v.closeIdle = append(v.closeIdle, closeIdle)
 	return nil
 }
 
-// Start begins to keep every issuer's keys fresh, until ctx ends or Close. It
-// does not wait: an issuer that cannot be reached delays nobody.
+// Start keeps every issuer's keys fresh in the background until ctx ends or
+// Close. It does not wait for the first fetch.
 func (v *Verifier) Start(ctx context.Context) {
 	for _, r := range v.rings {
 		v.background.Start(func() { r.run(ctx) })
 	}
 }
 
-// Refresh fetches every issuer's keys now and returns the errors of those
-// whose could not be.
+// Refresh fetches every issuer's keys now and returns the joined errors of all
+// issuers whose keys could not be fetched.
 func (v *Verifier) Refresh(ctx context.Context) error {
 	errs := make([]error, len(v.rings))
 	var wg sync.WaitGroup
@@ -152,32 +140,30 @@ func (v *Verifier) Refresh(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Close ends the refreshers and waits for them. Tokens can still be verified
-// with the keys at hand.
+// Close stops the refreshers and waits for them. Tokens can still be verified
+// with the current keys.
 func (v *Verifier) Close() {
 	v.cancel()
 	v.background.Close()
-	for _, f := range v.closeIdle {
-		f()
-	}
 	if v.registry != nil {
 		v.registry.Unregister(v)
 	}
 }
 
-// Verify implements Verifier.
+// Verify implements authz.Verifier.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*authz.Token, error) {
 	return v.verify(ctx, raw, nil, nil)
 }
 
-// VerifyTraced implements TracingVerifier.
+// VerifyTraced implements authz.TracingVerifier.
 func (v *Verifier) VerifyTraced(ctx context.Context, raw string, tr *authz.Trace) (*authz.Token, error) {
 	return v.verify(ctx, raw, nil, tr)
 }
 
+// verify verifies a bearer token if s is nil, otherwise a security event token.
 func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEventRules, tr *authz.Trace) (t *authz.Token, err error) {
 	defer func() {
-		if p := recover(); p != nil { // whatever broke, the token is not good
+		if p := recover(); p != nil { // a defect must not accept the token
 			t, err = nil, authz.Failuref(authz.ReasonInternal, "panic while verifying: %T", p)
 		}
 	}()
@@ -185,7 +171,7 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 	if s != nil && s.MaxBytes > 0 {
 		limit = s.MaxBytes
 	}
-	c, payload, iss, fail := readToken(raw, limit)
+	c, payload, iss, fail := parse(raw, limit)
 	if tr.Halt("form", fail, func() string { return "a signed JWT" }) {
 		return nil, fail
 	}
@@ -201,32 +187,21 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 	if fail != nil {
 		return nil, fail
 	}
-	claims, err := jose.ParseObject(payload)
-	if err != nil {
-		fail = authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
-		tr.Halt("claims", fail, nil)
-		return nil, fail
-	}
 	t = &authz.Token{Raw: strings.Clone(raw), KeyID: key.Kid, Type: c.Header.Typ, Generation: generation}
-	if foreign(s) {
-		t.Issuer, t.Claims, t.Accepted = s.Issuer, claims, true
-		t.SetSecurityEventKeys(key.Aliases(t.Issuer))
-		return t, nil
-	}
-	fail = ReadClaims(t, claims, s == nil || !s.ExpOptional)
-	if _, event := claims["events"]; fail == nil && event && s == nil { // RFC 8417, section 4: a message about tokens is none
-		fail = authz.Failuref(authz.ReasonUnsupportedToken, "a security event is no credential")
-	}
-	if fail != nil {
+	if fail = readPayload(t, payload, s); fail != nil {
 		tr.Halt("claims", fail, nil)
 		return nil, fail
 	}
-	t.Issuer = ring.cfg.Issuer // the same as iss, where there is one
-	fail = v.checkTimes(t, ring.leeway(), s != nil && s.AnyLifetime)
-	if tr.Judge("times", fail, func() string { return v.describeTimes(t) }) {
-		return nil, fail
+	t.Issuer = ring.cfg.Issuer // equal to iss, if present
+	if namesNoIssuer(s) {
+		t.Accepted = true
+	} else {
+		fail = v.checkTimes(t, ring.leeway(), s != nil && s.AnyLifetime)
+		if tr.Judge("times", fail, func() string { return v.describeTimes(t) }) {
+			return nil, fail
+		}
+		t.Accepted = ring.cfg.Accepts(t.Audience)
 	}
-	t.Accepted = ring.cfg.Accepts(t.Audience)
 	if s == nil {
 		t.SetKeys(key.Aliases(t.Issuer)...)
 	} else {
@@ -235,8 +210,8 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 	return t, nil
 }
 
-// readToken takes a token apart as far as that needs no key.
-func readToken(raw string, limit int) (c *jose.Compact, payload string, iss jose.IssuerClaim, fail *authz.Failure) {
+// parse parses a token and finds its issuer, which needs no key.
+func parse(raw string, limit int) (c *jose.Compact, payload string, iss jose.IssuerClaim, fail *authz.Failure) {
 	if c, fail = jose.ParseCompact(raw, limit); fail != nil {
 		return nil, "", iss, fail
 	}
@@ -248,28 +223,51 @@ func readToken(raw string, limit int) (c *jose.Compact, payload string, iss jose
 	return c, payload, iss, nil
 }
 
-// checkSignature returns the issuer's key that made the signature, and the
-// generation of the key set it is from.
+// readPayload sets the token's fields from its payload.
+func readPayload(t *authz.Token, payload string, s *authz.SecurityEventRules) *authz.Failure {
+	claims, err := jose.ParseObject(payload)
+	if err != nil {
+		return authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
+	}
+	if namesNoIssuer(s) {
+		t.Claims = claims
+		return nil
+	}
+	if fail := ReadClaims(t, claims, s == nil || !s.ExpOptional); fail != nil {
+		return fail
+	}
+	if _, event := claims["events"]; event && s == nil { // RFC 8417, section 4
+		return authz.Failuref(authz.ReasonUnsupportedToken, "a security event token is not a credential")
+	}
+	return nil
+}
+
+// namesNoIssuer reports whether the messages of s have no iss, and no claims of
+// RFC 7519 either.
+func namesNoIssuer(s *authz.SecurityEventRules) bool { return s != nil && s.Issuer != "" }
+
+// checkSignature returns the issuer's key that made the signature and the
+// generation of its key set.
 func (v *Verifier) checkSignature(ctx context.Context, ring *KeyRing, c *jose.Compact, tr *authz.Trace) (*jose.PublicKey, uint64, *authz.Failure) {
 	if tr != nil {
-		return v.traceSignature(ctx, ring, c, tr), 0, nil // generation 0: never taken from a cache
+		return v.traceSignature(ctx, ring, c, tr), 0, nil // generation 0 is never current
 	}
 	key, generation, fail := ring.key(ctx, c.Header)
 	if fail != nil {
 		return nil, 0, fail
 	}
-	if !jose.Algorithms[c.Header.Alg].Verify(key.Key, c.Input, c.Signature) {
-		if !c.Header.Keyed {
-			ring.ask() // without a kid nothing else tells of a new key
+	if !key.Verify(c) {
+		if c.Header.Kid == "" {
+			ring.refresh() // a token without a kid cannot name a new key
 		}
-		return nil, 0, &authz.Failure{Reason: authz.ReasonBadSignature, Settled: c.Header.Keyed || ring.settled(), Detail: "the signature does not verify"}
+		return nil, 0, &authz.Failure{Reason: authz.ReasonBadSignature, Settled: c.Header.Kid != "" || ring.settled(), Detail: "the signature does not verify"}
 	}
 	return key, generation, nil
 }
 
-// traceSignature records the step about the signature and never ends the walk.
-// It returns the key as far as it is known.
-func (v *Verifier) traceSignature(ctx context.Context, ring *KeyRing, c *jose.Compact, tr *authz.Trace) *jose.PublicKey {
+// traceSignature records the step "signature" and continues after a failure. It
+// returns the token's key, or one with the kid alone if it is not known.
+func (v *Verifier) traceSignature(ctx context.Context, ring *KeyRing, c *jose.Compact, tr *authz.Trace) (key *jose.PublicKey) {
 	_, local := ring.cfg.keyFile()
 	switch {
 	case tr.Refused():
@@ -277,18 +275,18 @@ func (v *Verifier) traceSignature(ctx context.Context, ring *KeyRing, c *jose.Co
 	case tr.Offline && !local && ring.state.Load() == nil:
 		tr.Skip("signature", authz.ReasonKeysUnavailable, "the issuer's keys would have to be fetched")
 	default:
-		key, _, fail := v.checkSignature(ctx, ring, c, nil)
+		var fail *authz.Failure
+		key, _, fail = v.checkSignature(ctx, ring, c, nil)
 		tr.Judge("signature", fail, func() string { return "made with a key of the issuer" })
-		if key != nil {
-			tr.Aliases = key.Others
-			return key
-		}
 	}
-	if key := ring.held(c.Header); key != nil {
-		tr.Aliases = key.Others
-		return key
+	if cached := ring.state.Load(); key == nil && cached != nil {
+		key, _ = cached.set.Find(c.Header)
 	}
-	return &jose.PublicKey{Kid: c.Header.Kid}
+	if key == nil {
+		return &jose.PublicKey{Kid: c.Header.Kid}
+	}
+	tr.Aliases = key.OtherKids
+	return key
 }
 
 func describeHeader(h jose.Header) string {
@@ -303,19 +301,18 @@ func (v *Verifier) describeTimes(t *authz.Token) string {
 	return detail
 }
 
-// ring finds the issuer a token claims to be from. Until the signature has
-// been verified, that is all that is believed of the claims.
+// ring returns the key ring of the issuer that the token names. Nothing else of
+// the claims is used before the signature is verified.
 func (v *Verifier) ring(iss jose.IssuerClaim, s *authz.SecurityEventRules) (*KeyRing, *authz.Failure) {
-	if foreign(s) {
-		if iss.Present {
-			return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the message names an issuer (iss) where none belongs"}
-		}
-		iss = jose.IssuerClaim{Present: true, Text: true, Name: s.Issuer}
+	switch {
+	case namesNoIssuer(s) && iss.Present:
+		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the message must not name an issuer (iss)"}
+	case namesNoIssuer(s):
+		iss.Name = s.Issuer
+	case !iss.Present && s != nil:
+		iss.Name = s.DefaultIssuer
 	}
-	if !iss.Present && s != nil && s.DefaultIssuer != "" {
-		iss = jose.IssuerClaim{Present: true, Text: true, Name: s.DefaultIssuer}
-	}
-	if !iss.Present || !iss.Text {
+	if iss.Name == "" {
 		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the token names no issuer (iss)"}
 	}
 	r := v.issuers[iss.Name]
@@ -340,8 +337,7 @@ func (c *Config) admits(h jose.Header, s *authz.SecurityEventRules) *authz.Failu
 	return nil
 }
 
-// Current implements Verifier. It is on the path of every request: two loads
-// and three comparisons.
+// Current implements authz.Verifier. Every request with a cached token calls it.
 func (v *Verifier) Current(t *authz.Token, now int64) bool {
 	slot := t.Generation >> slotShift
 	if t.Generation == 0 || slot >= uint64(len(v.rings)) {
@@ -349,5 +345,5 @@ func (v *Verifier) Current(t *authz.Token, now int64) bool {
 	}
 	r := v.rings[slot]
 	leeway := r.leeway()
-	return r.generation.Load() == t.Generation && now < t.Expires+leeway && now+Ahead(leeway) >= t.NotValidBefore
+	return r.generation.Load() == t.Generation && now < t.Expires+leeway && now+FutureLeeway(leeway) >= t.NotValidBefore
 }

@@ -11,51 +11,46 @@ import (
 // most 60 KiB of request headers by default.
 const DefaultMaxTokenBytes = 16 << 10
 
-// compact is a JWS in compact serialization (RFC 7515, section 7.1), taken
-// apart and decoded but not verified.
+// Compact is a JWS in compact serialization (RFC 7515, section 7.1): parsed and
+// decoded, but not verified. See PublicKey.Verify.
 type Compact struct {
 	Header    Header
 	Payload   []byte
-	Input     string // the ASCII text that was signed: "header.payload"
-	Signature []byte
+	input     string // the signed ASCII text: "header.payload"
+	signature []byte
 }
 
-// joseHeader holds the header parameters that are understood (RFC 7515,
-// section 4.1).
+// Header holds the supported header parameters (RFC 7515, section 4.1).
 type Header struct {
-	Alg   string
-	Kid   string // empty: absent
-	Typ   string // lower case, without "application/"; empty: absent
-	Keyed bool   // has a kid
+	Alg string
+	Kid string // empty: absent
+	Typ string // normalized by MediaType; empty: absent
 }
 
-// parseCompact is the gate in front of all cryptography: it admits only text
-// that every correct reader understands the same way.
+// ParseCompact is the strict parser that runs before any cryptography. It
+// accepts only text that every correct reader understands the same way. limit
+// is the maximum length of raw in bytes.
 func ParseCompact(raw string, limit int) (*Compact, *authz.Failure) {
 	if len(raw) > limit {
 		return nil, authz.Failuref(authz.ReasonMalformedToken, "token is longer than %d bytes", limit)
 	}
-	first := strings.IndexByte(raw, '.')
-	last := strings.LastIndexByte(raw, '.')
-	if n := strings.Count(raw, "."); n != 2 {
-		if n == 4 {
-			return nil, authz.Failuref(authz.ReasonUnsupportedToken, "five segments: encrypted tokens (JWE) are not accepted")
+	switch n := strings.Count(raw, ".") + 1; n {
+	case 3:
+	case 5:
+		return nil, authz.Failuref(authz.ReasonUnsupportedToken, "five segments: encrypted tokens (JWE) are not accepted")
+	default:
+		return nil, authz.Failuref(authz.ReasonMalformedToken, "%d segments; a JWT has three", n)
+	}
+	input := raw[:strings.LastIndexByte(raw, '.')]
+	header, payload, _ := strings.Cut(input, ".")
+	var decoded [3][]byte
+	for i, segment := range [...]string{header, payload, raw[len(input)+1:]} {
+		var ok bool
+		if decoded[i], ok = authz.DecodeSegment(segment); !ok {
+			return nil, authz.Failuref(authz.ReasonMalformedToken, "%s is not base64url without padding", [...]string{"header", "payload", "signature"}[i])
 		}
-		return nil, authz.Failuref(authz.ReasonMalformedToken, "%d segments; a JWT has three", n+1)
 	}
-	head, ok := authz.DecodeSegment(raw[:first])
-	if !ok {
-		return nil, authz.Failuref(authz.ReasonMalformedToken, "header is not base64url without padding")
-	}
-	body, ok := authz.DecodeSegment(raw[first+1 : last])
-	if !ok {
-		return nil, authz.Failuref(authz.ReasonMalformedToken, "payload is not base64url without padding")
-	}
-	sig, ok := authz.DecodeSegment(raw[last+1:])
-	if !ok {
-		return nil, authz.Failuref(authz.ReasonMalformedToken, "signature is not base64url without padding")
-	}
-	members, err := parseObjectOf(string(head), maxHeaderValues)
+	members, err := parseObjectOf(string(decoded[0]), maxHeaderValues)
 	if err != nil {
 		return nil, authz.Failuref(authz.ReasonMalformedToken, "header: %v", err)
 	}
@@ -63,14 +58,14 @@ func ParseCompact(raw string, limit int) (*Compact, *authz.Failure) {
 	if fail != nil {
 		return nil, fail
 	}
-	if len(sig) == 0 {
+	if len(decoded[2]) == 0 {
 		return nil, authz.Failuref(authz.ReasonMalformedToken, "no signature")
 	}
-	return &Compact{Header: h, Payload: body, Input: raw[:last], Signature: sig}, nil
+	return &Compact{Header: h, Payload: decoded[1], input: input, signature: decoded[2]}, nil
 }
 
-// refusedParameters are header parameters whose presence changes what a token
-// means (crit, b64, zip, enc) or brings its own key (RFC 8725, section 3.10).
+// refusedParameters are header parameters that change the meaning of a token
+// (crit, b64, zip, enc) or supply its key (RFC 8725, section 3.10).
 var refusedParameters = [...]string{"crit", "b64", "zip", "enc", "jwk", "jku", "x5u", "x5c"}
 
 func readHeader(m map[string]any) (Header, *authz.Failure) {
@@ -87,12 +82,8 @@ func readHeader(m map[string]any) (Header, *authz.Failure) {
 	if !slices.Contains(SupportedAlgorithms, h.Alg) {
 		return h, authz.Failuref(authz.ReasonUnsupportedToken, "alg %s is never accepted", authz.QuoteShort(h.Alg))
 	}
-	if v, present := m["kid"]; present {
-		h.Kid, ok = v.(string)
-		if !ok || h.Kid == "" || len(h.Kid) > authz.MaxIdentifier || !authz.ValidText(h.Kid) {
-			return h, authz.Failuref(authz.ReasonMalformedToken, "kid is not a string of 1 to %d bytes", authz.MaxIdentifier)
-		}
-		h.Keyed = true
+	if !optionalString(m, "kid", &h.Kid) {
+		return h, authz.Failuref(authz.ReasonMalformedToken, "kid is not a string of 1 to %d bytes", authz.MaxIdentifier)
 	}
 	if v, present := m["typ"]; present {
 		typ, ok := v.(string)
@@ -113,7 +104,8 @@ func readHeader(m map[string]any) (Header, *authz.Failure) {
 	return h, nil
 }
 
-// mediaType normalises typ and cty (RFC 7515, section 4.1.9).
+// MediaType normalizes the value of typ or cty to lower case without the prefix
+// "application/" (RFC 7515, section 4.1.9).
 func MediaType(s string) string {
 	return strings.TrimPrefix(strings.ToLower(s), "application/")
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each refusal comes with a position and without the text.
+// An error contains a position and no part of the text.
 func TestParseObjectRefuses(t *testing.T) {
 	t.Parallel()
 	repeat := strings.Repeat
@@ -82,7 +82,7 @@ func TestParseObjectAcceptsItsLimits(t *testing.T) {
 	require.Equal(t, map[string]any{`a"b`: []any{json.Number("1.50"), "\U0001f600", map[string]any{}, []any{}}, "c": nil}, m)
 }
 
-// An unverified text cannot make SkimIssuer allocate.
+// No unverified text makes SkimIssuer allocate.
 func TestSkimIssuerAllocatesNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun
 	name := func(i int) string { return fmt.Sprintf(`"\n%d%s":"\n",`, i, strings.Repeat("x", i%50)) }
 	var b strings.Builder

@@ -16,68 +16,75 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Bounds on RSA keys: 2048 bits at least (RFC 7518, section 3.3), and small
-// enough that a verification stays below a millisecond; the exponent above
-// 2^16 and odd (FIPS 186-5, section 5.4).
+// Bounds on RSA keys. RFC 7518, section 3.3, requires 2048 bits; 8192 bits keep
+// a verification below a millisecond. FIPS 186-5, section 5.4, requires an odd
+// exponent above 2^16.
 const (
 	minRSABits     = 2048
 	maxRSABits     = 8192
 	minRSAExponent = 1<<16 + 1
 )
 
-// publicKey is one usable key of an issuer.
+// PublicKey is one usable key of an issuer. It is immutable.
 type PublicKey struct {
-	Kid    string // empty: published without
-	alg    string // the only algorithm it is for; empty: all that fit kty and crv
+	Kid string // empty: published without one
+	// OtherKids are the other kids under which the set contains the same key,
+	// sorted. Revoking any of them revokes the key.
+	OtherKids []string
+
+	alg    string // the only algorithm it is for; empty: every one that fits kty and crv
 	kty    string
-	crv    string
-	Key    crypto.PublicKey
-	digest string // RFC 7638 thumbprint: which key it is, whatever it is called
-	// others are the further kids under which the set holds the same key,
-	// sorted: whoever revokes one of them means the key.
-	Others []string
+	crv    string // empty for RSA
+	public crypto.PublicKey
+	digest string // RFC 7638 thumbprint: identifies the key under any kid
 }
 
-// aliases are the revocation keys of others.
+// Aliases returns the revocation keys of OtherKids.
 func (k *PublicKey) Aliases(issuer string) []authz.Key {
 	var keys []authz.Key
-	for _, kid := range k.Others {
+	for _, kid := range k.OtherKids {
 		keys = append(keys, authz.RevocationKey(authz.KindKID, issuer, kid))
 	}
 	return keys
 }
 
-// fits reports whether the key may verify alg's signatures: RFC 8725,
-// section 3.1, no algorithm but the key's own.
-func (k *PublicKey) fits(alg string) bool {
-	a, ok := Algorithms[alg]
-	return ok && a.Kty == k.kty && a.Crv == k.crv && (k.alg == "" || k.alg == alg)
+// Verify reports whether the key may verify c's algorithm and made its
+// signature.
+func (k *PublicKey) Verify(c *Compact) bool {
+	return k.fits(c.Header.Alg) && VerifySignature(c.Header.Alg, k.public, c.input, c.signature)
 }
 
-// parseJWK turns one member of a key set into a key, or says why it is unfit.
-// What the rules below let pass is decoded by the JOSE library.
+// fits reports whether the key may verify signatures of alg (RFC 8725,
+// section 3.1).
+func (k *PublicKey) fits(alg string) bool {
+	return (k.alg == "" || k.alg == alg) && AlgorithmFits(alg, k.kty, k.crv)
+}
+
+// parseJWK parses one member of a key set. The JOSE library decodes what the
+// rules below accept. Errors say why the key is unusable and never contain key
+// material.
 func parseJWK(text string) (_ *PublicKey, err error) {
 	defer func() {
-		if p := recover(); p != nil { // the library's panics are the key's fault
+		if p := recover(); p != nil { // the JOSE library panics on some malformed keys
 			err = fmt.Errorf("cannot be decoded (%T)", p)
 		}
 	}()
-	m, err := ParseObject(text)
-	if err != nil {
-		return nil, err
-	}
 	k := &PublicKey{}
-	if err := k.readPurpose(m); err != nil {
-		return nil, err
+	m, err := ParseObject(text)
+	if err == nil {
+		err = k.readPurpose(m)
 	}
-	if err := checkCoordinates(k, m); err != nil {
+	if err == nil {
+		err = checkCoordinates(k, m)
+	}
+	if err != nil {
 		return nil, err
 	}
 	parsed, err := jwk.ParseKey([]byte(text))
 	if err != nil {
 		return nil, errors.New("not a JWK that can be decoded")
 	}
-	if err := parsed.Raw(&k.Key); err != nil {
+	if err := parsed.Raw(&k.public); err != nil {
 		return nil, errors.New("key material cannot be decoded")
 	}
 	if err := checkStrength(k); err != nil {
@@ -85,30 +92,27 @@ func parseJWK(text string) (_ *PublicKey, err error) {
 	}
 	sum, err := parsed.Thumbprint(crypto.SHA256)
 	if err != nil {
-		return nil, errors.New("no thumbprint can be made")
+		return nil, errors.New("thumbprint cannot be computed")
 	}
 	k.digest = string(sum)
 	return k, nil
 }
 
-// readPurpose takes over who the key is and what it is for (RFC 7517, section 4).
+// readPurpose reads the key's identity and permitted use (RFC 7517, section 4).
 func (k *PublicKey) readPurpose(m map[string]any) error {
 	for _, name := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
 		if _, present := m[name]; present {
-			return fmt.Errorf("holds private or symmetric key material (%q): its owner should consider it disclosed", name)
+			return fmt.Errorf("contains private or symmetric key material (%q): its owner should consider it disclosed", name)
 		}
 	}
 	if !optionalString(m, "kid", &k.Kid) || !optionalString(m, "alg", &k.alg) || !optionalString(m, "crv", &k.crv) {
 		return errors.New("kid, alg or crv is not a string of 1 to 1024 bytes")
 	}
-	k.kty, _ = m["kty"].(string)
-	switch {
-	case k.kty == "RSA":
+	if k.kty, _ = m["kty"].(string); k.kty == "RSA" {
 		k.crv = ""
-	case k.kty == "EC" && slices.Contains([]string{"P-256", "P-384", "P-521"}, k.crv):
-	case k.kty == "OKP" && k.crv == "Ed25519":
-	default:
-		return fmt.Errorf("kty %s with crv %s is not supported", authz.QuoteShort(k.kty), authz.QuoteShort(k.crv))
+	}
+	if !slices.ContainsFunc(SupportedAlgorithms, k.fits) {
+		return fmt.Errorf("kty %s with crv %s and alg %s is not supported", authz.QuoteShort(k.kty), authz.QuoteShort(k.crv), authz.QuoteShort(k.alg))
 	}
 	if use, present := m["use"]; present && use != "sig" {
 		return errors.New("use is not sig")
@@ -116,19 +120,18 @@ func (k *PublicKey) readPurpose(m map[string]any) error {
 	if ops, present := m["key_ops"]; present {
 		list, ok := StringList(ops)
 		if !ok || !slices.Contains(list, "verify") {
-			return errors.New("key_ops does not hold verify")
+			return errors.New("key_ops does not contain verify")
 		}
 		slices.Sort(list)
 		if len(slices.Compact(list)) != len(list) {
-			return errors.New("key_ops holds a value twice")
+			return errors.New("key_ops contains a duplicate value")
 		}
-	}
-	if k.alg != "" && !k.fits(k.alg) {
-		return fmt.Errorf("alg %s is not supported for kty %s %s", authz.QuoteShort(k.alg), k.kty, k.crv)
 	}
 	return nil
 }
 
+// optionalString sets *into to the member called name. It reports false unless
+// the member is absent or a string of 1 to authz.MaxIdentifier bytes.
 func optionalString(m map[string]any, name string, into *string) bool {
 	v, present := m[name]
 	if !present {
@@ -139,6 +142,7 @@ func optionalString(m map[string]any, name string, into *string) bool {
 	return ok && s != "" && len(s) <= authz.MaxIdentifier && authz.ValidText(s)
 }
 
+// StringList returns v as strings; false unless v is a []any of strings only.
 func StringList(v any) ([]string, bool) {
 	list, ok := v.([]any)
 	if !ok {
@@ -153,9 +157,9 @@ func StringList(v any) ([]string, bool) {
 	return out, true
 }
 
-// checkCoordinates holds the encoded numbers to their exact form: RFC 7518,
-// sections 6.2.1.2 and 6.3.1, and RFC 8037, section 2. The library takes an
-// Ed25519 key of any length and panics when it is used.
+// checkCoordinates checks the exact form of the encoded numbers (RFC 7518,
+// sections 6.2.1.2 and 6.3.1; RFC 8037, section 2). The JOSE library accepts
+// an Ed25519 key of any length and panics when it is used.
 func checkCoordinates(k *PublicKey, m map[string]any) error {
 	size := map[string]int{"P-256": 32, "P-384": 48, "P-521": 66, "Ed25519": ed25519.PublicKeySize}[k.crv]
 	names := map[string][]string{"RSA": {"n", "e"}, "EC": {"x", "y"}, "OKP": {"x"}}[k.kty]
@@ -175,7 +179,7 @@ func checkCoordinates(k *PublicKey, m map[string]any) error {
 }
 
 func checkStrength(k *PublicKey) error {
-	switch pub := k.Key.(type) {
+	switch pub := k.public.(type) {
 	case *rsa.PublicKey:
 		switch bits := pub.N.BitLen(); {
 		case bits < minRSABits || bits > maxRSABits:
@@ -196,7 +200,7 @@ func checkStrength(k *PublicKey) error {
 			return errors.New("wrong length")
 		}
 		if hasSmallOrder(pub) {
-			return errors.New("point of small order: anybody can sign for it")
+			return errors.New("point of small order: anyone can forge its signatures")
 		}
 	default:
 		return errors.New("not a public key for signatures")
@@ -205,8 +209,8 @@ func checkStrength(k *PublicKey) error {
 }
 
 // smallOrders are the y coordinates of the points of edwards25519 whose order
-// divides 8, as keys encode them without the sign of x; 0 and 1 also as p and
-// p+1, which crypto/ed25519 takes as well.
+// divides 8, encoded as in keys, without the sign of x. p and p+1 are further
+// encodings of 0 and 1 that crypto/ed25519 accepts.
 var smallOrders = []string{
 	"0000000000000000000000000000000000000000000000000000000000000000",
 	"0100000000000000000000000000000000000000000000000000000000000000",
@@ -217,8 +221,9 @@ var smallOrders = []string{
 	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
 }
 
-// hasSmallOrder reports whether one signature fits an eighth of all messages or
-// more (RFC 8032, section 5.1.7: k times such a key has eight values at most).
+// hasSmallOrder reports whether pub has small order. One signature for such a
+// key fits at least an eighth of all messages, because k times the key has at
+// most eight values (RFC 8032, section 5.1.7).
 func hasSmallOrder(pub ed25519.PublicKey) bool {
 	y := slices.Clone(pub)
 	y[len(y)-1] &= 0x7f // without the sign of x
@@ -226,8 +231,8 @@ func hasSmallOrder(pub ed25519.PublicKey) bool {
 }
 
 // rocaPrimes are the small primes for which the powers of 65537 are a proper
-// subgroup; a modulus of the vulnerable generator lies in all of them. An
-// honest one does with a probability below 2^-27.
+// subgroup. A modulus of the vulnerable generator is in all of these subgroups;
+// a random one is with a probability below 2^-27.
 var rocaPrimes = []int64{
 	3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113,
 	127, 131, 137, 139, 149, 151, 157, 163, 167,
@@ -236,15 +241,11 @@ var rocaPrimes = []int64{
 func hasROCA(n *big.Int) bool {
 	for _, p := range rocaPrimes {
 		r := new(big.Int).Mod(n, big.NewInt(p)).Int64()
-		member, power := false, int64(1)
-		for range p { // at most p-1 different powers
-			if power == r {
-				member = true
-				break
-			}
+		power := int64(1)
+		for tries := p; power != r && tries > 0; tries-- { // at most p-1 different powers
 			power = power * 65537 % p
 		}
-		if !member {
+		if power != r {
 			return false
 		}
 	}

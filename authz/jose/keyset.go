@@ -5,47 +5,44 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-
-	"jwtbouncer/authz"
 )
 
-// maxSetKeys bounds how many keys of one set are looked at; further ones are
+// maxSetKeys bounds the members of a set that are parsed; further ones are
 // refused. Real issuers publish a handful.
 const maxSetKeys = 256
 
-// KeySet is the usable part of a JWK set. It is immutable.
+// KeySet contains the usable keys of a JWK set. It is immutable.
 type KeySet struct {
 	keys    []*PublicKey
-	byID    map[string][]*PublicKey // several of one kid only where no algorithm fits two
+	byKid   map[string][]*PublicKey
 	refused []RefusedKey
 }
 
-// RefusedKey is a member of a set that is not used, and why.
+// RefusedKey is an unusable member of a set.
 type RefusedKey struct {
 	Index  int    // position in "keys", from 0
-	Reason string // never holds key material
+	Reason string // never contains key material
 }
 
-// Len is the number of usable keys.
+// Len returns the number of usable keys.
 func (s *KeySet) Len() int { return len(s.keys) }
 
-// Refused returns the members that are not used. A set of none but refused
-// members is a set all the same: the issuer has withdrawn its good keys.
+// Refused returns the unusable members. A set without usable keys is valid: the
+// issuer has withdrawn them.
 func (s *KeySet) Refused() []RefusedKey { return s.refused }
 
-// ParseJWKS reads a JWK set (RFC 7517, section 5). Each member stands for
-// itself: an unfit one is refused and the others live. An error means that the
-// document is no JWK set, and that nothing follows from it.
+// ParseJWKS parses a JWK set (RFC 7517, section 5). It refuses unusable members
+// one by one and keeps the others. It returns an error if the document is no
+// JWK set, which says nothing about the issuer's keys.
 func ParseJWKS(document []byte) (*KeySet, error) {
 	members, err := splitSet(document)
 	if err != nil {
 		return nil, fmt.Errorf("not a JWK set: %w", err)
 	}
-	s := &KeySet{byID: map[string][]*PublicKey{}}
+	s := &KeySet{byKid: map[string][]*PublicKey{}}
 	refuse := func(i int, reason string) { s.refused = append(s.refused, RefusedKey{Index: i, Reason: reason}) }
-	var found []*PublicKey
+	var parsed []*PublicKey
 	var index []int
 	for i, text := range members {
 		if i >= maxSetKeys {
@@ -57,161 +54,124 @@ func ParseJWKS(document []byte) (*KeySet, error) {
 			refuse(i, err.Error())
 			continue
 		}
-		found, index = append(found, k), append(index, i)
+		parsed, index = append(parsed, k), append(index, i)
 	}
-	for i, k := range found {
-		switch clash(found, i) {
-		case sameKey:
-			refuse(index[i], "the same key again")
-		case otherKey:
-			refuse(index[i], "another key of this kid is for the same algorithm: which one is meant cannot be known")
-		default:
-			s.keys = append(s.keys, k)
-			s.byID[k.Kid] = append(s.byID[k.Kid], k)
+	for i, k := range parsed {
+		if conflict := conflict(parsed, i); conflict != "" {
+			refuse(index[i], conflict)
+			continue
 		}
-	}
-	for _, k := range s.keys {
-		k.Others = otherNames(found, k)
+		k.OtherKids = otherKids(parsed, k)
+		s.keys = append(s.keys, k)
+		s.byKid[k.Kid] = append(s.byKid[k.Kid], k)
 	}
 	return s, nil
 }
 
-// otherNames returns the other kids under which keys hold the same key as k,
-// usable by them or not.
-func otherNames(keys []*PublicKey, k *PublicKey) []string {
-	var names []string
-	for _, o := range keys {
+// otherKids returns the other kids of k among all parsed keys, refused ones
+// included.
+func otherKids(parsed []*PublicKey, k *PublicKey) []string {
+	var kids []string
+	for _, o := range parsed {
 		if o.digest == k.digest && o.Kid != k.Kid && o.Kid != "" {
-			names = append(names, o.Kid)
+			kids = append(kids, o.Kid)
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	slices.Sort(kids)
+	return slices.Compact(kids)
 }
 
-const (
-	sameKey = iota + 1
-	otherKey
-)
-
-// clash compares keys[i] with the others of its kid. Keys without a kid do
-// not clash: a token that names none must fit exactly one key anyway.
-func clash(keys []*PublicKey, i int) (found int) {
-	for j, o := range keys {
-		k := keys[i]
+// conflict returns why parsed[i] is unusable beside the other keys of its kid,
+// or "". Different keys without a kid do not conflict: a token without a kid
+// must fit exactly one key anyway.
+func conflict(parsed []*PublicKey, i int) (reason string) {
+	k := parsed[i]
+	for j, o := range parsed {
 		switch {
 		case j == i || o.Kid != k.Kid:
 		case o.digest == k.digest && o.alg == k.alg:
-			if j < i && found == 0 {
-				found = sameKey
+			if j < i {
+				reason = "duplicate key"
 			}
-		case k.Kid != "" && overlap(k, o):
-			found = otherKey
+		case k.Kid != "" && ambiguous(k, o):
+			return "ambiguous: another key has the same kid and algorithm"
 		}
 	}
-	return found
+	return reason
 }
 
-func overlap(a, b *PublicKey) bool {
-	for alg := range Algorithms {
-		if a.fits(alg) && b.fits(alg) {
-			return a.digest != b.digest
-		}
+// ambiguous reports whether a and b are different keys for the same algorithm.
+func ambiguous(a, b *PublicKey) bool {
+	return a.digest != b.digest && slices.ContainsFunc(SupportedAlgorithms, func(alg string) bool { return a.fits(alg) && b.fits(alg) })
+}
+
+// splitSet returns the members of the document as text, so that a member that
+// is not strict JSON does not affect the others.
+func splitSet(document []byte) (members []json.RawMessage, err error) {
+	if !json.Valid(document) {
+		return nil, errors.New("not valid JSON")
 	}
-	return false
-}
-
-// splitSet takes the members out of the document without looking into them,
-// so that one that is not even strict JSON does not cost the others.
-func splitSet(document []byte) ([]json.RawMessage, error) {
 	dec := json.NewDecoder(bytes.NewReader(document))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New("not a JSON object")
 	}
-	var members []json.RawMessage
-	seen := false
 	for dec.More() {
 		name, err := dec.Token()
 		if err != nil {
-			return nil, errors.New("not valid JSON")
+			return nil, err
 		}
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
-			return nil, errors.New("not valid JSON")
+			return nil, err
 		}
 		if name != "keys" {
 			continue
 		}
-		if seen {
-			return nil, errors.New("keys occurs twice")
+		if members != nil {
+			return nil, errors.New("duplicate keys member")
 		}
-		seen = true
 		if err := json.Unmarshal(value, &members); err != nil || members == nil {
 			return nil, errors.New("keys is not an array")
 		}
 	}
-	if _, err := dec.Token(); err != nil {
-		return nil, errors.New("not valid JSON")
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("text after the object")
-	}
-	if !seen {
+	if members == nil {
 		return nil, errors.New("no keys member")
 	}
 	return members, nil
 }
 
-// find returns the key for a token's kid and alg. known: the set has the kid,
-// whatever it is for, so that fetching again is no use.
+// Find returns the key for a token's header, or nil. known is false if the set
+// lacks the kid, so that fetching the set again may help. A token without a kid
+// (RFC 7515, section 4.1.4) must fit exactly one key.
 func (s *KeySet) Find(h Header) (key *PublicKey, known bool) {
-	if h.Keyed {
-		list := s.byID[h.Kid]
-		for _, k := range list {
+	if h.Kid != "" {
+		candidates := s.byKid[h.Kid]
+		for _, k := range candidates {
 			if k.fits(h.Alg) {
 				return k, true
 			}
 		}
-		return nil, len(list) > 0
+		return nil, len(candidates) > 0
 	}
-	for _, k := range s.keys { // no kid: RFC 7515, section 4.1.4, leaves it optional
-		if k.fits(h.Alg) {
-			if key != nil {
-				return nil, true // which one is meant cannot be known
-			}
+	for _, k := range s.keys {
+		switch {
+		case !k.fits(h.Alg):
+		case key != nil:
+			return nil, true // ambiguous
+		default:
 			key = k
 		}
 	}
 	return key, true
 }
 
-// VerifyJWS checks the form and the signature of a JWS whose payload is
-// opaque, and returns the payload. It says nothing about issuer, audience or
-// time: no bearer token is judged by it. Errors wrap a *Failure.
-func (s *KeySet) VerifyJWS(raw string) ([]byte, error) {
-	c, fail := ParseCompact(raw, DefaultMaxTokenBytes)
-	if fail != nil {
-		return nil, fail
-	}
-	k, _ := s.Find(c.Header)
-	if k == nil {
-		return nil, &authz.Failure{Reason: authz.ReasonUnknownKey, Detail: "no key of the set is for kid and alg"}
-	}
-	if !Algorithms[c.Header.Alg].Verify(k.Key, c.Input, c.Signature) {
-		return nil, &authz.Failure{Reason: authz.ReasonBadSignature, Detail: "the signature does not verify"}
-	}
-	return c.Payload, nil
-}
-
-// keeps reports whether every key of old is in s as it was, under the same
-// names: a remembered token must know them all, should one of them be revoked.
+// Keeps reports whether s contains every key of old with the same kids. If it
+// does not, a cached token may lack the revocation key of one of its kids.
 func (s *KeySet) Keeps(old *KeySet) bool {
 	for _, k := range old.keys {
-		kept := false
-		for _, n := range s.byID[k.Kid] {
-			kept = kept || (n.digest == k.digest && n.alg == k.alg && slices.Equal(n.Others, k.Others))
-		}
-		if !kept {
+		if !slices.ContainsFunc(s.byKid[k.Kid], func(n *PublicKey) bool {
+			return n.digest == k.digest && n.alg == k.alg && slices.Equal(n.OtherKids, k.OtherKids)
+		}) {
 			return false
 		}
 	}

@@ -11,35 +11,48 @@ import (
 	_ "crypto/sha512"
 )
 
-// algorithm is what an "alg" demands of key and signature.
+// SupportedAlgorithms are the values of "alg" that can be accepted (RFC 7518,
+// section 3.1; RFC 8037, Ed25519 only): never "none", never HMAC.
+var SupportedAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+
+// algorithm is what a value of "alg" requires of key and signature.
 type algorithm struct {
-	Kty  string
-	Crv  string // empty for RSA
+	kty  string
+	crv  string // empty for RSA
 	hash crypto.Hash
 	pss  bool
 }
 
-var Algorithms = map[string]algorithm{
-	"RS256": {Kty: "RSA", hash: crypto.SHA256},
-	"RS384": {Kty: "RSA", hash: crypto.SHA384},
-	"RS512": {Kty: "RSA", hash: crypto.SHA512},
-	"PS256": {Kty: "RSA", hash: crypto.SHA256, pss: true},
-	"PS384": {Kty: "RSA", hash: crypto.SHA384, pss: true},
-	"PS512": {Kty: "RSA", hash: crypto.SHA512, pss: true},
-	"ES256": {Kty: "EC", Crv: "P-256", hash: crypto.SHA256},
-	"ES384": {Kty: "EC", Crv: "P-384", hash: crypto.SHA384},
-	"ES512": {Kty: "EC", Crv: "P-521", hash: crypto.SHA512},
-	"EdDSA": {Kty: "OKP", Crv: "Ed25519"},
+var algorithms = map[string]algorithm{
+	"RS256": {kty: "RSA", hash: crypto.SHA256},
+	"RS384": {kty: "RSA", hash: crypto.SHA384},
+	"RS512": {kty: "RSA", hash: crypto.SHA512},
+	"PS256": {kty: "RSA", hash: crypto.SHA256, pss: true},
+	"PS384": {kty: "RSA", hash: crypto.SHA384, pss: true},
+	"PS512": {kty: "RSA", hash: crypto.SHA512, pss: true},
+	"ES256": {kty: "EC", crv: "P-256", hash: crypto.SHA256},
+	"ES384": {kty: "EC", crv: "P-384", hash: crypto.SHA384},
+	"ES512": {kty: "EC", crv: "P-521", hash: crypto.SHA512},
+	"EdDSA": {kty: "OKP", crv: "Ed25519"},
 }
 
-// verify reports whether signature is alg's over input, made with key. The
-// caller has checked that the key is for alg. It calls the standard library on
-// the raw key rather than a JOSE library's verifier: those leave the PSS salt
-// length open, where RFC 7518, section 3.5, fixes it to that of the hash, and
-// convert the key anew for each token.
-func (a algorithm) Verify(key crypto.PublicKey, input string, signature []byte) bool {
+// AlgorithmFits reports whether alg signs with keys of the type kty on the
+// curve crv, which is empty for RSA.
+func AlgorithmFits(alg, kty, crv string) bool {
+	a, ok := algorithms[alg]
+	return ok && a.kty == kty && a.crv == crv
+}
+
+// VerifySignature reports whether key made the signature of input with alg. The
+// caller has checked with AlgorithmFits that the key is for alg.
+//
+// It calls the standard library on the raw key. The verifiers of JOSE libraries
+// leave the PSS salt length open, where RFC 7518, section 3.5, fixes it to that
+// of the hash, and convert the key anew for each token.
+func VerifySignature(alg string, key crypto.PublicKey, input string, signature []byte) bool {
+	a := algorithms[alg]
 	if pub, ok := key.(ed25519.PublicKey); ok {
-		return a.Kty == "OKP" && len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, []byte(input), signature)
+		return a.kty == "OKP" && len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, []byte(input), signature)
 	}
 	if !a.hash.Available() {
 		return false
@@ -49,24 +62,16 @@ func (a algorithm) Verify(key crypto.PublicKey, input string, signature []byte) 
 	digest := h.Sum(make([]byte, 0, 64))
 	switch pub := key.(type) {
 	case *rsa.PublicKey:
-		switch {
-		case a.Kty != "RSA":
-			return false
-		case a.pss:
+		if a.pss {
 			return rsa.VerifyPSS(pub, a.hash, digest, signature, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
-		default:
-			return rsa.VerifyPKCS1v15(pub, a.hash, digest, signature) == nil
 		}
+		return a.kty == "RSA" && rsa.VerifyPKCS1v15(pub, a.hash, digest, signature) == nil
 	case *ecdsa.PublicKey:
 		size := (pub.Curve.Params().BitSize + 7) / 8
-		if a.Kty != "EC" || len(signature) != 2*size { // RFC 7518, section 3.4: exact octets
+		if a.kty != "EC" || len(signature) != 2*size { // RFC 7518, section 3.4: exact octets
 			return false
 		}
 		return ecdsa.Verify(pub, digest, new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:]))
 	}
 	return false
 }
-
-// supportedAlgorithms are the values of "alg" that can be accepted (RFC 7518,
-// section 3.1; RFC 8037): never "none", never HMAC.
-var SupportedAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}

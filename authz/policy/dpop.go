@@ -116,11 +116,10 @@ func (b *Binding) readProof(text, jkt string) (p proof, why string) {
 	if subtle.ConstantTimeCompare([]byte(key.thumbprint), []byte(jkt)) != 1 {
 		return p, "the token is bound to another key"
 	}
-	algorithm, known := jose.Algorithms[alg]
-	if !known || algorithm.Kty != key.kty || algorithm.Crv != key.crv {
+	if !jose.AlgorithmFits(alg, key.kty, key.crv) {
 		return p, "alg does not fit the key of the proof"
 	}
-	if !algorithm.Verify(key.public, text[:strings.LastIndexByte(text, '.')], decoded[2]) {
+	if !jose.VerifySignature(alg, key.public, text[:strings.LastIndexByte(text, '.')], decoded[2]) {
 		return p, "the signature of the proof is invalid"
 	}
 	claims, err := jose.ParseObject(string(decoded[1]))

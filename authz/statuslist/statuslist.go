@@ -2,12 +2,12 @@ package statuslist
 
 import (
 	"bytes"
+	"cmp"
 	"compress/zlib"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -23,8 +23,8 @@ import (
 	"jwtbouncer/authz/issuer"
 )
 
-// StatusListConfig is the `status_lists` stanza: which published lists are
-// looked at. Without hosts, the "status" of tokens is not looked at.
+// Config is the `status_lists` stanza. Without hosts, the "status" claim of
+// tokens is ignored.
 type Config struct {
 	Hosts    []string      `yaml:"hosts" doc:"Hosts, with port unless it is 443, that lists may be fetched from, by https; loopback addresses also by http. Empty: status lists are off."`
 	CAFile   string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for fetching lists, instead of the system's; empty: the system's."`
@@ -36,21 +36,11 @@ type Config struct {
 }
 
 func (c Config) withDefaults(maxStaleness time.Duration) Config {
-	if c.MaxAge == 0 {
-		c.MaxAge = maxStaleness
-	}
-	if c.Timeout == 0 {
-		c.Timeout = 2 * time.Second
-	}
-	if c.MaxBytes == 0 {
-		c.MaxBytes = 16 << 20
-	}
-	if c.MaxLists == 0 {
-		c.MaxLists = 64
-	}
-	if c.MaxTotal == 0 {
-		c.MaxTotal = 8 * int64(c.MaxBytes)
-	}
+	c.MaxAge = cmp.Or(c.MaxAge, maxStaleness)
+	c.Timeout = cmp.Or(c.Timeout, 2*time.Second)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 16<<20)
+	c.MaxLists = cmp.Or(c.MaxLists, 64)
+	c.MaxTotal = cmp.Or(c.MaxTotal, 8*int64(c.MaxBytes))
 	return c
 }
 
@@ -58,7 +48,7 @@ func (c Config) withDefaults(maxStaleness time.Duration) Config {
 func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	for i, h := range c.Hosts {
 		if u, err := url.Parse("https://" + h); err != nil || u.Host != h || h != strings.ToLower(h) || u.Hostname() == "" {
-			report(authz.ItemPath("hosts", i), "%q: a host in lower case is needed, with port where it is not 443", h)
+			report(authz.ItemPath("hosts", i), "%q: a host in lower case is required, with a port unless it is 443", h)
 		}
 	}
 	c = c.withDefaults(maxStaleness)
@@ -79,57 +69,52 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	}
 }
 
-// StatementVerifier verifies signed messages that are no access tokens.
+// SecurityEventVerifier verifies signed messages that are no access tokens.
 type SecurityEventVerifier interface {
 	// VerifySecurityEvent returns the message of a configured issuer, or an error
-	// that wraps a *Failure.
+	// that wraps an *authz.Failure.
 	VerifySecurityEvent(ctx context.Context, raw string, s authz.SecurityEventRules) (*authz.Token, error)
 }
 
 var _ SecurityEventVerifier = issuer.RevocationAwareVerifier{}
 
-// StatusListOptions is what StatusLists work with; Verifier is needed.
+// Options configure Lists.
 type Options struct {
-	Verifier     SecurityEventVerifier
+	Verifier     SecurityEventVerifier // required
 	MaxStaleness time.Duration         // 0: 30s
-	Clock        authz.Clock           // nil: SystemClock
+	Clock        authz.Clock           // nil: authz.SystemClock
 	Registry     prometheus.Registerer // nil: no metrics
 	Transport    http.RoundTripper     // nil: one of its own
 }
 
-// StatusLists is a Tier that knows what issuers publish about their tokens. It
-// knows nothing of other revocations, so it belongs beside them, in All.
+// Lists is a tier of the revocations that issuers publish in status lists. It
+// knows no other revocations: combine it with other tiers by authz.All.
 type Lists struct {
-	cfg       Config
-	verifier  SecurityEventVerifier
-	clock     authz.Clock
-	client    *http.Client
-	closeIdle func()
-	fetches   *prometheus.CounterVec
+	cfg      Config
+	verifier SecurityEventVerifier
+	clock    authz.Clock
+	client   *http.Client
+	fetches  *prometheus.CounterVec
 
 	base       context.Context
 	cancel     context.CancelFunc
 	background authz.Background
 
 	mu       sync.RWMutex
-	lists    map[statusKey]*statusEntry
-	fetching map[string]int // fetches under way, by issuer
+	lists    map[listKey]*entry
+	fetching map[string]int // current fetches, by issuer
 }
 
 var _ authz.Tier = (*Lists)(nil)
 
-// NewStatusLists returns a tier that fetches lists when tokens refer to them.
-// The caller ends it with Close.
+// New returns a tier that fetches a list when a token refers to it. The caller
+// calls Close in the end.
 func New(c Config, o Options) (*Lists, error) {
-	if o.MaxStaleness == 0 {
-		o.MaxStaleness = 30 * time.Second
-	}
-	if o.Clock == nil {
-		o.Clock = authz.SystemClock{}
-	}
+	o.MaxStaleness = cmp.Or(o.MaxStaleness, 30*time.Second)
+	o.Clock = cmp.Or[authz.Clock](o.Clock, authz.SystemClock{})
 	var errs []error
 	c.Validate(o.MaxStaleness, func(path, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("status_lists.%s: %s", path, fmt.Sprintf(format, args...)))
+		errs = append(errs, fmt.Errorf("status_lists."+path+": "+format, args...))
 	})
 	if o.Verifier == nil {
 		errs = append(errs, errors.New("status_lists: no verifier"))
@@ -137,22 +122,17 @@ func New(c Config, o Options) (*Lists, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	c = c.withDefaults(o.MaxStaleness)
+	client, err := fetch.NewClient(fetch.ClientOptions{Transport: o.Transport, CAFile: c.CAFile, Timeout: c.Timeout, ConnsPerHost: 8, IdleConns: 2})
+	if err != nil {
+		return nil, fmt.Errorf("status_lists: %w", err)
+	}
 	s := &Lists{
-		cfg: c.withDefaults(o.MaxStaleness), verifier: o.Verifier, clock: o.Clock, closeIdle: func() {}, lists: map[statusKey]*statusEntry{}, fetching: map[string]int{},
+		cfg: c, verifier: o.Verifier, clock: o.Clock, client: client, lists: map[listKey]*entry{}, fetching: map[string]int{},
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_status_list_fetches_total", Help: "Status lists fetched, by result: ok, failed, overloaded.",
 		}, []string{"result"}),
 	}
-	transport := o.Transport
-	if transport == nil {
-		t, err := fetch.NewTransport(c.CAFile, s.cfg.Timeout)
-		if err != nil {
-			return nil, fmt.Errorf("status_lists: %w", err)
-		}
-		t.MaxConnsPerHost = 8
-		transport, s.closeIdle = t, t.CloseIdleConnections
-	}
-	s.client = &http.Client{Transport: transport, CheckRedirect: fetch.SameOrigin}
 	if o.Registry != nil {
 		if err := o.Registry.Register(s.fetches); err != nil {
 			return nil, fmt.Errorf("register metrics of status lists: %w", err)
@@ -162,18 +142,18 @@ func New(c Config, o Options) (*Lists, error) {
 	return s, nil
 }
 
-// Close ends the fetches under way.
+// Close cancels the current fetches and waits for them.
 func (s *Lists) Close() {
 	s.cancel()
 	s.background.Close()
-	s.closeIdle()
+	s.client.CloseIdleConnections()
 }
 
-// Name implements Tier.
+// Name implements authz.Tier.
 func (*Lists) Name() string { return "status_list" }
 
-// Lookup implements Tier. A token without a place in a list is not revoked by
-// one. As with every proof of freshness, the clock is read last.
+// Lookup implements authz.Tier. A token without a status list is not revoked. The
+// clock is read after the lookup, as in every proof of freshness.
 func (s *Lists) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	if q.Status == nil {
 		return authz.NotRevoked, nil
@@ -181,44 +161,45 @@ func (s *Lists) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, erro
 	if err := s.mayFetch(q.Status.URI); err != nil {
 		return authz.Unknown, err
 	}
-	e := s.entry(statusKey{issuer: q.Issuer, uri: q.Status.URI})
+	e := s.use(listKey{issuer: q.Issuer, uri: q.Status.URI})
 	list := e.list.Load()
 	v, err := list.verdict(q.Status.Index)
 	switch age := s.age(list); {
 	case age <= s.cfg.MaxAge/2:
 		return v, err
 	case age <= s.cfg.MaxAge:
-		s.refresh(e) //nolint:contextcheck // early, so that nobody has to wait; it outlives the check
+		s.refresh(e) //nolint:contextcheck // early, so that no check waits for it
 		return v, err
 	}
+	f := s.refresh(e) //nolint:contextcheck // several callers may wait for it; none of them may cancel it
 	select {
-	case <-s.refresh(e): //nolint:contextcheck // shared by callers: none of them may end it
+	case <-f.done:
 	case <-ctx.Done():
 		return authz.Unknown, ctx.Err()
 	}
 	list = e.list.Load()
 	v, err = list.verdict(q.Status.Index)
-	if v == authz.Revoked || s.age(list) <= s.cfg.MaxAge { // revoked once is reason enough, however long ago
+	if v == authz.Revoked || s.age(list) <= s.cfg.MaxAge { // an old revocation still holds
 		return v, err
 	}
-	return authz.Unknown, fmt.Errorf("status list could not be fetched: %w", e.failure())
+	return authz.Unknown, fmt.Errorf("status list could not be fetched: %w", cmp.Or(f.err, errors.New("it is too old")))
 }
 
-// age is how old the list is for the purpose of believing it: what its ttl or
-// exp forbids is too old.
+// age returns the time since the list was requested. It is infinite for a list
+// that is absent or beyond its ttl or exp.
 func (s *Lists) age(l *statusList) time.Duration {
-	const tooOld = time.Duration(1<<63 - 1)
+	const infinite = time.Duration(1<<63 - 1)
 	if l == nil || l.expires != 0 && s.clock.Now().Unix() >= l.expires {
-		return tooOld
+		return infinite
 	}
 	age := s.clock.Boot() - l.asof
 	if l.ttl != 0 && age > l.ttl {
-		return tooOld
+		return infinite
 	}
 	return age
 }
 
-// mayFetch keeps a token from choosing whom the sidecar talks to.
+// mayFetch prevents a token from choosing the hosts that the sidecar connects to.
 func (s *Lists) mayFetch(uri string) error {
 	if uri == "" {
 		return errors.New("the token's status claim is malformed")
@@ -231,34 +212,39 @@ func (s *Lists) mayFetch(uri string) error {
 	return nil
 }
 
-// sameHost reports whether u is on the configured host. Either may spell out
-// the port that is meant without one.
+// sameHost reports whether u is on the configured host. The default port may be
+// explicit or omitted in both.
 func sameHost(host string, u *url.URL) bool {
-	usual := ":443"
+	defaultPort := ":443"
 	if u.Scheme == "http" {
-		usual = ":80"
+		defaultPort = ":80"
 	}
-	return strings.TrimSuffix(host, usual) == strings.TrimSuffix(u.Host, usual)
+	return strings.TrimSuffix(host, defaultPort) == strings.TrimSuffix(u.Host, defaultPort)
 }
 
-type statusKey struct{ issuer, uri string }
+type listKey struct{ issuer, uri string }
 
-// statusEntry is a list under its address, whether fetched yet or not.
-type statusEntry struct {
-	key  statusKey
+// entry is the status list of one address.
+type entry struct {
+	key  listKey
 	list atomic.Pointer[statusList]
 	used atomic.Int64 // Clock.Boot
-	size int64        // of the list in bytes, under StatusLists.mu; 0: none
+	size int64        // of the list in bytes, under Lists.mu; 0: no list
 
 	mu     sync.Mutex
-	flight chan struct{} // closed when the last fetch ended; nil: none was made
-	busy   bool
-	err    error         // of the last fetch
-	retry  time.Duration // Clock.Boot from which another fetch may be made
+	flight *flight       // the last fetch; nil: none yet
+	busy   bool          // the last fetch continues
+	retry  time.Duration // Clock.Boot from which another fetch may begin
 }
 
-// entry finds or makes the entry. When there are too many, another gives way.
-func (s *Lists) entry(k statusKey) *statusEntry {
+type flight struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+// use returns the entry of k, or creates it and evicts another if there are too
+// many.
+func (s *Lists) use(k listKey) *entry {
 	now := int64(s.clock.Boot())
 	s.mu.RLock()
 	e := s.lists[k]
@@ -268,38 +254,36 @@ func (s *Lists) entry(k statusKey) *statusEntry {
 		defer s.mu.Unlock()
 		if e = s.lists[k]; e == nil {
 			k.issuer, k.uri = strings.Clone(k.issuer), strings.Clone(k.uri)
-			e = &statusEntry{key: k}
+			e = &entry{key: k}
 			s.lists[k] = e
-			s.shrink(e, int64(s.cfg.MaxLists), func(*statusEntry) int64 { return 1 })
+			s.evict(e, int64(s.cfg.MaxLists), func(*entry) int64 { return 1 })
 		}
 	}
 	e.used.Store(now)
 	return e
 }
 
-// keep gives the entry its list. When all lists are too large together, others
-// give way. An entry that gave way itself meanwhile serves those who wait for
-// it, and takes memory no longer than they do.
-func (s *Lists) keep(e *statusEntry, list *statusList) {
+// install sets the entry's list, and evicts others if all lists together are too
+// large. An entry that has been evicted meanwhile still serves its callers.
+func (s *Lists) install(e *entry, list *statusList) {
 	e.list.Store(list)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.size = int64(cap(list.data))
-	s.shrink(e, s.cfg.MaxTotal, func(e *statusEntry) int64 { return e.size })
+	s.evict(e, s.cfg.MaxTotal, func(e *entry) int64 { return e.size })
 }
 
-// shrink forgets entries other than the newest until they weigh no more than
-// most. The issuer with the most weight loses the one that was not used for
-// longest: no issuer can take the others' share by naming many lists or large
-// ones. s.mu is held.
-func (s *Lists) shrink(newest *statusEntry, most int64, weigh func(*statusEntry) int64) {
+// evict removes entries other than newest until their weight is at most limit.
+// It removes the least recently used entry of the issuer with the most weight,
+// so that no issuer evicts the lists of others. s.mu is held.
+func (s *Lists) evict(newest *entry, limit int64, weigh func(*entry) int64) {
 	total, byIssuer := int64(0), map[string]int64{}
 	for _, e := range s.lists {
 		total += weigh(e)
 		byIssuer[e.key.issuer] += weigh(e)
 	}
-	for total > most {
-		var victim *statusEntry
+	for total > limit {
+		var victim *entry
 		for _, e := range s.lists {
 			if e == newest || weigh(e) == 0 {
 				continue
@@ -310,7 +294,7 @@ func (s *Lists) shrink(newest *statusEntry, most int64, weigh func(*statusEntry)
 			}
 		}
 		if victim == nil {
-			return // the newest alone is within every bound
+			return // newest alone is within every bound
 		}
 		total -= weigh(victim)
 		byIssuer[victim.key.issuer] -= weigh(victim)
@@ -318,38 +302,28 @@ func (s *Lists) shrink(newest *statusEntry, most int64, weigh func(*statusEntry)
 	}
 }
 
-func (e *statusEntry) failure() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.err == nil {
-		return errors.New("it is too old already")
-	}
-	return e.err
-}
+// minInterval is the minimum time between two fetches of one list.
+const minInterval = 500 * time.Millisecond
 
-// statusRetry is the least time between two fetches of one list.
-const statusRetry = 500 * time.Millisecond
+// maxFetches bounds the lists of one issuer that are fetched, verified and
+// decompressed at once: each may take maxListToken of text and twice max_bytes,
+// even after its callers have left. Further fetches fail rather than queue. The
+// bound is per issuer, so that slow lists of one do not affect others.
+const maxFetches = 4
 
-// statusFetches bounds the lists of one issuer that are fetched, verified and
-// unpacked at once: each may hold maxStatusToken of text and twice max_bytes,
-// whether or not anybody still waits for it. Further ones fail at once rather
-// than wait: what waits would only grow. Each issuer has its own, so that one
-// whose lists come slowly does not keep the others' from being fetched.
-const statusFetches = 4
-
-// begin reports whether another list of the issuer may be fetched now; whoever
-// may calls end.
-func (s *Lists) begin(issuer string) bool {
+// acquire reports whether another list of the issuer may be fetched now. If so,
+// the caller calls release in the end.
+func (s *Lists) acquire(issuer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fetching[issuer] >= statusFetches {
+	if s.fetching[issuer] >= maxFetches {
 		return false
 	}
 	s.fetching[issuer]++
 	return true
 }
 
-func (s *Lists) end(issuer string) {
+func (s *Lists) release(issuer string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fetching[issuer]--; s.fetching[issuer] == 0 {
@@ -357,87 +331,91 @@ func (s *Lists) end(issuer string) {
 	}
 }
 
-// refresh joins the fetch under way or starts one, and returns what is closed
-// when it has ended.
-func (s *Lists) refresh(e *statusEntry) <-chan struct{} {
+// refresh joins the current fetch or starts one. It returns the last fetch if
+// that ended less than minInterval ago.
+func (s *Lists) refresh(e *entry) *flight {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := s.clock.Boot()
-	if e.busy || e.flight != nil && now < e.retry {
+	if e.busy || e.flight != nil && s.clock.Boot() < e.retry {
 		return e.flight
 	}
-	e.busy, e.flight = true, make(chan struct{})
-	refuse := func(reason string) {
-		e.busy, e.err = false, errors.New(reason)
-		close(e.flight)
+	f := &flight{done: make(chan struct{})}
+	e.busy, e.flight = true, f
+	end := func(err error) {
+		e.busy, f.err = false, err
+		close(f.done)
 	}
-	if !s.begin(e.key.issuer) {
+	if !s.acquire(e.key.issuer) {
 		s.fetches.WithLabelValues("overloaded").Inc()
-		refuse("too many lists of this issuer are being fetched already")
-		return e.flight
+		end(errors.New("too many lists of this issuer are being fetched"))
+		return f
 	}
 	started := s.background.Start(func() {
-		list, err := s.fetch(e.key)
-		held := e.list.Load()
-		switch {
-		case list == nil:
-		case held != nil && list.issued < held.issued:
-			err = errors.New("it is older than the one held already") // out of some cache: what has been revoked since would live again
-		case err == nil || s.age(held) > s.cfg.MaxAge:
-			s.keep(e, list)
-		}
+		err := s.update(e)
+		s.release(e.key.issuer)
 		result := "ok"
 		if err != nil {
 			result = "failed"
 		}
-		s.end(e.key.issuer)
 		s.fetches.WithLabelValues(result).Inc()
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		e.busy, e.err, e.retry = false, err, s.clock.Boot()+statusRetry
-		close(e.flight)
+		e.retry = s.clock.Boot() + minInterval
+		end(err)
 	})
 	if !started {
-		s.end(e.key.issuer)
-		refuse("shutting down")
+		s.release(e.key.issuer)
+		end(errors.New("shutting down"))
 	}
-	return e.flight
+	return f
 }
 
-// maxStatusToken bounds a status list token, in bytes.
-const maxStatusToken = 8 << 20
+// update fetches the entry's list and installs it, unless it is older than the
+// cached one: a stale HTTP cache must not undo a revocation. A list that proves
+// denials only replaces none that still proves more.
+func (s *Lists) update(e *entry) error {
+	list, err := s.fetch(e.key)
+	cached := e.list.Load()
+	switch {
+	case list == nil:
+	case cached != nil && list.issued < cached.issued:
+		return errors.New("it is older than the cached list")
+	case err == nil || s.age(cached) > s.cfg.MaxAge:
+		s.install(e, list)
+	}
+	return err
+}
 
-// fetch gets and verifies a status list token (section 8.1). A list with an
-// error is good for denials only. It need not name
-// its issuer (section 5.1): the keys are those of the issuer whose token refers
-// to it.
-func (s *Lists) fetch(k statusKey) (_ *statusList, err error) {
+// maxListToken bounds a status list token, in bytes.
+const maxListToken = 8 << 20
+
+// fetch fetches and verifies a status list token (section 8.1) with the keys of
+// the issuer of the referring token, because it need not name its own (section
+// 5.1). A list that is returned with an error proves denials only.
+func (s *Lists) fetch(k listKey) (_ *statusList, err error) {
 	defer func() {
-		if p := recover(); p != nil { // no list, however strange, may end the process
+		if p := recover(); p != nil { // no list may end the process
 			err = fmt.Errorf("panic while fetching: %T", p)
 		}
 	}()
 	ctx, cancel := context.WithTimeout(s.base, s.cfg.Timeout)
 	defer cancel()
-	asof := s.clock.Boot() // before the question
+	asof := s.clock.Boot() // before the request
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.uri, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", "application/statuslist+jwt")
-	raw, err := fetch.Do(s.client, req, "application/statuslist+jwt", maxStatusToken)
+	const mediaType = "application/statuslist+jwt"
+	req.Header.Set("Accept", mediaType)
+	raw, err := fetch.Do(s.client, req, mediaType, maxListToken)
 	if err != nil {
 		return nil, err
 	}
-	form := authz.SecurityEventRules{Types: []string{"statuslist+jwt"}, ExpOptional: true, DefaultIssuer: k.issuer, AnyAudience: true, AnyLifetime: true, MaxBytes: maxStatusToken}
-	t, err := s.verifier.VerifySecurityEvent(ctx, string(raw), form)
-	var doubt *authz.Failure
-	if speakers, ok := s.verifier.(issuer.RevocationAwareVerifier); ok && errors.As(err, &doubt) && doubt.Reason == authz.ReasonRevocationUnknown {
-		// Nobody can tell whether its key has been revoked. What it says may
-		// still deny.
-		t, err = speakers.Verifier.VerifySecurityEvent(ctx, string(raw), form)
-	} else {
-		doubt = nil
+	rules := authz.SecurityEventRules{Types: []string{"statuslist+jwt"}, ExpOptional: true, DefaultIssuer: k.issuer, AnyAudience: true, AnyLifetime: true, MaxBytes: maxListToken}
+	t, err := s.verifier.VerifySecurityEvent(ctx, string(raw), rules)
+	fail := authz.AsFailure(err)
+	if v, ok := s.verifier.(issuer.RevocationAwareVerifier); ok && fail != nil && fail.Reason == authz.ReasonRevocationUnknown {
+		t, err = v.Verifier.VerifySecurityEvent(ctx, string(raw), rules) // the list may still deny
 	}
 	if err != nil {
 		return nil, err
@@ -450,24 +428,24 @@ func (s *Lists) fetch(k statusKey) (_ *statusList, err error) {
 		return nil, err
 	}
 	list.asof, list.issued, list.expires = asof, t.IssuedAt, t.Expires
-	if doubt != nil {
-		list.asof -= s.cfg.MaxAge + time.Nanosecond // too old for anything but a denial
-		return list, doubt
+	if fail != nil {
+		list.asof -= s.cfg.MaxAge + time.Nanosecond // too old to prove more than denials
+		return list, fail
 	}
 	return list, nil
 }
 
-// statusList is an unpacked list. It is immutable.
+// statusList is a decompressed list. It is immutable.
 type statusList struct {
 	bits    uint64 // per entry: 1, 2, 4 or 8
 	data    []byte
-	asof    time.Duration // Clock.Boot before it was asked for
-	ttl     time.Duration // 0: none given
+	asof    time.Duration // Clock.Boot before the request
+	ttl     time.Duration // 0: none
 	issued  int64         // Unix seconds
-	expires int64         // Unix seconds; 0: none given
+	expires int64         // Unix seconds; 0: none
 }
 
-// readStatusList unpacks "status_list" (section 4.2).
+// readStatusList decompresses the claim "status_list" (section 4.2).
 func readStatusList(claims map[string]any, maxBytes int) (*statusList, error) {
 	m, _ := claims["status_list"].(map[string]any)
 	n, _ := m["bits"].(json.Number)
@@ -493,27 +471,23 @@ func readStatusList(claims map[string]any, maxBytes int) (*statusList, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lst: %w", err)
 	}
-	data, err := io.ReadAll(io.LimitReader(r, int64(maxBytes)+1))
+	data, err := fetch.ReadBounded(r, maxBytes)
 	if err != nil {
 		return nil, fmt.Errorf("lst: %w", err)
 	}
-	if len(data) > maxBytes {
-		return nil, fmt.Errorf("the list is larger than %d bytes", maxBytes)
-	}
-	l.data = bytes.Clone(data) // without the room in which it grew
+	l.data = bytes.Clone(data) // without spare capacity
 	return l, nil
 }
 
-// verdict looks the entry up, least significant bits first (section 4.1).
-// VALID is 0; INVALID, SUSPENDED and what an application means by other values
-// are all no.
+// verdict returns the verdict of the entry, least significant bits first (section
+// 4.1). VALID is 0; every other status is a revocation.
 func (l *statusList) verdict(index uint64) (authz.Verdict, error) {
 	if l == nil {
 		return authz.Unknown, nil
 	}
 	perByte := 8 / l.bits
 	if index/perByte >= uint64(len(l.data)) {
-		return authz.Unknown, errors.New("the token's place is not in the status list")
+		return authz.Unknown, errors.New("the token's index is beyond the end of the status list")
 	}
 	value := uint64(l.data[index/perByte]) >> (index % perByte * l.bits) & (1<<l.bits - 1)
 	if value != 0 {

@@ -274,7 +274,7 @@ func TestStatusListWithoutIssuer(t *testing.T) {
 
 // A list from before the one that is held, out of some cache, must not bring
 // back what has been revoked since.
-func TestStatusListOlderThanHeld(t *testing.T) {
+func TestStatusListOlderThanCached(t *testing.T) {
 	t.Parallel()
 	iss, s, clock := authztest.StartIssuer(t), newStatusServer(t), &authztest.MovableClock{}
 	now := time.Now().Unix()
@@ -459,15 +459,15 @@ func TestStatusListsAreBounded(t *testing.T) {
 	require.EqualValues(t, 4, s.fetched.Load())
 }
 
-// heldVerifier verifies when it is told to, and counts who waits.
-type heldVerifier struct {
+// blockedVerifier verifies when it is told to, and counts who waits.
+type blockedVerifier struct {
 	statuslist.SecurityEventVerifier
 	mu      sync.Mutex
 	waiting map[string]int // by issuer
 	release chan struct{}
 }
 
-func (v *heldVerifier) VerifySecurityEvent(ctx context.Context, raw string, s authz.SecurityEventRules) (*authz.Token, error) {
+func (v *blockedVerifier) VerifySecurityEvent(ctx context.Context, raw string, s authz.SecurityEventRules) (*authz.Token, error) {
 	v.mu.Lock()
 	v.waiting[s.DefaultIssuer]++
 	v.mu.Unlock()
@@ -478,7 +478,7 @@ func (v *heldVerifier) VerifySecurityEvent(ctx context.Context, raw string, s au
 	return v.SecurityEventVerifier.VerifySecurityEvent(ctx, raw, s)
 }
 
-func (v *heldVerifier) has(issuer string) int {
+func (v *blockedVerifier) waiters(issuer string) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.waiting[issuer]
@@ -498,14 +498,14 @@ func TestStatusListFetchesAreBounded(t *testing.T) {
 		}
 		return mintList(signer, uri, packList(1, 0), nil)
 	}
-	held := &heldVerifier{SecurityEventVerifier: v, waiting: map[string]int{}, release: make(chan struct{})}
-	l := newStatusLists(t, s, held, nil, func(c *statuslist.Config) { c.MaxLists, c.Timeout = 2, 30*time.Second })
+	blocked := &blockedVerifier{SecurityEventVerifier: v, waiting: map[string]int{}, release: make(chan struct{})}
+	l := newStatusLists(t, s, blocked, nil, func(c *statuslist.Config) { c.MaxLists, c.Timeout = 2, 30*time.Second })
 	ctx, leave := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for i := range atOnce {
 		wg.Go(func() { _, _ = l.Lookup(ctx, statusQuery(iss, fmt.Sprint(s.URL, "/", i), 0)) })
 	}
-	require.Eventually(t, func() bool { return held.has(iss.Name) == atOnce }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return blocked.waiters(iss.Name) == atOnce }, 30*time.Second, time.Millisecond)
 	leave()
 	wg.Wait()
 	for i := range 50 {
@@ -514,17 +514,17 @@ func TestStatusListFetchesAreBounded(t *testing.T) {
 		got, err := l.Lookup(ctx, statusQuery(iss, fmt.Sprint(s.URL, "/more-", i), 0))
 		cancel()
 		require.Equal(t, authz.Unknown, got)
-		require.ErrorContains(t, err, "being fetched already")
+		require.ErrorContains(t, err, "are being fetched")
 	}
-	require.Equal(t, atOnce, held.has(iss.Name))
+	require.Equal(t, atOnce, blocked.waiters(iss.Name))
 	require.EqualValues(t, atOnce, s.fetched.Load())
 	wg.Go(func() { // another issuer's has room
 		got, err := l.Lookup(t.Context(), statusQuery(other, s.URL+"/other", 0))
 		assert.NoError(t, err)
 		assert.Equal(t, authz.NotRevoked, got)
 	})
-	require.Eventually(t, func() bool { return held.has(other.Name) == 1 }, 30*time.Second, time.Millisecond)
-	close(held.release)
+	require.Eventually(t, func() bool { return blocked.waiters(other.Name) == 1 }, 30*time.Second, time.Millisecond)
+	close(blocked.release)
 	wg.Wait()
 	require.Eventually(t, func() bool { // the room is given back, and a refusal leaves no cooldown
 		got, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/more-0", 0))

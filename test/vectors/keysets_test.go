@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -41,16 +42,29 @@ func TestKeySets(t *testing.T) {
 			require.Equal(t, s.expect, fmt.Sprintf("usable %d refused %d", set.Len(), len(set.Refused())),
 				"%s:%d: %v", s.file, s.line, set.Refused())
 			for _, name := range strings.Fields(s.fields["verifies"]) {
-				payload, err := set.VerifyJWS(signed(k[name]))
+				c, err := verifyJWS(set, signed(k[name]))
 				require.NoError(t, err, name)
-				require.Equal(t, "{}", string(payload))
+				require.Equal(t, "{}", string(c.Payload))
 			}
 			for _, name := range strings.Fields(s.fields["fails"]) {
-				_, err := set.VerifyJWS(signed(k[name]))
+				_, err := verifyJWS(set, signed(k[name]))
 				require.Error(t, err, name)
 			}
 		})
 	}
+}
+
+// verifyJWS verifies a JWS of any payload as issuer.Verifier does.
+func verifyJWS(set *jose.KeySet, raw string) (*jose.Compact, error) {
+	c, fail := jose.ParseCompact(raw, jose.DefaultMaxTokenBytes)
+	if fail != nil {
+		return nil, fail
+	}
+	key, _ := set.Find(c.Header)
+	if key == nil || !key.Verify(c) {
+		return nil, errors.New("no key of the set made the signature")
+	}
+	return c, nil
 }
 
 func signed(k *authztest.Key) string {
