@@ -153,11 +153,13 @@ func (s *sqliteStore) collect(ctx context.Context, now time.Time) (total int64, 
 	err = s.file.writing(ctx, func(tx *sql.Tx) error {
 		total = 0
 		// Small batches: another process's revoke waits for each.
-		for _, expired := range []string{
-			`ttl_from is null and expires_at < ?1`,
-			`ttl_from < ?1 - (select max_token_ttl from meta) and coalesce(expires_at, 0) < ?1`,
+		for _, statement := range []string{
+			`delete from revocations where id in (select id from revocations
+				where ttl_from is null and expires_at < ?1 limit 1000)`,
+			`delete from revocations where id in (select id from revocations
+				where ttl_from < ?1 - (select max_token_ttl from meta) and coalesce(expires_at, 0) < ?1 limit 1000)`,
 		} {
-			res, err := tx.ExecContext(ctx, `delete from revocations where id in (select id from revocations where `+expired+` limit 1000)`, now.Add(-authz.ExpiredKept).UnixMicro())
+			res, err := tx.ExecContext(ctx, statement, now.Add(-authz.ExpiredKept).UnixMicro())
 			if err != nil {
 				return err
 			}

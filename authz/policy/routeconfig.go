@@ -242,4 +242,4 @@ func checkTexts(path string, list []string, report authz.Report, valid func(stri
 }
 
 // isScope reports whether its argument is a scope-token (RFC 6749, section 3.3).
-var isScope = regexp.MustCompile("^[!#-\\[\\]-~]+$").MatchString
+var isScope = regexp.MustCompile(`^[!#-\[\]-~]+$`).MatchString
