@@ -26,14 +26,14 @@ func (b *Background) Leave() { b.inside.Done() }
 
 // Start runs f in a goroutine. It returns false, without running f, if b is closed.
 func (b *Background) Start(f func()) bool {
-	if !b.Enter() {
-		return false
+	open := b.Enter()
+	if open {
+		go func() {
+			defer b.Leave()
+			f()
+		}()
 	}
-	go func() {
-		defer b.Leave()
-		f()
-	}()
-	return true
+	return open
 }
 
 // Close makes Enter return false and waits until every Enter has had its Leave.

@@ -14,7 +14,7 @@ type Chain struct {
 
 var _ Tier = (*Chain)(nil)
 
-// Name implements Tier: a chain can be one of All.
+// Name implements Tier.
 func (c *Chain) Name() string { return "chain" }
 
 // NewChain returns a chain of tiers, nearest first. It calls seen, if not nil,

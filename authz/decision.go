@@ -77,8 +77,8 @@ func (d Decision) Allowed() bool {
 	return d.Reason == ReasonAllowed || d.Reason == ReasonAllowedAnonymous
 }
 
-// Challenge changes the WWW-Authenticate header of a denial (RFC 9449,
-// section 7.1). It is shared and immutable.
+// Challenge changes the WWW-Authenticate header of a denial (RFC 9449, section
+// 7.1). It is shared and immutable.
 type Challenge struct {
 	Scheme     string   // "dpop"
 	Error      string   // replaces the reason's error code: "invalid_dpop_proof", "use_dpop_nonce"; empty: does not

@@ -7,12 +7,12 @@
 // Every zero value in it denies.
 //
 // Start reading at [Authorizer.Authorize], the read path, and [Revoker.Revoke],
-// the write path. The rooms beside it do the work:
+// the write path. The packages below it do the work:
 //
 //   - jose: compact tokens, JSON, keys, signatures
 //   - issuer: issuers' keys, verification, claims, security event tokens
 //   - introspect: tokens that only their issuer can judge (RFC 7662)
-//   - statuslist: what issuers publish about their tokens
+//   - statuslist: the status that issuers publish of their tokens
 //   - policy: routes and what they require
 //   - policytest, explain: a policy's unit tests, a decision's steps
 //   - fetch, breaker: bounded HTTP requests, bounded calls to a dependency
@@ -26,7 +26,7 @@
 //   - route: the requests a rule set is for ([Route]); policy: all routes ([Policy])
 //   - decision: allow or deny, with one [Reason] ([Decision])
 //   - failure: the reason and detail of a denial ([Failure])
-//   - revocation: a stored statement that ends tokens ([Revocation])
+//   - revocation: a stored fact that invalidates tokens ([Revocation])
 //   - revocation request: what a caller asks to revoke ([RevocationRequest])
 //   - revocation key: the hash under which a revocation is looked up ([Key])
 //   - ledger: the authority that stores revocations ([Ledger])
@@ -34,7 +34,7 @@
 //   - verdict: revoked, not revoked, or unknown ([Verdict])
 //   - tier: a place that may know a verdict ([Tier]); chain: tiers in order ([Chain])
 //   - feed: the ledger's stream of changes ([Feed]); follower: its reader
-//   - replica: all live revocations in memory, kept by the follower
+//   - replica: all live revocations in memory, filled by the follower
 //   - epoch: one life of the ledger; a change makes followers reload
 //   - generation: one state of an issuer's keys
 //   - max_staleness: the bound on how old the replica's knowledge may be

@@ -17,14 +17,13 @@ type Request struct {
 	Host     string
 	Path     string // as sent: with query, not decoded, not normalised
 	Protocol string
-	// Headers in order of arrival; a name may occur more than once.
-	Headers           []Header
-	ContextExtensions []Header // Envoy's per-route context_extensions, sorted or not; few
+	Headers  []Header // in order of arrival; a name may occur more than once
+
+	ContextExtensions []Header // Envoy's per-route context_extensions, in any order; few
 	Source            Peer
 	Destination       Peer
 	ServerName        string // SNI of the downstream TLS session (include_tls_session); empty: none
-
-	Trace *Trace // records the steps of the decision; nil: nothing is recorded
+	Trace             *Trace // records the steps of the decision; nil: nothing is recorded
 }
 
 // Peer is one end of the downstream connection as Envoy reports it.
@@ -41,8 +40,7 @@ type Credential struct {
 	Source string // "authorization", "cookie:NAME" or "query:NAME"
 }
 
-// Header returns the first value of the header and how often it occurs.
-// name must be lower case.
+// Header returns the header's first value and count. name must be lower case.
 func (r *Request) Header(name string) (value string, n int) {
 	for i := range r.Headers {
 		if r.Headers[i].Name == name {

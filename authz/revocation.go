@@ -92,14 +92,12 @@ type Revocation struct {
 	Kind   Kind
 	Issuer string
 	Value  string // jti, sub, sid, kid, or TokenValue; empty for KindIss
-	// NotBefore limits the revocation to tokens issued earlier. Zero: every
-	// matching token. For sub and iss, zero becomes the time of the revocation,
-	// so that a new login works.
+	// NotBefore limits the revocation to tokens issued earlier. Zero: all of them,
+	// but for sub and iss Normalize sets it to now, so that a new login works.
 	NotBefore time.Time
-	// ExpiresAt is when the last token it can match has expired. Zero: it lasts
-	// for the max_token_ttl in force, from the later of its last request and
-	// NotBefore. For a kid without NotBefore it is the year 9999, because a key
-	// that is no longer trusted can sign tokens of any age while it is published.
+	// ExpiresAt is when the last matching token has expired. Zero: the later of the
+	// last request and NotBefore, plus the max_token_ttl in force; for a kid without
+	// NotBefore the year 9999, because its key can sign tokens of any age.
 	ExpiresAt time.Time
 	RevokedAt time.Time // filled by the ledger
 	Actor     string    // who requested it, with the source: "cli:bob", "api:alice"

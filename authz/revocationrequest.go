@@ -15,9 +15,7 @@ import (
 // A nil pointer means that the caller left the member out; a pointer to an
 // empty text is refused, because it is usually a variable that was not set.
 type RevocationRequest struct {
-	// Issuer may be left out if exactly one issuer is configured, and together
-	// with a whole JWT in Token.
-	Issuer *string
+	Issuer *string // optional with one configured issuer, or a whole JWT in Token
 	// Exactly one of JTI, Sub, SID, KID, Token and All selects the tokens.
 	JTI, Sub, SID, KID *string
 	Token              *string // a whole JWT, or the TokenValue of any token
@@ -33,8 +31,8 @@ type RevocationRequest struct {
 	FromClaims bool
 }
 
-// Select makes q a request for the tokens that (kind, value) identifies.
-// KindIss takes no value; KindUnknown selects nothing.
+// Select selects the tokens that (kind, value) identifies. KindIss takes no value;
+// KindUnknown selects nothing.
 func (q *RevocationRequest) Select(kind Kind, value string) {
 	switch kind {
 	case KindJTI:
@@ -52,15 +50,13 @@ func (q *RevocationRequest) Select(kind Kind, value string) {
 	}
 }
 
-// Expired reports whether ExpiresAt has passed at now: there is nothing left
-// to revoke.
+// Expired reports whether ExpiresAt has passed: there is nothing left to revoke.
 func (q *RevocationRequest) Expired(now time.Time) bool {
 	return !q.ExpiresAt.IsZero() && !q.ExpiresAt.After(now)
 }
 
-// Normalize checks the request and returns the revocations that fulfil it:
-// one, or several for a whole JWT that several issuers may accept. Errors are
-// *InvalidError.
+// Normalize checks the request and returns the revocations that fulfil it, one
+// per issuer that may accept the tokens. Errors are *InvalidError.
 func (q *RevocationRequest) Normalize(issuers Issuers, now time.Time) ([]Revocation, error) {
 	r, err := q.selected()
 	if err != nil {

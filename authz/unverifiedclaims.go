@@ -37,9 +37,8 @@ func (c UnverifiedClaims) Expired(now time.Time) bool {
 	return end > 0 && end+ExpiryMargin.Seconds() <= float64(now.Unix())
 }
 
-// IssuedToOtherClient reports whether the token names another client than this
-// one. "client_id" takes precedence over "azp"; a token that names no client
-// belongs to any.
+// IssuedToOtherClient reports whether the token names another client. "client_id"
+// takes precedence over "azp"; a token that names no client belongs to any.
 func (c UnverifiedClaims) IssuedToOtherClient(client string) bool {
 	for _, claim := range []any{c.ClientID, c.AZP} {
 		if owner, _ := claim.(string); owner != "" {

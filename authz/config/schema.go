@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -55,10 +56,7 @@ func describeFields(s *jsonschema.Schema, v reflect.Value) {
 		}
 		fv := v.FieldByIndex(f.Index)
 		if e := f.Tag.Get("enum"); e != "" {
-			target := p
-			if p.Items != nil {
-				target = p.Items
-			}
+			target := cmp.Or(p.Items, p)
 			target.Enum = nil
 			for word := range strings.SplitSeq(e, ",") {
 				target.Enum = append(target.Enum, word)
@@ -136,7 +134,7 @@ func kindName(t reflect.Type) string {
 		return "duration"
 	case t.Kind() == reflect.Pointer:
 		return kindName(t.Elem())
-	case reflect.PointerTo(t).Implements(textType):
+	case reflect.PointerTo(t).Implements(textType), t.Kind() == reflect.String:
 		return "text"
 	case t.Kind() == reflect.Struct:
 		return "mapping"
@@ -146,8 +144,6 @@ func kindName(t reflect.Type) string {
 		return "list of " + kindName(t.Elem())
 	case t.Kind() == reflect.Bool:
 		return "on or off"
-	case t.Kind() == reflect.String:
-		return "text"
 	case t.Kind() == reflect.Float32 || t.Kind() == reflect.Float64:
 		return "number"
 	}

@@ -128,12 +128,11 @@ func (p *page) render(w http.ResponseWriter, r *http.Request, status int, name s
 func (p *page) signedIn(serve http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if p.tokens == nil {
-			actor, problem := p.api.Admit(r)
-			if problem != nil {
+			if actor, problem := p.api.Admit(r); problem != nil {
 				problem.Write(w)
-				return
+			} else {
+				serve(w, httpapi.WithActor(r, actor))
 			}
-			serve(w, httpapi.WithActor(r, actor))
 			return
 		}
 		s, ok := p.sessions.find(r, p.tokens, p.clock.Now())
@@ -160,16 +159,15 @@ func (p *page) login(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		p.log.ErrorContext(r.Context(), "api.token_file cannot be used; all callers are refused", "error", err)
 		p.render(w, r, http.StatusServiceUnavailable, "login.html", view{Error: "The API tokens cannot be read at the moment."})
-		return
 	case !ok:
 		p.api.CountAuthFailure()
 		p.log.WarnContext(r.Context(), "sign-in refused", "log", "audit", "remote", r.RemoteAddr)
 		p.render(w, r, http.StatusUnauthorized, "login.html", view{Error: "This is not one of the API tokens."})
-		return
+	default:
+		p.log.InfoContext(r.Context(), "signed in", "log", "audit", "actor", "page:"+name, "remote", r.RemoteAddr)
+		http.SetCookie(w, p.sessions.start("page:"+name, token, p.clock.Now(), r.TLS != nil))
+		http.Redirect(w, r, "/", http.StatusSeeOther)
 	}
-	p.log.InfoContext(r.Context(), "signed in", "log", "audit", "actor", "page:"+name, "remote", r.RemoteAddr)
-	http.SetCookie(w, p.sessions.start("page:"+name, token, p.clock.Now(), r.TLS != nil))
-	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
 func (p *page) logout(w http.ResponseWriter, r *http.Request) {
@@ -200,7 +198,7 @@ func (p *page) statsJSON(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (p *page) show(w http.ResponseWriter, r *http.Request) {
-	v := view{}
+	var v view
 	if id := r.URL.Query().Get("done"); id != "" && strings.Trim(id, "0123456789") == "" {
 		v.Done = httpapi.Shorten(id)
 	}
@@ -302,13 +300,9 @@ func sentence(r authz.Revocation) string {
 		authz.KindJTI: "The token with the jti %q", authz.KindSub: "Every token of the subject %q", authz.KindSID: "Every token of the session %q",
 		authz.KindKID: "Every token signed with the key %q", authz.KindToken: "The token with the hash %q", authz.KindIss: "Every token%.0s",
 	}[r.Kind]
-	text := fmt.Sprintf(tokens, r.Value) + fmt.Sprintf(" from %s", r.Issuer)
-	if !r.NotBefore.IsZero() {
-		text += " issued before " + r.NotBefore.UTC().Format("2006-01-02 15:04:05") + " UTC"
+	text := fmt.Sprintf(tokens, r.Value) + " from " + r.Issuer
+	if r.NotBefore.IsZero() {
+		return text + " will stop working."
 	}
-	text += " will stop working."
-	if !r.NotBefore.IsZero() {
-		text += " Tokens issued later are not affected."
-	}
-	return text
+	return text + " issued before " + r.NotBefore.UTC().Format("2006-01-02 15:04:05") + " UTC will stop working. Tokens issued later are not affected."
 }

@@ -41,16 +41,6 @@ type partView struct {
 // families are metric families by name.
 type families map[string]*dto.MetricFamily
 
-// gather reads the gatherer's metrics. A collector that fails omits only its own.
-func gather(g prometheus.Gatherer) families {
-	list, _ := g.Gather()
-	all := make(families, len(list))
-	for _, f := range list {
-		all[f.GetName()] = f
-	}
-	return all
-}
-
 func (f families) each(name string, visit func(label func(string) string, m *dto.Metric)) {
 	for _, m := range f[name].GetMetric() {
 		visit(func(want string) string {
@@ -72,17 +62,17 @@ func (f families) value(name string) (float64, bool) {
 	return 0, false
 }
 
-func number(m *dto.Metric) float64 {
-	if m.GetCounter() != nil {
-		return m.GetCounter().GetValue()
-	}
-	return m.GetGauge().GetValue()
-}
+// number returns the value of a counter or gauge; the other one is 0.
+func number(m *dto.Metric) float64 { return m.GetCounter().GetValue() + m.GetGauge().GetValue() }
 
 func (p *page) stats() stats { return newStats(p.api.Options().Gatherer, p.api.Status()) }
 
 func newStats(g prometheus.Gatherer, status string) stats {
-	f := gather(g)
+	list, _ := g.Gather() // a collector that fails omits only its own metrics
+	f := make(families, len(list))
+	for _, family := range list {
+		f[family.GetName()] = family
+	}
 	s := stats{Status: status, Decisions: []decisions{}, Latency: latency{Buckets: [][2]float64{}}}
 	f.each("jwt_bouncer_decisions_total", func(label func(string) string, m *dto.Metric) {
 		if n := number(m); n > 0 {
@@ -138,7 +128,7 @@ func (f families) redis() []partView {
 	}
 	if pending > 0 {
 		v.State = "warning"
-		v.Detail += fmt.Sprintf(", %.0f announcements pending", pending)
+		v.Detail += fmt.Sprintf(", %.0f notifications pending", pending)
 	}
 	return []partView{v}
 }
@@ -148,12 +138,12 @@ func (f families) breakers() []partView {
 	for _, name := range []string{"jwt_bouncer_breaker_state", "jwt_bouncer_store_breaker_state"} {
 		f.each(name, func(label func(string) string, m *dto.Metric) {
 			dependency := cmp.Or(label("store"), label("tier"), label("dependency"), label("breaker"), label("name"), "dependency")
-			v := partView{Name: dependency, State: "good", Detail: "reachable (breaker closed)"}
+			v := partView{dependency, "good", "reachable (breaker closed)"}
 			switch number(m) {
 			case 1:
-				v.State, v.Detail = "warning", "probing (breaker half-open)"
+				v = partView{dependency, "warning", "probing (breaker half-open)"}
 			case 2:
-				v.State, v.Detail = "bad", "unreachable (breaker open)"
+				v = partView{dependency, "bad", "unreachable (breaker open)"}
 			}
 			out = append(out, v)
 		})

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -93,7 +94,7 @@ func (c *receiver) receiveEvent(w http.ResponseWriter, r *http.Request) {
 		c.postpone(w, p)
 		return
 	case p != nil:
-		refuse(p.Status, eventErrorCode(reason), p.Detail)
+		refuse(p.Status, cmp.Or(eventErrorCodes[reason], "invalid_request"), p.Detail)
 		return
 	}
 	events, ok := t.Claims["events"].(map[string]any)
@@ -140,18 +141,11 @@ func (c *receiver) postpone(w http.ResponseWriter, p *httpapi.Problem) {
 
 func (c *receiver) countEvent(outcome string) { c.eventCounter.WithLabelValues(outcome).Inc() }
 
-func eventErrorCode(r authz.Reason) string {
-	switch r {
-	case authz.ReasonUnknownIssuer:
-		return "invalid_issuer"
-	case authz.ReasonWrongAudience:
-		return "invalid_audience"
-	case authz.ReasonUnknownKey, authz.ReasonRevoked:
-		return "invalid_key"
-	case authz.ReasonBadSignature:
-		return "authentication_failed"
-	}
-	return "invalid_request"
+// eventErrorCodes are the error codes of RFC 8935, section 2.4, by reason. Other
+// reasons have invalid_request.
+var eventErrorCodes = map[authz.Reason]string{
+	authz.ReasonUnknownIssuer: "invalid_issuer", authz.ReasonWrongAudience: "invalid_audience",
+	authz.ReasonUnknownKey: "invalid_key", authz.ReasonRevoked: "invalid_key", authz.ReasonBadSignature: "authentication_failed",
 }
 
 // eventRequests derives revocation requests from the events of one token. It is

@@ -106,11 +106,9 @@ func (c *receiver) tokenRequests(r *http.Request, raw string, claims authz.Unver
 // or at another sidecar: it is not valid yet, or its key has not been fetched
 // here.
 func (c *receiver) mayBecomeValid(err error, claims authz.UnverifiedClaims) bool {
-	switch reasonOf(err) {
-	case authz.ReasonNotYetValid, authz.ReasonUnknownKey:
-		return slices.Contains(c.issuers.All(), claims.Issuer) && claims.Expires > 0 && claims.Expires < authz.LastSecond && !claims.Expired(c.clock.Now())
-	}
-	return false
+	reason := reasonOf(err)
+	return (reason == authz.ReasonNotYetValid || reason == authz.ReasonUnknownKey) && slices.Contains(c.issuers.All(), claims.Issuer) &&
+		claims.Expires > 0 && claims.Expires < authz.LastSecond && !claims.Expired(c.clock.Now())
 }
 
 // authenticateClient authenticates the client (RFC 6749, section 2.3.1), or
