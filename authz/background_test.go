@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whoever was let in is waited for, and nobody is let in afterwards, however
-// both meet (the race detector judges that).
+// Close waits for every Enter, and no Enter succeeds after it, however
+// they interleave (the race detector checks that).
 func TestBackground(t *testing.T) {
 	t.Parallel()
 	for range 200 {

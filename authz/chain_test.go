@@ -35,7 +35,7 @@ func (f *fakeTier) Lookup(_ context.Context, q *authz.Query) (authz.Verdict, err
 	return f.verdict, f.err
 }
 
-// fakeFiller is a fakeTier that records what it is taught.
+// fakeFiller is a fakeTier that records its fills.
 type fakeFiller struct {
 	fakeTier
 	refuse bool // Begin returns false
@@ -177,7 +177,7 @@ func TestChainContextOver(t *testing.T) {
 	require.Empty(t, first.fills)
 }
 
-// A tier that missed is taught what a later tier proved, with the mark it set
+// A tier that missed is filled with what a later tier proved, with the mark it set
 // before the later tier was asked.
 func TestChainFill(t *testing.T) {
 	t.Parallel()
@@ -227,7 +227,7 @@ func TestChainFill(t *testing.T) {
 	}
 }
 
-// Every tier that missed is taught, and a plain tier between them is passed by.
+// Every Filler that missed is filled; other tiers between them are skipped.
 func TestChainFillsSeveral(t *testing.T) {
 	t.Parallel()
 	near, far := &fakeFiller{mark: time.Second}, &fakeFiller{mark: 2 * time.Second}

@@ -129,7 +129,7 @@ func TestRevokePromisesTheLedgersBound(t *testing.T) {
 	}
 }
 
-// stage is a Tier with a fixed answer that notes what it is taught.
+// stage is a Filler with a fixed verdict that records its fills.
 type stage struct {
 	name   string
 	v      authz.Verdict
@@ -161,14 +161,14 @@ func TestChain(t *testing.T) {
 		fails         bool
 		asked, filled int // of the second; of the first
 	}{
-		"the first proof decides":           {&stage{v: authz.NotRevoked}, &stage{v: authz.Revoked}, authz.NotRevoked, false, 0, 0},
-		"revoked is a proof":                {&stage{v: authz.Revoked}, &stage{v: authz.NotRevoked}, authz.Revoked, false, 0, 0},
-		"a miss is passed on and taught":    {&stage{}, &stage{v: authz.NotRevoked}, authz.NotRevoked, false, 1, 1},
-		"a revocation is taught too":        {&stage{}, &stage{v: authz.Revoked}, authz.Revoked, false, 1, 1},
-		"a failure is passed on, untaught":  {&stage{err: away}, &stage{v: authz.NotRevoked}, authz.NotRevoked, false, 1, 0},
-		"a verdict with an error is no one": {&stage{v: authz.NotRevoked, err: away}, &stage{err: away}, authz.Unknown, true, 1, 0},
-		"nobody knows":                      {&stage{}, &stage{}, authz.Unknown, false, 1, 0},
-		"nobody answers":                    {&stage{err: away}, &stage{err: away}, authz.Unknown, true, 1, 0},
+		"the first proof decides":               {&stage{v: authz.NotRevoked}, &stage{v: authz.Revoked}, authz.NotRevoked, false, 0, 0},
+		"revoked is a proof":                    {&stage{v: authz.Revoked}, &stage{v: authz.NotRevoked}, authz.Revoked, false, 0, 0},
+		"a miss is passed on and filled":        {&stage{}, &stage{v: authz.NotRevoked}, authz.NotRevoked, false, 1, 1},
+		"a revocation is filled too":            {&stage{}, &stage{v: authz.Revoked}, authz.Revoked, false, 1, 1},
+		"a failure is passed on, not filled":    {&stage{err: away}, &stage{v: authz.NotRevoked}, authz.NotRevoked, false, 1, 0},
+		"not revoked with an error is no proof": {&stage{v: authz.NotRevoked, err: away}, &stage{err: away}, authz.Unknown, true, 1, 0},
+		"all miss":                              {&stage{}, &stage{}, authz.Unknown, false, 1, 0},
+		"all fail":                              {&stage{err: away}, &stage{err: away}, authz.Unknown, true, 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -178,7 +178,7 @@ func TestChain(t *testing.T) {
 			require.Equal(t, c.fails, err != nil, "%v", err)
 			require.Equal(t, c.asked, c.second.asked)
 			require.Len(t, c.first.filled, c.filled)
-			require.Empty(t, c.second.filled, "the last tier learns from nobody")
+			require.Empty(t, c.second.filled, "the last tier is never filled")
 			require.Equal(t, 1+c.asked, seen)
 		})
 	}

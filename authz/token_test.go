@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// Whoever computes the value alone (docs/api.md) must come to the same.
+// Callers may compute the value themselves (docs/api.md).
 func TestTokenValue(t *testing.T) {
 	t.Parallel()
 	const head, body = "eyJhbGciOiJFUzI1NiJ9", "e30"
@@ -45,8 +45,8 @@ func TestTokenValue(t *testing.T) {
 	}
 }
 
-// One verdict must not answer for two tokens, nor a revocation end both.
-func TestOpaqueTokensAreTold(t *testing.T) {
+// No two opaque tokens share a verdict or a revocation.
+func TestOpaqueTokensHaveDistinctKeys(t *testing.T) {
 	t.Parallel()
 	query := func(raw string) Query {
 		token := &Token{Raw: raw, Issuer: "https://i"}

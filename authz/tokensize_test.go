@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What sizeOf estimates is what the heap gains, or somewhat more; for small
-// maps too, of which a short text makes many.
+// sizeOf estimates what the heap gains, or somewhat more, for small maps too, of
+// which a short text makes many.
 func TestSizes(t *testing.T) { //nolint:paralleltest // measures the heap
 	list := func(n int, item func(i int) string) string {
 		items := make([]string, n)
@@ -50,7 +50,7 @@ func TestSizes(t *testing.T) { //nolint:paralleltest // measures the heap
 			require.NoErrorf(t, err, "%v %v", name, err)
 		}
 		gained := (heapInUse() - before) / int64(copies)
-		estimate += len(text) // which the values share, and whoever remembers it counts
+		estimate += len(text) // which the values share, and Size counts
 		t.Logf("%-16s %7d bytes estimated, %7d gained", name, estimate, gained)
 		assert.GreaterOrEqualf(t, int64(estimate), gained*9/10, "%s: %d bytes are estimated where the heap gains %d", name, estimate, gained)
 		assert.LessOrEqualf(t, int64(estimate), gained*9/4, "%s: %d bytes are estimated where the heap gains %d", name, estimate, gained)

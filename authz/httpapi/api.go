@@ -78,8 +78,8 @@ type API struct {
 	metrics   *metrics
 	tokens    *TokenFile                     // nil: no token is required
 	endpoints map[string]map[string]Endpoint // by path and method
-	// origin refuses what a browser sends on behalf of another site: a loopback
-	// API without a token would otherwise be open to every web page.
+	// origin refuses what a browser sends for another site: a loopback API without
+	// a token would otherwise be open to every web page.
 	origin *http.CrossOriginProtection
 }
 

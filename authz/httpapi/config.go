@@ -104,8 +104,8 @@ func (c Config) Validate(report authz.Report) {
 	}
 }
 
-// ValidateListen checks listen.http and the stanza against each other. The
-// paths that it reports are those of the whole configuration.
+// ValidateListen checks listen.http and the stanza against each other. It reports
+// paths of the whole configuration.
 func (c Config) ValidateListen(addr string, report authz.Report) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -133,9 +133,8 @@ func (c Config) ValidateUnserved(report authz.Report) {
 	}
 }
 
-// ValidateIssuers checks the issuers that the stanza names. issuers are those
-// whose keys are configured; all are these and the introspected ones. The paths
-// that it reports are those of the whole configuration.
+// ValidateIssuers checks the issuers that the stanza names against those with
+// configured keys, and all. It reports paths of the whole configuration.
 func (c Config) ValidateIssuers(issuers, all []string, report authz.Report) {
 	verified := func(path, iss string) {
 		if !slices.Contains(issuers, iss) {

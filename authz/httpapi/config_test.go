@@ -17,8 +17,8 @@ func TestConfigFaults(t *testing.T) {
 	c.Logout = httpapi.LogoutConfig{Audiences: []string{""}, MaxAge: -time.Second}
 	c.ReadTimeout = -1
 	var paths []string
-	fault := func(path, _ string, _ ...any) { paths = append(paths, path) }
-	c.Validate(fault)
+	report := func(path, _ string, _ ...any) { paths = append(paths, path) }
+	c.Validate(report)
 	assert.ElementsMatch(t, []string{"hosts[0]", "clients[1].id", "clients[1].secret_file", "clients[2].id", "clients[2].secret_file", "logout.audiences[0]", "logout.max_age", "read_timeout"}, paths)
 
 	for addr, want := range map[string][]string{
@@ -27,7 +27,7 @@ func TestConfigFaults(t *testing.T) {
 		"localhost.evil.example:1": {"api.token_file"}, "9192": {"listen.http"}, "127.0.0.1:http": {"listen.http"}, "127.0.0.1:70000": {"listen.http"},
 	} {
 		paths = nil
-		httpapi.DefaultConfig().ValidateListen(addr, fault)
+		httpapi.DefaultConfig().ValidateListen(addr, report)
 		assert.Equal(t, want, paths, addr)
 	}
 	_, err := httpapi.New(httpapi.Options{Listen: ":9192"})

@@ -40,8 +40,7 @@ func humanTime(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05")
 }
 
-// contentPolicy allows the page to load its own style and script, and nothing
-// else.
+// contentPolicy allows the page to load its own style and script only.
 const contentPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // view is the data of the templates.

@@ -112,11 +112,11 @@ func TestPageRevoke(t *testing.T) {
 	t.Parallel()
 	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerB + `"}`)
 	for name, c := range map[string]struct {
-		form  []string
-		says  string // on the page that asks for confirmation
-		fault string // on the error page instead
-		kind  authz.Kind
-		typed string
+		form    []string
+		says    string // on the page that asks for confirmation
+		message string // on the error page instead
+		kind    authz.Kind
+		typed   string
 	}{
 		"jti":              {[]string{"kind", "jti", "iss", httpapitest.IssuerA, "value", " x "}, "The token with the jti &#34;x&#34; from " + httpapitest.IssuerA, "", authz.KindJTI, ""},
 		"sub":              {[]string{"kind", "sub", "iss", httpapitest.IssuerA, "value", "bob", "not_before", "2026-01-02T03:04"}, "issued before 2026-01-02 03:04:00 UTC", "", authz.KindSub, ""},
@@ -136,9 +136,9 @@ func TestPageRevoke(t *testing.T) {
 			csrf := csrf(t, b)
 			w := submit(b, "/revoke", nil, append([]string{"csrf", csrf, "reason", "why \"<b>\""}, c.form...)...)
 			assert.Empty(t, b.Ledger.All(), "nothing before the confirmation")
-			if c.fault != "" {
+			if c.message != "" {
 				require.Equal(t, 400, w.Code)
-				assert.Contains(t, w.Body.String(), c.fault)
+				assert.Contains(t, w.Body.String(), c.message)
 				return
 			}
 			require.Equal(t, 200, w.Code, w.Body)

@@ -66,10 +66,7 @@ func (s *sessions) find(r *http.Request, tokens *httpapi.TokenFile, now time.Tim
 	s.mu.Lock()
 	found, ok := s.open[sha256.Sum256([]byte(c.Value))]
 	s.mu.Unlock()
-	if !ok || now.After(found.expires) || !tokens.Holds(found.token) {
-		return session{}, false
-	}
-	return found, true
+	return found, ok && !now.After(found.expires) && tokens.Holds(found.token)
 }
 
 func (s *sessions) end(r *http.Request) {

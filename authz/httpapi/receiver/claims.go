@@ -7,9 +7,8 @@ import (
 	"jwtbouncer/authz"
 )
 
-// secondsOf converts a claim that is a NumericDate to Unix seconds, rounded
-// down. It accepts milliseconds, too: some senders use them, and so do the
-// examples of CAEP 1.0.
+// secondsOf converts a NumericDate to Unix seconds, rounded down. It accepts
+// milliseconds, too, as some senders and the examples of CAEP 1.0 use them.
 func secondsOf(claim any) (int64, bool) {
 	n, _ := claim.(json.Number)
 	f, err := n.Float64()
@@ -22,10 +21,9 @@ func secondsOf(claim any) (int64, bool) {
 	return int64(f), true
 }
 
-// notBefore returns the not_before that revokes what was issued up to and
-// including the second at. at is the message's own time, not its arrival: a
-// late or repeated message must not revoke what was issued since. A time in the
-// future counts as now.
+// notBefore returns the not_before that revokes tokens issued up to and including
+// the second at: the message's own time, so that a late or repeated message does
+// not revoke tokens issued since. A time in the future counts as now.
 func notBefore(at int64, now time.Time) time.Time {
 	return time.Unix(min(at, now.Unix())+1, 0).UTC()
 }

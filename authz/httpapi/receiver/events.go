@@ -152,6 +152,10 @@ var eventErrorCodes = map[authz.Reason]string{
 // an error if an event that has an effect identifies no token: it must not be
 // acknowledged as if it were enforced.
 func (c *receiver) eventRequests(t *authz.Token, events map[string]any, now time.Time) ([]authz.RevocationRequest, error) {
+	issuers := c.events.SpeaksFor[t.Issuer] // that the transmitter may report about
+	if len(issuers) == 0 {
+		issuers = []string{t.Issuer}
+	}
 	var out []authz.RevocationRequest
 	for _, uri := range slices.Sorted(maps.Keys(events)) {
 		payload, ok := events[uri].(map[string]any)
@@ -163,34 +167,22 @@ func (c *receiver) eventRequests(t *authz.Token, events map[string]any, now time
 			continue
 		}
 		s := subject{
-			issuers: c.reportedIssuers(t.Issuer), transmitter: t.Issuer, session: effect == revokeSession,
+			issuers: issuers, transmitter: t.Issuer, session: effect == revokeSession,
 			notBefore: notBefore(eventTime(t, payload), now), reason: eventReason(uri, payload),
 		}
-		subjects := 0 // of this event: those of another event do not count
-		for _, id := range []any{t.Claims["sub_id"], payload["subject"]} {
-			if id == nil {
-				continue
-			}
-			subjects++
+		subjects := slices.DeleteFunc([]any{t.Claims["sub_id"], payload["subject"]}, func(id any) bool { return id == nil })
+		for _, id := range subjects {
 			requests, err := s.requests(id, 0)
 			if err != nil {
 				return nil, fmt.Errorf("subject of %s: %w", eventName(uri), err)
 			}
 			out = append(out, requests...)
 		}
-		if subjects == 0 {
+		if len(subjects) == 0 {
 			return nil, fmt.Errorf("event %s has no subject (sub_id)", eventName(uri))
 		}
 	}
 	return out, nil
-}
-
-// reportedIssuers returns the issuers whose subjects a transmitter may report.
-func (c *receiver) reportedIssuers(transmitter string) []string {
-	if list := c.events.SpeaksFor[transmitter]; len(list) > 0 {
-		return list
-	}
-	return []string{transmitter}
 }
 
 // eventTime returns when the event happened, in Unix seconds: event_timestamp

@@ -20,8 +20,7 @@ const (
 	actionTest      = "TEST_AVAILABILITY"
 )
 
-// adminAction receives one kind of action that Keycloak sends to a client's
-// admin URL.
+// adminAction receives one kind of action sent to a client's admin URL.
 func (c *receiver) adminAction(action string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, p := httpapi.ReadBody(w, r, httpapi.MaxForm)
@@ -68,13 +67,10 @@ func (c *receiver) checkAction(claims map[string]any, action string, now time.Ti
 }
 
 // actionRequests returns the requests that an action stands for. notBefore
-// revokes every token of the realm issued up to that second; 0 means that none
-// is set. Keycloak itself still accepts tokens of the very second, which
-// logging out all users should not. keycloakSessionIds are the sid of tokens.
-//
-// The notBefore of one client revokes the tokens of the realm's other clients
-// as well, because a revocation cannot name a client: too much rather than too
-// little.
+// revokes every token of the realm issued up to and including that second
+// (Keycloak itself still accepts those of the second); 0: none is set.
+// keycloakSessionIds are the sid of tokens. A revocation cannot name a client,
+// so the notBefore of one client revokes the tokens of the others as well.
 func actionRequests(claims map[string]any, issuer string, now time.Time) []authz.RevocationRequest {
 	var out []authz.RevocationRequest
 	reason := "Keycloak " + strings.ToLower(strings.ReplaceAll(text(claims, "action"), "_", " "))

@@ -58,8 +58,8 @@ func (c *receiver) revokeForm(w http.ResponseWriter, r *http.Request) *oauthErro
 }
 
 // tokenRequests returns the requests that revoke the token; none if no issuer
-// would accept it. client is empty for a holder of the API token, who may
-// revoke the tokens of every client.
+// would accept it. client is empty for a holder of the API token, who may revoke
+// any client's tokens.
 func (c *receiver) tokenRequests(r *http.Request, raw string, claims authz.UnverifiedClaims, client string) ([]authz.RevocationRequest, *httpapi.Problem) {
 	t, err := c.verifier.Verify(r.Context(), raw)
 	later := err != nil && c.mayBecomeValid(err, claims)
@@ -102,9 +102,8 @@ func (c *receiver) tokenRequests(r *http.Request, raw string, claims authz.Unver
 	return out, nil
 }
 
-// mayBecomeValid reports whether a token that err refuses may be valid later,
-// or at another sidecar: it is not valid yet, or its key has not been fetched
-// here.
+// mayBecomeValid reports whether a token that err refuses may be valid later or
+// at another sidecar: it is not valid yet, or its key has not been fetched here.
 func (c *receiver) mayBecomeValid(err error, claims authz.UnverifiedClaims) bool {
 	reason := reasonOf(err)
 	return (reason == authz.ReasonNotYetValid || reason == authz.ReasonUnknownKey) && slices.Contains(c.issuers.All(), claims.Issuer) &&

@@ -105,7 +105,7 @@ func TestOAuthRevokeClients(t *testing.T) {
 		"API token, for later":    {closed, "Bearer " + httpapitest.APIToken, nil, httpapitest.Claims{"client_id": "bank app", "nbf": httpapitest.Ago(-time.Minute)}, 200, "", "api:token-1"},
 		"API token":               {closed, "Bearer " + httpapitest.APIToken, nil, httpapitest.Claims{"client_id": "bank app"}, 200, "", "api:token-1"},
 		"loopback":                {clients, "", nil, nil, 200, "", "local"},
-		"nobody":                  {closed, "", nil, nil, 401, "invalid_client", ""},
+		"no caller":               {closed, "", nil, nil, 401, "invalid_client", ""},
 		"wrong secret":            {closed, basic("shop app", "second-valid-secreT"), nil, nil, 401, "invalid_client", ""},
 		"wrong secret, loopback":  {clients, basic("shop app", "second-valid-secreT"), nil, nil, 401, "invalid_client", ""},
 		"unknown client":          {closed, basic("bank app", "second-valid-secret"), nil, nil, 401, "invalid_client", ""},

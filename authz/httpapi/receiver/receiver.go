@@ -13,12 +13,11 @@ import (
 	"jwtbouncer/authz/httpapi"
 )
 
-// Verifier checks tokens, and messages about tokens.
+// Verifier verifies tokens, and messages about tokens.
 type Verifier interface {
-	// Verify checks a token as authz.Verifier does.
+	// Verify is that of authz.Verifier.
 	Verify(ctx context.Context, raw string) (*authz.Token, error)
-	// VerifySecurityEvent checks a message: form, signature by a configured issuer,
-	// typ, audience and times.
+	// VerifySecurityEvent checks form, signature, typ, audience and times.
 	VerifySecurityEvent(ctx context.Context, raw string, rules authz.SecurityEventRules) (*authz.Token, error)
 }
 
@@ -98,12 +97,10 @@ func (c *receiver) verify(r *http.Request, raw, name string, rules authz.Securit
 	return nil, httpapi.Fail(http.StatusBadRequest, "the "+name+" is not valid: "+reasonOf(err).String()), reasonOf(err)
 }
 
-// retryable reports whether err, from verifying raw, says nothing about the
-// message itself, so that its sender should retry. A message under an unknown
-// key is retryable unless the issuer's keys were fetched moments ago: the key
-// may be the issuer's next one, which other sidecars may know already. So is a
-// bad signature, because a message without kid may be signed with such a key.
-// An expired message is never retryable.
+// retryable reports whether the sender of raw should retry after err. Unless the
+// issuer's keys were fetched moments ago, an unknown key or a bad signature (of a
+// message without kid) may mean the issuer's next key, which other sidecars may
+// know already. An expired message is never retryable.
 func (c *receiver) retryable(err error, raw string) bool {
 	f := authz.AsFailure(err)
 	switch f.Reason {

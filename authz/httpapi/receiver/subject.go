@@ -50,8 +50,7 @@ func (s subject) requests(v any, depth int) ([]authz.RevocationRequest, error) {
 }
 
 // opaque is an identifier of the issuer's own: the sub or, in an event about a
-// session, possibly the sid. Both are revoked then; a sub does not equal a sid
-// by chance.
+// session, possibly the sid. Both are revoked then.
 func (s subject) opaque(id string) ([]authz.RevocationRequest, error) {
 	out, err := s.request(authz.KindSub, s.transmitter, id)
 	if err != nil || !s.session {
@@ -62,8 +61,8 @@ func (s subject) opaque(id string) ([]authz.RevocationRequest, error) {
 }
 
 func (s subject) aliases(v any, depth int) ([]authz.RevocationRequest, error) {
-	list, _ := v.([]any)
 	var out []authz.RevocationRequest
+	list, _ := v.([]any)
 	if len(list) > 20 {
 		return nil, errors.New("has more than 20 aliases")
 	}
@@ -80,25 +79,21 @@ func (s subject) aliases(v any, depth int) ([]authz.RevocationRequest, error) {
 	return out, nil
 }
 
-// complex is the intersection of several identifiers. A session alone is narrow
-// enough. Otherwise all of the user's tokens are revoked, although the event
-// may be about one of the user's devices: too much rather than too little.
+// complex is the intersection of several identifiers. Without a session, it
+// revokes all of the user's tokens, although the event may be about one device.
 func (s subject) complex(id map[string]any, depth int) ([]authz.RevocationRequest, error) {
 	user, session := id["user"], id["session"]
-	if session != nil && (s.session || user == nil) {
-		one, _ := session.(map[string]any)
-		if text(one, "format") == "opaque" {
-			return s.request(authz.KindSID, s.transmitter, text(one, "id"))
-		}
-		if user == nil {
-			return s.requests(session, depth+1)
-		}
+	one, _ := session.(map[string]any)
+	switch {
+	case text(one, "format") == "opaque" && (s.session || user == nil):
+		return s.request(authz.KindSID, s.transmitter, text(one, "id"))
+	case user != nil:
+		s.session = false // an opaque user is a user
+		return s.requests(user, depth+1)
+	case session != nil:
+		return s.requests(session, depth+1)
 	}
-	if user == nil {
-		return nil, errUnmappable
-	}
-	s.session = false // an opaque user is a user
-	return s.requests(user, depth+1)
+	return nil, errUnmappable
 }
 
 // request returns one request for every issuer that iss stands for. No issuer
