@@ -30,7 +30,7 @@ import (
 type authServer struct {
 	*httptest.Server
 	mu      sync.Mutex
-	tokens  map[string]string // token → answer
+	tokens  map[string]string // token → response
 	status  int
 	kind    string
 	block   chan struct{} // nil: answers at once
@@ -77,8 +77,8 @@ func (s *authServer) set(f func()) {
 	f()
 }
 
-// activeAnswer is what a server says of a good token.
-func activeAnswer(change map[string]any) string {
+// activeResponse is the response for a good token.
+func activeResponse(change map[string]any) string {
 	m := map[string]any{"active": true, "sub": "alice", "aud": "api", "scope": "read write", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()}
 	for k, v := range change {
 		m[k] = v
@@ -109,7 +109,7 @@ func TestIntrospect(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
 	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
-	s.tokens["opaque-1"] = activeAnswer(map[string]any{"jti": "j1", "cnf": map[string]any{"jkt": "x"}})
+	s.tokens["opaque-1"] = activeResponse(map[string]any{"jti": "j1", "cnf": map[string]any{"jkt": "x"}})
 	token, err := in.Introspect(t.Context(), "opaque-1")
 	require.NoError(t, err)
 	require.Equal(t, "https://as.example", token.Issuer)
@@ -136,7 +136,7 @@ func TestIntrospectionClientAuth(t *testing.T) {
 	s := newAuthServer(t)
 	c := introspectionConfig(t, s)
 	c.ClientAuth = "post"
-	// A question may take 180 ms at most, which a busy machine cannot always keep.
+	// A request is limited to 180 ms, which a busy machine may exceed.
 	ask := func() authz.Reason {
 		for range 20 {
 			_, err := newIntrospector(t, c, introspect.Options{}).Introspect(t.Context(), "x")
@@ -169,21 +169,21 @@ func TestIntrospectionAnswers(t *testing.T) {
 		"empty":               {``, authz.ReasonRevocationUnknown},
 		"array":               {`[{"active":true}]`, authz.ReasonRevocationUnknown},
 		"huge":                {`{"active":true,"x":"` + strings.Repeat("x", 1<<17) + `"}`, authz.ReasonRevocationUnknown},
-		"no exp":              {activeAnswer(map[string]any{"exp": nil}), authz.ReasonBadClaim},
-		"exp a string":        {activeAnswer(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
-		"expired":             {activeAnswer(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
-		"not yet":             {activeAnswer(map[string]any{"nbf": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
-		"iat ahead":           {activeAnswer(map[string]any{"iat": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
-		"iat a moment ahead":  {activeAnswer(map[string]any{"iat": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
-		"iat long ago":        {activeAnswer(map[string]any{"iat": now.Add(-23*time.Hour - time.Minute).Unix()}), authz.ReasonLifetimeTooLong}, // exp is in an hour
-		"iat 0":               {activeAnswer(map[string]any{"iat": 0}), authz.ReasonLifetimeTooLong},
-		"no iat":              {activeAnswer(map[string]any{"iat": nil}), authz.ReasonAllowed},
-		"beyond revocations":  {activeAnswer(map[string]any{"exp": now.Add(25 * time.Hour).Unix()}), authz.ReasonLifetimeTooLong},
-		"other issuer":        {activeAnswer(map[string]any{"iss": "https://other"}), authz.ReasonUnknownIssuer},
-		"same issuer":         {activeAnswer(map[string]any{"iss": "https://as.example"}), authz.ReasonAllowed},
-		"other audience":      {activeAnswer(map[string]any{"aud": []string{"billing"}}), authz.ReasonAllowed}, // not Accepted: the route's to say
-		"sub a number":        {activeAnswer(map[string]any{"sub": 7}), authz.ReasonBadClaim},
-		"scope with a number": {activeAnswer(map[string]any{"scope": []any{1}}), authz.ReasonBadClaim},
+		"no exp":              {activeResponse(map[string]any{"exp": nil}), authz.ReasonBadClaim},
+		"exp a string":        {activeResponse(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
+		"expired":             {activeResponse(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
+		"not yet":             {activeResponse(map[string]any{"nbf": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat ahead":           {activeResponse(map[string]any{"iat": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat a moment ahead":  {activeResponse(map[string]any{"iat": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
+		"iat long ago":        {activeResponse(map[string]any{"iat": now.Add(-23*time.Hour - time.Minute).Unix()}), authz.ReasonLifetimeTooLong}, // exp is in an hour
+		"iat 0":               {activeResponse(map[string]any{"iat": 0}), authz.ReasonLifetimeTooLong},
+		"no iat":              {activeResponse(map[string]any{"iat": nil}), authz.ReasonAllowed},
+		"beyond revocations":  {activeResponse(map[string]any{"exp": now.Add(25 * time.Hour).Unix()}), authz.ReasonLifetimeTooLong},
+		"other issuer":        {activeResponse(map[string]any{"iss": "https://other"}), authz.ReasonUnknownIssuer},
+		"same issuer":         {activeResponse(map[string]any{"iss": "https://as.example"}), authz.ReasonAllowed},
+		"other audience":      {activeResponse(map[string]any{"aud": []string{"billing"}}), authz.ReasonAllowed}, // the route refuses it: it is not Accepted
+		"sub a number":        {activeResponse(map[string]any{"sub": 7}), authz.ReasonBadClaim},
+		"scope with a number": {activeResponse(map[string]any{"scope": []any{1}}), authz.ReasonBadClaim},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -202,7 +202,7 @@ func TestIntrospectionAnswers(t *testing.T) {
 	}
 }
 
-func TestIntrospectionEndpointFaults(t *testing.T) {
+func TestIntrospectionEndpointFailures(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(*authServer){
 		"500":          func(s *authServer) { s.status = 500 },
@@ -215,7 +215,7 @@ func TestIntrospectionEndpointFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newAuthServer(t)
-			s.tokens["tok"] = activeAnswer(nil)
+			s.tokens["tok"] = activeResponse(nil)
 			in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
 			s.set(func() { fault(s) })
 			_, err := in.Introspect(t.Context(), "tok")
@@ -225,29 +225,29 @@ func TestIntrospectionEndpointFaults(t *testing.T) {
 	}
 }
 
-func TestIntrospectionGoesOnAfterAnOutage(t *testing.T) {
+func TestIntrospectionRecoversAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
-	s.tokens["tok"] = activeAnswer(nil)
+	s.tokens["tok"] = activeResponse(nil)
 	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
 	s.set(func() { s.status = 503 })
 	for range 20 {
 		_, err := in.Introspect(t.Context(), "tok")
 		require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(err))
 	}
-	require.EqualValues(t, 5, s.asked.Load(), "the breaker stops asking")
+	require.EqualValues(t, 5, s.asked.Load(), "the breaker is open")
 	s.set(func() { s.status = 200 })
 	require.Eventually(t, func() bool { _, err := in.Introspect(context.Background(), "tok"); return err == nil }, 5*time.Second, 20*time.Millisecond)
 }
 
-// What an endpoint finds wrong with one caller's tokens stops nobody else's.
+// An error response about some tokens does not stop the introspection of others.
 func TestBadTokensDoNotStopIntrospection(t *testing.T) {
 	t.Parallel()
 	for status, asked := range map[int]int32{400: 21, 413: 21, 422: 21, 431: 21, 401: 5, 403: 5, 404: 5, 429: 5, 500: 5} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
 			s := newAuthServer(t)
-			s.tokens["good"] = activeAnswer(nil)
+			s.tokens["good"] = activeResponse(nil)
 			in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
 			s.set(func() { s.status = status })
 			for i := range 20 {
@@ -262,9 +262,9 @@ func TestBadTokensDoNotStopIntrospection(t *testing.T) {
 	}
 }
 
-// An answer need not repeat what a JWT says of itself, and never names its key;
-// a revocation by any of that ends the token all the same.
-func TestIntrospectedJWTKeepsItsNames(t *testing.T) {
+// A response need not repeat the claims of a JWT and never contains its kid. The
+// token is revocable by them all the same.
+func TestIntrospectedJWTIsRevocableByItsOwnNames(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
 	c := introspectionConfig(t, s)
@@ -281,7 +281,7 @@ func TestIntrospectedJWTKeepsItsNames(t *testing.T) {
 		"header that we refuse":   iss.Mint(own, authztest.Header("jku", "https://a.example")),
 		"no signature to look at": good[:strings.LastIndexByte(good, '.')+1],
 	} {
-		s.set(func() { s.tokens[raw] = activeAnswer(map[string]any{"sub": "u-17", "jti": nil}) })
+		s.set(func() { s.tokens[raw] = activeResponse(map[string]any{"sub": "u-17", "jti": nil}) })
 		token, err := in.Introspect(t.Context(), raw)
 		require.NoError(t, err, name)
 		require.Equal(t, "u-17", token.Subject)
@@ -292,8 +292,8 @@ func TestIntrospectedJWTKeepsItsNames(t *testing.T) {
 		require.Equal(t, authz.RevocationKey(authz.KindToken, c.Issuer, authz.TokenValue(good)) == token.Query().TokenKey, authz.TokenValue(good) == authz.TokenValue(raw))
 	}
 	opaque := []string{"opaque", "e30.e30.", "e30.W10.A", "e30." + authztest.Base64URL([]byte(`{"jti":7,"sub":null,"sid":""}`)) + ".A"}
-	for _, raw := range opaque { // names that cannot be read are none
-		s.set(func() { s.tokens[raw] = activeAnswer(nil) })
+	for _, raw := range opaque { // no readable names
+		s.set(func() { s.tokens[raw] = activeResponse(nil) })
 		token, err := in.Introspect(t.Context(), raw)
 		require.NoError(t, err)
 		require.Len(t, token.Keys, 3, raw)
@@ -303,26 +303,26 @@ func TestIntrospectedJWTKeepsItsNames(t *testing.T) {
 func TestIntrospectionCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
-	s.tokens["tok"] = activeAnswer(nil)
+	s.tokens["tok"] = activeResponse(nil)
 	clock := &authztest.MovableClock{}
 	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{Clock: clock})
 	ask := func() error { _, err := in.Introspect(t.Context(), "tok"); return err }
 	require.NoError(t, ask())
 	s.set(func() { delete(s.tokens, "tok") }) // the issuer revokes it
 	clock.Move(9 * time.Second)
-	require.NoError(t, ask(), "still believed")
+	require.NoError(t, ask(), "still cached")
 	clock.Move(2 * time.Second)
-	require.Equal(t, authz.ReasonInactive, authztest.ReasonOf(ask()), "10s later it is not")
+	require.Equal(t, authz.ReasonInactive, authztest.ReasonOf(ask()), "no longer cached after 10s")
 	require.EqualValues(t, 2, s.asked.Load())
 	require.Equal(t, authz.ReasonInactive, authztest.ReasonOf(ask()))
-	require.EqualValues(t, 2, s.asked.Load(), "refusals are remembered too")
+	require.EqualValues(t, 2, s.asked.Load(), "inactive responses are cached too")
 	clock.Move(11 * time.Second)
 	s.set(func() { s.status = 500 })
-	require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(ask()), "an old answer is not used when the endpoint is away")
+	require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(ask()), "an old response is not used while the endpoint fails")
 }
 
-// Answers are bounded by number and by what they take once they are read, which
-// for one of many small objects is many times its text.
+// Cached responses are bounded by number and by memory, which for many small
+// objects is many times the length of the text.
 func TestIntrospectionCacheBytes(t *testing.T) {
 	t.Parallel()
 	const tokens = 40
@@ -342,7 +342,7 @@ func TestIntrospectionCacheBytes(t *testing.T) {
 	} {
 		s := newAuthServer(t)
 		for i := range tokens {
-			s.tokens[fmt.Sprint("token-", i)] = activeAnswer(tt.answer)
+			s.tokens[fmt.Sprint("token-", i)] = activeResponse(tt.answer)
 		}
 		c := introspectionConfig(t, s)
 		c.CacheTTL = 30 * time.Second
@@ -361,17 +361,17 @@ func TestIntrospectionCacheBytes(t *testing.T) {
 			require.Zero(t, ask(), name)
 			continue
 		}
-		// What is too much is given up a moment later, beside the requests.
+		// The cache evicts in the background.
 		for try := 0; ask() < tokens/2; try++ {
 			require.Less(t, try, 1000, name)
 		}
 	}
 }
 
-func TestIntrospectionAsksOnceForManyCallers(t *testing.T) {
+func TestConcurrentCallersShareARequest(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
-	s.tokens["tok"] = activeAnswer(nil)
+	s.tokens["tok"] = activeResponse(nil)
 	s.block = make(chan struct{})
 	reg := prometheus.NewRegistry()
 	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{Registry: reg})
@@ -395,7 +395,7 @@ func TestIntrospectionAsksOnceForManyCallers(t *testing.T) {
 	require.Equal(t, "jwt_bouncer_introspections_total", families[0].GetName())
 }
 
-func TestIntrospectionIsBoundedInNumber(t *testing.T) {
+func TestConcurrentIntrospectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
 	s.block = make(chan struct{})
@@ -425,14 +425,14 @@ func TestIntrospectionEndsWithItsCaller(t *testing.T) {
 	require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(err))
 }
 
-// Through the Authorizer: JWTs go to the verifier, the rest to the issuer, and
-// the answer is under the route's rules and under revocation.
+// Through the Authorizer: the verifier gets JWTs, the endpoint gets other tokens,
+// and the route's rules and revocations apply to both.
 func TestOpaqueTokensThroughTheAuthorizer(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
-	s.tokens["good"], s.tokens["revoked"] = activeAnswer(nil), activeAnswer(map[string]any{"jti": "gone"})
-	s.tokens["foreign"] = activeAnswer(map[string]any{"aud": "billing"})
-	s.tokens["bound"] = activeAnswer(map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}})
+	s.tokens["good"], s.tokens["revoked"] = activeResponse(nil), activeResponse(map[string]any{"jti": "gone"})
+	s.tokens["foreign"] = activeResponse(map[string]any{"aud": "billing"})
+	s.tokens["bound"] = activeResponse(map[string]any{"cnf": map[string]any{"jkt": strings.Repeat("A", 43)}})
 	all, err := introspect.New([]introspect.Config{introspectionConfig(t, s)}, introspect.Options{})
 	require.NoError(t, err)
 	t.Cleanup(all.Close)
@@ -464,10 +464,9 @@ func TestOpaqueTokensThroughTheAuthorizer(t *testing.T) {
 	}
 }
 
-// With tokens: opaque, JWTs of the configured issuers are verified here,
-// however their header is written, and only the rest is asked about; decision
-// and explanation agree.
-func TestForeignJWTsAreAskedAbout(t *testing.T) {
+// With tokens: opaque, JWTs of the configured issuers are verified locally, and
+// only other tokens are introspected. The explanation agrees with the decision.
+func TestForeignJWTsAreIntrospected(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
 	all, err := introspect.New([]introspect.Config{introspectionConfig(t, s)}, introspect.Options{})
@@ -494,7 +493,7 @@ func TestForeignJWTsAreAskedAbout(t *testing.T) {
 		"opaque with dots":         {"1.2.3", true, true, authz.ReasonAllowed},
 	} {
 		if tt.active {
-			s.set(func() { s.tokens[tt.raw] = activeAnswer(nil) })
+			s.set(func() { s.tokens[tt.raw] = activeResponse(nil) })
 		}
 		before := s.asked.Load()
 		req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}}}
@@ -515,25 +514,25 @@ func TestForeignJWTsAreAskedAbout(t *testing.T) {
 	}
 }
 
-// What two readers could understand differently is refused without asking: the
-// names by which such a JWT could be revoked would be anybody's guess.
-func TestForeignJWTsOfTwoMeanings(t *testing.T) {
+// A JWT that two parsers could read differently is refused without a request,
+// because the names by which it can be revoked are ambiguous.
+func TestAmbiguousForeignJWTs(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
 	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
 	foreign := authztest.StartIssuer(t, authztest.Named("https://as.example"))
 	for _, claims := range []string{`{"iss":"https://as.example","jti":"a","jti":"b"}`, `{"iss":"https://as.example","x":1e400}`} {
 		raw := foreign.Mint(nil, authztest.RawPayload([]byte(claims)))
-		s.set(func() { s.tokens[raw] = activeAnswer(nil) })
+		s.set(func() { s.tokens[raw] = activeResponse(nil) })
 		_, err := authztest.NewVerifier(t, authztest.StartIssuer(t)).Verify(t.Context(), raw)
-		require.Equal(t, authz.ReasonUnknownIssuer, authztest.ReasonOf(err), "the verifier would pass it on")
+		require.Equal(t, authz.ReasonUnknownIssuer, authztest.ReasonOf(err), "the verifier does not refuse it")
 		_, err = in.Introspect(t.Context(), raw)
 		require.Equal(t, authz.ReasonMalformedToken, authztest.ReasonOf(err), claims)
 	}
 	require.Zero(t, s.asked.Load())
 }
 
-func TestIntrospectionFaults(t *testing.T) {
+func TestConfigErrors(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		c    introspect.Config
@@ -554,12 +553,12 @@ func TestIntrospectionFaults(t *testing.T) {
 	require.ErrorContains(t, err, "introspection[0].name")
 }
 
-// panicking is a transport with a defect.
+// panicking is a transport that panics.
 type panicking struct{}
 
 func (panicking) RoundTrip(*http.Request) (*http.Response, error) { panic("defect") }
 
-func TestPanicWhileAskingIsAFailure(t *testing.T) {
+func TestPanicIsAFailure(t *testing.T) {
 	t.Parallel()
 	s := newAuthServer(t)
 	in := newIntrospector(t, introspectionConfig(t, s), introspect.Options{Transport: panicking{}})
@@ -569,7 +568,7 @@ func TestPanicWhileAskingIsAFailure(t *testing.T) {
 	}
 }
 
-// Endpoints call refresh tokens active, too, and ID tokens, whatever the hint.
+// Endpoints also report refresh and ID tokens as active.
 func TestIntrospectedTokenOfAnotherUse(t *testing.T) {
 	t.Parallel()
 	for change, want := range map[[2]string]bool{
@@ -585,7 +584,7 @@ func TestIntrospectedTokenOfAnotherUse(t *testing.T) {
 		{"token_type", "DPoP"}:          true,
 	} {
 		s := newAuthServer(t)
-		s.set(func() { s.tokens["some-token"] = activeAnswer(map[string]any{change[0]: change[1]}) })
+		s.set(func() { s.tokens["some-token"] = activeResponse(map[string]any{change[0]: change[1]}) })
 		i := newIntrospector(t, introspectionConfig(t, s), introspect.Options{})
 		_, err := i.Introspect(t.Context(), "some-token")
 		var f *authz.Failure

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"encoding/json"
 	"math/big"
 	"strings"
@@ -118,6 +119,7 @@ func FutureLeeway(leeway int64) int64 { return max(leeway, int64(authz.FutureLee
 // its bound.
 func (v *Verifier) checkTimes(t *authz.Token, leeway int64, anyLifetime bool) *authz.Failure {
 	now := v.clock.Now().Unix()
+	_, hasIat := t.Claims["iat"]
 	switch {
 	case t.Expires != 0 && now >= t.Expires+leeway:
 		return &authz.Failure{Reason: authz.ReasonExpired, Detail: "exp was " + authz.FormatTime(t.Expires)}
@@ -127,17 +129,12 @@ func (v *Verifier) checkTimes(t *authz.Token, leeway int64, anyLifetime bool) *a
 		return &authz.Failure{Reason: authz.ReasonNotYetValid, Detail: "iat is " + authz.FormatTime(t.IssuedAt)}
 	case anyLifetime:
 		return nil
+	case t.Expires == 0 && !hasIat:
+		return badClaim("neither exp nor iat")
 	}
-	_, hasIat := t.Claims["iat"]
-	from, until := now, t.Expires
+	from, until := now, cmp.Or(t.Expires, now) // without exp, its age is bounded
 	if hasIat {
 		from = t.IssuedAt
-	}
-	if until == 0 { // a security event token without exp: bound its age instead
-		until = now
-		if !hasIat {
-			return badClaim("neither exp nor iat")
-		}
 	}
 	if until-from > v.maxTTL {
 		return authz.Failuref(authz.ReasonLifetimeTooLong, "valid for %ds; at most %ds are accepted", until-from, v.maxTTL)

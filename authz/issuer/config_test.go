@@ -11,12 +11,12 @@ import (
 	"jwtbouncer/authz/issuer"
 )
 
-func TestIssuerConfigFaults(t *testing.T) {
+func TestConfigErrors(t *testing.T) {
 	t.Parallel()
 	good := issuer.Config{Issuer: "https://issuer.example", Audiences: []string{"api"}}
 	tests := map[string]struct {
 		change func(*issuer.Config)
-		faults []string // prefix of each, in order
+		errors []string // prefix of each, in order
 	}{
 		"good":               {func(*issuer.Config) {}, nil},
 		"good file":          {func(c *issuer.Config) { c.Issuer, c.JWKS = "any text", "keys/jwks.json" }, nil},
@@ -33,7 +33,7 @@ func TestIssuerConfigFaults(t *testing.T) {
 		"empty audience":     {func(c *issuer.Config) { c.Audiences = []string{"a", ""} }, []string{"audiences[1]:"}},
 		"typ spelling":       {func(c *issuer.Config) { c.Types = []string{"", "JWT", "application/at+jwt"} }, []string{"types[1]:", "types[2]:"}},
 		"long leeway":        {func(c *issuer.Config) { c.Leeway = time.Hour }, []string{"leeway:"}},
-		"hasty refresh":      {func(c *issuer.Config) { c.RefreshInterval = time.Second }, []string{"refresh_interval:"}},
+		"short refresh":      {func(c *issuer.Config) { c.RefreshInterval = time.Second }, []string{"refresh_interval:"}},
 		"no cooldown":        {func(c *issuer.Config) { c.RefreshCooldown = time.Millisecond }, []string{"refresh_cooldown:"}},
 		"endless fetch":      {func(c *issuer.Config) { c.FetchTimeout = time.Hour }, []string{"fetch_timeout:"}},
 		"negative key age":   {func(c *issuer.Config) { c.MaxKeyAge = -1 }, []string{"max_key_age:"}},
@@ -48,12 +48,12 @@ func TestIssuerConfigFaults(t *testing.T) {
 			test.change(&c)
 			var got []string
 			c.Validate(func(path, format string, args ...any) { got = append(got, path+": "+fmt.Sprintf(format, args...)) })
-			require.Len(t, got, len(test.faults), "%q", got)
-			for i, prefix := range test.faults {
+			require.Len(t, got, len(test.errors), "%q", got)
+			for i, prefix := range test.errors {
 				require.True(t, strings.HasPrefix(got[i], prefix), "%q", got[i])
 			}
 			v, err := issuer.NewVerifier([]issuer.Config{c}, issuer.VerifierOptions{})
-			if len(test.faults) > 0 {
+			if len(test.errors) > 0 {
 				require.Error(t, err)
 				return
 			}
@@ -63,7 +63,7 @@ func TestIssuerConfigFaults(t *testing.T) {
 	}
 }
 
-func TestVerifierRefusesWhatCannotWork(t *testing.T) {
+func TestNewVerifierErrors(t *testing.T) {
 	t.Parallel()
 	good := issuer.Config{Issuer: "https://issuer.example", Audiences: []string{"api"}}
 	_, err := issuer.NewVerifier(nil, issuer.VerifierOptions{})

@@ -15,8 +15,8 @@ import (
 	"jwtbouncer/authz/issuer"
 )
 
-// While forged tokens with unknown keys wait for an endpoint that hangs, good
-// tokens wait for nothing: time, which synctest counts, does not pass for them.
+// While forged tokens with unknown keys wait for a hanging endpoint, good tokens
+// do not wait: no synthetic time passes.
 func TestFloodDoesNotDelayGoodTokens(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
@@ -81,8 +81,8 @@ func TestRotationUnderLoad(t *testing.T) {
 	wg.Wait()
 }
 
-// What is told about a refusal, to logs and to `check`, holds neither the
-// token nor bytes that break a log.
+// The detail of a refusal contains no part of the token and no control
+// characters.
 func TestDetailsAreFitForLogs(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)

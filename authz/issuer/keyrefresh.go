@@ -127,8 +127,7 @@ func (r *KeyRing) expire() time.Duration {
 	if st == nil {
 		return r.cfg.MaxKeyAge
 	}
-	left := time.Duration(st.confirmed.Load()) + r.cfg.MaxKeyAge - r.clock.Boot()
-	if left > 0 {
+	if left := time.Duration(st.confirmed.Load()) + r.cfg.MaxKeyAge - r.clock.Boot(); left > 0 {
 		return left
 	}
 	r.mu.Lock() // against install
@@ -142,10 +141,8 @@ func (r *KeyRing) expire() time.Duration {
 
 // setLastErr sets lastErr and logs the first failure and the recovery.
 func (r *KeyRing) setLastErr(text string) {
-	r.mu.Lock()
-	before := r.lastErr
-	r.lastErr = text
-	r.mu.Unlock()
+	before := r.failure()
+	r.lastErr.Store(text)
 	switch {
 	case text != "" && before == "":
 		r.log.Warn("signing keys could not be fetched; trying again", "error", text)
@@ -156,20 +153,20 @@ func (r *KeyRing) setLastErr(text string) {
 
 // run refreshes until ctx or the verifier ends.
 func (r *KeyRing) run(ctx context.Context) {
-	retry := firstRetry
+	interval, retry := r.cfg.RefreshInterval, firstRetry
+	if _, file := r.cfg.keyFile(); file {
+		interval = min(interval, filePollInterval)
+	}
 	for {
-		var wait time.Duration
-		if err := r.Refresh(ctx); err != nil {
-			wait = retry
-			retry = min(2*retry, maxRetry, r.cfg.RefreshInterval)
-		} else {
+		wait := interval
+		if err := r.Refresh(ctx); err == nil {
 			retry = firstRetry
-			wait = r.cfg.RefreshInterval
-			if _, file := r.cfg.keyFile(); file {
-				wait = min(wait, filePollInterval)
-			}
+		} else {
+			wait, retry = retry, min(2*retry, maxRetry, r.cfg.RefreshInterval)
 		}
-		timer := time.NewTimer(min(jitter(wait), r.expire()))
+		// ±20 %, so that sidecars do not fetch at the same time.
+		wait = time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // only spreads load
+		timer := time.NewTimer(min(wait, r.expire()))
 		select {
 		case <-timer.C:
 			r.expire()
@@ -180,9 +177,4 @@ func (r *KeyRing) run(ctx context.Context) {
 		timer.Stop()
 		return
 	}
-}
-
-// jitter spreads d by ±20 %, so that sidecars do not fetch at the same time.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // only spreads load
 }

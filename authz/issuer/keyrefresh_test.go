@@ -12,7 +12,7 @@ import (
 	"jwtbouncer/authz/issuer"
 )
 
-// A first failure is retried soon, then ever later, never in a tight loop.
+// The first retry is soon; the intervals then grow up to a maximum.
 func TestRefresherBacksOff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -33,10 +33,10 @@ func TestRefresherBacksOff(t *testing.T) {
 		iss.FailJWKS(nil)
 		time.Sleep(time.Minute)
 		require.NoError(t, v.Ready())
-		healed := iss.Fetches()
+		recovered := iss.Fetches()
 		time.Sleep(time.Hour)
-		require.InDelta(t, 12, iss.Fetches()-healed, 3)
-		require.LessOrEqual(t, iss.DiscoveryFetches(), late+early+4, "discovery is remembered while it works")
+		require.InDelta(t, 12, iss.Fetches()-recovered, 3)
+		require.LessOrEqual(t, iss.DiscoveryFetches(), late+early+4, "the discovery document is cached while the key set can be fetched")
 	})
 }
 
@@ -68,13 +68,12 @@ func TestDiscoveryOfAnotherIssuerIsRefused(t *testing.T) {
 	}
 }
 
-// The key set may move: when it is not where discovery said, discovery is
-// asked again.
+// When the key set is not at its URL, the discovery document is fetched again.
 func TestDiscoveryFollowsAMove(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
 		iss.FailDiscovery(&authztest.Fault{Body: `{"issuer":"https://issuer.test","jwks_uri":"https://issuer.test/gone.json"}`})
-		time.Sleep(2 * time.Hour) // discovery is believed for one
+		time.Sleep(2 * time.Hour) // the document is cached for one hour
 		require.NotEmpty(t, v.Status()[0].Err)
 		iss.FailDiscovery(nil)
 		time.Sleep(time.Minute)

@@ -44,10 +44,10 @@ type KeyRing struct {
 	flight      *flight                  // the current fetch; nil: none
 	nextRefresh time.Duration            // Clock.Boot from which a token may cause a fetch
 	unknown     map[uint64]time.Duration // hash of kid → Clock.Boot until which it causes no fetch
-	lastErr     string                   // of the last fetch; empty: it succeeded
 	seed        maphash.Seed
 
-	counts ringCounts
+	lastErr atomic.Value // string, of the last fetch; empty: it succeeded
+	counts  ringCounts
 }
 
 type ringCounts struct {
@@ -101,7 +101,7 @@ func (r *KeyRing) key(ctx context.Context, h jose.Header) (*jose.PublicKey, uint
 		if st = r.state.Load(); st == nil {
 			return fail(authz.ReasonKeysUnavailable, false, "the issuer's keys have become too old")
 		}
-		if k, known = st.set.Find(h); k == nil && !known && !ended && !r.failing() {
+		if k, known = st.set.Find(h); k == nil && !known && !ended && r.failure() == "" {
 			return fail(authz.ReasonKeysUnavailable, false, "the keys are still being fetched to find kid "+authz.QuoteShort(h.Kid))
 		}
 	}
@@ -120,13 +120,12 @@ func (r *KeyRing) key(ctx context.Context, h jose.Header) (*jose.PublicKey, uint
 // kid would cause no other.
 func (r *KeyRing) settled() bool {
 	st := r.state.Load()
-	return st != nil && !r.failing() && r.clock.Boot()-time.Duration(st.confirmed.Load()) <= unknownKIDTTL
+	return st != nil && r.failure() == "" && r.clock.Boot()-time.Duration(st.confirmed.Load()) <= unknownKIDTTL
 }
 
-func (r *KeyRing) failing() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.lastErr != ""
+func (r *KeyRing) failure() string {
+	text, _ := r.lastErr.Load().(string)
+	return text
 }
 
 // await waits for a flight (nil: none), within bounds, and reports whether it

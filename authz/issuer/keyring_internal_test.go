@@ -17,7 +17,7 @@ import (
 
 func emptySet(context.Context) ([]byte, error) { return []byte(`{"keys":[]}`), nil }
 
-// However many kids are invented, few are remembered.
+// The number of kids remembered as unknown is bounded.
 func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,7 +29,6 @@ func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
 		for i := range 3 * maxUnknownKIDs {
 			r.nextRefresh = 0 // the cooldown is over
 			<-r.refreshForKID(fmt.Sprint(i)).done
-			// the first set is news
 			n := len(r.unknown)
 			require.LessOrEqual(t, n, maxUnknownKIDs, "remembered")
 			require.Falsef(t, n == 0 && i > 0, "%d remembered", n)

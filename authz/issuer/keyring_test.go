@@ -54,13 +54,13 @@ func TestRotationNeedsNoWaiting(t *testing.T) {
 		after, err := v.Verify(t.Context(), iss.Mint(nil))
 		require.NoError(t, err)
 		require.Zero(t, time.Since(start))
-		require.True(t, v.Current(before, time.Now().Unix()), "a key added ends nobody's token")
+		require.True(t, v.Current(before, time.Now().Unix()), "an added key ends no token")
 		require.Equal(t, before.Generation, after.Generation)
 
 		iss.Withdraw(old.ID)
-		require.True(t, v.Current(before, time.Now().Unix()), "nobody has looked yet")
+		require.True(t, v.Current(before, time.Now().Unix()), "no fetch yet")
 		require.NoError(t, v.Refresh(t.Context()))
-		require.False(t, v.Current(before, time.Now().Unix()), "its key is gone")
+		require.False(t, v.Current(before, time.Now().Unix()), "its key was withdrawn")
 		_, err = v.Verify(t.Context(), before.Raw)
 		require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))
 		again, err := v.Verify(t.Context(), after.Raw)
@@ -69,8 +69,8 @@ func TestRotationNeedsNoWaiting(t *testing.T) {
 	})
 }
 
-// The refresher alone must notice a withdrawal.
-func TestWithdrawalIsNoticedInTheBackground(t *testing.T) {
+// The background refresher notices a withdrawal.
+func TestWithdrawalInTheBackground(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
 		token, err := v.Verify(t.Context(), iss.Mint(nil))
@@ -83,8 +83,8 @@ func TestWithdrawalIsNoticedInTheBackground(t *testing.T) {
 	})
 }
 
-// The same kid with another key is a withdrawal too.
-func TestKeyReplacedUnderItsName(t *testing.T) {
+// Another key with the same kid is a withdrawal too.
+func TestKeyReplacedUnderItsKID(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
 		token, err := v.Verify(t.Context(), iss.Mint(nil))
@@ -97,9 +97,9 @@ func TestKeyReplacedUnderItsName(t *testing.T) {
 	})
 }
 
-// A remembered token does not know a name that its key got later, under which
-// the key may be revoked; so it is verified again.
-func TestKeyGetsAnotherName(t *testing.T) {
+// A cached token lacks the revocation key of a kid that its key got later, so it
+// is verified again.
+func TestKeyGetsAnotherKID(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
 		key := iss.Key("")
@@ -145,7 +145,7 @@ func TestUnknownKeysCauseFewFetches(t *testing.T) {
 	})
 }
 
-// verifyAll verifies n tokens at once and counts what comes of it.
+// verifyAll verifies n tokens concurrently and counts the reasons.
 func verifyAll(t *testing.T, v *issuer.Verifier, n int, mint func(i int) string) map[authz.Reason]int {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -167,13 +167,13 @@ func verifyAll(t *testing.T, v *issuer.Verifier, n int, mint func(i int) string)
 	return counts
 }
 
-// After a rotation the new key's tokens come all at once. While the set is
-// fetched, for whichever of them or in the background, none of them is invalid.
+// After a rotation many tokens of the new key arrive at once. None of them is
+// refused as invalid while the set is being fetched.
 func TestTokensOfANewKeyAtOnce(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		delay  time.Duration
-		forged bool // one before them
+		forged bool // a forged token comes first
 		want   map[authz.Reason]int
 	}{
 		"soon":            {50 * time.Millisecond, false, map[authz.Reason]int{authz.ReasonAllowed: 256, authz.ReasonKeysUnavailable: 44}},
@@ -183,7 +183,7 @@ func TestTokensOfANewKeyAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
-				time.Sleep(time.Minute) // not in step with the refresher
+				time.Sleep(time.Minute) // at another time than the refresher
 				iss.Rotate("ES256")
 				iss.FailJWKS(&authztest.Fault{Delay: tt.delay, Genuine: true})
 				if tt.forged {
@@ -198,9 +198,9 @@ func TestTokensOfANewKeyAtOnce(t *testing.T) {
 	}
 }
 
-// A fetch that failed has found out nothing about the kid it was for, which is
-// asked for again after the cooldown; one that succeeded has.
-func TestFailedFetchIsNoAbsence(t *testing.T) {
+// A failed fetch proves nothing about the kid that caused it, and is repeated
+// after the cooldown. A successful one proves the kid unknown.
+func TestFailedFetchProvesNothing(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
 		time.Sleep(time.Minute)
@@ -230,13 +230,13 @@ func TestFailedFetchIsNoAbsence(t *testing.T) {
 		iss.FailJWKS(nil)
 		time.Sleep(5 * time.Second)
 		_, err = v.Verify(t.Context(), raw)
-		require.NoError(t, err, "healed after the cooldown")
+		require.NoError(t, err, "recovered after the cooldown")
 	})
 }
 
-// Nothing sends tokens to a sidecar that is not ready, so none comes to ask for
-// keys: the probe that asks whether it is ready does, within the cooldown.
-func TestKeysComeBackAfterALongTime(t *testing.T) {
+// A sidecar that is not ready receives no tokens that would cause a fetch. The
+// readiness probe causes fetches instead, within the cooldown.
+func TestReadinessProbeFetchesKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		iss := authztest.NewIssuer(authztest.Offline(), authztest.Named(bubbleIssuer))
@@ -245,7 +245,7 @@ func TestKeysComeBackAfterALongTime(t *testing.T) {
 			issuer.VerifierOptions{Clock: authztest.BubbleClock{Start: time.Now()}, Transport: iss.Transport()})
 		require.NoError(t, err)
 		v.Start(t.Context())
-		for _, away := range []time.Duration{15 * time.Minute, 2 * time.Hour} { // from the start, and until the keys were given up
+		for _, away := range []time.Duration{15 * time.Minute, 2 * time.Hour} { // from the start, and until the keys are discarded
 			iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
 			time.Sleep(away)
 			synctest.Wait()
@@ -254,7 +254,7 @@ func TestKeysComeBackAfterALongTime(t *testing.T) {
 				require.Error(t, v.Ready())
 				time.Sleep(100 * time.Millisecond)
 			}
-			require.LessOrEqual(t, iss.Fetches()-before, int64(12+4), "asked at every probe")
+			require.LessOrEqual(t, iss.Fetches()-before, int64(12+4), "a fetch at every probe")
 			iss.FailJWKS(nil)
 			for range 50 { // 5 s
 				_ = v.Ready()
@@ -266,9 +266,9 @@ func TestKeysComeBackAfterALongTime(t *testing.T) {
 	})
 }
 
-// Whatever the endpoint does, a check that has to wait for it ends in time and
-// good tokens do not wait at all.
-func TestKeyEndpointFaults(t *testing.T) {
+// With every failure of the endpoint, a check that waits for it ends in time, and
+// tokens of known keys do not wait.
+func TestKeyEndpointFailures(t *testing.T) {
 	t.Parallel()
 	faults := map[string]*authztest.Fault{
 		"hangs":               {Hang: true},
@@ -298,14 +298,14 @@ func TestKeyEndpointFaults(t *testing.T) {
 				start := time.Now()
 				_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
 				want := authz.ReasonUnknownKey
-				if name == "hangs" || name == "slow" { // the answer may still come
+				if name == "hangs" || name == "slow" { // the key may still be found
 					want = authz.ReasonKeysUnavailable
 				}
 				require.Equal(t, want, authztest.ReasonOf(err))
 				require.LessOrEqual(t, time.Since(start), 100*time.Millisecond)
 				time.Sleep(2 * time.Hour)
 				synctest.Wait()
-				require.True(t, v.Current(good, good.IssuedAt), "the last good keys stay")
+				require.True(t, v.Current(good, good.IssuedAt), "the last good keys stay in use")
 				_, err = v.Verify(t.Context(), iss.Mint(nil))
 				require.NoError(t, err)
 				if name != "slow" {
@@ -315,7 +315,7 @@ func TestKeyEndpointFaults(t *testing.T) {
 				iss.Rotate("ES256")
 				time.Sleep(5 * time.Second)
 				_, err = v.Verify(t.Context(), iss.Mint(nil))
-				require.NoError(t, err, "healed without a restart")
+				require.NoError(t, err, "recovered without a restart")
 			})
 		})
 	}
@@ -356,8 +356,8 @@ func TestKeysBecomeTooOld(t *testing.T) {
 	}, func(c *issuer.Config) { c.MaxKeyAge = time.Hour })
 }
 
-// Checks that wait for keys are few, so that a flood cannot pile up. Nobody is
-// told no meanwhile, and tokens of keys at hand do not wait.
+// The number of checks that wait for keys is bounded. No token is refused as
+// invalid meanwhile, and tokens of known keys do not wait.
 func TestWaitersAreBounded(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
@@ -385,7 +385,7 @@ func TestWaitersAreBounded(t *testing.T) {
 		require.Zero(t, time.Since(start))
 		wg.Wait()
 		require.Equal(t, 256, waited)
-		// The fetch has failed by now: what is not among the keys at hand is no key.
+		// The fetch has failed by now: the current keys decide.
 		time.Sleep(20 * time.Second)
 		_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256"))))
 		require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))

@@ -21,7 +21,7 @@ import (
 	"jwtbouncer/authz/issuer"
 )
 
-// An endpoint that sends for ever is read no further than the limit.
+// A response is read to the limit only.
 func TestFloodOfKeysIsCutOff(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)
@@ -87,7 +87,7 @@ func TestKeyFileIsWatched(t *testing.T) {
 	t.Parallel()
 	iss := authztest.NewIssuer(authztest.Offline(), authztest.Named("file-issuer"))
 	path := filepath.Join(t.TempDir(), "jwks.json")
-	replace := func() { // as a careful writer does: whole or not at all
+	replace := func() { // atomically
 		require.NoError(t, os.WriteFile(path+".new", iss.JWKS(), 0o600))
 		require.NoError(t, os.Rename(path+".new", path))
 	}
@@ -98,7 +98,7 @@ func TestKeyFileIsWatched(t *testing.T) {
 	defer v.Close()
 	v.Start(t.Context())
 	_, err = v.Verify(t.Context(), iss.Mint(nil))
-	require.Equal(t, authz.ReasonKeysUnavailable, authztest.ReasonOf(err), "the file is missing yet")
+	require.Equal(t, authz.ReasonKeysUnavailable, authztest.ReasonOf(err), "the file does not exist yet")
 	replace()
 	eventually(t, func() bool { return v.Ready() == nil })
 	token, err := v.Verify(t.Context(), iss.Mint(nil))
@@ -112,10 +112,10 @@ func TestKeyFileIsWatched(t *testing.T) {
 	require.NoError(t, os.Remove(path))
 	eventually(t, func() bool { return v.Status()[0].Err != "" })
 	_, err = v.Verify(t.Context(), iss.Mint(nil))
-	require.NoError(t, err, "the last good keys stay")
+	require.NoError(t, err, "the last good keys stay in use")
 }
 
-// A pipe in the file's place must not hang the refresher.
+// A pipe in place of the file does not block the refresher.
 func TestKeyFileMustBeRegular(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "jwks.json")
@@ -131,7 +131,7 @@ func eventually(t *testing.T, met func() bool) {
 	require.Eventually(t, met, 10*time.Second, 2*time.Millisecond)
 }
 
-// A transport that panics is a failed fetch, not the end of the process.
+// A panicking transport is a failed fetch.
 func TestPanicWhileFetchingIsAFailure(t *testing.T) {
 	t.Parallel()
 	iss := authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.test"))
@@ -156,8 +156,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// Keys that anybody on the way could replace are worth a warning.
-func TestKeysWithoutTLSAreWarnedOf(t *testing.T) {
+// Fetching keys over plain http from another host is logged as a warning.
+func TestKeysWithoutTLSCauseAWarning(t *testing.T) {
 	t.Parallel()
 	for from, want := range map[string]bool{
 		"http://issuer.example/jwks": true, "http://10.0.0.1/jwks": true, "http://localhost.evil.example/jwks": true,

@@ -1,7 +1,9 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"jwtbouncer/authz"
@@ -52,9 +54,5 @@ func (v RevocationAwareVerifier) VerifySecurityEvent(ctx context.Context, raw st
 	case verdict == authz.NotRevoked && err == nil:
 		return t, nil
 	}
-	detail := "revocation of the message's key is unknown"
-	if err != nil {
-		detail += ": " + err.Error()
-	}
-	return nil, &authz.Failure{Reason: authz.ReasonRevocationUnknown, Detail: detail}
+	return nil, authz.Failuref(authz.ReasonRevocationUnknown, "revocation of the message's key is unknown: %v", cmp.Or(err, errors.New("no tier knows")))
 }

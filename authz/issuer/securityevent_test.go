@@ -10,8 +10,8 @@ import (
 	"jwtbouncer/authz/authztest"
 )
 
-// Messages about tokens and access tokens are not taken for one another
-// (RFC 8725, sections 2.8 and 3.12).
+// Security event tokens and access tokens are not accepted as each other (RFC
+// 8725, sections 2.8 and 3.12).
 func TestSecurityEventTokensAreNoCredentials(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)
@@ -23,15 +23,15 @@ func TestSecurityEventTokensAreNoCredentials(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, token.Expires)
 	_, err = v.Verify(t.Context(), good)
-	require.Equal(t, authz.ReasonUnsupportedToken, authztest.ReasonOf(err), "no credential by its typ")
+	require.Equal(t, authz.ReasonUnsupportedToken, authztest.ReasonOf(err), "its typ is not accepted")
 
 	for name, test := range map[string]struct {
 		raw    string
 		reason authz.Reason
 	}{
 		"access token":  {iss.Mint(map[string]any{"aud": "receiver"}), authz.ReasonUnsupportedToken},
-		"for others":    {iss.Mint(map[string]any{"aud": "api"}, authztest.Header("typ", "secevent+jwt")), authz.ReasonWrongAudience},
-		"for nobody":    {iss.Mint(map[string]any{"aud": nil}, authztest.Header("typ", "secevent+jwt")), authz.ReasonWrongAudience},
+		"other aud":     {iss.Mint(map[string]any{"aud": "api"}, authztest.Header("typ", "secevent+jwt")), authz.ReasonWrongAudience},
+		"no aud":        {iss.Mint(map[string]any{"aud": nil}, authztest.Header("typ", "secevent+jwt")), authz.ReasonWrongAudience},
 		"forged":        {iss.Mint(map[string]any{"aud": "receiver"}, authztest.Header("typ", "secevent+jwt"), authztest.Tampered()), authz.ReasonBadSignature},
 		"expired":       {iss.Mint(map[string]any{"aud": "receiver", "exp": 1000}, authztest.Header("typ", "secevent+jwt")), authz.ReasonExpired},
 		"old":           {iss.Mint(map[string]any{"aud": "receiver", "exp": nil, "iat": time.Now().Add(-25 * time.Hour).Unix()}, authztest.Header("typ", "secevent+jwt")), authz.ReasonLifetimeTooLong},

@@ -47,14 +47,11 @@ func (v *Verifier) Ready() error {
 func (r *KeyRing) leeway() int64 { return int64(r.cfg.Leeway / time.Second) }
 
 func (r *KeyRing) status() Status {
-	s := Status{Issuer: r.cfg.Issuer}
+	s := Status{Issuer: r.cfg.Issuer, Err: r.failure()}
 	if st := r.state.Load(); st != nil {
 		s.Keys, s.Refused = st.set.Len(), len(st.set.Refused())
 		s.Fetched = r.clock.Now().Add(time.Duration(st.confirmed.Load()) - r.clock.Boot())
 	}
-	r.mu.Lock()
-	s.Err = r.lastErr
-	r.mu.Unlock()
 	return s
 }
 
@@ -70,12 +67,11 @@ var (
 	descRefreshes = desc("refreshes_total", "Fetches of the key set, by result: ok or failed.", "result")
 	descUnknown   = desc("token_fetches_total", "Fetches that tokens with an unknown key requested, by outcome: started, or suppressed by the cooldown.", "outcome")
 	descWithdrawn = desc("withdrawals_total", "Fetches after which a key was withdrawn or changed.")
-	allDescs      = []*prometheus.Desc{descKeys, descRefused, descAge, descRefreshes, descUnknown, descWithdrawn}
 )
 
 // Describe implements prometheus.Collector.
 func (v *Verifier) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range allDescs {
+	for _, d := range []*prometheus.Desc{descKeys, descRefused, descAge, descRefreshes, descUnknown, descWithdrawn} {
 		to <- d
 	}
 }
@@ -83,23 +79,19 @@ func (v *Verifier) Describe(to chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (v *Verifier) Collect(to chan<- prometheus.Metric) {
 	for _, r := range v.rings {
-		iss := r.cfg.Issuer
-		gauge := func(d *prometheus.Desc, value float64) {
-			to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, iss)
-		}
-		count := func(d *prometheus.Desc, n uint64, labels ...string) {
-			to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), append([]string{iss}, labels...)...)
+		send := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
+			to <- prometheus.MustNewConstMetric(d, kind, value, append([]string{r.cfg.Issuer}, labels...)...)
 		}
 		s := r.status()
-		gauge(descKeys, float64(s.Keys))
-		gauge(descRefused, float64(r.counts.refused.Load()))
+		send(descKeys, prometheus.GaugeValue, float64(s.Keys))
+		send(descRefused, prometheus.GaugeValue, float64(r.counts.refused.Load()))
 		if st := r.state.Load(); st != nil {
-			gauge(descAge, (r.clock.Boot() - time.Duration(st.confirmed.Load())).Seconds())
+			send(descAge, prometheus.GaugeValue, (r.clock.Boot() - time.Duration(st.confirmed.Load())).Seconds())
 		}
-		count(descRefreshes, r.counts.refreshed.Load(), "ok")
-		count(descRefreshes, r.counts.failed.Load(), "failed")
-		count(descUnknown, r.counts.requested.Load(), "started")
-		count(descUnknown, r.counts.suppressed.Load(), "suppressed")
-		count(descWithdrawn, r.counts.withdrawn.Load())
+		send(descRefreshes, prometheus.CounterValue, float64(r.counts.refreshed.Load()), "ok")
+		send(descRefreshes, prometheus.CounterValue, float64(r.counts.failed.Load()), "failed")
+		send(descUnknown, prometheus.CounterValue, float64(r.counts.requested.Load()), "started")
+		send(descUnknown, prometheus.CounterValue, float64(r.counts.suppressed.Load()), "suppressed")
+		send(descWithdrawn, prometheus.CounterValue, float64(r.counts.withdrawn.Load()))
 	}
 }

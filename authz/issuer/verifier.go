@@ -171,7 +171,7 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 	if s != nil && s.MaxBytes > 0 {
 		limit = s.MaxBytes
 	}
-	c, payload, iss, fail := parse(raw, limit)
+	c, iss, fail := parse(raw, limit)
 	if tr.Halt("form", fail, func() string { return "a signed JWT" }) {
 		return nil, fail
 	}
@@ -188,7 +188,7 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		return nil, fail
 	}
 	t = &authz.Token{Raw: strings.Clone(raw), KeyID: key.Kid, Type: c.Header.Typ, Generation: generation}
-	if fail = readPayload(t, payload, s); fail != nil {
+	if fail = readPayload(t, c.Payload, s); fail != nil {
 		tr.Halt("claims", fail, nil)
 		return nil, fail
 	}
@@ -211,16 +211,15 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 }
 
 // parse parses a token and finds its issuer, which needs no key.
-func parse(raw string, limit int) (c *jose.Compact, payload string, iss jose.IssuerClaim, fail *authz.Failure) {
+func parse(raw string, limit int) (c *jose.Compact, iss jose.IssuerClaim, fail *authz.Failure) {
 	if c, fail = jose.ParseCompact(raw, limit); fail != nil {
-		return nil, "", iss, fail
+		return nil, iss, fail
 	}
-	payload = string(c.Payload)
-	iss, err := jose.SkimIssuer(payload)
+	iss, err := jose.SkimIssuer(c.Payload)
 	if err != nil {
-		return nil, "", iss, authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
+		return nil, iss, authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
 	}
-	return c, payload, iss, nil
+	return c, iss, nil
 }
 
 // readPayload sets the token's fields from its payload.

@@ -54,8 +54,7 @@ func TestVerifyOverDiscovery(t *testing.T) {
 	require.NoError(t, v.Ready())
 }
 
-// A token that is both forged and expired must not tell the forger more than
-// that it is forged.
+// A forger of an invalid token learns only that the signature is wrong.
 func TestSignatureIsJudgedBeforeClaims(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)
@@ -78,9 +77,9 @@ func TestUnconfiguredIssuer(t *testing.T) {
 	require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))
 }
 
-// Start neither waits nor fails when one issuer is away; the other's tokens
-// pass and its own are answered with "could not find out".
-func TestUnreachableIssuerStopsNobody(t *testing.T) {
+// An unreachable issuer does not delay Start or affect the tokens of others. Its
+// own tokens are answered with ReasonKeysUnavailable.
+func TestUnreachableIssuer(t *testing.T) {
 	t.Parallel()
 	good, away := authztest.StartIssuer(t), authztest.StartIssuer(t)
 	away.FailJWKS(&authztest.Fault{Status: 500})
@@ -101,9 +100,9 @@ func TestUnreachableIssuerStopsNobody(t *testing.T) {
 	require.Equal(t, authz.ReasonKeysUnavailable, authztest.ReasonOf(err))
 }
 
-// Whoever holds a key whose kid has been revoked can leave the kid out of the
-// header, or use another name under which the key is published.
-func TestRevokedKeyByWhateverName(t *testing.T) {
+// The holder of a key whose kid has been revoked can omit the kid from the
+// header, or use another kid under which the key is published.
+func TestRevokedKeyUnderEveryKID(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		others   []string // further kids under which the key is published; empty: without one
@@ -136,7 +135,7 @@ func TestRevokedKeyByWhateverName(t *testing.T) {
 			revoked := authz.RevocationKey(authz.KindKID, iss.Name, key.ID)
 			require.Contains(t, token.Keys, revoked)
 			require.Equal(t, token.Query().TokenKey, token.Keys[len(token.Keys)-1])
-			// What explains decisions agrees with them.
+			// The explanation agrees with the decision.
 			p, err := policy.Compile(nil, policy.Options{})
 			require.NoError(t, err)
 			req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}}
@@ -156,12 +155,12 @@ func TestRevokedKeyByWhateverName(t *testing.T) {
 				}
 				named = append(named, authz.RevocationKey(k.Kind, iss.Name, value))
 			}
-			require.ElementsMatch(t, token.Keys, named, "everything that can match has a name")
+			require.ElementsMatch(t, token.Keys, named, "every revocation key has a name")
 		})
 	}
 }
 
-// RFC 9068, section 4, for those who want it to the letter.
+// types: [at+jwt] enforces RFC 9068, section 4.
 func TestTypePolicy(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)

@@ -15,11 +15,11 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// A verification must stay cheaper than the library alone, which checks less.
-// Both are timed in turns and the quickest round of each counts, so that a
-// busy machine slows down both or none. Not parallel for the same reason.
+// A verification costs less than with the library alone, which checks less.
+// Both are timed in turns, and the fastest round of each counts, so that a busy
+// machine affects both. The test is not parallel for the same reason.
 func TestVerifyCostsLessThanTheLibrary(t *testing.T) { //nolint:paralleltest // see above
-	// The elliptic curves' own arithmetic is most of the time on both sides.
+	// The arithmetic of elliptic curves dominates both.
 	for alg, most := range map[string]float64{"RS256": 0.8, "ES256": 0.9, "EdDSA": 0.9} {
 		iss := authztest.StartIssuer(t, authztest.Algorithms(alg))
 		v := authztest.NewVerifier(t, iss)
@@ -50,8 +50,8 @@ func timed(t *testing.T, f func() error) time.Duration {
 	return took
 }
 
-// Whoever sends a token that nobody signed decides what is in it, but not how
-// much is built of it.
+// The sender of a forged token chooses its content, but not how much is allocated
+// for it.
 func TestForgedTokensBuildNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun
 	iss := authztest.StartIssuer(t, authztest.Algorithms("RS256"))
 	v := authztest.NewVerifier(t, iss)

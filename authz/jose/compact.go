@@ -15,7 +15,7 @@ const DefaultMaxTokenBytes = 16 << 10
 // decoded, but not verified. See PublicKey.Verify.
 type Compact struct {
 	Header    Header
-	Payload   []byte
+	Payload   string
 	input     string // the signed ASCII text: "header.payload"
 	signature []byte
 }
@@ -61,7 +61,7 @@ func ParseCompact(raw string, limit int) (*Compact, *authz.Failure) {
 	if len(decoded[2]) == 0 {
 		return nil, authz.Failuref(authz.ReasonMalformedToken, "no signature")
 	}
-	return &Compact{Header: h, Payload: decoded[1], input: input, signature: decoded[2]}, nil
+	return &Compact{Header: h, Payload: string(decoded[1]), input: input, signature: decoded[2]}, nil
 }
 
 // refusedParameters are header parameters that change the meaning of a token

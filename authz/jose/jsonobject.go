@@ -112,16 +112,10 @@ func (r *jsonReader) token() (string, error) {
 	if r.dec.StackDepth() > maxJSONDepth {
 		return "", r.errorHere("nested too deeply")
 	}
-	for isSeparator(r.text[start]) {
+	for strings.IndexByte(",: \t\r\n", r.text[start]) >= 0 { // separators, which the decoder has checked
 		start++
 	}
 	return r.text[start:r.dec.InputOffset()], nil
-}
-
-// isSeparator reports whether c can stand between two tokens. The decoder has
-// checked that it stands in the right place.
-func isSeparator(c byte) bool {
-	return c == ',' || c == ':' || c == ' ' || c == '\t' || c == '\n' || c == '\r'
 }
 
 // object builds the object whose opening brace was the last token.
@@ -129,11 +123,8 @@ func (r *jsonReader) object() (map[string]any, error) {
 	m := make(map[string]any, 8)
 	for {
 		token, err := r.token()
-		if err != nil {
-			return nil, err
-		}
-		if token == "}" {
-			return m, nil
+		if err != nil || token == "}" {
+			return m, err
 		}
 		name := r.unquote(token)
 		if _, duplicate := m[name]; duplicate {
@@ -153,11 +144,8 @@ func (r *jsonReader) array() ([]any, error) {
 	a := []any{}
 	for {
 		token, err := r.token()
-		if err != nil {
-			return nil, err
-		}
-		if token == "]" {
-			return a, nil
+		if err != nil || token == "]" {
+			return a, err
 		}
 		v, err := r.value(token)
 		if err != nil {

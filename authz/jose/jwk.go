@@ -142,19 +142,15 @@ func optionalString(m map[string]any, name string, into *string) bool {
 	return ok && s != "" && len(s) <= authz.MaxIdentifier && authz.ValidText(s)
 }
 
-// StringList returns v as strings; false unless v is a []any of strings only.
+// StringList returns the strings of v. It reports false, and the strings are
+// meaningless, unless v is a []any of strings only.
 func StringList(v any) ([]string, bool) {
 	list, ok := v.([]any)
-	if !ok {
-		return nil, false
-	}
 	out := make([]string, len(list))
-	for i := range list {
-		if out[i], ok = list[i].(string); !ok {
-			return nil, false
-		}
+	for i := 0; ok && i < len(list); i++ {
+		out[i], ok = list[i].(string)
 	}
-	return out, true
+	return out, ok
 }
 
 // checkCoordinates checks the exact form of the encoded numbers (RFC 7518,

@@ -146,10 +146,8 @@ func splitSet(document []byte) (members []json.RawMessage, err error) {
 func (s *KeySet) Find(h Header) (key *PublicKey, known bool) {
 	if h.Kid != "" {
 		candidates := s.byKid[h.Kid]
-		for _, k := range candidates {
-			if k.fits(h.Alg) {
-				return k, true
-			}
+		if i := slices.IndexFunc(candidates, func(k *PublicKey) bool { return k.fits(h.Alg) }); i >= 0 {
+			return candidates[i], true
 		}
 		return nil, len(candidates) > 0
 	}

@@ -102,7 +102,7 @@ type Lists struct {
 
 	mu       sync.RWMutex
 	lists    map[listKey]*entry
-	fetching map[string]int // current fetches, by issuer
+	fetching map[string]int // current fetches, by configured issuer
 }
 
 var _ authz.Tier = (*Lists)(nil)
@@ -285,11 +285,8 @@ func (s *Lists) evict(newest *entry, limit int64, weigh func(*entry) int64) {
 	for total > limit {
 		var victim *entry
 		for _, e := range s.lists {
-			if e == newest || weigh(e) == 0 {
-				continue
-			}
-			if victim == nil || byIssuer[e.key.issuer] > byIssuer[victim.key.issuer] ||
-				byIssuer[e.key.issuer] == byIssuer[victim.key.issuer] && e.used.Load() < victim.used.Load() {
+			if e != newest && weigh(e) != 0 && (victim == nil ||
+				cmp.Or(cmp.Compare(byIssuer[victim.key.issuer], byIssuer[e.key.issuer]), cmp.Compare(e.used.Load(), victim.used.Load())) < 0) {
 				victim = e
 			}
 		}
@@ -306,9 +303,8 @@ func (s *Lists) evict(newest *entry, limit int64, weigh func(*entry) int64) {
 const minInterval = 500 * time.Millisecond
 
 // maxFetches bounds the lists of one issuer that are fetched, verified and
-// decompressed at once: each may take maxListToken of text and twice max_bytes,
-// even after its callers have left. Further fetches fail rather than queue. The
-// bound is per issuer, so that slow lists of one do not affect others.
+// decompressed at once: each may take maxListToken and twice max_bytes, even
+// after its callers have left. Further fetches fail rather than queue.
 const maxFetches = 4
 
 // acquire reports whether another list of the issuer may be fetched now. If so,
@@ -326,9 +322,7 @@ func (s *Lists) acquire(issuer string) bool {
 func (s *Lists) release(issuer string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fetching[issuer]--; s.fetching[issuer] == 0 {
-		delete(s.fetching, issuer)
-	}
+	s.fetching[issuer]--
 }
 
 // refresh joins the current fetch or starts one. It returns the last fetch if
@@ -353,11 +347,7 @@ func (s *Lists) refresh(e *entry) *flight {
 	started := s.background.Start(func() {
 		err := s.update(e)
 		s.release(e.key.issuer)
-		result := "ok"
-		if err != nil {
-			result = "failed"
-		}
-		s.fetches.WithLabelValues(result).Inc()
+		s.fetches.WithLabelValues(map[bool]string{true: "ok", false: "failed"}[err == nil]).Inc()
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.retry = s.clock.Boot() + minInterval
@@ -370,9 +360,8 @@ func (s *Lists) refresh(e *entry) *flight {
 	return f
 }
 
-// update fetches the entry's list and installs it, unless it is older than the
-// cached one: a stale HTTP cache must not undo a revocation. A list that proves
-// denials only replaces none that still proves more.
+// update fetches the entry's list and installs it. Neither an older list, such as
+// from an HTTP cache, nor one that proves denials only replaces a good one.
 func (s *Lists) update(e *entry) error {
 	list, err := s.fetch(e.key)
 	cached := e.list.Load()
@@ -467,11 +456,11 @@ func readStatusList(claims map[string]any, maxBytes int) (*statusList, error) {
 	if !ok {
 		return nil, errors.New("lst is not base64url")
 	}
+	var data []byte
 	r, err := zlib.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		return nil, fmt.Errorf("lst: %w", err)
+	if err == nil {
+		data, err = fetch.ReadBounded(r, maxBytes)
 	}
-	data, err := fetch.ReadBounded(r, maxBytes)
 	if err != nil {
 		return nil, fmt.Errorf("lst: %w", err)
 	}

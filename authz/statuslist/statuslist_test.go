@@ -243,8 +243,8 @@ func newTwoIssuers(t *testing.T) (one, other *authztest.Issuer, v *issuer.Verifi
 	return one, other, v
 }
 
-// A list need not name its issuer; it is the token's all the same, by its
-// signature.
+// A list need not name its issuer: its signature shows that it is the issuer of
+// the token.
 func TestStatusListWithoutIssuer(t *testing.T) {
 	t.Parallel()
 	iss, other, v := newTwoIssuers(t)
@@ -272,8 +272,8 @@ func TestStatusListWithoutIssuer(t *testing.T) {
 	}
 }
 
-// A list from before the one that is held, out of some cache, must not bring
-// back what has been revoked since.
+// A list that is older than the cached one, such as from an HTTP cache, must not
+// undo a revocation.
 func TestStatusListOlderThanCached(t *testing.T) {
 	t.Parallel()
 	iss, s, clock := authztest.StartIssuer(t), newStatusServer(t), &authztest.MovableClock{}
@@ -295,8 +295,8 @@ func TestStatusListOlderThanCached(t *testing.T) {
 	publish(now-61, 0, 0)
 	clock.Move(31 * time.Second)
 	require.Equal(t, authz.Revoked, ask(1))
-	require.Equal(t, authz.Unknown, ask(0), "the list that is held is too old to prove it")
-	publish(now-60, 0, 0) // the same second: who knows which is newer
+	require.Equal(t, authz.Unknown, ask(0), "the cached list is too old")
+	publish(now-60, 0, 0) // the same second: which is newer is unknown
 	clock.Move(time.Second)
 	require.Equal(t, authz.NotRevoked, ask(0))
 	publish(now-59, 1, 0)
@@ -324,13 +324,13 @@ func TestStatusListHosts(t *testing.T) {
 	require.Equal(t, authz.NotRevoked, v, "a token without a list")
 }
 
-// roundTrip is a network.
+// roundTrip is an http.RoundTripper.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// A port means the same whether it is written or not, here and in tokens.
-func TestStatusListUsualPort(t *testing.T) {
+// The default port may be omitted in the configuration and in tokens.
+func TestStatusListDefaultPort(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)
 	v := authztest.NewVerifier(t, iss)
@@ -380,14 +380,14 @@ func TestStatusListFreshness(t *testing.T) {
 	clock.Move(14 * time.Second)
 	require.Equal(t, authz.NotRevoked, ask(0))
 	require.EqualValues(t, 1, s.fetched.Load())
-	// In the second half of its life it is fetched again behind the scenes.
+	// In the second half of max_age it is fetched again in the background.
 	s.set(func() { values = []byte{1, 0, 0} })
 	clock.Move(2 * time.Second)
 	require.Equal(t, authz.NotRevoked, ask(0))
 	require.Eventually(t, func() bool { return ask(0) == authz.Revoked }, 5*time.Second, time.Millisecond)
 	require.Equal(t, authz.NotRevoked, ask(2), "no longer suspended")
 	require.EqualValues(t, 2, s.fetched.Load())
-	// When it cannot be, it is not believed beyond its age; what it revoked stays so.
+	// If that fails, it proves nothing beyond max_age except its revocations.
 	s.set(func() { s.status = 503 })
 	clock.Move(31 * time.Second)
 	require.Equal(t, authz.Unknown, ask(1))
@@ -396,13 +396,13 @@ func TestStatusListFreshness(t *testing.T) {
 	for range 50 {
 		require.Equal(t, authz.Unknown, ask(1))
 	}
-	require.Equal(t, before, s.fetched.Load(), "a cooldown between fetches")
+	require.Equal(t, before, s.fetched.Load(), "a minimum interval between fetches")
 	s.set(func() { s.status = 200 })
 	clock.Move(time.Second)
 	require.Equal(t, authz.NotRevoked, ask(1))
 }
 
-func TestStatusListShorterByItself(t *testing.T) {
+func TestStatusListTTL(t *testing.T) {
 	t.Parallel()
 	iss, s, clock := authztest.StartIssuer(t), newStatusServer(t), &authztest.MovableClock{}
 	s.body = func(uri string) string {
@@ -434,7 +434,7 @@ func TestStatusListOneFetchForMany(t *testing.T) {
 		})
 	}
 	require.Eventually(t, func() bool { return s.fetched.Load() == 1 }, time.Second, time.Millisecond)
-	// A caller's deadline is kept though the list is not there.
+	// A caller's deadline ends its wait for the list.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	v, err := l.Lookup(ctx, statusQuery(iss, s.URL+"/l", 0))
@@ -451,7 +451,7 @@ func TestStatusListsAreBounded(t *testing.T) {
 	iss, s := authztest.StartIssuer(t), newStatusServer(t)
 	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 0), nil) }
 	l := newStatusLists(t, s, authztest.NewVerifier(t, iss), nil, func(c *statuslist.Config) { c.MaxLists = 2 })
-	for _, path := range []string{"/a", "/b", "/c", "/c", "/b", "/a"} { // a gives way to c, then c to a
+	for _, path := range []string{"/a", "/b", "/c", "/c", "/b", "/a"} { // c evicts a, then a evicts c
 		v, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+path, 0))
 		require.NoError(t, err)
 		require.Equal(t, authz.NotRevoked, v)
@@ -459,7 +459,7 @@ func TestStatusListsAreBounded(t *testing.T) {
 	require.EqualValues(t, 4, s.fetched.Load())
 }
 
-// blockedVerifier verifies when it is told to, and counts who waits.
+// blockedVerifier blocks until release is closed, and counts its callers.
 type blockedVerifier struct {
 	statuslist.SecurityEventVerifier
 	mu      sync.Mutex
@@ -484,8 +484,8 @@ func (v *blockedVerifier) waiters(issuer string) int {
 	return v.waiting[issuer]
 }
 
-// Each token may name a list of its own. What fetching, verifying and unpacking
-// takes is bounded by issuer, whether somebody waits for it or has left.
+// Every token may name another list. The fetches of one issuer are bounded, even
+// after their callers have left.
 func TestStatusListFetchesAreBounded(t *testing.T) {
 	t.Parallel()
 	const atOnce = 4
@@ -509,7 +509,7 @@ func TestStatusListFetchesAreBounded(t *testing.T) {
 	leave()
 	wg.Wait()
 	for i := range 50 {
-		// Nobody would answer: it is the refusal that does not wait.
+		// Only a refusal returns in time: the verifier is blocked.
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		got, err := l.Lookup(ctx, statusQuery(iss, fmt.Sprint(s.URL, "/more-", i), 0))
 		cancel()
@@ -518,7 +518,7 @@ func TestStatusListFetchesAreBounded(t *testing.T) {
 	}
 	require.Equal(t, atOnce, blocked.waiters(iss.Name))
 	require.EqualValues(t, atOnce, s.fetched.Load())
-	wg.Go(func() { // another issuer's has room
+	wg.Go(func() { // lists of another issuer are still fetched
 		got, err := l.Lookup(t.Context(), statusQuery(other, s.URL+"/other", 0))
 		assert.NoError(t, err)
 		assert.Equal(t, authz.NotRevoked, got)
@@ -526,13 +526,13 @@ func TestStatusListFetchesAreBounded(t *testing.T) {
 	require.Eventually(t, func() bool { return blocked.waiters(other.Name) == 1 }, 30*time.Second, time.Millisecond)
 	close(blocked.release)
 	wg.Wait()
-	require.Eventually(t, func() bool { // the room is given back, and a refusal leaves no cooldown
+	require.Eventually(t, func() bool { // the fetches are released, and a refusal causes no minimum interval
 		got, err := l.Lookup(t.Context(), statusQuery(iss, s.URL+"/more-0", 0))
 		return got == authz.NotRevoked && err == nil
 	}, 30*time.Second, time.Millisecond)
 }
 
-// An issuer that names ever more lists, or large ones, pushes out its own.
+// An issuer with many or large lists evicts its own.
 func TestStatusListsKeepTheirShare(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*statuslist.Config){
@@ -566,9 +566,9 @@ func TestStatusListsKeepTheirShare(t *testing.T) {
 			ask(other, "/other-2")
 			ask(iss, "/19")
 			ask(iss, "/18")
-			require.EqualValues(t, 22, s.fetched.Load(), "held")
+			require.EqualValues(t, 22, s.fetched.Load(), "cached")
 			ask(iss, "/17")
-			require.EqualValues(t, 23, s.fetched.Load(), "gave way")
+			require.EqualValues(t, 23, s.fetched.Load(), "evicted")
 		})
 	}
 }
@@ -636,7 +636,7 @@ func TestStatusListThroughTheAuthorizer(t *testing.T) {
 	}
 }
 
-func TestStatusListFaults(t *testing.T) {
+func TestStatusListConfigErrors(t *testing.T) {
 	t.Parallel()
 	c := statuslist.Config{Hosts: []string{"a.example:8443", "https://a", "A.example", "", "a/b"}, MaxAge: time.Hour, Timeout: time.Hour, MaxBytes: -1, MaxLists: -1, MaxTotal: -2}
 	var got []string
@@ -647,9 +647,9 @@ func TestStatusListFaults(t *testing.T) {
 	require.ErrorContains(t, err, "no verifier")
 }
 
-// While nobody can tell whether a list's key has been revoked, the list is good
-// for denials, and for nothing else; once it is known to be revoked, for nothing.
-func TestStatusListUnderAKeyInDoubt(t *testing.T) {
+// While the revocation of a list's key is unknown, the list proves denials only.
+// A list with a revoked key proves nothing.
+func TestStatusListWithKeyOfUnknownRevocation(t *testing.T) {
 	t.Parallel()
 	iss, s := authztest.StartIssuer(t), newStatusServer(t)
 	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 1, 0), nil) }
@@ -658,9 +658,9 @@ func TestStatusListUnderAKeyInDoubt(t *testing.T) {
 		key            authz.Verdict
 		revoked, valid authz.Verdict
 	}{
-		"good":     {authz.NotRevoked, authz.Revoked, authz.NotRevoked},
-		"in doubt": {authz.Unknown, authz.Revoked, authz.Unknown},
-		"revoked":  {authz.Revoked, authz.Unknown, authz.Unknown},
+		"good":    {authz.NotRevoked, authz.Revoked, authz.NotRevoked},
+		"unknown": {authz.Unknown, authz.Revoked, authz.Unknown},
+		"revoked": {authz.Revoked, authz.Unknown, authz.Unknown},
 	} {
 		l := newStatusLists(t, s, issuer.RevocationAwareVerifier{Verifier: v, Revocations: authztest.FixedTier{Verdict: c.key, Err: nil}}, nil)
 		for i, want := range []authz.Verdict{c.revoked, c.valid} {

@@ -44,7 +44,7 @@ func TestKeySets(t *testing.T) {
 			for _, name := range strings.Fields(s.fields["verifies"]) {
 				c, err := verifyJWS(set, signed(k[name]))
 				require.NoError(t, err, name)
-				require.Equal(t, "{}", string(c.Payload))
+				require.Equal(t, "{}", c.Payload)
 			}
 			for _, name := range strings.Fields(s.fields["fails"]) {
 				_, err := verifyJWS(set, signed(k[name]))
