@@ -1,7 +1,6 @@
 // Package breaker bounds the calls to one dependency: the store, Redis or an
-// introspection endpoint. Few calls run, few wait, none keeps its caller beyond
-// the caller's deadline, and while the dependency keeps failing every call is
-// refused at once.
+// introspection endpoint. It bounds the calls that run and that wait, returns by
+// the caller's deadline, and refuses all calls while the dependency fails.
 //
 // A request never pays for finding out whether the dependency has recovered:
 // only probes in the background reach it until then.
@@ -61,8 +60,8 @@ type Gauge interface{ Set(value float64) }
 type Options struct {
 	Dependency string        // its name begins every error that is not f's own
 	Timeout    time.Duration // of one call, waiting for its turn included; required
-	// Half: a call has at most half of its caller's time, because there is
-	// somebody else to ask in the other half.
+	// Half: a call has at most half of its caller's time. The other half is for
+	// another dependency.
 	Half bool
 	// Inline: calls run on their caller's goroutine, because they keep to their
 	// context by themselves. Otherwise one that does not end in time is left behind.
@@ -73,7 +72,7 @@ type Options struct {
 	// mere ping may still be unable to serve. Required.
 	Probe        func(context.Context) error
 	ProbeTimeout time.Duration // of one probe; 0: Timeout
-	Logger       *slog.Logger  // told when the breaker opens and closes; nil: discarded
+	Logger       *slog.Logger  // logs when the breaker opens and closes; nil: no log
 	State        Gauge         // nil: not reported
 	Pending      Gauge         // calls running or waiting; nil: not reported
 }
@@ -175,7 +174,7 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 		return r.value, r.err
 	case <-ctx.Done():
 	}
-	select { // when the whole process was kept from running, both are there
+	select { // both are ready if the process was suspended
 	case r := <-done:
 		return r.value, r.err
 	default:

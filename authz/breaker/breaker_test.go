@@ -246,7 +246,7 @@ func TestPanicIsAnError(t *testing.T) {
 	})
 }
 
-// A call that hangs keeps nobody beyond its deadline, and calls that were left
+// A call that hangs returns by its caller's deadline, and calls that were left
 // behind are bounded: they hold their slots until they end.
 func TestCallsLeftBehindAreBounded(t *testing.T) {
 	t.Parallel()
@@ -355,7 +355,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// A call behind which there is somebody else to ask leaves them half of the time.
+// With Half, a call has half of its caller's time.
 func TestHalfOfTheTime(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(o *Options) { o.Half = true }, func(t *testing.T, d *dependency, b *Breaker) {
@@ -372,8 +372,8 @@ func TestHalfOfTheTime(t *testing.T) {
 	})
 }
 
-// A call that keeps to its context runs where its caller does, under the same
-// bounds, and what it knows at the end of its time is its answer.
+// With Inline, a call runs on its caller's goroutine within the same bounds, and
+// its result at the deadline is returned.
 func TestInline(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(o *Options) { o.Inline, o.Concurrent, o.Waiting = true, 1, 0 }, func(t *testing.T, d *dependency, b *Breaker) {

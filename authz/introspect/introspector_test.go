@@ -29,13 +29,13 @@ import (
 // authServer is an authorization server with an introspection endpoint.
 type authServer struct {
 	*httptest.Server
-	mu      sync.Mutex
-	tokens  map[string]string // token → response
-	status  int
-	kind    string
-	block   chan struct{} // nil: answers at once
-	asked   atomic.Int32
-	lastReq atomic.Pointer[http.Request]
+	mu       sync.Mutex
+	tokens   map[string]string // token → response
+	status   int
+	kind     string
+	block    chan struct{} // nil: answers at once
+	requests atomic.Int32
+	lastReq  atomic.Pointer[http.Request]
 }
 
 func newAuthServer(t testing.TB) *authServer {
@@ -44,7 +44,7 @@ func newAuthServer(t testing.TB) *authServer {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = r.ParseForm()
 		if r.PostForm.Get("token") != "jwt-bouncer-probe" { // of the breaker, in the background
-			s.asked.Add(1)
+			s.requests.Add(1)
 		}
 		s.lastReq.Store(r)
 		s.mu.Lock()
@@ -122,7 +122,7 @@ func TestIntrospect(t *testing.T) {
 	again, err := in.Introspect(t.Context(), "opaque-1")
 	require.NoError(t, err)
 	require.Same(t, token, again)
-	require.EqualValues(t, 1, s.asked.Load())
+	require.EqualValues(t, 1, s.requests.Load())
 	req := s.lastReq.Load()
 	user, pass, ok := req.BasicAuth()
 	require.True(t, ok)
@@ -235,7 +235,7 @@ func TestIntrospectionRecoversAfterAnOutage(t *testing.T) {
 		_, err := in.Introspect(t.Context(), "tok")
 		require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(err))
 	}
-	require.EqualValues(t, 5, s.asked.Load(), "the breaker is open")
+	require.EqualValues(t, 5, s.requests.Load(), "the breaker is open")
 	s.set(func() { s.status = 200 })
 	require.Eventually(t, func() bool { _, err := in.Introspect(context.Background(), "tok"); return err == nil }, 5*time.Second, 20*time.Millisecond)
 }
@@ -256,7 +256,7 @@ func TestBadTokensDoNotStopIntrospection(t *testing.T) {
 			}
 			s.set(func() { s.status = 200 })
 			_, err := in.Introspect(t.Context(), "good")
-			require.Equal(t, asked, s.asked.Load(), "%v", err)
+			require.Equal(t, asked, s.requests.Load(), "%v", err)
 			require.Equal(t, asked == 21, err == nil, "%v", err)
 		})
 	}
@@ -313,9 +313,9 @@ func TestIntrospectionCacheIsBounded(t *testing.T) {
 	require.NoError(t, ask(), "still cached")
 	clock.Move(2 * time.Second)
 	require.Equal(t, authz.ReasonInactive, authztest.ReasonOf(ask()), "no longer cached after 10s")
-	require.EqualValues(t, 2, s.asked.Load())
+	require.EqualValues(t, 2, s.requests.Load())
 	require.Equal(t, authz.ReasonInactive, authztest.ReasonOf(ask()))
-	require.EqualValues(t, 2, s.asked.Load(), "inactive responses are cached too")
+	require.EqualValues(t, 2, s.requests.Load(), "inactive responses are cached too")
 	clock.Move(11 * time.Second)
 	s.set(func() { s.status = 500 })
 	require.Equal(t, authz.ReasonRevocationUnknown, authztest.ReasonOf(ask()), "an old response is not used while the endpoint fails")
@@ -349,12 +349,12 @@ func TestIntrospectionCacheBytes(t *testing.T) {
 		tt.change(&c)
 		in := newIntrospector(t, c, introspect.Options{})
 		ask := func() (again int) {
-			before := s.asked.Load()
+			before := s.requests.Load()
 			for i := range tokens {
 				_, err := in.Introspect(t.Context(), fmt.Sprint("token-", i))
 				require.NoError(t, err, name)
 			}
-			return int(s.asked.Load() - before)
+			return int(s.requests.Load() - before)
 		}
 		require.Equal(t, tokens, ask(), name)
 		if !tt.bound {
@@ -384,11 +384,11 @@ func TestConcurrentCallersShareARequest(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return s.asked.Load() > 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.requests.Load() > 0 }, time.Second, time.Millisecond)
 	close(s.block)
 	wg.Wait()
 	require.EqualValues(t, 50, allowed.Load())
-	require.LessOrEqual(t, s.asked.Load(), int32(2))
+	require.LessOrEqual(t, s.requests.Load(), int32(2))
 	families, err := reg.Gather()
 	require.NoError(t, err)
 	require.Len(t, families, 1)
@@ -406,7 +406,7 @@ func TestConcurrentIntrospectionsAreBounded(t *testing.T) {
 	for i := range 2 {
 		wg.Go(func() { _, _ = in.Introspect(context.Background(), fmt.Sprint("tok", i)) })
 	}
-	require.Eventually(t, func() bool { return s.asked.Load() == 2 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.requests.Load() == 2 }, time.Second, time.Millisecond)
 	_, err := in.Introspect(t.Context(), "tok9")
 	require.Equal(t, authz.ReasonOverloaded, authztest.ReasonOf(err))
 	close(s.block)
@@ -495,11 +495,11 @@ func TestForeignJWTsAreIntrospected(t *testing.T) {
 		if tt.active {
 			s.set(func() { s.tokens[tt.raw] = activeResponse(nil) })
 		}
-		before := s.asked.Load()
+		before := s.requests.Load()
 		req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}}}
 		d := a.Authorize(t.Context(), req)
 		require.Equal(t, tt.want, d.Reason, "%s: %s", name, d.Detail)
-		require.Equal(t, tt.asked, s.asked.Load() > before, name)
+		require.Equal(t, tt.asked, s.requests.Load() > before, name)
 		explained, skipped := authz.ReasonAllowed, false
 		for _, step := range authztest.NewExplainer(p, v, authztest.KeyTier{}).Explain(t.Context(), req).Steps {
 			if step.Outcome == authz.Refused && explained == authz.ReasonAllowed {
@@ -529,7 +529,7 @@ func TestAmbiguousForeignJWTs(t *testing.T) {
 		_, err = in.Introspect(t.Context(), raw)
 		require.Equal(t, authz.ReasonMalformedToken, authztest.ReasonOf(err), claims)
 	}
-	require.Zero(t, s.asked.Load())
+	require.Zero(t, s.requests.Load())
 }
 
 func TestConfigErrors(t *testing.T) {

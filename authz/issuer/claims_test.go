@@ -13,8 +13,8 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// Claims that are accepted mean to the standard library what the Token says,
-// and the token is valid now.
+// The standard library reads accepted claims as the Token does, and the token is
+// valid now.
 func FuzzClaims(f *testing.F) {
 	f.Add(`{"exp":1893456300}`, int64(1893456000))
 	f.Add(`{"exp":1893456300.5,"iat":1893455000.5,"nbf":1.8934e9,"aud":["a","b"],"sub":"s","scope":"a b"}`, int64(1893456000))

@@ -471,11 +471,10 @@ func TestKeyMetrics(t *testing.T) {
 	require.Equal(t, 1.0, values["jwt_bouncer_jwks_token_fetches_total/started"])
 	v.Close()
 	_, err = issuer.NewVerifier(cfg, issuer.VerifierOptions{Registry: registry})
-	require.NoError(t, err, "Close gives the registry back")
+	require.NoError(t, err, "Close unregisters the metrics")
 }
 
-// A verifier made later must not honour what an earlier one verified by
-// chance of equal numbers.
+// A token of one verifier is not current for another.
 func TestGenerationsAreNotShared(t *testing.T) {
 	t.Parallel()
 	iss := authztest.StartIssuer(t)
@@ -501,10 +500,10 @@ func TestUnknownKeyIsSettledByAFetch(t *testing.T) {
 			return f.Settled
 		}
 		time.Sleep(time.Minute)
-		require.True(t, settled(), "it was asked for")
+		require.True(t, settled(), "the kid was fetched for")
 		require.True(t, settled(), "and is not again at once")
 		iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
 		time.Sleep(time.Minute)
-		require.False(t, settled(), "it could not be asked for")
+		require.False(t, settled(), "the fetch failed")
 	})
 }

@@ -112,7 +112,7 @@ func (r *jsonReader) token() (string, error) {
 	if r.dec.StackDepth() > maxJSONDepth {
 		return "", r.errorHere("nested too deeply")
 	}
-	for strings.IndexByte(",: \t\r\n", r.text[start]) >= 0 { // separators, which the decoder has checked
+	for c := r.text[start]; c <= ' ' || c == ',' || c == ':'; c = r.text[start] { // separators, which the decoder has checked
 		start++
 	}
 	return r.text[start:r.dec.InputOffset()], nil
