@@ -21,9 +21,8 @@ type batchEntry struct {
 	dedup dedupKey
 }
 
-// batch is a list of revocations on its way into the ledger: each revocation
-// once, in an order that all writers share, so that two batches cannot
-// deadlock.
+// batch is a list of revocations to append. unique contains each revocation once, in
+// an order that all writers share, so that two batches cannot deadlock.
 type batch struct {
 	unique []batchEntry
 	places map[dedupKey][]int // indexes in the caller's list
@@ -57,7 +56,7 @@ func newBatch(revocations []authz.Revocation, now time.Time) (*batch, error) {
 		b.places[d] = append(b.places[d], i)
 		if j, seen := index[d]; seen {
 			u := &b.unique[j]
-			// Without an expiry it lasts longest.
+			// The later expiry applies; none is the latest.
 			if u.ExpiresAt.IsZero() || r.ExpiresAt.IsZero() {
 				u.ExpiresAt = time.Time{}
 			} else if r.ExpiresAt.After(u.ExpiresAt) {
@@ -74,40 +73,53 @@ func newBatch(revocations []authz.Revocation, now time.Time) (*batch, error) {
 	return b, nil
 }
 
-// fill puts a stored revocation in every place of the caller's list that names
-// it.
+// fill sets a stored revocation at every index of the caller's list that has its key.
 func (b *batch) fill(d dedupKey, r authz.Revocation) {
 	for _, i := range b.places[d] {
 		b.stored.Revocations[i] = r
 	}
 }
 
+// ceilMicro rounds t up to microseconds.
 func ceilMicro(t time.Time) time.Time {
-	if t.IsZero() {
-		return t
-	}
-	f := t.UTC().Truncate(time.Microsecond)
-	if f.Before(t) {
-		f = f.Add(time.Microsecond)
-	}
-	return f
+	return t.UTC().Add(time.Microsecond - 1).Truncate(time.Microsecond)
 }
 
-// pageOf validates a filter's limit and cursor. A cursor is the last ID seen.
-func pageOf(f authz.Filter) (limit int, after int64, err error) {
-	limit = f.Limit
-	switch {
-	case limit == 0:
-		limit = 100
-	case limit < 0 || limit > 1000:
+// pageOf validates the limit and the cursor of a filter. The cursor is the ID of the
+// last revocation of the previous page, which all IDs of the page are below.
+func pageOf(f authz.Filter) (limit int, before int64, err error) {
+	limit = cmp.Or(f.Limit, 100)
+	if limit < 0 || limit > 1000 {
 		return 0, 0, fmt.Errorf("%w: limit: must lie between 1 and 1000", authz.ErrInvalid)
 	}
 	if f.After == "" {
 		return limit, authz.Always, nil
 	}
-	after, err = strconv.ParseInt(f.After, 10, 64)
-	if err != nil || after < 1 {
+	before, err = strconv.ParseInt(f.After, 10, 64)
+	if err != nil || before < 1 {
 		return 0, 0, fmt.Errorf("%w: after: not a cursor returned by an earlier page", authz.ErrInvalid)
 	}
-	return limit, after, nil
+	return limit, before, nil
+}
+
+// scanRevocation reads a row: id, kind, iss, value, not_before, expires_at,
+// revoked_at, actor, reason. Its times are microseconds since 1970.
+func scanRevocation(row interface{ Scan(...any) error }) (authz.Revocation, error) {
+	var r authz.Revocation
+	var id, expires, revoked int64
+	var notBefore *int64
+	if err := row.Scan(&id, &r.Kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.Actor, &r.Reason); err != nil {
+		return authz.Revocation{}, err
+	}
+	r.ID = strconv.FormatInt(id, 10)
+	setTimes(&r, notBefore, expires, revoked)
+	return r, nil
+}
+
+// setTimes sets times that are given in microseconds since 1970.
+func setTimes(r *authz.Revocation, notBefore *int64, expires, revoked int64) {
+	if notBefore != nil {
+		r.NotBefore = time.UnixMicro(*notBefore).UTC()
+	}
+	r.ExpiresAt, r.RevokedAt = time.UnixMicro(expires).UTC(), time.UnixMicro(revoked).UTC()
 }

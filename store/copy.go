@@ -74,13 +74,10 @@ func (c *changeReader) take(b []byte) (used int, err error) {
 
 // tuple reads one row and returns its length in bytes; 0: it is incomplete.
 func (c *changeReader) tuple(b []byte) (int, error) {
-	if c.ended {
-		if len(b) > 0 {
-			return 0, errCopy
-		}
-		return 0, nil
-	}
-	if len(b) < 2 {
+	switch {
+	case c.ended && len(b) > 0:
+		return 0, errCopy
+	case len(b) < 2:
 		return 0, nil
 	}
 	fields := int16(binary.BigEndian.Uint16(b))
@@ -123,12 +120,10 @@ func (c *changeReader) tuple(b []byte) (int, error) {
 		return 0, fmt.Errorf("%w: unexpected column lengths", errCopy)
 	}
 	number := func(i int) int64 { return int64(binary.BigEndian.Uint64(field[i])) }
-	r := authz.Row{Entry: authz.Entry{Key: authz.Key(field[0]), NotBefore: number(1), Expires: number(2)}}
 	if number(3) < 0 {
 		return 0, fmt.Errorf("%w: a negative transaction id", errCopy)
 	}
-	r.XID = uint64(number(3))
-	c.row(r)
+	c.row(authz.Row{Entry: authz.Entry{Key: authz.Key(field[0]), NotBefore: number(1), Expires: number(2)}, XID: uint64(number(3))})
 	c.rows++
 	return at, nil
 }

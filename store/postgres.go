@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,12 +20,10 @@ type postgresStore struct {
 	where  string // host and database, for messages
 	config *pgx.ConnConfig
 	reads  *pgxpool.Pool // point lookups
-	writes *pgxpool.Pool // Append, List, GC, Ping
+	writes *pgxpool.Pool // append, page, collect, Limits
 	feed   feedConn
 	o      *Options
 	met    *metrics
-
-	closing sync.Once
 }
 
 var _ engine = (*postgresStore)(nil)
@@ -111,7 +108,10 @@ func (p *postgresStore) Name() string { return "postgres" }
 // fail names the store and classifies the cause, for statements that certainly
 // stored nothing.
 func (p *postgresStore) fail(err error) error {
-	if err == nil || errors.Is(err, authz.ErrUnavailable) || errors.Is(err, authz.ErrInvalid) || errors.Is(err, authz.ErrOutcomeUnknown) {
+	switch {
+	case errors.Is(err, ErrSchema):
+		return fmt.Errorf("postgres %s: %w", p.where, err)
+	case err == nil, errors.Is(err, authz.ErrUnavailable), errors.Is(err, authz.ErrInvalid), errors.Is(err, authz.ErrOutcomeUnknown):
 		return err
 	}
 	var pg *pgconn.PgError
@@ -139,11 +139,11 @@ func (p *postgresStore) Limits(ctx context.Context) (Limits, error) {
 	err := p.writes.QueryRow(ctx, `select schema_version, (extract(epoch from max_staleness) * 1000000)::bigint, (extract(epoch from max_token_ttl) * 1000000)::bigint,
 		recovering, incarnation from authz.about()`).
 		Scan(&version, &staleness, &ttl, &recovering, &limits.Incarnation)
+	if err == nil {
+		err = checkSchema(version)
+	}
 	if err != nil {
 		return Limits{}, p.fail(err)
-	}
-	if err := checkSchema(version); err != nil {
-		return Limits{}, fmt.Errorf("postgres %s: %w", p.where, err)
 	}
 	if recovering {
 		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
@@ -187,10 +187,8 @@ func (*postgresStore) Watch(ctx context.Context, _ func()) error {
 }
 
 func (p *postgresStore) Close() error {
-	p.closing.Do(func() {
-		p.feed.close(context.Background())
-		p.reads.Close()
-		p.writes.Close()
-	})
+	p.feed.close(context.Background())
+	p.reads.Close()
+	p.writes.Close()
 	return nil
 }

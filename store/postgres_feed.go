@@ -116,17 +116,16 @@ func (p *postgresStore) changes(ctx context.Context, since authz.Position, nonce
 	if err == nil {
 		err = reader.end()
 	}
+	var snap authz.Snapshot
+	if err == nil {
+		snap, err = parseSnapshot(reader.snapshot)
+	}
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errSilence) {
 			err = errors.Join(errSilence, err)
 		}
 		p.feed.drop(ctx)
 		return authz.Snapshot{}, p.fail(err)
-	}
-	snap, err := parseSnapshot(reader.snapshot)
-	if err != nil {
-		p.feed.drop(ctx)
-		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w", p.where, err)
 	}
 	if snap.Nonce != nonce {
 		snap.Proves = false // the answer to another question; the connection is out of step

@@ -154,29 +154,8 @@ func (p *postgresStore) page(ctx context.Context, f authz.Filter, before int64, 
 	if err != nil {
 		return nil, p.fail(err)
 	}
-	page, err := pgx.CollectRows(rows, scanPostgres)
+	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (authz.Revocation, error) { return scanRevocation(row) })
 	return page, p.fail(err)
-}
-
-func scanPostgres(row pgx.CollectableRow) (authz.Revocation, error) {
-	var r authz.Revocation
-	var id, expires, revoked int64
-	var kind int16
-	var notBefore *int64
-	if err := row.Scan(&id, &kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.Actor, &r.Reason); err != nil {
-		return r, err
-	}
-	r.ID, r.Kind = strconv.FormatInt(id, 10), authz.Kind(kind)
-	setTimes(&r, notBefore, expires, revoked)
-	return r, nil
-}
-
-// setTimes fills in times given in microseconds since 1970.
-func setTimes(r *authz.Revocation, notBefore *int64, expires, revoked int64) {
-	if notBefore != nil {
-		r.NotBefore = time.UnixMicro(*notBefore).UTC()
-	}
-	r.ExpiresAt, r.RevokedAt = time.UnixMicro(expires).UTC(), time.UnixMicro(revoked).UTC()
 }
 
 // timestamp formats a time so that every datestyle reads it alike. The zero time

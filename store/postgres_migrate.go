@@ -67,7 +67,7 @@ func (p *postgresStore) raiseLimits(ctx context.Context, isNew bool) error {
 			return err
 		}
 		if err := checkSchema(version); err != nil {
-			return fmt.Errorf("postgres %s: %w", p.where, err)
+			return err
 		}
 		// authz.revoke keeps a raise waiting until its transaction ends.
 		if _, err := tx.Exec(ctx, `select set_config('lock_timeout', '10s', true)`); err != nil {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
 
@@ -56,7 +55,7 @@ func (s *sqliteStore) insert(ctx context.Context, tx *sql.Tx, b *batch) error {
 		if _, err := put.ExecContext(ctx, r.Kind, r.Issuer, r.Value, micros(r.NotBefore), micros(expires), micros(ttlFrom), r.Actor, r.Reason, r.dedup.key[:]); err != nil {
 			return err
 		}
-		got, err := scanSQLite(get.QueryRowContext(ctx, r.dedup.key[:], r.dedup.notBefore))
+		got, err := scanRevocation(get.QueryRowContext(ctx, r.dedup.key[:], r.dedup.notBefore))
 		if err != nil {
 			return fmt.Errorf("reading back what was stored: %w", err)
 		}
@@ -72,18 +71,6 @@ const (
 	sqliteExpiry  = `min(max(coalesce(expires_at, 0), coalesce(ttl_from + (select max_token_ttl from meta), 0)), 253402300799000000)`
 	sqliteColumns = `id, kind, iss, value, not_before, ` + sqliteExpiry + `, revoked_at, actor, reason`
 )
-
-func scanSQLite(row interface{ Scan(...any) error }) (authz.Revocation, error) {
-	var r authz.Revocation
-	var id, expires, revoked int64
-	var notBefore *int64
-	if err := row.Scan(&id, &r.Kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.Actor, &r.Reason); err != nil {
-		return authz.Revocation{}, err
-	}
-	r.ID = strconv.FormatInt(id, 10)
-	setTimes(&r, notBefore, expires, revoked)
-	return r, nil
-}
 
 func (s *sqliteStore) page(ctx context.Context, f authz.Filter, before int64, limit int) (page []authz.Revocation, err error) {
 	live := int64(math.MinInt64)
@@ -105,7 +92,7 @@ func (s *sqliteStore) readPage(ctx context.Context, args ...any) (page []authz.R
 	}
 	defer rows.Close()
 	for rows.Next() {
-		r, err := scanSQLite(rows)
+		r, err := scanRevocation(rows)
 		if err != nil {
 			return nil, err
 		}
