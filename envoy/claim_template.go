@@ -4,7 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -26,11 +27,8 @@ func parseClaimTemplate(s string) (claimTemplate, error) {
 		path, err := parseClaimPath(s)
 		return claimTemplate{parts: []claimPart{{path: path}}}, err
 	}
-	var (
-		t       claimTemplate
-		literal strings.Builder
-		claims  int
-	)
+	var t claimTemplate
+	var literal strings.Builder
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch {
@@ -53,13 +51,12 @@ func parseClaimTemplate(s string) (claimTemplate, error) {
 				literal.Reset()
 			}
 			t.parts = append(t.parts, claimPart{path: path})
-			claims++
 			i += end
 		default:
 			literal.WriteByte(c)
 		}
 	}
-	if claims == 0 {
+	if len(t.parts) == 0 {
 		return t, fmt.Errorf("%q: the template contains no claim; put a claim path in braces", s)
 	}
 	if literal.Len() > 0 {
@@ -121,7 +118,7 @@ func (t claimTemplate) expand(b []byte, claims map[string]any) (out []byte, ok b
 		}
 	}
 	switch text := b[start:]; {
-	case !headerBytes(text):
+	case !headerText(text):
 		return b[:start], false, &unfitClaimError{"a claim contains control characters"}
 	case text[0] == ' ' || text[len(text)-1] == ' ':
 		// HTTP strips the space (RFC 9110, section 5.5), so the upstream would see
@@ -163,10 +160,6 @@ func appendClaim(b []byte, v any) ([]byte, error) {
 			return b, &unfitClaimError{"a claim is not UTF-8"}
 		}
 		return append(b, v...), nil
-	case json.Number:
-		return append(b, v...), nil
-	case bool:
-		return strconv.AppendBool(b, v), nil
 	default:
 		return appendJSON(b, v)
 	}
@@ -197,13 +190,8 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 		}
 		return append(b, ']'), nil
 	case map[string]any:
-		names := make([]string, 0, len(v))
-		for name := range v {
-			names = append(names, name)
-		}
-		sort.Strings(names)
 		b = append(b, '{')
-		for i, name := range names {
+		for i, name := range slices.Sorted(maps.Keys(v)) {
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -221,7 +209,7 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 }
 
 func appendJSONString(b []byte, s string) ([]byte, error) {
-	if plainJSON(s) {
+	if quotable(s) {
 		b = append(b, '"')
 		b = append(b, s...)
 		return append(b, '"'), nil
@@ -240,31 +228,11 @@ func appendJSONString(b []byte, s string) ([]byte, error) {
 	return append(b, bytes.ReplaceAll(out, []byte{0x7f}, []byte(`\u007f`))...), nil
 }
 
-// plainJSON reports whether s is a JSON string once it is quoted.
-func plainJSON(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
-}
-
 // headerText reports whether s contains no control characters (RFC 9110, section 5.5). It counts
 // Tab as one, which no identifier needs.
-func headerText(s string) bool {
+func headerText[T string | []byte](s T) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// headerBytes is headerText for bytes.
-func headerBytes(b []byte) bool {
-	for _, c := range b {
-		if c < ' ' || c == 0x7f {
 			return false
 		}
 	}

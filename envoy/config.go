@@ -1,11 +1,13 @@
 package envoy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,24 +79,12 @@ const (
 // withDefaults returns c with the documented default for each zero value that has one.
 func (c Config) withDefaults() Config {
 	d := DefaultConfig()
-	if c.Listen.MaxStreams == 0 {
-		c.Listen.MaxStreams = d.Listen.MaxStreams
-	}
-	if c.Headers.MaxBytes == 0 {
-		c.Headers.MaxBytes = d.Headers.MaxBytes
-	}
-	if c.Replies.Realm == "" {
-		c.Replies.Realm = d.Replies.Realm
-	}
-	if c.Replies.RetryAfter == 0 {
-		c.Replies.RetryAfter = d.Replies.RetryAfter
-	}
-	if c.DecisionLog.Decisions == "" {
-		c.DecisionLog.Decisions = d.DecisionLog.Decisions
-	}
-	if c.DecisionLog.PerSecond == 0 {
-		c.DecisionLog.PerSecond = d.DecisionLog.PerSecond
-	}
+	c.Listen.MaxStreams = cmp.Or(c.Listen.MaxStreams, d.Listen.MaxStreams)
+	c.Headers.MaxBytes = cmp.Or(c.Headers.MaxBytes, d.Headers.MaxBytes)
+	c.Replies.Realm = cmp.Or(c.Replies.Realm, d.Replies.Realm)
+	c.Replies.RetryAfter = cmp.Or(c.Replies.RetryAfter, d.Replies.RetryAfter)
+	c.DecisionLog.Decisions = cmp.Or(c.DecisionLog.Decisions, d.DecisionLog.Decisions)
+	c.DecisionLog.PerSecond = cmp.Or(c.DecisionLog.PerSecond, d.DecisionLog.PerSecond)
 	return c
 }
 
@@ -183,9 +173,7 @@ func (c *RepliesConfig) Validate(report authz.Report) {
 
 // Validate reports every invalid value in c.
 func (c *DecisionLogConfig) Validate(report authz.Report) {
-	switch c.Decisions {
-	case "", logNone, logDenied, logAll:
-	default:
+	if !slices.Contains([]string{"", logNone, logDenied, logAll}, c.Decisions) {
 		report("decisions", "must be none, denied or all, got %q", c.Decisions)
 	}
 	if c.PerSecond < 0 {
@@ -193,8 +181,8 @@ func (c *DecisionLogConfig) Validate(report authz.Report) {
 	}
 }
 
-// quotable reports whether a quoted-string (RFC 9110, section 5.6.4) can contain s without
-// escapes.
+// quotable reports whether a quoted-string (RFC 9110, section 5.6.4) and a JSON string can
+// contain s without escapes.
 func quotable(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
@@ -204,8 +192,8 @@ func quotable(s string) bool {
 	return true
 }
 
-// headerNameFault returns why name cannot be an identity header; empty if it can.
-func headerNameFault(name string) string {
+// invalidHeaderName returns why name cannot be an identity header; empty if it can.
+func invalidHeaderName(name string) string {
 	switch {
 	case !httpguts.ValidHeaderFieldName(name):
 		return "is not a header name (RFC 9110, section 5.1)"

@@ -16,34 +16,32 @@ import (
 // Listen listens on the address of cfg. A Unix socket is created with mode 0660. It replaces a
 // socket that a dead process left behind; a socket that is in use is an error.
 func Listen(cfg ListenConfig) (net.Listener, error) {
-	network, address, err := splitAddress(cfg.GRPC)
-	if err != nil {
-		return nil, fmt.Errorf("listen.grpc: %w", err)
-	}
-	if network == "unix" {
-		return listenUnix(address)
-	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), network, address)
+	l, err := listen(cfg.GRPC)
 	if err != nil {
 		return nil, fmt.Errorf("listen.grpc: %w", err)
 	}
 	return l, nil
 }
 
-const socketMode = 0o660
-
-// listenUnix creates the socket. Between bind and chmod its mode depends on the umask, so until
-// then only the permissions of the directory protect it.
-func listenUnix(path string) (net.Listener, error) {
-	if err := removeStale(path); err != nil {
+// listen listens on a TCP or Unix socket. Between bind and chmod the mode of a Unix socket depends
+// on the umask, so until then only the permissions of the directory protect it.
+func listen(addr string) (net.Listener, error) {
+	network, address, err := splitAddress(addr)
+	if err == nil && network == "unix" {
+		err = removeStale(address)
+	}
+	if err != nil {
 		return nil, err
 	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen.grpc: %w", withHint(err, path))
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), network, address)
+	switch {
+	case network == "unix" && errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w (the directory %s must exist)", err, filepath.Dir(address))
+	case err != nil || network != "unix":
+		return l, err
 	}
-	if err := os.Chmod(path, socketMode); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen.grpc: %w", err), l.Close())
+	if err := os.Chmod(address, 0o660); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
@@ -55,27 +53,20 @@ func removeStale(path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("listen.grpc: %w", err)
+		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("listen.grpc: %s exists and is not a socket (%s); remove it or choose another path", path, info.Mode().Type())
+		return fmt.Errorf("%s exists and is not a socket (%s); remove it or choose another path", path, info.Mode().Type())
 	}
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "unix", path)
 	if err == nil {
 		_ = conn.Close() // that it could be opened is enough
-		return fmt.Errorf("listen.grpc: %s is in use by a running process", path)
+		return fmt.Errorf("%s is in use by a running process", path)
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("listen.grpc: cannot determine whether %s is in use: %w", path, err)
+		return fmt.Errorf("cannot determine whether %s is in use: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("listen.grpc: cannot remove stale socket: %w", err)
+		return fmt.Errorf("cannot remove stale socket: %w", err)
 	}
 	return nil
-}
-
-func withHint(err error, path string) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w (the directory %s must exist)", err, filepath.Dir(path))
-	}
-	return err
 }

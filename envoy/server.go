@@ -74,16 +74,11 @@ type Server struct {
 }
 
 // NewServer returns a Server that reports NOT_SERVING until SetReady. It returns an error if
-// Config.Validate reports a fault, a TLS file cannot be loaded, or a metric is already
+// the configuration is invalid, a TLS file cannot be loaded, or a metric is already
 // registered.
 func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	cfg = cfg.withDefaults()
-	var faults []error
-	report := func(path, format string, args ...any) {
-		faults = append(faults, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
-	}
-	cfg.Validate(report)
-	if err := errors.Join(faults...); err != nil {
+	if err := authz.ValidationErrors("", cfg.Validate); err != nil {
 		return nil, err
 	}
 	if o.Logger == nil {
@@ -122,7 +117,7 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	}
 	s := &Server{
 		authorizer: a,
-		headers:    newUpstreamHeaders(cfg.Headers, report), // reports nothing: it is valid
+		headers:    newUpstreamHeaders(cfg.Headers, func(string, string, ...any) {}), // it is valid
 		denials:    newDenials(cfg.Replies),
 		metrics:    m,
 		log:        newDecisionLog(cfg.DecisionLog, o.Logger, m.logDropped),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"slices"
 	"sync"
@@ -111,13 +112,8 @@ func (t *serverTLS) admit(s tls.ConnectionState) error {
 	}
 	leaf := s.PeerCertificates[0]
 	for _, want := range t.cfg.ClientNames {
-		if slices.Contains(leaf.DNSNames, want) {
+		if slices.Contains(leaf.DNSNames, want) || slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return u.String() == want }) {
 			return nil
-		}
-		for _, u := range leaf.URIs {
-			if u.String() == want {
-				return nil
-			}
 		}
 	}
 	return errors.New("the client certificate contains none of listen.grpc_tls.client_names")

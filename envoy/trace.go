@@ -19,7 +19,13 @@ func (s *Server) startSpan(ctx *deadlineContext, req *authz.Request) checkSpan {
 	if s.tracer == nil {
 		return checkSpan{}
 	}
-	var carrier propagation.TextMapCarrier = requestCarrier{req}
+	headers := propagation.MapCarrier{}
+	for _, name := range []string{"traceparent", "tracestate"} {
+		if v, n := req.Header(name); n == 1 {
+			headers[name] = v
+		}
+	}
+	var carrier propagation.TextMapCarrier = headers
 	if md, ok := metadata.FromIncomingContext(ctx.parent); ok && len(md["traceparent"]) == 1 {
 		carrier = propagation.HeaderCarrier{"Traceparent": md["traceparent"], "Tracestate": md["tracestate"]}
 	}
@@ -43,23 +49,3 @@ func (c checkSpan) end(d *authz.Decision) {
 	}
 	c.span.End()
 }
-
-// requestCarrier reads the trace context from the headers of the checked request.
-type requestCarrier struct{ req *authz.Request }
-
-var _ propagation.TextMapCarrier = requestCarrier{}
-
-// Get returns the value of the header; empty if it is missing or repeated.
-func (c requestCarrier) Get(key string) string {
-	v, n := c.req.Header(key)
-	if n != 1 {
-		return ""
-	}
-	return v
-}
-
-// Set does nothing: a checked request is never modified.
-func (requestCarrier) Set(string, string) {}
-
-// Keys returns nil: no propagator in use calls it.
-func (requestCarrier) Keys() []string { return nil }

@@ -34,7 +34,7 @@ func newUpstreamHeaders(c HeadersConfig, report authz.Report) *upstreamHeaders {
 	names := map[string]string{} // by folded name
 	for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
 		path := "claims." + name
-		if why := headerNameFault(name); why != "" {
+		if why := invalidHeaderName(name); why != "" {
 			report(path, "%q %s", name, why)
 			continue
 		}

@@ -102,25 +102,24 @@ type workerPool struct {
 
 func (p *workerPool) get(s *Server) *worker {
 	p.mu.Lock()
-	if n := len(p.idle); n > 0 {
-		w := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		p.mu.Unlock()
-		return w
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if n == 0 {
+		return newWorker(s)
 	}
-	p.mu.Unlock()
-	return newWorker(s)
+	w := p.idle[n-1]
+	p.idle = p.idle[:n-1]
+	return w
 }
 
 func (p *workerPool) put(w *worker) {
 	p.mu.Lock()
-	if !p.closed && len(p.idle) < maxIdleWorkers {
-		p.idle = append(p.idle, w)
-		p.mu.Unlock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.idle) >= maxIdleWorkers {
+		w.abandon()
 		return
 	}
-	p.mu.Unlock()
-	w.abandon()
+	p.idle = append(p.idle, w)
 }
 
 // close ends the goroutines of the idle workers now, and those of busy workers when they are
