@@ -41,15 +41,18 @@ type core struct {
 	log        *slog.Logger
 	reloads    reloadMetrics
 	loops      sync.WaitGroup
-	health     storeHealth
-	prepared   chan struct{} // closed after the first attempt to reach the store and to install a missing schema
+	storeErr   atomic.Pointer[error] // why the store has never been usable; nil: it has been
+	prepared   chan struct{}         // closed after the first attempt to reach the store and to install a missing schema
 }
+
+var errNotContacted = errors.New("the store has not been contacted yet")
 
 // newCore wires the parts. It needs no network: readiness reports unreachable
 // dependencies, and the sidecar recovers when they return.
 func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
 	clock := authz.SystemClock{}
 	c := &core{log: log, reloads: newReloadMetrics(registry), prepared: make(chan struct{})}
+	c.storeErr.Store(&errNotContacted)
 	var err error
 	defer func() {
 		if err != nil {
@@ -73,7 +76,11 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 		tiers = append(tiers, c.redis)
 	}
 	tiers = append(tiers, c.store)
-	c.revoker = authz.NewRevoker(c.store, c.publisher(), clock)
+	var to authz.Publisher // nil: nothing to notify
+	if c.redis != nil || c.follower != nil {
+		to = publisher{c}
+	}
+	c.revoker = authz.NewRevoker(c.store, to, clock)
 	var tokens authz.TokenCache
 	if s.Tokens.Enabled {
 		c.tokens = cache.NewTokenCache(s.Tokens, registry)
@@ -127,15 +134,6 @@ func OpenRedis(s Settings, log *slog.Logger, registry prometheus.Registerer) (*r
 	return rediscache.Open(s.Redis, rediscache.Options{
 		MaxStaleness: s.Revocation.MaxStaleness, Fill: !s.Revocation.Replica, Clock: authz.SystemClock{}, Logger: log, Registry: registry,
 	})
-}
-
-// publisher returns what publishes committed revocations, nil if there is nothing
-// to notify.
-func (c *core) publisher() authz.Publisher {
-	if c.redis == nil && c.follower == nil {
-		return nil
-	}
-	return publisher{c}
 }
 
 // publisher adds revocations to this process's own replica at once and publishes
@@ -205,18 +203,27 @@ func (c *core) loop(ctx context.Context, name string, f func(context.Context) er
 	}
 }
 
-// watchStore prepares the store as soon as it can be reached, and records its
-// health for readiness. With a follower it returns then, because syncs report the
-// store's health; without one it goes on reading the store's limits.
+// watchStore prepares the store as soon as it can be reached. With a follower it
+// returns then, because syncs report the store's health; without one it goes on
+// reading the store's limits.
 func (c *core) watchStore(ctx context.Context) {
-	first := sync.OnceFunc(func() { close(c.prepared) })
-	for {
+	var last error
+	for tried := false; ; tried = true {
 		err := c.prepareStore(ctx)
-		first()
-		changed := c.health.set(err)
+		if !tried {
+			close(c.prepared)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
+		case err == nil:
+			c.storeErr.Store(nil)
+		case c.storeErr.Load() != nil:
+			c.storeErr.Store(&err)
+		}
+		changed := !tried || (err == nil) != (last == nil)
+		last = err
+		switch {
 		case changed && err == nil:
 			c.log.Info("store is usable", "store", c.store.Name())
 		case changed:
@@ -241,13 +248,21 @@ func (c *core) prepareStore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	err := c.limits(ctx)
-	if c.health.firstError() == nil || !errors.Is(err, store.ErrSchema) {
+	if c.firstError() == nil || !errors.Is(err, store.ErrSchema) {
 		return err
 	}
 	if err := c.store.Migrate(ctx); err != nil {
 		return err
 	}
 	return c.limits(ctx)
+}
+
+// firstError returns nil once the store has been usable, else why it is not.
+func (c *core) firstError() error {
+	if err := c.storeErr.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // limits reads the store's limits and applies them to Redis. (The follower gets
@@ -272,37 +287,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// storeHealth is the result of the last attempt to use the store.
-type storeHealth struct {
-	mu      sync.Mutex
-	tried   bool
-	healthy bool // at least once
-	err     error
-}
-
-// set records a result and reports whether the store became usable or unusable.
-func (h *storeHealth) set(err error) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	changed := !h.tried || (err == nil) != (h.err == nil)
-	h.tried, h.err = true, err
-	h.healthy = h.healthy || err == nil
-	return changed
-}
-
-// firstError returns nil once the store has been usable, else why it is not.
-func (h *storeHealth) firstError() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case h.healthy:
-		return nil
-	case !h.tried:
-		return errors.New("the store has not been contacted yet")
-	}
-	return h.err
-}
-
 // parts returns the checks that /readyz lists. A sidecar is ready when it has the
 // keys of an issuer and has loaded all revocations once or, in lookup mode, has
 // reached the store once. An outage of the store does not make it unready: it
@@ -320,10 +304,10 @@ func (c *core) revocationsReady() error {
 		return err
 	}
 	if c.follower == nil {
-		return c.health.firstError()
+		return c.firstError()
 	}
 	if !c.follower.Ready() {
-		return errors.Join(errors.New("the revocations have not been loaded yet"), c.health.firstError())
+		return errors.Join(errors.New("the revocations have not been loaded yet"), c.firstError())
 	}
 	return nil
 }

@@ -14,19 +14,9 @@ const minHeap = 64 << 20
 
 // pacer keeps the collector at minHeap by setting GOGC anew after each collection.
 //
-// A fixed setting cannot replace it. The table has ratios to the pacer, measured side by side, as
-// medians of 7 rounds on 2 CPUs with go1.26. A second pacer in the same run differed from the first
-// by 1 % CPU per check with 100 tokens, and by 9 % with 50,000.
-//
-//	                          100 tokens seen         50,000 tokens seen
-//	                          CPU/check  peak RSS     CPU/check  peak RSS
-//	pacer                          1.00      1.00          1.00      1.00
-//	GOGC=400                       1.09      0.97          0.83      1.55
-//	GOGC=400, limit 300 MiB        1.07      0.90          0.87      1.14
-//	GOGC=off, limit 100 MiB        1.01      1.20          3.74      0.66
-//
-// GOGC=400 collects a small heap too often, and lets a large one grow to five times the live
-// heap. A memory limit that suits a small heap makes a large one collect all the time.
+// A fixed setting cannot replace it. GOGC=400 collects a small heap too often, and lets a large one
+// grow to five times the live heap. A memory limit that suits a small heap makes a large one collect
+// all the time. docs/design.md has the measurements.
 type pacer struct {
 	mu      sync.Mutex
 	percent int

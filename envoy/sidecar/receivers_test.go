@@ -46,10 +46,10 @@ func run(t *testing.T, more string) *running {
 	c, ctx := coreOf(t, s)
 	c.start(ctx)
 	harness.Eventually(t, 20*time.Second, "ready", func(context.Context) error { return c.ready() })
-	api, err := newHTTPServer(ctx, s, c, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	api, listener, err := newHTTPServer(ctx, s, c, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	require.NoError(t, err)
-	require.NoError(t, api.listener.Close())
-	r.core, r.http = c, api.server.Handler
+	require.NoError(t, listener.Close())
+	r.core, r.http = c, api.Handler
 	return r
 }
 

@@ -87,9 +87,10 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 		return err
 	}
 	draining := make(chan struct{})
-	var api *httpServer
+	var api *http.Server // nil: HTTP is not served
+	var httpL net.Listener
 	if s.Listen.HTTP != "" {
-		if api, err = newHTTPServer(ctx, s, core, draining, log, registry); err != nil {
+		if api, httpL, err = newHTTPServer(ctx, s, core, draining, log, registry); err != nil {
 			_ = grpcL.Close()
 			return err
 		}
@@ -106,7 +107,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	httpCtx, endHTTP := context.WithCancel(context.WithoutCancel(ctx))
 	if api != nil {
 		wg.Go(func() {
-			if err := httpapi.Serve(httpCtx, api.server, api.listener, time.Second); err != nil {
+			if err := httpapi.Serve(httpCtx, api, httpL, time.Second); err != nil {
 				failed <- fmt.Errorf("http: %w", err)
 			}
 		})
@@ -171,12 +172,7 @@ func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slo
 	}
 }
 
-type httpServer struct {
-	server   *http.Server
-	listener net.Listener
-}
-
-func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*httpServer, error) {
+func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan struct{}, log *slog.Logger, registry *prometheus.Registry) (*http.Server, net.Listener, error) {
 	var resource *httpapi.Resource
 	if s.Resource.Resource != "" {
 		resource = &httpapi.Resource{Path: policy.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
@@ -188,10 +184,10 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := receiver.Register(api, c.events); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if s.API.Page {
 		page.Register(api)
@@ -199,7 +195,7 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", s.Listen.HTTP)
 	if err != nil {
-		return nil, fmt.Errorf("listen.http: %w", err)
+		return nil, nil, fmt.Errorf("listen.http: %w", err)
 	}
-	return &httpServer{server: httpapi.NewServer(api, s.API, log), listener: l}, nil
+	return httpapi.NewServer(api, s.API, log), l, nil
 }

@@ -4,6 +4,8 @@
 package sidecar
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"net"
@@ -93,7 +95,7 @@ func Load(file string, env func(string) (string, bool), flags ...Flag) (Settings
 		name = file
 	}
 	s, err := parse(name, text, env, flags...)
-	s.text = fingerprintOf(text)
+	s.text = sha256.Sum256(text)
 	return s, err
 }
 
@@ -194,9 +196,7 @@ func (s *Settings) logLevel() (slog.Level, error) {
 // metadata.
 func (s *Settings) replies() envoy.RepliesConfig {
 	r := s.Replies
-	if r.ResourceMetadata == "" {
-		r.ResourceMetadata = policy.ResourceMetadataURL(s.Resource)
-	}
+	r.ResourceMetadata = cmp.Or(r.ResourceMetadata, policy.ResourceMetadataURL(s.Resource))
 	return r
 }
 
@@ -206,15 +206,11 @@ func (s *Settings) TokenIssuers() []string { return s.RevocableIssuers().All() }
 
 // RevocableIssuers returns the issuers whose tokens can be revoked.
 func (s *Settings) RevocableIssuers() authz.Issuers {
-	return authz.Issuers{Verified: s.issuerNames(), Introspected: s.introspected()}
-}
-
-func (s *Settings) introspected() []authz.IntrospectedIssuer {
-	out := make([]authz.IntrospectedIssuer, len(s.Introspection))
+	introspected := make([]authz.IntrospectedIssuer, len(s.Introspection))
 	for i, in := range s.Introspection {
-		out[i] = authz.IntrospectedIssuer{Issuer: in.Issuer, All: in.Tokens == "all"}
+		introspected[i] = authz.IntrospectedIssuer{Issuer: in.Issuer, All: in.Tokens == "all"}
 	}
-	return out
+	return authz.Issuers{Verified: s.issuerNames(), Introspected: introspected}
 }
 
 func (s *Settings) issuerNames() []string {

@@ -10,8 +10,6 @@ import (
 // fingerprint identifies a text. The zero value means that there is none.
 type fingerprint [sha256.Size]byte
 
-func fingerprintOf(text []byte) fingerprint { return sha256.Sum256(text) }
-
 // watchFile calls changed whenever the content of file changes, and once for each
 // wake (SIGHUP). last is the content that the settings were read from, so that a
 // change during startup counts. It polls the content instead of listening for
@@ -41,5 +39,5 @@ func fingerprintOfFile(file string) fingerprint {
 	if err != nil {
 		return fingerprint{}
 	}
-	return fingerprintOf(text)
+	return sha256.Sum256(text)
 }
