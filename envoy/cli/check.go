@@ -5,8 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,10 +46,7 @@ func (k *checkCmd) Run(ctx context.Context, c *command, p *Process) error {
 	if err != nil {
 		return err
 	}
-	if !p.printExplanation(explanation, k.JSON) {
-		return ErrNo
-	}
-	return nil
+	return p.printExplanation(explanation, k.JSON)
 }
 
 // exampleRequest returns the request that line describes as "METHOD URL", with
@@ -69,13 +67,8 @@ func exampleRequest(line string, headers map[string]string, token string) (*auth
 			req.Path = "/"
 		}
 	}
-	names := make([]string, 0, len(headers))
-	for name := range headers {
-		names = append(names, name)
-	}
-	sort.Strings(names)
 	given := false
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
 		given = given || strings.EqualFold(name, "authorization")
 		req.Headers = append(req.Headers, authz.Header{Name: strings.ToLower(name), Value: headers[name]})
 	}
@@ -138,9 +131,9 @@ type keyJSON struct {
 	Revokes bool   `json:"revokes"` // the revocation is stored
 }
 
-// printExplanation prints the steps of a decision and reports whether the request
-// passes all steps that were not skipped.
-func (p *Process) printExplanation(x explain.Explanation, asJSON bool) (passes bool) {
+// printExplanation prints the steps of a decision. It returns ErrNo unless the
+// request passes all steps that were not skipped.
+func (p *Process) printExplanation(x explain.Explanation, asJSON bool) error {
 	var refusal *authz.Step
 	skipped := 0
 	all := make([]stepJSON, len(x.Steps))
@@ -162,14 +155,18 @@ func (p *Process) printExplanation(x explain.Explanation, asJSON bool) (passes b
 			last.Keys = append(last.Keys, keyJSON{k.Kind.String(), k.Value, k.Revokes})
 		}
 	}
-	passes = refusal == nil && len(all) > 0
+	passes := refusal == nil && len(all) > 0
+	var answer error
+	if !passes {
+		answer = ErrNo
+	}
 	if asJSON {
 		doc := map[string]any{"passes": passes, "skipped": skipped, "steps": all}
 		if refusal != nil {
 			doc["reason"] = refusal.Reason.String()
 		}
 		_ = json.NewEncoder(p.Out).Encode(doc) // strings and numbers: only writing can fail
-		return passes
+		return answer
 	}
 	marks := map[authz.Outcome]string{authz.Passed: "ok  ", authz.Refused: "NO  ", authz.Skipped: "?   "}
 	for i, s := range x.Steps {
@@ -194,5 +191,5 @@ func (p *Process) printExplanation(x explain.Explanation, asJSON bool) (passes b
 	default:
 		fmt.Fprintln(p.Out, "\nallowed")
 	}
-	return passes
+	return answer
 }

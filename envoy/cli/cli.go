@@ -45,12 +45,7 @@ func (e *UsageError) Error() string {
 func (e *UsageError) Unwrap() error { return e.Err }
 
 // usage makes err a UsageError; Run adds the command.
-func usage(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &UsageError{Err: err}
-}
+func usage(err error) error { return &UsageError{Err: err} }
 
 // command is the grammar of the command line. A flag overrides the environment,
 // which overrides the configuration file.

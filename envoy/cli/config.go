@@ -54,37 +54,25 @@ func (k *configTestCmd) Run(ctx context.Context, c *command, p *Process) error {
 	if err != nil {
 		return err
 	}
-	report, err := testPolicy(ctx, s, k.File)
+	text, err := os.ReadFile(k.File)
 	if err != nil {
-		return err
-	}
-	if !p.printPolicyTests(report) {
-		return ErrNo
-	}
-	return nil
-}
-
-// testPolicy runs the example requests in file against the routes of s.
-func testPolicy(ctx context.Context, s sidecar.Settings, file string) (policytest.Report, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return policytest.Report{}, fmt.Errorf("policy tests: %w", err)
+		return fmt.Errorf("policy tests: %w", err)
 	}
 	var tests policytest.Tests
-	f := config.Parse(file, text, &tests)
+	f := config.Parse(k.File, text, &tests)
 	tests.Validate(f.At(""))
 	if err := f.Err(); err != nil {
-		return policytest.Report{}, err
+		return err
 	}
 	policy, err := s.OfflinePolicy()
 	if err != nil {
-		return policytest.Report{}, err
+		return err
 	}
-	return policytest.Run(ctx, policy, tests, policytest.Options{Issuers: s.Issuers}), nil
+	return p.printPolicyTests(policytest.Run(ctx, policy, tests, policytest.Options{Issuers: s.Issuers}))
 }
 
-// printPolicyTests prints the results and reports whether all tests passed.
-func (p *Process) printPolicyTests(r policytest.Report) bool {
+// printPolicyTests prints the results. It returns ErrNo if a test failed.
+func (p *Process) printPolicyTests(r policytest.Report) error {
 	for _, t := range r.Results {
 		if len(t.Wrong) == 0 {
 			fmt.Fprintf(p.Out, "ok    %s\n", printable(t.Name))
@@ -102,7 +90,10 @@ func (p *Process) printPolicyTests(r policytest.Report) bool {
 	if len(r.Untried) > 0 {
 		fmt.Fprintf(p.Err, "not reached by any test: %s\n", strings.Join(r.Untried, ", "))
 	}
-	return r.Failed == 0
+	if r.Failed > 0 {
+		return ErrNo
+	}
+	return nil
 }
 
 type configSchemaCmd struct{}
