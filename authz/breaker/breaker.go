@@ -7,6 +7,7 @@
 package breaker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,23 +35,11 @@ var (
 	ErrPanicked = errors.New("panic")
 )
 
-// errIgnored wraps an error that says nothing about the dependency.
-type errIgnored struct{ error }
-
-func (e errIgnored) Unwrap() error { return e.error }
-
-// Ignore marks an error of a call that must not count against the dependency,
-// such as one for want of a resource of this process.
-func Ignore(err error) error { return errIgnored{err} }
-
-// State is what a Breaker does with calls.
-type State uint8
-
-// The states; their numbers are the values of Options.State.
+// Values of Options.State.
 const (
-	Closed   State = iota // calls reach the dependency
-	HalfOpen              // calls are refused; the last probe succeeded
-	Open                  // calls are refused
+	Closed   = iota // calls reach the dependency
+	HalfOpen        // calls are refused; the last probe succeeded
+	Open            // calls are refused
 )
 
 // Gauge is the part of prometheus.Gauge that a Breaker needs.
@@ -60,16 +49,15 @@ type Gauge interface{ Set(value float64) }
 type Options struct {
 	Dependency string        // its name begins every error that is not f's own
 	Timeout    time.Duration // of one call, waiting for its turn included; required
-	// Half: a call has at most half of its caller's time. The other half is for
-	// another dependency.
-	Half bool
-	// Inline: calls run on their caller's goroutine, because they keep to their
-	// context by themselves. Otherwise one that does not end in time is left behind.
+	Half       bool          // a call gets at most half of its caller's time: the next tier needs the rest
+	// Inline runs calls on their caller's goroutine. They must keep to their
+	// context. Without it, a call that does not end in time is left behind.
 	Inline     bool
-	Concurrent int // calls that run at the same time; at least 1
-	Waiting    int // calls that may wait for a running one to end; 0: none
-	// Probe calls the dependency as a request does. A dependency that answers a
-	// mere ping may still be unable to serve. Required.
+	Concurrent int   // calls that run at the same time; at least 1
+	Waiting    int   // calls that may wait for a running one to end; 0: none
+	Ignore     error // errors that wrap it do not count against the dependency; nil: all errors count
+	// Probe calls the dependency as a request does, because a dependency that
+	// answers a ping may still be unable to serve. Required.
 	Probe        func(context.Context) error
 	ProbeTimeout time.Duration // of one probe; 0: Timeout
 	Logger       *slog.Logger  // logs when the breaker opens and closes; nil: no log
@@ -81,41 +69,35 @@ type Options struct {
 type Breaker struct {
 	o       Options
 	slots   chan struct{}
-	stop    context.Context //nolint:containedctx // of the probes, which outlive the call that started them
+	stop    context.Context //nolint:containedctx // ends with Close; the probes outlive the call that started them
 	cancel  context.CancelFunc
 	running sync.WaitGroup // calls and the probing goroutine
 
 	mu          sync.Mutex
-	closing     bool
-	state       State
+	state       int
 	trips       int // results of calls that began before the last trip do not count
 	consecutive int // failures in a row
 	window      time.Time
 	calls       int // in the window
 	failures    int // in the window
-	pending     int
+	pending     int // calls running or waiting
 }
 
 // New returns a closed Breaker. The caller ends it with Close.
 func New(o Options) *Breaker {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.ProbeTimeout == 0 {
-		o.ProbeTimeout = o.Timeout
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, o.Timeout)
 	b := &Breaker{o: o, slots: make(chan struct{}, max(o.Concurrent, 1))}
 	b.stop, b.cancel = context.WithCancel(context.Background())
 	return b
 }
 
-// Close refuses further calls, ends the probes and waits for the calls under
-// way. It may be called more than once.
+// Close refuses further calls, ends the probes and waits for the running calls.
+// It may be called more than once.
 func (b *Breaker) Close() {
 	b.mu.Lock()
-	b.closing = true
-	b.mu.Unlock()
 	b.cancel()
+	b.mu.Unlock()
 	b.running.Wait()
 }
 
@@ -123,7 +105,7 @@ func (b *Breaker) Close() {
 func (b *Breaker) Ready() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.state == Closed && !b.closing
+	return b.refusal() == nil
 }
 
 // Do calls f with a context that ends after Options.Timeout or ctx's deadline
@@ -157,7 +139,7 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 		switch {
 		case r.err != nil && errors.Is(ctx.Err(), context.Canceled): // the caller went away
 		case r.err != nil && callerDeadlineTooShort && !time.Now().Before(deadline):
-		case errors.As(r.err, new(errIgnored)):
+		case r.err != nil && errors.Is(r.err, b.o.Ignore):
 		default:
 			b.count(trips, r.err)
 		}
@@ -182,39 +164,40 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 	}
 }
 
-// enter waits for a call's turn and returns the trips before it. Whoever
-// entered calls leave.
+// enter waits for a call's turn and returns the number of trips before it. If
+// it succeeds, the caller must call leave.
 func (b *Breaker) enter(ctx context.Context) (trips int, err error) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err := b.refusal(); err != nil {
-		b.mu.Unlock()
 		return 0, err
 	}
 	if b.pending == cap(b.slots)+b.o.Waiting {
-		b.mu.Unlock()
 		return 0, ErrBusy
 	}
-	b.addPending(1)
 	b.running.Add(1) // under mu: never while Close waits
+	b.addPending(1)
 	b.mu.Unlock()
 	select {
 	case b.slots <- struct{}{}:
+		b.mu.Lock()
+		if err = b.refusal(); err != nil { // it may have opened meanwhile
+			<-b.slots
+		}
 	case <-ctx.Done():
-		b.end()
-		return 0, fmt.Errorf("%w while waiting for other calls", ctx.Err())
+		b.mu.Lock()
+		err = fmt.Errorf("%w while waiting for other calls", ctx.Err())
 	}
-	b.mu.Lock()
-	err, trips = b.refusal(), b.trips // it may have opened meanwhile
-	b.mu.Unlock()
 	if err != nil {
-		b.leave()
+		b.addPending(-1)
+		b.running.Done()
 	}
-	return trips, err
+	return b.trips, err
 }
 
 func (b *Breaker) refusal() error {
 	switch {
-	case b.closing:
+	case b.stop.Err() != nil:
 		return ErrClosed
 	case b.state != Closed:
 		return ErrOpen
@@ -224,10 +207,6 @@ func (b *Breaker) refusal() error {
 
 func (b *Breaker) leave() {
 	<-b.slots
-	b.end()
-}
-
-func (b *Breaker) end() {
 	b.mu.Lock()
 	b.addPending(-1)
 	b.mu.Unlock()
@@ -241,7 +220,7 @@ func (b *Breaker) addPending(n int) {
 	}
 }
 
-// count takes in the result of a call that began after so many trips.
+// count records the result of a call that began after the given number of trips.
 func (b *Breaker) count(trips int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -258,35 +237,33 @@ func (b *Breaker) count(trips int, err error) {
 	}
 	b.failures++
 	b.consecutive++
-	if b.closing || b.consecutive < tripConsecutive && (b.calls < tripCalls || 2*b.failures < b.calls) {
+	if b.stop.Err() != nil || b.consecutive < tripConsecutive && (b.calls < tripCalls || 2*b.failures < b.calls) {
 		return
 	}
 	b.trips++
+	b.consecutive, b.window = 0, time.Time{} // for the time after the recovery
 	b.set(Open)
 	b.o.Logger.Warn("circuit breaker opened", "dependency", b.o.Dependency, "error", err)
-	b.running.Add(1)
-	go b.probe()
+	b.running.Go(b.probe)
 }
 
-func (b *Breaker) set(s State) {
-	b.state = s
+func (b *Breaker) set(state int) {
+	b.state = state
 	if b.o.State != nil {
-		b.o.State.Set(float64(s))
+		b.o.State.Set(float64(state))
 	}
 }
 
 // probe tries the dependency until it closes the breaker.
 func (b *Breaker) probe() {
-	defer b.running.Done()
+	states := [probesNeeded + 1]int{Open, HalfOpen, Closed} // by successful probes in a row
 	wait, successes := probeFirst, 0
 	for successes < probesNeeded {
 		// Sidecars whose breakers opened together must not probe together.
-		timer := time.NewTimer(wait*3/4 + rand.N(wait/2)) //nolint:gosec // only spreads load
 		select {
 		case <-b.stop.Done():
-			timer.Stop()
 			return
-		case <-timer.C:
+		case <-time.After(wait*3/4 + rand.N(wait/2)): //nolint:gosec // only spreads load
 		}
 		ctx, cancel := context.WithTimeout(b.stop, b.o.ProbeTimeout)
 		err := b.guard(func() error { return b.o.Probe(ctx) })
@@ -297,37 +274,26 @@ func (b *Breaker) probe() {
 			successes, wait = 0, min(2*wait, probeLast)
 			b.o.Logger.Debug("probe failed", "dependency", b.o.Dependency, "error", err)
 		}
-		b.probed(successes)
+		b.mu.Lock()
+		b.set(states[successes])
+		b.mu.Unlock()
 	}
 	b.o.Logger.Warn("circuit breaker closed", "dependency", b.o.Dependency)
 }
 
-// probed takes in the number of successful probes in a row.
-func (b *Breaker) probed(successes int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch successes {
-	case 0:
-		b.set(Open)
-	case probesNeeded:
-		b.consecutive, b.window = 0, time.Time{}
-		b.set(Closed)
-	default:
-		b.set(HalfOpen)
-	}
+func (b *Breaker) guard(f func() error) (err error) {
+	defer Recover(b.o.Dependency, &err)
+	return f()
 }
 
-// guard turns a panic of f into an error without the text that an answer of the
-// dependency may have put into it.
-func (b *Breaker) guard(f func() error) (err error) {
-	defer func() {
-		switch p := recover().(type) {
-		case nil:
-		case runtime.Error:
-			err = fmt.Errorf("%s: %w: %w", b.o.Dependency, ErrPanicked, p)
-		default:
-			err = fmt.Errorf("%s: %w: %T", b.o.Dependency, ErrPanicked, p)
-		}
-	}()
-	return f()
+// Recover, when deferred, turns a panic into an error that wraps ErrPanicked. The
+// error omits the panic's text, which may repeat an answer of the dependency.
+func Recover(dependency string, err *error) {
+	switch p := recover().(type) {
+	case nil:
+	case runtime.Error:
+		*err = fmt.Errorf("%s: %w: %w", dependency, ErrPanicked, p)
+	default:
+		*err = fmt.Errorf("%s: %w: %T", dependency, ErrPanicked, p)
+	}
 }

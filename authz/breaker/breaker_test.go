@@ -13,7 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var errRefused = errors.New("connection refused")
+var (
+	errRefused = errors.New("connection refused")
+	errIgnored = errors.New("out of a resource of this process")
+)
 
 // dependency is one that can be made to fail, hang and panic.
 type dependency struct {
@@ -53,7 +56,7 @@ func (d *dependency) hang(release <-chan struct{}) func(context.Context) (int, e
 }
 
 func (d *dependency) breaker(change func(*Options)) *Breaker {
-	o := Options{Dependency: "dep", Timeout: time.Second, Concurrent: 2, Waiting: 3, State: &d.state, Pending: &d.pending, Probe: func(context.Context) error {
+	o := Options{Dependency: "dep", Timeout: time.Second, Concurrent: 2, Waiting: 3, Ignore: errIgnored, State: &d.state, Pending: &d.pending, Probe: func(context.Context) error {
 		d.probes.Add(1)
 		return d.answer()
 	}}
@@ -210,7 +213,7 @@ func TestWhatCountsAgainstTheDependency(t *testing.T) {
 			time.AfterFunc(500*time.Millisecond, cancel)
 			return ctx, cancel
 		}, hang, false},
-		"ignored": {after(time.Minute), func(context.Context) (int, error) { return 0, fmt.Errorf("x: %w", Ignore(errRefused)) }, false},
+		"ignored": {after(time.Minute), func(context.Context) (int, error) { return 0, fmt.Errorf("x: %w", errIgnored) }, false},
 		"panics":  {after(time.Minute), func(context.Context) (int, error) { panic("boom") }, true},
 	} {
 		t.Run(name, func(t *testing.T) {

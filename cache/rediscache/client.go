@@ -7,6 +7,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,8 +99,8 @@ func Open(cfg Config, o Options) (*Client, error) {
 	c.sentinels, c.breaker = s, c.newBreaker(c.probe)
 	ctx, stop := context.WithCancel(context.Background())
 	c.stop = stop
-	if c.sentinels != nil {
-		c.run(ctx, c.sentinels.follow)
+	if s != nil {
+		c.run(ctx, s.follow)
 	}
 	if c.epochs != nil {
 		c.run(ctx, c.runEpochs)
@@ -113,12 +114,8 @@ func Open(cfg Config, o Options) (*Client, error) {
 
 // newClient returns a Client without a breaker and background work.
 func newClient(client redis.UniversalClient, cfg Config, o Options) (*Client, error) {
-	if o.Clock == nil {
-		o.Clock = authz.SystemClock{}
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Clock = cmp.Or(o.Clock, authz.Clock(authz.SystemClock{}))
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	m, err := newMetrics(o.Registry)
 	if err != nil {
 		return nil, err
@@ -148,21 +145,20 @@ func (c *Client) Limit(maxStaleness time.Duration, identity string) {
 	c.limit.Store(int64(min(maxStaleness, c.maxStaleness))) // last: no entry of the former store is believed under it
 }
 
-// run starts a loop that is started again when it panics.
+// run starts a loop and restarts it after a panic: go-redis indexes replies
+// without a look at their length.
 func (c *Client) run(ctx context.Context, loop func(context.Context)) {
-	c.loops.Add(1)
-	go func() {
-		defer c.loops.Done()
+	c.loops.Go(func() {
 		for !c.returned(ctx, loop) && sleep(ctx, jitter(time.Second)) {
 		}
-	}()
+	})
 }
 
 // returned runs loop and reports whether it returned rather than panicked.
 func (c *Client) returned(ctx context.Context, loop func(context.Context)) (ok bool) {
 	defer func() {
-		if p := recover(); p != nil {
-			c.log.Error("background work panicked; starting it again", "panic", panicText(p), "stack", string(debug.Stack()))
+		if p := recover(); p != nil { // its type only: its text may repeat a reply
+			c.log.Error("background work panicked; starting it again", "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 		}
 	}()
 	loop(ctx)
@@ -185,15 +181,6 @@ func (c *Client) Close() error {
 	return c.closeErr
 }
 
-// Ping asks a server whether it can be reached.
-func (c *Client) Ping(ctx context.Context) (err error) {
-	defer recovered(&err)
-	if err := c.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis %s: %w", c.cfg, err)
-	}
-	return nil
-}
-
 // suspectTopology has the map of a Cluster read again after an error. go-redis
 // does so by itself on MOVED, but not when a node is gone; it would learn of the
 // failover up to a minute late. The client limits how often it reads the map.
@@ -211,21 +198,17 @@ func jitter(d time.Duration) time.Duration {
 
 // sleep waits for d and reports whether ctx is still alive.
 func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-t.C:
+	case <-time.After(d):
 		return true
 	}
 }
 
-var quietOnce sync.Once
-
-// quietGoRedis stops the library from writing lines of its own to standard
-// error: every failure it logs also comes back as an error and is logged here.
-func quietGoRedis() { quietOnce.Do(func() { redis.SetLogger(silent{}) }) }
+// quietGoRedis stops the library from writing to standard error: every failure
+// it logs also comes back as an error and is logged here.
+var quietGoRedis = sync.OnceFunc(func() { redis.SetLogger(silent{}) })
 
 type silent struct{}
 

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 	"jwtbouncer/test/harness"
 )
 
@@ -606,7 +607,7 @@ func TestGarbage(t *testing.T) {
 				calm(r.stepEpoch(ctx))
 				_, err := r.Seen(ctx, "x", time.Second)
 				calm(err)
-				calm(r.Ping(ctx))
+				calm(r.probe(ctx))
 				cancel()
 				<-subscribed
 				r.publisher.mu.Lock()
@@ -644,7 +645,7 @@ func TestBackgroundWorkGoesOn(t *testing.T) {
 	cancel()
 	for range 5 {
 		require.True(t, r.breaker.Ready())
-		_, err := do(t.Context(), r, func(context.Context) (authz.Verdict, error) { panic("evil") })
+		_, err := breaker.Do(t.Context(), r.breaker, func(context.Context) (authz.Verdict, error) { panic("evil") })
 		require.ErrorContains(t, err, "panic")
 		require.NotContains(t, err.Error(), "evil", "it may come from outside")
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // epochs decides how old another sidecar's token:valid entry can be at most. It
@@ -218,7 +219,7 @@ func (c *Client) runEpochs(ctx context.Context) {
 
 // stepEpoch puts a new stamp into the set and reads the current epoch.
 func (c *Client) stepEpoch(ctx context.Context) (err error) {
-	defer recovered(&err)
+	defer breaker.Recover("redis", &err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	fresh, previous, keys := c.epochs.stamp()

@@ -8,6 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 const (
@@ -94,7 +95,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`)
 
 func (c *Client) fill(ctx context.Context, job fillJob) (err error) {
-	defer recovered(&err)
+	defer breaker.Recover("redis", &err)
 	ctx, cancel := context.WithTimeout(ctx, backgroundTimeout)
 	defer cancel()
 	q := &job.query

@@ -3,9 +3,10 @@ package rediscache
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
-	"runtime"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 )
@@ -22,6 +23,7 @@ const (
 	maxReplyString = 256 << 10 // bytes of one string
 	maxReplyArray  = 32 << 10  // members of one array
 	maxReplyDepth  = 16        // arrays in arrays
+	maxDigits      = 23        // of an announced length
 	maxReply       = 4 << 20   // bytes of one whole reply; each member of an array counts as 16 more
 )
 
@@ -33,9 +35,7 @@ const memberSize = 16
 // Anything but RESP2 is beyond them, because the client asks for nothing else.
 type replyGuard struct {
 	payload int                // bytes of a string that are still to come, its line end included
-	line    int                // bytes of the current line so far
-	head    [24]byte           // beginning of the line; longer than any valid length
-	last    byte               // last byte of the line so far
+	line    []byte             // the current line so far
 	depth   int                // number of incomplete arrays
 	members [maxReplyDepth]int // members still to come in each of them
 	spent   int                // bytes of maxReply used up
@@ -59,23 +59,15 @@ func (g *replyGuard) pass(b []byte) error {
 			part, whole = b[:end+1], true
 		}
 		b = b[len(part):]
-		if g.line < len(g.head) {
-			copy(g.head[g.line:], part)
-		}
-		previous := g.last
-		if len(part) > 1 {
-			previous = part[len(part)-2]
-		}
-		g.last = part[len(part)-1]
-		g.line += len(part)
 		switch {
-		case g.line > maxReplyLine:
+		case len(g.line)+len(part) > maxReplyLine:
 			g.broken = fmt.Errorf("the server's reply has a line of more than %d bytes", maxReplyLine)
-		case whole && (g.line < 3 || previous != '\r'):
-			g.broken = fmt.Errorf("the server's reply is not RESP2: a line does not end in CRLF")
-		case whole:
+		case !whole:
+			g.line = append(g.line, part...)
+		default:
+			g.line = append(g.line, part...)
 			g.broken = g.announced()
-			g.line = 0
+			g.line = g.line[:0]
 		}
 	}
 	return g.broken
@@ -83,20 +75,24 @@ func (g *replyGuard) pass(b []byte) error {
 
 // announced checks a complete line.
 func (g *replyGuard) announced() error {
-	g.spent += g.line
-	switch kind := g.head[0]; kind {
+	text, ok := bytes.CutSuffix(g.line, []byte("\r\n"))
+	if !ok || len(text) == 0 {
+		return fmt.Errorf("the server's reply is not RESP2: a line does not end in CRLF")
+	}
+	g.spent += len(g.line)
+	switch kind := text[0]; kind {
 	case '+', '-', ':':
 		g.complete()
 	case '$', '*':
-		n, limit := g.length(), maxReplyString
+		n, limit := replyLength(text[1:]), maxReplyString
 		if kind == '*' {
 			limit = maxReplyArray
 		}
 		switch {
 		case n < -1:
-			return fmt.Errorf("the server's reply is not RESP2: %.24q is not a length", g.head[:min(g.line-2, len(g.head))])
+			return fmt.Errorf("the server's reply is not RESP2: %.24q is not a length", text)
 		case n > limit:
-			return fmt.Errorf("the server announces a reply of %q; at most %d bytes or members are allowed", g.head[:g.line-2], limit)
+			return fmt.Errorf("the server announces a reply of %q; at most %d bytes or members are allowed", text, limit)
 		case kind == '$' && n >= 0:
 			g.payload = n + 2
 			g.spent += g.payload
@@ -118,27 +114,17 @@ func (g *replyGuard) announced() error {
 	return nil
 }
 
-// length reads the number in the line: -1 for null, or a length, capped at 2^24.
-// It returns -2 for anything that no server would write.
-func (g *replyGuard) length() int {
-	if g.line-2 > len(g.head) {
-		return -2
-	}
-	digits := g.head[1 : g.line-2]
+// replyLength returns an announced length, capped at 2^24; -1 for null; and -2 for
+// anything that no server would write.
+func replyLength(digits []byte) int {
 	if string(digits) == "-1" {
 		return -1
 	}
-	n := 0
-	for _, d := range digits {
-		if d < '0' || d > '9' {
-			return -2
-		}
-		n = min(10*n+int(d-'0'), 1<<24)
-	}
-	if len(digits) == 0 {
+	n, err := strconv.ParseUint(string(digits), 10, 64)
+	if errors.Is(err, strconv.ErrSyntax) || len(digits) > maxDigits {
 		return -2
 	}
-	return n
+	return int(min(n, 1<<24)) //nolint:gosec // small
 }
 
 // complete ends a member, and every array whose last member it was.
@@ -202,20 +188,4 @@ func guarded(dial dialFunc) dialFunc {
 		}
 		return g, nil
 	}
-}
-
-// recovered turns a panic into an error: go-redis indexes replies without looking
-// at their length.
-func recovered(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("redis: panic while reading a reply: %s", panicText(p))
-	}
-}
-
-// panicText describes a panic without text that a server may have put into it.
-func panicText(p any) string {
-	if e, ok := p.(runtime.Error); ok {
-		return e.Error()
-	}
-	return fmt.Sprintf("%T", p)
 }

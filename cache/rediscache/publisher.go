@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // Channel is the Pub/Sub channel. A message on it means only that a revocation has
@@ -88,7 +89,7 @@ func (c *Client) Publish(ctx context.Context, revocations []authz.Revocation) bo
 // been done; repeating it is safe.
 func (c *Client) publish(ctx context.Context, entries []pendingEntry) (err error) {
 	defer func() { c.suspectTopology(ctx, err) }()
-	defer recovered(&err)
+	defer breaker.Recover("redis", &err)
 	for batch := range slices.Chunk(entries, publishBatch) {
 		if err := c.write(ctx, batch); err != nil {
 			return fmt.Errorf("redis: %w", err)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"jwtbouncer/authz/breaker"
 )
 
 const seenPrefix = "jwt-bouncer:seen:"
@@ -19,7 +21,7 @@ const seenPrefix = "jwt-bouncer:seen:"
 func (c *Client) Seen(ctx context.Context, key string, ttl time.Duration) (bool, error) {
 	ttl = max(ttl, time.Millisecond)  // SET refuses less, and a proof that old is refused elsewhere
 	sum := sha256.Sum256([]byte(key)) // fixed length, no foreign text in key names
-	return do(ctx, c, func(ctx context.Context) (bool, error) {
+	return breaker.Do(ctx, c.breaker, func(ctx context.Context) (bool, error) {
 		_, err := c.client.SetArgs(ctx, seenPrefix+hex.EncodeToString(sum[:]), "1", redis.SetArgs{Mode: "NX", TTL: ttl}).Result()
 		switch {
 		case err == nil:

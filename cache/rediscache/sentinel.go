@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 const (
@@ -138,7 +139,7 @@ func (s *sentinels) masterAddr(ctx context.Context) (string, error) {
 }
 
 func (s *sentinels) ask(ctx context.Context, i int) (addr string, err error) {
-	defer recovered(&err)
+	defer breaker.Recover("redis", &err)
 	parts, err := s.clients[i].GetMasterAddrByName(ctx, s.master).Result()
 	switch {
 	case errors.Is(err, redis.Nil):

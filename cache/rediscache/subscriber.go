@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"jwtbouncer/authz/breaker"
 )
 
 // subscriberTimes are the subscriber's limits; tests shorten them.
@@ -63,7 +65,7 @@ func (c *Client) Subscribe(ctx context.Context, notify func()) error {
 // listen holds one subscription until it fails (error) or reaches the end of its
 // life (nil), and reports whether the server confirmed it.
 func (c *Client) listen(ctx context.Context, notify func()) (confirmed bool, err error) {
-	defer recovered(&err)
+	defer breaker.Recover("redis", &err)
 	ps := c.client.Subscribe(ctx)
 	// A read is not ended by its context, only by closing the connection.
 	stop := context.AfterFunc(ctx, func() { _ = ps.Close() })

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // Prefixes of keys. Older deployments use the same ones.
@@ -35,7 +36,7 @@ func (c *Client) Name() string { return "redis" }
 // reply says revoked. A token:valid entry is believed only within max_staleness
 // as this process measures it (see epochs).
 func (c *Client) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
-	return do(ctx, c, func(ctx context.Context) (authz.Verdict, error) { return c.lookup(ctx, q) })
+	return breaker.Do(ctx, c.breaker, func(ctx context.Context) (authz.Verdict, error) { return c.lookup(ctx, q) })
 }
 
 func (c *Client) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
