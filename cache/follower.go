@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -77,17 +78,15 @@ type FollowerOptions struct {
 
 // NewFollower returns a follower that fills r from feed once Run is called.
 func NewFollower(feed authz.Feed, r *Replica, o FollowerOptions) *Follower {
-	f := &Follower{feed: feed, replica: r, clock: o.Clock, config: o.Config, log: o.Logger, jitter: mrand.Float64, await: awaitSync}
-	if f.clock == nil {
-		f.clock = authz.SystemClock{}
-	}
-	if f.log == nil {
-		f.log = slog.New(slog.DiscardHandler)
+	f := &Follower{
+		feed: feed, replica: r, config: o.Config,
+		clock: cmp.Or(o.Clock, authz.Clock(authz.SystemClock{})), log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)),
+		syncs:  syncState{now: syncSnapshot{next: make(chan struct{})}, wake: make(chan struct{}, 1)},
+		jitter: mrand.Float64, await: awaitSync,
 	}
 	f.asof.Store(never)
 	f.maxStaleness.Store(int64(o.Config.MaxStaleness))
 	f.tokens.Store(&authz.TokenLimit{Max: o.Config.MaxTokenTTL})
-	f.syncs.init()
 	f.metrics = newFollowerMetrics(o.Registry, f)
 	return f
 }
@@ -255,35 +254,34 @@ func (f *Follower) changes(ctx context.Context, nonce string, row func(authz.Row
 
 // syncState counts syncs and lets checks wait for the end of one.
 type syncState struct {
-	mu     sync.Mutex
-	begun  uint64
-	ended  uint64
-	failed int           // failed syncs in a row
-	err    error         // of the last sync that ended
-	next   chan struct{} // closed when the next sync ends
-	wake   chan struct{} // requests a sync from Run
+	mu   sync.Mutex
+	now  syncSnapshot
+	wake chan struct{} // requests a sync from Run
 }
 
-func (s *syncState) init() {
-	s.next = make(chan struct{})
-	s.wake = make(chan struct{}, 1)
+// syncSnapshot is a syncState at one moment.
+type syncSnapshot struct {
+	begun, ended uint64
+	failed       int           // failed syncs in a row
+	err          error         // of the last sync that ended
+	next         chan struct{} // closed when the next sync ends
 }
 
 func (s *syncState) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.begun++
+	s.now.begun++
 }
 
 func (s *syncState) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended, s.err = s.begun, err
-	if s.failed++; err == nil {
-		s.failed = 0
+	s.now.ended, s.now.err = s.now.begun, err
+	if s.now.failed++; err == nil {
+		s.now.failed = 0
 	}
-	close(s.next)
-	s.next = make(chan struct{})
+	close(s.now.next)
+	s.now.next = make(chan struct{})
 }
 
 // request asks Run for a sync. It never blocks.
@@ -294,16 +292,8 @@ func (s *syncState) request() {
 	}
 }
 
-// syncSnapshot is a syncState at one moment.
-type syncSnapshot struct {
-	begun, ended uint64
-	failed       int
-	err          error
-	next         <-chan struct{}
-}
-
 func (s *syncState) snapshot() syncSnapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return syncSnapshot{s.begun, s.ended, s.failed, s.err, s.next}
+	return s.now
 }

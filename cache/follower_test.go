@@ -285,8 +285,8 @@ func TestFollowerReloadsAndAdds(t *testing.T) {
 			for i := 1; i <= 3; i++ {
 				assert.Equalf(t, authz.Revoked, lookup(t, f, query(entry(i).Key)), "entry %d", i)
 			}
-			if f.Staleness() != 0 {
-				t.Errorf("staleness %v after the reload", f.Staleness())
+			if f.seconds() != 0 {
+				t.Errorf("staleness %v after the reload", f.seconds())
 			}
 		})
 	}
@@ -304,7 +304,7 @@ func TestFollowerCountsFromBeforeTheQuestion(t *testing.T) {
 		f.during = func(context.Context) error { clock.advance(10 * time.Second); return nil }
 	})
 	sync1(t, f)
-	assert.Equal(t, 10*time.Second, f.Staleness(), "staleness, want 10s")
+	assert.Equal(t, float64(10), f.seconds(), "staleness, want 10s")
 }
 
 func TestFollowerClocks(t *testing.T) {
@@ -408,7 +408,7 @@ func TestFollowerTakesTheStricterLimits(t *testing.T) {
 		f, feed, clock := newTestFollower(t)
 		feed.limits.MaxStaleness = c.stored
 		sync1(t, f)
-		assert.Equalf(t, c.want, f.MaxStaleness(), "stored %v: bound", c.stored)
+		assert.Equalf(t, c.want, time.Duration(f.maxStaleness.Load()), "stored %v: bound", c.stored)
 		clock.advance(c.want + 1)
 		assert.Equalf(t, authz.Unknown, lookup(t, f, query(entry(1).Key)), "stored %v: beyond the bound", c.stored)
 		p := f.pause(0)

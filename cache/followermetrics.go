@@ -57,7 +57,7 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 		gauge("jwt_bouncer_replica_entries", "Revocations in memory.", func() float64 { return float64(f.replica.Len()) }),
 		gauge("jwt_bouncer_replica_bytes", "Memory of the replica's tables.", func() float64 { return float64(f.replica.Bytes()) }),
 		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge, +Inf before the first load. Above jwt_bouncer_replica_max_staleness_seconds it proves nothing.", f.seconds),
-		gauge("jwt_bouncer_replica_max_staleness_seconds", "Effective max_staleness.", func() float64 { return f.MaxStaleness().Seconds() }),
+		gauge("jwt_bouncer_replica_max_staleness_seconds", "Effective max_staleness.", func() float64 { return time.Duration(f.maxStaleness.Load()).Seconds() }),
 	)
 	return m
 }
@@ -78,12 +78,4 @@ func (m *followerMetrics) synced(err error, took time.Duration) {
 	}
 	m.syncs.WithLabelValues(result).Inc()
 	m.duration.Observe(took.Seconds())
-}
-
-func (m *followerMetrics) caughtUp(proven bool, waited time.Duration) {
-	outcome := "unproven"
-	if proven {
-		outcome = "proven"
-	}
-	m.catchups.WithLabelValues(outcome).Observe(waited.Seconds())
 }

@@ -77,36 +77,23 @@ func (f *Follower) Notify() { f.syncs.request() }
 // false again: Lookup, not readiness, reports a replica that is not fresh.
 func (f *Follower) Ready() bool { return f.loaded.Load() }
 
-// Staleness returns the age of the replica's knowledge; before the first load, the
-// longest possible duration.
-func (f *Follower) Staleness() time.Duration {
+// seconds returns the age of the replica's knowledge for a metric: +Inf, which is
+// above every limit, before the first load.
+func (f *Follower) seconds() float64 {
 	asof := f.asof.Load()
 	if asof == never {
-		return 1<<63 - 1
-	}
-	return max(f.clock.Boot()-time.Duration(asof), 0)
-}
-
-// seconds returns Staleness for a metric: +Inf, which is above every limit, before
-// the first load.
-func (f *Follower) seconds() float64 {
-	if f.asof.Load() == never {
 		return math.Inf(1)
 	}
-	return f.Staleness().Seconds()
+	return max(f.clock.Boot()-time.Duration(asof), 0).Seconds()
 }
 
-// age returns Staleness for the log.
+// age returns the same for the log.
 func (f *Follower) age() slog.Attr {
 	if s := f.seconds(); !math.IsInf(s, 1) {
 		return slog.Float64("staleness_seconds", s)
 	}
 	return slog.String("staleness", "never loaded")
 }
-
-// MaxStaleness returns the effective max_staleness: the lesser of the configured
-// one and the store's.
-func (f *Follower) MaxStaleness() time.Duration { return time.Duration(f.maxStaleness.Load()) }
 
 func awaitSync(ctx context.Context, ended <-chan struct{}) bool {
 	select {

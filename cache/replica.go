@@ -118,8 +118,6 @@ func packEntry(e authz.Entry) packed {
 
 func clamp32(s int64) uint64 { return uint64(min(max(s, 0), always32)) }
 
-func (p packed) notBefore() int64 { return int64(p >> 32) }
-
 // expired reports whether the expiry is before t.
 func (p packed) expired(t int64) bool {
 	exp := int64(p & always32)
@@ -127,7 +125,7 @@ func (p packed) expired(t int64) bool {
 }
 
 func (p packed) revokes(iat int64) bool {
-	nb := p.notBefore()
+	nb := int64(p >> 32)
 	return nb == always32 || iat < nb
 }
 

@@ -64,9 +64,9 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 		}
 		now := int64(t.f.clock.Boot())
 		switch {
-		case asof == never:
-			return authz.Unknown, t.notFresh()
-		case now-asof > t.f.maxStaleness.Load():
+		case asof == never && !t.f.loaded.Load():
+			return authz.Unknown, errNotLoaded
+		case asof == never, now-asof > t.f.maxStaleness.Load():
 			return authz.Unknown, errStale
 		case !t.f.tokens.Load().Covers(q):
 			return authz.Unknown, errLifetime
@@ -82,32 +82,24 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 // valid, by a clock that is not stepped; issuers[].leeway is at most that.
 const maxLeeway = int64(authz.MaxLeeway / time.Second)
 
-func (t *ReplicaTier) notFresh() error {
-	if t.f.loaded.Load() {
-		return errStale
-	}
-	return errNotLoaded
-}
-
 func (t *ReplicaTier) catchUp(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.f.config.CatchUpWait)
 	defer cancel()
-	start := time.Now()
+	start, outcome := time.Now(), "unproven"
+	defer func() { t.f.metrics.catchups.WithLabelValues(outcome).Observe(time.Since(start).Seconds()) }()
 	for {
 		syncs := t.f.syncs.snapshot()
 		// This sees a sync that ended between the first evaluation and the line above.
 		v, err := t.evaluate(q)
 		switch {
 		case !errors.Is(err, errStale):
-			t.f.metrics.caughtUp(true, time.Since(start))
+			outcome = "proven"
 			return v, err
 		case syncs.failed >= giveUpAfter:
-			t.f.metrics.caughtUp(false, time.Since(start))
 			return authz.Unknown, fmt.Errorf("%w: %w", err, syncs.err)
 		}
 		t.f.syncs.request()
 		if !t.f.await(ctx, syncs.next) {
-			t.f.metrics.caughtUp(false, time.Since(start))
 			return authz.Unknown, fmt.Errorf("%w after waiting for %s", err, t.f.config.CatchUpWait)
 		}
 	}

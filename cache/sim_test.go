@@ -152,11 +152,7 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 func (s *simulation) newRedis(n *simNode) *rediscache.Stepped {
 	cfg := rediscache.DefaultConfig()
 	cfg.Timeout = time.Hour // real time, of which none passes here
-	r, err := rediscache.NewStepped(s.redis.client(n), cfg, rediscache.Options{MaxStaleness: simStaleness, Fill: n.variant.lookup, Clock: n.clock})
-	if err != nil {
-		panic(err)
-	}
-	return r
+	return rediscache.NewStepped(s.redis.client(n), cfg, rediscache.Options{MaxStaleness: simStaleness, Fill: n.variant.lookup, Clock: n.clock})
 }
 
 // users spawns the actors that use the node.

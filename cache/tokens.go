@@ -68,7 +68,7 @@ func NewTokenCache(c TokenCacheConfig, reg prometheus.Registerer) *TokenCache {
 		ttl: c.TTL,
 		tokens: otter.Must(&otter.Options[string, remembered]{
 			MaximumWeight: uint64(c.MaxBytes),
-			Weigher:       func(_ string, r remembered) uint32 { return weight(r.token) },
+			Weigher:       func(_ string, r remembered) uint32 { return uint32(min(r.token.Size(), 1<<30)) },
 		}),
 	}
 	// The library's own expiry reads the clock at every hit, which doubles the cost
@@ -125,6 +125,3 @@ func (c *TokenCache) clean() {
 		c.janitor.Reset(c.every())
 	}
 }
-
-// weight estimates the memory of t in bytes.
-func weight(t *authz.Token) uint32 { return uint32(min(t.Size(), 1<<30)) }

@@ -1,9 +1,7 @@
 // Package breaker bounds the calls to one dependency: the store, Redis or an
-// introspection endpoint. It bounds the calls that run and that wait, returns by
-// the caller's deadline, and refuses all calls while the dependency fails.
-//
-// A request never pays for finding out whether the dependency has recovered:
-// only probes in the background reach it until then.
+// introspection endpoint. Few calls run, few wait, and none keeps its caller beyond
+// the caller's deadline. While the dependency keeps failing, every call is refused
+// at once, and only probes in the background reach it.
 package breaker
 
 import (
@@ -151,17 +149,17 @@ func Do[T any](ctx context.Context, b *Breaker, f func(context.Context) (T, erro
 	}
 	done := make(chan result, 1)
 	go func() { done <- call() }()
+	var r result
 	select {
-	case r := <-done:
-		return r.value, r.err
+	case r = <-done:
 	case <-ctx.Done():
+		select { // when the whole process was kept from running, both are there
+		case r = <-done:
+		default:
+			r.err = fmt.Errorf("%s: no answer: %w", b.o.Dependency, ctx.Err())
+		}
 	}
-	select { // both are ready if the process was suspended
-	case r := <-done:
-		return r.value, r.err
-	default:
-		return value, fmt.Errorf("%s: no answer: %w", b.o.Dependency, ctx.Err())
-	}
+	return r.value, r.err
 }
 
 // enter waits for a call's turn and returns the number of trips before it. If
@@ -286,7 +284,7 @@ func (b *Breaker) guard(f func() error) (err error) {
 	return f()
 }
 
-// Recover, when deferred, turns a panic into an error that wraps ErrPanicked. The
+// Recover is to be deferred. It turns a panic into an error that wraps ErrPanicked. The
 // error omits the panic's text, which may repeat an answer of the dependency.
 func Recover(dependency string, err *error) {
 	switch p := recover().(type) {

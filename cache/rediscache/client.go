@@ -62,7 +62,7 @@ type Options struct {
 	Fill     bool
 	Clock    authz.Clock           // nil: authz.SystemClock
 	Logger   *slog.Logger          // nil: nothing is logged
-	Registry prometheus.Registerer // nil: no metrics
+	Registry prometheus.Registerer // for one Client only; nil: no metrics
 }
 
 // Open returns a client of the configured Redis. It does not wait for a
@@ -80,28 +80,17 @@ func Open(cfg Config, o Options) (*Client, error) {
 		return nil, err
 	}
 	quietGoRedis()
-	var client redis.UniversalClient
-	var s *sentinels
-	if cfg.MasterName != "" {
-		s = newSentinels(opts, cfg.sentinelCredentials())
-		client = s.client(opts)
-	} else {
-		client = redis.NewUniversalClient(opts)
-	}
-	c, err := newClient(client, cfg, o)
-	if err != nil {
-		_ = client.Close()
-		if s != nil {
-			_ = s.close()
-		}
-		return nil, err
-	}
-	c.sentinels, c.breaker = s, c.newBreaker(c.probe)
+	var c *Client
 	ctx, stop := context.WithCancel(context.Background())
-	c.stop = stop
-	if s != nil {
+	if cfg.MasterName == "" {
+		c = newClient(redis.NewUniversalClient(opts), cfg, o)
+	} else {
+		s := newSentinels(opts, cfg.sentinelCredentials())
+		c = newClient(s.client(opts), cfg, o)
+		c.sentinels = s
 		c.run(ctx, s.follow)
 	}
+	c.stop, c.breaker = stop, c.newBreaker(c.probe)
 	if c.epochs != nil {
 		c.run(ctx, c.runEpochs)
 	}
@@ -113,31 +102,26 @@ func Open(cfg Config, o Options) (*Client, error) {
 }
 
 // newClient returns a Client without a breaker and background work.
-func newClient(client redis.UniversalClient, cfg Config, o Options) (*Client, error) {
+func newClient(client redis.UniversalClient, cfg Config, o Options) *Client {
 	o.Clock = cmp.Or(o.Clock, authz.Clock(authz.SystemClock{}))
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	m, err := newMetrics(o.Registry)
-	if err != nil {
-		return nil, err
-	}
 	c := &Client{
 		client: client, cfg: cfg, maxStaleness: o.MaxStaleness, clock: o.Clock,
 		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes,
-		fills: make(chan fillJob, fillQueue), metrics: m,
+		fills: make(chan fillJob, fillQueue), metrics: newMetrics(o.Registry),
 	}
 	c.publisher = newPublisher(c)
 	if o.Fill {
 		c.epochs = newEpochs(o.Clock, o.MaxStaleness)
 	}
 	c.Limit(o.MaxStaleness, "")
-	return c, nil
+	return c
 }
 
 // Limit sets the max_staleness and the identity of the store. token:valid
 // entries are believed for the lesser of maxStaleness and Options.MaxStaleness;
-// 0 means not at all. Entries filled by sidecars with another store, or by this
-// one when its store had another identity, are not believed. The empty identity
-// is that of a store which cannot tell its identity.
+// 0 means not at all. Entries filled under another identity are not believed. The
+// empty identity is that of a store that does not know its own.
 func (c *Client) Limit(maxStaleness time.Duration, identity string) {
 	if c.epochs != nil {
 		c.epochs.setStore(identity)

@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,9 +21,8 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Config is the stanza "redis": the address of Redis (or Valkey) and the limits
-// of its use. In YAML it is a URL or a mapping. The zero Config means no Redis. A
-// Config prints itself without secrets.
+// Config is the stanza "redis". In YAML it is a URL or a mapping. The zero Config
+// means no Redis. A Config prints itself without secrets.
 type Config struct {
 	URL                  string        `yaml:"url" doc:"Address of a single server with user, password and database: redis://, rediss:// (TLS) or unix://. Empty: addrs is used."`
 	Addrs                []string      `yaml:"addrs" doc:"host:port of a single server, of Cluster nodes (cluster: true) or of all Sentinels (master_name). Empty: url is used."`
@@ -69,52 +70,32 @@ func (c *Config) SetShorthand(text string) { c.URL = text }
 
 // Validate reports every invalid field. A configuration without Redis is valid.
 func (c Config) Validate(report authz.Report) {
+	reject := func(invalid bool, path, format string, args ...any) {
+		if invalid {
+			report(path, format, args...)
+		}
+	}
 	if c.URL != "" {
-		if _, err := c.parseURL(); err != nil {
-			report("url", "%v", err)
-		}
-		if len(c.Addrs) > 0 {
-			report("addrs", "url and addrs exclude each other")
-		}
-		if c.MasterName != "" {
-			report("url", "must be empty with master_name; list the Sentinels in addrs")
-		}
+		_, err := c.parseURL()
+		reject(err != nil, "url", "%v", err)
+		reject(len(c.Addrs) > 0, "addrs", "url and addrs exclude each other")
+		reject(c.MasterName != "", "url", "must be empty with master_name; list the Sentinels in addrs")
 	}
 	for i, a := range c.Addrs {
-		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
-			report(fmt.Sprintf("addrs[%d]", i), "%q is not host:port", a)
-		}
+		host, port, err := net.SplitHostPort(a)
+		reject(err != nil || host == "" || port == "", authz.ItemPath("addrs", i), "%q is not host:port", a)
 	}
-	if !c.Enabled() && (c.MasterName != "" || c.Cluster) {
-		report("addrs", "must not be empty with master_name or cluster")
-	}
-	if c.MasterName != "" && c.Cluster {
-		report("cluster", "cluster and master_name (Sentinel) exclude each other")
-	}
-	if len(c.Addrs) > 1 && c.MasterName == "" && !c.Cluster {
-		report("addrs", "several addresses need cluster: true or master_name")
-	}
-	if c.DB < 0 || c.Cluster && c.DB != 0 {
-		report("db", "must be 0 with a Cluster and must not be negative, is %d", c.DB)
-	}
-	if c.Password != "" && c.PasswordFile != "" {
-		report("password_file", "password and password_file exclude each other")
-	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		report("tls.cert_file", "cert_file and key_file must be set together")
-	}
-	if c.Timeout < time.Millisecond || c.Timeout > time.Second {
-		report("timeout", "must be between 1ms and 1s, is %s", c.Timeout)
-	}
-	if c.DialTimeout <= 0 || c.DialTimeout > 5*time.Second {
-		report("dial_timeout", "must be above 0 and at most 5s, is %s", c.DialTimeout)
-	}
-	if c.PoolSize < 1 || c.PoolSize > 1000 {
-		report("pool_size", "must be between 1 and 1000, is %d", c.PoolSize)
-	}
-	if c.MaxTTL < 0 {
-		report("max_ttl", "must not be negative, is %s", c.MaxTTL)
-	}
+	sentinel := c.MasterName != ""
+	reject(!c.Enabled() && (sentinel || c.Cluster), "addrs", "must not be empty with master_name or cluster")
+	reject(sentinel && c.Cluster, "cluster", "cluster and master_name (Sentinel) exclude each other")
+	reject(len(c.Addrs) > 1 && !sentinel && !c.Cluster, "addrs", "several addresses need cluster: true or master_name")
+	reject(c.DB < 0 || c.Cluster && c.DB != 0, "db", "must be 0 with a Cluster and must not be negative, is %d", c.DB)
+	reject(c.Password != "" && c.PasswordFile != "", "password_file", "password and password_file exclude each other")
+	reject((c.TLS.CertFile == "") != (c.TLS.KeyFile == ""), "tls.cert_file", "cert_file and key_file must be set together")
+	reject(c.Timeout < time.Millisecond || c.Timeout > time.Second, "timeout", "must be between 1ms and 1s, is %s", c.Timeout)
+	reject(c.DialTimeout <= 0 || c.DialTimeout > 5*time.Second, "dial_timeout", "must be above 0 and at most 5s, is %s", c.DialTimeout)
+	reject(c.PoolSize < 1 || c.PoolSize > 1000, "pool_size", "must be between 1 and 1000, is %d", c.PoolSize)
+	reject(c.MaxTTL < 0, "max_ttl", "must not be negative, is %s", c.MaxTTL)
 }
 
 // parseURL never repeats the URL in an error, because it may hold the password.
@@ -123,9 +104,7 @@ func (c Config) parseURL() (*redis.Options, error) {
 	if err != nil {
 		return nil, fmt.Errorf("not a URL; want redis://user:password@host:6379/0, rediss://… or unix:///path")
 	}
-	switch u.Scheme {
-	case "redis", "rediss", "unix":
-	default:
+	if !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
 		return nil, fmt.Errorf("unknown scheme %q; want redis, rediss or unix", u.Scheme)
 	}
 	for name := range u.Query() {
@@ -150,14 +129,12 @@ func (c Config) options() (*redis.UniversalOptions, error) {
 		Protocol: 2,
 		// Without it, go-redis ignores the check's deadline and waits for ReadTimeout.
 		ContextTimeoutEnabled: true,
-		// A retry spends a request's time on a server that just failed; asking the
-		// next tier is the better retry. (0 would mean 3.)
+		// The next tier is a better retry than a server that just failed. (0 means 3.)
 		MaxRetries: -1,
-		// A Cluster that moves a slot answers MOVED; one redirection is enough for that.
+		// For MOVED, the answer of a Cluster that has moved a slot.
 		MaxRedirects: 1,
 		DialTimeout:  c.DialTimeout,
-		// The default of 5 attempts per dial would keep dialling a dead server long
-		// after the request that needed the connection has ended.
+		// The default of 5 would dial a dead server long after the request has ended.
 		DialerRetries: 1,
 		// For background work; a lookup's context ends earlier.
 		ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
@@ -169,8 +146,7 @@ func (c Config) options() (*redis.UniversalOptions, error) {
 		// A full pool means overload, and waiting longer than a lookup only adds to it.
 		PoolTimeout:     c.Timeout,
 		ConnMaxIdleTime: 5 * time.Minute,
-		// Connections move to new nodes behind a load balancer without a restart, but
-		// not all of them at once.
+		// Connections move to new nodes behind a load balancer, but not all at once.
 		ConnMaxLifetime: 30 * time.Minute, ConnMaxLifetimeJitter: 10 * time.Minute,
 		// Both would send extra commands while connecting, which some servers refuse.
 		DisableIdentity:          true,
@@ -182,15 +158,9 @@ func (c Config) options() (*redis.UniversalOptions, error) {
 			return nil, fmt.Errorf("redis url: %w", err)
 		}
 		o.Addrs = []string{u.Addr}
-		if u.DB != 0 {
-			o.DB = u.DB
-		}
-		if u.Username != "" && o.Username == "" {
-			o.Username = u.Username
-		}
-		if u.Password != "" && o.Password == "" {
-			o.Password = u.Password
-		}
+		o.DB = cmp.Or(u.DB, o.DB)
+		o.Username = cmp.Or(o.Username, u.Username)
+		o.Password = cmp.Or(o.Password, u.Password)
 		o.TLSConfig = u.TLSConfig
 	}
 	if err := c.TLS.apply(o); err != nil {
@@ -199,11 +169,10 @@ func (c Config) options() (*redis.UniversalOptions, error) {
 	o.Dialer = guarded(redis.NewDialer(&redis.Options{DialTimeout: o.DialTimeout, TLSConfig: o.TLSConfig}))
 	o.CredentialsProviderContext = credentials("password_file", o.Username, c.PasswordFile)
 	for _, login := range []credentialsFunc{o.CredentialsProviderContext, c.sentinelCredentials()} {
-		if login == nil {
-			continue
-		}
-		if _, _, err := login(context.Background()); err != nil { // a wrong path fails at the start rather than at the first connection
-			return nil, err
+		if login != nil {
+			if _, _, err := login(context.Background()); err != nil { // a wrong path fails at the start rather than at the first connection
+				return nil, err
+			}
 		}
 	}
 	return o, nil
@@ -224,11 +193,11 @@ func credentials(key, user, file string) credentialsFunc {
 		return nil
 	}
 	return func(context.Context) (string, string, error) {
-		password, err := readSecret(file)
+		password, err := os.ReadFile(file)
 		if err != nil {
 			return "", "", fmt.Errorf("redis %s: %w", key, err)
 		}
-		return user, password, nil
+		return user, strings.TrimRight(string(password), "\r\n"), nil
 	}
 }
 
@@ -239,13 +208,9 @@ func (t TLSConfig) apply(o *redis.UniversalOptions) error {
 		}
 		return nil
 	}
-	if o.TLSConfig == nil {
-		o.TLSConfig = &tls.Config{}
-	}
+	o.TLSConfig = cmp.Or(o.TLSConfig, &tls.Config{})
 	o.TLSConfig.MinVersion = tls.VersionTLS12
-	if t.ServerName != "" {
-		o.TLSConfig.ServerName = t.ServerName
-	}
+	o.TLSConfig.ServerName = cmp.Or(t.ServerName, o.TLSConfig.ServerName)
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
@@ -264,14 +229,6 @@ func (t TLSConfig) apply(o *redis.UniversalOptions) error {
 		o.TLSConfig.Certificates = []tls.Certificate{cert}
 	}
 	return nil
-}
-
-func readSecret(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
 // String describes c without user or password.

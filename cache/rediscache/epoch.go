@@ -38,10 +38,9 @@ import (
 //     before the epoch, and the store was asked after that. So the answer is no
 //     older than the reader's stamp.
 //
-// Whatever failovers, restored backups, network partitions, suspended writers or
-// stepped clocks do to the keys, they can only make entries look older or
-// unknown, and an unknown entry is a miss. Lifetimes of keys use the server's
-// clock, but only to clean up.
+// Failovers, restored backups, network partitions, suspended writers and stepped
+// clocks can only make entries look older or unknown, and an unknown entry is a
+// miss. Lifetimes of keys use the server's clock, but only to clean up.
 //
 // Each store has epochs of its own: an entry is an answer of the store to whose
 // epoch it refers, and proves nothing to sidecars of another store.
@@ -82,11 +81,10 @@ func newEpochs(clock authz.Clock, maxStaleness time.Duration) *epochs {
 }
 
 // epochScript replaces the own stamp (ARGV[2] → ARGV[1]), drops stamps that were
-// not renewed for ARGV[3] ms, and returns the current epoch. It writes down a
-// new one if the last one is older than ARGV[4] ms or would live longer than
-// that, because its lifetime was removed or the server's clock stepped back.
-// Keys of other types are replaced. Both keys share a hash tag, so a Cluster
-// runs the script on one node.
+// not renewed for ARGV[3] ms, and returns the current epoch. It writes a new one
+// if the last is older than ARGV[4] ms, or would live longer than that because
+// its lifetime was removed or the server's clock stepped back. It replaces keys of
+// other types. Both keys share a hash tag, so a Cluster runs it on one node.
 var epochScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -168,9 +166,7 @@ func (e *epochs) observe(keys []string, text string) error {
 	maps.DeleteFunc(e.own, func(_ string, at time.Duration) bool { return now-at > e.maxStaleness })
 	if n := len(e.published); n == 0 || e.published[n-1].id != id {
 		e.published = append(e.published, publishedEpoch{id, now})
-		if len(e.published) > maxPublishedEpochs {
-			e.published = append(e.published[:0], e.published[1:]...)
-		}
+		e.published = slices.Delete(e.published, 0, max(0, len(e.published)-maxPublishedEpochs))
 	}
 	for i := 0; i < len(text); i += stampBytes {
 		if at, ok := e.stamps[text[i:i+stampBytes]]; ok && at > e.own[id] {

@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -74,11 +75,10 @@ func (c *Client) runFills(ctx context.Context) {
 	}
 }
 
-// fillScript writes token:valid (KEYS[1]) unless one of the revoked keys after
-// it revokes a token with the iat in ARGV[3]. Readers look at those keys
-// themselves, and revoked wins; the script only keeps a valid entry from
-// outliving a revocation that a full server evicts first. A key of another type
-// than string holds no revocation.
+// fillScript writes token:valid (KEYS[1]) unless one of the revoked keys after it
+// revokes a token with the iat in ARGV[3]. Readers look at those keys themselves;
+// the script keeps a valid entry from outliving a revocation that a full server
+// evicts first. A key of another type than string holds no revocation.
 var fillScript = redis.NewScript(`
 for i = 2, #KEYS do
   local v = redis.pcall('GET', KEYS[i])
@@ -105,15 +105,10 @@ func (c *Client) fill(ctx context.Context, job fillJob) (err error) {
 			return nil
 		}
 		// The verdict does not say which key is revoked, but this token is revoked for good.
-		return c.write(ctx, []pendingEntry{{
-			entry:     authz.Entry{Key: q.TokenKey, NotBefore: authz.Always, Expires: q.Expires},
-			dropValid: true,
-		}})
+		e := authz.Entry{Key: q.TokenKey, NotBefore: authz.Always, Expires: q.Expires}
+		return c.write(ctx, []pendingEntry{{entry: e, dropValid: true}})
 	}
-	ttl := min(c.maxStaleness, left)
-	if c.cfg.MaxTTL > 0 {
-		ttl = min(ttl, c.cfg.MaxTTL)
-	}
+	ttl := min(c.maxStaleness, left, cmp.Or(c.cfg.MaxTTL, left))
 	if ttl < time.Millisecond {
 		return nil
 	}

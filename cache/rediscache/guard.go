@@ -2,6 +2,7 @@ package rediscache
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,24 +12,21 @@ import (
 	"syscall"
 )
 
-// Limits on what a server may send. go-redis allocates a string or an array as
-// soon as its length is announced, nests as deep as the server likes and has no
-// limit on the length of a line. A few bytes could end the process: from a
-// server in Redis's place or, for the length of a string, from anybody who can
-// write to the real one. The largest replies read here are a freshness epoch
-// (12 bytes for each sidecar), the map of a Cluster (one array for each range of
-// its 16384 slots) and a Cluster's list of commands, which nests about eight deep.
+// Limits on a server's replies. go-redis allocates a string or an array as soon as
+// its length is announced, and bounds neither nesting nor the length of a line. A
+// few bytes from a server in Redis's place, or a long string from anybody who can
+// write to the real one, could end the process. The largest replies read here are
+// a freshness epoch (12 bytes for each sidecar), the map of a Cluster (one array
+// for each range of its 16384 slots) and its list of commands (about eight deep).
 const (
 	maxReplyLine   = 4 << 10   // bytes of a status, an error or a number
 	maxReplyString = 256 << 10 // bytes of one string
 	maxReplyArray  = 32 << 10  // members of one array
 	maxReplyDepth  = 16        // arrays in arrays
 	maxDigits      = 23        // of an announced length
-	maxReply       = 4 << 20   // bytes of one whole reply; each member of an array counts as 16 more
+	maxReply       = 4 << 20   // bytes of one whole reply; each member of an array counts as memberSize more
+	memberSize     = 16        // bytes that a member of an array costs before it has arrived
 )
-
-// memberSize is what a member of an array costs before it has arrived.
-const memberSize = 16
 
 // replyGuard follows a server's replies (RESP2) as far as needed to see the
 // lengths they announce, and fails before go-redis sees one beyond the limits.
@@ -54,18 +52,14 @@ func (g *replyGuard) pass(b []byte) error {
 			}
 			continue
 		}
-		part, whole := b, false
-		if end := bytes.IndexByte(b, '\n'); end >= 0 {
-			part, whole = b[:end+1], true
-		}
+		part := b[:cmp.Or(bytes.IndexByte(b, '\n')+1, len(b))] // up to the end of the line
 		b = b[len(part):]
-		switch {
-		case len(g.line)+len(part) > maxReplyLine:
+		if len(g.line)+len(part) > maxReplyLine {
 			g.broken = fmt.Errorf("the server's reply has a line of more than %d bytes", maxReplyLine)
-		case !whole:
-			g.line = append(g.line, part...)
-		default:
-			g.line = append(g.line, part...)
+			break
+		}
+		g.line = append(g.line, part...)
+		if part[len(part)-1] == '\n' {
 			g.broken = g.announced()
 			g.line = g.line[:0]
 		}
@@ -124,7 +118,7 @@ func replyLength(digits []byte) int {
 	if errors.Is(err, strconv.ErrSyntax) || len(digits) > maxDigits {
 		return -2
 	}
-	return int(min(n, 1<<24)) //nolint:gosec // small
+	return int(min(n, 1<<24))
 }
 
 // complete ends a member, and every array whose last member it was.

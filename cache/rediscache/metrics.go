@@ -1,10 +1,6 @@
 package rediscache
 
-import (
-	"fmt"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // metrics count everything but lookups, which the caller of the chain counts.
 type metrics struct {
@@ -17,7 +13,7 @@ type metrics struct {
 	breaker       prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer) (metrics, error) {
+func newMetrics(reg prometheus.Registerer) metrics {
 	m := metrics{
 		fills: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_fills_total",
@@ -50,13 +46,8 @@ func newMetrics(reg prometheus.Registerer) (metrics, error) {
 			ConstLabels: prometheus.Labels{"dependency": "redis"},
 		}),
 	}
-	if reg == nil {
-		return m, nil
+	if reg != nil {
+		reg.MustRegister(m.fills, m.published, m.pending, m.subscribed, m.subscriptions, m.messages, m.breaker)
 	}
-	for _, c := range []prometheus.Collector{m.fills, m.published, m.pending, m.subscribed, m.subscriptions, m.messages, m.breaker} {
-		if err := reg.Register(c); err != nil {
-			return m, fmt.Errorf("redis: register metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m
 }

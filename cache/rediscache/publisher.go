@@ -32,8 +32,7 @@ const (
 var ErrNotPublished = errors.New("revocations were not published")
 
 // publisher keeps the queue of revocations that could not be published at once.
-// Losing one costs speed and never the guarantee: sidecars also sync with the
-// store.
+// Losing one costs only speed, because sidecars also sync with the store.
 type publisher struct {
 	c    *Client
 	wake chan struct{}
@@ -55,13 +54,11 @@ func newPublisher(c *Client) *publisher {
 }
 
 // Publish implements authz.Publisher. For every revocation it sets token:revoked
-// until the revoked tokens have expired and deletes token:valid, then it sends
-// one message. It keeps its caller for 250 ms at most. Revocations that are not
-// published by then wait in a bounded queue and are retried until they expire.
+// until the revoked tokens have expired and deletes token:valid. Then it sends one
+// message. After 250 ms the rest waits in a bounded queue, which is retried.
 func (c *Client) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	entries := make([]pendingEntry, 0, len(revocations))
-	for i := range revocations {
-		rev := &revocations[i]
+	for _, rev := range revocations {
 		e := pendingEntry{entry: rev.Entry(), dropValid: rev.Kind == authz.KindToken}
 		if c.cfg.LegacyKeys && rev.Kind == authz.KindJTI {
 			e.legacy = rev.Value
@@ -92,20 +89,16 @@ func (c *Client) publish(ctx context.Context, entries []pendingEntry) (err error
 	defer breaker.Recover("redis", &err)
 	for batch := range slices.Chunk(entries, publishBatch) {
 		if err := c.write(ctx, batch); err != nil {
-			return fmt.Errorf("redis: %w", err)
+			return err
 		}
 	}
 	// In a Cluster a plain PUBLISH reaches subscribers on every node. Sharded
 	// channels would tie all sidecars to one master and need Redis 7.
-	if err := c.client.Publish(ctx, Channel, "revoked").Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
-	}
-	return nil
+	return c.client.Publish(ctx, Channel, "revoked").Err()
 }
 
-// writeScript sets each key to the stricter of its value and ARGV's not_before,
-// with the later of both expiries. A key of another type than string holds no
-// revocation, and SET replaces it.
+// writeScript sets each key to the stricter not_before, its own or ARGV's, and to
+// the later expiry. It replaces a key of another type than string.
 var writeScript = redis.NewScript(`
 for i, key in ipairs(KEYS) do
   local nb, at = ARGV[2 * i - 1], ARGV[2 * i]
@@ -129,9 +122,8 @@ return #KEYS`)
 
 // write sets the revoked keys and deletes the valid ones in one round trip.
 func (c *Client) write(ctx context.Context, entries []pendingEntry) error {
-	keys := make([]string, 0, len(entries))
-	args := make([]any, 0, 2*len(entries))
-	var stale []string // valid keys
+	var keys, stale []string // revoked keys, valid keys
+	var args []any
 	set := func(key, value string, expires int64) {
 		keys = append(keys, key)
 		args = append(args, value, expires+graceSeconds)
@@ -146,8 +138,8 @@ func (c *Client) write(ctx context.Context, entries []pendingEntry) error {
 			stale = append(stale, validPrefix+e.legacy)
 		}
 	}
-	// EVAL with the text rather than EVALSHA: a pipeline cannot load the script
-	// after NOSCRIPT, and a failover or SCRIPT FLUSH forgets it.
+	// EVAL rather than EVALSHA: a pipeline cannot load a script that a failover or
+	// SCRIPT FLUSH has removed.
 	pipe := c.client.Pipeline()
 	if c.cfg.Cluster {
 		for i, k := range keys {

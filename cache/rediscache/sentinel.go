@@ -26,12 +26,11 @@ const (
 // connection, and closes the connections to a former master.
 //
 // It does not use go-redis's failover client (v9.23.0), for two reasons. That
-// client indexes the answer of a Sentinel in a goroutine of its own without
-// looking at its length, so a Sentinel that answers an empty array ends the
-// process (TestRedisGarbage); the reply is well-formed, so the guard on the
-// connection lets it pass. And it follows a failover only when a Sentinel
-// publishes it: connections to a former master that is still alive stay in use
-// when that message is lost (TestRedisSentinelsNameAnother).
+// client indexes a Sentinel's answer in a goroutine of its own without a look at
+// its length, so an empty array, which the guard lets pass, ends the process
+// (TestGarbage). And it follows a failover only when a Sentinel publishes it: when
+// that message is lost, connections to a former master that is still alive stay in
+// use (TestSentinelsNameAnother).
 type sentinels struct {
 	master  string // name
 	clients []*redis.SentinelClient
@@ -96,42 +95,32 @@ func (s *sentinels) masterAddr(ctx context.Context) (string, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	alone, askOthers := context.WithTimeout(ctx, sentinelSlow)
+	defer askOthers()
 	answers := make(chan answer, len(s.clients))
-	ask := func(i int) {
+	first := int(s.chosen.Load())
+	for i := range s.clients {
 		if !s.asking.Start(func() {
+			if i != first {
+				<-alone.Done()
+			}
 			addr, err := s.ask(ctx, i)
 			answers <- answer{i, addr, err}
 		}) {
-			answers <- answer{err: redis.ErrClosed}
+			return "", fmt.Errorf("no Sentinel answered: %w", redis.ErrClosed)
 		}
 	}
-	first := int(s.chosen.Load())
-	ask(first)
-	open, others := 1, len(s.clients)-1
-	askOthers := func() {
-		for i := range s.clients {
-			if others > 0 && i != first {
-				ask(i)
-			}
-		}
-		open, others = open+others, 0
-	}
-	slow := time.NewTimer(sentinelSlow)
-	defer slow.Stop()
 	var errs []error
-	for open > 0 {
+	for range s.clients {
 		select {
 		case <-ctx.Done():
 			return "", fmt.Errorf("no Sentinel answered: %w", errors.Join(append(errs, ctx.Err())...))
-		case <-slow.C:
-			askOthers()
 		case a := <-answers:
 			if a.err == nil {
 				s.chosen.Store(int32(a.from))
 				return a.addr, nil
 			}
 			errs = append(errs, a.err)
-			open--
 			askOthers()
 		}
 	}
@@ -140,6 +129,9 @@ func (s *sentinels) masterAddr(ctx context.Context) (string, error) {
 
 func (s *sentinels) ask(ctx context.Context, i int) (addr string, err error) {
 	defer breaker.Recover("redis", &err)
+	if ctx.Err() != nil { // another Sentinel has answered
+		return "", ctx.Err()
+	}
 	parts, err := s.clients[i].GetMasterAddrByName(ctx, s.master).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
@@ -182,11 +174,10 @@ func (s *sentinels) closeOthers(addr string) {
 	}
 }
 
-func (s *sentinels) close() error {
-	var errs []error
+func (s *sentinels) close() (err error) {
 	for _, c := range s.clients {
-		errs = append(errs, c.Close())
+		err = errors.Join(err, c.Close())
 	}
 	s.asking.Close()
-	return errors.Join(errs...)
+	return err
 }

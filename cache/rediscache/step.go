@@ -16,13 +16,10 @@ type Stepped struct{ *Client }
 
 // NewStepped returns a Stepped client that reaches its server through client.
 // Its breaker never closes by itself, because probes go by the real clock.
-func NewStepped(client redis.UniversalClient, cfg Config, o Options) (*Stepped, error) {
-	c, err := newClient(client, cfg, o)
-	if err != nil {
-		return nil, err
-	}
+func NewStepped(client redis.UniversalClient, cfg Config, o Options) *Stepped {
+	c := newClient(client, cfg, o)
 	c.breaker = c.newBreaker(neverHealed)
-	return &Stepped{c}, nil
+	return &Stepped{c}
 }
 
 func neverHealed(context.Context) error { return errors.New("a simulation has no probes") }

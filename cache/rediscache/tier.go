@@ -14,18 +14,14 @@ import (
 	"jwtbouncer/authz/breaker"
 )
 
-// Prefixes of keys. Older deployments use the same ones.
 const (
-	revokedPrefix = "token:revoked:"
-	validPrefix   = "token:valid:"
+	revokedPrefix = "token:revoked:" // of keys, as in older deployments
+	validPrefix   = "token:valid:"   // of keys, as in older deployments
+	always        = "always"         // stored form of authz.Always
+	// graceSeconds keeps a revoked key beyond its tokens' expiry: verifiers allow
+	// leeway, and the server's clock may be ahead.
+	graceSeconds = int64(authz.ExpiryGrace / time.Second)
 )
-
-// always is the stored form of authz.Always.
-const always = "always"
-
-// graceSeconds keeps a revoked key beyond its tokens' expiry: verifiers allow
-// leeway, and the server's clock may be ahead.
-const graceSeconds = int64(authz.ExpiryGrace / time.Second)
 
 // Name implements authz.Tier.
 func (c *Client) Name() string { return "redis" }
@@ -71,8 +67,7 @@ func (c *Client) read(ctx context.Context, keys []string) ([]*string, error) {
 	if !c.cfg.Cluster {
 		// Not MGet: it takes the number in any reply for the length of an array, so
 		// it would read the contents of a string, which the guard let pass, as replies.
-		args := make([]any, 1, 1+len(keys))
-		args[0] = "mget"
+		args := append(make([]any, 0, 1+len(keys)), "mget")
 		for _, k := range keys {
 			args = append(args, k)
 		}
