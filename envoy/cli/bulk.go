@@ -110,6 +110,7 @@ func (i *importer) flush(ctx context.Context, at position) error {
 	if err != nil {
 		return fmt.Errorf("up to line %d: %w (%d stored before; repeating the whole input is safe)", at.line, withHint(err), i.stored)
 	}
+	receipt.Published = receipt.Published && (i.stored == 0 || i.last.Published)
 	i.stored += len(i.batch)
 	i.last, i.batch = receipt, i.batch[:0]
 	if isTerminal(i.Err) {

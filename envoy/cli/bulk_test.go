@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/authztest"
 )
 
 func newImporter(l *fakeLedger, in string, out io.Writer) *importer {
@@ -38,6 +40,23 @@ func TestImportStoresEveryLine(t *testing.T) {
 		}
 		assert.Containsf(t, out.String(), fmt.Sprintf(`"stored":%d`, n), "printed %s", out)
 	}
+}
+
+// latePublisher fails to publish the first batch.
+type latePublisher struct{ batches int }
+
+func (p *latePublisher) Publish(context.Context, []authz.Revocation) bool {
+	p.batches++
+	return p.batches > 1
+}
+
+func TestImportIsPublishedIfEveryBatchIs(t *testing.T) {
+	t.Parallel()
+	l, out := &fakeLedger{}, &bytes.Buffer{}
+	i := newImporter(l, strings.Repeat("{\"jti\":\"a\"}\n", batchSize+1), out)
+	i.json, i.revoker = true, authz.NewRevoker(l, &latePublisher{}, authztest.BubbleClock{})
+	require.NoError(t, i.run(t.Context()))
+	require.Contains(t, out.String(), `"published":false`)
 }
 
 // Every layout of what POST /v1/revocations takes, and more revocations than it takes.
