@@ -481,6 +481,24 @@ func TestLookupOrder(t *testing.T) {
 		v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key))
 		assert.NotEqual(t, authz.NotRevoked, v, "the duration of the lookup was not counted")
 	})
+	t.Run("the limits are read before the lookup", func(t *testing.T) {
+		t.Parallel()
+		f, feed, clock := newTestFollower(t, func(c *RevocationConfig) { c.MaxStaleness = time.Minute })
+		feed.set(func(f *fakeFeed) { f.limits.MaxStaleness = 30 * time.Second })
+		sync1(t, f)
+		clock.advance(31 * time.Second)
+		// After the lookup a sync brings a revocation, and the higher limit that was
+		// set after it; its proof is not published yet.
+		hook(f).looked = sync.OnceFunc(func() {
+			asof := f.asof.Load()
+			feed.commit(entry(1))
+			feed.set(func(f *fakeFeed) { f.limits.MaxStaleness = time.Minute })
+			sync1(t, f)
+			f.asof.Store(asof)
+		})
+		v, _ := NewReplicaTier(f).evaluate(query(entry(1).Key))
+		assert.NotEqual(t, authz.NotRevoked, v, "a limit from after the lookup was used for it")
+	})
 	t.Run("dropped is read after the lookup", func(t *testing.T) {
 		t.Parallel()
 		f, feed, clock := newTestFollower(t)

@@ -46,7 +46,9 @@ func (t *ReplicaTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict
 // first: every revocation committed by then is in the replica before asof is
 // published, so the lookup after it sees them all. The clock is read last:
 // however long the lookup took, or the machine slept during it, the answer is no
-// older than it claims.
+// older than it claims. The limits are read before the lookup as well: the
+// follower raises them only after it has added the rows that were committed under
+// the lower ones.
 //
 // When the wall clock is stepped back, an expired token becomes valid again, and
 // its entry may have been dropped. The follower raises dropped before it drops,
@@ -55,6 +57,7 @@ func (t *ReplicaTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict
 func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 	for range 2 {
 		asof := t.f.asof.Load()
+		maxStaleness, tokens := t.f.maxStaleness.Load(), t.f.tokens.Load()
 		if t.f.replica.Revokes(q.Keys, q.IssuedAt) {
 			return authz.Revoked, nil
 		}
@@ -66,9 +69,9 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 		switch {
 		case asof == never && !t.f.loaded.Load():
 			return authz.Unknown, errNotLoaded
-		case asof == never, now-asof > t.f.maxStaleness.Load():
+		case asof == never, now-asof > maxStaleness:
 			return authz.Unknown, errStale
-		case !t.f.tokens.Load().Covers(q):
+		case !tokens.Covers(q):
 			return authz.Unknown, errLifetime
 		case q.Expires != 0 && q.Expires < dropped-maxLeeway:
 			return authz.Unknown, errDropped
