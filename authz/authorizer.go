@@ -218,6 +218,7 @@ func requireToken(t *Token, err error) (*Token, error) {
 }
 
 func (d Decision) deny(err error) Decision {
+	d.RevocationUnknown = false // it was allowed despite that, and no longer is
 	var f *Failure
 	if errors.As(err, &f) && f.Reason != ReasonAllowed && f.Reason != ReasonAllowedAnonymous {
 		d.Reason, d.Detail, d.Challenge = f.Reason, f.Detail, f.Challenge
