@@ -19,6 +19,7 @@ type dedupKey struct {
 type batchEntry struct {
 	authz.Revocation
 	dedup dedupKey
+	byTTL bool // was also requested without an expiry, which max_token_ttl then gives
 }
 
 // batch is a list of revocations to append. unique contains each revocation once, in
@@ -56,11 +57,13 @@ func newBatch(revocations []authz.Revocation, now time.Time) (*batch, error) {
 		b.places[d] = append(b.places[d], i)
 		if j, seen := index[d]; seen {
 			u := &b.unique[j]
-			// The later expiry applies; none is the latest.
-			if u.ExpiresAt.IsZero() || r.ExpiresAt.IsZero() {
-				u.ExpiresAt = time.Time{}
-			} else if r.ExpiresAt.After(u.ExpiresAt) {
+			// The later expiry applies. Only the store can compare one with none.
+			u.byTTL = u.byTTL || r.ExpiresAt.IsZero() != u.ExpiresAt.IsZero()
+			if r.ExpiresAt.After(u.ExpiresAt) {
 				u.ExpiresAt = r.ExpiresAt
+			}
+			if u.byTTL && r.Kind == authz.KindKID && r.NotBefore.IsZero() {
+				u.ExpiresAt = forever
 			}
 			continue
 		}

@@ -44,7 +44,7 @@ func (l *lookups) verdict(ctx context.Context, q *authz.Query) (authz.Verdict, e
 		return authz.Unknown, fmt.Errorf("%s: %w", l.name, ErrBusy)
 	case err != nil && !errors.Is(err, authz.ErrUnavailable):
 		return authz.Unknown, fmt.Errorf("%w: %w", authz.ErrUnavailable, err)
-	case err != nil && !errors.Is(err, ErrUnproven):
+	case err != nil && !errors.Is(err, ErrUnproven) && !errors.Is(err, ErrSchema):
 		return authz.Unknown, err
 	}
 	v, unproven := r.verdict(q)

@@ -194,11 +194,11 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 	err := p.reads.QueryRow(ctx, `select schema_version, echo, recovering, fresh, not_before, clock, max_token_ttl, previous_token_ttl, raised_at
 		from authz.lookup($1::bytea[], $2, $3)`, raw, nonce, wall).
 		Scan(&version, &echo, &recovering, &fresh, &r.notBefore, &clock, &maxTTL, &previousTTL, &r.tokens.Raised)
-	if err == nil {
-		err = checkSchema(version)
-	}
 	if err != nil {
 		return result{}, p.fail(err)
+	}
+	if err := checkSchema(version); err != nil {
+		return r, p.fail(err)
 	}
 	r.tokens.Max, r.tokens.RaisedFrom = time.Duration(maxTTL)*time.Second, time.Duration(previousTTL)*time.Second
 	switch {

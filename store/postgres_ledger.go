@@ -40,12 +40,13 @@ func (p *postgresStore) appendOnce(ctx context.Context, b *batch, now time.Time)
 	n := len(b.unique)
 	kinds, notBefores, expiries := make([]int16, n), make([]string, n), make([]string, n)
 	issuers, values, actors, reasons := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	byTTL := make([]bool, n)
 	places := make(map[dedupKey]*batchEntry, n)
 	for i := range b.unique {
 		r := &b.unique[i]
 		places[r.dedup] = r
 		kinds[i], issuers[i], values[i], actors[i], reasons[i] = int16(r.Kind), r.Issuer, r.Value, r.Actor, r.Reason
-		notBefores[i], expiries[i] = timestamp(r.NotBefore), timestamp(r.ExpiresAt)
+		notBefores[i], expiries[i], byTTL[i] = timestamp(r.NotBefore), timestamp(r.ExpiresAt), r.byTTL
 	}
 	conn, err := p.writes.Acquire(ctx)
 	if err != nil {
@@ -60,8 +61,8 @@ func (p *postgresStore) appendOnce(ctx context.Context, b *batch, now time.Time)
 			(extract(epoch from max_staleness) * 1000000)::bigint
 		from authz.revoke($1::smallint[], $2::text[], $3::text[],
 			array(select nullif(t, '')::timestamptz from unnest($4::text[]) with ordinality as u (t, i) order by i),
-			array(select nullif(t, '')::timestamptz from unnest($5::text[]) with ordinality as u (t, i) order by i), $6::text[], $7::text[], $8::timestamptz)`,
-		kinds, issuers, values, notBefores, expiries, actors, reasons, timestamp(now))
+			array(select nullif(t, '')::timestamptz from unnest($5::text[]) with ordinality as u (t, i) order by i), $6::text[], $7::text[], $8::timestamptz, $9::boolean[])`,
+		kinds, issuers, values, notBefores, expiries, actors, reasons, timestamp(now), byTTL)
 	if err != nil {
 		return p.unsettled(err)
 	}

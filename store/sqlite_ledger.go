@@ -42,7 +42,7 @@ func (s *sqliteStore) insert(ctx context.Context, tx *sql.Tx, b *batch) error {
 		r := &b.unique[i]
 		expires, ttlFrom := r.ExpiresAt, time.Time{}
 		switch {
-		case !expires.IsZero():
+		case !expires.IsZero() && !r.byTTL:
 		case r.Kind == authz.KindKID && r.NotBefore.IsZero():
 			// A withdrawn key can sign tokens of any age while it is published: its
 			// revocation never ends by itself.

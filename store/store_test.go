@@ -369,7 +369,7 @@ func TestUpgrade(t *testing.T) {
 			t.Helper()
 			_, appendErr := s.Append(t.Context(), []authz.Revocation{jti("refused")})
 			_, changesErr := s.Changes(t.Context(), authz.Position{}, "n", func(authz.Row) {})
-			v, lookupErr := s.Lookup(t.Context(), queryFor(jti("a")))
+			v, lookupErr := s.Lookup(t.Context(), queryFor(jti("not revoked")))
 			errs := map[string]error{"ping": usable(t, s), "changes": changesErr, "lookup": lookupErr}
 			if when == "missing" {
 				errs["append"] = appendErr
@@ -401,6 +401,9 @@ func TestUpgrade(t *testing.T) {
 		refused("older", "jwt-bouncer migrate")
 		version(store.SchemaVersion + 1)
 		refused("newer", "upgrade jwt-bouncer")
+		v, err := s.Lookup(t.Context(), queryFor(jti("a")))
+		assert.NoError(t, err)
+		assert.Equal(t, authz.Revoked, v, "a revocation is true wherever it was read")
 		err = s.Migrate(t.Context())
 		assert.ErrorIs(t, err, store.ErrSchema, "migrate on a newer schema")
 		assert.Containsf(t, err.Error(), "upgrade jwt-bouncer", "migrate on a newer schema: %v", err)
@@ -562,6 +565,52 @@ func TestMaxStalenessIsNotLowered(t *testing.T) {
 			assert.Equalf(t, 30*time.Second, got.MaxStaleness, "%+v %v", got, err)
 		}
 	})
+}
+
+// A revocation without its own expiry has to last as long as its receipt said.
+func TestMaxTokenTTLIsNotLowered(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		stored, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		require.NoError(t, err)
+		err = tryExecute(t, url, "update meta set max_token_ttl = 3600000000", "update authz.meta set max_token_ttl = '1 h'")
+		require.ErrorContains(t, err, "max_token_ttl cannot be lowered")
+		again, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		require.NoError(t, err)
+		require.False(t, again.Revocations[0].ExpiresAt.Before(stored.Revocations[0].ExpiresAt))
+	})
+}
+
+// A row whose expiry overflowed would keep every sidecar from reading the feed,
+// and nothing could delete it.
+func TestTimesThatCannotExpireAreRefused(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		s := open(t, url, store.Options{})
+		for _, column := range []string{"not_before", "ttl_from"} {
+			err := tryExecute(t, url,
+				"insert into revocations (kind, iss, value, "+column+", expires_at, key) values (1, 'i', 'v', 9223372036854775806, 1, randomblob(16))",
+				"insert into authz.revocations (kind, iss, value, "+column+") values (1, 'i', 'v', '294276-12-31 12:00+00')")
+			require.ErrorContains(t, err, "constraint", column)
+		}
+		require.Error(t, tryExecute(t, url, "update meta set max_token_ttl = 9223372036854775807", "update authz.meta set max_token_ttl = '9000000 hours'"))
+		_, err := s.Append(t.Context(), []authz.Revocation{jti("a")})
+		require.NoError(t, err)
+	})
+}
+
+// tryExecute runs the statement for the engine at url.
+func tryExecute(t *testing.T, url, sqlite, postgres string) error {
+	t.Helper()
+	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
+		db := openFile(t, path)
+		defer db.Close()
+		_, err := db.ExecContext(t.Context(), sqlite)
+		return err
+	}
+	c := connectTo(t, url)
+	defer c.Close(context.Background())
+	_, err := c.Exec(t.Context(), postgres)
+	return err
 }
 
 // A raise of max_staleness waits for a revocation that is being committed, whose

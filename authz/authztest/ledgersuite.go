@@ -154,6 +154,31 @@ func ledgerLaterExpiry(ctx context.Context, l authz.Ledger) error {
 	if got := appended.Revocations; len(got) != 2 || !got[0].ExpiresAt.Equal(a.ExpiresAt) || got[0] != got[1] {
 		bad.addf("in one batch: %+v", got)
 	}
+	// One without an expiry beside it, which is the ledger's to fill.
+	none := of(authz.KindJTI, in.Issuer, "x")
+	alone, err := append1(ctx, l, of(authz.KindJTI, in.Issuer, "y"))
+	if err != nil {
+		return err
+	}
+	for _, ahead := range []time.Duration{time.Minute, 7 * 24 * time.Hour} {
+		own := none
+		own.Value = "x" + ahead.String()
+		without := own
+		own.ExpiresAt = time.Now().Add(ahead).UTC().Truncate(time.Second)
+		want := own.ExpiresAt
+		if alone.ExpiresAt.After(want) {
+			want = alone.ExpiresAt
+		}
+		for _, order := range [][]authz.Revocation{{own, without}, {without, own}} {
+			appended, err := l.Append(ctx, order)
+			if err != nil {
+				return err
+			}
+			if got := appended.Revocations; len(got) != 2 || got[0].ExpiresAt.Before(want) || got[0] != got[1] {
+				bad.addf("with and without an expiry in one batch: %+v, want %s at least", got, want)
+			}
+		}
+	}
 	return bad.err()
 }
 

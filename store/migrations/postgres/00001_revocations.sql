@@ -23,7 +23,7 @@ create table authz.meta (
   schema_version     int      not null,
   epoch              bigint   not null default authz.draw_epoch(),  -- when it changes, every sidecar reads everything again
   max_staleness      interval not null default '30 seconds' check (max_staleness > '0'),
-  max_token_ttl      interval not null default '24 hours'   check (max_token_ttl > '0'),
+  max_token_ttl      interval not null default '24 hours'   check (max_token_ttl > '0' and max_token_ttl <= '876000 hours'),
   previous_token_ttl interval,     -- max_token_ttl until raised_at; null: it was never raised
   raised_at          timestamptz,
   check ((previous_token_ttl is null) = (raised_at is null))
@@ -32,6 +32,8 @@ insert into authz.meta (schema_version) values (1);
 
 -- max_staleness only rises. A sidecar that has lost its connection keeps to the value it read last, so after a lower
 -- one, receipts would promise too much. (authz.revoke orders a rise after every receipt that does not know it.)
+--
+-- max_token_ttl only rises, too: a revocation without its own expiry would end before the time its receipt named.
 --
 -- A higher max_token_ttl revives revocations that had expired by the lower one, but not those that have been deleted:
 -- previous_token_ttl and raised_at tell for which tokens the absence of a revocation still proves nothing. Two raises
@@ -45,6 +47,10 @@ begin
   if new.max_staleness < old.max_staleness then
     raise exception 'max_staleness cannot be lowered: a sidecar that has lost its connection still keeps to the higher value'
       using errcode = 'check_violation', hint = 'Set revocation.max_staleness in the configuration of each sidecar instead.';
+  end if;
+  if new.max_token_ttl < old.max_token_ttl then
+    raise exception 'max_token_ttl cannot be lowered: stored revocations would end before their tokens'
+      using errcode = 'check_violation', hint = 'Set revocation.max_token_ttl in the configuration of each sidecar instead.';
   end if;
   if (new.max_staleness, new.max_token_ttl) is not distinct from (old.max_staleness, old.max_token_ttl) then
     return new;
@@ -68,9 +74,11 @@ create table authz.revocations (
   kind       smallint    not null check (kind between 1 and 6),     -- 1 jti, 2 sub, 3 sid, 4 kid, 5 iss, 6 token
   iss        text        not null check (iss <> ''),
   value      text        not null default '' check ((value = '') = (kind = 5)),
-  not_before timestamptz check (isfinite(not_before)),              -- null: every matching token; else: those issued before it
+  -- Times end with the year 9999 (authz.LastSecond), so that adding max_token_ttl to them cannot overflow: a row whose
+  -- expiry cannot be computed would keep every sidecar from reading the others.
+  not_before timestamptz check (isfinite(not_before) and not_before <= '9999-12-31 23:59:59+00'), -- null: every matching token
   expires_at timestamptz check (isfinite(expires_at)),              -- its own expiry; null: max_token_ttl after ttl_from
-  ttl_from   timestamptz check (isfinite(ttl_from)),                -- when it was last requested without an expiry; stamped
+  ttl_from   timestamptz check (isfinite(ttl_from) and ttl_from <= '9999-12-31 23:59:59+00'), -- last request without an expiry; stamped
   revoked_at timestamptz not null default now(),
   actor      text        not null default session_user,             -- who requested it, as the writer states
   login      name        not null default session_user,             -- the role that wrote it; stamped
@@ -228,17 +236,18 @@ begin atomic
 end;
 -- +goose StatementEnd
 
--- Stores revocations, all or none; equal ones once, with the later expiry. Internal: it asks for no rights.
+-- Stores revocations, all or none; equal ones once, with the later expiry. by_ttl: was also requested without an expiry.
+-- Internal: it asks for no rights.
 -- +goose StatementBegin
 create function authz.append(kinds smallint[], issuers text[], vals text[], not_befores timestamptz[], expiries timestamptz[], actors text[], reasons text[],
-  caller_clock timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  caller_clock timestamptz, by_ttl boolean[]) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   insert into authz.revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason)
     select u.kind, u.iss, u.val, u.nb, u.exp,
         -- The caller's clock counts too: a revocation requested while the one here is behind has to outlast its correction.
-        case when u.exp is null then greatest(clock_timestamp(), caller_clock, nullif(u.nb, 'infinity')) end,
+        case when u.exp is null or u.ttl then greatest(clock_timestamp(), caller_clock, nullif(u.nb, 'infinity')) end,
         coalesce(nullif(u.act, ''), session_user), u.why
-      from unnest(kinds, issuers, vals, not_befores, expiries, actors, reasons) as u (kind, iss, val, nb, exp, act, why)
+      from unnest(kinds, issuers, vals, not_befores, expiries, actors, reasons, by_ttl) as u (kind, iss, val, nb, exp, act, why, ttl)
     on conflict (key, (coalesce(not_before, 'infinity'::timestamptz)))
       do update set expires_at = greatest(r.expires_at, excluded.expires_at), ttl_from = greatest(r.ttl_from, excluded.ttl_from)
       where (greatest(r.expires_at, excluded.expires_at), greatest(r.ttl_from, excluded.ttl_from)) is distinct from (r.expires_at, r.ttl_from);
@@ -253,7 +262,7 @@ end $$;
 -- such snapshot it was no more than the value returned.
 -- +goose StatementBegin
 create function authz.revoke(kinds smallint[], issuers text[], vals text[], not_befores timestamptz[], expiries timestamptz[], actors text[], reasons text[],
-  caller_clock timestamptz default null)
+  caller_clock timestamptz default null, by_ttl boolean[] default null)
 returns table (key bytea, id bigint, not_before timestamptz, expires_at timestamptz, revoked_at timestamptz, actor text, reason text, max_staleness interval)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
 #variable_conflict use_column
@@ -261,7 +270,7 @@ declare
   limits authz.meta;
 begin
   select m.* into strict limits from authz.meta m for share;
-  perform authz.append(kinds, issuers, vals, not_befores, expiries, actors, reasons, caller_clock);
+  perform authz.append(kinds, issuers, vals, not_befores, expiries, actors, reasons, caller_clock, by_ttl);
   -- A statement of its own: it also sees rows that others committed while the first was waiting for them.
   return query
     select r.key, r.id, r.not_before, authz.expiry(r.expires_at, r.ttl_from, limits.max_token_ttl), r.revoked_at, r.actor, r.reason, limits.max_staleness
@@ -343,7 +352,7 @@ begin
   end if;
   if coalesce(f->>'jti', '') <> '' then
     perform authz.append(array[1]::smallint[], array[tg_argv[0]], array[f->>'jti'], array[null]::timestamptz[],
-      array[authz.bridge_time(f->>'expires_at')], array[left(coalesce(f->>'user_id', ''), 200)], array['bridge: ' || tg_table_name], null);
+      array[authz.bridge_time(f->>'expires_at')], array[left(coalesce(f->>'user_id', ''), 200)], array['bridge: ' || tg_table_name], null, null);
   end if;
   return null;
 end $$;

@@ -5,7 +5,7 @@ create table meta (                         -- one row
   file_id            text    not null,      -- this file's own identity, random
   epoch              integer not null,      -- random; when it changes, every sidecar reads everything again
   max_staleness      integer not null check (max_staleness > 0),  -- microseconds, as all times here
-  max_token_ttl      integer not null check (max_token_ttl > 0),
+  max_token_ttl      integer not null check (max_token_ttl between 1 and 3153600000000000),  -- at most 100 years
   previous_token_ttl integer,               -- max_token_ttl until raised_at; null: it was never raised
   raised_at          integer,
   seq                integer not null default 0,  -- the last change; doubles as the transaction id of the feed
@@ -18,6 +18,11 @@ insert into meta (schema_version, file_id, epoch, max_staleness, max_token_ttl)
 -- +goose StatementBegin
 create trigger meta_lowered before update of max_staleness on meta when new.max_staleness < old.max_staleness begin
   select raise(abort, 'max_staleness cannot be lowered: set revocation.max_staleness in the configuration of each sidecar instead');
+end;
+-- +goose StatementEnd
+-- +goose StatementBegin
+create trigger meta_ttl_lowered before update of max_token_ttl on meta when new.max_token_ttl < old.max_token_ttl begin
+  select raise(abort, 'max_token_ttl cannot be lowered: set revocation.max_token_ttl in the configuration of each sidecar instead');
 end;
 -- +goose StatementEnd
 -- +goose StatementBegin
@@ -40,9 +45,9 @@ create table revocations (
   kind       integer not null check (kind between 1 and 6),
   iss        text    not null check (iss <> ''),
   value      text    not null default '' check ((value = '') = (kind = 5)),
-  not_before integer,                     -- null: every matching token
+  not_before integer check (not_before <= 253402300799000000),  -- null: every matching token
   expires_at integer,                     -- its own expiry; null: max_token_ttl after ttl_from
-  ttl_from   integer,                     -- when it was last requested without an expiry
+  ttl_from   integer check (ttl_from <= 253402300799000000),    -- when it was last requested without an expiry
   revoked_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer)),
   actor      text    not null default '',
   reason     text    not null default '',
