@@ -69,7 +69,38 @@ func splice(t testing.TB, file, name, text string) {
 	_, after, ok2 := strings.Cut(rest, end)
 	require.Falsef(t, !ok || !ok2, "%s has no section %q", file, name)
 	stamp := fmt.Sprintf("*%d CPUs, %s, %d rounds of %s, medians; load average before: %s.*\n\n", runtime.NumCPU(), runtime.Version(), *rounds, *length, loadAverage())
-	require.NoError(t, os.WriteFile(file, []byte(before+begin+stamp+text+end+after), 0o644))
+	require.NoError(t, os.WriteFile(file, []byte(before+begin+wrapped(stamp+text)+end+after), 0o644))
+}
+
+// wrapped breaks paragraphs at 100 columns, as the pages under docs do. Rows of
+// tables stay whole.
+func wrapped(text string) string {
+	const columns = 100
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		for !strings.HasPrefix(line, "|") && len(strings.TrimSuffix(line, "\n")) > columns {
+			at := strings.LastIndexByte(line[:columns+1], ' ')
+			if at <= 0 {
+				break
+			}
+			b.WriteString(line[:at] + "\n")
+			line = line[at+1:]
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
+func TestReportIsWrapped(t *testing.T) {
+	t.Parallel()
+	words := strings.Repeat("word ", 50)
+	row := "| " + words + "|\n"
+	got := wrapped("short\n" + words + "\n" + row)
+	require.Equal(t, strings.Join(strings.Fields("short "+words+row), " "), strings.Join(strings.Fields(got), " "))
+	require.Contains(t, got, row)
+	for line := range strings.Lines(strings.ReplaceAll(got, row, "")) {
+		require.LessOrEqual(t, len(line), 101)
+	}
 }
 
 func loadAverage() string {
