@@ -83,13 +83,8 @@ type API struct {
 	origin *http.CrossOriginProtection
 }
 
-// New returns the handler of the HTTP port. It starts nothing. An invalid
-// configuration, or an unusable file that it names, is an error.
-func New(o Options) (*API, error) {
-	var errs []error
-	report := func(path, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
-	}
+// validate reports every invalid value and every missing part of o.
+func (o *Options) validate(report authz.Report) {
 	o.Config.Validate(func(path, format string, args ...any) { report("api."+path, format, args...) })
 	o.Config.ValidateListen(o.Listen, report)
 	o.Config.ValidateIssuers(o.Issuers.Verified, o.Issuers.All(), report)
@@ -101,8 +96,13 @@ func New(o Options) (*API, error) {
 			report("httpapi.Options."+name, "is required")
 		}
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+}
+
+// New returns the handler of the HTTP port. It starts nothing. An invalid
+// configuration, or an unusable file that it names, is an error.
+func New(o Options) (*API, error) {
+	if err := authz.ValidationErrors("", o.validate); err != nil {
+		return nil, err
 	}
 	o.Config = o.Config.withDefaults()
 	a := &API{o: o, endpoints: map[string]map[string]Endpoint{}, origin: http.NewCrossOriginProtection()}

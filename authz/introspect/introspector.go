@@ -57,12 +57,8 @@ func New(configs []Config, o Options) (_ *Introspectors, err error) {
 			s.Close()
 		}
 	}()
-	var invalid []error
-	ValidateAll(configs, o.MaxStaleness, func(path, format string, args ...any) {
-		invalid = append(invalid, fmt.Errorf("introspection"+path+": "+format, args...))
-	})
-	if len(invalid) > 0 {
-		return nil, errors.Join(invalid...)
+	if err := authz.ValidationErrors("introspection", func(report authz.Report) { ValidateAll(configs, o.MaxStaleness, report) }); err != nil {
+		return nil, err
 	}
 	for _, c := range configs {
 		n, err := newIntrospection(c.withDefaults(), o, results)

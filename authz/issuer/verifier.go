@@ -91,10 +91,8 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 }
 
 func (v *Verifier) add(c Config, o VerifierOptions) error {
-	var errs []error
-	c.Validate(func(path, format string, args ...any) { errs = append(errs, fmt.Errorf(path+": "+format, args...)) })
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	if err := authz.ValidationErrors("", c.Validate); err != nil {
+		return err
 	}
 	if v.issuers[c.Issuer] != nil {
 		return errors.New("is configured twice")

@@ -112,15 +112,12 @@ var _ authz.Tier = (*Lists)(nil)
 func New(c Config, o Options) (*Lists, error) {
 	o.MaxStaleness = cmp.Or(o.MaxStaleness, 30*time.Second)
 	o.Clock = cmp.Or[authz.Clock](o.Clock, authz.SystemClock{})
-	var errs []error
-	c.Validate(o.MaxStaleness, func(path, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("status_lists."+path+": "+format, args...))
-	})
+	err := authz.ValidationErrors("status_lists.", func(report authz.Report) { c.Validate(o.MaxStaleness, report) })
 	if o.Verifier == nil {
-		errs = append(errs, errors.New("status_lists: no verifier"))
+		err = errors.Join(err, errors.New("status_lists: no verifier"))
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	if err != nil {
+		return nil, err
 	}
 	c = c.withDefaults(o.MaxStaleness)
 	client, err := fetch.NewClient(fetch.ClientOptions{Transport: o.Transport, CAFile: c.CAFile, Timeout: c.Timeout, ConnsPerHost: 8, IdleConns: 2})
