@@ -101,7 +101,7 @@ type introspection struct {
 	active, inactive *otter.Cache[cacheKey, response]
 	flights          singleflight.Group
 	breaker          *breaker.Breaker
-	results          *prometheus.CounterVec // by result
+	results          map[string]prometheus.Counter // by result; resolved once, because every cached token counts
 }
 
 type cacheKey = [sha256.Size]byte
@@ -125,9 +125,9 @@ func (r response) size() int {
 var _ authz.Introspector = (*introspection)(nil)
 
 func newIntrospection(c Config, o Options, results *prometheus.CounterVec) (*introspection, error) {
-	n := &introspection{cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, results: results.MustCurryWith(prometheus.Labels{"introspection": c.Name})}
+	n := &introspection{cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, results: map[string]prometheus.Counter{}}
 	for _, result := range []string{"cached", "active", "inactive", "refused", "failed", "overloaded"} {
-		n.results.WithLabelValues(result)
+		n.results[result] = results.WithLabelValues(c.Name, result)
 	}
 	var err error
 	n.client, err = fetch.NewClient(fetch.ClientOptions{Transport: o.Transport, CAFile: c.CAFile, Timeout: c.Timeout, ConnsPerHost: c.MaxConcurrent, IdleConns: c.MaxConcurrent})
@@ -168,7 +168,7 @@ func (n *introspection) Introspect(ctx context.Context, raw string) (*authz.Toke
 	}
 	key := sha256.Sum256([]byte(raw))
 	if r, ok := n.cached(key); ok {
-		n.results.WithLabelValues("cached").Inc()
+		n.results["cached"].Inc()
 		return r.result(n.clock.Now())
 	}
 	if n.Local(raw) {
@@ -243,19 +243,19 @@ func (n *introspection) request(key cacheKey, raw string) (response, error) {
 	case err == nil:
 		return r, nil
 	case errors.Is(err, breaker.ErrBusy):
-		n.results.WithLabelValues("overloaded").Inc()
+		n.results["overloaded"].Inc()
 		return response{}, &authz.Failure{Reason: authz.ReasonOverloaded, Detail: "too many introspections at once"}
 	case errors.Is(err, breaker.ErrPanicked):
 		return response{}, &authz.Failure{Reason: authz.ReasonInternal, Detail: err.Error()}
 	}
-	n.results.WithLabelValues("failed").Inc()
+	n.results["failed"].Inc()
 	return response{}, &authz.Failure{Reason: authz.ReasonRevocationUnknown, Detail: err.Error()}
 }
 
 // remember caches and counts a response.
 func (n *introspection) remember(key cacheKey, r response) {
 	if r.token != nil {
-		n.results.WithLabelValues("active").Inc()
+		n.results["active"].Inc()
 		n.active.Set(key, r)
 		return
 	}
@@ -264,7 +264,7 @@ func (n *introspection) remember(key cacheKey, r response) {
 		result = "inactive"
 		n.active.Invalidate(key)
 	}
-	n.results.WithLabelValues(result).Inc()
+	n.results[result].Inc()
 	n.inactive.Set(key, r)
 }
 
