@@ -98,13 +98,14 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	if c.statuses, err = c.rules.StatusLists(s, chain, registry); err != nil {
 		return nil, err
 	}
+	var revocations authz.Tier = chain
 	if c.statuses != nil {
 		// An issuer's status lists say nothing about the revocations stored
 		// here: both must find the token not revoked.
-		chain = authz.NewChain(nil, authz.All(chain, c.statuses))
+		revocations = authz.All(chain, c.statuses)
 	}
 	c.routes.Store(c.rules.Policy)
-	c.authorizer = authz.NewAuthorizer(c.rules.Verifier, tokens, chain, c.rules.Policy, clock)
+	c.authorizer = authz.NewAuthorizer(c.rules.Verifier, tokens, revocations, c.rules.Policy, clock)
 	return c, nil
 }
 
