@@ -2,6 +2,10 @@ package authz
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"time"
 )
 
@@ -55,3 +59,62 @@ type Feed interface {
 	// which the revocations have not expired.
 	Changes(ctx context.Context, since Position, nonce string, row func(Row)) (Snapshot, error)
 }
+
+// Pack is a packed snapshot: every revocation in the authority's table at one
+// snapshot, in chunks, and the watermark from which a follower goes on.
+type Pack struct {
+	Nonce    string   // the caller's nonce, echoed from inside the query
+	Primary  bool     // false: a standby described it, whose history may be another one
+	Position Position // to follow from once all chunks have been added
+	Entries  int      // in all chunks
+	Sums     []PackSum
+}
+
+// PackSum is the SHA-256 of a chunk. Whoever serves the chunk, the pack's
+// description tells whether it is the right one.
+type PackSum [32]byte
+
+// packedEntry is the length of an entry in a chunk in bytes: key, not_before,
+// expires.
+const packedEntry = 32
+
+// UnpackChunk calls add for each entry of the chunk that sum names, and returns
+// their number. It returns an error and adds nothing if data is another chunk.
+func UnpackChunk(sum PackSum, data []byte, add func(Entry)) (int, error) {
+	if SumChunk(data) != sum || len(data)%packedEntry != 0 {
+		return 0, errors.New("the chunk of a packed snapshot is not the one that its description names")
+	}
+	for b := data; len(b) > 0; b = b[packedEntry:] {
+		add(Entry{Key: Key(b), NotBefore: int64(binary.BigEndian.Uint64(b[16:])), Expires: int64(binary.BigEndian.Uint64(b[24:]))}) //nolint:gosec // the bits of an int64
+	}
+	return len(data) / packedEntry, nil
+}
+
+// SumChunk returns the sum under which a pack names the chunk.
+func SumChunk(data []byte) PackSum { return sha256.Sum256(data) }
+
+// PackChunk returns entries as a chunk, for feeds that are not a database.
+func PackChunk(entries []Entry) []byte {
+	var b []byte
+	for _, e := range entries {
+		b = append(b, e.Key[:]...)
+		b = binary.BigEndian.AppendUint64(b, uint64(e.NotBefore)) //nolint:gosec // as above
+		b = binary.BigEndian.AppendUint64(b, uint64(e.Expires))   //nolint:gosec // as above
+	}
+	return b
+}
+
+// PackedFeed is a feed that may offer a packed snapshot for a full load.
+type PackedFeed interface {
+	Feed
+	// Pack describes the newest pack of the authority's life; nil: there is none.
+	Pack(ctx context.Context, nonce string) (*Pack, error)
+	// Chunks calls chunk with data that claims to be one of p's chunks, in any
+	// order, perhaps more than once, until chunk returns an error or none is left.
+	// A chunk that cannot be had is left out. The data is valid during the call.
+	Chunks(ctx context.Context, p *Pack, chunk func(PackSum, []byte) error) error
+}
+
+// ErrTurn is the error of a full load that has to wait for its turn, because as
+// many others are loading as the authority admits at once.
+var ErrTurn = fmt.Errorf("%w: other sidecars are loading, this one waits for its turn", ErrUnavailable)

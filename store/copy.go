@@ -128,6 +128,10 @@ func (c *changeReader) tuple(b []byte) (int, error) {
 	return at, nil
 }
 
+// empty reports whether a complete stream had not even the row that describes
+// the snapshot.
+func (c *changeReader) empty() bool { return c.ended && c.snapshot == nil && c.rows == 0 }
+
 // end returns an error unless the stream was complete.
 func (c *changeReader) end() error {
 	if !c.ended || len(c.rest) > 0 || c.snapshot == nil {
@@ -159,4 +163,81 @@ func textArray(b []byte) ([]string, error) {
 		b = b[4+size:]
 	}
 	return out, nil
+}
+
+// blobReader parses the binary COPY stream of one bytea column, which may be cut
+// anywhere, and calls blob with each value; nil: it is null. The value is valid
+// during the call.
+type blobReader struct {
+	blob     func([]byte) error
+	progress func()
+
+	rest    []byte
+	started bool
+	ended   bool
+}
+
+// Write implements io.Writer for pgconn's CopyTo.
+func (c *blobReader) Write(b []byte) (int, error) {
+	c.progress()
+	c.rest = append(c.rest, b...)
+	at := 0
+	for !c.ended {
+		n, err := c.tuple(c.rest[at:])
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			break
+		}
+		at += n
+	}
+	c.rest = c.rest[:copy(c.rest, c.rest[at:])]
+	return len(b), nil
+}
+
+// tuple reads the header or a row and returns its length; 0: it is incomplete.
+func (c *blobReader) tuple(b []byte) (int, error) {
+	if !c.started {
+		if len(b) < copyHead {
+			return 0, nil
+		}
+		if string(b[:len(copySignature)]) != copySignature || binary.BigEndian.Uint32(b[copyHead-4:]) != 0 {
+			return 0, errCopy
+		}
+		c.started = true
+		return copyHead, nil
+	}
+	if len(b) < 2 {
+		return 0, nil
+	}
+	switch int16(binary.BigEndian.Uint16(b)) {
+	case -1:
+		c.ended = true
+		return 2, nil
+	case 1:
+	default:
+		return 0, errCopy
+	}
+	if len(b) < 6 {
+		return 0, nil
+	}
+	size := int32(binary.BigEndian.Uint32(b[2:]))
+	switch {
+	case size == -1:
+		return 6, c.blob(nil)
+	case size < 0 || size > 1<<30:
+		return 0, errCopy
+	case len(b) < 6+int(size):
+		return 0, nil
+	}
+	return 6 + int(size), c.blob(b[6 : 6+int(size)])
+}
+
+// end returns an error unless the stream was complete.
+func (c *blobReader) end() error {
+	if !c.ended || len(c.rest) > 0 {
+		return fmt.Errorf("%w: it ends early", errCopy)
+	}
+	return nil
 }

@@ -19,13 +19,14 @@ import (
 // postgresStore keeps the ledger in PostgreSQL. Lookups, writes and the feed
 // have connections of their own, so that none can starve another.
 type postgresStore struct {
-	where  string // host and database, for messages
-	config *pgx.ConnConfig
-	reads  *pgxpool.Pool // point lookups
-	writes *pgxpool.Pool // append, page, collect, Limits
-	feed   feedConn
-	o      *Options
-	met    *metrics
+	where    string // host and database, for messages
+	config   *pgx.ConnConfig
+	reads    *pgxpool.Pool // point lookups
+	writes   *pgxpool.Pool // append, page, collect, Limits
+	feed     feedConn
+	standbys []*pgx.ConnConfig // serve chunks of packed snapshots
+	o        *Options
+	met      *metrics
 }
 
 var _ engine = (*postgresStore)(nil)
@@ -39,22 +40,11 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 	c := pool.ConnConfig
 	p := &postgresStore{where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database), o: o, met: met}
 
-	// The simple protocol takes one round trip and prepares nothing (pgbouncer
-	// may run a statement in another session), and it reports completion after
-	// the commit, where the extended protocol reports it before.
-	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	// Only parameters that pgbouncer accepts at login. statement_timeout is not
-	// among them, so statements are bounded from here (see canceller) and by
-	// lock_timeout inside the schema's functions.
-	c.RuntimeParams["application_name"] = cmp.Or(c.RuntimeParams["application_name"], "jwt-bouncer")
-	c.RuntimeParams["client_encoding"] = "UTF8"
-	c.RuntimeParams["standard_conforming_strings"] = "on"
-	if c.ConnectTimeout == 0 || c.ConnectTimeout > o.ConnectTimeout {
-		c.ConnectTimeout = o.ConnectTimeout
-	}
-	c.BuildContextWatcherHandler = newCanceller
-	c.OnNotice = noticed
+	p.session(c)
 	p.config = c
+	if err := p.openStandbys(o.Standbys); err != nil {
+		return nil, err
+	}
 
 	reads, writes := pool.Copy(), pool.Copy()
 	reads.MaxConns = int32(o.Lookups)
@@ -77,6 +67,25 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
 	return p, nil
+}
+
+// session sets what a connection needs.
+func (p *postgresStore) session(c *pgx.ConnConfig) {
+	// The simple protocol takes one round trip and prepares nothing (pgbouncer
+	// may run a statement in another session), and it reports completion after
+	// the commit, where the extended protocol reports it before.
+	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	// Only parameters that pgbouncer accepts at login. statement_timeout is not
+	// among them, so statements are bounded from here (see canceller) and by
+	// lock_timeout inside the schema's functions.
+	c.RuntimeParams["application_name"] = cmp.Or(c.RuntimeParams["application_name"], "jwt-bouncer")
+	c.RuntimeParams["client_encoding"] = "UTF8"
+	c.RuntimeParams["standard_conforming_strings"] = "on"
+	if c.ConnectTimeout == 0 || c.ConnectTimeout > p.o.ConnectTimeout {
+		c.ConnectTimeout = p.o.ConnectTimeout
+	}
+	c.BuildContextWatcherHandler = newCanceller
+	c.OnNotice = noticed
 }
 
 // dial counts connection attempts; connected counts successes.

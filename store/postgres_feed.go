@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +24,9 @@ type feedConn struct {
 	wait   time.Duration
 	next   time.Time
 	last   error // of the last attempt
+
+	facts serverFacts // of the last answer
+	turn  turn
 }
 
 const (
@@ -82,48 +84,46 @@ func (f *feedConn) close(ctx context.Context) {
 // A nonce becomes part of the text of a COPY, which takes no parameters.
 var nonceForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// changes streams authz.changes by binary COPY: neither side spools anything,
-// and reading a row allocates nothing. COPY works through a pooler, and as a
-// simple query it lets the server report whether it ran in a transaction of its
-// own.
+// changes asks authz.sync, or streams authz.changes by binary COPY: neither side
+// spools anything, and reading a row allocates nothing. Both work through a
+// pooler, and as simple queries they let the server report whether they ran in a
+// transaction of their own.
 func (p *postgresStore) changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
 	if !nonceForm.MatchString(nonce) {
 		return authz.Snapshot{}, errors.New("postgres: nonce must be 1 to 64 letters, digits, - or _")
 	}
-	conn, err := p.feedConn(ctx)
-	if err != nil {
-		return authz.Snapshot{}, p.fail(err)
-	}
-	if status := conn.PgConn().TxStatus(); status != 'I' {
-		p.feed.drop(ctx)
-		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w: the connection is inside a transaction", p.where, ErrUnproven)
-	}
-	open := make([]string, len(since.Open))
-	for i, x := range since.Open {
-		open[i] = strconv.FormatUint(x, 10)
-	}
-	query := fmt.Sprintf(`copy (select (c).key, (c).not_before, (c).expires, (c).xid, (c).snapshot
-		from (select authz.changes(%d, '{%s}', '%s') as c) s) to stdout (format binary)`, since.Last, strings.Join(open, ","), nonce)
-
-	// Silence ends a query, not its duration: ten million rows take a while.
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	idle := time.AfterFunc(p.o.FeedTimeout, func() { cancel(errSilence) })
-	defer idle.Stop()
-	reader := &changeReader{row: row, progress: func() { idle.Reset(p.o.FeedTimeout) }}
-	_, err = conn.PgConn().CopyTo(ctx, reader, query)
-	p.met.rows.Add(float64(reader.rows))
-	if err == nil {
-		err = reader.end()
-	}
-	var snap authz.Snapshot
-	if err == nil {
-		snap, err = parseSnapshot(reader.snapshot)
-	}
-	if err != nil {
-		if errors.Is(context.Cause(ctx), errSilence) {
-			err = errors.Join(errSilence, err)
+	if since.Epoch != "" {
+		snap, err := p.sync(ctx, since, nonce, row)
+		if !errors.Is(err, errMany) {
+			return snap, err
 		}
+	}
+	reader := &changeReader{row: row}
+	question := fmt.Sprintf(`authz.changes(%d, '%s', '%s')`, since.Last, bigints(since.Open), nonce)
+	columns := `(c).key, (c).not_before, (c).expires, (c).xid, (c).snapshot`
+	admitted, err := p.inTurn(ctx, since.Epoch == "", func(gate string) (bool, error) {
+		err := p.onFeed(ctx, func(ctx context.Context, c *pgx.Conn, progress func()) error {
+			reader.progress = progress
+			_, err := c.PgConn().CopyTo(ctx, reader, `copy (select `+columns+` from (select `+question+` as c`+gate+`) s) to stdout (format binary)`)
+			if err == nil && gate != "" && reader.empty() {
+				return nil
+			}
+			if err == nil {
+				err = reader.end()
+			}
+			return err
+		})
+		return !reader.empty(), err
+	})
+	p.met.rows.Add(float64(reader.rows))
+	if err != nil {
+		return authz.Snapshot{}, err
+	}
+	if !admitted {
+		return authz.Snapshot{}, fmt.Errorf("postgres %s: %w", p.where, authz.ErrTurn)
+	}
+	snap, err := parseSnapshot(reader.snapshot)
+	if err != nil {
 		p.feed.drop(ctx)
 		return authz.Snapshot{}, p.fail(err)
 	}
@@ -132,6 +132,36 @@ func (p *postgresStore) changes(ctx context.Context, since authz.Position, nonce
 		p.feed.drop(ctx)
 	}
 	return snap, nil
+}
+
+// onFeed asks a question on the feed's connection. Silence ends it, not its
+// duration: ten million rows take a while. ask calls progress when data has come.
+// After an error the connection is dropped.
+func (p *postgresStore) onFeed(ctx context.Context, ask func(ctx context.Context, c *pgx.Conn, progress func()) error) error {
+	conn, err := p.feedConn(ctx)
+	if err != nil {
+		return p.fail(err)
+	}
+	if err := p.listen(ctx, conn, ask); err != nil {
+		p.feed.drop(ctx)
+		return p.fail(err)
+	}
+	return nil
+}
+
+func (p *postgresStore) listen(ctx context.Context, conn *pgx.Conn, ask func(ctx context.Context, c *pgx.Conn, progress func()) error) error {
+	if status := conn.PgConn().TxStatus(); status != 'I' {
+		return fmt.Errorf("postgres %s: %w: the connection is inside a transaction", p.where, ErrUnproven)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	idle := time.AfterFunc(p.o.FeedTimeout, func() { cancel(errSilence) })
+	defer idle.Stop()
+	err := ask(ctx, conn, func() { idle.Reset(p.o.FeedTimeout) })
+	if err != nil && errors.Is(context.Cause(ctx), errSilence) {
+		err = errors.Join(errSilence, err)
+	}
+	return err
 }
 
 var errSilence = errors.New("the server has gone silent")
