@@ -111,22 +111,31 @@ func (f *Follower) Sync(ctx context.Context) error {
 }
 
 func (f *Follower) sync(ctx context.Context) error {
-	again, err := f.read(ctx)
+	again, err := f.read(ctx, true)
 	if again {
-		_, err = f.read(ctx) // from the start, which fits every history
+		again, err = f.read(ctx, true) // from the start
+	}
+	if again {
+		_, err = f.read(ctx, false) // row by row, which fits every history
 	}
 	return err
 }
 
 // read reads the feed once. again means that everything must be read, because the
-// position belongs to another history.
-func (f *Follower) read(ctx context.Context) (again bool, err error) {
+// position belongs to another history. packed allows it to begin with a packed
+// snapshot.
+func (f *Follower) read(ctx context.Context, packed bool) (again bool, err error) {
 	if now := f.clock.Now().Unix(); now < f.dropped.Load()-dropAfter/2 {
 		f.log.Warn("the wall clock went back; reloading revocations that were dropped as expired",
 			"seconds", f.dropped.Load()-now)
 		f.asof.Store(never)
 		f.dropped.Store(now)
 		f.restart("clock")
+	}
+	if packed && f.fromStart() {
+		if err := f.unpack(ctx); err != nil {
+			return false, err
+		}
 	}
 	began := f.clock.Boot() // before the question is sent; the proof rests on it
 	nonce := rand.Text()

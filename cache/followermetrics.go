@@ -13,6 +13,7 @@ type followerMetrics struct {
 	duration prometheus.Histogram
 	reloads  *prometheus.CounterVec
 	rows     prometheus.Counter
+	unpacked prometheus.Counter
 	catchups *prometheus.HistogramVec
 }
 
@@ -35,6 +36,10 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 			Name: "jwt_bouncer_replica_rows_total",
 			Help: "Revocations received from the store, including repeated ones.",
 		}),
+		unpacked: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "jwt_bouncer_replica_packed_loads_total",
+			Help: "Full loads that began with the store's packed snapshot; the others read row by row.",
+		}),
 		catchups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "jwt_bouncer_replica_catchup_wait_seconds",
 			Help:    "Time that checks waited because the replica was not fresh, by outcome: proven or unproven.",
@@ -53,7 +58,7 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	reg.MustRegister(m.syncs, m.duration, m.reloads, m.rows, m.catchups,
+	reg.MustRegister(m.syncs, m.duration, m.reloads, m.rows, m.unpacked, m.catchups,
 		gauge("jwt_bouncer_replica_entries", "Revocations in memory.", func() float64 { return float64(f.replica.Len()) }),
 		gauge("jwt_bouncer_replica_bytes", "Memory of the replica's tables.", func() float64 { return float64(f.replica.Bytes()) }),
 		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge, +Inf before the first load. Above jwt_bouncer_replica_max_staleness_seconds it proves nothing.", f.seconds),

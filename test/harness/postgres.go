@@ -2,7 +2,9 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,6 +68,45 @@ func OwnPostgresAt(t testing.TB, clock *Clock, settings ...string) *PG {
 	require.NoError(t, err)
 	t.Cleanup(func() { s.attach(t); s.remove() })
 	return s.NewDatabase(t)
+}
+
+// DefaultPostgres starts a server with PostgreSQL's default settings, except for
+// its addresses, for tests of what a statement costs there. jit reports whether
+// it can compile queries, as servers from distributions can.
+func DefaultPostgres(t testing.TB) (pg *PG, jit bool) {
+	t.Helper()
+	NeedsProcess(t)
+	s, err := startPostgres("postgres", nil, addresses)
+	require.NoError(t, err)
+	t.Cleanup(func() { s.attach(t); s.remove() })
+	pg = s.NewDatabase(t)
+	require.NoError(t, pg.Connect(t).QueryRow(t.Context(), "select pg_jit_available()").Scan(&jit))
+	return pg, jit
+}
+
+// CPU returns the processor time that the clients' sessions in the database have
+// used, by the kernel's accounts. That of sessions that have ended is missing, as
+// is that of the server's other processes (autovacuum, checkpoints).
+func (p *PG) CPU(t testing.TB) (used time.Duration) {
+	t.Helper()
+	c := p.Connect(t)
+	rows, err := c.Query(t.Context(), "select pid from pg_stat_activity where datname = $1 and backend_type = 'client backend' and pid <> pg_backend_pid()", p.Database)
+	require.NoError(t, err)
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	require.NoError(t, err)
+	require.NoError(t, c.Close(t.Context()))
+	for _, pid := range pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has ended
+		}
+		require.NoError(t, err)
+		ns, _, _ := strings.Cut(string(text), " ")
+		n, err := strconv.ParseInt(ns, 10, 64)
+		require.NoError(t, err)
+		used += time.Duration(n)
+	}
+	return used
 }
 
 var sharedPostgres = sync.OnceValues(func() (*PGServer, error) {
@@ -228,8 +269,31 @@ func major(path string) int {
 	return n
 }
 
-// newPostgres makes a data directory and starts a server on it.
+// addresses keep tests beside one another.
+var addresses = []string{"listen_addresses", "'127.0.0.1'", "unix_socket_directories", "''"}
+
+// testSettings differ from PostgreSQL's defaults (DefaultPostgres has those).
+var testSettings = []string{
+	// Parallel tests share a server, and two-phase commits are tested.
+	"max_connections", "200", "max_prepared_transactions", "20",
+	// Many servers run at once on a small machine.
+	"shared_buffers", "'32MB'",
+	// Without fsync, data survives a killed server, because the kernel has
+	// it. Only a power failure would lose data, and no test simulates one.
+	"fsync", "off", "full_page_writes", "off",
+	// The first three are defaults, stated because tests start standbys; the last
+	// lets a standby catch up that has been away.
+	"wal_level", "replica", "max_wal_senders", "10", "hot_standby", "on", "wal_keep_size", "'64MB'",
+	// Defaults, which a distribution may change; and a log line that tests read.
+	"autovacuum_naptime", "'60s'", "log_min_messages", "warning", "log_line_prefix", "'%m [%p] %d '",
+}
+
+// newPostgres starts a server for tests, on a new data directory.
 func newPostgres(name string, clock *Clock, settings ...string) (*PGServer, error) {
+	return startPostgres(name, clock, slices.Concat(addresses, testSettings, settings))
+}
+
+func startPostgres(name string, clock *Clock, conf []string) (*PGServer, error) {
 	bin, err := postgresBin()
 	if err != nil {
 		return nil, err
@@ -243,15 +307,6 @@ func newPostgres(name string, clock *Clock, settings ...string) (*PGServer, erro
 		_ = os.RemoveAll(s.dir)
 		return nil, err
 	}
-	conf := append([]string{
-		"listen_addresses", "'127.0.0.1'", "unix_socket_directories", "''",
-		"max_connections", "200", "shared_buffers", "'32MB'", "max_prepared_transactions", "20",
-		// Without fsync, data survives a killed server, because the kernel has
-		// it. Only a power failure would lose data, and no test simulates one.
-		"fsync", "off", "full_page_writes", "off",
-		"wal_level", "replica", "max_wal_senders", "10", "hot_standby", "on", "wal_keep_size", "'64MB'",
-		"autovacuum_naptime", "'60s'", "log_min_messages", "warning", "log_line_prefix", "'%m [%p] %d '",
-	}, settings...)
 	f, err := os.OpenFile(filepath.Join(s.Data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
 		for i := 0; i+1 < len(conf); i += 2 {
