@@ -53,6 +53,9 @@ const (
 	ignoreEpoch     // no reload after a failover or a crash
 	ignoreNonce     // an answer to another question counts
 	ignoreOpen      // transactions running at the last snapshot are forgotten
+	replacingPack   // a packed snapshot replaces what the replica holds
+	mixedPacks      // a packed snapshot's chunks are not compared with its sums
+	ignorePackEpoch // a packed snapshot of another life of the store counts
 	// of tiers
 	lateProof  // asof is read after the lookup
 	seedScheme // Redis, then Postgres, then fill for CACHE_TTL
@@ -107,6 +110,7 @@ func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 		w.spawn(fmt.Sprint("revoker", i), nil, w.upTo(simLength/4), s.revoke)
 	}
 	w.spawn("writer", nil, w.upTo(simLength/2), s.write)
+	w.spawn("packs", nil, 0, s.packs)
 	w.spawn("faults", nil, w.upTo(simLength/2), s.faults)
 	return s
 }
@@ -133,16 +137,9 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 		n.chain = authz.NewChain(nil, n.redis, point)
 		w.spawn(name+"/epoch", n, w.upTo(time.Second), func() { s.runEpochs(n) })
 	default:
-		cfg := DefaultRevocationConfig()
-		cfg.MaxStaleness, cfg.SyncInterval, cfg.SyncTimeout = simStaleness, simInterval, simTimeout
-		feed := simRuledFeed{&simFeed{p: s.postgres, node: n}, v.feed, new(authz.Position)}
-		n.follower = NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: n.clock})
-		n.follower.replica = simSet{n.follower.replica, w}
-		n.follower.jitter = w.rng.Float64
-		n.follower.await = n.await
+		s.startFollower(n)
 		n.syncer = w.spawn(name+"/sync", n, w.upTo(time.Second), func() { s.follow(n) })
 		s.redis.subscribers = append(s.redis.subscribers, n)
-		n.chain = authz.NewChain(nil, simRuledTier{NewReplicaTier(n.follower), v.tier, w}, n.redis, point)
 	}
 	n.filler = w.spawn(name+"/fill", n, 0, func() { s.fill(n) })
 	return s.users(n)
@@ -285,7 +282,7 @@ func (s *simulation) faults() {
 		if s.chance(30) {
 			s.redis.older = maps.Clone(s.redis.keys) // the state of the replica
 		}
-		switch s.rng.IntN(13) {
+		switch s.rng.IntN(15) {
 		case 0, 1:
 			n.asleep = s.now + d
 			n.slept += d
@@ -297,7 +294,7 @@ func (s *simulation) faults() {
 		case 4:
 			s.postgres.down = s.now + d
 		case 5:
-			s.postgres.standby = slices.Clone(s.postgres.rows)
+			s.postgres.standby, s.postgres.standbyPacks = slices.Clone(s.postgres.rows), slices.Clone(s.postgres.packs)
 			n.onStandby = s.now + d
 		case 6:
 			n.proxied = s.now + d
@@ -313,6 +310,10 @@ func (s *simulation) faults() {
 			s.redis.skew += d - simStaleness
 		case 12:
 			n.skew += s.upTo(2*time.Hour) - time.Hour
+		case 13:
+			s.restart(n)
+		case 14:
+			s.postgres.move()
 		}
 		s.sleep(s.upTo(simStaleness))
 	}
@@ -505,6 +506,9 @@ func TestSimulationFindsWrongSchemes(t *testing.T) {
 		"running transactions forgotten":      {feed: ignoreOpen},
 		"standby trusted":                     {feed: trustStandby},
 		"epoch ignored":                       {feed: ignoreEpoch},
+		"a packed snapshot that replaces":     {feed: replacingPack},
+		"chunks of two packed snapshots":      {feed: mixedPacks},
+		"packed snapshot of another life":     {feed: ignorePackEpoch},
 		"nonce ignored":                       {feed: ignoreNonce},
 		"proof read after the lookup":         {tier: lateProof},
 		"clock that stops while suspended":    {stops: true},

@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -15,16 +14,19 @@ import (
 // (xmin, xmax, xip). A crash ends running transactions and may set the counter of
 // ids back to just above the highest id that survived.
 type simPostgres struct {
-	w           *simWorld
-	nextXID     uint64
-	nextID      uint64 // identity column, drawn at insert rather than in order of commit
-	running     []uint64
-	rows        []simRow // committed
-	timeline    int
-	down        time.Duration   // no answers until then
-	births      int             // number of crashes and failovers; no transaction survives one
-	standby     []simRow        // rows of a lagging standby
-	revocations []simRevocation // every revocation ever begun
+	w            *simWorld
+	nextXID      uint64
+	nextID       uint64 // identity column, drawn at insert rather than in order of commit
+	running      []uint64
+	rows         []simRow // committed
+	timeline     int
+	down         time.Duration // no answers until then
+	births       int           // number of crashes and failovers; no transaction survives one
+	standby      []simRow      // rows of a lagging standby
+	life         int           // identity of the server, and meta.epoch
+	packs        []simPack
+	standbyPacks []simPack       // of the lagging standby
+	revocations  []simRevocation // every revocation ever begun
 }
 
 type simRow struct {
@@ -91,6 +93,7 @@ func (p *simPostgres) crash(failover bool) {
 			p.revocations[r.order].committed = simNever
 		}
 		p.rows = slices.Clone(p.rows[:kept])
+		p.packs = slices.DeleteFunc(p.packs, func(k simPack) bool { return k.rows > kept })
 	}
 	least := uint64(100)
 	for _, r := range p.rows {
@@ -191,7 +194,7 @@ func (f *simFeed) read(since authz.Position, nonce string, from []simRow) (a sim
 		}
 	}
 	p.w.rng.Shuffle(len(a.rows), func(i, j int) { a.rows[i], a.rows[j] = a.rows[j], a.rows[i] })
-	a.snap = authz.Snapshot{Nonce: nonce, Epoch: fmt.Sprint("t", p.timeline), Xmax: p.nextXID,
+	a.snap = authz.Snapshot{Nonce: nonce, Epoch: p.epoch(), Xmax: p.nextXID,
 		Open: slices.Clone(p.running), Proves: true, Clock: simEpoch.Add(p.w.now)}
 	if f.node.variant.feed == naiveSequence {
 		a.snap.Open, a.snap.Xmax, a.snap.Epoch = nil, p.nextID+1, "t"
