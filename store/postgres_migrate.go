@@ -80,7 +80,7 @@ func (p *postgresStore) raiseLimits(ctx context.Context, isNew bool) error {
 		if !isNew {
 			return nil
 		}
-		_, err := tx.Exec(ctx, `update authz.meta set previous_token_ttl = null, raised_at = null where raised_at is not null`)
+		_, err := tx.Exec(ctx, `update authz.meta set previous_token_ttl = null, raised_at = null, epoch = authz.draw_epoch() where raised_at is not null`)
 		return err
 	})
 	var pg *pgconn.PgError

@@ -247,9 +247,12 @@ func (p *postgresStore) inTurn(_ context.Context, full bool, load func(gate stri
 // openStandbys reads the URLs of the standbys. It makes no connection.
 func (p *postgresStore) openStandbys(urls []string) error {
 	for _, raw := range urls {
+		if err := CheckStandbyURL(raw); err != nil {
+			return fmt.Errorf("store: standby: %w", err)
+		}
 		c, err := pgx.ParseConfig(raw)
 		if err != nil {
-			return fmt.Errorf("store: standby: %w", err)
+			return fmt.Errorf("store: standby: %w", err) // pgconn masks the password
 		}
 		p.session(c)
 		p.standbys = append(p.standbys, c)

@@ -24,6 +24,16 @@ func CheckURL(raw string) error {
 	return err
 }
 
+// CheckStandbyURL returns an error, without a part of the URL, if raw is not the
+// URL of a Postgres server.
+func CheckStandbyURL(raw string) error {
+	t, err := parseURL(raw)
+	if err == nil && t.scheme != "postgres" {
+		err = errors.New("a URL is needed: postgres://user@host/db")
+	}
+	return err
+}
+
 func parseURL(raw string) (target, error) {
 	scheme, _, found := strings.Cut(raw, "://")
 	if !found {

@@ -440,3 +440,35 @@ func TestEpochsAreDrawn(t *testing.T) {
 		}
 	})
 }
+
+// The server's identity is sent once per start of the server, so that a sync need
+// not read it from a file. Another server that has the same epoch and timeline,
+// because its data came in a dump, is noticed all the same.
+func TestAnotherServerIsNoticed(t *testing.T) {
+	t.Parallel()
+	pg, other := harness.OwnPostgres(t), harness.OwnPostgres(t)
+	f, _ := newFollowed(t, pg.URL)
+	insert(t, pg.Connect(t), "here")
+	f.sees(t, map[string]bool{"here": true})
+	before := f.Position.Epoch
+	f.sync(t)
+	require.Equal(t, before, f.Position.Epoch)
+
+	var meta int64
+	require.NoError(t, pg.Connect(t).QueryRow(t.Context(), "select epoch from authz.meta").Scan(&meta))
+	other.Exec(t, "create database "+pg.Database)
+	there := other.Use(pg.Database)
+	open(t, there.URL, store.Options{})
+	there.Exec(t, "update authz.meta set epoch = $1", meta)
+	insert(t, there.Connect(t), "there")
+	pg.Stop()
+	other.Stop()
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", `rm -rf "$2" && cp -a "$1" "$2"`, "sh", other.Data, pg.Data).CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	pg.Start(t)
+	harness.Eventually(t, 20*time.Second, "a sync", func(ctx context.Context) error { _, _, err := f.Sync(ctx, f.feed); return err })
+	f.sync(t) // everything
+	assert.NotEqual(t, before, f.Position.Epoch)
+	assert.Equal(t, strings.Split(before, "/")[2], strings.Split(f.Position.Epoch, "/")[2], "meta.epoch differs: the test shows nothing")
+	f.sees(t, map[string]bool{"here": true, "there": true})
+}

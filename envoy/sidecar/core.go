@@ -127,6 +127,7 @@ func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*s
 	return store.Open(context.Background(), s.Store, store.Options{
 		Password: password, Logger: log, Registry: registry, Clock: authz.SystemClock{},
 		MaxStaleness: s.Revocation.MaxStaleness, MaxTokenTTL: s.Revocation.MaxTokenTTL,
+		Standbys: s.StoreStandby,
 	})
 }
 

@@ -34,6 +34,7 @@ type Settings struct {
 	Issuers           []issuer.Config         `yaml:"issuers" doc:"Issuers whose tokens are accepted; at least one is needed."`
 	Store             string                  `yaml:"store" doc:"The authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
 	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the password in the URL, or none."`
+	StoreStandby      []string                `yaml:"store_standby" doc:"URLs of hot standbys of the Postgres store, from which a sidecar reads the bulk of a full load. They prove nothing, and what they cannot serve the store serves. Empty: none."`
 	Redis             rediscache.Config       `yaml:"redis" doc:"Redis or Valkey, which distributes revocations quickly: a URL or a mapping. Left out: none."`
 	Revocation        cache.RevocationConfig  `yaml:"revocation" doc:"How revocation is enforced."`
 	Tokens            cache.TokenCacheConfig  `yaml:"token_cache" doc:"The cache of verified tokens."`
@@ -153,6 +154,14 @@ func (s *Settings) validate(f *config.File) {
 	}
 	if err := store.CheckURL(s.Store); err != nil {
 		f.Invalid("store", "%s", err)
+	}
+	for i, standby := range s.StoreStandby {
+		at := fmt.Sprintf("store_standby[%d]", i)
+		if err := store.CheckStandbyURL(standby); err != nil {
+			f.Invalid(at, "%s", err)
+		} else if kind := s.StoreKind(); !strings.HasPrefix(kind, "postgres") {
+			f.Invalid(at, "the store is not Postgres, so it has no standby")
+		}
 	}
 	if s.Redis.Enabled() {
 		s.Redis.Validate(f.At("redis"))
