@@ -192,6 +192,9 @@ func TestNoSecretsInErrors(t *testing.T) {
 		{store, `store: "postgres://u:s3cret@host:notaport/db"`},
 		{store, `store: "postgres://u:s3cret%zz@host/db"`},
 		{store, `store: "mysql://u:s3cret@host/db"`},
+		{end, `store_standby: ["postgres://u:s3cret@host:notaport/db"]`},
+		{end, `store_standby: ["sqlite:///s3cret"]`},
+		{end, `store_standby: ["postgres://u:s3cret@host/db"]`}, // the store is a file
 		{jwks, `jwks: "https://u:s3cret@issuer.example:x/"`},
 		{jwks, `jwks: "https://u:s3cret@issuer.example/"`},
 		{end, `tracing: {endpoint: "http://u:s3cret@host:x"}`},

@@ -19,6 +19,17 @@ func statements(r *harness.Rig) int {
 
 var processed = regexp.MustCompile(`total_commands_processed:(\d+)`)
 
+var synced = regexp.MustCompile(`(?m)^jwt_bouncer_replica_syncs_total\{result="ok"\} (\d+)$`)
+
+// syncs returns the number of syncs that have ended well.
+func syncs(t *testing.T, r *harness.Rig) int {
+	t.Helper()
+	m := synced.FindStringSubmatch(r.Bouncer.Metrics(t))
+	require.NotNil(t, m, "no syncs are counted")
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
 // redisCalls returns the number of commands that Redis has processed.
 func redisCalls(t *testing.T, r *harness.Rig) int {
 	t.Helper()
