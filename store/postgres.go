@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -188,6 +189,8 @@ func (p *postgresStore) read(ctx context.Context, keys []authz.Key) (result, err
 	return r, err
 }
 
+const lookupFields = 9 // of authz.lookup
+
 func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result, error) {
 	raw := make([][]byte, len(keys))
 	for i := range keys {
@@ -195,16 +198,29 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 	}
 	// A revocation has expired when both clocks say so: the database is told ours.
 	nonce, wall := rand.Text(), p.o.Clock.Now().Unix()
-	var version int
-	var echo string
-	var recovering, fresh bool
-	var clock, maxTTL, previousTTL int64
+	// In the select list, because the server would spool what a function returns
+	// into "from". The text of the row needs no quotes.
+	var line string
 	var r result
-	err := p.reads.QueryRow(ctx, `select schema_version, echo, recovering, fresh, not_before, clock, max_token_ttl, previous_token_ttl, raised_at
-		from authz.lookup($1::bytea[], $2, $3)`, raw, nonce, wall).
-		Scan(&version, &echo, &recovering, &fresh, &r.notBefore, &clock, &maxTTL, &previousTTL, &r.tokens.Raised)
-	if err != nil {
+	if err := p.reads.QueryRow(ctx, `select authz.lookup($1::bytea[], $2, $3)::text`, raw, nonce, wall).Scan(&line); err != nil {
 		return result{}, p.fail(err)
+	}
+	f := strings.Split(strings.Trim(line, "()"), ",")
+	if len(f) < lookupFields {
+		return result{}, p.fail(fmt.Errorf("%w: lookup returned %d fields", ErrSchema, len(f)))
+	}
+	var bad error
+	number := func(i int) int64 {
+		n, err := strconv.ParseInt(f[i], 10, 64)
+		bad = errors.Join(bad, err)
+		return n
+	}
+	version, echo, recovering, fresh := int(number(0)), f[1], f[2] != "f", f[3] == "t"
+	r.notBefore = number(4)
+	clock, maxTTL, previousTTL := number(5), number(6), number(7)
+	r.tokens.Raised = number(8)
+	if bad != nil {
+		return result{}, p.fail(fmt.Errorf("%w: lookup: %w", ErrSchema, bad))
 	}
 	if err := checkSchema(version); err != nil {
 		return r, p.fail(err)

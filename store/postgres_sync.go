@@ -131,15 +131,19 @@ func parseSync(line string, known serverFacts) (snap authz.Snapshot, rows []auth
 			snap.Open = append(snap.Open, uint64(number(x)))
 		}
 	}
-	if f[syncRows] != "more" {
-		rows, err = syncedRows(f[syncRows])
-		bad = errors.Join(bad, err)
-	}
+	rows, err = syncedRows(f[syncRows])
+	bad = errors.Join(bad, err)
 	if bad != nil {
 		return authz.Snapshot{}, nil, facts, fmt.Errorf("%w: sync: %w", ErrSchema, bad)
 	}
+	if len(rows) > maxSynced {
+		rows = nil
+	}
 	return snap, rows, facts, nil
 }
+
+// maxSynced is the number of rows above which authz.sync leaves some out.
+const maxSynced = 1000
 
 // syncedRows reads an array of rows in hex: key, not_before, expires, xid. It
 // never returns nil without an error.

@@ -229,17 +229,15 @@ declare
   m authz.meta;
 begin
   select x.* into strict m from authz.meta x;
-  schema_version := m.schema_version;
-  echo := nonce;
-  recovering := pg_is_in_recovery();
-  fresh := now() = statement_timestamp();
-  not_before := coalesce((select max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
-    from authz.revocations r where r.key = any (keys)
-     and authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl) > least(now(), to_timestamp(caller_clock)) - interval '5 minutes'), 0);
-  clock := floor(date_part('epoch', clock_timestamp()));
-  max_token_ttl := floor(date_part('epoch', m.max_token_ttl));
-  previous_token_ttl := coalesce(floor(date_part('epoch', m.previous_token_ttl)), 0);
-  raised_at := coalesce(ceil(date_part('epoch', m.raised_at)), 0);
+  select m.schema_version, nonce, pg_is_in_recovery(), now() = statement_timestamp(),
+      coalesce((select max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
+        from authz.revocations r where r.key = any (keys)
+         and authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl) > least(now(), to_timestamp(caller_clock)) - interval '5 minutes'), 0),
+      floor(date_part('epoch', clock_timestamp())),
+      floor(date_part('epoch', m.max_token_ttl)),
+      coalesce(floor(date_part('epoch', m.previous_token_ttl)), 0),
+      coalesce(ceil(date_part('epoch', m.raised_at)), 0)
+    into schema_version, echo, recovering, fresh, not_before, clock, max_token_ttl, previous_token_ttl, raised_at;
 end $$;
 -- +goose StatementEnd
 
@@ -411,7 +409,7 @@ end $$;
 --  * Facts that last as long as the server runs and the epoch lasts are sent only to a caller that does not name both:
 --    the server's identity lies in a file, which costs more to read than all the rest. A failover or a restore shows in
 --    the start, the timeline or the epoch.
---  * Above 1000 rows "more" stands for them: authz.changes streams them.
+--  * More than 1000 rows are incomplete: authz.changes streams them all.
 --  * Order and limit keep the generic plan on the index, and its cost below every threshold of JIT.
 -- +goose StatementBegin
 create function authz.sync(since bigint, open bigint[], nonce text, known_start bigint, known_epoch bigint) returns text
@@ -420,9 +418,8 @@ declare
   m authz.meta;
   started bigint := date_part('epoch', pg_postmaster_start_time()) * 1000000;
   facts text := '-';
-  fresh boolean := now() = statement_timestamp();
   late text[];
-  rows text[];
+  line text;
 begin
   select x.* into strict m from authz.meta x;
   if known_start is distinct from started or known_epoch is distinct from m.epoch then
@@ -436,13 +433,14 @@ begin
           || int8send(ceil(date_part('epoch', authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl)))::bigint) || int8send(r.xid), 'hex')
         from authz.revocations r where r.xid = any (open) and r.xid <= since order by r.xid limit 1001);
   end if;
-  rows := late || array(select encode(r.key
-        || int8send(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
-        || int8send(ceil(date_part('epoch', authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl)))::bigint) || int8send(r.xid), 'hex')
-      from authz.revocations r where r.xid > since and r.xid <= 9223372036854775807 order by r.xid limit 1001);
-  return concat_ws(' ', m.schema_version, nonce, started, m.epoch,
-    case when pg_is_in_recovery() then '-' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end, pg_is_in_recovery(), fresh,
-    extract(epoch from clock_timestamp()), pg_current_snapshot(), facts, case when cardinality(rows) > 1000 then 'more' else rows::text end);
+  select concat_ws(' ', m.schema_version, nonce, started, m.epoch,
+      case when pg_is_in_recovery() then '-' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
+      pg_is_in_recovery(), now() = statement_timestamp(), extract(epoch from clock_timestamp()), pg_current_snapshot(), facts,
+      late || array(select encode(r.key
+          || int8send(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
+          || int8send(ceil(date_part('epoch', authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl)))::bigint) || int8send(r.xid), 'hex')
+        from authz.revocations r where r.xid > since and r.xid <= 9223372036854775807 order by r.xid limit 1001)) into line;
+  return line;
 end $$;
 -- +goose StatementEnd
 
