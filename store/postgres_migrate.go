@@ -54,7 +54,23 @@ func (p *postgresStore) Migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("migrating: %w", p.fail(err))
 	}
+	if err := p.warnOfSuperuser(ctx); err != nil {
+		return fmt.Errorf("migrating: %w", p.fail(err))
+	}
 	return p.raiseLimits(ctx, installed(applied))
+}
+
+// warnOfSuperuser warns if functions that run as their owner run as a superuser:
+// should one have a fault, it gives away the whole server.
+func (p *postgresStore) warnOfSuperuser(ctx context.Context) error {
+	var owner *string
+	err := p.writes.QueryRow(ctx, `select min(r.rolname) from pg_proc f join pg_roles r on r.oid = f.proowner
+		where f.pronamespace = 'authz'::regnamespace and f.prosecdef and r.rolsuper`).Scan(&owner)
+	if err == nil && owner != nil {
+		p.o.Logger.WarnContext(ctx, "a superuser owns the schema authz, and its functions run with the owner's rights: install it as a role of its own (see docs/store.md, \"Give out rights\")",
+			"store", p.where, "owner", *owner)
+	}
+	return err
 }
 
 // raiseLimits writes the configured limits where they are above the stored

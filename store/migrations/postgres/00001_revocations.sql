@@ -174,6 +174,16 @@ create trigger revocation_keep before delete on authz.revocations
 create trigger revocation_keep_all before truncate on authz.revocations
   for each statement execute function authz.revocation_keep();
 
+-- Whether revocations or limits arrive here by logical replication: then others are committed at the publisher first,
+-- and their absence here proves nothing, whether the subscription is enabled or not. changes and lookup spell it out:
+-- a call would be planned each time.
+-- +goose StatementBegin
+create function authz.subscribed() returns boolean language sql stable
+begin atomic
+  select exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass or s.srrelid = 'authz.meta'::regclass);
+end;
+-- +goose StatementEnd
+
 -- What changed: rows with xid > since, and rows of the transactions that were open at the caller's last snapshot.
 -- The first row describes the snapshot in which all rows are read, the limits that give them their expiry included.
 --  * STABLE: everything inside sees the calling statement's one snapshot.
@@ -192,7 +202,8 @@ begin atomic
             (pg_control_system()).system_identifier::text,
             case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
             m.epoch::text,
-            pg_is_in_recovery()::text,
+            (pg_is_in_recovery() or
+              exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass or s.srrelid = 'authz.meta'::regclass))::text,
             (now() = statement_timestamp())::text,  -- a simple query outside a transaction
             extract(epoch from clock_timestamp())::text,  -- unlike date_part, in digits that no setting rounds
             extract(epoch from m.max_staleness)::text,
@@ -220,11 +231,13 @@ end;
 -- here and by the caller's (Unix seconds): one of them that was set forward hides nothing.
 -- +goose StatementBegin
 create function authz.lookup(keys bytea[], nonce text, caller_clock bigint,
-  out schema_version int, out echo text, out recovering boolean, out fresh boolean, out not_before bigint, out clock bigint,
+  out schema_version int, out echo text, out follows boolean, out fresh boolean, out not_before bigint, out clock bigint,
   out max_token_ttl bigint, out previous_token_ttl bigint, out raised_at bigint)
 language sql stable security definer set lock_timeout = '150ms' set jit = off
 begin atomic
-  select m.schema_version, nonce, pg_is_in_recovery(), now() = statement_timestamp(),
+  select m.schema_version, nonce,
+      pg_is_in_recovery() or exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass or s.srrelid = 'authz.meta'::regclass),
+      now() = statement_timestamp(),
       coalesce((select max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
         from authz.revocations r where r.key = any (keys)
          and authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl) > least(now(), to_timestamp(caller_clock)) - interval '5 minutes'), 0),
@@ -269,6 +282,10 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 declare
   limits authz.meta;
 begin
+  if authz.subscribed() then
+    raise exception 'revocations arrive here by logical replication from another server'
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Connect to that server, or drop the subscription if this one takes its place.';
+  end if;
   select m.* into strict limits from authz.meta m for share;
   perform authz.append(kinds, issuers, vals, not_befores, expiries, actors, reasons, caller_clock, by_ttl);
   -- A statement of its own: it also sees rows that others committed while the first was waiting for them.
@@ -305,10 +322,10 @@ end $$;
 
 -- The fleet's limits, and the incarnation of the store: server, database and epoch.
 -- +goose StatementBegin
-create function authz.about(out schema_version int, out max_staleness interval, out max_token_ttl interval, out recovering boolean, out incarnation text)
+create function authz.about(out schema_version int, out max_staleness interval, out max_token_ttl interval, out follows boolean, out incarnation text)
 language sql stable security definer
 begin atomic
-  select m.schema_version, m.max_staleness, m.max_token_ttl, pg_is_in_recovery(),
+  select m.schema_version, m.max_staleness, m.max_token_ttl, pg_is_in_recovery() or authz.subscribed(),
       concat_ws('/', (pg_control_system()).system_identifier, (select d.oid from pg_database d where d.datname = current_database()), m.epoch)
     from authz.meta m;
 end;
@@ -338,62 +355,147 @@ exception when others then
 end $$;
 -- +goose StatementEnd
 
--- The bridge from another writer's table of revoked tokens. The trigger's argument is the issuer; to_jsonb makes
--- every column but jti optional. It runs as its owner, so that the writer needs no rights here.
+-- Bridges: other writers' tables of revoked tokens, and the issuer of their tokens. Only the owner writes here.
+create table authz.bridges (
+  tbl regclass primary key,
+  iss text     not null check (iss <> '' and octet_length(convert_to(iss, 'UTF8')) <= 1024)
+);
+
+-- A bridge is two triggers, which fire one after the other for each row. The owner of the table decides what its
+-- columns are, so turning the row into text may run that owner's code (a cast, say): authz.bridge_read does it, with
+-- the rights of the writer, and leaves text in a setting. authz.bridge_write has the rights to store a revocation,
+-- and reads nothing but that text.
+--
+-- Nobody can make it store for another issuer: the server, and not the caller, tells a trigger for which table it
+-- fires, and the issuer is the one registered for that table. Whoever may insert there can invent the text, as he can
+-- insert any row. Writers need no rights here.
 -- +goose StatementBegin
-create function authz.bridge() returns trigger language plpgsql security definer
-set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set extra_float_digits = 1 as $$
+create function authz.bridge_read() returns trigger language plpgsql set search_path = pg_catalog, pg_temp set extra_float_digits = 1 as $$
 declare
-  f jsonb := to_jsonb(new);
+  f jsonb := to_jsonb(new);  -- makes every column but jti optional
 begin
+  perform set_config('authz.bridged_row', jsonb_build_array(tg_relid::text, f->>'jti', f->>'expires_at', f->>'user_id')::text, true);
+  return null;
+end $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+create function authz.bridge_write() returns trigger language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+  f jsonb := nullif(current_setting('authz.bridged_row', true), '')::jsonb;
+  issuer text;
+begin
+  if f->>0 is distinct from tg_relid::text then
+    raise exception 'table % is bridged to authz.revocations, but the trigger authz_bridge_read did not fire for this row', tg_relid::regclass
+      using hint = 'Enable it, or have the owner of authz call authz.install_bridge again.';
+  end if;
+  perform set_config('authz.bridged_row', '', true);
   if current_setting('session_replication_role') = 'replica'
      and exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass) then
     return null;  -- the row that the bridge made at the other server arrives as well, and would meet this one
   end if;
-  if coalesce(f->>'jti', '') <> '' then
-    perform authz.append(array[1]::smallint[], array[tg_argv[0]], array[f->>'jti'], array[null]::timestamptz[],
-      array[authz.bridge_time(f->>'expires_at')], array[left(coalesce(f->>'user_id', ''), 200)], array['bridge: ' || tg_table_name], null, null);
+  for issuer in select b.iss from authz.bridges b where b.tbl = tg_relid or b.tbl in (select pg_partition_ancestors(tg_relid)) loop
+    if octet_length(convert_to(f->>1, 'UTF8')) between 1 and 1024 then  -- no accepted token has another jti
+      perform authz.append(array[1]::smallint[], array[issuer], array[f->>1], array[null]::timestamptz[],
+        array[authz.bridge_time(f->>2)], array[left(coalesce(f->>3, ''), 200)], array['bridge: ' || tg_table_name], null, null);
+    end if;
+  end loop;
+  if not found then
+    raise exception 'table % has the trigger of a bridge but is not registered as one', tg_relid::regclass
+      using hint = 'The owner of authz calls authz.install_bridge.';
   end if;
   return null;
 end $$;
 -- +goose StatementEnd
 
--- Installs the bridge and copies the rows that are there; returns their number.
+-- The table of that name, which is an administrator's and is looked up as the session would.
 -- +goose StatementBegin
-create function authz.install_bridge(tbl text, issuer text) returns bigint language plpgsql
-set search_path = pg_catalog, pg_temp set extra_float_digits = 1 as $$
+create function authz.bridged_table(tbl text) returns regclass language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   t regclass;
-  n bigint;
 begin
-  -- The name is the administrator's and is looked up as the session would.
   perform set_config('search_path', s.reset_val, true) from pg_settings s where s.name = 'search_path';
-  t := to_regclass(tbl);
-  perform set_config('search_path', 'pg_catalog, pg_temp', true);
+  t := pg_catalog.to_regclass(tbl);
   if t is null then
     raise exception 'table % does not exist', tbl using errcode = 'undefined_table';
   end if;
+  return t;
+end $$;
+-- +goose StatementEnd
+
+-- Installs a bridge. Returns the tables that hold its rows (itself, or its partitions and descendants) and those of
+-- the columns jti, expires_at and user_id that they have. It does not read the rows: a query could run code of the
+-- table's owner, with the rights of whoever calls this. The program reads them with COPY, which runs none.
+-- +goose StatementBegin
+create function authz.install_bridge(tbl text, issuer text) returns table (source text, columns text) language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+declare
+  t regclass := authz.bridged_table(tbl);
+  owner text;
+begin
   if coalesce(issuer, '') = '' then
     raise exception 'an issuer is needed' using errcode = 'invalid_parameter_value';
+  end if;
+  select c.relowner::regrole into owner from pg_class c where c.oid = t and c.relkind in ('r', 'p');
+  if owner is null then
+    raise exception '% is not a table', tbl using errcode = 'wrong_object_type';
   end if;
   if not exists (select from pg_attribute a where a.attrelid = t and a.attname = 'jti' and not a.attisdropped) then
     raise exception 'table % has no column jti', tbl using errcode = 'undefined_column';
   end if;
-  -- Taking the trigger's lock waits for writers; whatever they committed is then copied below.
-  execute format('drop trigger if exists authz_bridge on %s', t);
-  execute format('create trigger authz_bridge after insert or update on %s for each row execute function authz.bridge(%L)', t, issuer);
+  delete from authz.bridges b where not exists (select from pg_class c where c.oid = b.tbl);
+  insert into authz.bridges as b values (t, issuer) on conflict on constraint bridges_pkey do update set iss = excluded.iss;
+  -- The owner of the table creates these triggers again whenever he adds a partition.
+  execute format('grant execute on function authz.bridge_read, authz.bridge_write to %s', owner);
+  -- Taking the lock of the triggers waits for writers: the rows that they commit are there to be copied afterwards.
+  execute format('drop trigger if exists authz_bridge_read on %1$s; drop trigger if exists authz_bridge_write on %1$s', t);
+  execute format('create trigger authz_bridge_read after insert or update on %s for each row execute function authz.bridge_read()', t);
+  execute format('create trigger authz_bridge_write after insert or update on %s for each row execute function authz.bridge_write()', t);
   begin  -- also for rows that arrive by logical replication
-    execute format('alter table %s enable always trigger authz_bridge', t);
+    execute format('alter table %1$s enable always trigger authz_bridge_read, enable always trigger authz_bridge_write', t);
   exception when insufficient_privilege then
     raise warning 'rows of % that arrive by logical replication are not bridged: %', t, sqlerrm
       using hint = 'Install the bridge as the owner of the table.';
   end;
-  execute format($q$
-    with r as (select distinct on (f->>'jti') f from (select to_jsonb(x) as f from %s x) s where coalesce(f->>'jti', '') <> '' order by f->>'jti'),
-    a as (select array_agg(1::smallint) k, array_agg(%L::text) i, array_agg(f->>'jti') v, array_agg(null::timestamptz) nb,
-                 array_agg(authz.bridge_time(f->>'expires_at')) e, array_agg(left(coalesce(f->>'user_id', ''), 200)) u, array_agg(%L::text) w
-            from r where authz.bridge_time(f->>'expires_at') is null or authz.bridge_time(f->>'expires_at') > now())
-    select count(d.id) from a, authz.revoke(a.k, a.i, a.v, a.nb, a.e, a.u, a.w) d $q$, t, issuer, 'bridge: ' || tbl) into n;
+  return query
+    with recursive tables (oid) as (
+      select t::oid union select i.inhrelid from pg_inherits i join tables on i.inhparent = tables.oid)
+    select format('%I.%I', n.nspname, c.relname),
+        (select string_agg(a.attname, ', ') from pg_attribute a where a.attrelid = c.oid and a.attname in ('jti', 'expires_at', 'user_id') and not a.attisdropped)
+      from tables join pg_class c on c.oid = tables.oid join pg_namespace n on n.oid = c.relnamespace
+      where c.relkind <> 'p';
+end $$;
+-- +goose StatementEnd
+
+-- Ends a bridge. What it has stored stays.
+-- +goose StatementBegin
+create function authz.remove_bridge(tbl text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  t regclass := authz.bridged_table(tbl);
+begin
+  execute format('drop trigger if exists authz_bridge_read on %1$s; drop trigger if exists authz_bridge_write on %1$s', t);
+  delete from authz.bridges b where b.tbl = t;
+end $$;
+-- +goose StatementEnd
+
+-- Stores rows that were in a table before it was bridged; returns the number of those that had not expired.
+-- +goose StatementBegin
+create function authz.bridge_rows(source text, issuer text, jtis text[], expiries text[], users text[]) returns bigint language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+declare
+  n bigint;
+  v text[]; e timestamptz[]; u text[]; ttl boolean[];
+begin
+  select count(*), array_agg(r.jti), array_agg(r.expires), array_agg(r.usr), array_agg(r.open) into n, v, e, u, ttl
+    from (select s.jti, max(s.expires) as expires, bool_or(s.expires is null) as open, left(coalesce(max(s.usr), ''), 200) as usr
+        from (select x.jti, authz.bridge_time(x.expires_at) as expires, x.usr from unnest(jtis, expiries, users) as x (jti, expires_at, usr)) s
+        where octet_length(convert_to(s.jti, 'UTF8')) between 1 and 1024
+        group by s.jti having bool_or(s.expires is null) or max(s.expires) > clock_timestamp()) r;
+  if n > 0 then
+    perform authz.append(array_fill(1::smallint, array[n::int]), array_fill(issuer, array[n::int]), v, array_fill(null::timestamptz, array[n::int]), e, u,
+      array_fill('bridge: ' || source, array[n::int]), null, ttl);
+  end if;
   return n;
 end $$;
 -- +goose StatementEnd
