@@ -115,12 +115,17 @@ func (p *postgresStore) inTx(ctx context.Context, f func(pgx.Tx) error) error {
 
 // BumpEpoch also stamps rows that carry a transaction id this server has not
 // reached, as they do after a dump was loaded into a new one: they would be
-// sent to every follower at every sync.
+// sent to every follower at every sync. And it numbers new rows above those that
+// came by logical replication, which leaves sequences behind.
 func (p *postgresStore) BumpEpoch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	return p.fail(p.inTx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `update authz.revocations set expires_at = expires_at where xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `select setval('authz.revocations_id_seq', r.id) from (select max(id) as id from authz.revocations) r
+			where r.id >= (select last_value from authz.revocations_id_seq)`); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `update authz.meta set epoch = authz.draw_epoch()`)
