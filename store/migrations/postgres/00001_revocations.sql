@@ -69,20 +69,30 @@ end $$;
 -- +goose StatementEnd
 create trigger meta_stamp before update on authz.meta for each row execute function authz.meta_stamp();
 
+-- What matches no token is refused: these are the rules of Revocation.Normalize in Go, and their names are what a writer
+-- is told. (Normalize also refuses selectors that look like tokens. They match nothing either, but a claim may be any text.)
 create table authz.revocations (
   id         bigint      generated always as identity primary key,  -- for people; never a watermark
-  kind       smallint    not null check (kind between 1 and 6),     -- 1 jti, 2 sub, 3 sid, 4 kid, 5 iss, 6 token
-  iss        text        not null check (iss <> ''),
-  value      text        not null default '' check ((value = '') = (kind = 5)),
+  kind       smallint    not null
+    constraint "kind must be 1 jti, 2 sub, 3 sid, 4 kid, 5 iss or 6 token" check (kind between 1 and 6),
+  iss        text        not null
+    constraint "iss must have 1 to 1024 bytes" check (octet_length(convert_to(iss, 'UTF8')) between 1 and 1024),
+  value      text        not null default ''
+    constraint "value must be empty for kind 5 (iss), and only there" check ((value = '') = (kind = 5))
+    constraint "value must have at most 1024 bytes" check (octet_length(convert_to(value, 'UTF8')) <= 1024)
+    constraint "value of kind 6 must be the lower-case hex of a SHA-256" check (kind <> 6 or value ~ '^[0-9a-f]{64}$'),
   -- Times end with the year 9999 (authz.LastSecond), so that adding max_token_ttl to them cannot overflow: a row whose
   -- expiry cannot be computed would keep every sidecar from reading the others.
-  not_before timestamptz check (isfinite(not_before) and not_before <= '9999-12-31 23:59:59+00'), -- null: every matching token
+  not_before timestamptz                                            -- null: every matching token
+    constraint "not_before must lie between 1970 and 9999"
+      check (isfinite(not_before) and not_before between '1970-01-01 00:00:00+00' and '9999-12-31 23:59:59+00'),
   expires_at timestamptz check (isfinite(expires_at)),              -- its own expiry; null: max_token_ttl after ttl_from
   ttl_from   timestamptz check (isfinite(ttl_from) and ttl_from <= '9999-12-31 23:59:59+00'), -- last request without an expiry; stamped
   revoked_at timestamptz not null default now(),
   actor      text        not null default session_user,             -- who requested it, as the writer states
   login      name        not null default session_user,             -- the role that wrote it; stamped
-  reason     text        not null default '',
+  reason     text        not null default ''
+    constraint "reason must have at most 1024 bytes" check (octet_length(convert_to(reason, 'UTF8')) <= 1024),
   key        bytea       not null check (length(key) = 16),         -- what enforcement compares; stamped
   xid        bigint      not null,                                  -- transaction of the last change; stamped
   check (expires_at is not null or ttl_from is not null)
@@ -90,6 +100,7 @@ create table authz.revocations (
 -- One index makes writing idempotent and answers point lookups.
 create unique index revocations_once     on authz.revocations (key, coalesce(not_before, 'infinity'::timestamptz));
 create index        revocations_xid      on authz.revocations (xid);
+create index        revocations_value    on authz.revocations (value, id);  -- for people, who look for a value alone
 -- For deleting; each row is in one of them.
 create index        revocations_expires  on authz.revocations (expires_at) where ttl_from is null;
 create index        revocations_ttl_from on authz.revocations (ttl_from) where ttl_from is not null;
@@ -123,6 +134,11 @@ begin
         using errcode = 'check_violation', hint = 'Insert a stricter one beside it; the strictest wins.';
     end if;
   else
+    -- A row of authz.append names an xid: its caller has compared its expiry with a clock that may be the better one. So do
+    -- rows that were stored before, at another server or in a dump.
+    if new.xid is null and new.expires_at <= at then
+      raise exception 'expires_at has passed: nothing is left to revoke' using errcode = 'check_violation';
+    end if;
     new.login := session_user;
     if new.not_before = 'infinity' then
       new.not_before := null;
@@ -255,11 +271,11 @@ end;
 create function authz.append(kinds smallint[], issuers text[], vals text[], not_befores timestamptz[], expiries timestamptz[], actors text[], reasons text[],
   caller_clock timestamptz, by_ttl boolean[]) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  insert into authz.revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason)
+  insert into authz.revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason, xid)
     select u.kind, u.iss, u.val, u.nb, u.exp,
         -- The caller's clock counts too: a revocation requested while the one here is behind has to outlast its correction.
         case when u.exp is null or u.ttl then greatest(clock_timestamp(), caller_clock, nullif(u.nb, 'infinity')) end,
-        coalesce(nullif(u.act, ''), session_user), u.why
+        coalesce(nullif(u.act, ''), session_user), u.why, 0
       from unnest(kinds, issuers, vals, not_befores, expiries, actors, reasons, by_ttl) as u (kind, iss, val, nb, exp, act, why, ttl)
     on conflict (key, (coalesce(not_before, 'infinity'::timestamptz)))
       do update set expires_at = greatest(r.expires_at, excluded.expires_at), ttl_from = greatest(r.ttl_from, excluded.ttl_from)
