@@ -160,10 +160,8 @@ begin
   -- authz.revocation_key spelled out: calling it would make a single insert a fifth slower.
   new.key := substr(sha256(convert_to(new.kind::text || ':' || octet_length(convert_to(new.iss, 'UTF8'))::text || ':' || new.iss || ':' || new.value, 'UTF8')), 1, 16);
   new.xid := pg_current_xact_id()::text::bigint;
-  -- Others see a row at commit. Were it not durable by then, a crash could take it back and give its
-  -- transaction id to another row, which a follower that saw the first would never be sent.
   if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
-    perform set_config('synchronous_commit', 'on', true);
+    perform set_config('synchronous_commit', 'on', true);  -- so that the writer sees what revocation_durable will do
   end if;
   return new;
 end $$;
@@ -172,6 +170,23 @@ create trigger revocation_stamp before insert or update on authz.revocations
   for each row execute function authz.revocation_stamp();
 -- Also for rows that arrive by logical replication: their ids are another server's.
 alter table authz.revocations enable always trigger revocation_stamp;
+
+-- Others see a row at commit. Were it not durable by then, a crash could take it back and give its transaction id to
+-- another row, which a follower that saw the first would never be sent. This runs as the transaction commits, because a
+-- writer may lower the setting after his insert. (One who also moves this trigger forward, with "set constraints", has
+-- to mean harm.)
+-- +goose StatementBegin
+create function authz.revocation_durable() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+  return null;
+end $$;
+-- +goose StatementEnd
+create constraint trigger revocation_durable after insert or update on authz.revocations deferrable initially deferred
+  for each row execute function authz.revocation_durable();
+alter table authz.revocations enable always trigger revocation_durable;
 
 -- +goose StatementBegin
 create function authz.revocation_keep() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -190,16 +205,6 @@ create trigger revocation_keep before delete on authz.revocations
 create trigger revocation_keep_all before truncate on authz.revocations
   for each statement execute function authz.revocation_keep();
 
--- Whether revocations or limits arrive here by logical replication: then others are committed at the publisher first,
--- and their absence here proves nothing, whether the subscription is enabled or not. changes and lookup spell it out:
--- a call would be planned each time.
--- +goose StatementBegin
-create function authz.subscribed() returns boolean language sql stable
-begin atomic
-  select exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass or s.srrelid = 'authz.meta'::regclass);
-end;
--- +goose StatementEnd
-
 -- What changed: rows with xid > since, and rows of the transactions that were open at the caller's last snapshot.
 -- The first row describes the snapshot in which all rows are read, the limits that give them their expiry included.
 --  * STABLE: everything inside sees the calling statement's one snapshot.
@@ -207,6 +212,8 @@ end;
 --  * The upper bound looks idle: it makes the planner expect few rows and use the index, whatever "since" is.
 --  * authz.meta in sub-selects of its own: joined, its unknown size would multiply the expected cost and start JIT.
 --  * Its body is bound when created, so a caller's search_path cannot reach into it.
+--  * At a logical subscriber nothing is proven, whether its subscription is enabled or not: others are committed at the
+--    publisher first. In the same snapshot as the rows, so a subscription that was just created counts.
 create type authz.change as (key bytea, not_before bigint, expires bigint, xid bigint, snapshot text[]);
 -- +goose StatementBegin
 create function authz.changes(since bigint, open bigint[], nonce text) returns setof authz.change
@@ -219,7 +226,7 @@ begin atomic
             case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
             m.epoch::text,
             (pg_is_in_recovery() or
-              exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass or s.srrelid = 'authz.meta'::regclass))::text,
+              exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)))::text,
             (now() = statement_timestamp())::text,  -- a simple query outside a transaction
             extract(epoch from clock_timestamp())::text,  -- unlike date_part, in digits that no setting rounds
             extract(epoch from m.max_staleness)::text,
@@ -252,7 +259,7 @@ create function authz.lookup(keys bytea[], nonce text, caller_clock bigint,
 language sql stable security definer set lock_timeout = '150ms' set jit = off
 begin atomic
   select m.schema_version, nonce,
-      pg_is_in_recovery() or exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass or s.srrelid = 'authz.meta'::regclass),
+      pg_is_in_recovery() or exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)),
       now() = statement_timestamp(),
       coalesce((select max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
         from authz.revocations r where r.key = any (keys)
@@ -298,7 +305,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 declare
   limits authz.meta;
 begin
-  if authz.subscribed() then
+  if exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)) then
     raise exception 'revocations arrive here by logical replication from another server'
       using errcode = 'object_not_in_prerequisite_state', hint = 'Connect to that server, or drop the subscription if this one takes its place.';
   end if;
@@ -341,7 +348,7 @@ end $$;
 create function authz.about(out schema_version int, out max_staleness interval, out max_token_ttl interval, out follows boolean, out incarnation text)
 language sql stable security definer
 begin atomic
-  select m.schema_version, m.max_staleness, m.max_token_ttl, pg_is_in_recovery() or authz.subscribed(),
+  select m.schema_version, m.max_staleness, m.max_token_ttl, pg_is_in_recovery() or exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)),
       concat_ws('/', (pg_control_system()).system_identifier, (select d.oid from pg_database d where d.datname = current_database()), m.epoch)
     from authz.meta m;
 end;
