@@ -33,7 +33,7 @@ const (
 
 // encodeMessage returns the message that names the entries, at most maxNamed.
 // more: there are others, which no message names.
-func encodeMessage(entries []pendingEntry, more bool) []byte {
+func encodeMessage(entries []pendingEntry, more bool) string {
 	b := make([]byte, messageHeader, messageHeader+len(entries)*messageEntry)
 	b[0] = messageVersion
 	if more {
@@ -45,7 +45,7 @@ func encodeMessage(entries []pendingEntry, more bool) []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(e.entry.NotBefore)) //nolint:gosec // the same bits
 		b = binary.BigEndian.AppendUint64(b, uint64(e.entry.Expires))   //nolint:gosec // the same bits
 	}
-	return b
+	return string(b)
 }
 
 // decodeMessage returns the entries that a message names. complete: there are no

@@ -42,21 +42,21 @@ func TestMessageFormat(t *testing.T) {
 		"c8e494d4a4204f9a343f1f355273250e" + "000000006b49d200" + "0000003afff4417f" +
 		"00000000000000000000000000000000" + "ffffffffffffffff" + "fffffffffffffffe"
 	message := encodeMessage(pendingOf(entries...), false)
-	assert.Equal(t, want, hex.EncodeToString(message))
-	got, complete := decodeMessage(string(message))
+	assert.Equal(t, want, hex.EncodeToString([]byte(message)))
+	got, complete := decodeMessage(message)
 	assert.Equal(t, entries, got)
 	assert.True(t, complete)
 
-	got, complete = decodeMessage(string(encodeMessage(pendingOf(entries[0]), true)))
+	got, complete = decodeMessage(encodeMessage(pendingOf(entries[0]), true))
 	assert.Equal(t, entries[:1], got, "what it names counts, although there are others")
 	assert.False(t, complete)
-	got, complete = decodeMessage(string(encodeMessage(nil, true)))
+	got, complete = decodeMessage(encodeMessage(nil, true))
 	assert.Empty(t, got)
 	assert.False(t, complete)
 
 	full := encodeMessage(make([]pendingEntry, maxNamed), false)
 	assert.Len(t, full, 16_004)
-	_, complete = decodeMessage(string(full))
+	_, complete = decodeMessage(full)
 	assert.True(t, complete)
 }
 
@@ -64,13 +64,13 @@ func TestMessageFormat(t *testing.T) {
 // follows.
 func TestMessageThatCannotBeRead(t *testing.T) {
 	t.Parallel()
-	good := string(encodeMessage(make([]pendingEntry, 3), false))
+	good := encodeMessage(make([]pendingEntry, 3), false)
 	bad := map[string]string{
 		"of the scheme before messages had entries": "revoked",
 		"version 0": "\x00" + good[1:], "version 2": "\x02" + good[1:], "text": "1" + good[1:],
 		"unknown bit": good[:1] + "\x02" + good[2:], "longer than it says": good + "\x00",
 		"one entry too many":        good + good[messageHeader:messageHeader+messageEntry],
-		"more entries than allowed": string(encodeMessage(make([]pendingEntry, maxNamed+1), false)),
+		"more entries than allowed": encodeMessage(make([]pendingEntry, maxNamed+1), false),
 		"endless":                   "\x01\x00\xff\xff" + strings.Repeat("x", 0xffff*messageEntry),
 	}
 	for n := range good {
@@ -84,11 +84,11 @@ func TestMessageThatCannotBeRead(t *testing.T) {
 }
 
 func FuzzDecodeMessage(f *testing.F) {
-	f.Add([]byte("revoked"))
+	f.Add("revoked")
 	f.Add(encodeMessage(nil, true))
 	f.Add(encodeMessage(make([]pendingEntry, 2), false))
-	f.Fuzz(func(t *testing.T, m []byte) {
-		entries, complete := decodeMessage(string(m))
+	f.Fuzz(func(t *testing.T, m string) {
+		entries, complete := decodeMessage(m)
 		if complete || len(entries) > 0 { // it was read, so it has only one form
 			require.Equal(t, m, encodeMessage(pendingOf(entries...), !complete))
 		}

@@ -135,9 +135,9 @@ end
 return #KEYS`)
 
 // write sets the revoked keys, deletes the valid ones and sends the message in one
-// round trip. nil: there is no message. The message does not wait for the keys,
+// round trip. Empty: there is no message. The message does not wait for the keys,
 // and is sent by a server that has no memory left for them.
-func (c *Client) write(ctx context.Context, entries []pendingEntry, message []byte) error {
+func (c *Client) write(ctx context.Context, entries []pendingEntry, message string) error {
 	var keys, stale []string // revoked keys, valid keys
 	var args []any
 	set := func(key, value string, expires int64) {
@@ -170,7 +170,7 @@ func (c *Client) write(ctx context.Context, entries []pendingEntry, message []by
 			pipe.Del(ctx, stale...)
 		}
 	}
-	if message != nil {
+	if message != "" {
 		// In a Cluster a plain PUBLISH to any node reaches the subscribers of every
 		// node. Sharded channels would tie all sidecars to one master and need Redis 7.
 		pipe.Publish(ctx, Channel, message)
