@@ -36,10 +36,11 @@ const (
 // mode. The others are the product in lookup mode, and wrong schemes that the
 // simulation must find out.
 type simVariant struct {
-	lookup bool    // replica: off
-	feed   simRule // wrong way to follow
-	tier   simRule // wrong way to look up
-	stops  bool    // the clock stands still while the machine is suspended
+	lookup  bool    // replica: off
+	feed    simRule // wrong way to follow
+	message simRule // wrong way to use a message
+	tier    simRule // wrong way to look up
+	stops   bool    // the clock stands still while the machine is suspended
 }
 
 type simRule int
@@ -56,6 +57,10 @@ const (
 	replacingPack   // a packed snapshot replaces what the replica holds
 	mixedPacks      // a packed snapshot's chunks are not compared with its sums
 	ignorePackEpoch // a packed snapshot of another life of the store counts
+	// of messages
+	messageProves   // a message proves freshness
+	messageReplaces // a message replaces what is known about its keys
+	messagePosition // a heartbeat proves freshness if no id is newer than the watermark; epochs are not compared
 	// of tiers
 	lateProof  // asof is read after the lookup
 	seedScheme // Redis, then Postgres, then fill for CACHE_TTL
@@ -97,6 +102,7 @@ type simulation struct {
 func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 	w := newSimWorld(seed, simLength)
 	s := &simulation{simWorld: w, postgres: newSimPostgres(w), redis: newSimRedis(w, scripts)}
+	s.redis.store = s.postgres
 	for i := range simTokens {
 		t := authz.Token{Raw: fmt.Sprintf("h.%d.s", i), Issuer: simIssuer, ID: fmt.Sprint("jti-", i), Subject: fmt.Sprint("sub-", i%2),
 			IssuedAt: now32 - 100 + int64(i), Expires: now32 + 3600}
@@ -108,6 +114,9 @@ func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 	}
 	for i := range 1 + w.rng.IntN(2) {
 		w.spawn(fmt.Sprint("revoker", i), nil, w.upTo(simLength/4), s.revoke)
+	}
+	if v.message == messagePosition {
+		w.spawn("heartbeat", nil, 0, s.redis.beat)
 	}
 	w.spawn("writer", nil, w.upTo(simLength/2), s.write)
 	w.spawn("packs", nil, 0, s.packs)
@@ -510,6 +519,9 @@ func TestSimulationFindsWrongSchemes(t *testing.T) {
 		"chunks of two packed snapshots":      {feed: mixedPacks},
 		"packed snapshot of another life":     {feed: ignorePackEpoch},
 		"nonce ignored":                       {feed: ignoreNonce},
+		"message as proof":                    {message: messageProves},
+		"message replaces":                    {message: messageReplaces},
+		"message of another incarnation":      {message: messagePosition},
 		"proof read after the lookup":         {tier: lateProof},
 		"clock that stops while suspended":    {stops: true},
 	} {

@@ -77,6 +77,9 @@ func (s *simulation) startFollower(n *simNode) {
 	feed := simRuledFeed{&simFeed{p: s.postgres, node: n}, n.variant.feed, new(authz.Position)}
 	n.follower = NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: n.clock})
 	n.follower.replica = simSet{n.follower.replica, w}
+	if n.variant.message == messageReplaces {
+		n.follower.replica = simReplacing{n.follower.replica, map[authz.Key]authz.Entry{}}
+	}
 	n.follower.jitter = w.rng.Float64
 	n.follower.await = n.await
 	n.chain = authz.NewChain(nil, simRuledTier{NewReplicaTier(n.follower), n.variant.tier, w}, n.redis, simPoint{s.postgres, n})

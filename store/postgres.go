@@ -141,24 +141,28 @@ func (p *postgresStore) fail(err error) error {
 	return fmt.Errorf("%w: postgres %s: %w", authz.ErrUnavailable, p.where, err)
 }
 
+// followsAnother says why a server that receives revocations from another one
+// proves nothing by their absence.
+const followsAnother = "it is a hot standby, or a subscription brings its revocations; connect to the server where they are committed (target_session_attrs=primary)"
+
 func (p *postgresStore) Limits(ctx context.Context) (Limits, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
 	var version int
 	var staleness, ttl int64
-	var recovering bool
+	var follows bool
 	var limits Limits
 	err := p.writes.QueryRow(ctx, `select schema_version, (extract(epoch from max_staleness) * 1000000)::bigint, (extract(epoch from max_token_ttl) * 1000000)::bigint,
-		recovering, incarnation from authz.about()`).
-		Scan(&version, &staleness, &ttl, &recovering, &limits.Incarnation)
+		follows, incarnation from authz.about()`).
+		Scan(&version, &staleness, &ttl, &follows, &limits.Incarnation)
 	if err == nil {
 		err = checkSchema(version)
 	}
 	if err != nil {
 		return Limits{}, p.fail(err)
 	}
-	if recovering {
-		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
+	if follows {
+		return Limits{}, fmt.Errorf("postgres %s: %w: %s", p.where, ErrUnproven, followsAnother)
 	}
 	limits.MaxStaleness, limits.MaxTokenTTL = micro(staleness), micro(ttl)
 	return limits, nil
@@ -215,7 +219,7 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 		bad = errors.Join(bad, err)
 		return n
 	}
-	version, echo, recovering, fresh := int(number(0)), f[1], f[2] != "f", f[3] == "t"
+	version, echo, follows, fresh := int(number(0)), f[1], f[2] != "f", f[3] == "t"
 	r.notBefore = number(4)
 	clock, maxTTL, previousTTL := number(5), number(6), number(7)
 	r.tokens.Raised = number(8)
@@ -227,8 +231,8 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 	}
 	r.tokens.Max, r.tokens.RaisedFrom = time.Duration(maxTTL)*time.Second, time.Duration(previousTTL)*time.Second
 	switch {
-	case recovering:
-		return r, fmt.Errorf("postgres %s: %w: it is a hot standby", p.where, ErrUnproven)
+	case follows:
+		return r, fmt.Errorf("postgres %s: %w: %s", p.where, ErrUnproven, followsAnother)
 	case echo != nonce || !fresh:
 		return r, fmt.Errorf("postgres %s: %w: it is the answer to another question, or from inside a transaction", p.where, ErrUnproven)
 	case clock-wall > int64(authz.MaxClockLag/time.Second):
@@ -240,15 +244,6 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 
 func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
 	err = p.writes.QueryRow(ctx, `select authz.gc($1::timestamptz)`, now).Scan(&n)
-	return n, p.fail(err)
-}
-
-// InstallBridge puts a trigger on another writer's table and copies its rows.
-func (p *postgresStore) InstallBridge(ctx context.Context, o BridgeOptions) (n int64, err error) {
-	if o.Issuer == "" {
-		return 0, fmt.Errorf("%w: bridge: the issuer of the table's tokens is required", authz.ErrInvalid)
-	}
-	err = p.writes.QueryRow(ctx, `select authz.install_bridge($1, $2)`, cmp.Or(o.Table, "revoked_tokens"), o.Issuer).Scan(&n)
 	return n, p.fail(err)
 }
 

@@ -173,7 +173,7 @@ const (
 	snapSystem
 	snapTimeline
 	snapEpoch
-	snapRecovering
+	snapFollows
 	snapFresh
 	snapClock
 	snapStaleness
@@ -209,7 +209,7 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		Nonce:        f[snapNonce],
 		Epoch:        f[snapSystem] + "/" + f[snapTimeline] + "/" + f[snapEpoch],
 		Xmax:         number(snapXmax),
-		Proves:       f[snapRecovering] == "false" && f[snapFresh] == "true",
+		Proves:       f[snapFollows] == "false" && f[snapFresh] == "true",
 		Clock:        time.Unix(0, int64(secs(snapClock))),
 		MaxStaleness: secs(snapStaleness), MaxTokenTTL: secs(snapTTL),
 		RaisedFrom: secs(snapPreviousTTL), Raised: int64(number(snapRaised)),

@@ -74,7 +74,7 @@ const (
 	syncStarted
 	syncEpoch
 	syncTimeline
-	syncRecovering
+	syncFollows
 	syncFresh
 	syncClock
 	syncSnapshot
@@ -122,7 +122,7 @@ func parseSync(line string, known serverFacts) (snap authz.Snapshot, rows []auth
 	timeline := strings.TrimPrefix(f[syncTimeline], "-")
 	snap = authz.Snapshot{
 		Nonce: f[syncNonce], Epoch: facts.system + "/" + timeline + "/" + f[syncEpoch], Xmax: uint64(number(xmax)),
-		Proves:       f[syncRecovering] == "f" && f[syncFresh] == "t",
+		Proves:       f[syncFollows] == "f" && f[syncFresh] == "t",
 		Clock:        time.Unix(0, int64(secs(f[syncClock]))),
 		MaxStaleness: facts.staleness, MaxTokenTTL: facts.ttl, RaisedFrom: facts.previous, Raised: facts.raised,
 	}

@@ -106,7 +106,7 @@ func (c *Client) fill(ctx context.Context, job fillJob) (err error) {
 		}
 		// The verdict does not say which key is revoked, but this token is revoked for good.
 		e := authz.Entry{Key: q.TokenKey, NotBefore: authz.Always, Expires: q.Expires}
-		return c.write(ctx, []pendingEntry{{entry: e, dropValid: true}})
+		return c.write(ctx, []pendingEntry{{entry: e, dropValid: true}}, "")
 	}
 	ttl := min(c.maxStaleness, left, cmp.Or(c.cfg.MaxTTL, left))
 	if ttl < time.Millisecond {
