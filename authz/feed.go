@@ -85,7 +85,7 @@ func UnpackChunk(sum PackSum, data []byte, add func(Entry)) (int, error) {
 		return 0, errors.New("the chunk of a packed snapshot is not the one that its description names")
 	}
 	for b := data; len(b) > 0; b = b[packedEntry:] {
-		add(Entry{Key: Key(b), NotBefore: int64(binary.BigEndian.Uint64(b[16:])), Expires: int64(binary.BigEndian.Uint64(b[24:]))}) //nolint:gosec // the bits of an int64
+		add(Entry{Key: Key(b), NotBefore: int64(binary.BigEndian.Uint64(b[16:])), Expires: int64(binary.BigEndian.Uint64(b[24:]))})
 	}
 	return len(data) / packedEntry, nil
 }
@@ -98,8 +98,8 @@ func PackChunk(entries []Entry) []byte {
 	var b []byte
 	for _, e := range entries {
 		b = append(b, e.Key[:]...)
-		b = binary.BigEndian.AppendUint64(b, uint64(e.NotBefore)) //nolint:gosec // as above
-		b = binary.BigEndian.AppendUint64(b, uint64(e.Expires))   //nolint:gosec // as above
+		b = binary.BigEndian.AppendUint64(b, uint64(e.NotBefore))
+		b = binary.BigEndian.AppendUint64(b, uint64(e.Expires))
 	}
 	return b
 }

@@ -101,7 +101,7 @@ func (p *postgresStore) changes(ctx context.Context, since authz.Position, nonce
 	reader := &changeReader{row: row}
 	question := fmt.Sprintf(`authz.changes(%d, '%s', '%s')`, since.Last, bigints(since.Open), nonce)
 	columns := `(c).key, (c).not_before, (c).expires, (c).xid, (c).snapshot`
-	admitted, err := p.inTurn(ctx, since.Epoch == "", func(gate string) (bool, error) {
+	admitted, err := p.inTurn(since.Epoch == "", func(gate string) (bool, error) {
 		err := p.onFeed(ctx, func(ctx context.Context, c *pgx.Conn, progress func()) error {
 			reader.progress = progress
 			_, err := c.PgConn().CopyTo(ctx, reader, `copy (select `+columns+` from (select `+question+` as c`+gate+`) s) to stdout (format binary)`)

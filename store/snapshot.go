@@ -74,7 +74,10 @@ func (p *postgresStore) packed(ctx context.Context, nonce string) (*authz.Pack, 
 	if pack != nil || err != nil {
 		return pack, err
 	}
-	if err := p.pack(ctx); err != nil {
+	err = p.onFeed(ctx, func(ctx context.Context, c *pgx.Conn, _ func()) error {
+		return c.PgConn().Exec(ctx, `select authz.pack()`).Close()
+	})
+	if err != nil {
 		return nil, err
 	}
 	return p.describe(ctx, nonce)
@@ -151,7 +154,7 @@ func (p *postgresStore) chunks(ctx context.Context, pack *authz.Pack, chunk func
 		delete(wanted, sum)
 		return chunk(sum, data)
 	}
-	for _, i := range rand.Perm(len(p.standbys)) {
+	for _, i := range rand.Perm(len(p.standbys)) { //nolint:gosec // spreads load, guards nothing
 		if len(wanted) == 0 {
 			return nil
 		}
@@ -163,7 +166,7 @@ func (p *postgresStore) chunks(ctx context.Context, pack *authz.Pack, chunk func
 	if len(wanted) == 0 {
 		return nil
 	}
-	admitted, err := p.inTurn(ctx, true, func(gate string) (admitted bool, err error) {
+	admitted, err := p.inTurn(true, func(gate string) (admitted bool, err error) {
 		err = p.onFeed(ctx, func(ctx context.Context, c *pgx.Conn, progress func()) error {
 			admitted, err = readChunks(ctx, c, wanted, gate, progress, got)
 			return err
@@ -228,14 +231,15 @@ const maxTurn = time.Minute
 
 // inTurn makes a full load wait for its turn. load puts gate behind what it
 // selects, and reports whether it was admitted.
-func (p *postgresStore) inTurn(_ context.Context, full bool, load func(gate string) (bool, error)) (bool, error) {
+func (p *postgresStore) inTurn(full bool, load func(gate string) (bool, error)) (bool, error) {
 	t := &p.feed.turn
+	gate := " from (select authz.admit() as ok offset 0) a where a.ok"
 	if !full || !t.since.IsZero() && time.Since(t.since) > t.limit {
-		return load("")
+		gate = ""
 	}
-	admitted, err := load(" from (select authz.admit() as ok offset 0) a where a.ok")
+	admitted, err := load(gate)
 	switch {
-	case err != nil:
+	case err != nil || !full:
 	case admitted:
 		*t = turn{}
 	case t.since.IsZero():
