@@ -579,4 +579,9 @@ func TestOwnersFunctionsAreBound(t *testing.T) {
 	if rows.Err() != nil || n < 10 {
 		t.Errorf("%d functions, %v", n, rows.Err())
 	}
+	var everybodys []string
+	err = pg.Connect(t).QueryRow(t.Context(), `select coalesce(array_agg(p.oid::regprocedure::text), '{}') from pg_proc p
+		where p.pronamespace = 'authz'::regnamespace and has_function_privilege('public', p.oid, 'execute')`).Scan(&everybodys)
+	require.NoError(t, err)
+	assert.Empty(t, everybodys, "everybody may call them")
 }

@@ -17,13 +17,14 @@ import (
 	"jwtbouncer/authz"
 )
 
-// postgresStore keeps the ledger in PostgreSQL. Lookups, writes and the feed
-// have connections of their own, so that none can starve another.
+// postgresStore keeps the ledger in PostgreSQL. Lookups, writes, lists and the
+// feed have connections of their own, so that none can starve another.
 type postgresStore struct {
 	where    string // host and database, for messages
 	config   *pgx.ConnConfig
 	reads    *pgxpool.Pool // point lookups
-	writes   *pgxpool.Pool // append, page, collect, Limits
+	writes   *pgxpool.Pool // append, collect, Limits
+	lists    *pgxpool.Pool // page
 	feed     feedConn
 	standbys []*pgx.ConnConfig // serve chunks of packed snapshots
 	o        *Options
@@ -47,11 +48,12 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		return nil, err
 	}
 
-	reads, writes := pool.Copy(), pool.Copy()
+	reads, writes, lists := pool.Copy(), pool.Copy(), pool.Copy()
 	reads.MaxConns = int32(o.Lookups)
 	reads.MinIdleConns = 1 // the first lookup of an emergency must not wait for TLS and login
 	writes.MaxConns = 2    // revoking is rare, and batches are large
-	for _, q := range []*pgxpool.Config{reads, writes} {
+	lists.MaxConns = listsRunning
+	for _, q := range []*pgxpool.Config{reads, writes, lists} {
 		q.MaxConnLifetime = 30 * time.Minute // finds a moved primary, rebalances a pooler
 		q.MaxConnLifetimeJitter = 10 * time.Minute
 		q.MaxConnIdleTime = 5 * time.Minute
@@ -60,12 +62,14 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		q.BeforeConnect = p.dial
 		q.AfterConnect = p.connected
 	}
-	if p.reads, err = pgxpool.NewWithConfig(ctx, reads); err != nil {
-		return nil, fmt.Errorf("store: postgres: %w", err)
-	}
-	if p.writes, err = pgxpool.NewWithConfig(ctx, writes); err != nil {
-		p.reads.Close()
-		return nil, fmt.Errorf("store: postgres: %w", err)
+	for _, q := range []struct {
+		pool   **pgxpool.Pool
+		config *pgxpool.Config
+	}{{&p.reads, reads}, {&p.writes, writes}, {&p.lists, lists}} {
+		if *q.pool, err = pgxpool.NewWithConfig(ctx, q.config); err != nil {
+			p.closePools()
+			return nil, fmt.Errorf("store: postgres: %w", err)
+		}
 	}
 	return p, nil
 }
@@ -87,6 +91,14 @@ func (p *postgresStore) session(c *pgx.ConnConfig) {
 	}
 	c.BuildContextWatcherHandler = newCanceller
 	c.OnNotice = noticed
+}
+
+func (p *postgresStore) closePools() {
+	for _, pool := range []*pgxpool.Pool{p.reads, p.writes, p.lists} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
 }
 
 // dial counts connection attempts; connected counts successes.
@@ -256,7 +268,6 @@ func (*postgresStore) Watch(ctx context.Context, _ func()) error {
 
 func (p *postgresStore) Close() error {
 	p.feed.close(context.Background())
-	p.reads.Close()
-	p.writes.Close()
+	p.closePools()
 	return nil
 }

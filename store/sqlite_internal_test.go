@@ -75,3 +75,27 @@ func TestSQLiteListsKeepNoLookupWaiting(t *testing.T) {
 	assert.Error(t, err, "a second list did not wait")
 	assert.NoError(t, list.Close())
 }
+
+// SQLite reads the index on value, too.
+func TestSQLiteListByValueUsesTheIndex(t *testing.T) {
+	_, s, _ := openInternal(t)
+	plan := func(f authz.Filter) (plan string) {
+		query, args := sqlitePage(f, authz.Always, 0, 100)
+		rows, err := s.file.list.QueryContext(t.Context(), "explain query plan "+query, args...)
+		require.NoError(t, err)
+		defer rows.Close()
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			require.NoError(t, rows.Scan(&id, &parent, &unused, &detail))
+			plan += detail + "\n"
+		}
+		require.NoError(t, rows.Err())
+		return plan
+	}
+	for _, f := range []authz.Filter{{Value: "a"}, {Value: "a", Issuer: "i"}, {Value: "a", Kind: authz.KindSub, Issuer: "i", IncludeExpired: true}} {
+		plan := plan(f)
+		assert.Containsf(t, plan, "SEARCH revocations USING INDEX revocations_value (value=?", "%+v", f)
+		assert.NotContainsf(t, plan, "TEMP B-TREE", "%+v: it sorts", f)
+	}
+}

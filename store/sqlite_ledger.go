@@ -77,16 +77,33 @@ func (s *sqliteStore) page(ctx context.Context, f authz.Filter, before int64, li
 	if !f.IncludeExpired {
 		live = s.o.Clock.Now().UnixMicro()
 	}
+	query, args := sqlitePage(f, before, live, limit)
 	err = s.file.reading(func() error {
-		page, err = s.readPage(ctx, before, f.Kind, f.Issuer, f.Value, live, limit)
+		page, err = s.readPage(ctx, query, args)
 		return err
 	})
 	return page, s.fail(err)
 }
 
-func (s *sqliteStore) readPage(ctx context.Context, args ...any) (page []authz.Revocation, err error) {
-	rows, err := s.file.list.QueryContext(ctx, `select `+sqliteColumns+` from revocations
-		where id < ?1 and (?2 = 0 or kind = ?2) and (?3 = '' or iss = ?3) and (?4 = '' or value = ?4) and `+sqliteExpiry+` > ?5 order by id desc limit ?6`, args...)
+// sqlitePage returns the query for a page. It holds only the conditions that
+// restrict, because SQLite plans a query before it knows the parameters.
+func sqlitePage(f authz.Filter, before, live int64, limit int) (query string, args []any) {
+	query, args = `select `+sqliteColumns+` from revocations where id < ? and `+sqliteExpiry+` > ?`, []any{before, live}
+	for _, c := range []struct {
+		column   string
+		value    any
+		restrict bool
+	}{{"kind", f.Kind, f.Kind != authz.KindUnknown}, {"iss", f.Issuer, f.Issuer != ""}, {"value", f.Value, f.Value != ""}} {
+		if c.restrict {
+			query += ` and ` + c.column + ` = ?`
+			args = append(args, c.value)
+		}
+	}
+	return query + ` order by id desc limit ?`, append(args, limit)
+}
+
+func (s *sqliteStore) readPage(ctx context.Context, query string, args []any) (page []authz.Revocation, err error) {
+	rows, err := s.file.list.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -29,8 +29,8 @@ const SchemaVersion = 1
 var (
 	// ErrSchema: the schema is missing, too old or too new for this code.
 	ErrSchema = fmt.Errorf("%w: schema does not fit", authz.ErrUnavailable)
-	// ErrBusy: too many lookups are waiting already.
-	ErrBusy = fmt.Errorf("%w: too many lookups at once", authz.ErrUnavailable)
+	// ErrBusy: too many lookups, or lists, are waiting already.
+	ErrBusy = fmt.Errorf("%w: too many callers at once", authz.ErrUnavailable)
 	// ErrForbidden: the login lacks a role for the operation.
 	ErrForbidden = fmt.Errorf("%w: not permitted", authz.ErrUnavailable)
 	// ErrUnproven: the answer comes from a source that proves nothing, such as
@@ -148,6 +148,7 @@ type Store struct {
 	met    *metrics
 	clock  cautiousClock
 	lookup *lookups
+	lists  lists
 }
 
 var (
@@ -169,7 +170,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	s := &Store{o: o, clock: newCautiousClock(o.Clock)}
+	s := &Store{o: o, clock: newCautiousClock(o.Clock), lists: newLists()}
 	switch target.scheme {
 	case "sqlite":
 		s.met = newMetrics(o.Registry, "sqlite")
@@ -209,6 +210,11 @@ func (s *Store) List(ctx context.Context, f authz.Filter) (page []authz.Revocati
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.o.WriteTimeout)
 	defer cancel()
+	leave, err := s.lists.enter(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", s.Name(), err)
+	}
+	defer leave()
 	page, err = s.page(ctx, f, before, limit+1)
 	switch {
 	case err != nil:
