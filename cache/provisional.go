@@ -8,7 +8,7 @@ import (
 	"jwtbouncer/authz"
 )
 
-// maxProvisional bounds the provisional revocations: they take at most 4 MB.
+// maxProvisional bounds the provisional revocations: they take less than 5 MB.
 const maxProvisional = 1 << 16
 
 // provisional holds the revocations that messages have named and no sync has

@@ -612,7 +612,7 @@ func TestGarbage(t *testing.T) {
 				<-subscribed
 				r.publisher.mu.Lock()
 				clear(r.publisher.queue) // or Close would wait for it
-				r.publisher.dropped = false
+				r.publisher.dropped = 0
 				r.publisher.mu.Unlock()
 				_ = r.Close()
 			}

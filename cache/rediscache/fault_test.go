@@ -471,7 +471,7 @@ func TestPublisherQueueIsBounded(t *testing.T) {
 	r.publisher.enqueue(entries)
 	require.EqualValues(t, 100, counter(r.metrics.published, "dropped"))
 	_, dropped := r.publisher.next()
-	require.True(t, dropped, "a message has to say so")
+	require.Equal(t, 100, dropped, "a message has to say so")
 	weaker := entries[0]
 	weaker.entry.NotBefore = 5
 	r.publisher.enqueue([]pendingEntry{weaker})
@@ -480,7 +480,7 @@ func TestPublisherQueueIsBounded(t *testing.T) {
 	require.Len(t, r.publisher.queue, maxPending)
 	require.Equal(t, authz.Always, r.publisher.queue[weaker.entry.Key].entry.NotBefore, "the stricter one stays")
 	clear(r.publisher.queue)
-	r.publisher.dropped = false
+	r.publisher.dropped = 0
 }
 
 func TestFillQueueIsBounded(t *testing.T) {

@@ -39,11 +39,11 @@ func encodeMessage(entries []pendingEntry, more bool) string {
 	if more {
 		b[1] = messageMore
 	}
-	binary.BigEndian.PutUint16(b[2:], uint16(len(entries))) //nolint:gosec // at most maxNamed
+	binary.BigEndian.PutUint16(b[2:], uint16(len(entries)))
 	for _, e := range entries {
 		b = append(b, e.entry.Key[:]...)
-		b = binary.BigEndian.AppendUint64(b, uint64(e.entry.NotBefore)) //nolint:gosec // the same bits
-		b = binary.BigEndian.AppendUint64(b, uint64(e.entry.Expires))   //nolint:gosec // the same bits
+		b = binary.BigEndian.AppendUint64(b, uint64(e.entry.NotBefore))
+		b = binary.BigEndian.AppendUint64(b, uint64(e.entry.Expires))
 	}
 	return string(b)
 }
@@ -64,8 +64,8 @@ func decodeMessage(m string) (entries []authz.Entry, complete bool) {
 		b := []byte(m[messageHeader+i*messageEntry:][:messageEntry])
 		entries[i] = authz.Entry{
 			Key:       authz.Key(b[:16]),
-			NotBefore: int64(binary.BigEndian.Uint64(b[16:])), //nolint:gosec // the same bits
-			Expires:   int64(binary.BigEndian.Uint64(b[24:])), //nolint:gosec // the same bits
+			NotBefore: int64(binary.BigEndian.Uint64(b[16:])),
+			Expires:   int64(binary.BigEndian.Uint64(b[24:])),
 		}
 	}
 	return entries, m[1]&messageMore == 0

@@ -40,7 +40,7 @@ type publisher struct {
 
 	mu      sync.Mutex
 	queue   map[authz.Key]pendingEntry
-	dropped bool          // a revocation was dropped from the queue, and no message has said that there are more
+	dropped int           // revocations dropped from the queue of which no message has told
 	allowed float64       // revocations that messages may name now
 	at      time.Duration // Clock.Boot when allowed was right
 }
@@ -197,7 +197,7 @@ func (p *publisher) enqueue(entries []pendingEntry) {
 			p.queue[e.entry.Key] = e
 		}
 	}
-	p.dropped = p.dropped || dropped > 0
+	p.dropped += dropped
 	pending := len(p.queue)
 	p.mu.Unlock()
 	p.c.metrics.pending.Set(float64(pending))
@@ -234,12 +234,12 @@ func (p *publisher) run(ctx context.Context) {
 func (p *publisher) flush(ctx context.Context) error {
 	for {
 		batch, dropped := p.next()
-		if len(batch) == 0 && !dropped {
+		if len(batch) == 0 && dropped == 0 {
 			return nil
 		}
 		step, cancel := context.WithTimeout(ctx, 2*backgroundTimeout)
 		err := p.c.publish(step, batch)
-		if err == nil && dropped {
+		if err == nil && dropped > 0 {
 			err = p.c.write(step, nil, encodeMessage(nil, true))
 		}
 		cancel()
@@ -252,10 +252,10 @@ func (p *publisher) flush(ctx context.Context) error {
 	}
 }
 
-// next returns the next batch, and whether others were dropped. The batch stays in
+// next returns the next batch, and how many others were dropped. The batch stays in
 // the queue until remove, so that a panic in between repeats it. Expired entries
-// are dropped.
-func (p *publisher) next() (batch []pendingEntry, dropped bool) {
+// are removed.
+func (p *publisher) next() (batch []pendingEntry, dropped int) {
 	now := p.c.clock.Now().Unix()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -269,8 +269,8 @@ func (p *publisher) next() (batch []pendingEntry, dropped bool) {
 }
 
 // remove takes a published batch out of the queue, except for entries that have
-// become stricter since. told: a message has said that others were dropped.
-func (p *publisher) remove(batch []pendingEntry, told bool) {
+// become stricter since. A message has told of as many dropped ones as told.
+func (p *publisher) remove(batch []pendingEntry, told int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range batch {
@@ -278,7 +278,7 @@ func (p *publisher) remove(batch []pendingEntry, told bool) {
 			delete(p.queue, e.entry.Key)
 		}
 	}
-	p.dropped = p.dropped && !told
+	p.dropped -= told
 	p.c.metrics.pending.Set(float64(len(p.queue)))
 }
 
