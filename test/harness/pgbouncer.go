@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -21,9 +22,10 @@ type Pooler struct {
 	path, conf, dir string
 }
 
-// PgBouncer starts a pooler in front of pg's server; mode is its pool_mode. If
-// pgbouncer is not installed, the test is skipped, but fails in CI.
-func PgBouncer(t testing.TB, pg *PG, mode string) *Pooler {
+// PgBouncer starts a pooler in front of pg's server; mode is its pool_mode.
+// settings are further lines of its section [pgbouncer]: the last one of a name is
+// in force. If pgbouncer is not installed, the test is skipped, but fails in CI.
+func PgBouncer(t testing.TB, pg *PG, mode string, settings ...string) *Pooler {
 	t.Helper()
 	NeedsProcess(t)
 	path, err := find("pgbouncer", []string{"pgbouncer", "/usr/sbin/pgbouncer"}, "pgbouncer/usr/sbin/pgbouncer")
@@ -48,7 +50,8 @@ auth_type = any
 auth_file = %s
 pool_mode = %s
 default_pool_size = 4
-`, host, port, own, WriteFile(t, p.dir, "users.txt", `"postgres" ""`), mode))
+%s
+`, host, port, own, WriteFile(t, p.dir, "users.txt", `"postgres" ""`), mode, strings.Join(settings, "\n")))
 	p.Start(t)
 	t.Cleanup(func() { p.attach(t); p.Kill() })
 	return p

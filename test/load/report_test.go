@@ -51,7 +51,7 @@ func BenchmarkReport(b *testing.B) {
 					text := s.write(b, newWorld(b))
 					b.Log("\n" + text)
 					if *report != "" {
-						splice(b, *report, s.name, text)
+						splice(b, *report, s.name, fmt.Sprintf("%d rounds of %s, medians", *rounds, *length), text)
 					}
 				}
 			})
@@ -59,8 +59,9 @@ func BenchmarkReport(b *testing.B) {
 	}
 }
 
-// splice replaces the text between the section's markers.
-func splice(t testing.TB, file, name, text string) {
+// splice replaces the text between the section's markers. how says how it was
+// measured.
+func splice(t testing.TB, file, name, how, text string) {
 	t.Helper()
 	old, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -68,7 +69,7 @@ func splice(t testing.TB, file, name, text string) {
 	before, rest, ok := strings.Cut(string(old), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	require.Falsef(t, !ok || !ok2, "%s has no section %q", file, name)
-	stamp := fmt.Sprintf("*%d CPUs, %s, %d rounds of %s, medians; load average before: %s.*\n\n", runtime.NumCPU(), runtime.Version(), *rounds, *length, loadAverage())
+	stamp := fmt.Sprintf("*%d CPUs, %s, %s; load average before: %s.*\n\n", runtime.NumCPU(), runtime.Version(), how, loadAverage())
 	require.NoError(t, os.WriteFile(file, []byte(before+begin+wrapped(stamp+text)+end+after), 0o644))
 }
 
