@@ -48,7 +48,8 @@ func BenchmarkFleet(b *testing.B) {
 					phases = append(phases, idle)
 					for _, rate := range rates {
 						p := f.measure(b, float64(rate), length)
-						p.perRevocation = max(p.statements-idle.statements, 0) / p.rate / float64(i.sidecars)
+						// Beyond the idle fleet's and the revocations themselves.
+						p.perRevocation = max(p.statements-idle.statements-p.rate, 0) / p.rate / float64(i.sidecars)
 						phases = append(phases, p)
 						b.Logf("%s at %d/s: postgres %.2f cores, deny p50 %s", i, rate, p.postgres, at(p.deny, 0.5))
 					}
@@ -179,7 +180,7 @@ func extrapolation(phases []phase, storms []storm) string {
 		}
 		for _, p := range phases {
 			if p.installation == idle.installation && p.rate > 0 {
-				fmt.Fprintf(&b, "; %.0f revocations a second add %.2f statements per revocation and sidecar, %.1f cores", p.rate, p.perRevocation, p.perRevocation*p.rate*fleet*statement)
+				fmt.Fprintf(&b, "; at %.0f/s, a revocation adds %.2f statements per sidecar, which are %.1f cores", p.rate, p.perRevocation, p.perRevocation*p.rate*fleet*statement)
 				if redis {
 					fmt.Fprintf(&b, " and %.1f MB/s from Redis", p.redisBytes*fleet/1e6)
 				}
@@ -219,7 +220,7 @@ func TestFleetReport(t *testing.T) {
 	text = extrapolation([]phase{idle, busy, late}, []storm{{installation: late.installation, ready: make([]time.Duration, 1000), postgres: 10 * time.Second}})
 	for _, want := range []string{
 		"an idle sync cost 10.00 ms of Postgres CPU (row: 100 sidecars, Redis)", "**50.0 cores**", // 5,000 syncs a second
-		"0.10 statements per revocation and sidecar, 500.0 cores and 10.0 MB/s from Redis", // 0.1 × 50 × 10,000 × 10 ms
+		"at 50/s, a revocation adds 0.10 statements per sidecar, which are 500.0 cores and 10.0 MB/s from Redis", // 0.1 × 50 × 10,000 × 10 ms
 		"3.0 connections", "hold 30000", "keep one core busy for 100 s",
 	} {
 		assert.Contains(t, text, want)

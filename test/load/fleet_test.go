@@ -301,7 +301,6 @@ type phase struct {
 	watches, allowed int
 	staleness        []time.Duration
 	perRevocation    float64 // statements per revocation and sidecar beyond the idle ones
-	wanted           float64 // statements per second that the sidecars would send if the server kept up; set in the idle phase
 }
 
 func (f *fleet) measure(t testing.TB, rate float64, length time.Duration) phase {
