@@ -148,6 +148,16 @@ func stormTable(storms []storm) string {
 	return b.String()
 }
 
+// notKeptUp names the phases in which staleness was above the bound.
+func notKeptUp(phases []phase) (names []string) {
+	for _, p := range phases {
+		if n := len(p.staleness); n > 0 && p.staleness[99*n/100] > cache.DefaultRevocationConfig().MaxStaleness {
+			names = append(names, p.installation.String()+" ("+p.what()+")")
+		}
+	}
+	return names
+}
+
 // extrapolation says what the rows mean for 10,000 sidecars. It multiplies the CPU
 // time of a statement and the number of statements, which do not depend on the
 // fleet's size; it does not draw a line through saturated rows.
@@ -155,6 +165,9 @@ func extrapolation(phases []phase, storms []storm) string {
 	const fleet = 10_000
 	var b strings.Builder
 	var last phase
+	if late := notKeptUp(phases); len(late) > 0 {
+		fmt.Fprintf(&b, "**Did not keep up on this machine:** %s. At least one sidecar in a hundred was older than max_staleness there, and answered 503.\n", strings.Join(late, "; "))
+	}
 	for _, redis := range []bool{false, true} {
 		// The largest pooled fleet that the machine could serve tells what a
 		// statement costs.
@@ -212,7 +225,7 @@ func TestFleetReport(t *testing.T) {
 	busy := idle
 	busy.rate, busy.perRevocation, busy.redisBytes = 50, 0.1, 1000
 	busy.deny, busy.never, busy.watches = []time.Duration{time.Millisecond, time.Millisecond, time.Second}, 1, 4
-	late := phase{installation: installation{sidecars: 1000, pooled: true, redis: true}, postgres: 1.9, statements: 200}
+	late := phase{installation: installation{sidecars: 1000, pooled: true, redis: true}, postgres: 1.9, statements: 200, staleness: []time.Duration{time.Second, 31 * time.Second}}
 	text := fleetTable([]phase{idle, busy, late})
 	assert.Contains(t, text, "| 100 sidecars, Redis | idle | 0.50 | 50 |")
 	assert.Contains(t, text, "1.0 ms, 1.0 s (1 of 4 not in 35 s)")
@@ -221,7 +234,7 @@ func TestFleetReport(t *testing.T) {
 	for _, want := range []string{
 		"an idle sync cost 10.00 ms of Postgres CPU (row: 100 sidecars, Redis)", "**50.0 cores**", // 5,000 syncs a second
 		"at 50/s, a revocation adds 0.10 statements per sidecar, which are 500.0 cores and 10.0 MB/s from Redis", // 0.1 × 50 × 10,000 × 10 ms
-		"3.0 connections", "hold 30000", "keep one core busy for 100 s",
+		"Did not keep up on this machine:** 1000 sidecars, Redis (idle). At least", "3.0 connections", "hold 30000", "keep one core busy for 100 s",
 	} {
 		assert.Contains(t, text, want)
 	}

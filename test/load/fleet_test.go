@@ -87,7 +87,7 @@ func startFleet(t testing.TB, i installation, live, processes int) *fleet {
 	dir := harness.Dir(t)
 	url, redis := f.pg.URL, ""
 	if i.pooled {
-		f.pooler = harness.PgBouncer(t, f.pg, "transaction", fleetPooler...)
+		f.pooler = harness.PgBouncer(t, f.pg, "transaction", fleetPooler(t)...)
 		url = f.pg.Via(f.pooler.Addr)
 	}
 	if i.redis {
@@ -137,11 +137,20 @@ revocation: {catch_up_wait: 0s}
 	return f
 }
 
-// fleetPooler are the settings of pgbouncer for a fleet: those of
-// k8s/components/pgbouncer.
-var fleetPooler = []string{
-	"max_client_conn = 5000", "default_pool_size = 20", "min_pool_size = 4", "reserve_pool_size = 5", "query_wait_timeout = 10",
-	"server_reset_query =", "log_connections = 0", "log_disconnections = 0",
+// fleetPooler returns the settings of pgbouncer that k8s/components/pgbouncer has,
+// without those about addresses and passwords.
+func fleetPooler(t testing.TB) (settings []string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(harness.Root(), "k8s/components/pgbouncer/pgbouncer.ini"))
+	require.NoError(t, err)
+	_, section, ok := strings.Cut(string(text), "[pgbouncer]\n")
+	require.True(t, ok)
+	for line := range strings.Lines(section) {
+		if !strings.HasPrefix(line, "listen_") && !strings.HasPrefix(line, "auth_") && !strings.HasPrefix(line, ";") {
+			settings = append(settings, strings.TrimSpace(line))
+		}
+	}
+	return settings
 }
 
 // tell sends a command to all processes.
