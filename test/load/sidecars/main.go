@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -35,7 +36,9 @@ func main() {
 	for {
 		var c load.FleetCommand
 		if err := in.Decode(&c); err != nil { // the parent has ended
-			f.stop()
+			if err := f.stop(); err != nil {
+				fmt.Fprintln(os.Stderr, "sidecars:", err)
+			}
 			return
 		}
 		if reply, answered := f.do(c); answered {
@@ -143,23 +146,20 @@ func (f *fleet) start(wait time.Duration) ([]time.Duration, error) {
 }
 
 func (f *fleet) stop() error {
-	if f.sampling == nil {
+	if f.sampling == nil { // not started, or stopped already
 		return nil
 	}
 	f.sampling()
 	f.sampling = nil
 	f.watching.Wait()
+	errs := make([]error, len(f.sidecars))
 	var closing sync.WaitGroup
-	for _, h := range f.sidecars {
-		closing.Go(func() {
-			if err := h.Close(); err != nil {
-				f.log.Warn("close", "error", err)
-			}
-		})
+	for i, h := range f.sidecars {
+		closing.Go(func() { errs[i] = h.Close() })
 	}
 	closing.Wait()
 	f.sidecars = nil
-	return nil
+	return errors.Join(errs...)
 }
 
 // sample records the staleness of every sidecar twice a second.
@@ -212,7 +212,7 @@ func (f *fleet) watch(h *sidecar.Headless, c load.FleetCommand) {
 		if asked > began+bound+5*time.Second {
 			break
 		}
-		time.Sleep(max(time.Millisecond, (clock.Boot()-began)/50))
+		<-time.After(max(time.Millisecond, (clock.Boot()-began)/50))
 	}
 	f.mu.Lock()
 	f.watches = append(f.watches, w)
