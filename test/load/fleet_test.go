@@ -254,7 +254,7 @@ type revocation struct {
 
 // revokeAt requests revocations at a rate until ctx ends. If watched, a few
 // sidecars of each process are asked about each of them.
-func (f *fleet) revokeAt(t testing.TB, ctx context.Context, rate float64, watched bool) map[int]revocation {
+func (f *fleet) revokeAt(ctx context.Context, t testing.TB, rate float64, watched bool) map[int]revocation {
 	t.Helper()
 	var clock authz.SystemClock
 	var mu sync.Mutex
@@ -321,7 +321,7 @@ func (f *fleet) measure(t testing.TB, rate float64, length time.Duration) phase 
 	defer cancel()
 	var done map[int]revocation
 	if rate > 0 {
-		done = f.revokeAt(t, ctx, rate, true)
+		done = f.revokeAt(ctx, t, rate, true)
 	} else {
 		harness.Pause(ctx, length)
 	}
@@ -380,7 +380,7 @@ func (f *fleet) start(t testing.TB, wait time.Duration) storm {
 	ctx, cancel := context.WithCancel(context.Background())
 	var done map[int]revocation
 	var group sync.WaitGroup
-	group.Go(func() { done = f.revokeAt(t, ctx, 10, false) })
+	group.Go(func() { done = f.revokeAt(ctx, t, 10, false) })
 	reply := f.replies(t)
 	cancel()
 	group.Wait()
