@@ -102,6 +102,10 @@ bench: ## run the Go benchmarks and report allocations
 bench-load: tools ## measure the product beside its baselines and write docs/performance.md (LOAD=flags, such as -load.only=hot)
 	$(GO) test ./test/load -run '^$$' -bench Report -benchtime 1x -timeout 2h -v -load.report $(CURDIR)/docs/performance.md $(LOAD)
 
+.PHONY: bench-fleet
+bench-fleet: tools ## measure what a fleet of sidecars costs Postgres, in a quarter of an hour, and write docs/performance.md (FLEET=-fleet.short takes two minutes)
+	$(GO) test ./test/load -run '^$$' -bench Fleet -benchtime 1x -timeout 1h -v -load.report $(CURDIR)/docs/performance.md $(FLEET)
+
 # Go runs one fuzz target at a time.
 FUZZTIME ?= 10s
 .PHONY: fuzz

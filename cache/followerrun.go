@@ -135,6 +135,16 @@ func (f *Follower) seconds() float64 {
 	return max(f.clock.Boot()-time.Duration(asof), 0).Seconds()
 }
 
+// Staleness returns the age of the replica's knowledge; negative before the first
+// load.
+func (f *Follower) Staleness() time.Duration {
+	s := f.seconds()
+	if math.IsInf(s, 1) {
+		return -1
+	}
+	return time.Duration(s * float64(time.Second))
+}
+
 // age returns the same for the log.
 func (f *Follower) age() slog.Attr {
 	if s := f.seconds(); !math.IsInf(s, 1) {

@@ -73,6 +73,28 @@ type Server struct {
 	inFlight   atomic.Int64 // checks that have arrived and are not answered yet
 }
 
+// TransportOptions returns the settings of the gRPC server, without codec and TLS. maxStreams is
+// the maximum of concurrent checks per connection. The equally tuned baselines of test/load have
+// them as well.
+func TransportOptions(maxStreams uint32) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // the alternative is a registry that the whole process shares
+		grpc.MaxConcurrentStreams(maxStreams),
+		// Accept Envoy's keepalive pings, which gRPC otherwise answers with GOAWAY.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// Detect and close connections whose client has vanished.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second}),
+		// A client that does not complete the handshake must not hold a file descriptor.
+		grpc.ConnectionTimeout(5 * time.Second),
+		// A goroutine that has served other streams has already grown its stack. If all of
+		// them are busy, gRPC starts one per stream.
+		grpc.NumStreamWorkers(streamWorkers),
+		// Stop waits for handlers, so that the decision log can stop after the last check.
+		grpc.WaitForHandlers(true),
+	}
+}
+
 // NewServer returns a Server that reports NOT_SERVING until SetReady. It returns an error if
 // the configuration is invalid, a TLS file cannot be loaded, or a metric is already
 // registered.
@@ -87,23 +109,7 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	if o.Registerer == nil {
 		o.Registerer = prometheus.NewRegistry()
 	}
-	opts := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(wire.NewCodec()),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.RPCDecompressor(noGzip{}), //nolint:staticcheck // the alternative is a registry that the whole process shares
-		grpc.MaxConcurrentStreams(cfg.Listen.MaxStreams),
-		// Accept Envoy's keepalive pings, which gRPC otherwise answers with GOAWAY.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		// Detect and close connections whose client has vanished.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second}),
-		// A client that does not complete the handshake must not hold a file descriptor.
-		grpc.ConnectionTimeout(5 * time.Second),
-		// A goroutine that has served other streams has already grown its stack. If all of
-		// them are busy, gRPC starts one per stream.
-		grpc.NumStreamWorkers(streamWorkers),
-		// Stop waits for handlers, so that the decision log can stop after the last check.
-		grpc.WaitForHandlers(true),
-	}
+	opts := append(TransportOptions(cfg.Listen.MaxStreams), grpc.ForceServerCodecV2(wire.NewCodec()))
 	if cfg.Listen.TLS.Certificate != "" {
 		t, err := newServerTLS(cfg.Listen.TLS, o.Logger)
 		if err != nil {

@@ -73,6 +73,12 @@ func monitored(dir string) edit {
 	return edit{file, "\ncomponents:\n", "\ncomponents:\n  - ../../components/monitoring\n"}
 }
 
+// pooled returns the edit that adds the pgbouncer component to an overlay.
+func pooled(dir string) edit {
+	file := dir + "/kustomization.yaml"
+	return edit{file, "\ncomponents:\n", "\ncomponents:\n  - ../../components/pgbouncer\n"}
+}
+
 // split reads a stream of manifests.
 func split(stream []byte) ([]object, error) {
 	var out []object

@@ -107,10 +107,92 @@ func TestChartEqualsKustomize(t *testing.T) {
 		assert.NotNilf(t, want[name], "only the chart has %s", name)
 	}
 	// The chart has copies of files from a kustomize component.
-	for _, file := range []string{"alerts.yaml", "dashboard.json"} {
-		text, err := os.ReadFile(filepath.Join("components/monitoring", file))
+	for _, file := range []string{"monitoring/alerts.yaml", "monitoring/dashboard.json", "pgbouncer/pgbouncer.ini"} {
+		text, err := os.ReadFile(filepath.Join("components", file))
 		require.NoError(t, err)
-		generated(t, filepath.Join("chart/files", file), string(text))
+		generated(t, filepath.Join("chart/files", filepath.Base(file)), string(text))
+	}
+}
+
+// The component and the chart's option deploy the same pooler.
+func TestPoolerEqualsKustomize(t *testing.T) {
+	t.Parallel()
+	of := func(objects []object) map[string]any {
+		out := map[string]any{}
+		for _, o := range objects {
+			// The user's Secret is not part of the chart.
+			if !strings.HasPrefix(o.name, "pgbouncer") || o.kind == "Secret" {
+				continue
+			}
+			name := o.String()
+			if o.kind == "ConfigMap" { // kustomize appends a hash, the chart annotates the pods with one
+				name = "ConfigMap/pgbouncer"
+			}
+			text := hashed.ReplaceAllString(string(o.text), "name: pgbouncer\n")
+			var tree map[string]any
+			require.NoError(t, yaml.Unmarshal([]byte(text), &tree))
+			for _, meta := range []any{tree["metadata"], at(tree, "spec", "template", "metadata")} {
+				if m, ok := meta.(map[string]any); ok {
+					for _, key := range []string{"namespace", "annotations", "labels"} {
+						if key != "labels" || o.kind == "ConfigMap" {
+							delete(m, key)
+						}
+					}
+				}
+			}
+			delete(tree["metadata"].(map[string]any), "name")
+			out[name] = tree
+		}
+		return out
+	}
+	kustomized, err := build(t, "overlays/shared", pooled("overlays/shared"))
+	require.NoError(t, err)
+	require.NoError(t, check(kustomized))
+	rendered := render(t, map[string]any{"pgbouncer": map[string]any{"enabled": true}})
+	require.NoError(t, check(append(rendered, secrets(t)...)))
+	want, got := of(kustomized), of(rendered)
+	assert.Len(t, want, 5, "Service, Deployment, PodDisruptionBudget, NetworkPolicy and ConfigMap")
+	assert.Empty(t, cmp.Diff(want, got), "kustomize (-) and chart (+) differ")
+}
+
+// hashed matches the name that kustomize gives to the pooler's ConfigMap.
+var hashed = regexp.MustCompile(`name: pgbouncer-[0-9a-z]{10}\n`)
+
+// at returns the value at a path of keys; nil if there is none.
+func at(tree map[string]any, path ...string) any {
+	var v any = tree
+	for _, key := range path {
+		m, _ := v.(map[string]any)
+		v = m[key]
+	}
+	return v
+}
+
+// secrets returns the Secrets that the chart expects to exist.
+func secrets(t *testing.T) []object {
+	t.Helper()
+	there, err := split([]byte(secret + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: pgbouncer-users}\ndata: {userlist.txt: YQ==}\n"))
+	require.NoError(t, err)
+	return there
+}
+
+// The values of the pooler arrive in its configuration and its objects.
+func TestChartPooler(t *testing.T) {
+	t.Parallel()
+	objects := render(t, map[string]any{"pgbouncer": map[string]any{
+		"enabled": true, "database": "jwt_bouncer = host=db.internal port=5433 dbname=authz", "maxClientConn": 777, "poolSize": 9, "replicas": 4, "minAvailable": "50%",
+		"extraEgress": []any{map[string]any{"ports": []any{map[string]any{"port": 5433}}}},
+	}})
+	require.NoError(t, check(append(objects, secrets(t)...)))
+	ini := string(find(t, objects, "ConfigMap/pgbouncer").text)
+	for _, want := range []string{"jwt_bouncer = host=db.internal port=5433 dbname=authz\n", "max_client_conn = 777\n", "default_pool_size = 9\n"} {
+		assert.Contains(t, ini, want)
+	}
+	assert.Contains(t, string(find(t, objects, "Deployment/pgbouncer").text), "replicas: 4")
+	assert.Contains(t, string(find(t, objects, "PodDisruptionBudget/pgbouncer").text), "minAvailable: 50%")
+	assert.Contains(t, string(find(t, objects, "NetworkPolicy/pgbouncer").text), "port: 5433")
+	for _, o := range render(t, nil) {
+		assert.NotContains(t, o.name, "pgbouncer", "the pooler is an option")
 	}
 }
 

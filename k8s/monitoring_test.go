@@ -2,6 +2,7 @@ package k8s
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"regexp"
@@ -20,7 +21,7 @@ import (
 var promParser = parser.NewParser(parser.Options{})
 
 // foreign are metrics of libraries, which every Go process exposes.
-var foreign = []string{"process_cpu_seconds_total", "process_resident_memory_bytes"}
+var foreign = []string{"process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"}
 
 // alerts returns the expressions of the alert rules by name.
 func alerts(t *testing.T) map[string]string {
@@ -133,6 +134,21 @@ func TestMonitoringUsesWhatExists(t *testing.T) {
 	assert.GreaterOrEqualf(t, len(used), 15, "alerts and dashboard use %d of the product's metrics, want at least 15", len(used))
 }
 
+// fleet returns the lines of n pods, whose number replaces %d, and other lines as
+// they are.
+func fleet(n int, lines ...string) (out recorded) {
+	for _, line := range lines {
+		if !strings.Contains(line, "%d") {
+			out = append(out, line)
+			continue
+		}
+		for i := range n {
+			out = append(out, fmt.Sprintf(line, i))
+		}
+	}
+	return out
+}
+
 // The alerts fire on the metrics of the fault that they are for, and only then.
 func TestAlertsFire(t *testing.T) {
 	t.Parallel()
@@ -149,6 +165,16 @@ func TestAlertsFire(t *testing.T) {
 		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} Inf`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, `{__name__="jwt_bouncer_replica_staleness_seconds", pod="a"}`},
 		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{source="api",outcome="stored"} 0 1 1`, `jwt_bouncer_revocations_ordered_total{source="api",outcome="unavailable"} 0 0 0`}, 2, ""},
 		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{source="api",outcome="unavailable"} 0 0 1`}, 2, `{source="api"}`}, // the first one ever
+		// Half of the fleet has to lag: one of three pods does not count.
+		{"JWTBouncerFleetLags", fleet(3, `jwt_bouncer_replica_max_staleness_seconds{namespace="n",pod="p%d"} 30`, `jwt_bouncer_replica_staleness_seconds{namespace="n",pod="p%d"} 2`, `jwt_bouncer_replica_staleness_seconds{namespace="n",pod="late"} 25`), 0, ""},
+		{"JWTBouncerFleetLags", fleet(3, `jwt_bouncer_replica_max_staleness_seconds{namespace="n",pod="p%d"} 30`, `jwt_bouncer_replica_staleness_seconds{namespace="n",pod="p%d"} 12`), 0, `{namespace="n"}`},
+		// A load storm is many starts or many reloads of many revocations.
+		{"JWTBouncerLoadStorm", fleet(60, `jwt_bouncer_replica_entries{namespace="n",pod="p%d"} 100000x30`, `process_start_time_seconds{namespace="n",pod="p%d"} 0x30`, `jwt_bouncer_replica_reloads_total{namespace="n",pod="p%d",cause="epoch"} 0x30`), 20, ""},
+		{"JWTBouncerLoadStorm", fleet(60, `jwt_bouncer_replica_entries{namespace="n",pod="p%d"} 100000x30`, `process_start_time_seconds{namespace="n",pod="p%d"} 900x30`, `jwt_bouncer_replica_reloads_total{namespace="n",pod="p%d",cause="epoch"} 0x30`), 20, `{namespace="n"}`},
+		{"JWTBouncerLoadStorm", fleet(60, `jwt_bouncer_replica_entries{namespace="n",pod="p%d"} 100000x30`, `process_start_time_seconds{namespace="n",pod="p%d"} 0x30`, `jwt_bouncer_replica_reloads_total{namespace="n",pod="p%d",cause="epoch"} 0x14 1x15`), 20, `{namespace="n"}`},
+		{"JWTBouncerLoadStorm", fleet(60, `jwt_bouncer_replica_entries{namespace="n",pod="p%d"} 100x30`, `process_start_time_seconds{namespace="n",pod="p%d"} 900x30`, `jwt_bouncer_replica_reloads_total{namespace="n",pod="p%d",cause="epoch"} 0x30`), 20, ""},
+		{"JWTBouncerStoreRefusesConnections", recorded{`jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="tried"} 0+60x10`, `jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="ok"} 0+60x10`}, 10, ""},
+		{"JWTBouncerStoreRefusesConnections", recorded{`jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="tried"} 0+60x10`, `jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="ok"} 0+20x10`}, 10, `{namespace="n"}`},
 	} {
 		fires := c.shown.query(t, rules[c.alert], c.at)
 		want := 0

@@ -99,9 +99,45 @@ func content(c *corev1.ConfigMap) error {
 			errs = append(errs, configCheck(text))
 		case "envoy.yaml":
 			errs = append(errs, envoyValidate(text))
+		case "pgbouncer.ini":
+			errs = append(errs, poolerSettings(text))
 		case "dashboard.json", "roles.sh": // other tests check them
 		default:
 			errs = append(errs, fmt.Errorf("ConfigMap/%s: no test checks %s", c.Name, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// poolerSettings checks the settings of pgbouncer on which the sidecars' proof of
+// freshness and their recovery depend; TestPoolerOfTheManifests in test/outage runs
+// the file.
+func poolerSettings(text string) error {
+	settings := map[string]string{}
+	section := ""
+	var errs []error
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		name, value, ok := strings.Cut(line, "=")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		switch {
+		case line == "" || strings.HasPrefix(line, ";"):
+		case strings.HasPrefix(line, "["):
+			section = line
+		case !ok:
+			errs = append(errs, fmt.Errorf("pgbouncer.ini: %q is no setting", line))
+		case section == "[pgbouncer]":
+			settings[name] = value
+		}
+	}
+	for name, want := range map[string]string{"pool_mode": "transaction", "auth_type": "scram-sha-256", "auth_file": "/etc/pgbouncer-users/userlist.txt", "listen_port": "6432"} {
+		if settings[name] != want {
+			errs = append(errs, fmt.Errorf("pgbouncer.ini: %s is %q, not %q", name, settings[name], want))
+		}
+	}
+	for _, name := range []string{"server_reset_query_always", "ignore_startup_parameters", "query_timeout", "idle_transaction_timeout"} {
+		if v, ok := settings[name]; ok {
+			errs = append(errs, fmt.Errorf("pgbouncer.ini: %s = %s is not needed", name, v))
 		}
 	}
 	return errors.Join(errs...)

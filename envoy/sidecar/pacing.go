@@ -23,9 +23,10 @@ type pacer struct {
 	stopped bool
 }
 
-// paceCollector starts pacing and returns a function that ends it. If the user has set GOGC, it does
-// nothing. GOMEMLIMIT takes precedence: close to the limit, the runtime collects earlier.
-func paceCollector() (stop func()) {
+// PaceCollector starts pacing and returns a function that ends it. If the user has set GOGC, it does
+// nothing. GOMEMLIMIT takes precedence: close to the limit, the runtime collects earlier. Serve calls
+// it; so do the equally tuned baselines of test/load.
+func PaceCollector() (stop func()) {
 	p := &pacer{percent: 100}
 	if readMetric("/gc/gogc:percent") != 100 {
 		return func() {}

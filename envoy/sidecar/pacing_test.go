@@ -19,7 +19,7 @@ func TestPace(t *testing.T) {
 // Pacing follows the live heap from collection to collection, and ends with Go's own pace. The test
 // is not parallel, because GOGC belongs to the whole process.
 func TestPaceCollector(t *testing.T) {
-	stop := paceCollector()
+	stop := PaceCollector()
 	gogc := func() uint64 { return readMetric("/gc/gogc:percent") }
 	until := func(state string, ok func() bool) {
 		t.Helper()
@@ -42,7 +42,7 @@ func TestPaceCollector(t *testing.T) {
 	until("small again", func() bool { return gogc() > 150 })
 	stop()
 	assert.Equal(t, uint64(100), gogc(), "GOGC afterwards")
-	stop = paceCollector()
+	stop = PaceCollector()
 	stop()
 	until("stopped", func() bool { return gogc() == 100 })
 }

@@ -48,7 +48,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(p.Log, &slog.HandlerOptions{Level: level}))
-	defer paceCollector()()
+	defer PaceCollector()()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(p.Version))
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -21,24 +22,15 @@ type Pooler struct {
 	path, conf, dir string
 }
 
-// PgBouncer starts a pooler in front of pg's server; mode is its pool_mode. If
-// pgbouncer is not installed, the test is skipped, but fails in CI.
-func PgBouncer(t testing.TB, pg *PG, mode string) *Pooler {
+// PgBouncer starts a pooler in front of pg's server; mode is its pool_mode.
+// settings are further lines of its section [pgbouncer]: the last one of a name is
+// in force. If pgbouncer is not installed, the test is skipped, but fails in CI.
+func PgBouncer(t testing.TB, pg *PG, mode string, settings ...string) *Pooler {
 	t.Helper()
-	NeedsProcess(t)
-	path, err := find("pgbouncer", []string{"pgbouncer", "/usr/sbin/pgbouncer"}, "pgbouncer/usr/sbin/pgbouncer")
-	switch {
-	case err != nil && os.Getenv("CI") == "":
-		t.Skip(err)
-	case err != nil:
-		t.Fatal(err)
-	}
 	host, port, err := net.SplitHostPort(pg.Addr)
 	require.NoError(t, err)
-	p := &Pooler{dir: Dir(t), path: path}
-	own := Port(t)
-	p.Addr = fmt.Sprintf("127.0.0.1:%d", own)
-	p.conf = WriteFile(t, p.dir, "pgbouncer.ini", fmt.Sprintf(`[databases]
+	return PgBouncerFile(t, func(dir string, own int) string {
+		return fmt.Sprintf(`[databases]
 * = user=postgres host=%s port=%s
 [pgbouncer]
 listen_addr = 127.0.0.1
@@ -48,7 +40,27 @@ auth_type = any
 auth_file = %s
 pool_mode = %s
 default_pool_size = 4
-`, host, port, own, WriteFile(t, p.dir, "users.txt", `"postgres" ""`), mode))
+%s
+`, host, port, own, WriteFile(t, dir, "users.txt", `"postgres" ""`), mode, strings.Join(settings, "\n"))
+	})
+}
+
+// PgBouncerFile is PgBouncer with a configuration of the test, which ini returns for
+// a directory that pgbouncer can read and the port on which it has to listen.
+func PgBouncerFile(t testing.TB, ini func(dir string, port int) string) *Pooler {
+	t.Helper()
+	NeedsProcess(t)
+	path, err := find("pgbouncer", []string{"pgbouncer", "/usr/sbin/pgbouncer"}, "pgbouncer/usr/sbin/pgbouncer")
+	switch {
+	case err != nil && os.Getenv("CI") == "":
+		t.Skip(err)
+	case err != nil:
+		t.Fatal(err)
+	}
+	p := &Pooler{dir: Dir(t), path: path}
+	own := Port(t)
+	p.Addr = fmt.Sprintf("127.0.0.1:%d", own)
+	p.conf = WriteFile(t, p.dir, "pgbouncer.ini", ini(p.dir, own))
 	p.Start(t)
 	t.Cleanup(func() { p.attach(t); p.Kill() })
 	return p

@@ -20,6 +20,8 @@ func TestDriver(t *testing.T) {
 	}{
 		{w.baseline(t, "floor"), false},
 		{w.baseline(t, "noop"), false},
+		{w.tuned(t, "floor"), false},
+		{w.tuned(t, "noop"), false},
 		{w.baseline(t, "verify"), true},
 		{w.baseline(t, "redis"), true},
 		{w.baseline(t, "postgres"), true},

@@ -74,7 +74,18 @@ type contender struct {
 type row struct {
 	name string
 	sample
-	ratio float64
+	ratio  float64
+	rounds []sample
+}
+
+// ratioTo returns the median of r's CPU time relative to base's in the same round.
+func (r row) ratioTo(base row) float64 {
+	ratios := make([]float64, len(r.rounds))
+	for i := range ratios {
+		ratios[i] = float64(r.rounds[i].cpu) / float64(base.rounds[i].cpu)
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2]
 }
 
 // compare measures the contenders in turns, so that other load on the machine
@@ -97,24 +108,31 @@ func compare(t testing.TB, contenders []contender, base int, l Load) []row {
 	}
 	rows := make([]row, len(contenders))
 	for i, c := range contenders {
-		rows[i] = row{name: c.name, sample: median(samples[i])}
-		ratios := make([]float64, *rounds)
-		for r := range ratios {
-			ratios[r] = float64(samples[i][r].cpu) / float64(samples[base][r].cpu)
-		}
-		slices.Sort(ratios)
-		rows[i].ratio = ratios[len(ratios)/2]
+		rows[i] = row{name: c.name, sample: median(samples[i]), rounds: samples[i]}
+	}
+	for i := range rows {
+		rows[i].ratio = rows[i].ratioTo(rows[base])
 	}
 	return rows
 }
 
 // table renders rows as Markdown.
-func table(first string, rows []row) string {
+func table(first string, rows []row) string { return tableTo(first, rows, row{}) }
+
+// tableTo is table with a second ratio, to the row equal, if that has rounds.
+func tableTo(first string, rows []row, equal row) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| %s | checks/s | p50 | p99 | p99.9 | server CPU per check | ratio | peak memory |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", first)
+	more, line := "", ""
+	if equal.rounds != nil {
+		more, line = " ratio, equal settings |", "---:|"
+	}
+	fmt.Fprintf(&b, "| %s | checks/s | p50 | p99 | p99.9 | server CPU per check | ratio |%s peak memory |\n|---|---:|---:|---:|---:|---:|---:|%s---:|\n", first, more, line)
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %.0f | %s | %s | %s | %.1f µs | %.2f | %d MB |\n",
-			r.name, r.perSecond, micro(r.p50), micro(r.p99), micro(r.max), float64(r.cpu)/1e3, r.ratio, r.peak>>20)
+		if equal.rounds != nil {
+			more = fmt.Sprintf(" %.2f |", r.ratioTo(equal))
+		}
+		fmt.Fprintf(&b, "| %s | %.0f | %s | %s | %s | %.1f µs | %.2f |%s %d MB |\n",
+			r.name, r.perSecond, micro(r.p50), micro(r.p99), micro(r.max), float64(r.cpu)/1e3, r.ratio, more, r.peak>>20)
 	}
 	return b.String()
 }

@@ -22,7 +22,7 @@ import (
 // authorization. Envoy responds by itself; there is no upstream.
 func envoySection(b *testing.B, w *world) string {
 	token := w.token("RS256", "through", 1)
-	noop, tcp := w.baseline(b, "noop"), w.product(b, "", "", "")
+	noop, tuned, tcp := w.baseline(b, "noop"), w.tuned(b, "noop"), w.product(b, "", "", "")
 	uds := w.productAt(b, "unix://"+filepath.Join(harness.Dir(b), "authz.sock"), "", "", "")
 	fronts := []struct {
 		name   string
@@ -32,6 +32,7 @@ func envoySection(b *testing.B, w *world) string {
 		{"no authorization", "", nil},
 		{"Envoy's jwt_authn (verifies, knows no revocation)", jwtAuthn(string(w.issuer.JWKS())), nil},
 		{"ext_authz, stock no-op, TCP", extAuthz(noop.target), noop},
+		{"ext_authz, the same no-op with the product's settings, TCP", extAuthz(tuned.target), tuned},
 		{"ext_authz, **jwt-bouncer**, TCP", extAuthz(tcp.target), tcp},
 		{"ext_authz, **jwt-bouncer**, Unix socket", extAuthz(uds.target), uds},
 	}

@@ -66,6 +66,13 @@ func (w *world) token(alg, jti string, i int) string {
 	}, authztest.Alg(alg), authztest.Lifetime(2*time.Hour))
 }
 
+// tuned starts a baseline whose collector is paced and whose gRPC server is set up
+// as the product's.
+func (w *world) tuned(t testing.TB, kind string) *server {
+	t.Helper()
+	return w.baseline(t, kind, "-tuned")
+}
+
 // server is a server under load.
 type server struct {
 	name   string
@@ -83,8 +90,8 @@ func (s *server) driver(t testing.TB, connections int) *Driver {
 	return d
 }
 
-// baseline starts a server of package baseline.
-func (w *world) baseline(t testing.TB, kind string) *server {
+// baseline starts a server of package baseline. more are further arguments.
+func (w *world) baseline(t testing.TB, kind string, more ...string) *server {
 	t.Helper()
 	path := filepath.Join(w.bin, "baseline")
 	if _, err := os.Stat(path); err != nil {
@@ -93,7 +100,7 @@ func (w *world) baseline(t testing.TB, kind string) *server {
 		out, err := cmd.CombinedOutput()
 		require.NoErrorf(t, err, "go build\n%s", out)
 	}
-	args := []string{"-kind", kind, "-jwks", w.jwks}
+	args := append([]string{"-kind", kind, "-jwks", w.jwks}, more...)
 	switch kind {
 	case "redis":
 		args = append(args, "-redis", w.needRedis(t).URL)
@@ -103,6 +110,7 @@ func (w *world) baseline(t testing.TB, kind string) *server {
 		args = append(args, "-postgres", pg.URL)
 	}
 	cmd := exec.Command(path, args...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin"} // no GOGC and no GOMEMLIMIT, as for the product
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()

@@ -10,6 +10,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 app.kubernetes.io/name: jwt-bouncer
 app.kubernetes.io/component: authorizer
 {{- end }}
+{{- define "jwt-bouncer.pooler" -}}
+app.kubernetes.io/name: pgbouncer
+app.kubernetes.io/component: pooler
+{{- end }}
 {{- define "jwt-bouncer.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}

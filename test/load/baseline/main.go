@@ -24,26 +24,35 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+
+	"jwtbouncer/envoy"
+	"jwtbouncer/envoy/sidecar"
 )
 
 func main() {
 	kind := flag.String("kind", "", "floor, noop, verify, redis or postgres")
+	tuned := flag.Bool("tuned", false, "pace the collector and set the gRPC server up as the product does; without it, both have their defaults")
 	jwks := flag.String("jwks", "", "key set file")
 	redisURL := flag.String("redis", "", "Redis URL, for -kind redis")
 	postgresURL := flag.String("postgres", "", "database URL, for -kind postgres")
 	flag.Parse()
-	if err := run(*kind, *jwks, *redisURL, *postgresURL); err != nil {
+	var settings []grpc.ServerOption
+	if *tuned {
+		sidecar.PaceCollector() // until the process ends
+		settings = envoy.TransportOptions(envoy.DefaultConfig().Listen.MaxStreams)
+	}
+	if err := run(settings, *kind, *jwks, *redisURL, *postgresURL); err != nil {
 		fmt.Fprintln(os.Stderr, "baseline:", err)
 		os.Exit(1)
 	}
 }
 
-func run(kind, jwks, redisURL, postgresURL string) error {
+func run(settings []grpc.ServerOption, kind, jwks, redisURL, postgresURL string) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	s, err := server(kind, jwks, redisURL, postgresURL)
+	s, err := server(settings, kind, jwks, redisURL, postgresURL)
 	if err != nil {
 		return err
 	}
@@ -55,9 +64,9 @@ func run(kind, jwks, redisURL, postgresURL string) error {
 	return s.Serve(l)
 }
 
-func server(kind, jwks, redisURL, postgresURL string) (*grpc.Server, error) {
+func server(settings []grpc.ServerOption, kind, jwks, redisURL, postgresURL string) (*grpc.Server, error) {
 	if kind == "floor" {
-		s := grpc.NewServer(grpc.ForceServerCodecV2(bytesCodec{}))
+		s := grpc.NewServer(append(settings, grpc.ForceServerCodecV2(bytesCodec{}))...)
 		s.RegisterService(&grpc.ServiceDesc{
 			ServiceName: "envoy.service.auth.v3.Authorization", HandlerType: (*any)(nil),
 			Methods: []grpc.MethodDesc{{MethodName: "Check", Handler: func(_ any, _ context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
@@ -67,7 +76,7 @@ func server(kind, jwks, redisURL, postgresURL string) (*grpc.Server, error) {
 		}, nil)
 		return s, nil
 	}
-	s := grpc.NewServer()
+	s := grpc.NewServer(settings...)
 	c := &checker{}
 	if kind != "noop" {
 		text, err := os.ReadFile(jwks)
