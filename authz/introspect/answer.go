@@ -73,7 +73,7 @@ func (j *judgement) result(now time.Time) (*authz.Token, error) {
 		return nil, j.fail
 	case now.Unix() >= j.token.Expires:
 		return nil, &authz.Failure{Reason: authz.ReasonExpired, Detail: "exp was " + authz.FormatTime(j.token.Expires)}
-	case now.Unix() < j.token.NotValidBefore:
+	case now.Unix()+issuer.FutureLeeway(0) < j.token.NotValidBefore: // as of verified tokens
 		return nil, &authz.Failure{Reason: authz.ReasonNotYetValid, Detail: "nbf is " + authz.FormatTime(j.token.NotValidBefore)}
 	}
 	return j.token, nil

@@ -80,7 +80,7 @@ func TestJWTRestrictsItsIntrospection(t *testing.T) {
 		"bound, in no way we know":     {decided{jwt: m{"cnf": "x"}}, authz.ReasonBindingMismatch},
 		"DPoP without a key":           {decided{answer: m{"token_type": "DPoP"}}, authz.ReasonBindingMismatch},
 		"Keycloak's DPoP without":      {decided{answer: m{"typ": "DPoP"}}, authz.ReasonBindingMismatch},
-		"not yet valid, says the JWT":  {decided{jwt: m{"nbf": now.Add(time.Minute).Unix()}}, authz.ReasonNotYetValid},
+		"not yet valid, says the JWT":  {decided{jwt: m{"nbf": now.Add(time.Hour).Unix(), "exp": now.Add(2 * time.Hour).Unix()}}, authz.ReasonNotYetValid},
 		"expired, says the JWT":        {decided{jwt: m{"exp": now.Add(-time.Second).Unix(), "iat": now.Add(-time.Hour).Unix()}}, authz.ReasonExpired},
 		"for another audience":         {decided{jwt: m{"aud": "billing"}}, authz.ReasonWrongAudience},
 		"for another, says the answer": {decided{answer: m{"aud": "billing"}}, authz.ReasonWrongAudience},

@@ -179,8 +179,9 @@ func TestIntrospectionAnswers(t *testing.T) {
 		"no exp":              {activeResponse(map[string]any{"exp": nil}), authz.ReasonBadClaim},
 		"exp a string":        {activeResponse(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
 		"expired":             {activeResponse(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
-		"not yet":             {activeResponse(map[string]any{"nbf": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
-		"iat ahead":           {activeResponse(map[string]any{"iat": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"not yet":             {activeResponse(map[string]any{"nbf": now.Add(30 * time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat ahead":           {activeResponse(map[string]any{"iat": now.Add(30 * time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"nbf a moment ahead":  {activeResponse(map[string]any{"nbf": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
 		"iat a moment ahead":  {activeResponse(map[string]any{"iat": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
 		"iat long ago":        {activeResponse(map[string]any{"iat": now.Add(-23*time.Hour - time.Minute).Unix()}), authz.ReasonLifetimeTooLong}, // exp is in an hour
 		"iat 0":               {activeResponse(map[string]any{"iat": 0}), authz.ReasonLifetimeTooLong},

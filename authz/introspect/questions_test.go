@@ -196,7 +196,7 @@ func TestFloodOfInventedTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			inBubble(t, 120*time.Millisecond, func(c *introspect.Config) { c.MaxConcurrent = 16 }, func(t *testing.T, b bubble) {
-				const good = 60
+				const good = 30
 				for i := range good {
 					reason, _ := b.check(fmt.Sprint("good", i), "192.0.2.1")
 					require.Equal(t, authz.ReasonAllowed, reason)
@@ -205,18 +205,18 @@ func TestFloodOfInventedTokens(t *testing.T) {
 				var wg sync.WaitGroup
 				defer wg.Wait()
 				defer stop()
-				for f := range 40 {
+				for f := range 25 {
 					wg.Go(func() {
-						for i := f; ctx.Err() == nil; i += 40 {
+						for i := f; ctx.Err() == nil; i += 25 {
 							b.check(fmt.Sprint("invented", i), address(i))
-							time.Sleep(5 * time.Millisecond)
+							time.Sleep(20 * time.Millisecond)
 						}
 					})
 				}
 				time.Sleep(100 * time.Millisecond)
 				for round := range 12 {
 					for i := range good { // each every 1.2 s
-						time.Sleep(20 * time.Millisecond)
+						time.Sleep(40 * time.Millisecond)
 						reason, took := b.check(fmt.Sprint("good", i), "192.0.2.1")
 						require.Equal(t, authz.ReasonAllowed, reason, "round %d", round)
 						require.Zero(t, took)
