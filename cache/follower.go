@@ -43,7 +43,8 @@ type Follower struct {
 	// dropped is in Unix seconds. Entries that expired dropAfter before it may have
 	// been dropped. It rises before they are dropped, and falls only while the
 	// replica does not count as fresh.
-	dropped atomic.Int64
+	dropped     atomic.Int64
+	provisional provisional
 
 	// Used only by the goroutine that syncs.
 	position  authz.Position
@@ -81,7 +82,7 @@ func NewFollower(feed authz.Feed, r *Replica, o FollowerOptions) *Follower {
 	f := &Follower{
 		feed: feed, replica: r, config: o.Config,
 		clock: cmp.Or(o.Clock, authz.Clock(authz.SystemClock{})), log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)),
-		syncs:  syncState{now: syncSnapshot{next: make(chan struct{})}, wake: make(chan struct{}, 1)},
+		syncs:  syncState{now: syncSnapshot{next: make(chan struct{})}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1)},
 		jitter: mrand.Float64, await: awaitSync,
 	}
 	f.asof.Store(never)
@@ -128,7 +129,8 @@ func (f *Follower) read(ctx context.Context) (again bool, err error) {
 		f.dropped.Store(now)
 		f.restart("clock")
 	}
-	began := f.clock.Boot() // before the question is sent; the proof rests on it
+	mark := f.provisional.mark() // also before the question is sent: what a message names was committed before
+	began := f.clock.Boot()      // before the question is sent; the proof rests on it
 	nonce := rand.Text()
 	var highest uint64
 	snap, err := f.changes(ctx, nonce, func(row authz.Row) {
@@ -161,7 +163,8 @@ func (f *Follower) read(ctx context.Context) (again bool, err error) {
 	}
 	f.sweep(wall, snap.Clock, began)
 	f.loaded.Store(true)
-	f.asof.Store(max(f.asof.Load(), int64(began))) // last: a reader that sees it sees the rows
+	f.asof.Store(max(f.asof.Load(), int64(began))) // after the rows: a reader that sees it sees them
+	f.provisional.confirmed(mark)                  // after the rows, too: a token that was denied stays so
 	return false, nil
 }
 
@@ -257,6 +260,7 @@ type syncState struct {
 	mu   sync.Mutex
 	now  syncSnapshot
 	wake chan struct{} // requests a sync from Run
+	soon chan struct{} // requests one that need not begin at once
 }
 
 // syncSnapshot is a syncState at one moment.
@@ -285,9 +289,11 @@ func (s *syncState) end(err error) {
 }
 
 // request asks Run for a sync. It never blocks.
-func (s *syncState) request() {
+func (s *syncState) request() { request(s.wake) }
+
+func request(c chan struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default: // requested already
 	}
 }

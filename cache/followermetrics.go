@@ -56,6 +56,7 @@ func newFollowerMetrics(reg prometheus.Registerer, f *Follower) *followerMetrics
 	reg.MustRegister(m.syncs, m.duration, m.reloads, m.rows, m.catchups,
 		gauge("jwt_bouncer_replica_entries", "Revocations in memory.", func() float64 { return float64(f.replica.Len()) }),
 		gauge("jwt_bouncer_replica_bytes", "Memory of the replica's tables.", func() float64 { return float64(f.replica.Bytes()) }),
+		gauge("jwt_bouncer_replica_provisional_entries", "Revocations that messages have named and no sync has confirmed yet.", func() float64 { return float64(f.provisional.mark()) }),
 		gauge("jwt_bouncer_replica_staleness_seconds", "Age of the replica's knowledge, +Inf before the first load. Above jwt_bouncer_replica_max_staleness_seconds it proves nothing.", f.seconds),
 		gauge("jwt_bouncer_replica_max_staleness_seconds", "Effective max_staleness.", func() float64 { return time.Duration(f.maxStaleness.Load()).Seconds() }),
 	)

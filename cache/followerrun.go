@@ -4,13 +4,16 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
+
+	"jwtbouncer/authz"
 )
 
 const (
 	// minGap is the least time between the starts of two syncs, however many
-	// notifications arrive: a flood of revocations costs the store at most fifty
-	// syncs per second and sidecar.
+	// notifications arrive: a flood of commits to a SQLite file costs at most fifty
+	// syncs per second.
 	minGap = 20 * time.Millisecond
 	// firstRetry is the mean wait after a failed sync. It doubles with every
 	// further failure up to the sync interval.
@@ -30,36 +33,57 @@ func (f *Follower) Run(ctx context.Context) error {
 		if err != nil {
 			f.log.LogAttrs(ctx, slog.LevelWarn, "sync with the store failed", slog.Any("error", err), f.age())
 		}
-		failed := f.syncs.snapshot().failed
-		wake := f.syncs.wake
-		if failed > 0 {
-			wake = nil // a retry comes soon enough, and requests must not defeat the backoff
-		}
-		timer.Reset(f.pause(failed))
-		select {
-		case <-ctx.Done():
+		if !f.wait(ctx, timer, start) {
 			return nil
-		case <-timer.C:
-		case <-wake:
-			if rest := minGap - time.Since(start); rest > 0 {
-				timer.Reset(rest)
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-timer.C:
-				}
-			}
 		}
-		select { // the coming sync answers all requests until now
-		case <-f.syncs.wake:
-		default:
+		for _, c := range []chan struct{}{f.syncs.wake, f.syncs.soon} {
+			select { // the coming sync answers all requests until now
+			case <-c:
+			default:
+			}
 		}
 	}
 }
 
+// wait returns true when the next sync is due, and false when ctx has ended. The
+// last sync began at start.
+func (f *Follower) wait(ctx context.Context, timer *time.Timer, start time.Time) bool {
+	failed := f.syncs.snapshot().failed
+	due := time.Now().Add(f.pause(failed))
+	wake, soon := f.syncs.wake, f.syncs.soon
+	if failed > 0 {
+		wake, soon = nil, nil // a retry comes soon enough, and requests must not defeat the backoff
+	}
+	for {
+		timer.Reset(time.Until(due))
+		var at time.Time
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-wake:
+			at, wake, soon = time.Now(), nil, nil
+		case <-soon:
+			at, soon = time.Now().Add(f.spread()), nil // drawn once: more requests do not hurry it
+		}
+		if least := start.Add(minGap); at.Before(least) {
+			at = least
+		}
+		if at.Before(due) {
+			due = at
+		}
+	}
+}
+
+// interval returns the mean time between syncs that nobody requests.
+func (f *Follower) interval() time.Duration {
+	return min(f.config.SyncInterval, time.Duration(f.maxStaleness.Load())/3)
+}
+
 // pause returns the time until the next sync that nobody requests.
 func (f *Follower) pause(failed int) time.Duration {
-	every := min(f.config.SyncInterval, time.Duration(f.maxStaleness.Load())/3)
+	every := f.interval()
 	spread := 0.75 + f.jitter()/2
 	if failed > 0 {
 		every = min(every, firstRetry<<min(failed-1, 16))
@@ -68,10 +92,34 @@ func (f *Follower) pause(failed int) time.Duration {
 	return max(time.Duration(float64(every)*spread), minGap)
 }
 
+// spread returns the time until a sync that the whole fleet wants at the same
+// moment: up to half of the interval, hence at most a sixth of max_staleness.
+// However often the fleet wants one, it costs the store four times what an idle
+// fleet does.
+func (f *Follower) spread() time.Duration {
+	return time.Duration(f.jitter() * float64(f.interval()/2))
+}
+
 // Notify says that the store may have changed: a sync begins at once, or when the
 // running one has ended. Notify never blocks. Notifications that arrive together
-// lead to one sync.
+// lead to one sync. Not for what the whole fleet hears of; see Learn.
 func (f *Follower) Notify() { f.syncs.request() }
+
+// Learn adds revocations that a message has named. The tokens that they revoke are
+// denied until the next sync that proves freshness; from then on the store alone
+// decides. Nothing else changes: a message is no proof of freshness, and removes
+// and weakens nothing.
+//
+// If the store may have others (complete is false), or there is no room for all, the
+// next sync begins within half of the sync interval, at a random time. Learn may
+// be called concurrently and does not block.
+func (f *Follower) Learn(entries []authz.Entry, complete bool) {
+	dead := f.clock.Now().Unix() - dropAfter
+	entries = slices.DeleteFunc(entries, func(e authz.Entry) bool { return e.Expires < dead })
+	if !f.provisional.add(entries) || !complete {
+		request(f.syncs.soon)
+	}
+}
 
 // Ready reports whether all revocations have been loaded once. It never becomes
 // false again: Lookup, not readiness, reports a replica that is not fresh.

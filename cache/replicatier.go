@@ -58,7 +58,8 @@ func (t *ReplicaTier) evaluate(q *authz.Query) (authz.Verdict, error) {
 	for range 2 {
 		asof := t.f.asof.Load()
 		maxStaleness, tokens := t.f.maxStaleness.Load(), t.f.tokens.Load()
-		if t.f.replica.Revokes(q.Keys, q.IssuedAt) {
+		// Before the replica: what leaves the provisional revocations is there already.
+		if t.f.provisional.revokes(q.Keys, q.IssuedAt) || t.f.replica.Revokes(q.Keys, q.IssuedAt) {
 			return authz.Revoked, nil
 		}
 		dropped := t.f.dropped.Load()

@@ -36,10 +36,11 @@ const (
 // mode. The others are the product in lookup mode, and wrong schemes that the
 // simulation must find out.
 type simVariant struct {
-	lookup bool    // replica: off
-	feed   simRule // wrong way to follow
-	tier   simRule // wrong way to look up
-	stops  bool    // the clock stands still while the machine is suspended
+	lookup  bool    // replica: off
+	feed    simRule // wrong way to follow
+	message simRule // wrong way to use a message
+	tier    simRule // wrong way to look up
+	stops   bool    // the clock stands still while the machine is suspended
 }
 
 type simRule int
@@ -53,6 +54,10 @@ const (
 	ignoreEpoch     // no reload after a failover or a crash
 	ignoreNonce     // an answer to another question counts
 	ignoreOpen      // transactions running at the last snapshot are forgotten
+	// of messages
+	messageProves   // a message proves freshness
+	messageReplaces // a message replaces what is known about its keys
+	messagePosition // a heartbeat proves freshness if no id is newer than the watermark; epochs are not compared
 	// of tiers
 	lateProof    // asof is read after the lookup
 	seedScheme   // Redis, then Postgres, then fill for CACHE_TTL
@@ -95,6 +100,7 @@ type simulation struct {
 func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 	w := newSimWorld(seed, simLength)
 	s := &simulation{simWorld: w, postgres: newSimPostgres(w), redis: newSimRedis(w, scripts)}
+	s.redis.store = s.postgres
 	for i := range simTokens {
 		t := authz.Token{Raw: fmt.Sprintf("h.%d.s", i), Issuer: simIssuer, ID: fmt.Sprint("jti-", i), Subject: fmt.Sprint("sub-", i%2),
 			IssuedAt: now32 - 100 + int64(i), Expires: now32 + 3600}
@@ -109,6 +115,9 @@ func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 	}
 	for i := range 1 + w.rng.IntN(2) {
 		w.spawn(fmt.Sprint("revoker", i), nil, w.upTo(simLength/4), s.revoke)
+	}
+	if v.message == messagePosition {
+		w.spawn("heartbeat", nil, 0, s.redis.beat)
 	}
 	w.spawn("writer", nil, w.upTo(simLength/2), s.write)
 	w.spawn("faults", nil, w.upTo(simLength/2), s.faults)
@@ -145,6 +154,9 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 		feed := simRuledFeed{&simFeed{p: s.postgres, node: n}, v.feed, new(authz.Position)}
 		n.follower = NewFollower(feed, NewReplica(), FollowerOptions{Config: cfg, Clock: n.clock})
 		n.follower.replica = simSet{n.follower.replica, w}
+		if v.message == messageReplaces {
+			n.follower.replica = simReplacing{n.follower.replica, map[authz.Key]authz.Entry{}}
+		}
 		n.follower.jitter = w.rng.Float64
 		n.follower.await = n.await
 		n.syncer = w.spawn(name+"/sync", n, w.upTo(time.Second), func() { s.follow(n) })
@@ -530,6 +542,9 @@ func TestSimulationFindsWrongSchemes(t *testing.T) {
 		"standby trusted":                     {feed: trustStandby},
 		"epoch ignored":                       {feed: ignoreEpoch},
 		"nonce ignored":                       {feed: ignoreNonce},
+		"message as proof":                    {message: messageProves},
+		"message replaces":                    {message: messageReplaces},
+		"message of another incarnation":      {message: messagePosition},
 		"proof read after the lookup":         {tier: lateProof},
 		"clock that stops while suspended":    {stops: true},
 		"verdicts keyed by the token":         {lookup: true, tier: keyedByToken},

@@ -25,6 +25,8 @@ type simRedis struct {
 	down        time.Duration // no answers until then
 	older       map[string]simValue
 	subscribers []*simNode
+	sent        []simMessage
+	store       *simPostgres
 	scripts     *simScripts
 }
 
@@ -149,11 +151,7 @@ func (s *simRedis) execute(cmd redis.Cmder) {
 				delete(s.keys, k)
 			}
 		case "PUBLISH":
-			for _, n := range s.subscribers {
-				if s.w.chance(85) { // one message in seven is lost
-					s.w.hurry(n.syncer, s.w.upTo(20*time.Millisecond))
-				}
-			}
+			s.publish(args[2])
 		default:
 			panic("sim: " + strings.Join(args, " "))
 		}

@@ -117,14 +117,14 @@ func TestSnapshotText(t *testing.T) {
 		c[i] = to
 		return c
 	}
-	for _, c := range [][]string{change(snapRecovering, "true"), change(snapFresh, "false"), change(snapFresh, ""), change(snapRecovering, "")} {
+	for _, c := range [][]string{change(snapFollows, "true"), change(snapFresh, "false"), change(snapFresh, ""), change(snapFollows, "")} {
 		s, err := parseSnapshot(c)
 		if err == nil {
 			assert.Falsef(t, s.Proves, "%v proves", c)
 		}
 	}
 	for i := range someSnapshot {
-		if i == snapNonce || i == snapSystem || i == snapTimeline || i == snapEpoch || i == snapRecovering || i == snapFresh {
+		if i == snapNonce || i == snapSystem || i == snapTimeline || i == snapEpoch || i == snapFollows || i == snapFresh {
 			continue
 		}
 		for _, to := range []string{"", "x", "-1x"} {

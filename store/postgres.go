@@ -131,24 +131,28 @@ func (p *postgresStore) fail(err error) error {
 	return fmt.Errorf("%w: postgres %s: %w", authz.ErrUnavailable, p.where, err)
 }
 
+// followsAnother says why a server that receives revocations from another one
+// proves nothing by their absence.
+const followsAnother = "it is a hot standby, or a subscription brings its revocations; connect to the server where they are committed (target_session_attrs=primary)"
+
 func (p *postgresStore) Limits(ctx context.Context) (Limits, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.WriteTimeout)
 	defer cancel()
 	var version int
 	var staleness, ttl int64
-	var recovering bool
+	var follows bool
 	var limits Limits
 	err := p.writes.QueryRow(ctx, `select schema_version, (extract(epoch from max_staleness) * 1000000)::bigint, (extract(epoch from max_token_ttl) * 1000000)::bigint,
-		recovering, incarnation from authz.about()`).
-		Scan(&version, &staleness, &ttl, &recovering, &limits.Incarnation)
+		follows, incarnation from authz.about()`).
+		Scan(&version, &staleness, &ttl, &follows, &limits.Incarnation)
 	if err == nil {
 		err = checkSchema(version)
 	}
 	if err != nil {
 		return Limits{}, p.fail(err)
 	}
-	if recovering {
-		return Limits{}, fmt.Errorf("postgres %s: %w: it is a hot standby; connect to the primary (target_session_attrs=primary)", p.where, ErrUnproven)
+	if follows {
+		return Limits{}, fmt.Errorf("postgres %s: %w: %s", p.where, ErrUnproven, followsAnother)
 	}
 	limits.MaxStaleness, limits.MaxTokenTTL = micro(staleness), micro(ttl)
 	return limits, nil
@@ -188,12 +192,12 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 	nonce, wall := rand.Text(), p.o.Clock.Now().Unix()
 	var version int
 	var echo string
-	var recovering, fresh bool
+	var follows, fresh bool
 	var clock, maxTTL, previousTTL int64
 	var r result
-	err := p.reads.QueryRow(ctx, `select schema_version, echo, recovering, fresh, not_before, clock, max_token_ttl, previous_token_ttl, raised_at
+	err := p.reads.QueryRow(ctx, `select schema_version, echo, follows, fresh, not_before, clock, max_token_ttl, previous_token_ttl, raised_at
 		from authz.lookup($1::bytea[], $2, $3)`, raw, nonce, wall).
-		Scan(&version, &echo, &recovering, &fresh, &r.notBefore, &clock, &maxTTL, &previousTTL, &r.tokens.Raised)
+		Scan(&version, &echo, &follows, &fresh, &r.notBefore, &clock, &maxTTL, &previousTTL, &r.tokens.Raised)
 	if err != nil {
 		return result{}, p.fail(err)
 	}
@@ -202,8 +206,8 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 	}
 	r.tokens.Max, r.tokens.RaisedFrom = time.Duration(maxTTL)*time.Second, time.Duration(previousTTL)*time.Second
 	switch {
-	case recovering:
-		return r, fmt.Errorf("postgres %s: %w: it is a hot standby", p.where, ErrUnproven)
+	case follows:
+		return r, fmt.Errorf("postgres %s: %w: %s", p.where, ErrUnproven, followsAnother)
 	case echo != nonce || !fresh:
 		return r, fmt.Errorf("postgres %s: %w: it is the answer to another question, or from inside a transaction", p.where, ErrUnproven)
 	case clock-wall > int64(authz.MaxClockLag/time.Second):
@@ -215,15 +219,6 @@ func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result,
 
 func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
 	err = p.writes.QueryRow(ctx, `select authz.gc($1::timestamptz)`, now).Scan(&n)
-	return n, p.fail(err)
-}
-
-// InstallBridge puts a trigger on another writer's table and copies its rows.
-func (p *postgresStore) InstallBridge(ctx context.Context, o BridgeOptions) (n int64, err error) {
-	if o.Issuer == "" {
-		return 0, fmt.Errorf("%w: bridge: the issuer of the table's tokens is required", authz.ErrInvalid)
-	}
-	err = p.writes.QueryRow(ctx, `select authz.install_bridge($1, $2)`, cmp.Or(o.Table, "revoked_tokens"), o.Issuer).Scan(&n)
 	return n, p.fail(err)
 }
 

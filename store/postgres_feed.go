@@ -143,7 +143,7 @@ const (
 	snapSystem
 	snapTimeline
 	snapEpoch
-	snapRecovering
+	snapFollows
 	snapFresh
 	snapClock
 	snapStaleness
@@ -179,7 +179,7 @@ func parseSnapshot(f []string) (authz.Snapshot, error) {
 		Nonce:        f[snapNonce],
 		Epoch:        f[snapSystem] + "/" + f[snapTimeline] + "/" + f[snapEpoch],
 		Xmax:         number(snapXmax),
-		Proves:       f[snapRecovering] == "false" && f[snapFresh] == "true",
+		Proves:       f[snapFollows] == "false" && f[snapFresh] == "true",
 		Clock:        time.Unix(0, int64(secs(snapClock))),
 		MaxStaleness: secs(snapStaleness), MaxTokenTTL: secs(snapTTL),
 		RaisedFrom: secs(snapPreviousTTL), Raised: int64(number(snapRaised)),

@@ -54,7 +54,23 @@ func (p *postgresStore) Migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("migrating: %w", p.fail(err))
 	}
+	if err := p.warnOfSuperuser(ctx); err != nil {
+		return fmt.Errorf("migrating: %w", p.fail(err))
+	}
 	return p.raiseLimits(ctx, installed(applied))
+}
+
+// warnOfSuperuser warns if functions that run as their owner run as a superuser:
+// should one have a fault, it gives away the whole server.
+func (p *postgresStore) warnOfSuperuser(ctx context.Context) error {
+	var owner *string
+	err := p.writes.QueryRow(ctx, `select min(r.rolname) from pg_proc f join pg_roles r on r.oid = f.proowner
+		where f.pronamespace = 'authz'::regnamespace and f.prosecdef and r.rolsuper`).Scan(&owner)
+	if err == nil && owner != nil {
+		p.o.Logger.WarnContext(ctx, "a superuser owns the schema authz, and its functions run with the owner's rights: install it as a role of its own (see docs/store.md, \"Give out rights\")",
+			"store", p.where, "owner", *owner)
+	}
+	return err
 }
 
 // raiseLimits writes the configured limits where they are above the stored
@@ -99,12 +115,17 @@ func (p *postgresStore) inTx(ctx context.Context, f func(pgx.Tx) error) error {
 
 // BumpEpoch also stamps rows that carry a transaction id this server has not
 // reached, as they do after a dump was loaded into a new one: they would be
-// sent to every follower at every sync.
+// sent to every follower at every sync. And it numbers new rows above those that
+// came by logical replication, which leaves sequences behind.
 func (p *postgresStore) BumpEpoch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	return p.fail(p.inTx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `update authz.revocations set expires_at = expires_at where xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint`); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `select setval('authz.revocations_id_seq', r.id) from (select max(id) as id from authz.revocations) r
+			where r.id >= (select last_value from authz.revocations_id_seq)`); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `update authz.meta set epoch = authz.draw_epoch()`)

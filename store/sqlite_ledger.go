@@ -23,7 +23,7 @@ func (s *sqliteStore) insert(ctx context.Context, tx *sql.Tx, b *batch) error {
 	if err := m.scan(tx.QueryRowContext(ctx, `select `+sqliteMetaColumns+` from meta`)); err != nil {
 		return err
 	}
-	put, err := tx.PrepareContext(ctx, `insert into revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason, key) values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+	put, err := tx.PrepareContext(ctx, `insert into revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason, key, xid) values (?, ?, ?, ?, ?, ?, ?, ?, ?, -1)
 		on conflict (key, coalesce(not_before, 9223372036854775807)) do update set
 			expires_at = max(coalesce(r.expires_at, excluded.expires_at), coalesce(excluded.expires_at, r.expires_at)),
 			ttl_from = max(coalesce(r.ttl_from, excluded.ttl_from), coalesce(excluded.ttl_from, r.ttl_from))

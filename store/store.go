@@ -286,12 +286,3 @@ func (s *Store) RunGC(ctx context.Context) {
 func jitter(d time.Duration, fraction float64) time.Duration {
 	return time.Duration(float64(d) * (1 + fraction*(2*rand.Float64()-1))) //nolint:gosec // spreads load, guards nothing
 }
-
-// BridgeOptions describe the table of an existing writer.
-type BridgeOptions struct {
-	// Issuer is the "iss" its tokens have. Required.
-	Issuer string
-	// Table may be qualified by a schema; empty: revoked_tokens. Only the column
-	// jti is required; expires_at and user_id are used if they exist.
-	Table string
-}

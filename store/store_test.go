@@ -115,7 +115,7 @@ func TestRunGC(t *testing.T) {
 			}
 		}
 	}))})
-	execute(t, url, `insert into revocations (kind, iss, value, expires_at, key) values (1, 'i', 'old', 1000000, randomblob(16))`)
+	execute(t, url, `insert into revocations (kind, iss, value, expires_at, key, xid) values (1, 'i', 'old', 1000000, randomblob(16), 1)`)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); s.RunGC(ctx) }()
@@ -661,19 +661,19 @@ func TestGC(t *testing.T) {
 		want := int64(2 * 2500)
 		if strings.HasPrefix(url, "sqlite") {
 			const n = `with recursive n (i) as (select 1 union all select i + 1 from n where i < 2500) insert into revocations `
-			execute(t, url, n+`(kind, iss, value, expires_at, key) select 1, 'i', 'own ' || i, 1000000, randomblob(16) from n`)
+			execute(t, url, n+`(kind, iss, value, expires_at, key, xid) select 1, 'i', 'own ' || i, 1000000, randomblob(16), 1 from n`)
 			execute(t, url, n+`(kind, iss, value, ttl_from, key) select 1, 'i', 'limit ' || i, 1000000, randomblob(16) from n`)
 			for _, columns := range []string{"(expires_at, ttl_from, ", "(ttl_from, expires_at, "} { // one of them still counts
-				execute(t, url, `insert into revocations `+columns+fmt.Sprintf(`kind, iss, value, key) values (1000000, %d, 1, 'i', 'both', randomblob(16))`, time.Now().UnixMicro()))
+				execute(t, url, `insert into revocations `+columns+fmt.Sprintf(`kind, iss, value, key, xid) values (1000000, %d, 1, 'i', 'both', randomblob(16), 1)`, time.Now().UnixMicro()))
 			}
-			execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, expires_at, key) values (1, 'i', 'just expired', %d, randomblob(16))`, time.Now().Add(-30*time.Minute).UnixMicro()))
+			execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, expires_at, key, xid) values (1, 'i', 'just expired', %d, randomblob(16), 1)`, time.Now().Add(-30*time.Minute).UnixMicro()))
 			execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, ttl_from, key) values (1, 'i', 'just expired', %d, randomblob(16))`, time.Now().Add(-24*time.Hour-30*time.Minute).UnixMicro()))
 		} else {
 			want = 2 * 12000
-			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) select 1, 'i', 'own ' || i, '1970-01-02' from generate_series(1, 12000) i`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at, xid) select 1, 'i', 'own ' || i, '1970-01-02', 1 from generate_series(1, 12000) i`)
 			execute(t, url, `insert into authz.revocations (kind, iss, value, ttl_from) select 1, 'i', 'limit ' || i, '1970-01-02' from generate_series(1, 12000) i`)
-			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at, ttl_from) values (1, 'i', 'both', '1970-01-02', now()), (1, 'i', 'both too', now(), '1970-01-02')`)
-			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at) values (1, 'i', 'just expired', now() - interval '30 minutes')`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at, ttl_from, xid) values (1, 'i', 'both', '1970-01-02', now(), 1), (1, 'i', 'both too', now(), '1970-01-02', 1)`)
+			execute(t, url, `insert into authz.revocations (kind, iss, value, expires_at, xid) values (1, 'i', 'just expired', now() - interval '30 minutes', 1)`)
 			execute(t, url, `insert into authz.revocations (kind, iss, value, ttl_from) values (1, 'i', 'just expired too', now() - interval '24 hours 30 minutes')`)
 		}
 		n, err := s.GC(t.Context())
@@ -742,9 +742,9 @@ func TestLimitsInSQL(t *testing.T) {
 			at := time.Now().Add(-expired)
 			if strings.HasPrefix(url, "sqlite") {
 				key := jti(value).Key()
-				execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, expires_at, key) values (1, '%s', '%s', %d, x'%x')`, issuer, value, at.UnixMicro(), key[:]))
+				execute(t, url, fmt.Sprintf(`insert into revocations (kind, iss, value, expires_at, key, xid) values (1, '%s', '%s', %d, x'%x', 1)`, issuer, value, at.UnixMicro(), key[:]))
 			} else {
-				execute(t, url, fmt.Sprintf(`insert into authz.revocations (kind, iss, value, expires_at) values (1, '%s', '%s', '%s')`, issuer, value, at.UTC().Format(time.RFC3339Nano)))
+				execute(t, url, fmt.Sprintf(`insert into authz.revocations (kind, iss, value, expires_at, xid) values (1, '%s', '%s', '%s', 1)`, issuer, value, at.UTC().Format(time.RFC3339Nano)))
 			}
 		}
 		const margin = 20 * time.Second

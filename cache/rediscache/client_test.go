@@ -585,7 +585,7 @@ func TestGarbage(t *testing.T) {
 				subscribed := make(chan struct{})
 				go func() {
 					defer close(subscribed)
-					_ = r.Subscribe(ctx, func() {})
+					_ = r.Subscribe(ctx, func([]authz.Entry, bool) {})
 				}()
 				q := tokenOf("x", 1)
 				calm := func(err error) {
@@ -609,7 +609,7 @@ func TestGarbage(t *testing.T) {
 				<-subscribed
 				r.publisher.mu.Lock()
 				clear(r.publisher.queue) // or Close would wait for it
-				r.publisher.messageOwed = false
+				r.publisher.dropped = false
 				r.publisher.mu.Unlock()
 				_ = r.Close()
 			}

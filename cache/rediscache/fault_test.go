@@ -333,14 +333,31 @@ func TestClusterMasterLost(t *testing.T) {
 // subscribed runs the subscriber for the test and waits until it is subscribed.
 func subscribed(t *testing.T, r *Client, notified *atomic.Int64) {
 	t.Helper()
+	learning(t, r, func([]authz.Entry, bool) { notified.Add(1) })
+}
+
+// learning runs the subscriber for the test, calls learn for what it gets, and
+// waits until it is subscribed.
+func learning(t *testing.T, r *Client, learn func(entries []authz.Entry, complete bool)) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Subscribe(ctx, func() { notified.Add(1) }) }()
+	done, confirmed := make(chan error, 1), make(chan struct{})
+	var first sync.Once
+	go func() {
+		done <- r.Subscribe(ctx, func(entries []authz.Entry, complete bool) {
+			learn(entries, complete)
+			first.Do(func() { close(confirmed) })
+		})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		require.ErrorIs(t, <-done, context.Canceled)
 	})
-	require.Eventually(t, func() bool { return notified.Load() > 0 }, 10*time.Second, 5*time.Millisecond)
+	select {
+	case <-confirmed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("not subscribed")
+	}
 }
 
 func TestSubscriber(t *testing.T) {
@@ -453,6 +470,8 @@ func TestPublisherQueueIsBounded(t *testing.T) {
 	}
 	r.publisher.enqueue(entries)
 	require.EqualValues(t, 100, counter(r.metrics.published, "dropped"))
+	_, dropped := r.publisher.next()
+	require.True(t, dropped, "a message has to say so")
 	weaker := entries[0]
 	weaker.entry.NotBefore = 5
 	r.publisher.enqueue([]pendingEntry{weaker})
@@ -461,7 +480,7 @@ func TestPublisherQueueIsBounded(t *testing.T) {
 	require.Len(t, r.publisher.queue, maxPending)
 	require.Equal(t, authz.Always, r.publisher.queue[weaker.entry.Key].entry.NotBefore, "the stricter one stays")
 	clear(r.publisher.queue)
-	r.publisher.messageOwed = false
+	r.publisher.dropped = false
 }
 
 func TestFillQueueIsBounded(t *testing.T) {

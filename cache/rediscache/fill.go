@@ -108,7 +108,7 @@ func (c *Client) fill(ctx context.Context, job fillJob) (err error) {
 			return nil
 		}
 		// The verdict does not say which key is revoked, but the answer will stay the same.
-		return c.write(ctx, []pendingEntry{{entry: authz.Entry{Key: question, NotBefore: authz.Always, Expires: q.Expires}}})
+		return c.write(ctx, []pendingEntry{{entry: authz.Entry{Key: question, NotBefore: authz.Always, Expires: q.Expires}}}, "")
 	}
 	ttl := min(c.maxStaleness, left, cmp.Or(c.cfg.MaxTTL, left))
 	if ttl < time.Millisecond {

@@ -9,7 +9,7 @@ type metrics struct {
 	pending       prometheus.Gauge
 	subscribed    prometheus.Gauge
 	subscriptions prometheus.Counter
-	messages      prometheus.Counter
+	messages      *prometheus.CounterVec
 	breaker       prometheus.Gauge
 }
 
@@ -33,12 +33,12 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		}),
 		subscriptions: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_subscriptions_total",
-			Help: "Confirmed subscriptions to published revocations; each one triggers a sync with the store.",
+			Help: "Confirmed subscriptions to published revocations; each one moves the next sync with the store forward.",
 		}),
-		messages: prometheus.NewCounter(prometheus.CounterOpts{
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "jwt_bouncer_redis_messages_total",
-			Help: "Messages received about published revocations; each one triggers a sync with the store.",
-		}),
+			Help: "Messages received about published revocations, by result: complete (names all), incomplete (does not, or cannot be read; moves the next sync with the store forward).",
+		}, []string{"result"}),
 		breaker: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "jwt_bouncer_breaker_state",
 			Help: "State of the circuit breaker in front of a dependency: 0 closed, 1 half-open, 2 open.",
@@ -46,8 +46,16 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			ConstLabels: prometheus.Labels{"dependency": "redis"},
 		}),
 	}
+	for _, r := range messageResults {
+		m.messages.WithLabelValues(r)
+	}
 	if reg != nil {
 		reg.MustRegister(m.fills, m.published, m.pending, m.subscribed, m.subscriptions, m.messages, m.breaker)
 	}
 	return m
 }
+
+var messageResults = map[bool]string{true: "complete", false: "incomplete"}
+
+// message counts a message.
+func (m *metrics) message(complete bool) { m.messages.WithLabelValues(messageResults[complete]).Inc() }

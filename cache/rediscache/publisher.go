@@ -15,16 +15,17 @@ import (
 	"jwtbouncer/authz/breaker"
 )
 
-// Channel is the Pub/Sub channel. A message on it means only that a revocation has
-// been published.
-const Channel = "jwt-bouncer:revocations"
-
 const (
 	publishWait  = 250 * time.Millisecond // longest time that Publish keeps its caller
-	publishBatch = 500                    // revocations per round trip
-	maxPending   = 100_000                // revocations in the queue; about 15 MB
-	retryFirst   = 100 * time.Millisecond
-	retryLast    = 5 * time.Second
+	publishBatch = maxNamed               // revocations per round trip
+	// namedPerSecond is how many revocations a publisher names in messages, on the
+	// average of a second, at most maxNamed at once. Redis multiplies every message
+	// by the number of sidecars, so the others are only announced, and sidecars read
+	// them from the store.
+	namedPerSecond = 500
+	maxPending     = 100_000 // revocations in the queue; about 15 MB
+	retryFirst     = 100 * time.Millisecond
+	retryLast      = 5 * time.Second
 )
 
 // ErrNotPublished is Close's error when revocations remain in the queue. They are
@@ -37,9 +38,11 @@ type publisher struct {
 	c    *Client
 	wake chan struct{}
 
-	mu          sync.Mutex
-	queue       map[authz.Key]pendingEntry
-	messageOwed bool // the message on Channel has not been sent
+	mu      sync.Mutex
+	queue   map[authz.Key]pendingEntry
+	dropped bool          // a revocation was dropped from the queue, and no message has said that there are more
+	allowed float64       // revocations that messages may name now
+	at      time.Duration // Clock.Boot when allowed was right
 }
 
 // pendingEntry is one revocation on its way to Redis.
@@ -49,13 +52,14 @@ type pendingEntry struct {
 }
 
 func newPublisher(c *Client) *publisher {
-	return &publisher{c: c, wake: make(chan struct{}, 1), queue: map[authz.Key]pendingEntry{}}
+	return &publisher{c: c, wake: make(chan struct{}, 1), queue: map[authz.Key]pendingEntry{}, allowed: maxNamed}
 }
 
 // Publish implements authz.Publisher. For every revocation it sets token:revoked
-// until the revoked tokens have expired. Then it sends one message. After 250 ms
-// the rest waits in a bounded queue, which is retried. It leaves token:valid
-// alone: whoever reads an entry reads the revoked keys with it, and revoked wins.
+// until the revoked tokens have expired. Messages name the revocations. After
+// 250 ms the rest waits in a bounded queue, which is retried. It leaves
+// token:valid alone: whoever reads an entry reads the revoked keys with it, and
+// revoked wins.
 func (c *Client) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	entries := make([]pendingEntry, 0, len(revocations))
 	for _, rev := range revocations {
@@ -82,19 +86,30 @@ func (c *Client) Publish(ctx context.Context, revocations []authz.Revocation) bo
 	return false
 }
 
-// publish writes the entries and sends the message. On an error a part may have
+// publish writes the entries and sends the messages. On an error a part may have
 // been done; repeating it is safe.
 func (c *Client) publish(ctx context.Context, entries []pendingEntry) (err error) {
 	defer func() { c.suspectTopology(ctx, err) }()
 	defer breaker.Recover("redis", &err)
 	for batch := range slices.Chunk(entries, publishBatch) {
-		if err := c.write(ctx, batch); err != nil {
+		named := c.publisher.allow(len(batch))
+		if err := c.write(ctx, batch, encodeMessage(batch[:named], named < len(batch))); err != nil {
 			return err
 		}
 	}
-	// In a Cluster a plain PUBLISH reaches subscribers on every node. Sharded
-	// channels would tie all sidecars to one master and need Redis 7.
-	return c.client.Publish(ctx, Channel, "revoked").Err()
+	return nil
+}
+
+// allow returns how many of n revocations a message may name now.
+func (p *publisher) allow(n int) int {
+	now := p.c.clock.Boot()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.allowed = min(p.allowed+max(now-p.at, 0).Seconds()*namedPerSecond, maxNamed)
+	p.at = now
+	n = min(n, int(p.allowed))
+	p.allowed -= float64(n)
+	return n
 }
 
 // writeScript sets each key to the stricter not_before, its own or ARGV's, and to
@@ -120,9 +135,10 @@ for i, key in ipairs(KEYS) do
 end
 return #KEYS`)
 
-// write sets the revoked keys in one round trip, and deletes the older layout's
-// valid ones.
-func (c *Client) write(ctx context.Context, entries []pendingEntry) error {
+// write sets the revoked keys, deletes the older layout's valid ones and sends the
+// message in one round trip. Empty: there is no message. The message does not wait
+// for the keys, and is sent by a server that has no memory left for them.
+func (c *Client) write(ctx context.Context, entries []pendingEntry, message string) error {
 	var keys, stale []string // revoked keys, valid keys
 	var args []any
 	set := func(key, value string, expires int64) {
@@ -146,11 +162,16 @@ func (c *Client) write(ctx context.Context, entries []pendingEntry) error {
 		for _, k := range stale {
 			pipe.Del(ctx, k)
 		}
-	} else {
+	} else if len(keys) > 0 {
 		writeScript.Eval(ctx, pipe, keys, args...)
 		if len(stale) > 0 {
 			pipe.Del(ctx, stale...)
 		}
+	}
+	if message != "" {
+		// In a Cluster a plain PUBLISH to any node reaches the subscribers of every
+		// node. Sharded channels would tie all sidecars to one master and need Redis 7.
+		pipe.Publish(ctx, Channel, message)
 	}
 	_, err := pipe.Exec(ctx)
 	return err
@@ -174,7 +195,7 @@ func (p *publisher) enqueue(entries []pendingEntry) {
 			p.queue[e.entry.Key] = e
 		}
 	}
-	p.messageOwed = true
+	p.dropped = p.dropped || dropped > 0
 	pending := len(p.queue)
 	p.mu.Unlock()
 	p.c.metrics.pending.Set(float64(pending))
@@ -210,26 +231,29 @@ func (p *publisher) run(ctx context.Context) {
 // flush publishes the whole queue, batch by batch.
 func (p *publisher) flush(ctx context.Context) error {
 	for {
-		batch, owed := p.next()
-		if len(batch) == 0 && !owed {
+		batch, dropped := p.next()
+		if len(batch) == 0 && !dropped {
 			return nil
 		}
 		step, cancel := context.WithTimeout(ctx, 2*backgroundTimeout)
 		err := p.c.publish(step, batch)
+		if err == nil && dropped {
+			err = p.c.write(step, nil, encodeMessage(nil, true))
+		}
 		cancel()
 		if err != nil {
 			p.c.log.Debug("revocations not published again", "revocations", len(batch), "error", err)
 			return err
 		}
-		p.remove(batch)
+		p.remove(batch, dropped)
 		p.c.metrics.published.WithLabelValues("retried").Add(float64(len(batch)))
 	}
 }
 
-// next returns the next batch and whether a message is owed. The batch stays in
+// next returns the next batch, and whether others were dropped. The batch stays in
 // the queue until remove, so that a panic in between repeats it. Expired entries
 // are dropped.
-func (p *publisher) next() (batch []pendingEntry, owed bool) {
+func (p *publisher) next() (batch []pendingEntry, dropped bool) {
 	now := p.c.clock.Now().Unix()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,12 +263,12 @@ func (p *publisher) next() (batch []pendingEntry, owed bool) {
 			break
 		}
 	}
-	return batch, p.messageOwed
+	return batch, p.dropped
 }
 
 // remove takes a published batch out of the queue, except for entries that have
-// become stricter since.
-func (p *publisher) remove(batch []pendingEntry) {
+// become stricter since. told: a message has said that others were dropped.
+func (p *publisher) remove(batch []pendingEntry, told bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range batch {
@@ -252,7 +276,7 @@ func (p *publisher) remove(batch []pendingEntry) {
 			delete(p.queue, e.entry.Key)
 		}
 	}
-	p.messageOwed = len(p.queue) > 0
+	p.dropped = p.dropped && !told
 	p.c.metrics.pending.Set(float64(len(p.queue)))
 }
 

@@ -51,5 +51,10 @@ func (s *Stepped) StepPublish(ctx context.Context) error {
 	return s.publisher.flush(ctx)
 }
 
+// Decode reads a message as Subscribe does.
+func (*Stepped) Decode(message string) (entries []authz.Entry, complete bool) {
+	return decodeMessage(message)
+}
+
 // Close ends the breaker. All calls must have returned.
 func (s *Stepped) Close() { s.breaker.Close() }

@@ -2,6 +2,7 @@ package rediscache
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"jwtbouncer/authz"
 	"jwtbouncer/authz/breaker"
 )
 
@@ -27,18 +29,20 @@ var defaultSubscriberTimes = subscriberTimes{
 	life: 5 * time.Minute, backoff: 200 * time.Millisecond,
 }
 
-// Subscribe calls notify for every message, and for every new subscription,
-// because messages before it were missed. notify must not block; it means only
-// that the store may have changed. Subscribe runs until ctx ends and returns
+// Subscribe calls learn with the revocations that each message names. complete is
+// false when the store may have others: after a message that does not name all, or
+// cannot be read, and after every new subscription, because messages before it
+// were missed. learn must not block, and must take nothing for proven: the sender
+// may be anyone with access to Redis. Subscribe runs until ctx ends and returns
 // ctx's error.
 //
 // It does not use go-redis's Channel, which drops messages while it reconnects
 // and waits for ever on a connection that died silently.
-func (c *Client) Subscribe(ctx context.Context, notify func()) error {
+func (c *Client) Subscribe(ctx context.Context, learn func(entries []authz.Entry, complete bool)) error {
 	wait := c.sub.backoff
 	failing := false
 	for ctx.Err() == nil {
-		confirmed, err := c.listen(ctx, notify)
+		confirmed, err := c.listen(ctx, learn)
 		c.metrics.subscribed.Set(0)
 		if ctx.Err() != nil {
 			break
@@ -64,9 +68,12 @@ func (c *Client) Subscribe(ctx context.Context, notify func()) error {
 
 // listen holds one subscription until it fails (error) or reaches the end of its
 // life (nil), and reports whether the server confirmed it.
-func (c *Client) listen(ctx context.Context, notify func()) (confirmed bool, err error) {
+func (c *Client) listen(ctx context.Context, learn func([]authz.Entry, bool)) (confirmed bool, err error) {
 	defer breaker.Recover("redis", &err)
-	ps := c.client.Subscribe(ctx)
+	ps, err := c.pubSub(ctx)
+	if err != nil {
+		return false, fmt.Errorf("redis: subscribe: %w", err)
+	}
 	// A read is not ended by its context, only by closing the connection.
 	stop := context.AfterFunc(ctx, func() { _ = ps.Close() })
 	defer func() {
@@ -90,10 +97,11 @@ func (c *Client) listen(ctx context.Context, notify func()) (confirmed bool, err
 				confirmed = true
 				c.metrics.subscribed.Set(1)
 				c.metrics.subscriptions.Inc()
-				notify()
+				learn(nil, false)
 			case *redis.Message:
-				c.metrics.messages.Inc()
-				notify()
+				entries, complete := decodeMessage(m.Payload)
+				c.metrics.message(complete)
+				learn(entries, complete)
 			case *redis.Pong:
 			default:
 				return confirmed, fmt.Errorf("redis: unexpected %T on the subscription", m)
@@ -112,4 +120,19 @@ func (c *Client) listen(ctx context.Context, notify func()) (confirmed bool, err
 		}
 	}
 	return confirmed, nil
+}
+
+// pubSub returns a connection to subscribe on. In a Cluster it is one to a random
+// master: go-redis would take the one that the channel's name hashes to, which
+// would then send every message to the whole fleet.
+func (c *Client) pubSub(ctx context.Context) (*redis.PubSub, error) {
+	cluster, ok := c.client.(*redis.ClusterClient)
+	if !ok {
+		return c.client.Subscribe(ctx), nil
+	}
+	node, err := cluster.MasterForKey(ctx, rand.Text())
+	if err != nil {
+		return nil, err
+	}
+	return node.Subscribe(ctx), nil
 }

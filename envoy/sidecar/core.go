@@ -148,7 +148,6 @@ func (p publisher) Publish(ctx context.Context, revocations []authz.Revocation) 
 		for i := range revocations {
 			p.replica.Add(revocations[i].Entry())
 		}
-		p.follower.Notify()
 	}
 	return p.redis != nil && p.redis.Publish(ctx, revocations)
 }
@@ -175,7 +174,7 @@ func (c *core) start(ctx context.Context) {
 		})
 		if c.redis != nil {
 			c.loops.Go(func() {
-				c.loop(ctx, "subscriber", func(ctx context.Context) error { return c.redis.Subscribe(ctx, c.follower.Notify) })
+				c.loop(ctx, "subscriber", func(ctx context.Context) error { return c.redis.Subscribe(ctx, c.follower.Learn) })
 			})
 		}
 	}

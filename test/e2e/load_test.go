@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -261,4 +264,38 @@ func TestStatementsPerCheck(t *testing.T) {
 	// Syncs are at least three quarters of the interval apart.
 	most := int(took/(interval*3/4)) + 3
 	assert.LessOrEqualf(t, grew, most, "%d SQL statements in %s, want at most %d, one per sync", grew, took, most)
+}
+
+// TestStatementsPerRevocation: with Redis, a revocation costs PostgreSQL its own
+// statement and no other, however many sidecars enforce it: while they do, they
+// send no more statements than idle ones. Their syncs are 20 minutes apart here,
+// except for the one that a new subscription brings forward at random.
+func TestStatementsPerRevocation(t *testing.T) {
+	t.Parallel()
+	const sidecars, revocations = 4, 40
+	r := harness.NewRig(t, harness.RigOptions{OwnPostgres: []string{"log_statement", "all", "log_min_messages", "warning"}, Redis: true, NoFront: true,
+		Sidecars: sidecars, MaxStaleness: time.Hour, SyncInterval: 20 * time.Minute, Bouncer: harness.BouncerOptions{Plain: true}})
+	var checkers []*harness.Checker
+	for _, b := range r.Bouncers {
+		checkers = append(checkers, harness.NewChecker(t, b.GRPC))
+		harness.Eventually(t, 10*time.Second, "the sidecar is subscribed", func(context.Context) error {
+			if !strings.Contains(b.Metrics(t), "\njwt_bouncer_redis_subscribed 1\n") {
+				return errors.New("it is not")
+			}
+			return nil
+		})
+	}
+	count := func() int { // without pgx's ping of a connection that was idle for a second
+		return statements(r) - strings.Count(r.PG.Log(), "statement: -- ping")
+	}
+	for i, state := range []string{"idle", "enforcing"} {
+		before, start := count(), time.Now()
+		harness.Pause(t.Context(), time.Second)
+		for range i * revocations {
+			assert.Less(t, slices.Max(revokeToDeny(t, r, checkers)), 5*time.Second, "a message brings the revocation")
+		}
+		extra := count() - before - i*revocations
+		t.Logf("%s for %s: %d statements beside those of the revocations", state, time.Since(start).Round(time.Millisecond), extra)
+		assert.LessOrEqualf(t, extra, sidecars, "%s: more statements than one sync of each sidecar", state)
+	}
 }

@@ -69,20 +69,30 @@ end $$;
 -- +goose StatementEnd
 create trigger meta_stamp before update on authz.meta for each row execute function authz.meta_stamp();
 
+-- What matches no token is refused: these are the rules of Revocation.Normalize in Go, and their names are what a writer
+-- is told. (Normalize also refuses selectors that look like tokens. They match nothing either, but a claim may be any text.)
 create table authz.revocations (
   id         bigint      generated always as identity primary key,  -- for people; never a watermark
-  kind       smallint    not null check (kind between 1 and 6),     -- 1 jti, 2 sub, 3 sid, 4 kid, 5 iss, 6 token
-  iss        text        not null check (iss <> ''),
-  value      text        not null default '' check ((value = '') = (kind = 5)),
+  kind       smallint    not null
+    constraint "kind must be 1 jti, 2 sub, 3 sid, 4 kid, 5 iss or 6 token" check (kind between 1 and 6),
+  iss        text        not null
+    constraint "iss must have 1 to 1024 bytes" check (octet_length(convert_to(iss, 'UTF8')) between 1 and 1024),
+  value      text        not null default ''
+    constraint "value must be empty for kind 5 (iss), and only there" check ((value = '') = (kind = 5))
+    constraint "value must have at most 1024 bytes" check (octet_length(convert_to(value, 'UTF8')) <= 1024)
+    constraint "value of kind 6 must be the lower-case hex of a SHA-256" check (kind <> 6 or value ~ '^[0-9a-f]{64}$'),
   -- Times end with the year 9999 (authz.LastSecond), so that adding max_token_ttl to them cannot overflow: a row whose
   -- expiry cannot be computed would keep every sidecar from reading the others.
-  not_before timestamptz check (isfinite(not_before) and not_before <= '9999-12-31 23:59:59+00'), -- null: every matching token
+  not_before timestamptz                                            -- null: every matching token
+    constraint "not_before must lie between 1970 and 9999"
+      check (isfinite(not_before) and not_before between '1970-01-01 00:00:00+00' and '9999-12-31 23:59:59+00'),
   expires_at timestamptz check (isfinite(expires_at)),              -- its own expiry; null: max_token_ttl after ttl_from
   ttl_from   timestamptz check (isfinite(ttl_from) and ttl_from <= '9999-12-31 23:59:59+00'), -- last request without an expiry; stamped
   revoked_at timestamptz not null default now(),
   actor      text        not null default session_user,             -- who requested it, as the writer states
   login      name        not null default session_user,             -- the role that wrote it; stamped
-  reason     text        not null default '',
+  reason     text        not null default ''
+    constraint "reason must have at most 1024 bytes" check (octet_length(convert_to(reason, 'UTF8')) <= 1024),
   key        bytea       not null check (length(key) = 16),         -- what enforcement compares; stamped
   xid        bigint      not null,                                  -- transaction of the last change; stamped
   check (expires_at is not null or ttl_from is not null)
@@ -90,6 +100,7 @@ create table authz.revocations (
 -- One index makes writing idempotent and answers point lookups.
 create unique index revocations_once     on authz.revocations (key, coalesce(not_before, 'infinity'::timestamptz));
 create index        revocations_xid      on authz.revocations (xid);
+create index        revocations_value    on authz.revocations (value, id);  -- for people, who look for a value alone
 -- For deleting; each row is in one of them.
 create index        revocations_expires  on authz.revocations (expires_at) where ttl_from is null;
 create index        revocations_ttl_from on authz.revocations (ttl_from) where ttl_from is not null;
@@ -123,6 +134,11 @@ begin
         using errcode = 'check_violation', hint = 'Insert a stricter one beside it; the strictest wins.';
     end if;
   else
+    -- A row of authz.append names an xid: its caller has compared its expiry with a clock that may be the better one. So do
+    -- rows that were stored before, at another server or in a dump.
+    if new.xid is null and new.expires_at <= at then
+      raise exception 'expires_at has passed: nothing is left to revoke' using errcode = 'check_violation';
+    end if;
     new.login := session_user;
     if new.not_before = 'infinity' then
       new.not_before := null;
@@ -144,10 +160,8 @@ begin
   -- authz.revocation_key spelled out: calling it would make a single insert a fifth slower.
   new.key := substr(sha256(convert_to(new.kind::text || ':' || octet_length(convert_to(new.iss, 'UTF8'))::text || ':' || new.iss || ':' || new.value, 'UTF8')), 1, 16);
   new.xid := pg_current_xact_id()::text::bigint;
-  -- Others see a row at commit. Were it not durable by then, a crash could take it back and give its
-  -- transaction id to another row, which a follower that saw the first would never be sent.
   if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
-    perform set_config('synchronous_commit', 'on', true);
+    perform set_config('synchronous_commit', 'on', true);  -- so that the writer sees what revocation_durable will do
   end if;
   return new;
 end $$;
@@ -156,6 +170,23 @@ create trigger revocation_stamp before insert or update on authz.revocations
   for each row execute function authz.revocation_stamp();
 -- Also for rows that arrive by logical replication: their ids are another server's.
 alter table authz.revocations enable always trigger revocation_stamp;
+
+-- Others see a row at commit. Were it not durable by then, a crash could take it back and give its transaction id to
+-- another row, which a follower that saw the first would never be sent. This runs as the transaction commits, because a
+-- writer may lower the setting after his insert. (One who also moves this trigger forward, with "set constraints", has
+-- to mean harm.)
+-- +goose StatementBegin
+create function authz.revocation_durable() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+  return null;
+end $$;
+-- +goose StatementEnd
+create constraint trigger revocation_durable after insert or update on authz.revocations deferrable initially deferred
+  for each row execute function authz.revocation_durable();
+alter table authz.revocations enable always trigger revocation_durable;
 
 -- +goose StatementBegin
 create function authz.revocation_keep() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -181,6 +212,8 @@ create trigger revocation_keep_all before truncate on authz.revocations
 --  * The upper bound looks idle: it makes the planner expect few rows and use the index, whatever "since" is.
 --  * authz.meta in sub-selects of its own: joined, its unknown size would multiply the expected cost and start JIT.
 --  * Its body is bound when created, so a caller's search_path cannot reach into it.
+--  * At a logical subscriber nothing is proven, whether its subscription is enabled or not: others are committed at the
+--    publisher first. In the same snapshot as the rows, so a subscription that was just created counts.
 create type authz.change as (key bytea, not_before bigint, expires bigint, xid bigint, snapshot text[]);
 -- +goose StatementBegin
 create function authz.changes(since bigint, open bigint[], nonce text) returns setof authz.change
@@ -192,7 +225,8 @@ begin atomic
             (pg_control_system()).system_identifier::text,
             case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end,
             m.epoch::text,
-            pg_is_in_recovery()::text,
+            (pg_is_in_recovery() or
+              exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)))::text,
             (now() = statement_timestamp())::text,  -- a simple query outside a transaction
             extract(epoch from clock_timestamp())::text,  -- unlike date_part, in digits that no setting rounds
             extract(epoch from m.max_staleness)::text,
@@ -220,11 +254,13 @@ end;
 -- here and by the caller's (Unix seconds): one of them that was set forward hides nothing.
 -- +goose StatementBegin
 create function authz.lookup(keys bytea[], nonce text, caller_clock bigint,
-  out schema_version int, out echo text, out recovering boolean, out fresh boolean, out not_before bigint, out clock bigint,
+  out schema_version int, out echo text, out follows boolean, out fresh boolean, out not_before bigint, out clock bigint,
   out max_token_ttl bigint, out previous_token_ttl bigint, out raised_at bigint)
 language sql stable security definer set lock_timeout = '150ms' set jit = off
 begin atomic
-  select m.schema_version, nonce, pg_is_in_recovery(), now() = statement_timestamp(),
+  select m.schema_version, nonce,
+      pg_is_in_recovery() or exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)),
+      now() = statement_timestamp(),
       coalesce((select max(case when r.not_before is null then 9223372036854775807 else ceil(date_part('epoch', r.not_before))::bigint end)
         from authz.revocations r where r.key = any (keys)
          and authz.expiry(r.expires_at, r.ttl_from, m.max_token_ttl) > least(now(), to_timestamp(caller_clock)) - interval '5 minutes'), 0),
@@ -242,11 +278,11 @@ end;
 create function authz.append(kinds smallint[], issuers text[], vals text[], not_befores timestamptz[], expiries timestamptz[], actors text[], reasons text[],
   caller_clock timestamptz, by_ttl boolean[]) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  insert into authz.revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason)
+  insert into authz.revocations as r (kind, iss, value, not_before, expires_at, ttl_from, actor, reason, xid)
     select u.kind, u.iss, u.val, u.nb, u.exp,
         -- The caller's clock counts too: a revocation requested while the one here is behind has to outlast its correction.
         case when u.exp is null or u.ttl then greatest(clock_timestamp(), caller_clock, nullif(u.nb, 'infinity')) end,
-        coalesce(nullif(u.act, ''), session_user), u.why
+        coalesce(nullif(u.act, ''), session_user), u.why, 0
       from unnest(kinds, issuers, vals, not_befores, expiries, actors, reasons, by_ttl) as u (kind, iss, val, nb, exp, act, why, ttl)
     on conflict (key, (coalesce(not_before, 'infinity'::timestamptz)))
       do update set expires_at = greatest(r.expires_at, excluded.expires_at), ttl_from = greatest(r.ttl_from, excluded.ttl_from)
@@ -269,6 +305,10 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 declare
   limits authz.meta;
 begin
+  if exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)) then
+    raise exception 'revocations arrive here by logical replication from another server'
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Connect to that server, or drop the subscription if this one takes its place.';
+  end if;
   select m.* into strict limits from authz.meta m for share;
   perform authz.append(kinds, issuers, vals, not_befores, expiries, actors, reasons, caller_clock, by_ttl);
   -- A statement of its own: it also sees rows that others committed while the first was waiting for them.
@@ -305,10 +345,10 @@ end $$;
 
 -- The fleet's limits, and the incarnation of the store: server, database and epoch.
 -- +goose StatementBegin
-create function authz.about(out schema_version int, out max_staleness interval, out max_token_ttl interval, out recovering boolean, out incarnation text)
+create function authz.about(out schema_version int, out max_staleness interval, out max_token_ttl interval, out follows boolean, out incarnation text)
 language sql stable security definer
 begin atomic
-  select m.schema_version, m.max_staleness, m.max_token_ttl, pg_is_in_recovery(),
+  select m.schema_version, m.max_staleness, m.max_token_ttl, pg_is_in_recovery() or exists (select from pg_subscription_rel s where s.srrelid in ('authz.revocations'::regclass, 'authz.meta'::regclass)),
       concat_ws('/', (pg_control_system()).system_identifier, (select d.oid from pg_database d where d.datname = current_database()), m.epoch)
     from authz.meta m;
 end;
@@ -338,62 +378,147 @@ exception when others then
 end $$;
 -- +goose StatementEnd
 
--- The bridge from another writer's table of revoked tokens. The trigger's argument is the issuer; to_jsonb makes
--- every column but jti optional. It runs as its owner, so that the writer needs no rights here.
+-- Bridges: other writers' tables of revoked tokens, and the issuer of their tokens. Only the owner writes here.
+create table authz.bridges (
+  tbl regclass primary key,
+  iss text     not null check (iss <> '' and octet_length(convert_to(iss, 'UTF8')) <= 1024)
+);
+
+-- A bridge is two triggers, which fire one after the other for each row. The owner of the table decides what its
+-- columns are, so turning the row into text may run that owner's code (a cast, say): authz.bridge_read does it, with
+-- the rights of the writer, and leaves text in a setting. authz.bridge_write has the rights to store a revocation,
+-- and reads nothing but that text.
+--
+-- Nobody can make it store for another issuer: the server, and not the caller, tells a trigger for which table it
+-- fires, and the issuer is the one registered for that table. Whoever may insert there can invent the text, as he can
+-- insert any row. Writers need no rights here.
 -- +goose StatementBegin
-create function authz.bridge() returns trigger language plpgsql security definer
-set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set extra_float_digits = 1 as $$
+create function authz.bridge_read() returns trigger language plpgsql set search_path = pg_catalog, pg_temp set extra_float_digits = 1 as $$
 declare
-  f jsonb := to_jsonb(new);
+  f jsonb := to_jsonb(new);  -- makes every column but jti optional
 begin
+  perform set_config('authz.bridged_row', jsonb_build_array(tg_relid::text, f->>'jti', f->>'expires_at', f->>'user_id')::text, true);
+  return null;
+end $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+create function authz.bridge_write() returns trigger language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+  f jsonb := nullif(current_setting('authz.bridged_row', true), '')::jsonb;
+  issuer text;
+begin
+  if f->>0 is distinct from tg_relid::text then
+    raise exception 'table % is bridged to authz.revocations, but the trigger authz_bridge_read did not fire for this row', tg_relid::regclass
+      using hint = 'Enable it, or have the owner of authz call authz.install_bridge again.';
+  end if;
+  perform set_config('authz.bridged_row', '', true);
   if current_setting('session_replication_role') = 'replica'
      and exists (select from pg_subscription_rel s where s.srrelid = 'authz.revocations'::regclass) then
     return null;  -- the row that the bridge made at the other server arrives as well, and would meet this one
   end if;
-  if coalesce(f->>'jti', '') <> '' then
-    perform authz.append(array[1]::smallint[], array[tg_argv[0]], array[f->>'jti'], array[null]::timestamptz[],
-      array[authz.bridge_time(f->>'expires_at')], array[left(coalesce(f->>'user_id', ''), 200)], array['bridge: ' || tg_table_name], null, null);
+  for issuer in select b.iss from authz.bridges b where b.tbl = tg_relid or b.tbl in (select pg_partition_ancestors(tg_relid)) loop
+    if octet_length(convert_to(f->>1, 'UTF8')) between 1 and 1024 then  -- no accepted token has another jti
+      perform authz.append(array[1]::smallint[], array[issuer], array[f->>1], array[null]::timestamptz[],
+        array[authz.bridge_time(f->>2)], array[left(coalesce(f->>3, ''), 200)], array['bridge: ' || tg_table_name], null, null);
+    end if;
+  end loop;
+  if not found then
+    raise exception 'table % has the trigger of a bridge but is not registered as one', tg_relid::regclass
+      using hint = 'The owner of authz calls authz.install_bridge.';
   end if;
   return null;
 end $$;
 -- +goose StatementEnd
 
--- Installs the bridge and copies the rows that are there; returns their number.
+-- The table of that name, which is an administrator's and is looked up as the session would.
 -- +goose StatementBegin
-create function authz.install_bridge(tbl text, issuer text) returns bigint language plpgsql
-set search_path = pg_catalog, pg_temp set extra_float_digits = 1 as $$
+create function authz.bridged_table(tbl text) returns regclass language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   t regclass;
-  n bigint;
 begin
-  -- The name is the administrator's and is looked up as the session would.
   perform set_config('search_path', s.reset_val, true) from pg_settings s where s.name = 'search_path';
-  t := to_regclass(tbl);
-  perform set_config('search_path', 'pg_catalog, pg_temp', true);
+  t := pg_catalog.to_regclass(tbl);
   if t is null then
     raise exception 'table % does not exist', tbl using errcode = 'undefined_table';
   end if;
+  return t;
+end $$;
+-- +goose StatementEnd
+
+-- Installs a bridge. Returns the tables that hold its rows (itself, or its partitions and descendants) and those of
+-- the columns jti, expires_at and user_id that they have. It does not read the rows: a query could run code of the
+-- table's owner, with the rights of whoever calls this. The program reads them with COPY, which runs none.
+-- +goose StatementBegin
+create function authz.install_bridge(tbl text, issuer text) returns table (source text, columns text) language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+declare
+  t regclass := authz.bridged_table(tbl);
+  owner text;
+begin
   if coalesce(issuer, '') = '' then
     raise exception 'an issuer is needed' using errcode = 'invalid_parameter_value';
+  end if;
+  select c.relowner::regrole into owner from pg_class c where c.oid = t and c.relkind in ('r', 'p');
+  if owner is null then
+    raise exception '% is not a table', tbl using errcode = 'wrong_object_type';
   end if;
   if not exists (select from pg_attribute a where a.attrelid = t and a.attname = 'jti' and not a.attisdropped) then
     raise exception 'table % has no column jti', tbl using errcode = 'undefined_column';
   end if;
-  -- Taking the trigger's lock waits for writers; whatever they committed is then copied below.
-  execute format('drop trigger if exists authz_bridge on %s', t);
-  execute format('create trigger authz_bridge after insert or update on %s for each row execute function authz.bridge(%L)', t, issuer);
+  delete from authz.bridges b where not exists (select from pg_class c where c.oid = b.tbl);
+  insert into authz.bridges as b values (t, issuer) on conflict on constraint bridges_pkey do update set iss = excluded.iss;
+  -- The owner of the table creates these triggers again whenever he adds a partition.
+  execute format('grant execute on function authz.bridge_read, authz.bridge_write to %s', owner);
+  -- Taking the lock of the triggers waits for writers: the rows that they commit are there to be copied afterwards.
+  execute format('drop trigger if exists authz_bridge_read on %1$s; drop trigger if exists authz_bridge_write on %1$s', t);
+  execute format('create trigger authz_bridge_read after insert or update on %s for each row execute function authz.bridge_read()', t);
+  execute format('create trigger authz_bridge_write after insert or update on %s for each row execute function authz.bridge_write()', t);
   begin  -- also for rows that arrive by logical replication
-    execute format('alter table %s enable always trigger authz_bridge', t);
+    execute format('alter table %1$s enable always trigger authz_bridge_read, enable always trigger authz_bridge_write', t);
   exception when insufficient_privilege then
     raise warning 'rows of % that arrive by logical replication are not bridged: %', t, sqlerrm
       using hint = 'Install the bridge as the owner of the table.';
   end;
-  execute format($q$
-    with r as (select distinct on (f->>'jti') f from (select to_jsonb(x) as f from %s x) s where coalesce(f->>'jti', '') <> '' order by f->>'jti'),
-    a as (select array_agg(1::smallint) k, array_agg(%L::text) i, array_agg(f->>'jti') v, array_agg(null::timestamptz) nb,
-                 array_agg(authz.bridge_time(f->>'expires_at')) e, array_agg(left(coalesce(f->>'user_id', ''), 200)) u, array_agg(%L::text) w
-            from r where authz.bridge_time(f->>'expires_at') is null or authz.bridge_time(f->>'expires_at') > now())
-    select count(d.id) from a, authz.revoke(a.k, a.i, a.v, a.nb, a.e, a.u, a.w) d $q$, t, issuer, 'bridge: ' || tbl) into n;
+  return query
+    with recursive tables (oid) as (
+      select t::oid union select i.inhrelid from pg_inherits i join tables on i.inhparent = tables.oid)
+    select format('%I.%I', n.nspname, c.relname),
+        (select string_agg(a.attname, ', ') from pg_attribute a where a.attrelid = c.oid and a.attname in ('jti', 'expires_at', 'user_id') and not a.attisdropped)
+      from tables join pg_class c on c.oid = tables.oid join pg_namespace n on n.oid = c.relnamespace
+      where c.relkind <> 'p';
+end $$;
+-- +goose StatementEnd
+
+-- Ends a bridge. What it has stored stays.
+-- +goose StatementBegin
+create function authz.remove_bridge(tbl text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  t regclass := authz.bridged_table(tbl);
+begin
+  execute format('drop trigger if exists authz_bridge_read on %1$s; drop trigger if exists authz_bridge_write on %1$s', t);
+  delete from authz.bridges b where b.tbl = t;
+end $$;
+-- +goose StatementEnd
+
+-- Stores rows that were in a table before it was bridged; returns the number of those that had not expired.
+-- +goose StatementBegin
+create function authz.bridge_rows(source text, issuer text, jtis text[], expiries text[], users text[]) returns bigint language plpgsql
+set search_path = pg_catalog, pg_temp as $$
+declare
+  n bigint;
+  v text[]; e timestamptz[]; u text[]; ttl boolean[];
+begin
+  select count(*), array_agg(r.jti), array_agg(r.expires), array_agg(r.usr), array_agg(r.open) into n, v, e, u, ttl
+    from (select s.jti, max(s.expires) as expires, bool_or(s.expires is null) as open, left(coalesce(max(s.usr), ''), 200) as usr
+        from (select x.jti, authz.bridge_time(x.expires_at) as expires, x.usr from unnest(jtis, expiries, users) as x (jti, expires_at, usr)) s
+        where octet_length(convert_to(s.jti, 'UTF8')) between 1 and 1024
+        group by s.jti having bool_or(s.expires is null) or max(s.expires) > clock_timestamp()) r;
+  if n > 0 then
+    perform authz.append(array_fill(1::smallint, array[n::int]), array_fill(issuer, array[n::int]), v, array_fill(null::timestamptz, array[n::int]), e, u,
+      array_fill('bridge: ' || source, array[n::int]), null, ttl);
+  end if;
   return n;
 end $$;
 -- +goose StatementEnd

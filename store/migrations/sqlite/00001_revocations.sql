@@ -40,26 +40,45 @@ create trigger meta_changed after update of max_staleness, max_token_ttl on meta
 end;
 -- +goose StatementEnd
 
+-- The constraints are said to be what they are at the same table in the PostgreSQL schema.
 create table revocations (
   id         integer primary key autoincrement,
-  kind       integer not null check (kind between 1 and 6),
-  iss        text    not null check (iss <> ''),
-  value      text    not null default '' check ((value = '') = (kind = 5)),
-  not_before integer check (not_before <= 253402300799000000),  -- null: every matching token
+  kind       integer not null
+    constraint "kind must be 1 jti, 2 sub, 3 sid, 4 kid, 5 iss or 6 token" check (kind between 1 and 6),
+  iss        text    not null
+    constraint "iss must have 1 to 1024 bytes and no NUL" check (length(cast(iss as blob)) between 1 and 1024 and instr(iss, char(0)) = 0),
+  value      text    not null default ''
+    constraint "value must be empty for kind 5 (iss), and only there" check ((value = '') = (kind = 5))
+    constraint "value must have at most 1024 bytes and no NUL" check (length(cast(value as blob)) <= 1024 and instr(value, char(0)) = 0)
+    constraint "value of kind 6 must be the lower-case hex of a SHA-256"
+      check (kind <> 6 or length(cast(value as blob)) = 64 and value not glob '*[^0-9a-f]*'),
+  not_before integer                      -- null: every matching token
+    constraint "not_before must lie between 1970 and 9999" check (not_before between 0 and 253402300799000000),
   expires_at integer,                     -- its own expiry; null: max_token_ttl after ttl_from
   ttl_from   integer check (ttl_from <= 253402300799000000),    -- when it was last requested without an expiry
   revoked_at integer not null default (cast(unixepoch('subsec') * 1000000 as integer)),
-  actor      text    not null default '',
-  reason     text    not null default '',
+  actor      text    not null default ''
+    constraint "actor must have no NUL" check (instr(actor, char(0)) = 0),
+  reason     text    not null default ''
+    constraint "reason must have at most 1024 bytes and no NUL" check (length(cast(reason as blob)) <= 1024 and instr(reason, char(0)) = 0),
   key        blob    not null check (length(key) = 16),
   xid        integer not null default 0,  -- stamped
   check (expires_at is not null or ttl_from is not null)
 ) strict;
 create unique index revocations_once on revocations (key, coalesce(not_before, 9223372036854775807));
 create index revocations_xid      on revocations (xid);
+create index revocations_value    on revocations (value);  -- and id, which each index ends with
 create index revocations_expires  on revocations (expires_at) where ttl_from is null;
 create index revocations_ttl_from on revocations (ttl_from) where ttl_from is not null;
 
+-- A row of the program names an xid: the program's clock has judged its expiry.
+-- +goose StatementBegin
+create trigger revocation_expired before insert on revocations
+  when new.xid = 0 and new.expires_at <= cast(unixepoch('subsec') * 1000000 as integer)
+begin
+  select raise(abort, 'expires_at has passed: nothing is left to revoke');
+end;
+-- +goose StatementEnd
 -- +goose StatementBegin
 create trigger revocation_stamp after insert on revocations begin
   update meta set seq = seq + 1;
