@@ -92,7 +92,7 @@ func (a *Authorizer) walk(ctx context.Context, req *Request) (d Decision) {
 		return d.deny(fail)
 	}
 	d.Credential = cred
-	token, err := a.identify(ctx, rule, cred.Raw, tr)
+	token, err := a.identify(ctx, rule, req, cred.Raw)
 	if err != nil {
 		return d.deny(err)
 	}
@@ -141,20 +141,31 @@ func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision
 	return d
 }
 
-// identify turns the credential's text into a Token. The verifier judges JWTs
-// of configured issuers; on routes with introspection, the issuer judges others.
-func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, raw string, tr *Trace) (*Token, error) {
-	if rule.Introspector == nil || rule.Introspector.Local(raw) {
-		t, err := a.verify(ctx, raw, tr, rule.Introspector != nil)
-		if rule.Introspector == nil || !ofUnknownIssuer(err) {
+// identify turns the credential's text into a Token. The verifier judges JWTs of
+// configured issuers. On routes with introspection, the issuer judges all others,
+// and JWTs of configured issuers too unless the introspector leaves them to the
+// verifier.
+func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, req *Request, raw string) (*Token, error) {
+	in, tr := rule.Introspector, req.Trace
+	if in == nil {
+		return a.verify(ctx, raw, tr, false)
+	}
+	local := in.Local(raw)
+	var verified *Token
+	if _, jwt := SignedPart(raw); local || jwt {
+		t, err := a.verify(ctx, raw, tr, true)
+		switch {
+		case err == nil && local, err != nil && !ofUnknownIssuer(err):
 			return t, err
+		case err == nil:
+			verified = t
 		}
 	}
 	if tr.isOffline() {
 		tr.Skip("introspection", ReasonRevocationUnknown, "the issuer would be asked about this token, which needs the network")
 		return nil, tr.firstObjection()
 	}
-	t, err := requireToken(rule.Introspector.Introspect(ctx, raw))
+	t, err := requireToken(in.Introspect(ctx, raw, verified, req.Source.Address))
 	if tr.Halt("introspection", AsFailure(err), func() string { return "the issuer reports an active token" }) {
 		return nil, err
 	}

@@ -119,6 +119,8 @@ type fakeIntrospector struct {
 	localPanics  bool
 	answerPanics bool
 	asked        []string
+	verified     []*authz.Token // what was verified of the tokens asked about
+	clients      []string
 }
 
 func (f *fakeIntrospector) Local(string) bool {
@@ -128,8 +130,8 @@ func (f *fakeIntrospector) Local(string) bool {
 	return f.local
 }
 
-func (f *fakeIntrospector) Introspect(_ context.Context, raw string) (*authz.Token, error) {
-	f.asked = append(f.asked, raw)
+func (f *fakeIntrospector) Introspect(_ context.Context, raw string, verified *authz.Token, client string) (*authz.Token, error) {
+	f.asked, f.verified, f.clients = append(f.asked, raw), append(f.verified, verified), append(f.clients, client)
 	if f.answerPanics {
 		panic("in Introspect")
 	}
@@ -309,6 +311,43 @@ func TestAuthorizeIntrospection(t *testing.T) {
 			require.Same(t, tt.token, d.Token)
 			require.Len(t, tt.verifier.verified, tt.verifies)
 			require.Len(t, in.asked, tt.asks)
+		})
+	}
+}
+
+// Where every token is introspected, a JWT of a configured issuer is verified as
+// well, and the introspector learns of it.
+func TestAuthorizeVerifiesAndIntrospects(t *testing.T) {
+	t.Parallel()
+	const jwt = "e30.e30.c2ln"
+	verified, introspected := goodToken(), goodToken()
+	for name, tt := range map[string]struct {
+		raw      string
+		verifier fakeVerifier
+		reason   authz.Reason
+		told     []*authz.Token
+	}{
+		"verified":          {jwt, fakeVerifier{token: verified}, authz.ReasonAllowed, []*authz.Token{verified}},
+		"of another issuer": {jwt, fakeVerifier{err: &authz.Failure{Reason: authz.ReasonUnknownIssuer}}, authz.ReasonAllowed, []*authz.Token{nil}},
+		"forged":            {jwt, fakeVerifier{err: &authz.Failure{Reason: authz.ReasonBadSignature}}, authz.ReasonBadSignature, nil},
+		"keys not fetched":  {jwt, fakeVerifier{err: &authz.Failure{Reason: authz.ReasonKeysUnavailable}}, authz.ReasonKeysUnavailable, nil},
+		"opaque":            {"opaque", fakeVerifier{token: verified}, authz.ReasonAllowed, []*authz.Token{nil}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := &fakeIntrospector{token: introspected}
+			req := &authz.Request{
+				Method: "GET", Path: "/", Source: authz.Peer{Address: "203.0.113.7"}, Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + tt.raw}},
+			}
+			d := scenario{policy: policyWith(t, "opaque", in), verifier: &tt.verifier}.authorize(t, req)
+			require.Equal(t, tt.reason, d.Reason, d.Detail)
+			require.Equal(t, tt.told, in.verified)
+			for _, client := range in.clients {
+				require.Equal(t, "203.0.113.7", client)
+			}
+			if d.Allowed() {
+				require.Same(t, introspected, d.Token)
+			}
 		})
 	}
 }

@@ -86,14 +86,13 @@ func (t *Token) SetKeys(also ...Key) {
 			keys = append(keys, RevocationKey(k.Kind, t.Issuer, k.Value))
 		}
 	}
+	last := []Key{RevocationKey(KindIss, t.Issuer, ""), RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw))}
 	for _, k := range also {
-		if !slices.Contains(keys, k) {
+		if !slices.Contains(keys, k) && !slices.Contains(last, k) {
 			keys = append(keys, k)
 		}
 	}
-	t.Keys = append(keys,
-		RevocationKey(KindIss, t.Issuer, ""),
-		RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw)))
+	t.Keys = append(keys, last...)
 }
 
 // SetSecurityEventKeys sets Keys for a security event token: the revocation of
@@ -158,15 +157,19 @@ type TracingVerifier interface {
 	VerifyTraced(ctx context.Context, raw string, tr *Trace) (*Token, error)
 }
 
-// Introspector turns a token that this process cannot verify into a Token by
-// asking its issuer (RFC 7662).
+// Introspector asks the issuer of a token about it (RFC 7662).
 type Introspector interface {
-	// Local reports whether raw is a JWT, which the Verifier judges if it knows
-	// the issuer.
+	// Local reports whether raw is a JWT that the Verifier alone judges if it knows
+	// the issuer. All other tokens are introspected, those that the Verifier has
+	// accepted included.
 	Local(raw string) bool
 	// Introspect returns the token's claims as the issuer's response states them,
-	// or an error that wraps a *Failure.
-	Introspect(ctx context.Context, raw string) (*Token, error)
+	// restricted by what the token says against itself, or an error that wraps a
+	// *Failure. verified is the token as the Verifier accepted it; nil: it is no JWT
+	// of a configured issuer. client is the IP address that the request came from;
+	// empty: unknown. The issuer's answer may come after ctx has ended, for the next
+	// request with the token.
+	Introspect(ctx context.Context, raw string, verified *Token, client string) (*Token, error)
 }
 
 // TokenCache holds verified tokens by their whole text. It never holds failures,

@@ -62,8 +62,9 @@ const (
 	messageReplaces // a message replaces what is known about its keys
 	messagePosition // a heartbeat proves freshness if no id is newer than the watermark; epochs are not compared
 	// of tiers
-	lateProof  // asof is read after the lookup
-	seedScheme // Redis, then Postgres, then fill for CACHE_TTL
+	lateProof    // asof is read after the lookup
+	seedScheme   // Redis, then Postgres, then fill for CACHE_TTL
+	keyedByToken // a verdict that is filled answers every question about its token
 )
 
 // simNode is a sidecar.
@@ -95,8 +96,8 @@ type simulation struct {
 	postgres *simPostgres
 	redis    *simRedis
 	nodes    []*simNode
-	tokens   []authz.Query
-	answers  [3]int // by verdict
+	tokens   [][]authz.Query // the questions about each token
+	answers  [3]int          // by verdict
 }
 
 func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
@@ -107,7 +108,10 @@ func newSimulation(seed uint64, v simVariant, scripts *simScripts) *simulation {
 		t := authz.Token{Raw: fmt.Sprintf("h.%d.s", i), Issuer: simIssuer, ID: fmt.Sprint("jti-", i), Subject: fmt.Sprint("sub-", i%2),
 			IssuedAt: now32 - 100 + int64(i), Expires: now32 + 3600}
 		t.SetKeys()
-		s.tokens = append(s.tokens, t.Query())
+		verified := t.Query()
+		t.ID, t.IssuedAt = "", t.IssuedAt+2 // as introspection states it
+		t.SetKeys()
+		s.tokens = append(s.tokens, []authz.Query{verified, t.Query()})
 	}
 	for i := range 1 + w.rng.IntN(2) {
 		s.nodes = append(s.nodes, s.newNode(fmt.Sprint("node", i), v))
@@ -144,6 +148,9 @@ func (s *simulation) newNode(name string, v simVariant) *simNode {
 		return s.users(n)
 	case v.lookup:
 		n.chain = authz.NewChain(nil, n.redis, point)
+		if v.tier == keyedByToken {
+			n.chain = authz.NewChain(nil, simTokenTier{n.redis}, point)
+		}
 		w.spawn(name+"/epoch", n, w.upTo(time.Second), func() { s.runEpochs(n) })
 	default:
 		s.startFollower(n)
@@ -220,15 +227,15 @@ func (s *simulation) runEpochs(n *simNode) {
 // check asks about tokens and compares every answer with the committed revocations.
 func (s *simulation) check(n *simNode) {
 	for !s.over() {
-		i := s.rng.IntN(simTokens)
-		q := s.tokens[i]
+		i, which := s.rng.IntN(simTokens), s.rng.IntN(2)
+		q := s.tokens[i][which]
 		arrived := s.now
 		verdict, err := n.chain.Lookup(context.Background(), &q)
 		s.answers[verdict]++
 		if n.filler != nil {
 			s.hurry(n.filler, s.upTo(20*time.Millisecond))
 		}
-		s.logf("token %d: %v, arrived %.3fs (%v)", i, verdict, arrived.Seconds(), err)
+		s.logf("token %d, question %d: %v, arrived %.3fs (%v)", i, which, verdict, arrived.Seconds(), err)
 		revoked := false
 		for _, o := range s.postgres.revocations {
 			if !slices.Contains(q.Keys, o.entry.Key) || !o.entry.Revokes(q.IssuedAt) {
@@ -423,6 +430,23 @@ func (t simSeedTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict,
 	return v, err
 }
 
+// simTokenTier is Redis with entries that are keyed by the token alone.
+type simTokenTier struct{ *rediscache.Stepped }
+
+func (t simTokenTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
+	if v, err := t.Stepped.Lookup(ctx, q); v != authz.Unknown || err != nil {
+		return v, err
+	}
+	return t.Stepped.Lookup(ctx, &authz.Query{Keys: []authz.Key{q.TokenKey}, TokenKey: q.TokenKey, Expires: q.Expires})
+}
+
+func (t simTokenTier) Fill(q authz.Query, v authz.Verdict, mark time.Duration) {
+	if v == authz.NotRevoked {
+		q = authz.Query{Keys: []authz.Key{q.TokenKey}, TokenKey: q.TokenKey, Expires: q.Expires}
+	}
+	t.Stepped.Fill(q, v, mark)
+}
+
 type simSeedPublisher struct{ node *simNode }
 
 func (a simSeedPublisher) Publish(ctx context.Context, revocations []authz.Revocation) bool {
@@ -524,6 +548,7 @@ func TestSimulationFindsWrongSchemes(t *testing.T) {
 		"message of another incarnation":      {message: messagePosition},
 		"proof read after the lookup":         {tier: lateProof},
 		"clock that stops while suspended":    {stops: true},
+		"verdicts keyed by the token":         {lookup: true, tier: keyedByToken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			assert.NotNil(t, simulate(t, v, 20_000, true), "no violation found")

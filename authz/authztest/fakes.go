@@ -17,7 +17,7 @@ type MemoryCache struct {
 
 	mu      sync.Mutex
 	revoked map[authz.Key]bool
-	good    map[authz.Key]time.Duration // token's key → mark
+	good    map[authz.Key]time.Duration // hash of the question → mark
 }
 
 var (
@@ -39,11 +39,12 @@ func (*MemoryCache) Name() string { return "memory" }
 func (c *MemoryCache) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	mark, good := c.good[q.TokenKey]
+	question := q.Hash()
+	mark, good := c.good[question]
 	switch {
 	case ctx.Err() != nil:
 		return authz.Unknown, ctx.Err()
-	case c.revoked[q.TokenKey]:
+	case c.revoked[question]:
 		return authz.Revoked, nil
 	case good && c.boot()-mark <= 30*time.Second:
 		return authz.NotRevoked, nil
@@ -65,10 +66,10 @@ func (c *MemoryCache) Fill(q authz.Query, v authz.Verdict, mark time.Duration) {
 	}
 	switch v {
 	case authz.Revoked:
-		c.revoked[q.TokenKey] = true
+		c.revoked[q.Hash()] = true
 	case authz.NotRevoked:
 		if mark >= 0 {
-			c.good[q.TokenKey] = mark
+			c.good[q.Hash()] = mark
 		}
 	}
 }

@@ -31,6 +31,7 @@ func FillerCases() []Case[FillerSubject] {
 		{"learns that a token is not revoked", fillNotRevoked},
 		{"revoked wins over not revoked", fillBoth},
 		{"learns nothing about other tokens", fillOthers},
+		{"learns nothing about other questions", fillQuestions},
 		{"learns nothing from Unknown", fillUnknown},
 		{"does not believe what is too old", fillTooOld},
 		{"does not keep the query's keys", fillKeys},
@@ -103,6 +104,32 @@ func fillOthers(ctx context.Context, s FillerSubject) error {
 		other.raw = "another.token"
 		if err := s.answers(ctx, other.query(), authz.Unknown); err != nil {
 			bad.addf("%s of another token: %w", v, err)
+		}
+	}
+	return bad.err()
+}
+
+// fillQuestions asks about one token in other ways than the one that was filled.
+func fillQuestions(ctx context.Context, s FillerSubject) error {
+	var bad collect
+	for _, v := range []authz.Verdict{authz.Revoked, authz.NotRevoked} {
+		q := someone(issuerFor("questions")).query()
+		if err := s.learned(ctx, q, v); err != nil {
+			return err
+		}
+		for name, change := range map[string]func(*authz.Query){
+			"another key":  func(q *authz.Query) { q.Keys = append([]authz.Key{{1}}, q.Keys...) },
+			"one key less": func(q *authz.Query) { q.Keys = q.Keys[1:] },
+			"another iat":  func(q *authz.Query) { q.IssuedAt-- },
+			"another exp":  func(q *authz.Query) { q.Expires++ },
+			"another jti":  func(q *authz.Query) { q.ID += "2" },
+			"a status":     func(q *authz.Query) { q.Status = &authz.StatusRef{} },
+		} {
+			other := *q
+			change(&other)
+			if err := s.answers(ctx, &other, authz.Unknown); err != nil {
+				bad.addf("%s with %s: %w", v, name, err)
+			}
 		}
 	}
 	return bad.err()

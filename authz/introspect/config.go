@@ -20,18 +20,24 @@ type Config struct {
 	ClientID         string        `yaml:"client_id" doc:"Client that asks. Empty: client_secret_file holds a bearer token instead."`
 	ClientSecretFile string        `yaml:"client_secret_file" doc:"File with the client's secret, or with a bearer token; its first line is read for every question, so that it can be rotated."`
 	ClientAuth       string        `yaml:"client_auth" enum:"basic,post,bearer" doc:"How the client proves itself: HTTP Basic, form fields, or a bearer token. Empty: basic with client_id, bearer without."`
-	Tokens           string        `yaml:"tokens" enum:"opaque,all" doc:"opaque: JWTs of the configured issuers are verified here and only the rest is asked about. all: every token is asked about. Empty: opaque."`
-	Timeout          time.Duration `yaml:"timeout" doc:"Limit for one question, 10ms to 180ms, which is all that a check has; 0: 150ms."`
-	CacheTTL         time.Duration `yaml:"cache_ttl" doc:"How long an answer is believed, at most revocation.max_staleness and never beyond exp; 0: 10s."`
+	Tokens           string        `yaml:"tokens" enum:"opaque,all" doc:"opaque: JWTs of the configured issuers are verified here and only the rest is asked about. all: every token is asked about, and JWTs of the configured issuers are verified here as well. Empty: opaque."`
+	AcceptIDTokens   bool          `yaml:"accept_id_tokens" doc:"Whether tokens pass of which the answer, or the token itself, says that they are ID tokens; see issuers[].accept_id_tokens."`
+	Timeout          time.Duration `yaml:"timeout" doc:"Limit for one question, 10ms to 10s, and at most cache_ttl beyond 180ms. A check waits for 180ms at most; a later answer serves the next request with the token. 0: 2s, or cache_ttl if that is less."`
+	CacheTTL         time.Duration `yaml:"cache_ttl" doc:"How long an answer is believed, counted from when the question was sent; at most revocation.max_staleness and never beyond exp. Answers in use are renewed before they end. 0: 10s."`
 	CacheEntries     int           `yaml:"cache_entries" doc:"Answers remembered of each kind, active and not, up to 10000000; 0: 10000."`
 	CacheBytes       int64         `yaml:"cache_bytes" doc:"Memory for the answers of each kind in bytes, from 1048576 to 1099511627776; the least used give way, also while there are fewer than cache_entries. 0: 67108864 (64 MiB)."`
-	MaxConcurrent    int           `yaml:"max_concurrent" doc:"Questions under way at once, up to 1000; more are answered 503. 0: 64."`
+	MaxConcurrent    int           `yaml:"max_concurrent" doc:"Questions under way at once about tokens not known to be good, up to 1000; more are answered 503, and so are those of one client address when it holds more than are left. As many again are kept for tokens known to be good: active before, or JWTs verified here. 0: 64."`
 }
+
+const (
+	leastTimeout = 10 * time.Millisecond
+	checkTime    = 180 * time.Millisecond // all that a check has
+)
 
 // DefaultConfig returns the defaults of empty fields.
 func DefaultConfig() Config {
 	return Config{
-		ClientAuth: "basic", Tokens: "opaque", Timeout: 150 * time.Millisecond, CacheTTL: 10 * time.Second, CacheEntries: 10_000, CacheBytes: 64 << 20, MaxConcurrent: 64,
+		ClientAuth: "basic", Tokens: "opaque", Timeout: 2 * time.Second, CacheTTL: 10 * time.Second, CacheEntries: 10_000, CacheBytes: 64 << 20, MaxConcurrent: 64,
 	}
 }
 
@@ -42,8 +48,8 @@ func (c Config) withDefaults() Config {
 	}
 	c.ClientAuth = cmp.Or(c.ClientAuth, d.ClientAuth)
 	c.Tokens = cmp.Or(c.Tokens, d.Tokens)
-	c.Timeout = cmp.Or(c.Timeout, d.Timeout)
 	c.CacheTTL = cmp.Or(c.CacheTTL, d.CacheTTL)
+	c.Timeout = cmp.Or(c.Timeout, max(min(d.Timeout, c.CacheTTL), leastTimeout))
 	c.CacheEntries = cmp.Or(c.CacheEntries, d.CacheEntries)
 	c.CacheBytes = cmp.Or(c.CacheBytes, d.CacheBytes)
 	c.MaxConcurrent = cmp.Or(c.MaxConcurrent, d.MaxConcurrent)
@@ -77,8 +83,11 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	if c.Tokens != "opaque" && c.Tokens != "all" {
 		report("tokens", "%q: opaque or all", c.Tokens)
 	}
-	if c.Timeout < 10*time.Millisecond || c.Timeout > 180*time.Millisecond {
-		report("timeout", "%s is out of range: 10ms to 180ms", c.Timeout)
+	switch {
+	case c.Timeout < leastTimeout || c.Timeout > 10*time.Second:
+		report("timeout", "%s is out of range: 10ms to 10s", c.Timeout)
+	case c.Timeout > max(c.CacheTTL, checkTime):
+		report("timeout", "%s is longer than cache_ttl (%s): an answer that takes longer is too old to be used", c.Timeout, c.CacheTTL)
 	}
 	if c.CacheTTL < 0 || c.CacheTTL > maxStaleness {
 		report("cache_ttl", "%s is out of range: up to revocation.max_staleness (%s)", c.CacheTTL, maxStaleness)
@@ -127,6 +136,6 @@ type placeholder struct{}
 
 func (placeholder) Local(string) bool { return false }
 
-func (placeholder) Introspect(context.Context, string) (*authz.Token, error) {
+func (placeholder) Introspect(context.Context, string, *authz.Token, string) (*authz.Token, error) {
 	return nil, &authz.Failure{Reason: authz.ReasonInternal, Detail: "introspection is only being validated"}
 }

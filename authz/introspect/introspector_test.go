@@ -97,12 +97,19 @@ func introspectionConfig(t testing.TB, s *authServer) introspect.Config {
 	return introspect.Config{Name: "as", Endpoint: s.URL + "/introspect", Issuer: "https://as.example", Audiences: []string{"api"}, ClientID: "bouncer:1", ClientSecretFile: file}
 }
 
-func newIntrospector(t testing.TB, c introspect.Config, o introspect.Options) authz.Introspector {
+// asker asks about tokens that nothing has verified, for clients without address.
+type asker struct{ authz.Introspector }
+
+func (a asker) Introspect(ctx context.Context, raw string) (*authz.Token, error) {
+	return a.Introspector.Introspect(ctx, raw, nil, "")
+}
+
+func newIntrospector(t testing.TB, c introspect.Config, o introspect.Options) asker {
 	t.Helper()
 	all, err := introspect.New([]introspect.Config{c}, o)
 	require.NoError(t, err)
 	t.Cleanup(all.Close)
-	return all.ByName()["as"]
+	return asker{all.ByName()["as"]}
 }
 
 func TestIntrospect(t *testing.T) {
@@ -172,8 +179,9 @@ func TestIntrospectionAnswers(t *testing.T) {
 		"no exp":              {activeResponse(map[string]any{"exp": nil}), authz.ReasonBadClaim},
 		"exp a string":        {activeResponse(map[string]any{"exp": "x"}), authz.ReasonBadClaim},
 		"expired":             {activeResponse(map[string]any{"exp": now.Add(-time.Second).Unix()}), authz.ReasonExpired},
-		"not yet":             {activeResponse(map[string]any{"nbf": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
-		"iat ahead":           {activeResponse(map[string]any{"iat": now.Add(time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"not yet":             {activeResponse(map[string]any{"nbf": now.Add(30 * time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"iat ahead":           {activeResponse(map[string]any{"iat": now.Add(30 * time.Minute).Unix()}), authz.ReasonNotYetValid},
+		"nbf a moment ahead":  {activeResponse(map[string]any{"nbf": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
 		"iat a moment ahead":  {activeResponse(map[string]any{"iat": now.Add(2 * time.Second).Unix()}), authz.ReasonAllowed},
 		"iat long ago":        {activeResponse(map[string]any{"iat": now.Add(-23*time.Hour - time.Minute).Unix()}), authz.ReasonLifetimeTooLong}, // exp is in an hour
 		"iat 0":               {activeResponse(map[string]any{"iat": 0}), authz.ReasonLifetimeTooLong},
@@ -540,10 +548,13 @@ func TestConfigErrors(t *testing.T) {
 	}{
 		{introspect.Config{}, []string{"name", "endpoint", "issuer", "audiences", "client_secret_file"}},
 		{introspect.Config{Name: "a", Endpoint: "http://as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientID: "x", ClientAuth: "bearer",
-			Tokens: "some", Timeout: time.Second, CacheTTL: time.Minute, CacheEntries: -1, CacheBytes: -1, MaxConcurrent: -1},
+			Tokens: "some", Timeout: 11 * time.Second, CacheTTL: time.Minute, CacheEntries: -1, CacheBytes: -1, MaxConcurrent: -1},
 			[]string{"endpoint", "client_id", "tokens", "timeout", "cache_ttl", "cache_entries", "cache_bytes", "max_concurrent"}},
 		{introspect.Config{Name: "a", Endpoint: "https://u:p@as.example/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", ClientAuth: "mac"}, []string{"endpoint", "client_auth"}},
 		{introspect.Config{Name: "a", Endpoint: "http://127.0.0.1/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f"}, nil},
+		{introspect.Config{Name: "a", Endpoint: "http://127.0.0.1/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", Timeout: 10 * time.Second}, nil},
+		{introspect.Config{Name: "a", Endpoint: "http://127.0.0.1/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", CacheTTL: time.Millisecond}, nil},
+		{introspect.Config{Name: "a", Endpoint: "http://127.0.0.1/x", Issuer: "i", Audiences: []string{"*"}, ClientSecretFile: "f", Timeout: time.Second, CacheTTL: 900 * time.Millisecond}, []string{"timeout"}},
 	} {
 		var got []string
 		tt.c.Validate(30*time.Second, func(path, _ string, _ ...any) { got = append(got, path) })
@@ -581,7 +592,7 @@ func TestIntrospectedTokenOfAnotherUse(t *testing.T) {
 		{"token_use", "access_token"}:   true,
 		{"token_use", "access"}:         true,
 		{"typ", "Bearer"}:               true,
-		{"token_type", "DPoP"}:          true,
+		{"token_type", "DPoP"}:          false, // bound, but to no key
 	} {
 		s := newAuthServer(t)
 		s.set(func() { s.tokens["some-token"] = activeResponse(map[string]any{change[0]: change[1]}) })
@@ -590,6 +601,10 @@ func TestIntrospectedTokenOfAnotherUse(t *testing.T) {
 		var f *authz.Failure
 		ok := err == nil
 		assert.Equalf(t, want, ok, "%s: %v", change, err)
-		assert.Falsef(t, !ok && (!errors.As(err, &f) || f.Reason != authz.ReasonUnsupportedToken), "%s: %v", change, err)
+		reason := authz.ReasonUnsupportedToken
+		if change[1] == "DPoP" {
+			reason = authz.ReasonBindingMismatch
+		}
+		assert.Falsef(t, !ok && (!errors.As(err, &f) || f.Reason != reason), "%s: %v", change, err)
 	}
 }

@@ -20,6 +20,7 @@ type Config struct {
 	CAFile          string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for fetching keys, instead of the system's; empty means the system's."`
 	Algorithms      []string      `yaml:"algorithms" enum:"RS256,RS384,RS512,PS256,PS384,PS512,ES256,ES384,ES512,EdDSA" doc:"Signature algorithms accepted; empty means all of the listed ones."`
 	Types           []string      `yaml:"types" doc:"Values of the typ header accepted, lower case and without application/; an empty string stands for an absent typ; empty list means absent, jwt and at+jwt."`
+	AcceptIDTokens  bool          `yaml:"accept_id_tokens" doc:"Whether tokens pass that say that they are ID tokens (claims nonce, at_hash, c_hash or s_hash; typ, token_use or the like). Dex, authentik and Azure AD B2C write nonce into access tokens too. Refresh and logout tokens never pass."`
 	Leeway          time.Duration `yaml:"leeway" doc:"Clock difference tolerated for exp, nbf and iat, at most 2m; 0: none for exp, and 5s for nbf and iat, because issuers' clocks run ahead."`
 	RefreshInterval time.Duration `yaml:"refresh_interval" doc:"How often the key set is fetched again, at least 10s; 0 means 5m. Files are also looked at every 2s."`
 	RefreshCooldown time.Duration `yaml:"refresh_cooldown" doc:"Least time between two fetches caused by tokens with an unknown kid, at least 100ms; 0 means 5s."`

@@ -186,7 +186,10 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		return nil, fail
 	}
 	t = &authz.Token{Raw: strings.Clone(raw), KeyID: key.Kid, Type: c.Header.Typ, Generation: generation}
-	if fail = readPayload(t, c.Payload, s); fail != nil {
+	if fail = readPayload(t, c.Payload, s); fail == nil && s == nil {
+		fail = CheckUse(t.Type, t.Claims, ring.cfg.AcceptIDTokens)
+	}
+	if fail != nil {
 		tr.Halt("claims", fail, nil)
 		return nil, fail
 	}
@@ -230,13 +233,7 @@ func readPayload(t *authz.Token, payload string, s *authz.SecurityEventRules) *a
 		t.Claims = claims
 		return nil
 	}
-	if fail := ReadClaims(t, claims, s == nil || !s.ExpOptional); fail != nil {
-		return fail
-	}
-	if _, event := claims["events"]; event && s == nil { // RFC 8417, section 4
-		return authz.Failuref(authz.ReasonUnsupportedToken, "a security event token is not a credential")
-	}
-	return nil
+	return ReadClaims(t, claims, s == nil || !s.ExpOptional)
 }
 
 // namesNoIssuer reports whether the messages of s have no iss, and no claims of

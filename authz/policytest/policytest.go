@@ -275,7 +275,7 @@ func (givenToken) Current(*authz.Token, int64) bool { return false }
 
 func (g givenToken) Local(raw string) bool { return !strings.HasPrefix(raw, "opaque-") }
 
-func (g givenToken) Introspect(_ context.Context, raw string) (*authz.Token, error) {
+func (g givenToken) Introspect(_ context.Context, raw string, _ *authz.Token, _ string) (*authz.Token, error) {
 	if g.token == nil || raw != g.token.Raw {
 		return nil, &authz.Failure{Reason: authz.ReasonInactive, Detail: "not the token of the test"}
 	}

@@ -155,16 +155,13 @@ func TestTier(t *testing.T) {
 		}
 
 		t.Run("revoked wins over valid", func(t *testing.T) {
-			q := tokenOf("wins", iat)
-			teach(t, writer, reader, q)
-			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindSub, "sub-wins", nil)}))
-			require.Equal(t, authz.Revoked, ask(t, reader, q))
-		})
-		t.Run("publishing a token removes its valid entry", func(t *testing.T) {
-			q := tokenOf("gone", iat)
-			teach(t, writer, reader, q)
-			require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(authz.KindToken, authz.TokenValue("h.gone.s"), nil)}))
-			require.EqualValues(t, 0, do("", "EXISTS", validKey(q.TokenKey)))
+			for kind, value := range map[authz.Kind]string{authz.KindSub: "sub-wins-sub", authz.KindToken: authz.TokenValue("h.wins-token.s")} {
+				q := tokenOf("wins-"+kind.String(), iat)
+				teach(t, writer, reader, q)
+				require.True(t, writer.Publish(t.Context(), []authz.Revocation{revocation(kind, value, nil)}))
+				require.EqualValues(t, 1, do("", "EXISTS", validKey(q.Hash())))
+				require.Equal(t, authz.Revoked, ask(t, reader, q))
+			}
 		})
 		t.Run("the stricter not_before and the later expiry stay", func(t *testing.T) {
 			q := tokenOf("strict", iat)
@@ -181,14 +178,14 @@ func TestTier(t *testing.T) {
 			teach(t, writer, reader, q)
 			begun := reader.clock.Boot()
 			// A stepped clock or a restored backup leaves keys that never expire.
-			do("", "PERSIST", validKey(q.TokenKey))
+			do("", "PERSIST", validKey(q.Hash()))
 			harness.Eventually(t, testBound+time.Second, "disbelieved", func(context.Context) error {
 				if v := ask(t, reader, q); v != authz.Unknown {
 					return errors.New(v.String())
 				}
 				return nil
 			})
-			require.EqualValues(t, 1, do("", "EXISTS", validKey(q.TokenKey)), "the key is still there")
+			require.EqualValues(t, 1, do("", "EXISTS", validKey(q.Hash())), "the key is still there")
 			require.LessOrEqual(t, reader.clock.Boot()-begun, testBound+time.Second)
 		})
 		t.Run("a revoked verdict is filled", func(t *testing.T) {
@@ -233,7 +230,7 @@ func TestTier(t *testing.T) {
 		t.Run("keys of other types do not prevent fills", func(t *testing.T) {
 			q := tokenOf("types", iat)
 			do("", "LPUSH", revokedKey(q.Keys[0]), "x")
-			do("", "LPUSH", validKey(q.TokenKey), "x")
+			do("", "LPUSH", validKey(q.Hash()), "x")
 			teach(t, writer, reader, q)
 		})
 		t.Run("the freshness epoch heals", func(t *testing.T) {

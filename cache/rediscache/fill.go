@@ -100,21 +100,23 @@ func (c *Client) fill(ctx context.Context, job fillJob) (err error) {
 	defer cancel()
 	q := &job.query
 	left := time.Unix(q.Expires, 0).Sub(c.clock.Now())
+	// The verdict is kept under the hash of the question that was asked. It answers no
+	// other question about the token.
+	question := q.Hash()
 	if job.verdict == authz.Revoked {
 		if left <= 0 {
 			return nil
 		}
-		// The verdict does not say which key is revoked, but this token is revoked for good.
-		e := authz.Entry{Key: q.TokenKey, NotBefore: authz.Always, Expires: q.Expires}
-		return c.write(ctx, []pendingEntry{{entry: e, dropValid: true}}, "")
+		// The verdict does not say which key is revoked, but the answer will stay the same.
+		return c.write(ctx, []pendingEntry{{entry: authz.Entry{Key: question, NotBefore: authz.Always, Expires: q.Expires}}}, "")
 	}
 	ttl := min(c.maxStaleness, left, cmp.Or(c.cfg.MaxTTL, left))
 	if ttl < time.Millisecond {
 		return nil
 	}
 	if c.cfg.Cluster { // the keys are on several nodes: no script can see them all
-		return c.client.Set(ctx, validKey(q.TokenKey), job.epoch, ttl).Err()
+		return c.client.Set(ctx, validKey(question), job.epoch, ttl).Err()
 	}
-	keys := append([]string{validKey(q.TokenKey)}, c.revokedKeys(q)...)
+	keys := append([]string{validKey(question)}, c.revokedKeys(q, question)...)
 	return fillScript.Run(ctx, c.client, keys, job.epoch, ttl.Milliseconds(), q.IssuedAt, len(q.Keys)).Err()
 }

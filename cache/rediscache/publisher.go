@@ -47,9 +47,8 @@ type publisher struct {
 
 // pendingEntry is one revocation on its way to Redis.
 type pendingEntry struct {
-	entry     authz.Entry
-	legacy    string // bare jti for the older key layout; empty: none
-	dropValid bool   // the key is a token's own, so there may be a token:valid entry to delete
+	entry  authz.Entry
+	legacy string // bare jti for the older key layout; empty: none
 }
 
 func newPublisher(c *Client) *publisher {
@@ -57,12 +56,14 @@ func newPublisher(c *Client) *publisher {
 }
 
 // Publish implements authz.Publisher. For every revocation it sets token:revoked
-// until the revoked tokens have expired and deletes token:valid. Messages name the
-// revocations. After 250 ms the rest waits in a bounded queue, which is retried.
+// until the revoked tokens have expired. Messages name the revocations. After
+// 250 ms the rest waits in a bounded queue, which is retried. It leaves
+// token:valid alone: whoever reads an entry reads the revoked keys with it, and
+// revoked wins.
 func (c *Client) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	entries := make([]pendingEntry, 0, len(revocations))
 	for _, rev := range revocations {
-		e := pendingEntry{entry: rev.Entry(), dropValid: rev.Kind == authz.KindToken}
+		e := pendingEntry{entry: rev.Entry()}
 		if c.cfg.LegacyKeys && rev.Kind == authz.KindJTI {
 			e.legacy = rev.Value
 		}
@@ -134,9 +135,9 @@ for i, key in ipairs(KEYS) do
 end
 return #KEYS`)
 
-// write sets the revoked keys, deletes the valid ones and sends the message in one
-// round trip. Empty: there is no message. The message does not wait for the keys,
-// and is sent by a server that has no memory left for them.
+// write sets the revoked keys, deletes the older layout's valid ones and sends the
+// message in one round trip. Empty: there is no message. The message does not wait
+// for the keys, and is sent by a server that has no memory left for them.
 func (c *Client) write(ctx context.Context, entries []pendingEntry, message string) error {
 	var keys, stale []string // revoked keys, valid keys
 	var args []any
@@ -146,9 +147,6 @@ func (c *Client) write(ctx context.Context, entries []pendingEntry, message stri
 	}
 	for _, e := range entries {
 		set(revokedKey(e.entry.Key), formatEntry(e.entry), e.entry.Expires)
-		if e.dropValid {
-			stale = append(stale, validKey(e.entry.Key))
-		}
 		if e.legacy != "" {
 			set(revokedPrefix+e.legacy, "1", e.entry.Expires)
 			stale = append(stale, validPrefix+e.legacy)

@@ -36,10 +36,11 @@ func (c *Client) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, err
 }
 
 func (c *Client) lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
-	keys := c.revokedKeys(q)
-	own, revoked := len(q.Keys), len(keys) // own keys, then legacy keys, then the valid key
+	question := q.Hash()
+	keys := c.revokedKeys(q, question)
+	own, revoked := len(q.Keys), len(keys) // own keys, then those that always revoke, then the valid key
 	if c.epochs != nil {
-		keys = append(keys, validKey(q.TokenKey))
+		keys = append(keys, validKey(question))
 	}
 	replies, err := c.read(ctx, keys)
 	for i, reply := range replies[:min(revoked, len(replies))] {
@@ -107,12 +108,13 @@ func (c *Client) read(ctx context.Context, keys []string) ([]*string, error) {
 }
 
 // revokedKeys lists every key whose presence may revoke the token: its own
-// first, then the older layout's.
-func (c *Client) revokedKeys(q *authz.Query) []string {
-	keys := make([]string, 0, len(q.Keys)+2)
+// first, then the question's (see fill) and the older layout's.
+func (c *Client) revokedKeys(q *authz.Query, question authz.Key) []string {
+	keys := make([]string, 0, len(q.Keys)+3)
 	for _, k := range q.Keys {
 		keys = append(keys, revokedKey(k))
 	}
+	keys = append(keys, revokedKey(question))
 	if c.cfg.LegacyKeys && q.ID != "" {
 		keys = append(keys, revokedPrefix+q.ID)
 	}

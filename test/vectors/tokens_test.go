@@ -25,8 +25,8 @@ type stopped struct{}
 func (stopped) Now() time.Time      { return time.Unix(now, 0) }
 func (stopped) Boot() time.Duration { return time.Hour }
 
-// newVerifier returns a verifier with three issuers. The vectors try to confuse
-// the last two with the first.
+// newVerifier returns a verifier with four issuers. The vectors try to confuse the
+// second and third with the first. The last one's ID tokens are accepted.
 func newVerifier(t *testing.T, k keys) *issuer.Verifier {
 	t.Helper()
 	dir := t.TempDir()
@@ -39,6 +39,7 @@ func newVerifier(t *testing.T, k keys) *issuer.Verifier {
 		{Issuer: issuerName, Audiences: []string{"api"}, JWKS: file("main.json", k.set())},
 		{Issuer: "https://other.test", Audiences: []string{"api"}, JWKS: file("other.json", authztest.KeySet(authztest.NewKey("ES256")))},
 		{Issuer: "https://only-ed.test", Audiences: []string{"api"}, JWKS: file("main.json", k.set()), Algorithms: []string{"EdDSA"}},
+		{Issuer: "https://id.test", Audiences: []string{"api"}, JWKS: file("main.json", k.set()), AcceptIDTokens: true},
 	}, issuer.VerifierOptions{Clock: stopped{}, Leeway: 30 * time.Second})
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
