@@ -43,7 +43,7 @@ type MatchConfig struct {
 
 // PathConfig is one way to match a path. Exactly one field is set.
 type PathConfig struct {
-	Exact    string `yaml:"exact" doc:"The whole path. A trailing slash matters only on public routes."`
+	Exact    string `yaml:"exact" doc:"The whole path, without wildcards: a character that other systems give a meaning, such as *, is percent-encoded (%2A). A trailing slash matters only on public routes."`
 	Prefix   string `yaml:"prefix" doc:"The path itself and everything below it: /v1 matches /v1 and /v1/x, but not /v10."`
 	Template string `yaml:"template" doc:"A path in which {name} matches one segment, such as /users/{id}; as the last segment, {name...} matches all that follow."`
 }
@@ -174,7 +174,12 @@ func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
 		c.paths = append(c.paths, p)
 	}
 	for i, method := range m.Methods {
-		if !clearMethod(method) {
+		switch {
+		case method == "*" || method == "ANY" || method == "ALL":
+			report(authz.ItemPath("match.methods", i), "%q: to match every method, leave methods out", method)
+		case strings.ContainsAny(method, "|,/; "):
+			report(authz.ItemPath("match.methods", i), "%q: each method is an entry of its own, as in [GET, POST]", method)
+		case !clearMethod(method):
 			report(authz.ItemPath("match.methods", i), "%q: methods must be in upper case, such as GET", method)
 		}
 		c.methods = append(c.methods, method)
@@ -182,6 +187,9 @@ func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
 	c.extensions = authz.HeadersFrom(m.ContextExtensions)
 	c.headers = authz.HeadersFrom(m.Headers)
 	for _, h := range c.headers {
+		if h.Name == "host" {
+			report("match.headers.host", "Envoy passes the host in another field: use match.hosts")
+		}
 		if !httpguts.ValidHeaderFieldName(h.Name) || h.Name != strings.ToLower(h.Name) {
 			report("match.headers."+h.Name, "%q: must be a header name in lower case", h.Name)
 		}
@@ -208,16 +216,26 @@ func (c PathConfig) compile(public bool) (p pathPattern, field string, err error
 }
 
 func parseHost(s string) (hostPattern, error) {
+	switch {
+	case s == "*":
+		return hostPattern{}, errors.New("to match every host, leave hosts out")
+	case strings.Contains(s, "/"):
+		return hostPattern{}, errors.New("must be a host name without scheme and path")
+	case strings.HasPrefix(s, "."):
+		return hostPattern{}, fmt.Errorf("every host below a name is written *%.100s", s)
+	case strings.ContainsAny(s, `{}()<>^$|\~+?`):
+		return hostPattern{}, errors.New("variables and regular expressions have no meaning here; write a host name, or *.example.com for every host below it")
+	}
 	name, suffix := strings.CutPrefix(s, "*")
-	if suffix {
-		if !strings.HasPrefix(name, ".") {
-			return hostPattern{}, errors.New("* must stand for whole labels, as in *.example.com")
+	if suffix || strings.Contains(name, "*") {
+		if !strings.HasPrefix(name, ".") || strings.Contains(name, "*") {
+			return hostPattern{}, errors.New("* must stand for whole labels at the beginning, as in *.example.com")
 		}
 		name = name[1:]
 	}
 	host, ok := readHost(name)
 	if !ok {
-		return hostPattern{}, errors.New("not a host name (write international names as xn--…)")
+		return hostPattern{}, errors.New("not a host name without port (write international names as xn--…)")
 	}
 	if strings.Contains(strings.TrimPrefix(name, host), ":") {
 		return hostPattern{}, errors.New("must not contain a port; routes match the host on any port")
