@@ -163,7 +163,7 @@ func (c *RepliesConfig) Validate(report authz.Report) {
 	if c.ResourceMetadata != "" {
 		u, err := url.Parse(c.ResourceMetadata)
 		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || !quotable(c.ResourceMetadata) {
-			report("resource_metadata", "%q: must be an absolute https URL", c.ResourceMetadata)
+			report("resource_metadata", "%s: must be an absolute https URL", authz.QuoteURL(c.ResourceMetadata))
 		}
 	}
 	if c.RetryAfter < 0 || c.RetryAfter > time.Hour || c.RetryAfter%time.Second != 0 {

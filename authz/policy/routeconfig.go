@@ -106,7 +106,7 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	}
 	for j, iss := range c.Issuers {
 		if o.Issuers != nil && !slices.Contains(o.Issuers, iss) {
-			report(authz.ItemPath("issuers", j), "unknown issuer %q; it must be configured in issuers or introspection", iss)
+			report(authz.ItemPath("issuers", j), "unknown issuer %s; it must be configured in issuers or introspection", authz.QuoteURL(iss))
 		}
 	}
 	checkTexts("audiences", c.Audiences, report, func(s string) bool { return s != "" && authz.ValidText(s) })

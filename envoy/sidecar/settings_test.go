@@ -192,6 +192,24 @@ func TestNoSecretsInErrors(t *testing.T) {
 		{store, `store: "postgres://u:s3cret@host:notaport/db"`},
 		{store, `store: "postgres://u:s3cret%zz@host/db"`},
 		{store, `store: "mysql://u:s3cret@host/db"`},
+		{store, `store: "postgres://u:x@s3cret/y#z@host/db"`},
+		{store, `store: "postgres://u:x@s3cret@host/db"`},
+		{store, `store: "postgres://u:x/s3cret@host/db"`},
+		{store, `store: "postgres://u:1/s3cret@host/db"`},
+		{store, `store: "postgres://u:1?s3cret@host/db"`},
+		{store, `store: "postgres://u:#s3cret@host/db"`},
+		{store, `store: "s3cret@host://db"`},
+		{store, `store: "sqlite://s3cret/db"`},
+		{redis, `redis: "redis://:Top@s3cret#x@127.0.0.1:1/0"`},
+		{redis, `redis: "redis://:Top#s3cret@127.0.0.1:1/0"`},
+		{redis, `redis: "redis://:1/s3cret@127.0.0.1:1/0"`},
+		{redis, `redis: "s3cret@host"`},
+		{redis, `redis: "redis://h/0?s3cret=x"`},
+		{redis, `redis: {addrs: ["redis://:s3cret@h:1"]}`},
+		{redis, `redis: {addrs: [":s3cret@h:1"]}`},
+		{end, `replies: {resource_metadata: "ftp://u:s3cret@host"}`},
+		{end, `routes: [{issuers: ["https://u:s3cret@host"]}]`},
+		{end, `issuers: [{issuer: "https://u:s3cret@h", audiences: [a], jwks: /f}, {issuer: "https://u:s3cret@h", audiences: [a], jwks: /f}]`},
 		{jwks, `jwks: "https://u:s3cret@issuer.example:x/"`},
 		{jwks, `jwks: "https://u:s3cret@issuer.example/"`},
 		{end, `tracing: {endpoint: "http://u:s3cret@host:x"}`},
@@ -204,6 +222,24 @@ func TestNoSecretsInErrors(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", c[1], err)
 		}
+	}
+}
+
+// A password with an unencoded delimiter would end up as the name of a host, and in
+// logs. The message tells what to do.
+func TestCutURLs(t *testing.T) {
+	t.Parallel()
+	for change, remedy := range map[[2]string]string{
+		{"store: sqlite:///var/lib/jwt-bouncer/revocations.db", `store: "postgres://app:S3cr@et/Pw#rd@127.0.0.1:1/authz"`}: "store: postgres URL cannot be used: the URL is cut short: percent-encode",
+		{"store: sqlite:///var/lib/jwt-bouncer/revocations.db", `store: "postgres://app:Se@cret@127.0.0.1:1/authz"`}:       "store_password_file",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis://:Top@sec#ret@127.0.0.1:1/0"`}:                                 "password_file",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis://h1,h2"`}:                                                      "list several in addrs, with cluster: true",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis://h1:1,h2:2/0"`}:                                                "master_name for Sentinels",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis+sentinel://h1:1/0"`}:                                            "master_name",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "valkey://h1:1/0"`}:                                                    "write redis",
+	} {
+		_, err := parse("f", []byte(strings.Replace(good, change[0], change[1], 1)), nil)
+		assert.ErrorContains(t, err, remedy, change[1])
 	}
 }
 
