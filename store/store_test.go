@@ -42,7 +42,7 @@ func TestURL(t *testing.T) {
 		"postgres://sslmode:s3cret@sslmode.example/port?sslmode=require&sslrootcert=/no": "its sslrootcert cannot",
 		"postgres://user:s3cret@host/sslmode?connect_timeout=soon":                       "its connect_timeout cannot",
 		"postgres://user:s3cret@host/sslmode?pool_max_conns=s3cret":                      "its pool_max_conns cannot",
-		"postgres://user:s3cret@host/sslmode?sslmode=require&sslcert=/no/s3c":            "sslcert and sslkey",
+		"postgres://user:s3cret@host/sslmode?sslmode=require&sslcert=/no/s3c":            "its sslcert cannot",
 		"postgres://user:x/s3cret@host/db":                                               "percent-encode",
 		"postgres://user:x@s3cret@host/db":                                               "store_password_file",
 		"postgres://user:s3cret@host/db#s3cret":                                          "%23",

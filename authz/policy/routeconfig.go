@@ -52,6 +52,9 @@ type PathConfig struct {
 type CredentialsConfig struct {
 	Cookies []string `yaml:"cookies" doc:"Names of cookies that may contain the token. Empty: none."`
 	Queries []string `yaml:"queries" doc:"Names of query parameters that may contain the token. Avoid them: URLs end up in logs. Empty: none."`
+	Headers []string `yaml:"headers" doc:"Names of request headers that may contain the token alone, without a scheme, such as x-goog-iap-jwt-assertion. Empty: none."`
+
+	RemoveHeaders bool `yaml:"remove_headers" doc:"Whether a header of headers is removed before the request goes upstream. It is removed as well if headers.forward_authorization is off."`
 }
 
 // ValidateRoutes reports every invalid value in routes, and routes that can never
@@ -120,6 +123,7 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 		report("on_revocation_unknown", "must be deny or allow, not %q", c.OnRevocationUnknown)
 	}
 	c.Credentials.validate(report)
+	r.credentials.Headers = c.Credentials.lowerHeaders()
 	r.require = c.Require
 	if !slices.Contains([]string{"", requireAny, requireDPoP, requireMTLS}, c.Require) {
 		report("require", "must be any, dpop or mtls, not %q", c.Require)
@@ -144,7 +148,7 @@ func (c *RouteConfig) checkPublic(report authz.Report) {
 		{"issuers", len(c.Issuers) > 0}, {"audiences", len(c.Audiences) > 0}, {"scopes", len(c.Scopes) > 0},
 		{"any_scopes", len(c.AnyScopes) > 0}, {"allow", len(c.Allow) > 0}, {"on_revocation_unknown", c.OnRevocationUnknown != ""},
 		{"require", c.Require != ""}, {"introspection", c.Introspection != ""},
-		{"credentials", len(c.Credentials.Cookies)+len(c.Credentials.Queries) > 0},
+		{"credentials", !c.Credentials.empty()},
 	} {
 		if rule.set {
 			report(rule.path, "a public route ignores tokens: remove this key or public")
