@@ -137,8 +137,11 @@ func splitAddress(s string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		return "", "", fmt.Errorf("%q: Unix socket address must be unix:// and an absolute path, such as unix:///%s", s, strings.TrimLeft(path, "/"))
 	}
-	_, port, err := net.SplitHostPort(s)
-	if err != nil || port == "" {
+	host, port, err := net.SplitHostPort(s)
+	if err == nil && host == "*" {
+		return "", "", fmt.Errorf("%q: every address is written :%s or 0.0.0.0:%s", s, port, port)
+	}
+	if err != nil || port == "" || strings.ContainsAny(host, "/*@") {
 		return "", "", fmt.Errorf("%q: must be host:port or unix:///path, such as 127.0.0.1:9191", s)
 	}
 	if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil {

@@ -50,6 +50,13 @@ func TestErrorsNameFileLineKeyAndRemedy(t *testing.T) {
 		{"x-jwt-sub: sub", "\"bad header\": sub", "headers.claims"},
 		{"routes: []", "routes: [{name: a, match: {pahts: []}}]", "routes[0].match.pahts: unknown key"},
 		{"redis: redis://127", "redis: http://127", "redis"},
+		{"redis: redis://127.0.0.1:6379/0", "redis: \"${REDIS_URL}\"", "redis: contains a variable such as ${NAME}"},
+		{"sqlite:///var/lib/jwt-bouncer/revocations.db", "${STORE}", "set the environment variable JWT_BOUNCER_STORE"},
+		{"  grpc: 127.0.0.1:9191", "  grpc: \"*:9191\"", "every address is written :9191 or 0.0.0.0:9191"},
+		{"  grpc: 127.0.0.1:9191", "  grpc: tcp://0.0.0.0:9191", "listen.grpc:"},
+		{"  http: 127.0.0.1:9192", "  http: \"*:9192\"", "every address is written :9192 or 0.0.0.0:9192"},
+		{"issuer: https://issuer.example", "issuer: https://issuer.example/.well-known/openid-configuration", "issuers[0].issuer: is the URL of a discovery document"},
+		{"routes: []", "introspection: [{name: a, endpoint: https://h/i, issuer: https://h/.well-known/oauth-authorization-server, audiences: [a], client_id: a, client_secret_file: f}]", "introspection[0].issuer: is the URL of a discovery document"},
 		{"api: {token_file: /etc/jwt-bouncer/api-token}", "api: {}\nlog: {level: loud}", "log.level: must be debug, info, warn or error, not \"loud\""},
 	} {
 		_, err := parse("f", []byte(strings.Replace(good, c.change, c.to, 1)), nil)
