@@ -37,7 +37,7 @@ func CheckUserinfo(raw string) error {
 // shows the scheme only, because the host of a malformed URL may be a password.
 func QuoteURL(raw string) string {
 	if scheme, rest, ok := strings.Cut(raw, "://"); ok && strings.Contains(rest, "@") {
-		return QuoteShort(scheme + "://") + "…"
+		return QuoteShort(scheme+"://") + "…"
 	}
 	if strings.Contains(raw, "@") {
 		return "the given value"
