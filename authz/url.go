@@ -2,6 +2,7 @@ package authz
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 )
 
@@ -42,5 +43,5 @@ func QuoteURL(raw string) string {
 	if strings.Contains(raw, "@") {
 		return "the given value"
 	}
-	return QuoteShort(raw)
+	return strconv.Quote(raw)
 }

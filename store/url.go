@@ -42,7 +42,7 @@ func parseURL(raw string) (target, error) {
 	case "sqlite":
 		return parseSQLite(raw)
 	}
-	return target{}, fmt.Errorf("unknown scheme %s; postgres, postgresql and sqlite are supported", authz.QuoteURL(scheme))
+	return target{}, fmt.Errorf("unknown scheme %s; postgres, postgresql and sqlite are supported", authz.QuoteURL(scheme[:min(len(scheme), 20)]))
 }
 
 // checkPostgres returns why raw cannot be used. The errors are ours, because those

@@ -185,14 +185,14 @@ func readingPolicies(t testing.TB) []*Policy {
 	for i, name := range []string{"public", "admin", "public2", "a"} {
 		prefixes = append(prefixes, RouteConfig{Name: name, Public: i == 0, Match: MatchConfig{Paths: []PathConfig{{Prefix: "/" + name}}}})
 	}
-	any := RouteConfig{Name: "any"}
+	rest := RouteConfig{Name: "any"}
 	return []*Policy{
-		mustPolicy(t, append(prefixes, any)...),
-		mustPolicy(t, RouteConfig{Name: "two", Match: MatchConfig{Paths: []PathConfig{{Template: "/{a}/{b}"}, {Exact: "/admin"}}}}, any),
+		mustPolicy(t, append(prefixes, rest)...),
+		mustPolicy(t, RouteConfig{Name: "two", Match: MatchConfig{Paths: []PathConfig{{Template: "/{a}/{b}"}, {Exact: "/admin"}}}}, rest),
 		mustPolicy(t,
 			RouteConfig{Name: "deep", Match: MatchConfig{Paths: []PathConfig{{Template: "/public/{a}/x/{rest...}"}, {Exact: "/public/x"}, {Exact: "/public/c"}}}},
 			RouteConfig{Name: "tail", Match: MatchConfig{Paths: []PathConfig{{Template: "/{a}/admin"}, {Prefix: "/admin/x"}, {Exact: "/"}}}},
-			any),
+			rest),
 	}
 }
 
