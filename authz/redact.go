@@ -1,6 +1,9 @@
 package authz
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // Redact returns a copy of at most n bytes of s for a log, whole characters
 // only, with [token] in place of text that has the form of a JWT: clients put
@@ -18,6 +21,26 @@ func Redact(s string, n int) string {
 	}
 	text := b.String()
 	return strings.ToValidUTF8(text[:min(n, len(text))], "\uFFFD")
+}
+
+// RedactMiddle is Redact for a message, whose end often says most: of a longer one it
+// keeps the beginning and the end.
+func RedactMiddle(s string, n int) string {
+	s = Redact(s, len(s)) // [token] is shorter than any token
+	if len(s) <= n {
+		return s
+	}
+	const gap = " … "
+	tail := (n - len(gap)) / 2
+	head := n - len(gap) - tail
+	for head > 0 && !utf8.RuneStart(s[head]) {
+		head--
+	}
+	from := len(s) - tail
+	for from < len(s) && !utf8.RuneStart(s[from]) {
+		from++
+	}
+	return s[:head] + gap + s[from:]
 }
 
 const (

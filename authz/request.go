@@ -37,7 +37,8 @@ type Peer struct {
 type Credential struct {
 	Raw    string // the token text; a secret
 	Scheme string // "bearer" or "dpop"; empty when there is no credential
-	Source string // "authorization", "cookie:NAME" or "query:NAME"
+	Source string // "authorization", "cookie:NAME", "query:NAME" or "header:NAME"
+	Remove bool   // the upstream must not receive the header it was found in; cookies and parameters are always removed
 }
 
 // Header returns the header's first value and count. name must be lower case.

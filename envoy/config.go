@@ -137,8 +137,11 @@ func splitAddress(s string) (network, address string, err error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		return "", "", fmt.Errorf("%q: Unix socket address must be unix:// and an absolute path, such as unix:///%s", s, strings.TrimLeft(path, "/"))
 	}
-	_, port, err := net.SplitHostPort(s)
-	if err != nil || port == "" {
+	host, port, err := net.SplitHostPort(s)
+	if err == nil && host == "*" {
+		return "", "", fmt.Errorf("%q: every address is written :%s or 0.0.0.0:%s", s, port, port)
+	}
+	if err != nil || port == "" || strings.ContainsAny(host, "/*@") {
 		return "", "", fmt.Errorf("%q: must be host:port or unix:///path, such as 127.0.0.1:9191", s)
 	}
 	if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil {
@@ -163,7 +166,7 @@ func (c *RepliesConfig) Validate(report authz.Report) {
 	if c.ResourceMetadata != "" {
 		u, err := url.Parse(c.ResourceMetadata)
 		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || !quotable(c.ResourceMetadata) {
-			report("resource_metadata", "%q: must be an absolute https URL", c.ResourceMetadata)
+			report("resource_metadata", "%s: must be an absolute https URL", authz.QuoteURL(c.ResourceMetadata))
 		}
 	}
 	if c.RetryAfter < 0 || c.RetryAfter > time.Hour || c.RetryAfter%time.Second != 0 {

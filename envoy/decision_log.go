@@ -65,7 +65,7 @@ func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.
 	}
 	r := decisionRecord{
 		at: now, took: took, reason: d.Reason, allowed: d.Allowed(), revocationUnknown: d.RevocationUnknown,
-		route: d.Route, detail: authz.Redact(d.Detail, 256), id: authz.Redact(req.ID, 64), trace: traceID(req),
+		route: d.Route, detail: authz.RedactMiddle(d.Detail, 256), id: authz.Redact(req.ID, 64), trace: traceID(req),
 		method: authz.Redact(req.Method, 16), host: authz.Redact(req.Host, 128), source: authz.Redact(req.Source.Address, 64),
 	}
 	// A query may carry a credential (RFC 6750, section 2.3).

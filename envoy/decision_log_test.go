@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
@@ -121,6 +122,31 @@ func TestDecisionLogHidesTokens(t *testing.T) {
 		require.NoError(t, json.Unmarshal(out.Bytes(), &record), name)
 		assert.Equal(t, want, record.Path, name)
 		assert.Equal(t, []string{"[token]", "[token]", "[token]", "kid [token]"}, []string{record.RequestID, record.Host, record.Source, record.Detail})
+	}
+}
+
+// The cause of a denial is at the end of its reason.
+func TestDecisionLogKeepsTheEnd(t *testing.T) {
+	t.Parallel()
+	const token = "eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsImF1ZCI6ImFwaSIsImV4cCI6MTk5OTk5OTk5OX0.c2lnbmF0dXJlc2lnbmF0dXJl"
+	for name, detail := range map[string]string{
+		"ASCII":     "keys of https://issuer.example: " + strings.Repeat("x", 2000) + ": connection refused",
+		"two bytes": "keys of https://issuer.example: " + strings.Repeat("é", 2000) + ": connection refused",
+		"tokens":    "keys of https://issuer.example: " + strings.Repeat(token+" ", 100) + ": connection refused",
+		"short":     "keys of https://issuer.example: connection refused",
+	} {
+		var out bytes.Buffer
+		s, err := NewServer(allowAll(), testConfig(), Options{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
+		require.NoError(t, err)
+		s.log.decision(&authz.Request{Method: "GET", Path: "/"}, &authz.Decision{Detail: detail}, 0)
+		require.NoError(t, s.Drain(t.Context()))
+		var record struct{ Detail string }
+		require.NoError(t, json.Unmarshal(out.Bytes(), &record), name)
+		assert.LessOrEqual(t, len(record.Detail), 256, name)
+		assert.True(t, utf8.ValidString(record.Detail), name)
+		assert.True(t, strings.HasPrefix(record.Detail, "keys of https://issuer.example: "), "%s: %s", name, record.Detail)
+		assert.True(t, strings.HasSuffix(record.Detail, ": connection refused"), "%s: %s", name, record.Detail)
+		assert.NotContains(t, record.Detail, "eyJ", name)
 	}
 }
 

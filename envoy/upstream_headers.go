@@ -95,7 +95,7 @@ func (h *upstreamHeaders) response(token *authz.Token, cred authz.Credential, re
 }
 
 // cacheable reports whether the response is the same for every request with the same token. It
-// is not if the credential has to be removed from a cookie or the query, or if the request may
+// is not if the credential may have to be removed from another place than Authorization, or if the request may
 // hold a lookalike.
 func cacheable(cred authz.Credential, req *authz.Request) bool {
 	if cred.Source != "authorization" {
@@ -150,6 +150,9 @@ func (h *upstreamHeaders) encode(token *authz.Token, cred authz.Credential, req 
 		} else {
 			remove = append(remove, "cookie")
 		}
+	}
+	if name, ok := strings.CutPrefix(cred.Source, "header:"); ok && (cred.Remove || !h.forwardAuthorization) {
+		remove = append(remove, name)
 	}
 	for _, name := range remove {
 		response = response.RemoveHeader(name)

@@ -55,6 +55,8 @@ func TestAllowResponses(t *testing.T) {
 		"public route": {config: config, set: map[string]string{}, remove: []string{"x-jwt-iss", "x-jwt-none", "x-jwt-sub"}},
 		"public route, Authorization not forwarded": {config: closed, set: map[string]string{}, remove: []string{"authorization", "x-jwt-iss", "x-jwt-none", "x-jwt-sub"}},
 		"Authorization not forwarded":               {config: closed, token: testToken(), set: map[string]string{"x-jwt-sub": "alice", "x-jwt-iss": "https://issuer.test"}, remove: []string{"authorization", "x-jwt-none"}},
+		"token in a header":                         {config: config, token: testToken(), source: "header:x-a", set: map[string]string{"x-jwt-sub": "alice", "x-jwt-iss": "https://issuer.test"}, remove: []string{"x-jwt-none"}},
+		"token in a header, not forwarded":          {config: closed, token: testToken(), source: "header:x-a", set: map[string]string{"x-jwt-sub": "alice", "x-jwt-iss": "https://issuer.test"}, remove: []string{"authorization", "x-a", "x-jwt-none"}},
 		"lookalikes": {
 			config: config, token: testToken(),
 			headers: []authz.Header{{Name: "x_jwt_sub", Value: "root"}, {Name: "x-jwt_sub", Value: "root"}, {Name: "x_jwt_sub", Value: "root"}, {Name: "x-jwt-sub", Value: "root"}, {Name: "x_other", Value: "1"}},

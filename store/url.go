@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"jwtbouncer/authz"
 )
 
 // target is the parsed URL of a store.
@@ -18,7 +22,7 @@ type target struct {
 }
 
 // CheckURL returns an error if raw is not the URL of a store. The error contains
-// no part of the URL, and does not name the setting either.
+// no user, password or host of the URL.
 func CheckURL(raw string) error {
 	_, err := parseURL(raw)
 	return err
@@ -41,33 +45,76 @@ func parseURL(raw string) (target, error) {
 	}
 	switch scheme {
 	case "postgres", "postgresql":
-		// net/url cannot parse several hosts (host1:5432,host2:5432). The error
-		// is ours, because pgconn's repeats parts of the URL.
-		if _, err := pgconn.ParseConfig(raw); err != nil {
-			return target{}, fmt.Errorf("postgres URL cannot be used: %s", why(err))
+		if err := checkPostgres(raw); err != nil {
+			return target{}, fmt.Errorf("postgres URL cannot be used: %w", err)
 		}
 		return target{scheme: "postgres", raw: raw}, nil
 	case "sqlite":
 		return parseSQLite(raw)
 	}
-	return target{}, fmt.Errorf("unknown scheme %.20q; postgres, postgresql and sqlite are supported", scheme)
+	return target{}, fmt.Errorf("unknown scheme %s; postgres, postgresql and sqlite are supported", authz.QuoteURL(scheme[:min(len(scheme), 20)]))
 }
 
-// why returns the innermost cause that cannot contain a part of the URL.
-func why(err error) string {
-	var parse *url.Error
-	if errors.As(err, &parse) {
-		return "it is malformed (percent-encode what is special in user and password)"
+// checkPostgres returns why raw cannot be used. The errors are ours, because those
+// of net/url and pgconn repeat parts of the URL.
+func checkPostgres(raw string) error {
+	if err := authz.CheckUserinfo(raw); err != nil {
+		return fmt.Errorf("%w, or keep the password in a file (store_password_file)", err)
 	}
-	var config *pgconn.ParseConfigError
-	if errors.As(err, &config) {
-		for _, hint := range []string{"sslmode", "target_session_attrs", "port", "connect_timeout", "sslrootcert", "sslcert", "sslkey", "service", "passfile", "channel_binding"} {
-			if strings.Contains(config.Error(), hint) {
-				return "its " + hint + " cannot be used"
+	base, query, _ := strings.Cut(raw, "?")
+	_, rest, _ := strings.Cut(base, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	for host := range strings.SplitSeq(authority[strings.LastIndexByte(authority, '@')+1:], ",") {
+		if strings.HasPrefix(host, "[") {
+			_, host, _ = strings.Cut(host, "]")
+		}
+		if _, port, ok := strings.Cut(host, ":"); ok && port != "" {
+			if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+				return errors.New("its port is not a number from 1 to 65535")
 			}
 		}
 	}
-	return "it is malformed"
+	if !usable(raw) {
+		return blame(base, query)
+	}
+	return nil
+}
+
+func usable(raw string) bool {
+	_, err := pgxpool.ParseConfig(raw) // net/url cannot parse several hosts (host1:5432,host2:5432)
+	return err == nil
+}
+
+// blame returns the error for a URL that cannot be used. It names a parameter if the
+// URL could be used without it, and not because of the text of an error, which also
+// repeats host and user.
+func blame(base, query string) error {
+	pairs := strings.Split(query, "&")
+	name := func(pair string) string { n, _, _ := strings.Cut(pair, "="); return n }
+	without := func(names ...string) bool {
+		left := slices.DeleteFunc(slices.Clone(pairs), func(pair string) bool { return slices.Contains(names, name(pair)) })
+		return usable(base + "?" + strings.Join(left, "&"))
+	}
+	for _, pair := range pairs {
+		if n := name(pair); slices.Contains(parameters, n) && without(n) {
+			return fmt.Errorf("its %s cannot be used", n)
+		}
+	}
+	if strings.Contains(query, "sslcert=") != strings.Contains(query, "sslkey=") || without("sslcert", "sslkey") {
+		return errors.New("its sslcert and sslkey cannot be used; both are needed")
+	}
+	if without(parameters...) {
+		return errors.New("several of its parameters cannot be used")
+	}
+	return errors.New("it is malformed (percent-encode what is special in user and password)")
+}
+
+// parameters are those whose values are checked, so that a message may name them.
+var parameters = []string{
+	"sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslsni", "sslnegotiation", "target_session_attrs", "connect_timeout", "port", "service", "servicefile", "passfile",
+	"channel_binding", "require_auth", "krbsrvname", "min_protocol_version", "max_protocol_version", "ssl_min_protocol_version", "ssl_max_protocol_version",
+	"pool_max_conns", "pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime", "pool_max_conn_idle_time", "pool_health_check_period", "pool_max_conn_lifetime_jitter",
+	"default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity",
 }
 
 func parseSQLite(raw string) (target, error) {
@@ -76,7 +123,7 @@ func parseSQLite(raw string) (target, error) {
 	case err != nil:
 		return target{}, errors.New("sqlite URL is malformed (percent-encode what is special in the path)")
 	case u.Host != "":
-		return target{}, fmt.Errorf("sqlite://%s…: three slashes and an absolute path are needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db", u.Host)
+		return target{}, errors.New("after sqlite:, three slashes and an absolute path are needed, as in sqlite:///var/lib/jwt-bouncer/revocations.db")
 	case u.RawQuery != "" || u.Fragment != "":
 		return target{}, errors.New("a sqlite URL takes no parameters")
 	case !filepath.IsAbs(u.Path) || strings.HasSuffix(u.Path, "/"):

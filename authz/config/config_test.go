@@ -111,6 +111,59 @@ func TestSyntaxErrorsNameTheLine(t *testing.T) {
 	}
 }
 
+// Editors on Windows write a byte order mark.
+func TestByteOrderMark(t *testing.T) {
+	t.Parallel()
+	c := defaults()
+	require.NoError(t, config.Parse("c.yaml", []byte("\xef\xbb\xbflisten: there\n"), &c).Err())
+	assert.Equal(t, "there", c.Listen)
+	require.NoError(t, config.Parse("c.yaml", []byte("\xef\xbb\xbf"), &c).Err())
+	err := config.Parse("c.yaml", []byte("\xef\xbb\xbflistne: x\n"), &c).Err()
+	assert.ErrorContains(t, err, "c.yaml:1:1: listne")
+	for _, text := range []string{"\xff\xfel\x00i\x00", "\xfe\xff\x00l\x00i", "l\x00i\x00s\x00", "\x00l\x00i", "\x00\x00\xfe\xff\x00\x00\x00l", "\xff\xfe\x00\x00l\x00\x00\x00"} {
+		err := config.Parse("c.yaml", []byte(text), &c).Err()
+		if assert.Errorf(t, err, "%q", text) {
+			assert.Equal(t, "c.yaml: the file is encoded as UTF-16 or UTF-32; save it as UTF-8", err.Error())
+		}
+	}
+	err = config.Parse("c.yaml", []byte("listen: there\nmap: {k: caf\xe9}\n"), &c).Err()
+	assert.ErrorContains(t, err, "line 2 is not UTF-8")
+}
+
+// Nothing replaces variables, so ${NAME} would be used as it is.
+func TestPlaceholders(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"listen: ${LISTEN}":                "c.yaml:1:9: listen: contains a variable such as ${NAME}, which is not replaced; set the environment variable JWT_BOUNCER_LISTEN",
+		"listen: 'http://u:${S3CRET}@h'":   "JWT_BOUNCER_LISTEN",
+		"listen: ${S3CRET:-none}":          "JWT_BOUNCER_LISTEN",
+		"listen: $S3CRET":                  "JWT_BOUNCER_LISTEN",
+		"listen: $(S3CRET)":                "JWT_BOUNCER_LISTEN",
+		"inner: {names: [a, '${S3CRET}']}": "inner.names[1]: contains a variable",
+		"inner: {wait: '${S3CRET}'}":       "inner.wait: ",
+		"map: {k: '${S3CRET}'}":            "map.k: contains a variable",
+		"listen: pa$$w0rd$x":               "",
+		"listen: '{sub}'":                  "",
+		"listen: '$5'":                     "",
+		"listen: '^a{2}$'":                 "",
+	} {
+		c := defaults()
+		err := config.Parse("c.yaml", []byte(text), &c).Err()
+		if want == "" {
+			assert.NoError(t, err, text)
+			continue
+		}
+		if assert.Error(t, err, text) {
+			assert.Contains(t, err.Error(), want, text)
+			assert.NotContains(t, err.Error(), "S3CRET", text)
+		}
+	}
+	c := defaults()
+	f := config.Parse("c.yaml", nil, &c)
+	f.Overlay(&c, func(k string) (string, bool) { return "${OTHER}", k == "JWT_BOUNCER_LISTEN" })
+	assert.ErrorContains(t, f.Err(), "environment variable JWT_BOUNCER_LISTEN: listen: contains a variable")
+}
+
 func TestOverlay(t *testing.T) {
 	t.Parallel()
 	env := map[string]string{"JWT_BOUNCER_LISTEN": "there", "JWT_BOUNCER_INNER_WAIT": "1h", "JWT_BOUNCER_INNER_NAMES": "a, b", "JWT_BOUNCER_COUNT": "many", "JWT_BOUNCER_PORT_80_TCP": "tcp://10.0.0.1"}

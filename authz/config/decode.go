@@ -1,14 +1,17 @@
 package config
 
 import (
+	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -27,6 +30,12 @@ var (
 )
 
 func (f *File) decode(text []byte, dst any) {
+	text, why := decodeText(text)
+	if why != "" {
+		f.add(authz.InvalidError{Source: f.name, Detail: why})
+		f.broken = true
+		return
+	}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		f.syntax("", err)
@@ -41,6 +50,41 @@ func (f *File) decode(text []byte, dst any) {
 	}
 	d := decoder{file: f, anchors: map[string]ast.Node{}}
 	d.value("", file.Docs[0].Body, reflect.ValueOf(dst).Elem(), 0)
+}
+
+// decodeText removes the byte order mark (YAML 1.2.2, section 5.2) that some editors
+// write, and returns why text cannot be read; empty: it can.
+func decodeText(text []byte) (utf8Text []byte, why string) {
+	head := text[:min(4, len(text))]
+	switch {
+	case bytes.HasPrefix(text, []byte("\xff\xfe")), bytes.HasPrefix(text, []byte("\xfe\xff")),
+		len(head) >= 2 && (head[0] == 0) != (head[1] == 0), bytes.HasPrefix(text, []byte{0, 0, 0xfe, 0xff}):
+		return nil, "the file is encoded as UTF-16 or UTF-32; save it as UTF-8"
+	}
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+	for n, line := range bytes.Split(text, []byte("\n")) {
+		if !utf8.Valid(line) {
+			return nil, fmt.Sprintf("line %d is not UTF-8; save the file as UTF-8", n+1)
+		}
+	}
+	return text, ""
+}
+
+// placeholder is a variable in the language of shells, Compose and others.
+var placeholder = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-=?+][^}]*)?\}|^\$\([A-Za-z_][A-Za-z0-9_]*\)$|^\$[A-Z_][A-Z0-9_]*$`)
+
+// checkPlaceholder returns an error for a text with a variable, which nothing
+// replaces. It does not repeat the text, which may be a secret. from is where the
+// text comes from.
+func checkPlaceholder(path, text, from string) error {
+	if !strings.Contains(text, "$") || !placeholder.MatchString(text) {
+		return nil
+	}
+	instead := "write the value itself"
+	if from == "" && !strings.Contains(path, "[") {
+		instead = "set the environment variable " + EnvName(path)
+	}
+	return fmt.Errorf("contains a variable such as ${NAME}, which is not replaced; %s, or keep a secret in a file (the keys that end in _file)", instead)
 }
 
 // syntax adds an error of the YAML library with its position.
@@ -130,6 +174,8 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, depth int) {
 				hint = "; text with a colon in a [list] or {mapping}, such as host:port, needs quotes"
 			}
 			d.invalid(path, n, "must be %s, not a %s%s", want(v.Type()), describe(n), hint)
+		} else if err := checkPlaceholder(path, text, ""); err != nil {
+			d.invalid(path, n, "%s", err)
 		} else if v.Kind() != reflect.String && !plain {
 			d.invalid(path, n, "must be %s, not the text %q", want(v.Type()), text)
 		} else if err := setScalar(v, text); err != nil {
@@ -174,6 +220,9 @@ type Shorthand interface{ SetShorthand(text string) }
 func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int) {
 	if s, ok := v.Addr().Interface().(Shorthand); ok {
 		if text, _, ok := scalar(n); ok {
+			if err := checkPlaceholder(path, text, ""); err != nil {
+				d.invalid(path, n, "%s", err)
+			}
 			s.SetShorthand(text)
 			return
 		}

@@ -45,8 +45,9 @@ func (f *File) SetFlag(dst any, path, name, text string) {
 
 func (f *File) set(path, from string, v reflect.Value, text string) {
 	f.origin[path] = origin{source: from}
-	var err error
+	err := checkPlaceholder(path, text, from)
 	switch {
+	case err != nil:
 	case isText(v):
 		err = v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
 	case v.Kind() == reflect.Slice:

@@ -108,6 +108,10 @@ func (c Config) Validate(report authz.Report) {
 // paths of the whole configuration.
 func (c Config) ValidateListen(addr string, report authz.Report) {
 	host, port, err := net.SplitHostPort(addr)
+	if err == nil && host == "*" {
+		report("listen.http", "%q: every address is written :%s or 0.0.0.0:%s", addr, port, port)
+		return
+	}
 	if err != nil {
 		report("listen.http", "%q is not an address; use HOST:PORT, such as 127.0.0.1:9192 or [::1]:9192", addr)
 		return

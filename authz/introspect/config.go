@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"net/url"
+	"strings"
 	"time"
 
 	"jwtbouncer/authz"
@@ -64,6 +65,8 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	checkEndpoint("endpoint", c.Endpoint, report)
 	if c.Issuer == "" || len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer) {
 		report("issuer", "must be text of 1 to %d bytes", authz.MaxIdentifier)
+	} else if strings.Contains(c.Issuer, "/.well-known/") {
+		report("issuer", "is the URL of a discovery document; write the issuer, which is the iss of its tokens: the URL before /.well-known/")
 	}
 	if len(c.Audiences) == 0 {
 		report("audiences", `must name at least one audience; ["*"] accepts any`)

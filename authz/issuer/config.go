@@ -65,6 +65,8 @@ func (c Config) Validate(report authz.Report) {
 		report("issuer", "must not be empty: it is the exact iss of the tokens, such as https://issuer.example")
 	case len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer):
 		report("issuer", "must be text of at most %d bytes", authz.MaxIdentifier)
+	case strings.Contains(c.Issuer, "/.well-known/"):
+		report("issuer", "is the URL of a discovery document; write the issuer, which is the iss of its tokens: the URL before /.well-known/")
 	}
 	if len(c.Audiences) == 0 {
 		report("audiences", `must name at least one audience; ["*"] accepts any`)

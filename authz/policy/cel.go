@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
 	"strings"
 	"sync"
+	"time"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
@@ -20,7 +23,12 @@ type expression struct {
 	label   string // such as "allow[0]"
 	text    string
 	program cel.Program
+	// readsAudience tells that the expression may read aud through the variable token.
+	readsAudience bool
 }
+
+// audience finds what may read aud otherwise than as token.aud.
+var audience = regexp.MustCompile(`aud|token\s*\[`)
 
 const (
 	// maxExpression is the maximum length of an expression in characters.
@@ -35,8 +43,16 @@ const (
 // the expression mentions it.
 var celEnvironment = sync.OnceValues(func() (*cel.Env, error) {
 	text := cel.MapType(cel.StringType, cel.StringType)
+	registry, err := types.NewRegistry()
+	if err != nil {
+		return nil, err
+	}
 	return cel.NewEnv(
+		cel.CustomTypeAdapter(claimAdapter{Adapter: registry}),
 		cel.Variable("token", cel.MapType(cel.StringType, cel.DynType)),
+		// A type of its own, so that comparing it with a string is an error.
+		cel.Variable("token.aud", cel.ListType(cel.StringType)),
+		cel.Variable("now", cel.TimestampType),
 		cel.Variable("request.method", cel.StringType),
 		cel.Variable("request.scheme", cel.StringType),
 		cel.Variable("request.protocol", cel.StringType),
@@ -78,7 +94,11 @@ func compileExpression(label, text string) (*expression, error) {
 	if issues.Err() != nil {
 		var lines []string
 		for _, e := range issues.Errors() {
-			lines = append(lines, fmt.Sprintf("line %d, column %d: %s", e.Location.Line(), e.Location.Column()+1, e.Message))
+			hint := ""
+			if strings.Contains(e.Message, "list(string)") && strings.Contains(text, "token.aud") {
+				hint = "; token.aud is always a list: write 'api' in token.aud"
+			}
+			lines = append(lines, fmt.Sprintf("line %d, column %d: %s%s", e.Location.Line(), e.Location.Column()+1, e.Message, hint))
 		}
 		return nil, errors.New(strings.Join(lines, "; "))
 	}
@@ -93,12 +113,14 @@ func compileExpression(label, text string) (*expression, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &expression{label: label, text: text, program: program}, nil
+	return &expression{label: label, text: text, program: program, readsAudience: audience.MatchString(text)}, nil
 }
 
 // admit evaluates e. Any result but true denies, and so does an error.
-func (e *expression) admit(ctx context.Context, req *authz.Request, t *authz.Token) *authz.Failure {
-	out, _, err := e.program.ContextEval(ctx, &celVariables{req: req, token: t})
+// It is evaluated for every request, and no result is kept: what depends on now,
+// the request or the token's claims is never older than the check.
+func (e *expression) admit(ctx context.Context, req *authz.Request, t *authz.Token, now time.Time) *authz.Failure {
+	out, _, err := e.program.ContextEval(ctx, &celVariables{expression: e, req: req, token: t, now: now})
 	switch {
 	case ctx.Err() != nil:
 		return &authz.Failure{Reason: authz.ReasonOverloaded, Detail: e.label + " was interrupted: " + ctx.Err().Error()}
@@ -140,8 +162,10 @@ func safeMessage(err error) string {
 // celVariables returns the values of a request by name and builds only those that
 // an expression mentions.
 type celVariables struct {
-	req   *authz.Request
-	token *authz.Token
+	expression *expression
+	req        *authz.Request
+	token      *authz.Token
+	now        time.Time
 }
 
 var _ cel.Activation = (*celVariables)(nil)
@@ -154,7 +178,23 @@ func (v *celVariables) Parent() cel.Activation { return nil }
 func (v *celVariables) ResolveName(name string) (any, bool) {
 	switch name {
 	case "token":
+		if aud, single := v.token.Claims["aud"].(string); single && v.expression.readsAudience {
+			claims := maps.Clone(v.token.Claims)
+			claims["aud"] = []any{aud}
+			return claims, true
+		}
 		return v.token.Claims, true
+	case "token.aud":
+		switch aud := v.token.Claims["aud"].(type) {
+		case string:
+			return []any{aud}, true
+		case nil:
+			return types.WrapErr(unreadable("no such key")), true
+		default:
+			return aud, true
+		}
+	case "now":
+		return v.now, true
 	case "request.method":
 		return v.req.Method, true
 	case "request.scheme":

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -18,7 +20,7 @@ func celAnswer(t *testing.T, ctx context.Context, text string, req *authz.Reques
 	t.Helper()
 	e, err := compileExpression("allow[0]", text)
 	require.NoErrorf(t, err, "%s", text)
-	if fail := e.admit(ctx, req, &authz.Token{Claims: claims}); fail != nil {
+	if fail := e.admit(ctx, req, &authz.Token{Claims: claims}, time.Unix(1_000_000, 0)); fail != nil {
 		return fail.Reason
 	}
 	return authz.ReasonAllowed
@@ -70,6 +72,124 @@ func TestExpressions(t *testing.T) {
 	} {
 		assert.Equalf(t, want, celAnswer(t, t.Context(), text, req, claims), "%s", text)
 	}
+}
+
+// An issuer writes one audience as a string or as a list (RFC 7519, section 4.1.3).
+func TestAudienceIsAList(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]authz.Reason{
+		"'api' in token.aud":                               authz.ReasonAllowed,
+		"'api' in token['aud']":                            authz.ReasonAllowed,
+		"token.exists(k, k == 'aud' && 'api' in token[k])": authz.ReasonAllowed,
+		"token.aud == ['api']":                             authz.ReasonAllowed,
+		"token.aud[0] == 'api' && size(token.aud) == 1":    authz.ReasonAllowed,
+		"token.aud.exists(a, a.startsWith('a'))":           authz.ReasonAllowed,
+		"has(token.aud) && 'aud' in token":                 authz.ReasonAllowed,
+		"'other' in token.aud":                             authz.ReasonPolicyDenied,
+		"'ap' in token.aud":                                authz.ReasonPolicyDenied,
+	} {
+		assert.Equal(t, want, celAnswer(t, t.Context(), text, &authz.Request{}, map[string]any{"aud": "api"}), "string: %s", text)
+		assert.Equal(t, want, celAnswer(t, t.Context(), text, &authz.Request{}, map[string]any{"aud": []any{"api"}}), "list: %s", text)
+	}
+	for _, text := range []string{"'api' in token.aud", "!('api' in token.aud)", "has(token.aud)"} {
+		assert.Equal(t, authz.ReasonPolicyDenied, celAnswer(t, t.Context(), text, &authz.Request{}, map[string]any{"sub": "x"}), "none: %s", text)
+	}
+	for _, text := range []string{"token.aud == 'api'", "token.aud != 'api'", "token.aud.startsWith('api')"} {
+		_, err := compileExpression("allow[0]", text)
+		if assert.Error(t, err, text) {
+			assert.Contains(t, err.Error(), "write 'api' in token.aud", text)
+		}
+	}
+}
+
+// Numbers are compared by their value. One that does not fit is not compared.
+func TestLargeNumbers(t *testing.T) {
+	t.Parallel()
+	claims := map[string]any{
+		"n53": json.Number("9007199254740993"), "n63": json.Number("9223372036854775807"), "min": json.Number("-9223372036854775808"), "exp": json.Number("9007199254740993e0"),
+		"u64": json.Number("18446744073709551615"), "n64": json.Number("18446744073709551616"), "low": json.Number("-9223372036854775809"), "far": json.Number("1e400"), "e20": json.Number("1e20"),
+		"half": json.Number("9007199254740993.5"), "list": []any{json.Number("18446744073709551616")}, "map": map[string]any{"n": json.Number("18446744073709551617")}, "small": json.Number("1e3"),
+	}
+	for text, want := range map[string]string{
+		"token.n53 == 9007199254740993":       "",
+		"token.n53 == 9007199254740992":       "allow[0] is false",
+		"token.n53 > 9007199254740992":        "",
+		"token.exp == 9007199254740993":       "",
+		"token.exp == 9007199254740992":       "allow[0] is false",
+		"token.n63 == 9223372036854775807":    "",
+		"token.n63 == 9223372036854775806":    "allow[0] is false",
+		"token.min < -9223372036854775807":    "",
+		"token.u64 == 18446744073709551615u":  "",
+		"token.u64 == 18446744073709551614u":  "allow[0] is false",
+		"token.u64 > 9223372036854775807":     "",
+		"token.small == 1000":                 "",
+		"token.n64 == 18446744073709551617.0": "allow[0] failed: a number does not fit 64 bits",
+		"token.n64 != 5":                      "allow[0] failed: a number does not fit 64 bits",
+		"token.n64 > 5":                       "allow[0] failed: a number does not fit 64 bits",
+		"!(token.n64 < 5)":                    "allow[0] failed: a number does not fit 64 bits",
+		"token.low < 0":                       "allow[0] failed: a number does not fit 64 bits",
+		"token.e20 > 0":                       "allow[0] failed: a number does not fit 64 bits",
+		"token.far > 0":                       "allow[0] failed: a number does not fit 64 bits",
+		"token.half > 0":                      "allow[0] failed: a number does not fit 64 bits",
+		"token.map.n > 0":                     "allow[0] failed: a number does not fit 64 bits",
+		"token.map == {'n': 5}":               "allow[0] is false",
+		"token.list == [5]":                   "allow[0] is false",
+		"[5] == token.list":                   "allow[0] is false",
+		"5 in token.list":                     "allow[0] is false",
+		"token.list.exists(n, n > 5)":         "allow[0] failed: no such overload",
+		"int(token.list[0]) > 5":              "allow[0] failed: a number does not fit 64 bits",
+		"'list' in token":                     "",
+	} {
+		e, err := compileExpression("allow[0]", text)
+		require.NoError(t, err, text)
+		got := ""
+		if fail := e.admit(t.Context(), &authz.Request{}, &authz.Token{Claims: claims}, time.Unix(0, 0)); fail != nil {
+			got = fail.Detail
+		}
+		assert.Equal(t, want, got, text)
+	}
+}
+
+// The clock of expressions is that of the check: what was allowed a moment ago, with
+// the same token from the cache and the response encoded, is denied when its time is up.
+func TestNow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := mustPolicy(t, RouteConfig{Name: "fresh", Allow: []string{"now - timestamp(token.auth_time) < duration('15m')"}})
+		token := testToken()
+		token.Claims["auth_time"] = json.Number(strconv.FormatInt(time.Now().Unix(), 10))
+		token.Generation = 1
+		a := authz.NewAuthorizer(oneToken{token}, &onlyToken{}, notRevoked{}, p, authz.SystemClock{})
+		req := &authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + token.Raw}}}
+		for range 3 {
+			assert.Equal(t, authz.ReasonAllowed, a.Authorize(t.Context(), req).Reason)
+		}
+		time.Sleep(15*time.Minute - 2*time.Second) // synctest
+		assert.Equal(t, authz.ReasonAllowed, a.Authorize(t.Context(), req).Reason)
+		time.Sleep(2 * time.Second) // synctest
+		assert.Equal(t, authz.ReasonPolicyDenied, a.Authorize(t.Context(), req).Reason)
+	})
+}
+
+// oneToken is a verifier, onlyToken a cache, and notRevoked a tier, for one token.
+type oneToken struct{ token *authz.Token }
+
+func (o oneToken) Verify(context.Context, string) (*authz.Token, error) { return o.token, nil }
+
+func (oneToken) Current(*authz.Token, int64) bool { return true }
+
+type onlyToken struct{ token *authz.Token }
+
+func (o *onlyToken) Get(string) (*authz.Token, bool) { return o.token, o.token != nil }
+
+func (o *onlyToken) Put(t *authz.Token) { o.token = t }
+
+type notRevoked struct{}
+
+func (notRevoked) Name() string { return "not revoked" }
+
+func (notRevoked) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
+	return authz.NotRevoked, nil
 }
 
 // An expression must not decide by one of several readings of the request.
@@ -142,7 +262,7 @@ func TestExpressionErrorsContainNoValues(t *testing.T) {
 		if !assert.NoErrorf(t, err, "%s", text) {
 			continue
 		}
-		fail := e.admit(t.Context(), req, &authz.Token{Claims: claims})
+		fail := e.admit(t.Context(), req, &authz.Token{Claims: claims}, time.Unix(1_000_000, 0))
 		if !assert.Falsef(t, fail == nil || fail.Reason != authz.ReasonPolicyDenied, "%s: %v", text, fail) {
 			continue
 		}

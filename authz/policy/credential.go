@@ -13,7 +13,42 @@ import (
 func (c CredentialsConfig) validate(report authz.Report) {
 	checkTexts("credentials.cookies", c.Cookies, report, httpguts.ValidHeaderFieldName)
 	checkTexts("credentials.queries", c.Queries, report, func(s string) bool { return s != "" && url.QueryEscape(s) == s })
+	checkTexts("credentials.headers", c.lowerHeaders(), report, httpguts.ValidHeaderFieldName)
+	for i, name := range c.lowerHeaders() {
+		if why := unsuitableHeaders[strings.ReplaceAll(name, "_", "-")]; why != "" {
+			report(authz.ItemPath("credentials.headers", i), "%q %s", name, why)
+		}
+	}
+	if c.RemoveHeaders && len(c.Headers) == 0 {
+		report("credentials.remove_headers", "has no effect without headers")
+	}
 }
+
+// unsuitableHeaders cannot carry a token of a route, each with the reason.
+var unsuitableHeaders = func() map[string]string {
+	m := map[string]string{
+		"authorization": "is always read", "cookie": "is read with cookies", "set-cookie": "belongs to responses",
+		"dpop": "carries the proof, not the token", "x-forwarded-client-cert": "carries a certificate",
+	}
+	for _, name := range []string{
+		"host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect", "content-length", "content-type", "content-encoding",
+		"accept", "accept-encoding", "accept-language", "user-agent", "origin", "referer", "x-request-id", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "traceparent", "tracestate",
+	} {
+		m[name] = "has another meaning in HTTP or for Envoy"
+	}
+	return m
+}()
+
+// lowerHeaders returns the names of headers as Envoy passes them.
+func (c CredentialsConfig) lowerHeaders() []string {
+	names := make([]string, len(c.Headers))
+	for i, name := range c.Headers {
+		names[i] = strings.ToLower(name)
+	}
+	return names
+}
+
+func (c CredentialsConfig) empty() bool { return len(c.Cookies)+len(c.Queries)+len(c.Headers) == 0 }
 
 // Find returns the credential of the request (RFC 6750, section 2). A request
 // with several credentials is malformed, because it is unknown which of them the
@@ -28,7 +63,7 @@ func (r *Route) Find(req *authz.Request) (authz.Credential, *authz.Failure) {
 
 func (r *Route) find(req *authz.Request) (authz.Credential, *authz.Failure) {
 	cred, fail := credentialFromHeader(req)
-	if len(r.credentials.Cookies) == 0 && len(r.credentials.Queries) == 0 || fail != nil && fail.Reason != authz.ReasonNoCredential {
+	if r.credentials.empty() || fail != nil && fail.Reason != authz.ReasonNoCredential {
 		return cred, fail
 	}
 	var found credentials
@@ -38,6 +73,9 @@ func (r *Route) find(req *authz.Request) (authz.Credential, *authz.Failure) {
 	}
 	for _, name := range r.credentials.Queries {
 		found.addQuery(req.Path, name)
+	}
+	for _, name := range r.credentials.Headers {
+		found.addHeader(req, name, r.credentials.RemoveHeaders)
 	}
 	switch {
 	case found.malformed != "":
@@ -149,8 +187,27 @@ func (f *credentials) addCookie(req *authz.Request, name string) {
 				if n := len(v); n >= 2 && v[0] == '"' && v[n-1] == '"' {
 					v = v[1 : n-1]
 				}
-				f.add(authz.Credential{Raw: v, Scheme: "bearer", Source: "cookie:" + name})
+				cookie := authz.Credential{Raw: v, Scheme: "bearer", Source: "cookie:" + name}
+				if cookie != f.last { // browsers and proxies repeat cookies; two equal ones say one thing
+					f.add(cookie)
+				}
 			}
+		}
+	}
+}
+
+// addHeader adds the values of the header called name, each of which is a token
+// without a scheme. The name in another spelling counts as well: an upstream may read
+// "_" as "-".
+func (f *credentials) addHeader(req *authz.Request, name string, remove bool) {
+	for i := range req.Headers {
+		if h := &req.Headers[i]; h.Name == name || len(h.Name) == len(name) && strings.ReplaceAll(h.Name, "_", "-") == strings.ReplaceAll(name, "_", "-") {
+			v := strings.Trim(h.Value, " \t")
+			if v != "" && (!authz.IsToken68(v) || h.Name != name) {
+				f.malformed = fmt.Sprintf("header %s does not contain exactly one token", name)
+				continue
+			}
+			f.add(authz.Credential{Raw: v, Scheme: "bearer", Source: "header:" + name, Remove: remove})
 		}
 	}
 }

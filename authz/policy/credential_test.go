@@ -67,6 +67,7 @@ func TestFindInHeader(t *testing.T) {
 func TestFindElsewhere(t *testing.T) {
 	t.Parallel()
 	both := CredentialsConfig{Cookies: []string{"session"}, Queries: []string{"access_token"}}
+	iap := CredentialsConfig{Headers: []string{"X-Goog-IAP-JWT-Assertion"}}
 	for name, tt := range map[string]struct {
 		config  CredentialsConfig
 		headers []authz.Header
@@ -82,7 +83,23 @@ func TestFindElsewhere(t *testing.T) {
 		"cookie not configured":     {CredentialsConfig{}, []authz.Header{{Name: "cookie", Value: "session=x"}}, "/", "", "", authz.ReasonNoCredential},
 		"cookie name is sensitive":  {both, []authz.Header{{Name: "cookie", Value: "Session=x"}}, "/", "", "", authz.ReasonNoCredential},
 		"cookie twice":              {both, []authz.Header{{Name: "cookie", Value: "session=x; session=y"}}, "/", "", "", authz.ReasonMalformedRequest},
-		"cookie twice in two":       {both, []authz.Header{{Name: "cookie", Value: "session=x"}, {Name: "cookie", Value: "session=x"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"cookie twice in two":       {both, []authz.Header{{Name: "cookie", Value: "session=x"}, {Name: "cookie", Value: "session=y"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"equal cookies":             {both, []authz.Header{{Name: "cookie", Value: `session=x; session="x"`}, {Name: "cookie", Value: "a=b; session=x"}}, "/", "x", "cookie:session", authz.ReasonAllowed},
+		"equal, equal, different":   {both, []authz.Header{{Name: "cookie", Value: "session=x; session=x; session=y"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"different, equal":          {both, []authz.Header{{Name: "cookie", Value: "session=x; session=y; session=x"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"equal in two cookies":      {CredentialsConfig{Cookies: []string{"a", "b"}}, []authz.Header{{Name: "cookie", Value: "a=x; b=x"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"in a header":               {iap, []authz.Header{{Name: "x-goog-iap-jwt-assertion", Value: " x.y.z "}}, "/", "x.y.z", "header:x-goog-iap-jwt-assertion", authz.ReasonAllowed},
+		"in a header, empty":        {iap, []authz.Header{{Name: "x-goog-iap-jwt-assertion", Value: ""}}, "/", "", "", authz.ReasonNoCredential},
+		"in a header twice":         {iap, []authz.Header{{Name: "x-goog-iap-jwt-assertion", Value: "x.y.z"}, {Name: "x-goog-iap-jwt-assertion", Value: "x.y.z"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"in a joined header":        {iap, []authz.Header{{Name: "x-goog-iap-jwt-assertion", Value: "x.y.z,x.y.z"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"in a header, with scheme":  {iap, []authz.Header{{Name: "x-goog-iap-jwt-assertion", Value: "Bearer x.y.z"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"in a lookalike":            {iap, []authz.Header{{Name: "x_goog_iap_jwt_assertion", Value: "x.y.z"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"in a header and lookalike": {iap, []authz.Header{{Name: "x-goog-iap-jwt-assertion", Value: "x.y.z"}, {Name: "x-goog_iap-jwt-assertion", Value: "x.y.z"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"in two headers":            {CredentialsConfig{Headers: []string{"x-a", "x-b"}}, []authz.Header{{Name: "x-a", Value: "x.y"}, {Name: "x-b", Value: "x.y"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"header and Authorization":  {iap, []authz.Header{{Name: "authorization", Value: "Bearer a"}, {Name: "x-goog-iap-jwt-assertion", Value: "x.y.z"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"header and cookie value":   {CredentialsConfig{Headers: []string{"x-a"}, Cookies: []string{"s"}}, []authz.Header{{Name: "cookie", Value: "s=x"}, {Name: "x-a", Value: "x"}}, "/", "", "", authz.ReasonMalformedRequest},
+		"basic and header":          {iap, []authz.Header{{Name: "authorization", Value: "Basic a"}, {Name: "x-goog-iap-jwt-assertion", Value: "x.y.z"}}, "/", "x.y.z", "header:x-goog-iap-jwt-assertion", authz.ReasonAllowed},
+		"header not configured":     {both, []authz.Header{{Name: "x-goog-iap-jwt-assertion", Value: "x.y.z"}}, "/", "", "", authz.ReasonNoCredential},
 		"query":                     {both, nil, "/a?b=c&access_token=x.y.z#f", "x.y.z", "query:access_token", authz.ReasonAllowed},
 		"query encoded":             {both, nil, "/a?access%5Ftoken=x%2Ey", "x.y", "query:access_token", authz.ReasonAllowed},
 		"query twice":               {both, nil, "/a?access_token=x&access_token=x", "", "", authz.ReasonMalformedRequest},

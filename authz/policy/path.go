@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/hex"
 	"strings"
 	"unicode"
@@ -17,10 +18,26 @@ type requestPath struct {
 	// unclear is the reason why the path is unclear, a constant. It is "" for a
 	// clear path.
 	unclear string
-	// readings are all readings of an unclear path; nil if they cannot be
-	// listed (dot segments, control bytes, double encoding …).
-	readings []string
+	// parts describe all readings of an unclear path; nil if they cannot be
+	// described (dot segments, control bytes, invalid escapes …).
+	parts []pathPart
+	// reshaped tells that readings may differ in their segments, and not only in
+	// characters: a public route takes no such path.
+	reshaped bool
 }
+
+// pathPart is a part of a path with the texts that servers may read in its place.
+// The first part of a path has one text, which begins with the path's slash.
+type pathPart []string
+
+// Marks in the texts of a part. They cannot occur in the path itself, in which
+// control bytes are invalid.
+const (
+	markOther      = '\x01' // a character that no pattern contains
+	markAny        = '\x02' // one character, whichever
+	markEnd        = '\x03' // the path ends before it
+	markParameters = '\x04' // the rest of the segment is dropped
+)
 
 // plain contains the bytes that mean the same to every server if they occur
 // unencoded in a path: pchar of RFC 3986 without "%" and without ";", because some
@@ -57,8 +74,9 @@ const (
 )
 
 const (
-	maxPath     = 8192 // bytes
-	maxReadings = 8    // 2^3: encoded slashes decoded, parameters stripped, slashes merged
+	maxPath  = 8192 // bytes
+	maxParts = 256  // of an unclear path; an ordinary one has a handful
+	maxTexts = 16   // of a part
 )
 
 // readPath reads the path of a request target in origin form (RFC 9112,
@@ -87,47 +105,73 @@ func readOddPath(raw string) requestPath {
 	if why != "" {
 		return requestPath{unclear: why}
 	}
-	unclear := ""
-	switch {
-	case strings.IndexByte(decoded, encodedSlash) >= 0:
-		unclear = pathEncodedSlash
-	case strings.IndexByte(decoded, ';') >= 0:
-		unclear = pathParameter
-	case strings.Contains(decoded, "//"):
-		unclear = pathEmptySegment
+	var p requestPath
+	note := func(why string, reshapes bool) {
+		p.unclear = cmp.Or(p.unclear, why)
+		p.reshaped = p.reshaped || reshapes
 	}
-	if unclear == "" {
-		if hasDotSegment(decoded) {
-			return requestPath{unclear: pathDotSegment}
+	from := 0 // where plain text begins that is no part yet
+	for i := 0; i < len(decoded); {
+		c, size := utf8.DecodeRuneInString(decoded[i:])
+		var texts pathPart
+		odd := true
+		switch {
+		case c == encodedSlash:
+			note(pathEncodedSlash, true)
+			texts = asRead('/')
+		case c == '\\':
+			note(pathBackslash, true)
+			texts = asRead(c)
+		case c == ';':
+			note(pathParameter, true)
+			texts = asRead(c)
+		case c == '#' || c == '?':
+			note(pathFragment, strings.IndexByte(raw, '#') >= 0)
+			texts = asRead(c)
+		case c == '%' && isEscape(decoded[i:]):
+			note(pathDoubleEscape, true)
+			twice, _ := unescape(decoded[i:])
+			texts, size = decodedTwice(twice), 3
+		case c == '%' && mayBecomeEscape(decoded[i+1:]):
+			return requestPath{unclear: pathDoubleEscape}
+		case c >= utf8.RuneSelf && lookalike(c):
+			note(pathLookalike, false)
+			texts = folded(c)
+		default:
+			odd = false
 		}
+		if odd {
+			if texts == nil || len(p.parts) >= maxParts {
+				return requestPath{unclear: p.unclear}
+			}
+			if from < i {
+				p.parts = append(p.parts, pathPart{decoded[from:i]})
+			}
+			p.parts = append(p.parts, texts)
+			from = i + size
+		}
+		i += size
+	}
+	if from < len(decoded) {
+		p.parts = append(p.parts, pathPart{decoded[from:]})
+	}
+	if strings.Contains(decoded, "//") {
+		note(pathEmptySegment, true)
+	}
+	switch {
+	case hasDotSegment(p.parts):
+		return requestPath{unclear: pathDotSegment}
+	case p.unclear == "":
 		return requestPath{text: decoded}
 	}
-	readings := make([]string, 0, maxReadings)
-	for variant := range maxReadings {
-		s := decoded
-		if variant&1 != 0 {
-			s = strings.ReplaceAll(s, string(rune(encodedSlash)), "/")
-		}
-		if variant&2 != 0 {
-			s = stripParameters(s)
-		}
-		if hasDotSegment(s) {
-			return requestPath{unclear: pathDotSegment}
-		}
-		if variant&4 != 0 {
-			for strings.Contains(s, "//") {
-				s = strings.ReplaceAll(s, "//", "/")
-			}
-		}
-		readings = append(readings, s)
-	}
-	return requestPath{unclear: unclear, readings: readings}
+	return p
 }
 
-// encodedSlash replaces %2F in decoded text until a reading decodes it or not. It
-// cannot occur in the path itself, in which control bytes are invalid.
+// encodedSlash replaces %2F in decoded text. It cannot occur in the path itself.
 const encodedSlash = 0x01
 
+// decodePath decodes raw once. unclear is not empty if the path is not one that a
+// server should accept.
 func decodePath(raw string) (decoded, unclear string) {
 	b := make([]byte, 0, len(raw))
 	for i := 0; i < len(raw); i++ {
@@ -141,10 +185,6 @@ func decodePath(raw string) (decoded, unclear string) {
 			i += 2
 		}
 		switch {
-		case c == '\\':
-			return "", pathBackslash
-		case c == '?' || c == '#':
-			return "", pathFragment
 		case c < ' ' || c == 0x7f || c == ' ' && !escaped:
 			return "", pathControl
 		case c >= utf8.RuneSelf && !escaped:
@@ -154,21 +194,54 @@ func decodePath(raw string) (decoded, unclear string) {
 		}
 		b = append(b, c)
 	}
-	decoded = string(b)
-	for i := range decoded {
-		if _, ok := unescape(decoded[i:]); ok {
-			return "", pathDoubleEscape
-		}
-	}
-	if !utf8.ValidString(decoded) {
+	if !utf8.Valid(b) {
 		return "", pathBadUTF8 // includes overlong forms
 	}
-	for _, r := range decoded {
-		if r >= utf8.RuneSelf && lookalike(r) {
-			return "", pathLookalike
+	return string(b), ""
+}
+
+// decodedTwice returns the readings of an escape of the byte c that is left after a
+// path was decoded once; nil: they cannot be described.
+func decodedTwice(c byte) pathPart {
+	if c < ' ' || c == 0x7f || c >= utf8.RuneSelf || c == '%' {
+		return nil
+	}
+	return append(pathPart{string(markOther)}, asRead(rune(c))...)
+}
+
+// folded returns the readings of a lookalike: itself, nothing, one character of
+// ASCII, or its compatibility decomposition; nil: they cannot be described.
+func folded(c rune) pathPart {
+	whole := pathPart{""}
+	for _, d := range norm.NFKC.String(string(c)) {
+		if d == '%' {
+			return nil // it may begin an escape
+		}
+		var longer pathPart
+		for _, s := range whole {
+			for _, t := range asRead(d) {
+				longer = append(longer, s+t)
+			}
+		}
+		if whole = longer; len(whole) > maxTexts {
+			return nil
 		}
 	}
-	return decoded, ""
+	return append(whole, string(markOther), string(markAny), "")
+}
+
+// asRead returns the readings of a character that a server reads after it has
+// decoded the path.
+func asRead(c rune) []string {
+	switch c {
+	case '/', '\\', '\u2044', '\u2215', '\u29f8', '\u2216', '\u29f5':
+		return []string{string(markOther), "/"}
+	case '#', '?':
+		return []string{string(markOther), string(markEnd)}
+	case ';':
+		return []string{string(markOther), string(markParameters)}
+	}
+	return []string{string(c)}
 }
 
 // lookalike reports whether a server that folds Unicode (compatibility
@@ -189,18 +262,64 @@ func lookalike(r rune) bool {
 	return false
 }
 
-func hasDotSegment(s string) bool {
-	s += "/"
-	return strings.Contains(s, "/./") || strings.Contains(s, "/../")
+// hasDotSegment reports whether some reading has a segment "." or "..".
+func hasDotSegment(parts []pathPart) bool {
+	// How a segment begins. A part has several readings, so there is a set of them.
+	const (
+		empty = 1 << iota
+		oneDot
+		twoDots
+		text
+	)
+	begins := empty
+	for _, part := range parts {
+		after := 0
+		for _, s := range part {
+			set := begins
+			for i := 0; i < len(s) && set != 0; i++ {
+				switch c := s[i]; c {
+				case '/', markEnd, markParameters:
+					if set&(oneDot|twoDots) != 0 {
+						return true
+					}
+					set = empty
+					if c == markEnd {
+						set = 0
+					} else if c == markParameters {
+						set = text
+					}
+				case '.':
+					next := set & (empty | oneDot) << 1 // one dot more
+					if set&(twoDots|text) != 0 {
+						next |= text
+					}
+					set = next
+				default:
+					set = text
+				}
+			}
+			after |= set
+		}
+		begins = after
+	}
+	return begins&(oneDot|twoDots) != 0
 }
 
-// stripParameters removes the parameters of every segment: ";" and what follows.
-func stripParameters(s string) string {
-	segments := strings.Split(s, "/")
-	for i := range segments {
-		segments[i], _, _ = strings.Cut(segments[i], ";")
+// isEscape reports whether s begins with a percent escape.
+func isEscape(s string) bool { _, ok := unescape(s); return ok }
+
+// mayBecomeEscape reports whether the text after a percent sign may become two
+// hexadecimal digits when a server drops or decodes characters.
+func mayBecomeEscape(s string) bool {
+	for _, c := range s {
+		switch {
+		case c == '%' || c >= utf8.RuneSelf && lookalike(c):
+			return true
+		case !strings.ContainsRune("0123456789abcdefABCDEF", c):
+			return false
+		}
 	}
-	return strings.Join(segments, "/")
+	return false
 }
 
 // unescape returns the byte that the percent escape at the start of s encodes.

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 )
 
@@ -64,11 +63,16 @@ func (p *pathPattern) covers(o *pathPattern) bool {
 
 // parsePath compiles a literal path.
 func parsePath(text string, rest, strict bool) (pathPattern, error) {
+	if err := checkSyntax(text, false); err != nil {
+		return pathPattern{}, err
+	}
+	return readPattern(text, rest, strict)
+}
+
+// readPattern compiles a path without variables, whose syntax has been checked.
+func readPattern(text string, rest, strict bool) (pathPattern, error) {
 	p := pathPattern{rest: rest, strict: strict && !rest}
 	path := readPath(text)
-	if path.unclear == "" && strings.ContainsAny(text, "?#") {
-		path.unclear = "path contains a query or a fragment"
-	}
 	if path.unclear != "" {
 		return p, fmt.Errorf("%s; write a plain path, such as /v1/users", path.unclear)
 	}
@@ -83,25 +87,23 @@ func parsePath(text string, rest, strict bool) (pathPattern, error) {
 	return p, nil
 }
 
-// variable is a segment of a template: {name} or {name...}.
-var variable = regexp.MustCompile(`^\{([A-Za-z_][A-Za-z0-9_]*)(\.\.\.)?\}$`)
-
 // parseTemplate compiles a path with {name} segments. The last segment may be
 // {name...}, which matches any number of segments, including none.
 func parseTemplate(text string, strict bool) (pathPattern, error) {
-	p, err := parsePath(text, false, strict)
+	if err := checkSyntax(text, true); err != nil {
+		return pathPattern{}, err
+	}
+	p, err := readPattern(text, false, strict)
 	if err != nil {
 		return p, err
 	}
 	names := map[string]bool{}
+	// Variables are written without escapes: %7Bid%7D is the text {id}.
+	written := strings.Split(text[1:], "/")
 	for i := range p.segments {
-		s := &p.segments[i]
-		if !strings.ContainsAny(s.text, "{}") {
-			continue
-		}
-		match := variable.FindStringSubmatch(s.text)
+		match := variable.FindStringSubmatch(written[i])
 		if match == nil {
-			return p, fmt.Errorf("segment %q: a variable must be a whole segment, such as {id} or, as the last one, {rest...}", s.text)
+			continue
 		}
 		name := match[1]
 		if names[name] {
@@ -110,12 +112,12 @@ func parseTemplate(text string, strict bool) (pathPattern, error) {
 		names[name] = true
 		if match[2] != "" {
 			if i != len(p.segments)-1 || p.slash {
-				return p, fmt.Errorf("segment %q: only the last segment can match several segments", s.text)
+				return p, fmt.Errorf("segment %q: only the last segment can match several segments", written[i])
 			}
 			p.segments, p.rest, p.strict = p.segments[:i], true, false
 			return p, nil
 		}
-		*s = patternSegment{wild: true}
+		p.segments[i] = patternSegment{wild: true}
 	}
 	return p, nil
 }

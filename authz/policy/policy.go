@@ -73,7 +73,7 @@ func (p *Policy) Match(req *authz.Request) (authz.Route, *authz.Failure) {
 	if p.first != nil {
 		return p.first, nil
 	}
-	t := target{req: req, method: true, hostOK: true}
+	t := target{req: req, method: true, hostOK: true, steps: maxSteps}
 	if p.usesMethod {
 		if t.method = clearMethod(req.Method); !t.method {
 			t.unclear = "method is not in upper case"

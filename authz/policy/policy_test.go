@@ -221,6 +221,9 @@ func TestInvalidRoutes(t *testing.T) {
 		"require":               {[]RouteConfig{{Require: "magic"}}, []string{"[0].require: any, dpop or mtls"}},
 		"introspection":         {[]RouteConfig{{Introspection: "x"}}, []string{"[0].introspection: unknown introspection"}},
 		"credentials":           {[]RouteConfig{{Credentials: CredentialsConfig{Cookies: []string{"a b"}, Queries: []string{"a&b"}}}}, []string{"cookies[0]: ", "queries[0]: "}},
+		"credential headers":    {[]RouteConfig{{Credentials: CredentialsConfig{Headers: []string{":path", "Host", "authorization", "x-a", "X-A", "x y", "cookie"}}}}, []string{"headers[0]: invalid", "headers[1]: another meaning", "headers[2]: always read", "headers[4]: duplicate", "headers[5]: invalid", "headers[6]: with cookies"}},
+		"remove without header": {[]RouteConfig{{Credentials: CredentialsConfig{RemoveHeaders: true}}}, []string{"remove_headers: no effect"}},
+		"public with header":    {[]RouteConfig{{Public: true, Credentials: CredentialsConfig{Headers: []string{"x-a"}}}}, []string{"[0].credentials: public route ignores"}},
 		"syntax":                {[]RouteConfig{{Name: "r", Allow: []string{"token.sub ==\n  'x' &&"}}}, []string{"[0].allow[0]: route r: line 2, column"}},
 		"type":                  {[]RouteConfig{{Allow: []string{"'yes'"}}}, []string{"[0].allow[0]: must yield a bool, not string"}},
 		"any type":              {[]RouteConfig{{Allow: []string{"token.verified"}}}, []string{"[0].allow[0]: == true"}},
@@ -249,6 +252,74 @@ func TestInvalidRoutes(t *testing.T) {
 			_, err := Compile(tt.routes, Options{Issuers: []string{"https://issuer"}})
 			assert.Error(t, err, "Compile accepted it")
 		})
+	}
+}
+
+// A pattern in the language of another system is an error that names the right word:
+// it would never match, and a laxer route would decide.
+func TestForeignPatterns(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"/admin/*": "prefix: /admin,", "/admin/**": "prefix: /admin,", "/admin*": "prefix: /admin,", "/a/b/c*": "prefix: /a/b/c,", "/*": "prefix: /,", "/**": "prefix: /,",
+		"/*/admin": "{id}", "/**/admin": "{rest...}", "/users/*/files": "{id}", "/a*b": "part of a segment", "/x/*.js": "part of a segment", "/admin/.*": "%2A", "/admin(.*)": "%2A",
+		"/users/:id": "{id}", "/users/:user_id/files": "{user_id}", "/users/:id.json": "{id}", "/users/<id>": "{id}", "/users/<int:id>": "{id}", "/users/<id:int>": "{int}",
+		"/users/{id:[0-9]+}": "{id}", "/users/{id=*}": "{id}", "/users/{id:int}": "{id}", "/files/{path:.*}": "{path}", "/files/{path=**}": "{path}", "/files/{*path}": "{path...}",
+		"/files/{path*}": "{path...}", "/files/{path+}": "{path...}", "/files/{+path}": "{path...}", "/users/{id?}": "two entries", "/users/{}": "{id}", "/users/${id}": "whole segment",
+		"/users/{{id}}": "whole segment", "/users/v{id}": "whole segment", "/users/{id}.json": "whole segment", "/users/[id]": "regular expression", "/files/[...path]": "regular expression",
+		"^/admin": "begin with a slash", "~ /admin": "begin with a slash", "~*^/admin": "begin with a slash", "=/admin": "begin with a slash", "/admin$": "%24", "/^admin": "%5E",
+		"/(admin|root)": "%28", "/admin|/root": "%7C", "/admin/.+": "%2B", "/admin/+": "{id}", "/v[12]/x": "%5B", `/v\d/x`: "regular expression", "/admin/?": "two entries", "/admin?x=1": "query", "/admin#x": "fragment",
+		"admin": "begin with a slash", "*": "begin with a slash", ":id": "begin with a slash", "https://h/admin": "hosts", "//admin": "single slash", "/a//b": "empty", "/a/../b": "dot", "/a/./b": "dot",
+		"/a%2Fb": "encoded slash", "/a;b": "parameters", "/a b": "spaces", "/a%3Fb": "delimiter", "/a%zz": "escape", "/caf\u00e9": "ASCII", "/a%2541": "twice",
+	} {
+		for _, kind := range []string{"exact", "prefix", "template"} {
+			config := map[string]PathConfig{"exact": {Exact: text}, "prefix": {Prefix: text}, "template": {Template: text}}[kind]
+			_, err := Compile([]RouteConfig{{Match: MatchConfig{Paths: []PathConfig{config}}}, {Name: "rest"}}, Options{})
+			if assert.Errorf(t, err, "%s: %s", kind, text) {
+				assert.Containsf(t, err.Error(), want, "%s: %s", kind, text)
+				assert.Containsf(t, err.Error(), "match.paths[0]."+kind+": ", "%s: %s", kind, text)
+			}
+		}
+	}
+	for _, config := range []PathConfig{{Exact: "/users/{id}"}, {Prefix: "/users/{id}"}, {Prefix: "/files/{rest...}"}} {
+		_, err := Compile([]RouteConfig{{Match: MatchConfig{Paths: []PathConfig{config}}}}, Options{})
+		if assert.Errorf(t, err, "%+v", config) {
+			assert.Contains(t, err.Error(), "template: "+config.Exact+config.Prefix)
+		}
+	}
+	for host, want := range map[string]string{
+		"*": "leave hosts out", ".example.com": "*.example.com", "api.*": "*.example.com", "**.example.com": "*.example.com", "a-*.example.com": "*.example.com", "*.*.example.com": "*.example.com",
+		"*example.com": "*.example.com", "{tenant}.example.com": "*.example.com", `^api\.example$`: "*.example.com", "~^api": "*.example.com", "https://api.example": "without scheme", "api.example/v1": "without scheme",
+		"api.example:*": "*.example.com", "api.example:8080": "port", ":tenant.example.com": "port",
+	} {
+		_, err := Compile([]RouteConfig{{Match: MatchConfig{Hosts: []string{host}}}}, Options{})
+		if assert.Errorf(t, err, "%s", host) {
+			assert.Containsf(t, err.Error(), want, "%s", host)
+		}
+	}
+	for method, want := range map[string]string{"*": "leave methods out", "ANY": "leave methods out", "ALL": "leave methods out", "GET|POST": "[GET, POST]", "GET,POST": "[GET, POST]", "GET POST": "[GET, POST]", "get": "upper case", "^GET$": "upper case", "": "upper case"} {
+		_, err := Compile([]RouteConfig{{Match: MatchConfig{Methods: []string{method}}}}, Options{})
+		if assert.Errorf(t, err, "%q", method) {
+			assert.Containsf(t, err.Error(), want, "%q", method)
+		}
+	}
+	_, err := Compile([]RouteConfig{{Match: MatchConfig{Headers: map[string]string{"host": "a.example"}}}}, Options{})
+	assert.ErrorContains(t, err, "match.hosts")
+}
+
+// Every path can be written: what other systems give a meaning is percent-encoded, and
+// what is common in paths needs no escape.
+func TestLiteralCharacters(t *testing.T) {
+	t.Parallel()
+	for pattern, path := range map[string]string{
+		"/a/%2A": "/a/*", "/%3Aid": "/:id", "/wiki/Foo_%28bar%29": "/wiki/Foo_(bar)", "/a%5B1%5D": "/a[1]", "/%7Bid%7D": "/{id}", "/%3Cid%3E": "/<id>", "/%2B": "/+", "/admin%24": "/admin$", "/a%7Cb": "/a|b",
+		"/$metadata": "/$metadata", "/v1/users:batchGet": "/v1/users:batchGet", "/@scope/pkg": "/@scope/pkg", "/~user": "/~user", "/c++": "/c++", "/a,b": "/a,b", "/.well-known/x": "/.well-known/x", "/a.b-c_d!e'f&g=h": "/a.b-c_d!e'f&g=h",
+		"/caf%C3%A9": "/caf%c3%a9", "/a%20b": "/a%20b", "/100%25": "/100%25",
+	} {
+		for _, config := range []PathConfig{{Exact: pattern}, {Prefix: pattern}, {Template: pattern}} {
+			p := mustPolicy(t, RouteConfig{Name: "literal", Match: MatchConfig{Paths: []PathConfig{config}}}, RouteConfig{Name: "rest"})
+			assert.Equalf(t, "literal", chosen(p, &authz.Request{Path: path}), "%+v", config)
+			assert.Equalf(t, "rest", chosen(p, &authz.Request{Path: "/other"}), "%+v", config)
+		}
 	}
 }
 

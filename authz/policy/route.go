@@ -51,7 +51,7 @@ func (r *Route) Admit(ctx context.Context, req *authz.Request, cred authz.Creden
 		return fail
 	}
 	for _, e := range r.allow {
-		if fail := e.admit(ctx, req, t); tr.Judge(e.label, fail, func() string { return e.text }) {
+		if fail := e.admit(ctx, req, t, now); tr.Judge(e.label, fail, func() string { return e.text }) {
 			return fail
 		}
 	}

@@ -43,7 +43,7 @@ type MatchConfig struct {
 
 // PathConfig is one way to match a path. Exactly one field is set.
 type PathConfig struct {
-	Exact    string `yaml:"exact" doc:"The whole path. A trailing slash matters only on public routes."`
+	Exact    string `yaml:"exact" doc:"The whole path, without wildcards: a character that other systems give a meaning, such as *, is percent-encoded (%2A). A trailing slash matters only on public routes."`
 	Prefix   string `yaml:"prefix" doc:"The path itself and everything below it: /v1 matches /v1 and /v1/x, but not /v10."`
 	Template string `yaml:"template" doc:"A path in which {name} matches one segment, such as /users/{id}; as the last segment, {name...} matches all that follow."`
 }
@@ -52,6 +52,9 @@ type PathConfig struct {
 type CredentialsConfig struct {
 	Cookies []string `yaml:"cookies" doc:"Names of cookies that may contain the token. Empty: none."`
 	Queries []string `yaml:"queries" doc:"Names of query parameters that may contain the token. Avoid them: URLs end up in logs. Empty: none."`
+	Headers []string `yaml:"headers" doc:"Names of request headers that may contain the token alone, without a scheme, such as x-goog-iap-jwt-assertion. Empty: none."`
+
+	RemoveHeaders bool `yaml:"remove_headers" doc:"Whether a header of headers is removed before the request goes upstream. It is removed as well if headers.forward_authorization is off."`
 }
 
 // ValidateRoutes reports every invalid value in routes, and routes that can never
@@ -106,7 +109,7 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	}
 	for j, iss := range c.Issuers {
 		if o.Issuers != nil && !slices.Contains(o.Issuers, iss) {
-			report(authz.ItemPath("issuers", j), "unknown issuer %q; it must be configured in issuers or introspection", iss)
+			report(authz.ItemPath("issuers", j), "unknown issuer %s; it must be configured in issuers or introspection", authz.QuoteURL(iss))
 		}
 	}
 	checkTexts("audiences", c.Audiences, report, func(s string) bool { return s != "" && authz.ValidText(s) })
@@ -120,6 +123,7 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 		report("on_revocation_unknown", "must be deny or allow, not %q", c.OnRevocationUnknown)
 	}
 	c.Credentials.validate(report)
+	r.credentials.Headers = c.Credentials.lowerHeaders()
 	r.require = c.Require
 	if !slices.Contains([]string{"", requireAny, requireDPoP, requireMTLS}, c.Require) {
 		report("require", "must be any, dpop or mtls, not %q", c.Require)
@@ -144,7 +148,7 @@ func (c *RouteConfig) checkPublic(report authz.Report) {
 		{"issuers", len(c.Issuers) > 0}, {"audiences", len(c.Audiences) > 0}, {"scopes", len(c.Scopes) > 0},
 		{"any_scopes", len(c.AnyScopes) > 0}, {"allow", len(c.Allow) > 0}, {"on_revocation_unknown", c.OnRevocationUnknown != ""},
 		{"require", c.Require != ""}, {"introspection", c.Introspection != ""},
-		{"credentials", len(c.Credentials.Cookies)+len(c.Credentials.Queries) > 0},
+		{"credentials", !c.Credentials.empty()},
 	} {
 		if rule.set {
 			report(rule.path, "a public route ignores tokens: remove this key or public")
@@ -174,7 +178,12 @@ func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
 		c.paths = append(c.paths, p)
 	}
 	for i, method := range m.Methods {
-		if !clearMethod(method) {
+		switch {
+		case method == "*" || method == "ANY" || method == "ALL":
+			report(authz.ItemPath("match.methods", i), "%q: to match every method, leave methods out", method)
+		case strings.ContainsAny(method, "|,/; "):
+			report(authz.ItemPath("match.methods", i), "%q: each method is an entry of its own, as in [GET, POST]", method)
+		case !clearMethod(method):
 			report(authz.ItemPath("match.methods", i), "%q: methods must be in upper case, such as GET", method)
 		}
 		c.methods = append(c.methods, method)
@@ -182,6 +191,9 @@ func (m *MatchConfig) compile(public bool, report authz.Report) conditions {
 	c.extensions = authz.HeadersFrom(m.ContextExtensions)
 	c.headers = authz.HeadersFrom(m.Headers)
 	for _, h := range c.headers {
+		if h.Name == "host" {
+			report("match.headers.host", "Envoy passes the host in another field: use match.hosts")
+		}
 		if !httpguts.ValidHeaderFieldName(h.Name) || h.Name != strings.ToLower(h.Name) {
 			report("match.headers."+h.Name, "%q: must be a header name in lower case", h.Name)
 		}
@@ -208,16 +220,26 @@ func (c PathConfig) compile(public bool) (p pathPattern, field string, err error
 }
 
 func parseHost(s string) (hostPattern, error) {
+	switch {
+	case s == "*":
+		return hostPattern{}, errors.New("to match every host, leave hosts out")
+	case strings.Contains(s, "/"):
+		return hostPattern{}, errors.New("must be a host name without scheme and path")
+	case strings.HasPrefix(s, "."):
+		return hostPattern{}, fmt.Errorf("every host below a name is written *%.100s", s)
+	case strings.ContainsAny(s, `{}()<>^$|\~+?`):
+		return hostPattern{}, errors.New("variables and regular expressions have no meaning here; write a host name, or *.example.com for every host below it")
+	}
 	name, suffix := strings.CutPrefix(s, "*")
-	if suffix {
-		if !strings.HasPrefix(name, ".") {
-			return hostPattern{}, errors.New("* must stand for whole labels, as in *.example.com")
+	if suffix || strings.Contains(name, "*") {
+		if !strings.HasPrefix(name, ".") || strings.Contains(name, "*") {
+			return hostPattern{}, errors.New("* must stand for whole labels at the beginning, as in *.example.com")
 		}
 		name = name[1:]
 	}
 	host, ok := readHost(name)
 	if !ok {
-		return hostPattern{}, errors.New("not a host name (write international names as xn--…)")
+		return hostPattern{}, errors.New("not a host name without port (write international names as xn--…)")
 	}
 	if strings.Contains(strings.TrimPrefix(name, host), ":") {
 		return hostPattern{}, errors.New("must not contain a port; routes match the host on any port")

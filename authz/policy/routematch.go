@@ -38,6 +38,7 @@ type target struct {
 	method  bool // every server reads the method alike
 	path    requestPath
 	unclear string // why the request is unclear; empty: it is clear
+	steps   int    // that may still be spent on the readings of an unclear path
 }
 
 func (t *target) hostMatch(c *conditions) match {
@@ -68,26 +69,19 @@ func (t *target) pathMatch(c *conditions, public bool) match {
 	switch {
 	case len(c.paths) == 0:
 		return matchYes
-	case t.path.unclear != "" && t.path.readings == nil:
-		return matchUnclear
-	}
-	readings := t.path.readings
-	if t.path.unclear == "" {
-		readings = []string{t.path.text}
-	}
-	matched := 0
-	for _, reading := range readings {
-		if slices.ContainsFunc(c.paths, func(p pathPattern) bool { return p.matches(reading) }) {
-			matched++
+	case t.path.unclear != "":
+		if t.path.parts == nil {
+			return matchUnclear
 		}
-	}
-	switch {
-	case matched == 0:
-		return matchNo
-	case matched == len(readings) && (t.path.unclear == "" || !public):
+		m := matchReadings(t.path.parts, c.paths, &t.steps)
+		if m == matchYes && public && t.path.reshaped {
+			return matchUnclear
+		}
+		return m
+	case slices.ContainsFunc(c.paths, func(p pathPattern) bool { return p.matches(t.path.text) }):
 		return matchYes
 	}
-	return matchUnclear
+	return matchNo
 }
 
 // matchesRest checks the conditions that every server reads alike.

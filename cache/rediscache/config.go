@@ -83,7 +83,7 @@ func (c Config) Validate(report authz.Report) {
 	}
 	for i, a := range c.Addrs {
 		host, port, err := net.SplitHostPort(a)
-		reject(err != nil || host == "" || port == "", authz.ItemPath("addrs", i), "%q is not host:port", a)
+		reject(err != nil || host == "" || port == "" || strings.ContainsAny(a, "@/"), authz.ItemPath("addrs", i), "%s is not host:port; scheme, user and password have keys of their own", authz.QuoteURL(a))
 	}
 	sentinel := c.MasterName != ""
 	reject(!c.Enabled() && (sentinel || c.Cluster), "addrs", "must not be empty with master_name or cluster")
@@ -100,16 +100,33 @@ func (c Config) Validate(report authz.Report) {
 
 // parseURL never repeats the URL in an error, because it may hold the password.
 func (c Config) parseURL() (*redis.Options, error) {
+	if err := authz.CheckUserinfo(c.URL); err != nil {
+		return nil, fmt.Errorf("%w, or keep the password in a file (password_file)", err)
+	}
+	scheme, rest, found := strings.Cut(c.URL, "://")
+	switch {
+	case found && (scheme == "valkey" || scheme == "valkeys"):
+		return nil, fmt.Errorf("unknown scheme %q; write %s", scheme, strings.Replace(scheme, "valkey", "redis", 1))
+	case found && strings.Contains(scheme, "sentinel"):
+		return nil, fmt.Errorf("unknown scheme; list the Sentinels in addrs and set master_name")
+	case found && strings.Contains(scheme, "cluster"):
+		return nil, fmt.Errorf("unknown scheme; list the nodes in addrs and set cluster: true")
+	}
+	host, _, _ := strings.Cut(rest, "/")
+	host, _, _ = strings.Cut(host, "?")
+	if strings.Contains(host[strings.LastIndexByte(host, '@')+1:], ",") {
+		return nil, fmt.Errorf("a URL names one server; list several in addrs, with cluster: true for the nodes of a Cluster or master_name for Sentinels")
+	}
 	u, err := url.Parse(c.URL)
 	if err != nil {
-		return nil, fmt.Errorf("not a URL; want redis://user:password@host:6379/0, rediss://… or unix:///path")
+		return nil, fmt.Errorf("not a URL; want redis://user:password@host:6379/0, rediss://… or unix:///path (percent-encode what is special in user and password)")
 	}
 	if !slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme) {
-		return nil, fmt.Errorf("unknown scheme %q; want redis, rediss or unix", u.Scheme)
+		return nil, fmt.Errorf("unknown scheme; want redis, rediss or unix, as in redis://host:6379/0")
 	}
 	for name := range u.Query() {
 		if name != "db" { // go-redis would take timeouts and retries from here, against the reasons below
-			return nil, fmt.Errorf("parameter %q is not supported; use the mapping form", name)
+			return nil, fmt.Errorf("parameters other than db are not supported; use the mapping form")
 		}
 	}
 	o, err := redis.ParseURL(c.URL)

@@ -16,7 +16,7 @@ import (
 
 type configCmd struct {
 	Test      configTestCmd      `cmd:"" help:"Run a file of example requests against the routes."`
-	Check     configCheckCmd     `cmd:"" help:"Report every error in the configuration; the exit code is 2 if there is one."`
+	Check     configCheckCmd     `cmd:"" help:"Report every error in the configuration; the exit code is 2 if there is one. Warnings name routes that no request reaches."`
 	Schema    configSchemaCmd    `cmd:"" help:"Print a JSON Schema for editors."`
 	Reference configReferenceCmd `cmd:"" help:"Print all keys as a Markdown table."`
 }
@@ -40,6 +40,13 @@ func (k *configCheckCmd) Run(c *command, p *Process) error {
 			return err
 		}
 	}
+	routes, err := s.OfflinePolicy()
+	if err != nil {
+		return err
+	}
+	routes.Warnings(func(path, format string, args ...any) {
+		fmt.Fprintf(p.Err, "warning: %s: routes%s: %s\n", cmp.Or(c.Config, "configuration"), path, printable(fmt.Sprintf(format, args...)))
+	})
 	fmt.Fprintf(p.Out, "the configuration is valid: %d issuer(s), %d route(s), store %s\n", len(s.Issuers), len(s.Routes), s.StoreKind())
 	return nil
 }

@@ -148,7 +148,7 @@ func (s *Settings) validate(f *config.File) {
 		at := fmt.Sprintf("issuers[%d]", i)
 		iss.Validate(f.At(at))
 		if first, twice := seen[iss.Issuer]; twice {
-			f.Invalid(at+".issuer", "duplicate issuer %q (first defined at issuers[%d])", iss.Issuer, first)
+			f.Invalid(at+".issuer", "duplicate issuer %s (first defined at issuers[%d])", authz.QuoteURL(iss.Issuer), first)
 		}
 		seen[iss.Issuer] = i
 	}

@@ -50,6 +50,13 @@ func TestErrorsNameFileLineKeyAndRemedy(t *testing.T) {
 		{"x-jwt-sub: sub", "\"bad header\": sub", "headers.claims"},
 		{"routes: []", "routes: [{name: a, match: {pahts: []}}]", "routes[0].match.pahts: unknown key"},
 		{"redis: redis://127", "redis: http://127", "redis"},
+		{"redis: redis://127.0.0.1:6379/0", "redis: \"${REDIS_URL}\"", "redis: contains a variable such as ${NAME}"},
+		{"sqlite:///var/lib/jwt-bouncer/revocations.db", "${STORE}", "set the environment variable JWT_BOUNCER_STORE"},
+		{"  grpc: 127.0.0.1:9191", "  grpc: \"*:9191\"", "every address is written :9191 or 0.0.0.0:9191"},
+		{"  grpc: 127.0.0.1:9191", "  grpc: tcp://0.0.0.0:9191", "listen.grpc:"},
+		{"  http: 127.0.0.1:9192", "  http: \"*:9192\"", "every address is written :9192 or 0.0.0.0:9192"},
+		{"issuer: https://issuer.example", "issuer: https://issuer.example/.well-known/openid-configuration", "issuers[0].issuer: is the URL of a discovery document"},
+		{"routes: []", "introspection: [{name: a, endpoint: https://h/i, issuer: https://h/.well-known/oauth-authorization-server, audiences: [a], client_id: a, client_secret_file: f}]", "introspection[0].issuer: is the URL of a discovery document"},
 		{"api: {token_file: /etc/jwt-bouncer/api-token}", "api: {}\nlog: {level: loud}", "log.level: must be debug, info, warn or error, not \"loud\""},
 	} {
 		_, err := parse("f", []byte(strings.Replace(good, c.change, c.to, 1)), nil)
@@ -195,6 +202,24 @@ func TestNoSecretsInErrors(t *testing.T) {
 		{end, `store_standby: ["postgres://u:s3cret@host:notaport/db"]`},
 		{end, `store_standby: ["sqlite:///s3cret"]`},
 		{end, `store_standby: ["postgres://u:s3cret@host/db"]`}, // the store is a file
+		{store, `store: "postgres://u:x@s3cret/y#z@host/db"`},
+		{store, `store: "postgres://u:x@s3cret@host/db"`},
+		{store, `store: "postgres://u:x/s3cret@host/db"`},
+		{store, `store: "postgres://u:1/s3cret@host/db"`},
+		{store, `store: "postgres://u:1?s3cret@host/db"`},
+		{store, `store: "postgres://u:#s3cret@host/db"`},
+		{store, `store: "s3cret@host://db"`},
+		{store, `store: "sqlite://s3cret/db"`},
+		{redis, `redis: "redis://:Top@s3cret#x@127.0.0.1:1/0"`},
+		{redis, `redis: "redis://:Top#s3cret@127.0.0.1:1/0"`},
+		{redis, `redis: "redis://:1/s3cret@127.0.0.1:1/0"`},
+		{redis, `redis: "s3cret@host"`},
+		{redis, `redis: "redis://h/0?s3cret=x"`},
+		{redis, `redis: {addrs: ["redis://:s3cret@h:1"]}`},
+		{redis, `redis: {addrs: [":s3cret@h:1"]}`},
+		{end, `replies: {resource_metadata: "ftp://u:s3cret@host"}`},
+		{end, `routes: [{issuers: ["https://u:s3cret@host"]}]`},
+		{end, `issuers: [{issuer: "https://u:s3cret@h", audiences: [a], jwks: /f}, {issuer: "https://u:s3cret@h", audiences: [a], jwks: /f}]`},
 		{jwks, `jwks: "https://u:s3cret@issuer.example:x/"`},
 		{jwks, `jwks: "https://u:s3cret@issuer.example/"`},
 		{end, `tracing: {endpoint: "http://u:s3cret@host:x"}`},
@@ -207,6 +232,24 @@ func TestNoSecretsInErrors(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v", c[1], err)
 		}
+	}
+}
+
+// A password with an unencoded delimiter would end up as the name of a host, and in
+// logs. The message tells what to do.
+func TestCutURLs(t *testing.T) {
+	t.Parallel()
+	for change, remedy := range map[[2]string]string{
+		{"store: sqlite:///var/lib/jwt-bouncer/revocations.db", `store: "postgres://app:S3cr@et/Pw#rd@127.0.0.1:1/authz"`}: "store: postgres URL cannot be used: the URL is cut short: percent-encode",
+		{"store: sqlite:///var/lib/jwt-bouncer/revocations.db", `store: "postgres://app:Se@cret@127.0.0.1:1/authz"`}:       "store_password_file",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis://:Top@sec#ret@127.0.0.1:1/0"`}:                                 "password_file",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis://h1,h2"`}:                                                      "list several in addrs, with cluster: true",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis://h1:1,h2:2/0"`}:                                                "master_name for Sentinels",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "redis+sentinel://h1:1/0"`}:                                            "master_name",
+		{"redis: redis://127.0.0.1:6379/0", `redis: "valkey://h1:1/0"`}:                                                    "write redis",
+	} {
+		_, err := parse("f", []byte(strings.Replace(good, change[0], change[1], 1)), nil)
+		assert.ErrorContains(t, err, remedy, change[1])
 	}
 }
 

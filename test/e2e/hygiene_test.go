@@ -38,6 +38,10 @@ func (byPath) Authorize(_ context.Context, req *authz.Request) authz.Decision {
 		allow.Credential.Source = "cookie:session"
 	case "/query":
 		allow.Credential.Source = "query:access_token"
+	case "/header":
+		allow.Credential.Source = "header:x-goog-iap-jwt-assertion"
+	case "/header-removed":
+		allow.Credential.Source, allow.Credential.Remove = "header:x-goog-iap-jwt-assertion", true
 	case "/bad":
 		token.Claims["sub"] = token.Claims["bad"]
 	case "/revocation_unknown":
@@ -144,6 +148,41 @@ func TestCredentialsAreRemoved(t *testing.T) {
 	require.NoErrorf(t, err, "%v %v", r, err)
 	require.NotNilf(t, r.Upstream, "%v %v", r, err)
 	assert.Equal(t, "Bearer x", r.Upstream.Header.Get("Authorization"), "Authorization")
+	for path, want := range map[string]string{"/header": "a.b.c", "/header-removed": ""} {
+		r, err = front.Do(t.Context(), "GET", path, "X-Goog-IAP-JWT-Assertion", "a.b.c")
+		require.NoErrorf(t, err, "%v %v", r, err)
+		require.NotNilf(t, r.Upstream, "%v %v", r, err)
+		assert.Equal(t, want, r.Upstream.Header.Get("X-Goog-IAP-JWT-Assertion"), path)
+	}
+}
+
+// A token in a header of its own, as Identity-Aware Proxy and Cloudflare Access send
+// it, through Envoy and the sidecar.
+func TestTokenInHeader(t *testing.T) {
+	t.Parallel()
+	r := harness.NewRig(t, harness.RigOptions{Config: "routes: [{name: iap, credentials: {headers: [Cf-Access-Jwt-Assertion], remove_headers: on}}]\n"})
+	token := r.Token(nil)
+	for name, c := range map[string]struct {
+		headers []string
+		status  int
+	}{
+		"token":                {[]string{"Cf-Access-Jwt-Assertion", token}, 200},
+		"in Authorization":     {[]string{"Authorization", "Bearer " + token}, 200},
+		"none":                 {nil, 401},
+		"another header":       {[]string{"X-Jwt", token}, 401},
+		"two values":           {[]string{"Cf-Access-Jwt-Assertion", token, "Cf-Access-Jwt-Assertion", token}, 400},
+		"with Authorization":   {[]string{"Cf-Access-Jwt-Assertion", token, "Authorization", "Bearer " + token}, 400},
+		"forged":               {[]string{"Cf-Access-Jwt-Assertion", token + "x"}, 401},
+		"Basic is not a token": {[]string{"Cf-Access-Jwt-Assertion", token, "Authorization", "Basic dTpw"}, 200},
+	} {
+		got, err := r.Front.Do(t.Context(), "GET", "/x", c.headers...)
+		require.NoError(t, err, name)
+		assert.Equal(t, c.status, got.Status, name)
+		if c.status == 200 {
+			require.NotNil(t, got.Upstream, name)
+			assert.Empty(t, got.Upstream.Header.Get("Cf-Access-Jwt-Assertion"), name)
+		}
+	}
 }
 
 // With the recommended configuration and failure_mode_allow, denials stay
