@@ -1,16 +1,13 @@
 package introspect
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -23,6 +20,7 @@ import (
 	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/jose"
+	"jwtbouncer/authz/secretfile"
 )
 
 // Options configure introspection. The zero value is usable.
@@ -297,7 +295,7 @@ const maxResponse = 64 << 10
 // members of the response and its length in bytes. Errors never contain the
 // token.
 func (n *introspection) post(ctx context.Context, raw string) (_ map[string]any, text int, _ error) {
-	secret, err := firstLine(n.cfg.ClientSecretFile)
+	secret, err := secretfile.Read(n.cfg.ClientSecretFile)
 	if err != nil {
 		return nil, 0, fmt.Errorf("client_secret_file: %w", err)
 	}
@@ -423,22 +421,4 @@ func segmentObject(segment string) (map[string]any, error) {
 		return nil, errors.New("not base64url without padding")
 	}
 	return jose.ParseObject(string(b))
-}
-
-// firstLine reads a secret from the first line of a file.
-func firstLine(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(io.LimitReader(f, 64<<10))
-	lines.Scan()
-	if line := strings.TrimSpace(lines.Text()); line != "" {
-		return line, nil
-	}
-	if err := lines.Err(); err != nil {
-		return "", err
-	}
-	return "", errors.New("its first line is empty")
 }

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"reflect"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
+	"jwtbouncer/authz/secretfile"
 	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/cache"
 	"jwtbouncer/cache/rediscache"
@@ -114,11 +113,11 @@ func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*s
 	var password func() (string, error)
 	if s.StorePasswordFile != "" {
 		password = func() (string, error) {
-			text, err := os.ReadFile(s.StorePasswordFile)
+			secret, err := secretfile.Read(s.StorePasswordFile)
 			if err != nil {
 				return "", fmt.Errorf("store_password_file: %w", err)
 			}
-			return strings.TrimRight(string(text), "\r\n"), nil
+			return secret, nil
 		}
 		if _, err := password(); err != nil { // fail now, not at the first connection
 			return nil, err
