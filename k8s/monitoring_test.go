@@ -149,6 +149,8 @@ func TestAlertsFire(t *testing.T) {
 		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} Inf`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, `{__name__="jwt_bouncer_replica_staleness_seconds", pod="a"}`},
 		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{source="api",outcome="stored"} 0 1 1`, `jwt_bouncer_revocations_ordered_total{source="api",outcome="unavailable"} 0 0 0`}, 2, ""},
 		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{source="api",outcome="unavailable"} 0 0 1`}, 2, `{source="api"}`}, // the first one ever
+		{"JWTBouncerRevocationQuota", recorded{`jwt_bouncer_unverified_revocations_total{outcome="over_quota"} 0 0 1`}, 2, "{}"},
+		{"JWTBouncerRevocationQuota", recorded{`jwt_bouncer_unverified_revocations_total{outcome="over_quota"} 0 0 0`, `jwt_bouncer_unverified_revocations_total{outcome="admitted"} 0 9 60`}, 2, ""},
 	} {
 		fires := c.shown.query(t, rules[c.alert], c.at)
 		want := 0

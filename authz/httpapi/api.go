@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -27,18 +29,20 @@ var _ Revoker = (*authz.Revoker)(nil)
 // Options are the parameters of New. Revoker, Lister, Gatherer, Registry,
 // Logger and Clock are required.
 type Options struct {
-	Config   Config
-	Listen   string // listen.http: decides whether a token is required
-	Issuers  authz.Issuers
-	Revoker  Revoker
-	Lister   authz.Lister
-	Resource *Resource        // nil: no metadata of the protected resource is served
-	Checks   []ReadinessCheck // of /readyz
-	Draining <-chan struct{}  // closed when the process begins to stop; nil: never
-	Gatherer prometheus.Gatherer
-	Registry prometheus.Registerer
-	Logger   *slog.Logger
-	Clock    authz.Clock
+	Config  Config
+	Listen  string // listen.http: decides whether a token is required
+	Issuers authz.Issuers
+	Revoker Revoker
+	Lister  authz.Lister
+	// MaxTokenTTL is revocation.max_token_ttl; 0: 24h.
+	MaxTokenTTL time.Duration
+	Resource    *Resource        // nil: no metadata of the protected resource is served
+	Checks      []ReadinessCheck // of /readyz
+	Draining    <-chan struct{}  // closed when the process begins to stop; nil: never
+	Gatherer    prometheus.Gatherer
+	Registry    prometheus.Registerer
+	Logger      *slog.Logger
+	Clock       authz.Clock
 }
 
 // The sources of revocations, as metrics and the audit log name them. Every
@@ -105,6 +109,7 @@ func New(o Options) (*API, error) {
 		return nil, err
 	}
 	o.Config = o.Config.withDefaults()
+	o.MaxTokenTTL = cmp.Or(o.MaxTokenTTL, 24*time.Hour)
 	a := &API{o: o, endpoints: map[string]map[string]Endpoint{}, origin: http.NewCrossOriginProtection()}
 	var err error
 	if o.Config.TokenFile != "" {

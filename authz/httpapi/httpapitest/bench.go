@@ -150,14 +150,21 @@ func FormBody(pairs ...string) string {
 	return v.Encode()
 }
 
-// UnsignedJWT returns text with the form of a JWT.
-func UnsignedJWT(claims string) string {
+// UnsignedJWT returns text with the form of a JWT. alg replaces RS256.
+func UnsignedJWT(claims string, alg ...string) string {
 	enc := base64.RawURLEncoding.EncodeToString
-	return enc([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + enc([]byte(claims)) + "." + enc([]byte("signature"))
+	header := `{"alg":"RS256","typ":"JWT"}`
+	if len(alg) > 0 {
+		header = `{"alg":"` + alg[0] + `","typ":"JWT"}`
+	}
+	return enc([]byte(header)) + "." + enc([]byte(claims)) + "." + enc([]byte("signature"))
 }
 
 // Ago returns a time before now in Unix seconds.
 func Ago(d time.Duration) int64 { return time.Now().Add(-d).Unix() }
+
+// BubbleClock returns a clock that a synctest bubble moves.
+func BubbleClock() authz.Clock { return bubbleClock{start: time.Now()} }
 
 // bubbleClock counts boot time by Go's clock, which a synctest bubble moves.
 type bubbleClock struct {
