@@ -87,7 +87,8 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	}
 	var replays authz.ReplayStore // nil: in memory
 	if c.redis != nil {
-		replays = c.redis // used proofs are known to every sidecar
+		d := s.Binding.DPoP // used proofs are known to every sidecar
+		replays = policy.NewSharedReplay(policy.NewMemoryReplay(d.ReplayEntries, clock), c.redis, d.OnReplayUnknown == "allow")
 	}
 	if c.rules, err = NewRules(s, replays, log, registry); err != nil {
 		return nil, err
