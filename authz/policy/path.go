@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/hex"
 	"strings"
 	"unicode"
@@ -181,12 +182,11 @@ func lookalike(r rune) bool {
 	if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zs, unicode.Zl, unicode.Zp) {
 		return true
 	}
-	for _, c := range norm.NFKC.String(string(r)) {
-		if c < utf8.RuneSelf {
-			return true
-		}
-	}
-	return false
+	// Without norm.NFKC.String, which would allocate for each character of a path.
+	var text [utf8.UTFMax]byte
+	n := utf8.EncodeRune(text[:], r)
+	return norm.NFKC.QuickSpan(text[:n]) < n &&
+		bytes.ContainsFunc(norm.NFKC.Properties(text[:n]).Decomposition(), func(c rune) bool { return c < utf8.RuneSelf })
 }
 
 func hasDotSegment(s string) bool {
