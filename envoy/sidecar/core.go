@@ -183,17 +183,8 @@ func (c *core) start(ctx context.Context) {
 
 // loop runs f until ctx ends. It starts f again if f returns early or panics.
 func (c *core) loop(ctx context.Context, name string, f func(context.Context) error) {
-	guarded := func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				// The value may contain input; the stack says enough.
-				err = fmt.Errorf("panic: %T at %s", p, debug.Stack())
-			}
-		}()
-		return f(ctx)
-	}
 	for {
-		err := guarded()
+		err := guarded(func() error { return f(ctx) })
 		if ctx.Err() != nil {
 			return
 		}
@@ -202,6 +193,17 @@ func (c *core) loop(ctx context.Context, name string, f func(context.Context) er
 			return
 		}
 	}
+}
+
+// guarded runs f and turns a panic into an error.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value may contain input; the stack says enough.
+			err = fmt.Errorf("panic: %T at %s", p, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 // watchStore prepares the store as soon as it can be reached. With a follower it
@@ -324,13 +326,19 @@ func (c *core) ready() error {
 }
 
 // reload applies the routes of changed settings and logs which other stanzas need
-// a restart. Invalid settings change nothing.
+// a restart. Invalid settings, and a panic while they are read, change nothing.
 func (c *core) reload(running Settings, load func() (Settings, error), log *slog.Logger) {
-	next, err := load()
+	var next Settings
 	var routes *policy.Policy
-	if err == nil {
+	var rest []string
+	err := guarded(func() (err error) {
+		if next, err = load(); err != nil {
+			return err
+		}
+		rest = restartNeeded(running, next)
 		routes, err = policy.Compile(next.Routes, c.rules.options)
-	}
+		return err
+	})
 	c.reloads.reloaded(err)
 	if err != nil {
 		log.Error("configuration not reloaded; the running one stays in force", "error", err)
@@ -339,7 +347,7 @@ func (c *core) reload(running Settings, load func() (Settings, error), log *slog
 	c.routes.Store(routes)
 	c.authorizer.SetPolicy(routes)
 	log.Info("routes reloaded", "routes", len(next.Routes))
-	if rest := restartNeeded(running, next); len(rest) > 0 {
+	if len(rest) > 0 {
 		log.Warn("other changed settings take effect with a restart", "settings", rest)
 	}
 }
