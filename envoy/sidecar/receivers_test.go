@@ -234,3 +234,32 @@ func TestMessagesOfRevokedKeyAreRejected(t *testing.T) {
 	d := r.decide("/", bob)
 	assert.Truef(t, d.Allowed(), "bob: %s %s", d.Reason, d.Detail)
 }
+
+// The metadata of the resource name the issuers whose access tokens are accepted:
+// not those that send events only, and not those that are asked on no route.
+func TestResourceMetadataNamesIssuersOfAccessTokens(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("secret-of-the-bouncer"), 0o600))
+	for routes, want := range map[string][]string{
+		"":                                 {"https://issuer.example"},
+		"{name: a, introspection: login}":  {"https://issuer.example", "https://login.example"},
+		"{name: a, introspection: unused}": {"https://issuer.example", "https://unused.example"},
+	} {
+		s, err := parse("f", []byte(fmt.Sprintf(`
+issuers:
+  - {issuer: https://issuer.example, audiences: [api], jwks: /nowhere}
+  - {issuer: https://events.example, audiences: [none], jwks: /nowhere}
+introspection:
+  - {name: login, endpoint: "https://login.example/i", issuer: "https://login.example", audiences: [api], client_id: b, client_secret_file: %[1]q}
+  - {name: unused, endpoint: "https://unused.example/i", issuer: "https://unused.example", audiences: [api], client_id: b, client_secret_file: %[1]q}
+store: %[2]q
+resource: {resource: https://api.example}
+api: {events: {audiences: [here], speaks_for: {https://events.example: [https://issuer.example]}}}
+routes: [%[3]s]
+`, secret, "sqlite://"+filepath.Join(t.TempDir(), "r.db"), routes)), nil)
+		require.NoError(t, err)
+		c, _ := coreOf(t, s)
+		assert.Equal(t, want, s.accessTokenIssuers(c.routes.Load(), c.rules.introspectors.ByName()), routes)
+	}
+}

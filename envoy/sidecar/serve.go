@@ -180,7 +180,7 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	var resource *httpapi.Resource
 	if s.Resource.Resource != "" {
 		resource = &httpapi.Resource{Path: policy.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
-			return policy.ResourceMetadata(s.Resource, c.routes.Load(), s.TokenIssuers())
+			return policy.ResourceMetadata(s.Resource, c.routes.Load(), s.accessTokenIssuers(c.routes.Load(), c.rules.introspectors.ByName()))
 		}}
 	}
 	api, err := httpapi.New(httpapi.Options{
