@@ -54,6 +54,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 	}
 	c.BuildContextWatcherHandler = newCanceller
 	c.OnNotice = noticed
+	c.ValidateConnect = requireUTF8(c.ValidateConnect)
 	p.config = c
 
 	reads, writes := pool.Copy(), pool.Copy()
@@ -77,6 +78,22 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
 	return p, nil
+}
+
+// requireUTF8 refuses a database in another encoding, which cannot store the names
+// of every issuer and subject. It calls validate (nil: nothing) first.
+func requireUTF8(validate pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
+	return func(ctx context.Context, c *pgconn.PgConn) error {
+		if validate != nil {
+			if err := validate(ctx, c); err != nil {
+				return err
+			}
+		}
+		if e := c.ParameterStatus("server_encoding"); e != "" && e != "UTF8" {
+			return fmt.Errorf("the database is encoded in %s; create one with encoding 'UTF8'", e)
+		}
+		return nil
+	}
 }
 
 // dial counts connection attempts; connected counts successes.
