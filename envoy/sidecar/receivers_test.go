@@ -29,6 +29,7 @@ type running struct {
 	*core
 	t      *testing.T
 	issuer *authztest.Issuer
+	keys   string // file of the issuer's keys
 	http   http.Handler
 }
 
@@ -38,6 +39,7 @@ func run(t *testing.T, more string) *running {
 	t.Helper()
 	r := &running{t: t, issuer: authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.example"), authztest.Algorithms("ES256", "EdDSA"))}
 	keys := filepath.Join(t.TempDir(), "jwks.json")
+	r.keys = keys
 	require.NoError(t, os.WriteFile(keys, r.issuer.JWKS(), 0o600))
 	s, err := parse("f", []byte(fmt.Sprintf("issuers: [{issuer: https://issuer.example, audiences: [api], jwks: %q}]\nstore: %q\n%s",
 		keys, "sqlite://"+filepath.Join(t.TempDir(), "r.db"), more)), nil)
@@ -187,6 +189,27 @@ func TestOAuthRevokeIntrospectedJWT(t *testing.T) {
 			assert.Equalf(t, authz.ReasonRevoked, d.Reason, "%d %s, and the token", status, body)
 		})
 	}
+}
+
+// A client revokes a token of a key that this sidecar does not have yet, because the
+// issuer published it under the kid of the previous one. The token is not good when
+// the key has been fetched.
+func TestOAuthRevokeBeforeTheKeyIsFetched(t *testing.T) {
+	t.Parallel()
+	r := run(t, "")
+	old := r.issuer.Key("ES256")
+	next := authztest.NewKey("ES256").Named(old.ID)
+	revoked, other := r.issuer.Mint(nil, authztest.With(next)), r.issuer.Mint(nil, authztest.With(next))
+	require.Equal(t, authz.ReasonBadSignature, r.decide("/", revoked).Reason)
+	status, body := r.post("/oauth2/revoke", "application/x-www-form-urlencoded", url.Values{"token": {revoked}}.Encode())
+	require.Equal(t, http.StatusOK, status, body)
+	r.issuer.Withdraw(old.ID)
+	r.issuer.Add(next)
+	require.NoError(t, os.WriteFile(r.keys, r.issuer.JWKS(), 0o600))
+	require.NoError(t, r.rules.Verifier.Refresh(t.Context()))
+	d := r.decide("/", other)
+	require.Truef(t, d.Allowed(), "the key is in use: %s %s", d.Reason, d.Detail)
+	assert.Equal(t, authz.ReasonRevoked, r.decide("/", revoked).Reason)
 }
 
 // A stolen key is revoked by its kid. Messages signed with it must not end other
