@@ -56,7 +56,7 @@ func TestRefusalsAreLoggedWithinLimits(t *testing.T) {
 					}
 				}
 				lines := func() (written, suppressed int) {
-					for line := range strings.Lines(b.Log.String()) {
+					for line := range strings.Lines(b.LogText()) {
 						var entry struct {
 							Message    string `json:"msg"`
 							Line       string `json:"line"`

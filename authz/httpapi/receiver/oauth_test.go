@@ -156,17 +156,18 @@ func TestOAuthRevokeExpiry(t *testing.T) {
 		status int
 		atMost time.Duration // from now, how long the row lasts
 	}{
-		"clock ahead by minutes":       {nil, nil, 11 * time.Minute, 200, 30 * time.Minute},
-		"clock ahead by days":          {nil, nil, 72 * time.Hour, 200, 73 * time.Hour},
-		"expired long ago":             {httpapitest.Claims{"iat": in(-48 * time.Hour), "exp": in(-47 * time.Hour)}, nil, 0, 200, 15 * time.Minute},
-		"no iat, too long-lived now":   {httpapitest.Claims{"iat": nil, "exp": in(30 * time.Hour)}, nil, 0, 200, 31 * time.Hour},
-		"post-dated":                   {httpapitest.Claims{"iat": in(30 * time.Hour), "exp": in(40 * time.Hour)}, nil, 0, 200, 41 * time.Hour},
-		"forged":                       {nil, []authztest.Minting{forged}, 0, 200, 20 * time.Minute},
-		"forged, lives too long":       {httpapitest.Claims{"exp": in(1000 * time.Hour)}, []authztest.Minting{forged}, 0, 200, ttl + time.Minute},
-		"forged, no iat, short":        {httpapitest.Claims{"iat": nil, "exp": in(time.Hour)}, []authztest.Minting{forged}, 0, 200, 2 * time.Hour},
-		"forged, no iat, for years":    {httpapitest.Claims{"iat": nil, "exp": in(1000 * time.Hour)}, []authztest.Minting{forged}, 0, 503, 0},
-		"forged, post-dated":           {httpapitest.Claims{"iat": in(30 * time.Hour), "exp": in(40 * time.Hour)}, []authztest.Minting{forged}, 0, 503, 0},
-		"forged, exp beyond all times": {httpapitest.Claims{"exp": 1e15}, []authztest.Minting{forged}, 0, 200, 0},
+		"clock ahead by minutes":          {nil, nil, 11 * time.Minute, 200, 30 * time.Minute},
+		"clock ahead by days":             {nil, nil, 72 * time.Hour, 200, 73 * time.Hour},
+		"expired long ago":                {httpapitest.Claims{"iat": in(-48 * time.Hour), "exp": in(-47 * time.Hour)}, nil, 0, 200, 15 * time.Minute},
+		"no iat, too long-lived now":      {httpapitest.Claims{"iat": nil, "exp": in(30 * time.Hour)}, nil, 0, 200, 31 * time.Hour},
+		"post-dated":                      {httpapitest.Claims{"iat": in(30 * time.Hour), "exp": in(40 * time.Hour)}, nil, 0, 200, 41 * time.Hour},
+		"forged":                          {nil, []authztest.Minting{forged}, 0, 200, 20 * time.Minute},
+		"forged, lives too long":          {httpapitest.Claims{"exp": in(1000 * time.Hour)}, []authztest.Minting{forged}, 0, 200, ttl + time.Minute},
+		"forged, no iat, short":           {httpapitest.Claims{"iat": nil, "exp": in(time.Hour)}, []authztest.Minting{forged}, 0, 200, 2 * time.Hour},
+		"forged, no iat, nearly too long": {httpapitest.Claims{"iat": nil, "exp": in(ttl - time.Minute)}, []authztest.Minting{forged}, 0, 200, ttl + authz.ExpiryMargin},
+		"forged, no iat, for years":       {httpapitest.Claims{"iat": nil, "exp": in(1000 * time.Hour)}, []authztest.Minting{forged}, 0, 503, 0},
+		"forged, post-dated":              {httpapitest.Claims{"iat": in(30 * time.Hour), "exp": in(40 * time.Hour)}, []authztest.Minting{forged}, 0, 503, 0},
+		"forged, exp beyond all times":    {httpapitest.Claims{"exp": 1e15}, []authztest.Minting{forged}, 0, 200, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

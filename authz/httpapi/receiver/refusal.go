@@ -73,14 +73,13 @@ func (c *receiver) namesOf(refusal *authz.Failure, claims authz.UnverifiedClaims
 // max_token_ttl, but if the issuer signed this one, it may become good after that.
 func (c *receiver) hashExpiry(claims authz.UnverifiedClaims, verified bool) (until time.Time, known bool) {
 	now := c.clock.Now()
-	until = time.Unix(int64(claims.Expires), 0)
-	if until.Before(now) {
-		until = now // the ledger refuses times that have passed, and this clock may be the one that is wrong
+	end := time.Unix(int64(claims.Expires), 0)
+	if end.Before(now) {
+		end = now // the ledger refuses times that have passed, and this clock may be the one that is wrong
 	}
-	until = until.Add(authz.ExpiryMargin)
 	switch {
-	case verified || !until.After(now.Add(c.maxTokenTTL)):
-		return until, true
+	case verified || !end.After(now.Add(c.maxTokenTTL)):
+		return end.Add(authz.ExpiryMargin), true
 	case claims.IssuedAt > 0 && claims.IssuedAt <= float64(now.Add(authz.LifetimeSlack).Unix()):
 		return time.Time{}, true // it is accepted within max_token_ttl from now or, as it lives longer, never
 	}
