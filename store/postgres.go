@@ -80,22 +80,6 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 	return p, nil
 }
 
-// requireUTF8 refuses a database in another encoding, which cannot store the names
-// of every issuer and subject. It calls validate (nil: nothing) first.
-func requireUTF8(validate pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
-	return func(ctx context.Context, c *pgconn.PgConn) error {
-		if validate != nil {
-			if err := validate(ctx, c); err != nil {
-				return err
-			}
-		}
-		if e := c.ParameterStatus("server_encoding"); e != "" && e != "UTF8" {
-			return fmt.Errorf("the database is encoded in %s; create one with encoding 'UTF8'", e)
-		}
-		return nil
-	}
-}
-
 // dial counts connection attempts; connected counts successes.
 func (p *postgresStore) dial(ctx context.Context, c *pgx.ConnConfig) error {
 	p.met.connects.WithLabelValues("tried").Inc()
