@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -212,32 +211,6 @@ func (s *Settings) RevocableIssuers() authz.Issuers {
 		introspected[i] = authz.IntrospectedIssuer{Issuer: in.Issuer, All: in.Tokens == "all"}
 	}
 	return authz.Issuers{Verified: s.issuerNames(), Introspected: introspected}
-}
-
-// accessTokenIssuers returns the names of the issuers whose access tokens can be
-// valid by p: without transmitters that speak for other issuers only, and without
-// introspected issuers whom no route asks.
-func (s *Settings) accessTokenIssuers(p *policy.Policy, introspectors map[string]authz.Introspector) []string {
-	var names []string
-	add := func(iss string) {
-		if !slices.Contains(names, iss) {
-			names = append(names, iss)
-		}
-	}
-	for _, iss := range s.issuerNames() {
-		if others, transmits := s.API.Events.SpeaksFor[iss]; !transmits || slices.Contains(others, iss) {
-			add(iss)
-		}
-	}
-	for _, in := range s.Introspection {
-		asks := func(r *policy.Route) bool {
-			return !r.Public && r.Introspector != nil && r.Introspector == introspectors[in.Name]
-		}
-		if slices.ContainsFunc(p.Routes(), asks) {
-			add(in.Issuer)
-		}
-	}
-	return names
 }
 
 func (s *Settings) issuerNames() []string {
