@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"encoding/hex"
 	"strings"
 	"unicode"
@@ -185,8 +184,15 @@ func lookalike(r rune) bool {
 	// Without norm.NFKC.String, which would allocate for each character of a path.
 	var text [utf8.UTFMax]byte
 	n := utf8.EncodeRune(text[:], r)
-	return norm.NFKC.QuickSpan(text[:n]) < n &&
-		bytes.ContainsFunc(norm.NFKC.Properties(text[:n]).Decomposition(), func(c rune) bool { return c < utf8.RuneSelf })
+	if norm.NFKC.QuickSpan(text[:n]) == n {
+		return false
+	}
+	for _, c := range norm.NFKC.Properties(text[:n]).Decomposition() {
+		if c < utf8.RuneSelf {
+			return true
+		}
+	}
+	return false
 }
 
 func hasDotSegment(s string) bool {
