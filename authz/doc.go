@@ -16,6 +16,7 @@
 //   - policy: routes and what they require
 //   - policytest, explain: a policy's unit tests, a decision's steps
 //   - fetch, breaker: bounded HTTP requests, bounded calls to a dependency
+//   - secretfile: files that hold secrets
 //   - config, httpapi: configuration files, the HTTP endpoints
 //   - authztest: test issuer, fixtures and contract suites
 //

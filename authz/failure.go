@@ -16,6 +16,8 @@ type Failure struct {
 	// Settled says, with ReasonUnknownKey and ReasonBadSignature, that the issuer's
 	// keys were fetched moments ago, so another fetch would change nothing.
 	Settled bool
+	// Final says that no key, clock or configuration makes the credential good.
+	Final bool
 }
 
 func (f *Failure) Error() string { return f.Reason.String() + ": " + f.Detail }

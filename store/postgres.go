@@ -91,6 +91,7 @@ func (p *postgresStore) session(c *pgx.ConnConfig) {
 	}
 	c.BuildContextWatcherHandler = newCanceller
 	c.OnNotice = noticed
+	c.ValidateConnect = requireUTF8(c.ValidateConnect)
 }
 
 func (p *postgresStore) closePools() {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -27,18 +29,20 @@ var _ Revoker = (*authz.Revoker)(nil)
 // Options are the parameters of New. Revoker, Lister, Gatherer, Registry,
 // Logger and Clock are required.
 type Options struct {
-	Config   Config
-	Listen   string // listen.http: decides whether a token is required
-	Issuers  authz.Issuers
-	Revoker  Revoker
-	Lister   authz.Lister
-	Resource *Resource        // nil: no metadata of the protected resource is served
-	Checks   []ReadinessCheck // of /readyz
-	Draining <-chan struct{}  // closed when the process begins to stop; nil: never
-	Gatherer prometheus.Gatherer
-	Registry prometheus.Registerer
-	Logger   *slog.Logger
-	Clock    authz.Clock
+	Config  Config
+	Listen  string // listen.http: decides whether a token is required
+	Issuers authz.Issuers
+	Revoker Revoker
+	Lister  authz.Lister
+	// MaxTokenTTL is revocation.max_token_ttl; 0: 24h.
+	MaxTokenTTL time.Duration
+	Resource    *Resource        // nil: no metadata of the protected resource is served
+	Checks      []ReadinessCheck // of /readyz
+	Draining    <-chan struct{}  // closed when the process begins to stop; nil: never
+	Gatherer    prometheus.Gatherer
+	Registry    prometheus.Registerer
+	Logger      *slog.Logger
+	Clock       authz.Clock
 }
 
 // The sources of revocations, as metrics and the audit log name them. Every
@@ -76,6 +80,7 @@ type Endpoint struct {
 type API struct {
 	o         Options
 	metrics   *metrics
+	audits    *slog.Logger                   // of the audit log, which is complete; Options.Logger limits repeated lines
 	tokens    *TokenFile                     // nil: no token is required
 	endpoints map[string]map[string]Endpoint // by path and method
 	// origin refuses what a browser sends for another site: a loopback API without
@@ -105,7 +110,11 @@ func New(o Options) (*API, error) {
 		return nil, err
 	}
 	o.Config = o.Config.withDefaults()
-	a := &API{o: o, endpoints: map[string]map[string]Endpoint{}, origin: http.NewCrossOriginProtection()}
+	o.MaxTokenTTL = cmp.Or(o.MaxTokenTTL, 24*time.Hour)
+	o.Gatherer = &sharedGatherer{gatherer: o.Gatherer, clock: o.Clock}
+	audits := o.Logger
+	o.Logger = slog.New(newLogLimiter(o.Logger.Handler()))
+	a := &API{o: o, audits: audits, endpoints: map[string]map[string]Endpoint{}, origin: http.NewCrossOriginProtection()}
 	var err error
 	if o.Config.TokenFile != "" {
 		if a.tokens, err = OpenTokenFile(o.Config.TokenFile); err != nil {
@@ -115,7 +124,10 @@ func New(o Options) (*API, error) {
 	if a.metrics, err = newMetrics(o.Registry); err != nil {
 		return nil, err
 	}
-	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)})
+	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{
+		ErrorLog:           slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+		DisableCompression: true, // it would cost as much as gathering, for each caller
+	})
 	a.Handle(
 		Endpoint{"GET", "/openapi.json", SourceHealth, AccessOpen, a.getOpenAPI},
 		Endpoint{"GET", "/livez", SourceHealth, AccessOpen, a.livez},
@@ -131,8 +143,13 @@ func New(o Options) (*API, error) {
 }
 
 // Options returns the options that New was given, with the defaults of the
-// configuration filled in.
+// configuration filled in. Its Logger leaves out lines that repeat too often, and
+// its Gatherer is up to a second behind.
 func (a *API) Options() Options { return a.o }
+
+// AuditLog returns the logger of the audit log, which leaves no line out. Only
+// what authenticated callers do belongs there.
+func (a *API) AuditLog() *slog.Logger { return a.audits }
 
 // Handle adds endpoints. It must not be called once requests are served.
 func (a *API) Handle(endpoints ...Endpoint) {

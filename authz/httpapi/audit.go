@@ -25,7 +25,7 @@ func (a *API) audit(r *http.Request, source, actor string, requested []authz.Rev
 	ctx := context.WithoutCancel(r.Context())
 	if len(list) > maxAuditRecords {
 		attrs := append(base, slog.Int("count", len(list)), slog.String("first_id", list[0].ID), slog.String("last_id", list[len(list)-1].ID), slog.String("reason", list[0].Reason))
-		a.o.Logger.LogAttrs(ctx, level, "revocations requested", attrs...)
+		a.audits.LogAttrs(ctx, level, "revocations requested", attrs...)
 		return
 	}
 	for i := range list {
@@ -33,14 +33,14 @@ func (a *API) audit(r *http.Request, source, actor string, requested []authz.Rev
 		attrs := append(base[:len(base):len(base)],
 			slog.String("id", v.ID), slog.String("kind", v.Kind.String()), slog.String("iss", v.Issuer), slog.String("value", v.Value),
 			slog.String("not_before", FormatTime(v.NotBefore)), slog.String("expires_at", FormatTime(v.ExpiresAt)), slog.String("reason", v.Reason))
-		a.o.Logger.LogAttrs(ctx, level, "revocation requested", attrs...)
+		a.audits.LogAttrs(ctx, level, "revocation requested", attrs...)
 	}
 }
 
 // auditInvalid logs a verified message whose revocation requests are invalid.
 func (a *API) auditInvalid(r *http.Request, source, actor string, p *Problem) {
 	attrs := append(auditAttrs(r, source, actor, "failed"), slog.String("error", p.Errors[0].Detail))
-	a.o.Logger.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "revocation requested", attrs...)
+	a.audits.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "revocation requested", attrs...)
 }
 
 func auditAttrs(r *http.Request, source, actor, outcome string) []slog.Attr {

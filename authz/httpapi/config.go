@@ -15,21 +15,22 @@ import (
 // Config is the stanza "api". It includes the settings of packages receiver and
 // page, because they share the stanza.
 type Config struct {
-	TokenFile    string         `yaml:"token_file" doc:"File with the API's bearer tokens, one per line as TOKEN or NAME TOKEN, at least 16 characters each; read again when it changes. Required unless listen.http is a loopback address. Empty: no token is required."`
-	Hosts        []string       `yaml:"hosts" doc:"Host names, besides localhost and IP addresses, under which callers without a token may reach the API. They keep other sites from reaching a loopback API by DNS rebinding."`
-	Clients      []ClientConfig `yaml:"clients" doc:"OAuth clients that may call POST /oauth2/revoke (RFC 7009) with their secret. Empty: only the API token is accepted."`
-	Logout       LogoutConfig   `yaml:"logout" doc:"OpenID Connect back-channel logout."`
-	Events       EventsConfig   `yaml:"events" doc:"Shared Signals events pushed according to RFC 8935."`
-	Keycloak     KeycloakConfig `yaml:"keycloak" doc:"Keycloak's pushed admin actions."`
-	Page         bool           `yaml:"page" doc:"Serve the operator's page at /. Default true."`
-	ReadTimeout  time.Duration  `yaml:"read_timeout" doc:"Maximum time to receive a request; 0 means 15s."`
-	WriteTimeout time.Duration  `yaml:"write_timeout" doc:"Maximum time to answer a request, including the ledger's commit but not the wait of wait=enforced; 0 means 15s."`
+	TokenFile           string         `yaml:"token_file" doc:"File with the API's bearer tokens, one per line as TOKEN or NAME TOKEN, at least 16 characters each; read again when it changes. Required unless listen.http is a loopback address. Empty: no token is required."`
+	Hosts               []string       `yaml:"hosts" doc:"Host names, besides localhost and IP addresses, under which callers without a token may reach the API. They keep other sites from reaching a loopback API by DNS rebinding."`
+	Clients             []ClientConfig `yaml:"clients" doc:"OAuth clients that may call POST /oauth2/revoke (RFC 7009) with their secret. Empty: only the API token is accepted."`
+	UnverifiedPerMinute int            `yaml:"unverified_per_minute" doc:"How many tokens one caller of POST /oauth2/revoke may have revoked per minute although this sidecar cannot verify them, such as those of introspected issuers; as many may come at once. Further ones are answered 503 with Retry-After. Each occupies a row of the ledger for up to max_token_ttl. Between 1 and 60000; 0 means 60."`
+	Logout              LogoutConfig   `yaml:"logout" doc:"OpenID Connect back-channel logout."`
+	Events              EventsConfig   `yaml:"events" doc:"Shared Signals events pushed according to RFC 8935."`
+	Keycloak            KeycloakConfig `yaml:"keycloak" doc:"Keycloak's pushed admin actions."`
+	Page                bool           `yaml:"page" doc:"Serve the operator's page at /. Default true."`
+	ReadTimeout         time.Duration  `yaml:"read_timeout" doc:"Maximum time to receive a request; 0 means 15s."`
+	WriteTimeout        time.Duration  `yaml:"write_timeout" doc:"Maximum time to answer a request, including the ledger's commit but not the wait of wait=enforced; 0 means 15s."`
 }
 
 // ClientConfig is an OAuth client that may revoke tokens (RFC 7009).
 type ClientConfig struct {
 	ID         string `yaml:"id" doc:"The client_id."`
-	SecretFile string `yaml:"secret_file" doc:"File with the client's secret, at least 16 characters; read again when it changes. Each line is a valid secret."`
+	SecretFile string `yaml:"secret_file" doc:"File with the client's secret, at least 16 characters; read again when it changes. A line is a secret, whole, with spaces and #. Each line is valid, so that a new secret can be added before the old one is removed."`
 }
 
 // LogoutConfig is the stanza "api.logout".
@@ -54,14 +55,15 @@ type KeycloakConfig struct {
 // DefaultConfig returns the stanza's defaults.
 func DefaultConfig() Config {
 	return Config{
-		Page: true, ReadTimeout: 15 * time.Second, WriteTimeout: 15 * time.Second,
+		Page: true, UnverifiedPerMinute: 60, ReadTimeout: 15 * time.Second, WriteTimeout: 15 * time.Second,
 		Logout: LogoutConfig{MaxAge: 5 * time.Minute},
 	}
 }
 
-// withDefaults replaces the durations that are 0.
+// withDefaults replaces the numbers and durations that are 0.
 func (c Config) withDefaults() Config {
 	d := DefaultConfig()
+	c.UnverifiedPerMinute = cmp.Or(c.UnverifiedPerMinute, d.UnverifiedPerMinute)
 	c.ReadTimeout = cmp.Or(c.ReadTimeout, d.ReadTimeout)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, d.WriteTimeout)
 	c.Logout.MaxAge = cmp.Or(c.Logout.MaxAge, d.Logout.MaxAge)
@@ -89,6 +91,9 @@ func (c Config) Validate(report authz.Report) {
 		if cl.SecretFile == "" {
 			report(at+"secret_file", "must not be empty")
 		}
+	}
+	if c.UnverifiedPerMinute < 0 || c.UnverifiedPerMinute > 60_000 {
+		report("unverified_per_minute", "must be between 1 and 60000, not %d", c.UnverifiedPerMinute)
 	}
 	for path, list := range map[string][]string{"logout.audiences": c.Logout.Audiences, "events.audiences": c.Events.Audiences, "keycloak.clients": c.Keycloak.Clients} {
 		for i, s := range list {

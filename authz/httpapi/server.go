@@ -23,7 +23,7 @@ func NewServer(h http.Handler, c Config, log *slog.Logger) *http.Server {
 		WriteTimeout:      c.ReadTimeout + c.WriteTimeout + time.Second, // counted from the end of the header
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(newLogLimiter(log.Handler()), slog.LevelDebug),
 	}
 }
 

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -12,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"jwtbouncer/authz/secretfile"
 )
 
 // minSecret is the minimum length of a secret in bytes: 16 random characters
@@ -21,11 +22,12 @@ const minSecret = 16
 // maxSecretFile bounds the size of a secret file in bytes.
 const maxSecretFile = 64 << 10
 
-// TokenFile is a file of secrets, one per line. It is read again whenever it
-// changes, so that secrets can be rotated without a restart. A file that has
-// become unreadable or invalid admits no one.
+// TokenFile is a file of API tokens, or of one client's secrets. It is read again
+// whenever it changes, so that they can be rotated without a restart. A file that
+// has become unreadable or invalid admits no one.
 type TokenFile struct {
-	path string
+	path  string
+	parse func(path string) ([]namedDigest, error)
 
 	mu     sync.Mutex
 	read   os.FileInfo // of the file when it was read; nil: it was not
@@ -40,16 +42,30 @@ type namedDigest struct {
 	digest [sha256.Size]byte
 }
 
-// CheckTokenFile reads a file that api.token_file or a client's secret_file
-// names, and returns what is wrong with it.
+// CheckTokenFile reads the file that api.token_file names, and returns what is
+// wrong with it.
 func CheckTokenFile(path string) error {
 	_, err := OpenTokenFile(path)
 	return err
 }
 
-// OpenTokenFile reads a file of secrets. An invalid file is an error.
-func OpenTokenFile(path string) (*TokenFile, error) {
-	f := &TokenFile{path: path}
+// CheckSecretFile reads the file that a client's secret_file names, and returns
+// what is wrong with it.
+func CheckSecretFile(path string) error {
+	_, err := OpenSecretFile(path)
+	return err
+}
+
+// OpenTokenFile reads a file of API tokens: lines of TOKEN or NAME TOKEN, empty
+// lines, and comments, which begin with #. An invalid file is an error.
+func OpenTokenFile(path string) (*TokenFile, error) { return openTokens(path, readTokens) }
+
+// OpenSecretFile reads a file of one client's secrets: each line is one, whole (see
+// secretfile). An invalid file is an error.
+func OpenSecretFile(path string) (*TokenFile, error) { return openTokens(path, readSecrets) }
+
+func openTokens(path string, parse func(string) ([]namedDigest, error)) (*TokenFile, error) {
+	f := &TokenFile{path: path, parse: parse}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reload()
@@ -90,30 +106,61 @@ func (f *TokenFile) reload() {
 		return
 	}
 	f.read, f.tokens = info, nil
-	var text []byte
-	switch {
-	case err != nil:
+	if err != nil {
 		f.read = nil
-	case info.Size() > maxSecretFile:
-		err = fmt.Errorf("%s is larger than %d bytes", f.path, maxSecretFile)
-	default:
-		if text, err = os.ReadFile(f.path); err == nil {
-			if f.tokens, err = parseTokens(text); err != nil {
-				err = fmt.Errorf("%s: %w", f.path, err)
-			}
-		}
+	} else {
+		f.tokens, err = f.parse(f.path)
 	}
 	f.err = err
 }
 
-// parseTokens reads lines of TOKEN or NAME TOKEN. It skips empty lines and lines
-// that begin with #. Errors never contain a secret.
-func parseTokens(text []byte) ([]namedDigest, error) {
+// readSecrets reads lines that are secrets as RFC 6749 has them (appendix A.2).
+func readSecrets(path string) ([]namedDigest, error) {
+	lines, err := secretfile.ReadLines(path)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]namedDigest, len(lines))
+	for i, secret := range lines {
+		if len(secret) < minSecret {
+			return nil, fmt.Errorf("%s: line %d: the secret has %d characters; at least %d are needed", path, i+1, len(secret), minSecret)
+		}
+		if strings.ContainsFunc(secret, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return nil, fmt.Errorf("%s: line %d: only visible ASCII characters and spaces are allowed (RFC 6749, appendix A.2)", path, i+1)
+		}
+		all[i] = namedDigest{name: "secret-" + strconv.Itoa(i+1), digest: sha256.Sum256([]byte(secret))}
+	}
+	return all, nil
+}
+
+// readTokens reads lines of TOKEN or NAME TOKEN.
+func readTokens(path string) ([]namedDigest, error) {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > maxSecretFile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxSecretFile)
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	all, err := parseTokens(string(bytes.TrimPrefix(text, []byte("\ufeff"))))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return all, nil
+}
+
+// parseTokens skips empty lines and lines that begin with #. Errors never contain
+// a secret.
+func parseTokens(text string) ([]namedDigest, error) {
 	var all []namedDigest
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	lines.Buffer(nil, maxSecretFile+1)
-	for n := 1; lines.Scan(); n++ {
-		fields := strings.Fields(lines.Text())
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		fields := strings.Fields(line)
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
@@ -131,9 +178,6 @@ func parseTokens(text []byte) ([]namedDigest, error) {
 			return nil, fmt.Errorf("line %d: only visible ASCII characters are allowed", n)
 		}
 		all = append(all, namedDigest{name: name, digest: sha256.Sum256([]byte(secret))})
-	}
-	if err := lines.Err(); err != nil {
-		return nil, err
 	}
 	if len(all) == 0 {
 		return nil, errors.New("holds no token")

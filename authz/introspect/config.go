@@ -19,7 +19,7 @@ type Config struct {
 	Issuer           string        `yaml:"issuer" doc:"Issuer of the tokens: revocations are scoped by it, and an iss in an answer must be equal to it."`
 	Audiences        []string      `yaml:"audiences" doc:"Values of which aud must hold at least one, on routes without audiences of their own; \"*\" accepts any, and an answer without aud."`
 	ClientID         string        `yaml:"client_id" doc:"Client that asks. Empty: client_secret_file holds a bearer token instead."`
-	ClientSecretFile string        `yaml:"client_secret_file" doc:"File with the client's secret, or with a bearer token; its first line is read for every question, so that it can be rotated."`
+	ClientSecretFile string        `yaml:"client_secret_file" doc:"File with the client's secret, or with a bearer token; one line, which is read for every question, so that it can be rotated."`
 	ClientAuth       string        `yaml:"client_auth" enum:"basic,post,bearer" doc:"How the client proves itself: HTTP Basic, form fields, or a bearer token. Empty: basic with client_id, bearer without."`
 	Tokens           string        `yaml:"tokens" enum:"opaque,all" doc:"opaque: JWTs of the configured issuers are verified here and only the rest is asked about. all: every token is asked about, and JWTs of the configured issuers are verified here as well. Empty: opaque."`
 	AcceptIDTokens   bool          `yaml:"accept_id_tokens" doc:"Whether tokens pass of which the answer, or the token itself, says that they are ID tokens; see issuers[].accept_id_tokens."`

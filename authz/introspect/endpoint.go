@@ -1,25 +1,23 @@
 package introspect
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 
 	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/jose"
+	"jwtbouncer/authz/secretfile"
 )
 
 // post sends an introspection request (RFC 7662, section 2.1). It returns the
 // members of the response and its length in bytes. Errors never contain the
 // token.
 func (n *introspection) post(ctx context.Context, raw string) (_ map[string]any, text int, _ error) {
-	secret, err := firstLine(n.cfg.ClientSecretFile)
+	secret, err := secretfile.Read(n.cfg.ClientSecretFile)
 	if err != nil {
 		return nil, 0, fmt.Errorf("client_secret_file: %w", err)
 	}
@@ -81,21 +79,3 @@ func (n *introspection) probe(ctx context.Context) error {
 
 // maxResponse bounds a response, in bytes.
 const maxResponse = 64 << 10
-
-// firstLine reads a secret from the first line of a file.
-func firstLine(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(io.LimitReader(f, 64<<10))
-	lines.Scan()
-	if line := strings.TrimSpace(lines.Text()); line != "" {
-		return line, nil
-	}
-	if err := lines.Err(); err != nil {
-		return "", err
-	}
-	return "", errors.New("its first line is empty")
-}

@@ -93,7 +93,7 @@ func activeResponse(change map[string]any) string {
 func introspectionConfig(t testing.TB, s *authServer) introspect.Config {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "secret")
-	require.NoError(t, os.WriteFile(file, []byte("p%ss word\nsecond line"), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte("p%ss word\n"), 0o600))
 	return introspect.Config{Name: "as", Endpoint: s.URL + "/introspect", Issuer: "https://as.example", Audiences: []string{"api"}, ClientID: "bouncer:1", ClientSecretFile: file}
 }
 

@@ -80,7 +80,7 @@ func readHeader(m map[string]any) (Header, *authz.Failure) {
 		return h, authz.Failuref(authz.ReasonMalformedToken, "header without an alg string")
 	}
 	if !slices.Contains(SupportedAlgorithms, h.Alg) {
-		return h, authz.Failuref(authz.ReasonUnsupportedToken, "alg %s is never accepted", authz.QuoteShort(h.Alg))
+		return h, &authz.Failure{Reason: authz.ReasonUnsupportedToken, Final: true, Detail: "alg " + authz.QuoteShort(h.Alg) + " is never accepted"}
 	}
 	if !optionalString(m, "kid", &h.Kid) {
 		return h, authz.Failuref(authz.ReasonMalformedToken, "kid is not a string of 1 to %d bytes", authz.MaxIdentifier)

@@ -24,13 +24,16 @@ type DPoPConfig struct {
 	MaxAge        time.Duration `yaml:"max_age" doc:"Maximum age of a proof, measured from its iat; 1s to 10m."`
 	Leeway        time.Duration `yaml:"leeway" doc:"Clock skew tolerated for the iat of a proof, at most 1m; 0: none."`
 	ExternalURLs  []string      `yaml:"external_urls" doc:"Scheme and host that clients use for the resources, such as https://api.example; compared with htu. Empty: scheme and host of the request."`
-	ReplayEntries int           `yaml:"replay_entries" doc:"Maximum number of proofs remembered in memory if Redis is not configured, 1000 to 10000000; when it is reached, DPoP-bound tokens are denied with 503."`
+	ReplayEntries int           `yaml:"replay_entries" doc:"Maximum number of used proofs that this sidecar remembers, besides Redis, 1000 to 10000000; when it is reached, DPoP-bound tokens are denied with 503. A proof is remembered for max_age + leeway + 61s, so N requests with proofs per second need N times that many entries, of up to 100 bytes each."`
+	// OnReplayUnknown says what happens while Redis is configured but cannot say
+	// whether a proof was used; empty: deny.
+	OnReplayUnknown string `yaml:"on_replay_unknown" enum:"deny,allow" doc:"What happens to DPoP-bound tokens while Redis is configured but does not answer. deny: 503. allow: the memory of each sidecar decides, so a proof can be used once at each sidecar."`
 }
 
 // DefaultBindingConfig returns the configuration of an empty stanza.
 func DefaultBindingConfig() BindingConfig {
 	return BindingConfig{DPoP: DPoPConfig{
-		Algorithms: []string{"ES256", "EdDSA", "PS256", "RS256"}, MaxAge: time.Minute, Leeway: 5 * time.Second, ReplayEntries: 200_000,
+		Algorithms: []string{"ES256", "EdDSA", "PS256", "RS256"}, MaxAge: time.Minute, Leeway: 5 * time.Second, ReplayEntries: 200_000, OnReplayUnknown: "deny",
 	}}
 }
 
@@ -50,6 +53,9 @@ func (c BindingConfig) Validate(report authz.Report) {
 	}
 	if d.ReplayEntries < 1000 || d.ReplayEntries > 10_000_000 {
 		report("dpop.replay_entries", "must be between 1000 and 10000000, not %d", d.ReplayEntries)
+	}
+	if !slices.Contains([]string{"", "deny", "allow"}, d.OnReplayUnknown) {
+		report("dpop.on_replay_unknown", "must be deny or allow, not %q", d.OnReplayUnknown)
 	}
 	for i, u := range d.ExternalURLs {
 		origin, path, ok := readURL(u)

@@ -254,7 +254,13 @@ func lookalike(r rune) bool {
 	if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zs, unicode.Zl, unicode.Zp) {
 		return true
 	}
-	for _, c := range norm.NFKC.String(string(r)) {
+	// Without norm.NFKC.String, which would allocate for each character of a path.
+	var text [utf8.UTFMax]byte
+	n := utf8.EncodeRune(text[:], r)
+	if norm.NFKC.QuickSpan(text[:n]) == n {
+		return false
+	}
+	for _, c := range norm.NFKC.Properties(text[:n]).Decomposition() {
 		if c < utf8.RuneSelf {
 			return true
 		}

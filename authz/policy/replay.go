@@ -11,9 +11,39 @@ import (
 	"jwtbouncer/authz"
 )
 
-// MemoryReplay is a ReplayStore in the memory of this process, for a single sidecar
-// or if no shared store is configured. It fails if it is full, so that no proof is
-// forgotten early.
+// SharedReplay is the ReplayStore of a sidecar that shares a store with others. It
+// also remembers each proof that it has let pass, because the shared store may
+// forget: Redis evicts, is flushed, and loses what it has not replicated. A proof
+// that the shared store has forgotten passes at most once at each other sidecar.
+type SharedReplay struct {
+	own    *MemoryReplay
+	shared authz.ReplayStore
+	alone  bool
+}
+
+var _ authz.ReplayStore = (*SharedReplay)(nil)
+
+// NewSharedReplay returns a SharedReplay. If alone is true, own decides while the
+// shared store fails, so that a proof may pass once at each sidecar; otherwise
+// Seen fails.
+func NewSharedReplay(own *MemoryReplay, shared authz.ReplayStore, alone bool) *SharedReplay {
+	return &SharedReplay{own: own, shared: shared, alone: alone}
+}
+
+// Seen implements ReplayStore. It asks the shared store first, so that a request
+// that is denied because of an error does not count as a use here.
+func (s *SharedReplay) Seen(ctx context.Context, key string, ttl time.Duration) (bool, error) {
+	switch seen, err := s.shared.Seen(ctx, key, ttl); {
+	case err != nil && !s.alone:
+		return false, err
+	case err == nil && seen:
+		return true, nil
+	}
+	return s.own.Seen(ctx, key, ttl)
+}
+
+// MemoryReplay is a ReplayStore in the memory of this process. It fails if it is
+// full, so that no proof is forgotten early.
 type MemoryReplay struct {
 	mu      sync.Mutex
 	clock   authz.Clock
@@ -24,7 +54,7 @@ type MemoryReplay struct {
 
 var _ authz.ReplayStore = (*MemoryReplay)(nil)
 
-// NewMemoryReplay returns a store of at most limit records, about 100 bytes each.
+// NewMemoryReplay returns a store of at most limit records, up to 100 bytes each.
 func NewMemoryReplay(limit int, clock authz.Clock) *MemoryReplay {
 	return &MemoryReplay{clock: clock, limit: limit, records: make(map[[16]byte]struct{})}
 }

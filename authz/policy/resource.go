@@ -13,7 +13,7 @@ import (
 // clients which authorization servers issue tokens for the resource (RFC 9728).
 type ResourceConfig struct {
 	Resource             string   `yaml:"resource" doc:"Identifier of the protected resource: an https URL without fragment. Empty: no metadata is served."`
-	AuthorizationServers []string `yaml:"authorization_servers" doc:"Issuers whose tokens the resource accepts. Empty: every configured issuer."`
+	AuthorizationServers []string `yaml:"authorization_servers" doc:"Issuers whose tokens the resource accepts. Empty: every configured issuer with an https URL whose tokens a route accepts."`
 	ScopesSupported      []string `yaml:"scopes_supported" doc:"Scopes that clients may request. Empty: all scopes that the routes name."`
 	Name                 string   `yaml:"name" doc:"Human-readable name of the resource. Empty: none."`
 	Documentation        string   `yaml:"documentation" doc:"URL of the documentation for developers. Empty: none."`
@@ -37,8 +37,8 @@ func (c ResourceConfig) Validate(report authz.Report) {
 		report("resource", "must not have a fragment, a query or a user name (RFC 9728, section 1.2)")
 	}
 	for i, s := range c.AuthorizationServers {
-		if u, ok := webURL(s); !ok || u.RawQuery != "" || u.Fragment != "" {
-			report(authz.ItemPath("authorization_servers", i), "must be the URL of an issuer (RFC 8414, section 2)")
+		if u, ok := webURL(s); !ok || u.RawQuery != "" || u.Fragment != "" || u.Scheme == "http" && !authz.IsLoopback(u.Hostname()) {
+			report(authz.ItemPath("authorization_servers", i), "must be the https URL of an issuer, without query and fragment (RFC 8414, section 2)")
 		}
 	}
 	checkTexts("scopes_supported", c.ScopesSupported, report, isScope)
@@ -71,7 +71,7 @@ type resourceMetadata struct {
 }
 
 // ResourceMetadata returns the document of the resource that p protects; nil if c
-// is empty. issuers are the names of all configured issuers.
+// is empty. issuers are the names of the issuers whose access tokens can be valid.
 func ResourceMetadata(c ResourceConfig, p *Policy, issuers []string) ([]byte, error) {
 	if c.Resource == "" {
 		return nil, nil
@@ -82,7 +82,7 @@ func ResourceMetadata(c ResourceConfig, p *Policy, issuers []string) ([]byte, er
 		BearerMethodsSupported: []string{"header"},
 	}
 	if len(m.AuthorizationServers) == 0 {
-		m.AuthorizationServers = issuers
+		m.AuthorizationServers = p.authorizationServers(issuers)
 	}
 	if len(m.ScopesSupported) == 0 {
 		m.ScopesSupported = p.scopes()
@@ -127,6 +127,17 @@ func ResourceMetadataURL(c ResourceConfig) string {
 		return ""
 	}
 	return u.Scheme + "://" + u.Host + ResourceMetadataPath(c)
+}
+
+// authorizationServers returns the issuers whose tokens some route accepts and whose
+// metadata a client can find: their names are https URLs (RFC 8414, section 2).
+func (p *Policy) authorizationServers(issuers []string) []string {
+	return slices.DeleteFunc(slices.Clone(issuers), func(iss string) bool {
+		u, ok := webURL(iss)
+		return !ok || u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" || !slices.ContainsFunc(p.routes, func(r *Route) bool {
+			return !r.Public && (len(r.Issuers) == 0 || slices.Contains(r.Issuers, iss))
+		})
+	})
 }
 
 // scopes returns the scopes that routes name, each once, in the order of the routes.

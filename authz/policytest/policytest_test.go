@@ -287,6 +287,19 @@ routes:
 	require.NoError(t, err)
 	require.JSONEq(t, `{"resource":"https://api.example","authorization_servers":["https://x"],"scopes_supported":["a"],"bearer_methods_supported":["header"],
 		"dpop_signing_alg_values_supported":["ES256","EdDSA","PS256","RS256"],"dpop_bound_access_tokens_required":true}`, string(doc))
+	// Only https issuers have metadata (RFC 8414, section 2), and only those whose
+	// tokens a route accepts issue tokens for the resource.
+	for routes, want := range map[string]string{
+		"{name: rest}": `["https://issuer.example","https://partner.example"]`,
+		"{name: rest, issuers: [https://partner.example]}": `["https://partner.example"]`,
+	} {
+		doc, err = policy.ResourceMetadata(policy.ResourceConfig{Resource: "https://api.example"},
+			examplePolicy(t, "routes:\n  - {name: open, public: true, match: {paths: [{prefix: /public}]}}\n  - "+routes),
+			[]string{"https://issuer.example", "http://plain.example", "spiffe.example", "https://partner.example", "https://x.example/#y"})
+		require.NoError(t, err)
+		require.JSONEq(t, `{"resource":"https://api.example","authorization_servers":`+want+`,"bearer_methods_supported":["header"],
+			"dpop_signing_alg_values_supported":["ES256","EdDSA","PS256","RS256"]}`, string(doc))
+	}
 	doc, err = policy.ResourceMetadata(policy.ResourceConfig{}, p, nil)
 	require.NoError(t, err)
 	require.Nil(t, doc)
@@ -299,9 +312,9 @@ routes:
 		require.Equal(t, want, policy.ResourceMetadataURL(policy.ResourceConfig{Resource: resource}))
 	}
 	var got []string
-	policy.ResourceConfig{Resource: "http://api.example/?x", AuthorizationServers: []string{"x"}, ScopesSupported: []string{"a b"}, Documentation: "d", Policy: "p", TermsOfService: "t"}.
+	policy.ResourceConfig{Resource: "http://api.example/?x", AuthorizationServers: []string{"x", "http://issuer.example"}, ScopesSupported: []string{"a b"}, Documentation: "d", Policy: "p", TermsOfService: "t"}.
 		Validate(func(path, _ string, _ ...any) { got = append(got, path) })
-	require.Equal(t, []string{"resource", "authorization_servers[0]", "scopes_supported[0]", "documentation", "policy", "terms_of_service"}, got)
+	require.Equal(t, []string{"resource", "authorization_servers[0]", "authorization_servers[1]", "scopes_supported[0]", "documentation", "policy", "terms_of_service"}, got)
 	got = nil
 	policy.ResourceConfig{Name: "x"}.Validate(func(path, _ string, _ ...any) { got = append(got, path) })
 	require.Equal(t, []string{"resource"}, got)

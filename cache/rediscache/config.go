@@ -19,6 +19,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/secretfile"
 )
 
 // Config is the stanza "redis". In YAML it is a URL or a mapping. The zero Config
@@ -210,11 +211,11 @@ func credentials(key, user, file string) credentialsFunc {
 		return nil
 	}
 	return func(context.Context) (string, string, error) {
-		password, err := os.ReadFile(file)
+		password, err := secretfile.Read(file)
 		if err != nil {
 			return "", "", fmt.Errorf("redis %s: %w", key, err)
 		}
-		return user, strings.TrimRight(string(password), "\r\n"), nil
+		return user, password, nil
 	}
 }
 

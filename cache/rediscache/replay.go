@@ -16,8 +16,8 @@ import (
 const seenPrefix = "jwt-bouncer:seen:"
 
 // Seen implements authz.ReplayStore for all sidecars that share the Redis: it
-// records key for ttl and reports whether it was recorded already. A failover
-// may lose records made in the moments before it.
+// records key for ttl and reports whether it was recorded already. Redis may forget
+// a record early: it evicts it for lack of memory, is flushed, or fails over.
 func (c *Client) Seen(ctx context.Context, key string, ttl time.Duration) (bool, error) {
 	ttl = max(ttl, time.Millisecond)  // SET refuses less, and a proof that old is refused elsewhere
 	sum := sha256.Sum256([]byte(key)) // fixed length, no foreign text in key names

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"reflect"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
+	"jwtbouncer/authz/secretfile"
 	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/cache"
 	"jwtbouncer/cache/rediscache"
@@ -88,7 +87,8 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	}
 	var replays authz.ReplayStore // nil: in memory
 	if c.redis != nil {
-		replays = c.redis // used proofs are known to every sidecar
+		d := s.Binding.DPoP // used proofs are known to every sidecar
+		replays = policy.NewSharedReplay(policy.NewMemoryReplay(d.ReplayEntries, clock), c.redis, d.OnReplayUnknown == "allow")
 	}
 	if c.rules, err = NewRules(s, replays, log, registry); err != nil {
 		return nil, err
@@ -114,11 +114,11 @@ func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*s
 	var password func() (string, error)
 	if s.StorePasswordFile != "" {
 		password = func() (string, error) {
-			text, err := os.ReadFile(s.StorePasswordFile)
+			secret, err := secretfile.Read(s.StorePasswordFile)
 			if err != nil {
 				return "", fmt.Errorf("store_password_file: %w", err)
 			}
-			return strings.TrimRight(string(text), "\r\n"), nil
+			return secret, nil
 		}
 		if _, err := password(); err != nil { // fail now, not at the first connection
 			return nil, err
@@ -183,17 +183,8 @@ func (c *core) start(ctx context.Context) {
 
 // loop runs f until ctx ends. It starts f again if f returns early or panics.
 func (c *core) loop(ctx context.Context, name string, f func(context.Context) error) {
-	guarded := func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				// The value may contain input; the stack says enough.
-				err = fmt.Errorf("panic: %T at %s", p, debug.Stack())
-			}
-		}()
-		return f(ctx)
-	}
 	for {
-		err := guarded()
+		err := guarded(func() error { return f(ctx) })
 		if ctx.Err() != nil {
 			return
 		}
@@ -202,6 +193,17 @@ func (c *core) loop(ctx context.Context, name string, f func(context.Context) er
 			return
 		}
 	}
+}
+
+// guarded runs f and turns a panic into an error.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value may contain input; the stack says enough.
+			err = fmt.Errorf("panic: %T at %s", p, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 // watchStore prepares the store as soon as it can be reached. With a follower it
@@ -324,13 +326,19 @@ func (c *core) ready() error {
 }
 
 // reload applies the routes of changed settings and logs which other stanzas need
-// a restart. Invalid settings change nothing.
+// a restart. Invalid settings, and a panic while they are read, change nothing.
 func (c *core) reload(running Settings, load func() (Settings, error), log *slog.Logger) {
-	next, err := load()
+	var next Settings
 	var routes *policy.Policy
-	if err == nil {
+	var rest []string
+	err := guarded(func() (err error) {
+		if next, err = load(); err != nil {
+			return err
+		}
+		rest = restartNeeded(running, next)
 		routes, err = policy.Compile(next.Routes, c.rules.options)
-	}
+		return err
+	})
 	c.reloads.reloaded(err)
 	if err != nil {
 		log.Error("configuration not reloaded; the running one stays in force", "error", err)
@@ -339,7 +347,7 @@ func (c *core) reload(running Settings, load func() (Settings, error), log *slog
 	c.routes.Store(routes)
 	c.authorizer.SetPolicy(routes)
 	log.Info("routes reloaded", "routes", len(next.Routes))
-	if rest := restartNeeded(running, next); len(rest) > 0 {
+	if len(rest) > 0 {
 		log.Warn("other changed settings take effect with a restart", "settings", rest)
 	}
 }

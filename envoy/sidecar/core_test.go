@@ -233,6 +233,28 @@ func TestReloadTellsMetrics(t *testing.T) {
 	}
 }
 
+// A panic while settings are read or compiled does not end the process: the running
+// settings stay in force, and the next reload can succeed.
+func TestReloadSurvivesPanics(t *testing.T) {
+	t.Parallel()
+	s := Defaults()
+	s.Issuers = []issuer.Config{{Issuer: "https://issuer.example", Audiences: []string{"api"}, JWKS: filepath.Join(t.TempDir(), "none.json")}}
+	s.Store = "sqlite://" + filepath.Join(t.TempDir(), "r.db")
+	c, _ := coreOf(t, s)
+	before := c.routes.Load()
+	var text strings.Builder
+	log := slog.New(slog.NewTextHandler(&text, nil))
+	c.reload(s, func() (Settings, error) { panic("what the file said") }, log)
+	assert.Same(t, before, c.routes.Load())
+	assert.Zero(t, testutil.ToFloat64(c.reloads.successful))
+	assert.Contains(t, text.String(), "configuration not reloaded")
+	assert.Contains(t, text.String(), "panic: string")
+	assert.NotContains(t, text.String(), "what the file said", "the value may contain a secret")
+	c.reload(s, func() (Settings, error) { return s, nil }, log)
+	assert.NotSame(t, before, c.routes.Load())
+	assert.EqualValues(t, 1, testutil.ToFloat64(c.reloads.successful))
+}
+
 // A loop that returns early or panics is restarted.
 func TestLoopsGoOn(t *testing.T) {
 	t.Parallel()

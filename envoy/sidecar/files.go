@@ -11,6 +11,7 @@ import (
 	"jwtbouncer/authz/config"
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/jose"
+	"jwtbouncer/authz/secretfile"
 )
 
 // namedFile is a file that is named in the configuration.
@@ -58,7 +59,7 @@ func (s *Settings) files() []namedFile {
 		{"api.token_file", s.API.TokenFile, httpapi.CheckTokenFile},
 	}
 	for i, c := range s.API.Clients {
-		out = append(out, namedFile{fmt.Sprintf("api.clients[%d].secret_file", i), c.SecretFile, httpapi.CheckTokenFile})
+		out = append(out, namedFile{fmt.Sprintf("api.clients[%d].secret_file", i), c.SecretFile, httpapi.CheckSecretFile})
 	}
 	for i, c := range s.Issuers {
 		at := fmt.Sprintf("issuers[%d].", i)
@@ -80,10 +81,7 @@ func checkReadable(path string) error {
 }
 
 func checkSecret(path string) error {
-	b, err := os.ReadFile(path)
-	if err == nil && strings.TrimSpace(string(b)) == "" {
-		err = fmt.Errorf("%s is empty", path)
-	}
+	_, err := secretfile.Read(path)
 	return err
 }
 

@@ -29,6 +29,7 @@ type running struct {
 	*core
 	t      *testing.T
 	issuer *authztest.Issuer
+	keys   string // file of the issuer's keys
 	http   http.Handler
 }
 
@@ -38,6 +39,7 @@ func run(t *testing.T, more string) *running {
 	t.Helper()
 	r := &running{t: t, issuer: authztest.NewIssuer(authztest.Offline(), authztest.Named("https://issuer.example"), authztest.Algorithms("ES256", "EdDSA"))}
 	keys := filepath.Join(t.TempDir(), "jwks.json")
+	r.keys = keys
 	require.NoError(t, os.WriteFile(keys, r.issuer.JWKS(), 0o600))
 	s, err := parse("f", []byte(fmt.Sprintf("issuers: [{issuer: https://issuer.example, audiences: [api], jwks: %q}]\nstore: %q\n%s",
 		keys, "sqlite://"+filepath.Join(t.TempDir(), "r.db"), more)), nil)
@@ -185,6 +187,27 @@ func TestOAuthRevokeIntrospectedJWT(t *testing.T) {
 	}
 }
 
+// A client revokes a token of a key that this sidecar does not have yet, because the
+// issuer published it under the kid of the previous one. The token is not good when
+// the key has been fetched.
+func TestOAuthRevokeBeforeTheKeyIsFetched(t *testing.T) {
+	t.Parallel()
+	r := run(t, "")
+	old := r.issuer.Key("ES256")
+	next := authztest.NewKey("ES256").Named(old.ID)
+	revoked, other := r.issuer.Mint(nil, authztest.With(next)), r.issuer.Mint(nil, authztest.With(next))
+	require.Equal(t, authz.ReasonBadSignature, r.decide("/", revoked).Reason)
+	status, body := r.post("/oauth2/revoke", "application/x-www-form-urlencoded", url.Values{"token": {revoked}}.Encode())
+	require.Equal(t, http.StatusOK, status, body)
+	r.issuer.Withdraw(old.ID)
+	r.issuer.Add(next)
+	require.NoError(t, os.WriteFile(r.keys, r.issuer.JWKS(), 0o600))
+	require.NoError(t, r.rules.Verifier.Refresh(t.Context()))
+	d := r.decide("/", other)
+	require.Truef(t, d.Allowed(), "the key is in use: %s %s", d.Reason, d.Detail)
+	assert.Equal(t, authz.ReasonRevoked, r.decide("/", revoked).Reason)
+}
+
 // A stolen key is revoked by its kid. Messages signed with it must not end other
 // users' sessions either, at endpoints that authenticate by signature alone.
 func TestMessagesOfRevokedKeyAreRejected(t *testing.T) {
@@ -229,4 +252,33 @@ func TestMessagesOfRevokedKeyAreRejected(t *testing.T) {
 	}
 	d := r.decide("/", bob)
 	assert.Truef(t, d.Allowed(), "bob: %s %s", d.Reason, d.Detail)
+}
+
+// The metadata of the resource name the issuers whose access tokens are accepted:
+// not those that send events only, and not those that are asked on no route.
+func TestResourceMetadataNamesIssuersOfAccessTokens(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("secret-of-the-bouncer"), 0o600))
+	for routes, want := range map[string][]string{
+		"":                                 {"https://issuer.example"},
+		"{name: a, introspection: login}":  {"https://issuer.example", "https://login.example"},
+		"{name: a, introspection: unused}": {"https://issuer.example", "https://unused.example"},
+	} {
+		s, err := parse("f", []byte(fmt.Sprintf(`
+issuers:
+  - {issuer: https://issuer.example, audiences: [api], jwks: /nowhere}
+  - {issuer: https://events.example, audiences: [none], jwks: /nowhere}
+introspection:
+  - {name: login, endpoint: "https://login.example/i", issuer: "https://login.example", audiences: [api], client_id: b, client_secret_file: %[1]q}
+  - {name: unused, endpoint: "https://unused.example/i", issuer: "https://unused.example", audiences: [api], client_id: b, client_secret_file: %[1]q}
+store: %[2]q
+resource: {resource: https://api.example}
+api: {events: {audiences: [here], speaks_for: {https://events.example: [https://issuer.example]}}}
+routes: [%[3]s]
+`, secret, "sqlite://"+filepath.Join(t.TempDir(), "r.db"), routes)), nil)
+		require.NoError(t, err)
+		c, _ := coreOf(t, s)
+		assert.Equal(t, want, s.accessTokenIssuers(c.routes.Load(), c.rules.introspectors.ByName()), routes)
+	}
 }

@@ -113,13 +113,17 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 		})
 	}
 	watching, endWatching := context.WithCancel(ctx)
-	wg.Go(func() { watchReadiness(watching, core, server, log) })
+	wg.Go(func() {
+		core.loop(watching, "readiness", func(ctx context.Context) error { return watchReadiness(ctx, core, server, log) })
+	})
 	if p.File != "" {
 		hup := make(chan os.Signal, 1)
 		signal.Notify(hup, syscall.SIGHUP)
 		defer signal.Stop(hup)
 		wg.Go(func() {
-			watchFile(watching, p.File, s.text, 2*time.Second, hup, func() { core.reload(s, p.Reload, log) })
+			core.loop(watching, "configuration file", func(ctx context.Context) error {
+				return watchFile(ctx, p.File, s.text, 2*time.Second, hup, func() { core.reload(s, p.Reload, log) })
+			})
 		})
 	}
 
@@ -147,8 +151,8 @@ func buildInfo(version string) prometheus.Collector {
 	return g
 }
 
-// watchReadiness makes gRPC health report the same as /readyz.
-func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slog.Logger) {
+// watchReadiness makes gRPC health report the same as /readyz until ctx ends.
+func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slog.Logger) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	was := false
@@ -166,7 +170,7 @@ func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slo
 		select {
 		case <-ctx.Done():
 			server.SetReady(false)
-			return
+			return ctx.Err()
 		case <-tick.C:
 		}
 	}
@@ -176,11 +180,11 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	var resource *httpapi.Resource
 	if s.Resource.Resource != "" {
 		resource = &httpapi.Resource{Path: policy.ResourceMetadataPath(s.Resource), Document: func() ([]byte, error) {
-			return policy.ResourceMetadata(s.Resource, c.routes.Load(), s.TokenIssuers())
+			return policy.ResourceMetadata(s.Resource, c.routes.Load(), s.accessTokenIssuers(c.routes.Load(), c.rules.introspectors.ByName()))
 		}}
 	}
 	api, err := httpapi.New(httpapi.Options{
-		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.RevocableIssuers(), Revoker: c.revoker, Lister: c.store, Resource: resource, Checks: c.parts(),
+		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.RevocableIssuers(), Revoker: c.revoker, Lister: c.store, MaxTokenTTL: s.Revocation.MaxTokenTTL, Resource: resource, Checks: c.parts(),
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {

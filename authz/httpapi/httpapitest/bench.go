@@ -50,7 +50,8 @@ type Bench struct {
 	Metrics *prometheus.Registry
 	Setup   Setup
 
-	t *testing.T
+	t       *testing.T
+	logging lockedWriter
 }
 
 // New returns a Bench with one issuer, listening on loopback without a token
@@ -62,8 +63,9 @@ func New(t *testing.T, change func(*Setup)) *Bench {
 		Config: httpapi.DefaultConfig(), Listen: "127.0.0.1:9192", Issuers: authz.Issuers{Verified: []string{IssuerA}},
 		Revoker: authz.NewRevoker(b.Ledger, noopPublisher{}, bubbleClock{start: time.Now()}), Lister: b.Ledger,
 		Gatherer: b.Metrics, Registry: b.Metrics, Clock: authz.SystemClock{},
-		Logger: slog.New(slog.NewJSONHandler(&lockedWriter{w: b.Log}, nil)),
+		Logger: slog.New(slog.NewJSONHandler(&b.logging, nil)),
 	}}
+	b.logging.w = b.Log
 	if change != nil {
 		change(&b.Setup)
 	}
@@ -88,6 +90,13 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.w.Write(b)
+}
+
+// LogText returns the log while lines may still be written in the background.
+func (b *Bench) LogText() string {
+	b.logging.mu.Lock()
+	defer b.logging.mu.Unlock()
+	return b.Log.String()
 }
 
 // Request returns a request with the headers of a well-behaved caller. header
@@ -150,14 +159,21 @@ func FormBody(pairs ...string) string {
 	return v.Encode()
 }
 
-// UnsignedJWT returns text with the form of a JWT.
-func UnsignedJWT(claims string) string {
+// UnsignedJWT returns text with the form of a JWT. alg replaces RS256.
+func UnsignedJWT(claims string, alg ...string) string {
 	enc := base64.RawURLEncoding.EncodeToString
-	return enc([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + enc([]byte(claims)) + "." + enc([]byte("signature"))
+	header := `{"alg":"RS256","typ":"JWT"}`
+	if len(alg) > 0 {
+		header = `{"alg":"` + alg[0] + `","typ":"JWT"}`
+	}
+	return enc([]byte(header)) + "." + enc([]byte(claims)) + "." + enc([]byte("signature"))
 }
 
 // Ago returns a time before now in Unix seconds.
 func Ago(d time.Duration) int64 { return time.Now().Add(-d).Unix() }
+
+// BubbleClock returns a clock that a synctest bubble moves.
+func BubbleClock() authz.Clock { return bubbleClock{start: time.Now()} }
 
 // bubbleClock counts boot time by Go's clock, which a synctest bubble moves.
 type bubbleClock struct {

@@ -163,7 +163,7 @@ func (p *page) login(w http.ResponseWriter, r *http.Request) {
 		p.log.WarnContext(r.Context(), "sign-in refused", "log", "audit", "remote", r.RemoteAddr)
 		p.render(w, r, http.StatusUnauthorized, "login.html", view{Error: "This is not one of the API tokens."})
 	default:
-		p.log.InfoContext(r.Context(), "signed in", "log", "audit", "actor", "page:"+name, "remote", r.RemoteAddr)
+		p.api.AuditLog().InfoContext(r.Context(), "signed in", "log", "audit", "actor", "page:"+name, "remote", r.RemoteAddr)
 		http.SetCookie(w, p.sessions.start("page:"+name, token, p.clock.Now(), r.TLS != nil))
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 	}

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,7 +40,12 @@ func (c *receiver) adminAction(action string) http.HandlerFunc {
 			httpapi.Fail(http.StatusBadRequest, description).Write(w)
 			return
 		}
-		if requests := actionRequests(t.Claims, issuer, now); len(requests) > 0 {
+		requests, description := actionRequests(t.Claims, issuer, now)
+		if description != "" {
+			httpapi.Fail(http.StatusBadRequest, description).Write(w)
+			return
+		}
+		if len(requests) > 0 { // none: a test, or a not-before that was cleared
 			if _, p := c.api.Revoke(r, httpapi.SourceKeycloak, "keycloak:"+issuer, requests); p != nil {
 				p.Write(w)
 				return
@@ -66,22 +72,42 @@ func (c *receiver) checkAction(claims map[string]any, action string, now time.Ti
 	return ""
 }
 
-// actionRequests returns the requests that an action stands for. notBefore
-// revokes every token of the realm issued up to and including that second
-// (Keycloak itself still accepts those of the second); 0: none is set.
-// keycloakSessionIds are the sid of tokens. A revocation cannot name a client,
-// so the notBefore of one client revokes the tokens of the others as well.
-func actionRequests(claims map[string]any, issuer string, now time.Time) []authz.RevocationRequest {
-	var out []authz.RevocationRequest
-	reason := "Keycloak " + strings.ToLower(strings.ReplaceAll(text(claims, "action"), "_", " "))
-	if at, ok := secondsOf(claims["notBefore"]); ok {
+// actionRequests returns the requests that an action stands for, or what it lacks:
+// an action must not be acknowledged as if it were carried out. notBefore revokes
+// every token of the realm issued up to and including that second (Keycloak itself
+// still accepts those of the second); 0: none is set. keycloakSessionIds are the sid
+// of tokens. A revocation cannot name a client, so the notBefore of one client
+// revokes the tokens of the others as well.
+func actionRequests(claims map[string]any, issuer string, now time.Time) (out []authz.RevocationRequest, lacks string) {
+	action := text(claims, "action")
+	if action == actionTest {
+		return nil, ""
+	}
+	reason := "Keycloak " + strings.ToLower(strings.ReplaceAll(action, "_", " "))
+	limit, given := claims["notBefore"]
+	at, set := secondsOf(limit)
+	if n, _ := limit.(json.Number); given && limit != nil && !set && n != "0" {
+		return nil, "notBefore is not a time"
+	}
+	if set {
 		out = append(out, authz.RevocationRequest{Issuer: &issuer, All: true, NotBefore: notBefore(at, now), Reason: reason})
 	}
-	sessions, _ := claims["keycloakSessionIds"].([]any)
-	for _, s := range sessions {
-		if id, _ := s.(string); id != "" {
-			out = append(out, authz.RevocationRequest{Issuer: &issuer, SID: &id, Reason: reason, FromClaims: true})
-		}
+	sessions, list := claims["keycloakSessionIds"].([]any)
+	if !list && claims["keycloakSessionIds"] != nil {
+		return nil, "keycloakSessionIds is not an array"
 	}
-	return out
+	for _, s := range sessions {
+		id, _ := s.(string)
+		if id == "" {
+			return nil, "keycloakSessionIds holds something other than the id of a session"
+		}
+		out = append(out, authz.RevocationRequest{Issuer: &issuer, SID: &id, Reason: reason, FromClaims: true})
+	}
+	switch {
+	case action == actionNotBefore && limit == nil:
+		return nil, "notBefore is missing"
+	case action == actionLogout && len(out) == 0:
+		return nil, "the action names nothing to log out: it has neither keycloakSessionIds nor a notBefore above 0"
+	}
+	return out, ""
 }

@@ -32,6 +32,7 @@ func (c *receiver) logoutForm(w http.ResponseWriter, r *http.Request) *oauthErro
 	}
 	t, p, _ := c.verify(r, raw, "logout token", authz.SecurityEventRules{
 		Types: []string{"logout+jwt", "jwt", ""}, Audiences: c.logout.Audiences, // section 2.4: typ is recommended, not required
+		ExpOptional: true, // section 2.4 requires exp, but Hydra, authentik, and Keycloak before 24 omit it: max_age bounds iat
 	})
 	if p != nil {
 		return oauthProblem(p)

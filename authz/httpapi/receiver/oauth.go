@@ -1,9 +1,11 @@
 package receiver
 
 import (
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 
 	"jwtbouncer/authz"
@@ -42,72 +44,75 @@ func (c *receiver) revokeForm(w http.ResponseWriter, r *http.Request) *oauthErro
 	if !isJWT {
 		// Not the 200 for invalid tokens of section 2.2: an opaque or refresh
 		// token may be valid elsewhere, and cannot be revoked here.
-		return &oauthError{http.StatusBadRequest, "unsupported_token_type", "only JWT access tokens can be revoked here"}
+		return &oauthError{status: http.StatusBadRequest, Error: "unsupported_token_type", Description: "only JWT access tokens can be revoked here"}
 	}
-	requests, p := c.tokenRequests(r, raw, claims, client)
-	if p == nil && len(requests) > 0 { // none: no issuer would accept the token (section 2.2)
+	requests, verified, p := c.tokenRequests(r, raw, claims, client)
+	if p == nil && len(requests) > 0 { // none: no sidecar will ever accept the token (section 2.2)
+		if wait := c.unverified.take(actor, verified); wait > 0 {
+			return &oauthError{
+				status: http.StatusServiceUnavailable, Error: "temporarily_unavailable", retryAfter: wait, // section 2.2.1
+				Description: "too many tokens that cannot be verified here; the token has not been revoked, repeat the request later",
+			}
+		}
 		_, p = c.api.Revoke(r, httpapi.SourceOAuth, actor, requests)
 	}
 	switch {
 	case p == nil:
 		return nil
 	case p.Status == http.StatusForbidden:
-		return &oauthError{http.StatusBadRequest, "unauthorized_client", p.Detail}
+		return &oauthError{status: http.StatusBadRequest, Error: "unauthorized_client", Description: p.Detail}
 	}
 	return oauthProblem(p)
 }
 
-// tokenRequests returns the requests that revoke the token; none if no issuer
-// would accept it. client is empty for a holder of the API token, who may revoke
+// tokenRequests returns the requests that revoke the token; none if no sidecar
+// will ever accept it. verified says that its issuer signed it: the caller cannot
+// have made it up. client is empty for a holder of the API token, who may revoke
 // any client's tokens.
-func (c *receiver) tokenRequests(r *http.Request, raw string, claims authz.UnverifiedClaims, client string) ([]authz.RevocationRequest, *httpapi.Problem) {
+func (c *receiver) tokenRequests(r *http.Request, raw string, claims authz.UnverifiedClaims, client string) (out []authz.RevocationRequest, verified bool, p *httpapi.Problem) {
 	t, err := c.verifier.Verify(r.Context(), raw)
-	later := err != nil && c.mayBecomeValid(err, claims)
-	issuers := c.issuers.Introspecting(reasonOf(err) == authz.ReasonUnknownIssuer)
-	if err == nil { // revoked under this issuer's name in any case
-		issuers = slices.DeleteFunc(issuers, func(iss string) bool { return iss == t.Issuer })
-	}
+	refusal := authz.AsFailure(err)
+	asked, own := c.namesOf(refusal, claims)
 	switch {
-	case err == nil || later:
-	case c.retryable(err, raw):
-		c.log.WarnContext(r.Context(), "a token to be revoked could not be verified", "reason", reasonOf(err).String())
-		return nil, httpapi.Unavailable("the token cannot be verified at the moment; repeat the request")
-	case len(issuers) == 0:
-		return nil, nil
+	case err == nil: // under this name in any case
+		asked, own = slices.DeleteFunc(asked, func(iss string) bool { return iss == t.Issuer }), nil
+	case fateOf(refusal) == undecided:
+		c.log.WarnContext(r.Context(), "a token to be revoked could not be verified", "reason", refusal.Reason.String())
+		return nil, false, errUnverifiable
+	case fateOf(refusal) == nowhere:
+		own = nil
+	}
+	if err != nil && len(asked)+len(own) == 0 {
+		return nil, false, nil
 	}
 	if client != "" && claims.IssuedToOtherClient(client) {
-		return nil, httpapi.Fail(http.StatusForbidden, "the token was issued to another client")
+		return nil, false, httpapi.Fail(http.StatusForbidden, "the token was issued to another client")
 	}
-	if later && !slices.Contains(issuers, claims.Issuer) {
-		issuers = append(issuers, claims.Issuer)
-	}
-	// The signature may not have been verified, but revoking the hash of a
-	// forged token is harmless. Its exp is not trusted: the ledger keeps the
-	// hash for max_token_ttl, which no valid token outlives.
-	hash := authz.TokenValue(raw)
+	// The signature may not have been verified, but revoking the hash of a forged
+	// token is harmless.
 	const reason = "token revoked (RFC 7009)"
-	var out []authz.RevocationRequest
-	for _, iss := range issuers {
+	hash := authz.TokenValue(raw)
+	verified = err == nil || signed(refusal)
+	for _, iss := range asked { // an introspected issuer need not heed exp: max_token_ttl counts
 		out = append(out, authz.RevocationRequest{Issuer: &iss, Token: &hash, Reason: reason})
 	}
-	if err == nil {
-		own := authz.RevocationRequest{Issuer: &t.Issuer, ExpiresAt: time.Unix(t.Expires, 0).Add(authz.ExpiryMargin), Reason: reason, FromClaims: true}
-		if t.ID != "" {
-			own.JTI = &t.ID
-		} else {
-			own.Token = &hash
+	for _, iss := range own {
+		until, known := c.hashExpiry(claims, verified)
+		if !known {
+			return nil, false, errUnverifiable
 		}
-		out = append(out, own)
+		out = append(out, authz.RevocationRequest{Issuer: &iss, Token: &hash, ExpiresAt: until, Reason: reason})
 	}
-	return out, nil
-}
-
-// mayBecomeValid reports whether a token that err refuses may be valid later or
-// at another sidecar: it is not valid yet, or its key has not been fetched here.
-func (c *receiver) mayBecomeValid(err error, claims authz.UnverifiedClaims) bool {
-	reason := reasonOf(err)
-	return (reason == authz.ReasonNotYetValid || reason == authz.ReasonUnknownKey) && slices.Contains(c.issuers.All(), claims.Issuer) &&
-		claims.Expires > 0 && claims.Expires < authz.LastSecond && !claims.Expired(c.clock.Now())
+	if err == nil {
+		q := authz.RevocationRequest{Issuer: &t.Issuer, ExpiresAt: time.Unix(t.Expires, 0).Add(authz.ExpiryMargin), Reason: reason, FromClaims: true}
+		if t.ID != "" {
+			q.JTI = &t.ID
+		} else {
+			q.Token = &hash
+		}
+		out = append(out, q)
+	}
+	return out, verified, nil
 }
 
 // authenticateClient authenticates the client (RFC 6749, section 2.3.1), or
@@ -157,19 +162,20 @@ func (c *receiver) authenticateClient(r *http.Request, values url.Values) (clien
 
 func (c *receiver) refuseClient() *oauthError {
 	c.api.CountAuthFailure()
-	return &oauthError{http.StatusUnauthorized, "invalid_client", "client authentication failed"}
+	return &oauthError{status: http.StatusUnauthorized, Error: "invalid_client", Description: "client authentication failed"}
 }
 
 // oauthError is an error response of OAuth 2.0 and OpenID Connect (RFC 6749,
 // section 5.2).
 type oauthError struct {
 	status      int
-	Error       string `json:"error"`
-	Description string `json:"error_description,omitzero"`
+	Error       string        `json:"error"`
+	Description string        `json:"error_description,omitzero"`
+	retryAfter  time.Duration // of a 503; 0: a second
 }
 
 func invalidRequest(description string) *oauthError {
-	return &oauthError{http.StatusBadRequest, "invalid_request", description}
+	return &oauthError{status: http.StatusBadRequest, Error: "invalid_request", Description: description}
 }
 
 func oauthProblem(p *httpapi.Problem) *oauthError {
@@ -177,7 +183,7 @@ func oauthProblem(p *httpapi.Problem) *oauthError {
 	if p.Status >= 500 {
 		code = "temporarily_unavailable"
 	}
-	return &oauthError{p.Status, code, p.Detail}
+	return &oauthError{status: p.Status, Error: code, Description: p.Detail}
 }
 
 func (e *oauthError) write(w http.ResponseWriter) {
@@ -185,7 +191,8 @@ func (e *oauthError) write(w http.ResponseWriter) {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Basic realm="jwt-bouncer", Bearer realm="jwt-bouncer"`)
 	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		w.Header().Set("Retry-After", "1")
+		seconds := max(1, int(math.Ceil(e.retryAfter.Seconds())))
+		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	}
 	httpapi.WriteJSON(w, e.status, "application/json", e)
 }

@@ -30,6 +30,8 @@ type receiver struct {
 	clock    authz.Clock
 
 	clients      []oauthClient
+	maxTokenTTL  time.Duration
+	unverified   *quota
 	logout       httpapi.LogoutConfig
 	logouts      *seen
 	events       httpapi.EventsConfig
@@ -43,19 +45,22 @@ func Register(api *httpapi.API, v Verifier) error {
 	o := api.Options()
 	c := &receiver{
 		api: api, issuers: o.Issuers, verifier: v, log: o.Logger, clock: o.Clock,
+		maxTokenTTL: o.MaxTokenTTL, unverified: newQuota(o.Config.UnverifiedPerMinute, o.Clock),
 		logout: o.Config.Logout, logouts: newSeen(2 * o.Config.Logout.MaxAge),
 		events: o.Config.Events, pushed: newSeen(time.Hour), eventCounter: newEventCounter(),
 		keycloak: o.Config.Keycloak,
 	}
 	for i, client := range o.Config.Clients {
-		secrets, err := httpapi.OpenTokenFile(client.SecretFile)
+		secrets, err := httpapi.OpenSecretFile(client.SecretFile)
 		if err != nil {
 			return fmt.Errorf("api.clients[%d].secret_file: %w", i, err)
 		}
 		c.clients = append(c.clients, oauthClient{client.ID, secrets})
 	}
-	if err := o.Registry.Register(c.eventCounter); err != nil {
-		return err
+	for _, m := range []prometheus.Collector{c.eventCounter, c.unverified.outcomes} {
+		if err := o.Registry.Register(m); err != nil {
+			return err
+		}
 	}
 	api.Handle(httpapi.Endpoint{Method: "POST", Path: "/oauth2/revoke", Source: httpapi.SourceOAuth, Access: httpapi.AccessCaller, Serve: c.revokeToken})
 	if len(c.logout.Audiences) > 0 {
