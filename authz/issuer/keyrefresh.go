@@ -77,7 +77,7 @@ func (r *KeyRing) load() (err error) {
 		r.confirm(st)
 		return nil
 	}
-	set, err := jose.ParseJWKS(document)
+	set, err := jose.ParseJWKS(document, jose.SetRules{})
 	if err != nil {
 		return err
 	}

@@ -287,7 +287,7 @@ func (v *Verifier) traceSignature(ctx context.Context, ring *KeyRing, c *jose.Co
 }
 
 func describeHeader(h jose.Header) string {
-	return fmt.Sprintf("alg %s, typ %s, kid %s", h.Alg, authz.QuoteShort(h.Typ), authz.QuoteShort(h.Kid))
+	return fmt.Sprintf("alg %s, typ %s, %s", h.Alg, authz.QuoteShort(h.Typ), h.KeyName())
 }
 
 func (v *Verifier) describeTimes(t *authz.Token) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +43,26 @@ var jsonReaders = sync.Pool{New: func() any { return new(jsonReader) }}
 // and any text beyond the limits above. Errors contain positions and never a
 // part of the text.
 func ParseObject(text string) (map[string]any, error) { return parseObjectOf(text, maxJSONValues) }
+
+// ParseDocument is ParseObject for a document from outside that is no token, such
+// as a discovery document. It skips a byte order mark, which RFC 8259, section
+// 8.1, permits, and applies DropEmpty.
+func ParseDocument(document []byte) (map[string]any, error) {
+	m, err := ParseObject(string(bytes.TrimPrefix(document, byteOrderMark)))
+	DropEmpty(m)
+	return m, err
+}
+
+var byteOrderMark = []byte("\ufeff")
+
+// DropEmpty deletes the members of m that say nothing: null, the empty string and
+// the empty array. Many serializers write them for members that are not set.
+func DropEmpty(m map[string]any) {
+	maps.DeleteFunc(m, func(_ string, v any) bool {
+		list, isList := v.([]any)
+		return v == nil || v == "" || isList && len(list) == 0
+	})
+}
 
 // parseObjectOf is ParseObject with a limit on the number of values.
 func parseObjectOf(text string, maxValues int) (map[string]any, error) {

@@ -100,7 +100,7 @@ func checkKeys(path string) error {
 	if err != nil {
 		return err
 	}
-	set, err := jose.ParseJWKS(b)
+	set, err := jose.ParseJWKS(b, jose.SetRules{})
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
