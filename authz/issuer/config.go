@@ -8,16 +8,19 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/jose"
 )
 
 // Config is one entry of the "issuers" stanza: an accepted issuer and the source
 // of its keys.
 type Config struct {
-	Issuer          string        `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL."`
-	Audiences       []string      `yaml:"audiences" doc:"Values of which aud must hold at least one; \"*\" accepts any audience, and a token without."`
-	JWKS            string        `yaml:"jwks" doc:"Key set: an http(s) URL, or a file path; empty means OIDC discovery at issuer/.well-known/openid-configuration."`
-	CAFile          string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for fetching keys, instead of the system's; empty means the system's."`
+	Issuer          string   `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL."`
+	Audiences       []string `yaml:"audiences" doc:"Values of which aud must hold at least one; \"*\" accepts any audience, and a token without."`
+	JWKS            string   `yaml:"jwks" doc:"Key set: an http(s) URL, or a file path; empty means OIDC discovery at issuer/.well-known/openid-configuration."`
+	fetch.Config    `yaml:",inline"`
+	BearerTokenFile string        `yaml:"bearer_token_file" doc:"File with the bearer token for requests for keys and for discovery, one line, read for each request, so that it can be rotated; such as a Kubernetes service account's. It is sent to the host of jwks or, with discovery, of issuer only. Empty: none."`
+	KeyUses         []string      `yaml:"key_uses" doc:"Values of use that a key of the set may have, beside none; such as jwt-svid in a SPIFFE bundle. Empty means sig."`
 	Algorithms      []string      `yaml:"algorithms" enum:"RS256,RS384,RS512,PS256,PS384,PS512,ES256,ES384,ES512,EdDSA" doc:"Signature algorithms accepted; empty means all of the listed ones."`
 	Types           []string      `yaml:"types" doc:"Values of the typ header accepted, lower case and without application/; an empty string stands for an absent typ; empty list means absent, jwt and at+jwt."`
 	Leeway          time.Duration `yaml:"leeway" doc:"Clock difference tolerated for exp, nbf and iat, at most 2m; 0: none for exp, and 5s for nbf and iat, because issuers' clocks run ahead."`
@@ -74,6 +77,12 @@ func (c Config) Validate(report authz.Report) {
 		}
 	}
 	c.validateSource(report)
+	c.Config.Validate(report)
+	for i, use := range c.KeyUses {
+		if use == "" || use == "enc" || len(use) > 64 {
+			report(authz.ItemPath("key_uses", i), "%s is no use for signatures; sig is the standard's (RFC 7517, section 4.2)", authz.QuoteShort(use))
+		}
+	}
 	for i, alg := range c.Algorithms {
 		if !slices.Contains(jose.SupportedAlgorithms, alg) {
 			report(authz.ItemPath("algorithms", i), "%s is not supported; one of %s is needed (symmetric algorithms and none are never accepted)",
@@ -104,8 +113,11 @@ func (c Config) validateSource(report authz.Report) {
 		switch {
 		case path != c.JWKS && !strings.HasPrefix(path, "/"):
 			report("jwks", "a file URL must be file:///absolute/path")
-		case path == c.JWKS && c.CAFile != "":
-			report("ca_file", "has no effect: jwks is a file")
+		}
+		for _, remote := range [][2]string{{"ca_file", c.CAFile}, {"cert_file", c.CertFile}, {"proxy", c.Proxy}, {"bearer_token_file", c.BearerTokenFile}} {
+			if remote[1] != "" {
+				report(remote[0], "has no effect: jwks is a file")
+			}
 		}
 		return
 	}
@@ -127,7 +139,17 @@ func (c Config) validateSource(report authz.Report) {
 		report(key, "URL must not contain a user name or password")
 	case u.Fragment != "" || (discovery && u.RawQuery != ""):
 		report(key, "URL must not have a fragment, and an issuer must not have a query")
+	case c.BearerTokenFile != "" && c.plaintext():
+		report("bearer_token_file", "would be sent without TLS; %s must be an https URL", key)
 	}
+}
+
+// SetRules returns the rules for the members of the issuer's key set.
+func (c Config) SetRules() jose.SetRules {
+	if len(c.KeyUses) == 0 {
+		return jose.SetRules{}
+	}
+	return jose.SetRules{Uses: c.KeyUses}
 }
 
 // Accepts reports whether audience contains one of the configured audiences.

@@ -12,10 +12,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/jose"
 )
 
-func emptySet(context.Context) ([]byte, error) { return []byte(`{"keys":[]}`), nil }
+func emptySet(context.Context) (fetch.Document, error) {
+	return fetch.Document{Body: []byte(`{"keys":[]}`)}, nil
+}
 
 // The number of kids remembered as unknown is bounded.
 func TestUnknownKeysTakeBoundedMemory(t *testing.T) {

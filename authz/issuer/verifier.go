@@ -226,6 +226,15 @@ func readPayload(t *authz.Token, payload string, s *authz.SecurityEventRules) *a
 	if err != nil {
 		return authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
 	}
+	if s != nil {
+		// Some senders write null for a sid or exp that they leave out. What a message
+		// must not contain at all, such as nonce, stays.
+		for _, name := range []string{"sub", "jti", "sid", "aud", "exp", "nbf", "iat"} {
+			if claims[name] == nil {
+				delete(claims, name)
+			}
+		}
+	}
 	if namesNoIssuer(s) {
 		t.Claims = claims
 		return nil

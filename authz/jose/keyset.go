@@ -49,7 +49,7 @@ func ParseJWKS(document []byte, rules SetRules) (*KeySet, error) {
 	}
 	members, err := splitSet(document)
 	if err != nil {
-		return nil, fmt.Errorf("not a JWK set: %w", err)
+		return nil, err
 	}
 	s := &KeySet{byKid: map[string][]*PublicKey{}}
 	refuse := func(i int, reason string) { s.refused = append(s.refused, RefusedKey{Index: i, Reason: reason}) }
