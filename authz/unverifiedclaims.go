@@ -19,6 +19,7 @@ const maxUnverified = 32 << 10
 // They say what the sender claims, and decide nothing about a request.
 type UnverifiedClaims struct {
 	Issuer   string  `json:"iss"`
+	Subject  any     `json:"sub"`
 	Expires  float64 `json:"exp"`        // Unix seconds; 0: absent
 	IssuedAt float64 `json:"iat"`        // Unix seconds; 0: absent
 	Action   any     `json:"expiration"` // "exp" of Keycloak's admin actions; other tokens may mean anything by it

@@ -15,7 +15,10 @@ import (
 // Config is one entry of the "issuers" stanza: an accepted issuer and the source
 // of its keys.
 type Config struct {
-	Issuer          string   `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL."`
+	Issuer          string   `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL. {tenantid} in it stands for the tenants that the key tenants names."`
+	Tenants         []string `yaml:"tenants" doc:"Required if issuer contains {tenantid}, as Microsoft Entra's common endpoint does: ids of the tenants whose tokens are accepted, equal to tid. any alone: every tenant, and so anybody who registers one."`
+	AllowMissingIss bool     `yaml:"allow_missing_iss" doc:"Accept tokens without iss as this issuer's, such as SPIFFE JWT-SVIDs. One issuer at most for each trust domain, and one without. Default false."`
+	TrustDomain     string   `yaml:"trust_domain" doc:"SPIFFE trust domain of the issuer: sub of its tokens must be spiffe://DOMAIN/... Empty: that of an issuer called spiffe://DOMAIN, and none for others."`
 	Audiences       []string `yaml:"audiences" doc:"Values of which aud must hold at least one; \"*\" accepts any audience, and a token without."`
 	JWKS            string   `yaml:"jwks" doc:"Key set: an http(s) URL, or a file path; empty means OIDC discovery at issuer/.well-known/openid-configuration."`
 	fetch.Config    `yaml:",inline"`
@@ -76,6 +79,7 @@ func (c Config) Validate(report authz.Report) {
 			report(authz.ItemPath("audiences", i), "must not be empty")
 		}
 	}
+	c.validateNames(report)
 	c.validateSource(report)
 	c.Config.Validate(report)
 	for i, use := range c.KeyUses {
@@ -125,7 +129,7 @@ func (c Config) validateSource(report authz.Report) {
 	if discovery {
 		key = "issuer"
 	}
-	u, err := url.Parse(cmp.Or(c.JWKS, c.Issuer))
+	u, err := url.Parse(c.source())
 	isURL := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
 	switch {
 	case discovery && c.Issuer == "": // reported by Validate

@@ -1,7 +1,6 @@
 package issuer
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -32,7 +31,7 @@ func (c Config) keySource(transport http.RoundTripper, clock authz.Clock) (keySo
 	if err != nil {
 		return nil, err
 	}
-	base, err := url.Parse(cmp.Or(c.JWKS, c.Issuer))
+	base, err := url.Parse(c.source())
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +54,7 @@ func (c Config) keySource(transport http.RoundTripper, clock authz.Clock) (keySo
 	if c.JWKS != "" {
 		return func(ctx context.Context) (fetch.Document, error) { return get(ctx, c.JWKS) }, nil
 	}
-	return (&discovery{get: get, issuer: c.Issuer, clock: clock}).fetch, nil
+	return (&discovery{get: get, issuer: c.Issuer, base: c.source(), clock: clock}).fetch, nil
 }
 
 // keyFile returns the path of the key set if c.JWKS names a file.
@@ -68,14 +67,15 @@ func (c Config) keyFile() (string, bool) {
 
 // plaintext reports whether the keys come over http from another host.
 func (c Config) plaintext() bool {
-	u, err := url.Parse(cmp.Or(c.JWKS, c.Issuer))
+	u, err := url.Parse(c.source())
 	return err == nil && u.Scheme == "http" && !authz.IsLoopback(u.Hostname())
 }
 
 // discovery finds the key set by OpenID Connect Discovery 1.0, section 4.
 type discovery struct {
 	get    func(ctx context.Context, from string) (fetch.Document, error)
-	issuer string
+	issuer string // as the document must name it
+	base   string // URL below which the document is
 	clock  authz.Clock
 
 	jwks  string        // from the last discovery document; empty: fetch the document
@@ -100,7 +100,7 @@ func (d *discovery) fetch(ctx context.Context) (fetch.Document, error) {
 }
 
 func (d *discovery) discover(ctx context.Context) (string, error) {
-	from := strings.TrimSuffix(d.issuer, "/") + "/.well-known/openid-configuration"
+	from := strings.TrimSuffix(d.base, "/") + "/.well-known/openid-configuration"
 	document, err := d.get(ctx, from)
 	if err != nil {
 		return "", err

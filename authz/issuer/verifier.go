@@ -35,9 +35,11 @@ type VerifierOptions struct {
 
 // Verifier verifies the tokens of the configured issuers.
 type Verifier struct {
-	issuers  map[string]*KeyRing
-	rings    []*KeyRing // by slot
-	maxTTL   int64      // seconds
+	issuers  map[string]namedRing  // by exact name
+	any      []*KeyRing            // of issuers with any tenant
+	unnamed  []authz.UnnamedIssuer // whose tokens may have no iss
+	rings    []*KeyRing            // by slot
+	maxTTL   int64                 // seconds
 	maxBytes int
 	clock    authz.Clock
 	registry prometheus.Registerer
@@ -45,6 +47,12 @@ type Verifier struct {
 	base       context.Context
 	cancel     context.CancelFunc
 	background authz.Background
+}
+
+// namedRing is a key ring with one of its issuer's names.
+type namedRing struct {
+	*KeyRing
+	name string
 }
 
 var (
@@ -70,9 +78,13 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 	o.Clock = cmp.Or[authz.Clock](o.Clock, authz.SystemClock{})
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	v := &Verifier{
-		issuers: make(map[string]*KeyRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
+		issuers: make(map[string]namedRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
 		maxBytes: o.MaxTokenBytes, clock: o.Clock,
 	}
+	if err := authz.ValidationErrors("issuers", func(report authz.Report) { ValidateAll(issuers, report) }); err != nil {
+		return nil, err
+	}
+	v.unnamed = Issuers(issuers).Unnamed
 	v.base, v.cancel = context.WithCancel(context.Background())
 	for _, c := range issuers {
 		if err := v.add(c, o); err != nil {
@@ -91,12 +103,6 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 }
 
 func (v *Verifier) add(c Config, o VerifierOptions) error {
-	if err := authz.ValidationErrors("", c.Validate); err != nil {
-		return err
-	}
-	if v.issuers[c.Issuer] != nil {
-		return errors.New("is configured twice")
-	}
 	c = c.withDefaults(o.Leeway)
 	fetch, err := c.keySource(o.Transport, o.Clock)
 	if err != nil {
@@ -109,7 +115,12 @@ func (v *Verifier) add(c Config, o VerifierOptions) error {
 	if c.plaintext() {
 		r.log.Warn("signing keys are fetched without TLS: an attacker on the network path can replace them and mint tokens")
 	}
-	v.issuers[c.Issuer] = r
+	for _, name := range c.Names() {
+		v.issuers[name] = namedRing{r, name}
+	}
+	if c.Template() != "" {
+		v.any = append(v.any, r)
+	}
 	v.rings = append(v.rings, r)
 	return nil
 }
@@ -173,8 +184,8 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 	if tr.Halt("form", fail, func() string { return "a signed JWT" }) {
 		return nil, fail
 	}
-	ring, fail := v.ring(iss, s)
-	if tr.Halt("issuer", fail, func() string { return authz.QuoteShort(iss.Name) + " is configured" }) {
+	ring, name, fail := v.ring(iss, s)
+	if tr.Halt("issuer", fail, func() string { return authz.QuoteShort(name) + " is configured" }) {
 		return nil, fail
 	}
 	fail = ring.cfg.admits(c.Header, s)
@@ -190,7 +201,15 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		tr.Halt("claims", fail, nil)
 		return nil, fail
 	}
-	t.Issuer = ring.cfg.Issuer // equal to iss, if present
+	t.Issuer = name // equal to iss, if present
+	if s == nil {
+		if !iss.Present {
+			t.Claims["iss"] = name // rules and headers may read it
+		}
+		if fail = ring.cfg.admitsName(t, key.Issuer); fail != nil && tr.Judge("issuer's name", fail, nil) {
+			return nil, fail
+		}
+	}
 	if namesNoIssuer(s) {
 		t.Accepted = true
 	} else {
@@ -307,25 +326,36 @@ func (v *Verifier) describeTimes(t *authz.Token) string {
 	return detail
 }
 
-// ring returns the key ring of the issuer that the token names. Nothing else of
-// the claims is used before the signature is verified.
-func (v *Verifier) ring(iss jose.IssuerClaim, s *authz.SecurityEventRules) (*KeyRing, *authz.Failure) {
+// ring returns the key ring of the issuer that the token names, and the name.
+// Nothing else of the claims is used before the signature is verified, except the
+// subject of a token without iss.
+func (v *Verifier) ring(iss jose.IssuerClaim, s *authz.SecurityEventRules) (*KeyRing, string, *authz.Failure) {
+	unknown := func(detail string) (*KeyRing, string, *authz.Failure) {
+		return nil, "", &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: detail}
+	}
+	name := iss.Name
 	switch {
 	case namesNoIssuer(s) && iss.Present:
-		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the message must not name an issuer (iss)"}
+		return unknown("the message must not name an issuer (iss)")
 	case namesNoIssuer(s):
-		iss.Name = s.Issuer
+		name = s.Issuer
 	case !iss.Present && s != nil:
-		iss.Name = s.DefaultIssuer
+		name = s.DefaultIssuer
+	case !iss.Present:
+		name = authz.FindUnnamed(v.unnamed, iss.Subject)
 	}
-	if iss.Name == "" {
-		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the token names no issuer (iss)"}
+	if name == "" {
+		return unknown("the token names no issuer (iss)")
 	}
-	r := v.issuers[iss.Name]
-	if r == nil {
-		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "issuer " + authz.QuoteShort(iss.Name) + " is not configured"}
+	if r, ok := v.issuers[name]; ok {
+		return r.KeyRing, r.name, nil
 	}
-	return r, nil
+	for _, r := range v.any {
+		if authz.Tenant(r.cfg.Issuer, name) != "" {
+			return r, strings.Clone(name), nil
+		}
+	}
+	return unknown("issuer " + authz.QuoteShort(name) + " is not configured")
 }
 
 // admits applies the issuer's lists of algorithms and types.

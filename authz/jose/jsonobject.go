@@ -69,14 +69,15 @@ func parseObjectOf(text string, maxValues int) (map[string]any, error) {
 	return readObject(text, maxValues, (*jsonReader).object)
 }
 
-// IssuerClaim is the "iss" member of claims that nothing has verified. The zero
-// value is an absent member.
+// IssuerClaim is the "iss" member of claims that nothing has verified, with the
+// "sub" that may stand in for it. The zero value is an absent member.
 type IssuerClaim struct {
 	Present bool
 	Name    string // empty unless the value is a string
+	Subject string // the first "sub"; empty unless it is a string
 }
 
-// SkimIssuer finds the issuer in claims and builds no other value, because
+// SkimIssuer finds issuer and subject in claims and builds no other value, because
 // an attacker chooses how many there are until the signature is verified. It
 // applies all checks of ParseObject except two: it ignores duplicates of other
 // members and the range of numbers. Once the signature is verified, the caller
@@ -227,14 +228,14 @@ func (r *jsonReader) unescape(token string) []byte {
 	return r.unescaped
 }
 
-// issuer finds the "iss" member of the outermost object.
+// issuer finds the "iss" and "sub" members of the outermost object.
 func (r *jsonReader) issuer() (iss IssuerClaim, err error) {
 	for {
 		token, err := r.token()
 		if err != nil || token == "}" {
 			return iss, err
 		}
-		found := token == `"iss"` || len(token) <= len(`"\u0069\u0073\u0073"`) && string(r.unescape(token)) == "iss"
+		found, subject := r.isName(token, "iss"), r.isName(token, "sub")
 		if found && iss.Present {
 			return iss, r.errorHere("duplicate member")
 		}
@@ -245,10 +246,19 @@ func (r *jsonReader) issuer() (iss IssuerClaim, err error) {
 		if found && token[0] == '"' {
 			iss.Name = r.unquote(token)
 		}
+		if subject && iss.Subject == "" && token[0] == '"' {
+			iss.Subject = r.unquote(token)
+		}
 		if err := r.skip(token); err != nil {
 			return iss, err
 		}
 	}
+}
+
+// isName reports whether a string token is the name, which has three characters.
+func (r *jsonReader) isName(token, name string) bool {
+	const longest = len(`"\u0069\u0073\u0073"`)
+	return token[1:len(token)-1] == name || len(token) <= longest && strings.IndexByte(token, '\\') >= 0 && string(r.unescape(token)) == name
 }
 
 // skip reads the value that starts with token without building it.

@@ -36,6 +36,9 @@ type PublicKey struct {
 	// OtherKids are the other kids under which the set contains the same key,
 	// sorted. Revoking any of them revokes the key.
 	OtherKids []string
+	// Issuer is the "issuer" member of the JWK, with which Microsoft Entra says
+	// whose tokens the key signs; empty: absent.
+	Issuer string
 
 	alg    string // the only algorithm it is for; empty: every one that fits kty and crv
 	kty    string
@@ -133,6 +136,7 @@ func (k *PublicKey) readPurpose(m map[string]any, uses []string) error {
 	if !optionalString(m, "kid", &k.Kid) || !optionalString(m, "alg", &k.alg) || !optionalString(m, "crv", &k.crv) {
 		return errors.New("kid, alg or crv is not a string of 1 to 1024 bytes")
 	}
+	k.Issuer, _ = m["issuer"].(string)
 	if k.kty, _ = m["kty"].(string); k.kty == "RSA" {
 		k.crv = ""
 	}

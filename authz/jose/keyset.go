@@ -207,7 +207,7 @@ func (k *PublicKey) certified(h Header) (match, contradiction bool) {
 func (s *KeySet) Keeps(old *KeySet) bool {
 	for _, k := range old.keys {
 		if !slices.ContainsFunc(s.byKid[k.Kid], func(n *PublicKey) bool {
-			return n.digest == k.digest && n.alg == k.alg && slices.Equal(n.OtherKids, k.OtherKids)
+			return n.digest == k.digest && n.alg == k.alg && n.Issuer == k.Issuer && slices.Equal(n.OtherKids, k.OtherKids)
 		}) {
 			return false
 		}

@@ -314,3 +314,25 @@ func TestAdmit(t *testing.T) {
 		})
 	}
 }
+
+// A route names an issuer of many tenants by its template, or one tenant.
+func TestRouteForTenants(t *testing.T) {
+	t.Parallel()
+	const template, tenant = "https://login.test/{tenantid}/v2.0", "https://login.test/red/v2.0"
+	p, err := Compile([]RouteConfig{
+		{Name: "all", Issuers: []string{template}, Match: MatchConfig{Methods: []string{"GET"}}},
+		{Name: "one", Issuers: []string{tenant}},
+	}, Options{Issuers: []string{template}})
+	require.NoError(t, err)
+	for i, want := range []map[string]bool{
+		{tenant: true, "https://login.test/blue/v2.0": true, "https://login.test/a/b/v2.0": false, template: true, "https://other.test": false},
+		{tenant: true, "https://login.test/blue/v2.0": false},
+	} {
+		for iss, accepted := range want {
+			fail := p.routes[i].checkIssuer(&authz.Token{Issuer: iss})
+			require.Equal(t, accepted, fail == nil, "%s: %s", p.routes[i].Name, iss)
+		}
+	}
+	_, err = Compile([]RouteConfig{{Issuers: []string{"https://login.test/a/b/v2.0"}}}, Options{Issuers: []string{template}})
+	require.ErrorContains(t, err, "unknown issuer")
+}

@@ -105,7 +105,7 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 		c.checkPublic(report)
 	}
 	for j, iss := range c.Issuers {
-		if o.Issuers != nil && !slices.Contains(o.Issuers, iss) {
+		if o.Issuers != nil && !slices.ContainsFunc(o.Issuers, func(name string) bool { return authz.MatchIssuer(name, iss) }) {
 			report(authz.ItemPath("issuers", j), "unknown issuer %q; it must be configured in issuers or introspection", iss)
 		}
 	}

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -77,6 +78,18 @@ func (s *Settings) OfflinePolicy() (*policy.Policy, error) {
 	return policy.Compile(s.Routes, options)
 }
 
+// routeIssuers returns the names of issuers that routes may use: those of tokens,
+// and names with {tenantid} for all of their tenants.
+func (s *Settings) routeIssuers() []string {
+	names := s.TokenIssuers()
+	for _, c := range s.Issuers {
+		if !slices.Contains(names, c.Issuer) {
+			names = append(names, c.Issuer)
+		}
+	}
+	return names
+}
+
 // policyOptions returns what routes may refer to.
 func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (policy.Options, error) {
 	if replays == nil {
@@ -84,7 +97,7 @@ func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, re
 	}
 	binding, err := policy.NewBinding(s.Binding, replays)
 	return policy.Options{
-		Issuers: s.TokenIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
+		Issuers: s.routeIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
 		Introspectors: introspectors, Binding: binding,
 	}, err
 }

@@ -6,7 +6,6 @@ package sidecar
 import (
 	"cmp"
 	"crypto/sha256"
-	"fmt"
 	"log/slog"
 	"net"
 	"reflect"
@@ -142,15 +141,7 @@ func (s *Settings) validate(f *config.File) {
 	if len(s.Issuers) == 0 {
 		f.Invalid("issuers", "at least one issuer is needed, such as\n  issuers:\n    - issuer: https://issuer.example\n      audiences: [api]")
 	}
-	seen := map[string]int{}
-	for i, iss := range s.Issuers {
-		at := fmt.Sprintf("issuers[%d]", i)
-		iss.Validate(f.At(at))
-		if first, twice := seen[iss.Issuer]; twice {
-			f.Invalid(at+".issuer", "duplicate issuer %q (first defined at issuers[%d])", iss.Issuer, first)
-		}
-		seen[iss.Issuer] = i
-	}
+	issuer.ValidateAll(s.Issuers, f.At("issuers"))
 	if err := store.CheckURL(s.Store); err != nil {
 		f.Invalid("store", "%s", err)
 	}
@@ -165,7 +156,7 @@ func (s *Settings) validate(f *config.File) {
 	s.API.Validate(f.At("api"))
 	if s.Listen.HTTP != "" {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
-		s.API.ValidateIssuers(s.issuerNames(), s.TokenIssuers(), f.At(""))
+		s.API.ValidateIssuers(s.RevocableIssuers().Verified, s.TokenIssuers(), f.At(""))
 	}
 	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// Errors of the binding stanza itself are reported below.
@@ -210,15 +201,9 @@ func (s *Settings) RevocableIssuers() authz.Issuers {
 	for i, in := range s.Introspection {
 		introspected[i] = authz.IntrospectedIssuer{Issuer: in.Issuer, All: in.Tokens == "all"}
 	}
-	return authz.Issuers{Verified: s.issuerNames(), Introspected: introspected}
-}
-
-func (s *Settings) issuerNames() []string {
-	names := make([]string, len(s.Issuers))
-	for i, iss := range s.Issuers {
-		names[i] = iss.Issuer
-	}
-	return names
+	all := issuer.Issuers(s.Issuers)
+	all.Introspected = introspected
+	return all
 }
 
 // StoreKind returns the kind of the store, without its address.
