@@ -29,11 +29,12 @@ import (
 type Options struct {
 	// MaxTokenTTL bounds exp - iat of a response (without iat: exp - now),
 	// because revocations expire by it; 0: 24h.
-	MaxTokenTTL  time.Duration
-	MaxStaleness time.Duration         // bounds cache_ttl; 0: 30s
-	Clock        authz.Clock           // nil: authz.SystemClock
-	Registry     prometheus.Registerer // nil: no metrics
-	Transport    http.RoundTripper     // nil: one for each endpoint
+	MaxTokenTTL   time.Duration
+	MaxStaleness  time.Duration         // bounds cache_ttl; 0: 30s
+	MaxTokenBytes int                   // length of a token; 0: jose.DefaultMaxTokenBytes
+	Clock         authz.Clock           // nil: authz.SystemClock
+	Registry      prometheus.Registerer // nil: no metrics
+	Transport     http.RoundTripper     // nil: one for each endpoint
 }
 
 // Introspectors are the configured introspections.
@@ -93,10 +94,11 @@ func (s *Introspectors) Close() {
 
 // introspection sends requests to one endpoint and caches the responses.
 type introspection struct {
-	cfg    Config
-	maxTTL int64 // seconds
-	clock  authz.Clock
-	client *http.Client
+	cfg      Config
+	maxTTL   int64 // seconds
+	maxBytes int   // length of a token
+	clock    authz.Clock
+	client   *http.Client
 	// Two caches, so that a flood of invented tokens does not evict active ones.
 	active, inactive *otter.Cache[cacheKey, response]
 	flights          singleflight.Group
@@ -125,7 +127,7 @@ func (r response) size() int {
 var _ authz.Introspector = (*introspection)(nil)
 
 func newIntrospection(c Config, o Options, results *prometheus.CounterVec) (*introspection, error) {
-	n := &introspection{cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, results: map[string]prometheus.Counter{}}
+	n := &introspection{cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), maxBytes: cmp.Or(o.MaxTokenBytes, jose.DefaultMaxTokenBytes), clock: o.Clock, results: map[string]prometheus.Counter{}}
 	for _, result := range []string{"cached", "active", "inactive", "refused", "failed", "overloaded"} {
 		n.results[result] = results.WithLabelValues(c.Name, result)
 	}
@@ -163,7 +165,7 @@ func (n *introspection) Local(raw string) bool {
 
 // Introspect implements authz.Introspector.
 func (n *introspection) Introspect(ctx context.Context, raw string) (*authz.Token, error) {
-	if len(raw) > jose.DefaultMaxTokenBytes || !authz.IsToken68(raw) {
+	if len(raw) > n.maxBytes || !authz.IsToken68(raw) {
 		return nil, authz.Failuref(authz.ReasonMalformedToken, "not a token")
 	}
 	key := sha256.Sum256([]byte(raw))

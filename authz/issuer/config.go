@@ -149,11 +149,12 @@ func (c Config) validateSource(report authz.Report) {
 }
 
 // SetRules returns the rules for the members of the issuer's key set.
-func (c Config) SetRules() jose.SetRules {
-	if len(c.KeyUses) == 0 {
-		return jose.SetRules{}
+func (c Config) SetRules(l LimitsConfig) jose.SetRules {
+	rules := jose.SetRules{MaxKeys: l.SetKeys}
+	if len(c.KeyUses) > 0 {
+		rules.Uses = c.KeyUses
 	}
-	return jose.SetRules{Uses: c.KeyUses}
+	return rules
 }
 
 // Accepts reports whether audience contains one of the configured audiences.

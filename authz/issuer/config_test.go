@@ -76,7 +76,7 @@ func TestNewVerifierErrors(t *testing.T) {
 	require.ErrorContains(t, err, "no issuer")
 	_, err = issuer.NewVerifier([]issuer.Config{good, good}, issuer.VerifierOptions{})
 	require.ErrorContains(t, err, "issuers[1].issuer: duplicate issuer")
-	for _, o := range []issuer.VerifierOptions{{MaxTokenTTL: -1}, {MaxTokenBytes: -1}, {Leeway: time.Hour}} {
+	for _, o := range []issuer.VerifierOptions{{MaxTokenTTL: -1}, {Limits: issuer.LimitsConfig{TokenBytes: -1}}, {Leeway: time.Hour}} {
 		_, err = issuer.NewVerifier([]issuer.Config{good}, o)
 		require.Error(t, err)
 	}

@@ -77,7 +77,7 @@ func (r *KeyRing) load() (err error) {
 		r.confirm(st)
 		return nil
 	}
-	set, err := jose.ParseJWKS(document.Body, r.cfg.SetRules())
+	set, err := jose.ParseJWKS(document.Body, r.cfg.SetRules(r.limits))
 	if err != nil {
 		return fmt.Errorf("%s where a JWK set is needed: %w", document, err)
 	}

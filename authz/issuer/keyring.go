@@ -25,11 +25,12 @@ const (
 // background, and when a token names an unknown key. A failed fetch changes
 // nothing: the last good keys stay in use until they are too old.
 type KeyRing struct {
-	cfg   Config
-	fetch keySource
-	clock authz.Clock
-	log   *slog.Logger
-	slot  uint64 // index of the issuer, the high bits of its generations
+	cfg    Config
+	limits LimitsConfig
+	fetch  keySource
+	clock  authz.Clock
+	log    *slog.Logger
+	slot   uint64 // index of the issuer, the high bits of its generations
 
 	// generation of the keys in use; 0: there are none. It changes when a key
 	// is withdrawn or gets another kid, not when a key is added.

@@ -14,18 +14,15 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// maxDocument bounds key sets and discovery documents, in bytes.
-const maxDocument = 1 << 20
-
 // keySource returns an issuer's key set as it is now. It returns by ctx's
-// deadline and reads at most maxDocument. Calls are not concurrent.
+// deadline and reads at most LimitsConfig.SetBytes. Calls are not concurrent.
 type keySource func(ctx context.Context) (fetch.Document, error)
 
 // keySource returns the source that the configuration names. transport nil: one
-// of its own.
-func (c Config) keySource(transport http.RoundTripper, clock authz.Clock) (keySource, error) {
+// of its own. maxBytes bounds key sets and discovery documents.
+func (c Config) keySource(transport http.RoundTripper, clock authz.Clock, maxBytes int) (keySource, error) {
 	if path, ok := c.keyFile(); ok {
-		return func(context.Context) (fetch.Document, error) { return readKeyFile(path) }, nil
+		return func(context.Context) (fetch.Document, error) { return readKeyFile(path, maxBytes) }, nil
 	}
 	client, err := fetch.NewClient(fetch.ClientOptions{Transport: transport, Config: c.Config, Timeout: c.FetchTimeout, ConnsPerHost: 2})
 	if err != nil {
@@ -49,7 +46,7 @@ func (c Config) keySource(transport http.RoundTripper, clock authz.Clock) (keySo
 			}
 		}
 		req.Header.Set("Accept", "application/jwk-set+json, application/json")
-		return fetch.Do(client, req, "", maxDocument)
+		return fetch.Do(client, req, "", maxBytes)
 	}
 	if c.JWKS != "" {
 		return func(ctx context.Context) (fetch.Document, error) { return get(ctx, c.JWKS) }, nil
@@ -127,7 +124,7 @@ func (d *discovery) discover(ctx context.Context) (string, error) {
 	return text, nil
 }
 
-func readKeyFile(path string) (d fetch.Document, err error) {
+func readKeyFile(path string, maxBytes int) (d fetch.Document, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return d, err
@@ -140,7 +137,7 @@ func readKeyFile(path string) (d fetch.Document, err error) {
 		return d, err
 	}
 	defer f.Close()
-	b, err := fetch.ReadBounded(f, maxDocument)
+	b, err := fetch.ReadBounded(f, maxBytes)
 	if err != nil {
 		return d, fmt.Errorf("read %s: %w", path, err)
 	}

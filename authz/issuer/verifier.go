@@ -25,12 +25,12 @@ type VerifierOptions struct {
 	// no "unlimited", because revocations expire by it.
 	MaxTokenTTL time.Duration
 	// Leeway of issuers that set none; 0: none for exp, 5s for nbf and iat.
-	Leeway        time.Duration
-	MaxTokenBytes int                   // length of a token; 0: jose.DefaultMaxTokenBytes
-	Clock         authz.Clock           // nil: authz.SystemClock
-	Logger        *slog.Logger          // nil: no log
-	Registry      prometheus.Registerer // nil: no metrics
-	Transport     http.RoundTripper     // for fetching keys; nil: one for each issuer
+	Leeway    time.Duration
+	Limits    LimitsConfig
+	Clock     authz.Clock           // nil: authz.SystemClock
+	Logger    *slog.Logger          // nil: no log
+	Registry  prometheus.Registerer // nil: no metrics
+	Transport http.RoundTripper     // for fetching keys; nil: one for each issuer
 }
 
 // Verifier verifies the tokens of the configured issuers.
@@ -40,7 +40,7 @@ type Verifier struct {
 	unnamed  []authz.UnnamedIssuer // whose tokens may have no iss
 	rings    []*KeyRing            // by slot
 	maxTTL   int64                 // seconds
-	maxBytes int
+	limits   LimitsConfig
 	clock    authz.Clock
 	registry prometheus.Registerer
 
@@ -71,15 +71,18 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 		return nil, errors.New("too many issuers")
 	}
 	o.MaxTokenTTL = cmp.Or(o.MaxTokenTTL, 24*time.Hour)
-	o.MaxTokenBytes = cmp.Or(o.MaxTokenBytes, jose.DefaultMaxTokenBytes)
-	if o.MaxTokenTTL < time.Second || o.MaxTokenBytes < 0 || o.Leeway > authz.MaxLeeway {
-		return nil, fmt.Errorf("max token ttl must be at least 1s, max token bytes positive, and leeway at most %s", authz.MaxLeeway)
+	if o.MaxTokenTTL < time.Second || o.Leeway > authz.MaxLeeway {
+		return nil, fmt.Errorf("max token ttl must be at least 1s, and leeway at most %s", authz.MaxLeeway)
 	}
+	if err := authz.ValidationErrors("limits.", o.Limits.Validate); err != nil {
+		return nil, err
+	}
+	o.Limits = o.Limits.withDefaults()
 	o.Clock = cmp.Or[authz.Clock](o.Clock, authz.SystemClock{})
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	v := &Verifier{
 		issuers: make(map[string]namedRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
-		maxBytes: o.MaxTokenBytes, clock: o.Clock,
+		limits: o.Limits, clock: o.Clock,
 	}
 	if err := authz.ValidationErrors("issuers", func(report authz.Report) { ValidateAll(issuers, report) }); err != nil {
 		return nil, err
@@ -104,12 +107,12 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 
 func (v *Verifier) add(c Config, o VerifierOptions) error {
 	c = c.withDefaults(o.Leeway)
-	fetch, err := c.keySource(o.Transport, o.Clock)
+	fetch, err := c.keySource(o.Transport, o.Clock, o.Limits.SetBytes)
 	if err != nil {
 		return err
 	}
 	r := &KeyRing{
-		cfg: c, fetch: fetch, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(len(v.rings)),
+		cfg: c, limits: o.Limits, fetch: fetch, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(len(v.rings)),
 		base: v.base, background: &v.background, unknown: map[uint64]time.Duration{}, seed: maphash.MakeSeed(),
 	}
 	if c.plaintext() {
@@ -176,11 +179,11 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 			t, err = nil, authz.Failuref(authz.ReasonInternal, "panic while verifying: %T", p)
 		}
 	}()
-	limit := v.maxBytes
+	limits := v.limits
 	if s != nil && s.MaxBytes > 0 {
-		limit = s.MaxBytes
+		limits.TokenBytes = s.MaxBytes
 	}
-	c, iss, fail := parse(raw, limit)
+	c, iss, fail := parse(raw, limits)
 	if tr.Halt("form", fail, func() string { return "a signed JWT" }) {
 		return nil, fail
 	}
@@ -197,7 +200,7 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		return nil, fail
 	}
 	t = &authz.Token{Raw: strings.Clone(raw), KeyID: key.Kid, Type: c.Header.Typ, Generation: generation}
-	if fail = readPayload(t, c.Payload, s); fail != nil {
+	if fail = readPayload(t, c.Payload, v.limits, s); fail != nil {
 		tr.Halt("claims", fail, nil)
 		return nil, fail
 	}
@@ -228,11 +231,11 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 }
 
 // parse parses a token and finds its issuer, which needs no key.
-func parse(raw string, limit int) (c *jose.Compact, iss jose.IssuerClaim, fail *authz.Failure) {
-	if c, fail = jose.ParseCompact(raw, limit); fail != nil {
+func parse(raw string, limits LimitsConfig) (c *jose.Compact, iss jose.IssuerClaim, fail *authz.Failure) {
+	if c, fail = jose.ParseCompact(raw, limits.TokenBytes); fail != nil {
 		return nil, iss, fail
 	}
-	iss, err := jose.SkimIssuer(c.Payload)
+	iss, err := jose.SkimIssuer(c.Payload, limits.TokenValues)
 	if err != nil {
 		return nil, iss, authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
 	}
@@ -240,8 +243,8 @@ func parse(raw string, limit int) (c *jose.Compact, iss jose.IssuerClaim, fail *
 }
 
 // readPayload sets the token's fields from its payload.
-func readPayload(t *authz.Token, payload string, s *authz.SecurityEventRules) *authz.Failure {
-	claims, err := jose.ParseObject(payload)
+func readPayload(t *authz.Token, payload string, limits LimitsConfig, s *authz.SecurityEventRules) *authz.Failure {
+	claims, err := jose.ParseObjectOf(payload, limits.TokenValues)
 	if err != nil {
 		return authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
 	}

@@ -8,8 +8,8 @@ import (
 	"jwtbouncer/authz"
 )
 
-// DefaultMaxTokenBytes bounds the text of a token. Envoy itself accepts at
-// most 60 KiB of request headers by default.
+// DefaultMaxTokenBytes bounds the text of a token. It is several times what real
+// issuers make.
 const DefaultMaxTokenBytes = 16 << 10
 
 // Compact is a JWS in compact serialization (RFC 7515, section 7.1): parsed and
@@ -68,7 +68,7 @@ func ParseCompact(raw string, limit int) (*Compact, *authz.Failure) {
 			return nil, authz.Failuref(authz.ReasonMalformedToken, "%s is not base64url without padding", [...]string{"header", "payload", "signature"}[i])
 		}
 	}
-	members, err := parseObjectOf(string(decoded[0]), maxHeaderValues)
+	members, err := ParseObjectOf(string(decoded[0]), maxHeaderValues)
 	if err != nil {
 		return nil, authz.Failuref(authz.ReasonMalformedToken, "header: %v", err)
 	}

@@ -22,7 +22,7 @@ func FuzzParseObject(f *testing.F) {
 	f.Add(`{"iss":"a","x":["\n",{"y":[{}]}],"\u0069ss":"b"}`)
 	f.Add(`{"x":1e400,"\u0069ss":"b\n"}`)
 	f.Fuzz(func(t *testing.T, text string) {
-		iss, skimmed := SkimIssuer(text)
+		iss, skimmed := SkimIssuer(text, DefaultMaxValues)
 		m, err := ParseObject(text)
 		if err != nil {
 			require.Nil(t, m, "a value with an error")

@@ -17,11 +17,14 @@ import (
 // Limits of a JSON text. The caller bounds its length.
 const (
 	maxJSONDepth    = 16       // nested objects and arrays, the outermost object included
-	maxJSONValues   = 2000     // values in total, the outermost object excluded
 	maxHeaderValues = 64       // the same for a JOSE header, which is built before the signature is verified
 	maxJSONNumber   = 40       // bytes of a number
 	maxPooledJSON   = 64 << 10 // bytes of the largest buffer that is kept for reuse
 )
+
+// DefaultMaxValues bounds the values of a JSON text in total, the outermost object
+// excluded.
+const DefaultMaxValues = 2000
 
 // jsonReader reads one JSON object. The jsontext decoder checks the grammar,
 // UTF-8 and surrogates. The reader adds the limits and takes values from the
@@ -42,7 +45,7 @@ var jsonReaders = sync.Pool{New: func() any { return new(jsonReader) }}
 // UTF-8 and lone surrogates, because two parsers could read them differently,
 // and any text beyond the limits above. Errors contain positions and never a
 // part of the text.
-func ParseObject(text string) (map[string]any, error) { return parseObjectOf(text, maxJSONValues) }
+func ParseObject(text string) (map[string]any, error) { return ParseObjectOf(text, DefaultMaxValues) }
 
 // ParseDocument is ParseObject for a document from outside that is no token, such
 // as a discovery document. It skips a byte order mark, which RFC 8259, section
@@ -64,8 +67,8 @@ func DropEmpty(m map[string]any) {
 	})
 }
 
-// parseObjectOf is ParseObject with a limit on the number of values.
-func parseObjectOf(text string, maxValues int) (map[string]any, error) {
+// ParseObjectOf is ParseObject with another limit on the number of values.
+func ParseObjectOf(text string, maxValues int) (map[string]any, error) {
 	return readObject(text, maxValues, (*jsonReader).object)
 }
 
@@ -81,9 +84,9 @@ type IssuerClaim struct {
 // an attacker chooses how many there are until the signature is verified. It
 // applies all checks of ParseObject except two: it ignores duplicates of other
 // members and the range of numbers. Once the signature is verified, the caller
-// calls ParseObject.
-func SkimIssuer(text string) (IssuerClaim, error) {
-	return readObject(text, maxJSONValues, (*jsonReader).issuer)
+// calls ParseObjectOf with the same limit.
+func SkimIssuer(text string, maxValues int) (IssuerClaim, error) {
+	return readObject(text, maxValues, (*jsonReader).issuer)
 }
 
 // readObject calls read after the opening brace of the object that is the whole

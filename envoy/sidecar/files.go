@@ -62,7 +62,7 @@ func (s *Settings) files() []namedFile {
 		out = append(out, servers(at, c.Config)...)
 		out = append(out, namedFile{at + "bearer_token_file", c.BearerTokenFile, func(path string) error { _, err := fetch.ReadSecret(path); return err }})
 		if path := strings.TrimPrefix(c.JWKS, "file://"); !strings.Contains(path, "://") {
-			out = append(out, namedFile{at + "jwks", path, func(path string) error { return checkKeys(path, c.SetRules()) }})
+			out = append(out, namedFile{at + "jwks", path, func(path string) error { return checkKeys(path, c.SetRules(s.Limits)) }})
 		}
 	}
 	for i, c := range s.Introspection {

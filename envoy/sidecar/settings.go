@@ -31,6 +31,7 @@ import (
 type Settings struct {
 	Listen            ListenSettings          `yaml:"listen" doc:"Where the sidecar listens."`
 	Issuers           []issuer.Config         `yaml:"issuers" doc:"Issuers whose tokens are accepted; at least one is needed."`
+	Limits            issuer.LimitsConfig     `yaml:"limits" doc:"How much of what clients and issuers send is read."`
 	Store             string                  `yaml:"store" doc:"The authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
 	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the password in the URL, or none."`
 	Redis             rediscache.Config       `yaml:"redis" doc:"Redis or Valkey, which distributes revocations quickly: a URL or a mapping. Left out: none."`
@@ -142,6 +143,7 @@ func (s *Settings) validate(f *config.File) {
 		f.Invalid("issuers", "at least one issuer is needed, such as\n  issuers:\n    - issuer: https://issuer.example\n      audiences: [api]")
 	}
 	issuer.ValidateAll(s.Issuers, f.At("issuers"))
+	s.Limits.Validate(f.At("limits"))
 	if err := store.CheckURL(s.Store); err != nil {
 		f.Invalid("store", "%s", err)
 	}
