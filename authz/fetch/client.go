@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"time"
@@ -18,7 +19,7 @@ type Config struct {
 	CAFile   string `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for this server, instead of the system's; empty: the system's."`
 	CertFile string `yaml:"cert_file" doc:"PEM file of the client certificate for this server, followed by its chain; read for each handshake, so that it can be rotated. Empty: none."`
 	KeyFile  string `yaml:"key_file" doc:"PEM file of the certificate's private key."`
-	Proxy    string `yaml:"proxy" doc:"URL of the HTTP proxy for requests to this server: http:// or https://, without a user name. Empty: none. HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment are not obeyed."`
+	Proxy    string `yaml:"proxy" doc:"URL of the HTTP proxy for requests to this server: http:// or https://, without a user name. Loopback addresses are reached directly. Empty: none. HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment are not obeyed."`
 }
 
 // Validate reports every invalid value.
@@ -76,7 +77,12 @@ func NewClient(o ClientOptions) (*http.Client, error) {
 		if err != nil {
 			return nil, errors.New("proxy is not a URL")
 		}
-		t.Proxy = http.ProxyURL(u)
+		t.Proxy = func(req *http.Request) (*url.URL, error) {
+			if isLoopback(req.URL.Hostname()) {
+				return nil, nil // plain http is allowed there, because it does not leave the machine
+			}
+			return u, nil
+		}
 	}
 	if o.CertFile != "" {
 		load := func() (*tls.Certificate, error) {
@@ -99,6 +105,11 @@ func NewClient(o ClientOptions) (*http.Client, error) {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
 	return client, nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // ReadAuthorities reads a PEM file of certificate authorities.

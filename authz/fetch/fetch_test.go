@@ -211,6 +211,11 @@ func TestProxy(t *testing.T) {
 	d, err := getFrom(t, "http://issuer.test/keys", "", fetch.Config{Proxy: proxy.URL})
 	require.NoError(t, err)
 	require.Equal(t, "by proxy: http://issuer.test/keys", string(d.Body))
+	direct := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "direct") }))
+	defer direct.Close()
+	d, err = getFrom(t, direct.URL, "", fetch.Config{Proxy: proxy.URL})
+	require.NoError(t, err)
+	require.Equal(t, "direct", string(d.Body), "secrets go over http to loopback addresses only")
 }
 
 func TestConfigErrors(t *testing.T) {

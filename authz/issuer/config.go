@@ -114,8 +114,7 @@ func (c Config) Validate(report authz.Report) {
 
 func (c Config) validateSource(report authz.Report) {
 	if path, ok := c.keyFile(); ok {
-		switch {
-		case path != c.JWKS && !strings.HasPrefix(path, "/"):
+		if path != c.JWKS && !strings.HasPrefix(path, "/") {
 			report("jwks", "a file URL must be file:///absolute/path")
 		}
 		for _, remote := range [][2]string{{"ca_file", c.CAFile}, {"cert_file", c.CertFile}, {"proxy", c.Proxy}, {"bearer_token_file", c.BearerTokenFile}} {

@@ -79,9 +79,9 @@ func (r *KeyRing) nextGeneration() uint64 {
 	return r.slot<<slotShift | generations.Add(1)&(1<<slotShift-1)
 }
 
-// key returns the key for a token's header. If the key that it names is unknown, or there are
-// no keys yet, it causes a fetch within the bounds above and waits for it until
-// maxKeyWait or the end of ctx. While the fetch continues, the result is
+// key returns the key for a token's header. If the key that it names is unknown,
+// or there are no keys yet, it causes a fetch within the bounds above and waits
+// for it until maxKeyWait or the end of ctx. While the fetch continues, the result is
 // ReasonKeysUnavailable, because the issuer may have the key. After it, or if
 // the last fetch failed, the current keys decide: an invented kid must not be
 // answered with 503 during an outage.
@@ -98,7 +98,7 @@ func (r *KeyRing) key(ctx context.Context, h jose.Header) (*jose.PublicKey, uint
 	}
 	k, known := st.set.Find(h)
 	if k == nil && !known {
-		ended := r.await(ctx, r.refreshFor(h.KeyName()))
+		ended := r.await(ctx, r.refreshFor(h.Kid+"\n"+h.X5T+"\n"+h.X5TS256))
 		if st = r.state.Load(); st == nil {
 			return fail(authz.ReasonKeysUnavailable, false, "the issuer's keys have become too old")
 		}

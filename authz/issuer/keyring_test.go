@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -507,6 +508,21 @@ func TestUnknownKeyIsSettledByAFetch(t *testing.T) {
 		iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
 		time.Sleep(time.Minute)
 		require.False(t, settled(), "the fetch failed")
+	})
+}
+
+// A kid is unknown as a whole, however long.
+func TestLongKIDsAreDistinct(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
+		long := strings.Repeat("k", 100)
+		_, err := v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256").Named(long+"1"))))
+		require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))
+		time.Sleep(6 * time.Second) // the cooldown, less than the memory of unknown kids
+		key := authztest.NewKey("ES256").Named(long + "2")
+		iss.Add(key)
+		_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.With(key)))
+		require.NoError(t, err)
 	})
 }
 

@@ -40,13 +40,18 @@ func (c Config) keySource(transport http.RoundTripper, clock authz.Clock, maxByt
 			return d, err
 		}
 		// A discovery document must not choose who gets the token.
-		if c.BearerTokenFile != "" && req.URL.Scheme == base.Scheme && req.URL.Host == base.Host {
+		sent := req.URL.Scheme == base.Scheme && req.URL.Host == base.Host
+		if c.BearerTokenFile != "" && sent {
 			if err := fetch.SetBearerToken(req, c.BearerTokenFile); err != nil {
 				return d, fmt.Errorf("bearer_token_file: %w", err)
 			}
 		}
 		req.Header.Set("Accept", "application/jwk-set+json, application/json")
-		return fetch.Do(client, req, "", maxBytes)
+		d, err = fetch.Do(client, req, "", maxBytes)
+		if err != nil && c.BearerTokenFile != "" && !sent {
+			err = fmt.Errorf("%w (bearer_token_file is sent to %s only; set jwks to this URL to send it there)", err, base.Host)
+		}
+		return d, err
 	}
 	if c.JWKS != "" {
 		return func(ctx context.Context) (fetch.Document, error) { return get(ctx, c.JWKS) }, nil

@@ -262,10 +262,14 @@ func TestBearerTokenForKeys(t *testing.T) {
 	t.Parallel()
 	iss := authztest.NewIssuer(authztest.Offline())
 	path := filepath.Join(t.TempDir(), "token")
+	var closed atomic.Bool
 	var elsewhere atomic.Pointer[string] // the Authorization header that the other host received
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := r.Header.Get("Authorization")
 		elsewhere.Store(&h)
+		if closed.Load() {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
 		_, _ = w.Write(iss.JWKS())
 	}))
 	defer other.Close()
@@ -307,6 +311,8 @@ func TestBearerTokenForKeys(t *testing.T) {
 	point(other.URL + "/keys")
 	require.NoError(t, newVerifier("").Refresh(t.Context()))
 	require.Empty(t, *elsewhere.Load())
+	closed.Store(true)
+	require.ErrorContains(t, newVerifier("").Refresh(t.Context()), "status 401 (bearer_token_file is sent to "+strings.TrimPrefix(guarded.URL, "http://")+" only")
 
 	require.NoError(t, os.WriteFile(path, []byte("a secret\n"), 0o600))
 	err := direct.Refresh(t.Context())

@@ -141,8 +141,11 @@ func (c Config) validateNames(report authz.Report) {
 // tenant; an issuer with a trust domain, a sub in it.
 func (c Config) admitsName(t *authz.Token, keyIssuer string) *authz.Failure {
 	if strings.Contains(c.Issuer, authz.TenantPlaceholder) {
-		switch tenant := authz.Tenant(c.Issuer, t.Issuer); {
-		case keyIssuer != "" && !authz.MatchIssuer(keyIssuer, t.Issuer):
+		tenant := authz.Tenant(c.Issuer, t.Issuer)
+		// Whose tenant the key is for matters, not the version of the endpoint.
+		ofTenant := keyIssuer == "" || strings.Contains(keyIssuer, authz.TenantPlaceholder) || slices.Contains(strings.Split(keyIssuer, "/"), tenant)
+		switch {
+		case !ofTenant:
 			return authz.Failuref(authz.ReasonUnknownKey, "the key is published for the tokens of another issuer, %s", authz.QuoteShort(keyIssuer))
 		case tenant == "" || t.Claims["tid"] != tenant:
 			return badClaim("tid is not the tenant in iss")

@@ -29,7 +29,8 @@ func TestTenants(t *testing.T) {
 	iss := authztest.StartIssuer(t)
 	key := iss.Key("")
 	blueKey, allKey := authztest.NewKey("ES256").With("issuer", "https://login.test/"+blue+"/v2.0"), authztest.NewKey("ES256").With("issuer", entra)
-	iss.Publish(authztest.KeySet(key, blueKey, allKey))
+	olderKey := authztest.NewKey("ES256").With("issuer", "https://sts.test/"+red+"/")
+	iss.Publish(authztest.KeySet(key, blueKey, allKey, olderKey))
 	for name, tt := range map[string]struct {
 		tenants []string
 		iss     string
@@ -37,25 +38,26 @@ func TestTenants(t *testing.T) {
 		key     *authztest.Key
 		want    authz.Reason
 	}{
-		"listed":                  {[]string{blue, red}, listed, red, key, authz.ReasonAllowed},
-		"not listed":              {[]string{blue}, listed, red, key, authz.ReasonUnknownIssuer},
-		"any":                     {[]string{"any"}, listed, red, key, authz.ReasonAllowed},
-		"tid of another tenant":   {[]string{blue, red}, listed, blue, key, authz.ReasonBadClaim},
-		"tid absent":              {[]string{red}, listed, nil, key, authz.ReasonBadClaim},
-		"tid a number":            {[]string{red}, listed, 1, key, authz.ReasonBadClaim},
-		"any, tid of another":     {[]string{"any"}, listed, blue, key, authz.ReasonBadClaim},
-		"the placeholder":         {[]string{"any"}, entra, "{tenantid}", key, authz.ReasonUnknownIssuer},
-		"the placeholder, listed": {[]string{red}, entra, red, key, authz.ReasonUnknownIssuer},
-		"no tenant":               {[]string{"any"}, "https://login.test//v2.0", "", key, authz.ReasonUnknownIssuer},
-		"path for a tenant":       {[]string{"any"}, "https://login.test/a/b/v2.0", "a/b", key, authz.ReasonUnknownIssuer},
-		"dots for a tenant":       {[]string{"any"}, "https://login.test/../v2.0", "..", key, authz.ReasonUnknownIssuer},
-		"text behind":             {[]string{"any"}, listed + "/", red, key, authz.ReasonUnknownIssuer},
-		"text in front":           {[]string{"any"}, " " + listed, red, key, authz.ReasonUnknownIssuer},
-		"other host":              {[]string{"any"}, "https://evil.test/" + red + "/v2.0", red, key, authz.ReasonUnknownIssuer},
-		"key of the tenant":       {[]string{"any"}, "https://login.test/" + blue + "/v2.0", blue, blueKey, authz.ReasonAllowed},
-		"key of another tenant":   {[]string{"any"}, listed, red, blueKey, authz.ReasonUnknownKey},
-		"key of every tenant":     {[]string{"any"}, listed, red, allKey, authz.ReasonAllowed},
-		"foreign key":             {[]string{"any"}, listed, red, authztest.NewKey("ES256"), authz.ReasonUnknownKey},
+		"listed":                           {[]string{blue, red}, listed, red, key, authz.ReasonAllowed},
+		"not listed":                       {[]string{blue}, listed, red, key, authz.ReasonUnknownIssuer},
+		"any":                              {[]string{"any"}, listed, red, key, authz.ReasonAllowed},
+		"tid of another tenant":            {[]string{blue, red}, listed, blue, key, authz.ReasonBadClaim},
+		"tid absent":                       {[]string{red}, listed, nil, key, authz.ReasonBadClaim},
+		"tid a number":                     {[]string{red}, listed, 1, key, authz.ReasonBadClaim},
+		"any, tid of another":              {[]string{"any"}, listed, blue, key, authz.ReasonBadClaim},
+		"the placeholder":                  {[]string{"any"}, entra, "{tenantid}", key, authz.ReasonUnknownIssuer},
+		"the placeholder, listed":          {[]string{red}, entra, red, key, authz.ReasonUnknownIssuer},
+		"no tenant":                        {[]string{"any"}, "https://login.test//v2.0", "", key, authz.ReasonUnknownIssuer},
+		"path for a tenant":                {[]string{"any"}, "https://login.test/a/b/v2.0", "a/b", key, authz.ReasonUnknownIssuer},
+		"dots for a tenant":                {[]string{"any"}, "https://login.test/../v2.0", "..", key, authz.ReasonUnknownIssuer},
+		"text behind":                      {[]string{"any"}, listed + "/", red, key, authz.ReasonUnknownIssuer},
+		"text in front":                    {[]string{"any"}, " " + listed, red, key, authz.ReasonUnknownIssuer},
+		"other host":                       {[]string{"any"}, "https://evil.test/" + red + "/v2.0", red, key, authz.ReasonUnknownIssuer},
+		"key of the tenant":                {[]string{"any"}, "https://login.test/" + blue + "/v2.0", blue, blueKey, authz.ReasonAllowed},
+		"key of another tenant":            {[]string{"any"}, listed, red, blueKey, authz.ReasonUnknownKey},
+		"key of every tenant":              {[]string{"any"}, listed, red, allKey, authz.ReasonAllowed},
+		"key of the tenant, other version": {[]string{"any"}, listed, red, olderKey, authz.ReasonAllowed},
+		"foreign key":                      {[]string{"any"}, listed, red, authztest.NewKey("ES256"), authz.ReasonUnknownKey},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
