@@ -31,8 +31,6 @@ func TestLimits(t *testing.T) {
 		"one byte too long":  {issuer.LimitsConfig{TokenBytes: len(long) - 1}, long, authz.ReasonMalformedToken},
 		"values":             {issuer.LimitsConfig{}, many, authz.ReasonMalformedToken},
 		"values, raised":     {issuer.LimitsConfig{TokenValues: 4000}, many, authz.ReasonAllowed},
-		"keys":               {issuer.LimitsConfig{SetKeys: 2}, plain, authz.ReasonUnknownKey},
-		"keys, raised":       {issuer.LimitsConfig{SetKeys: 3}, plain, authz.ReasonAllowed},
 		"nothing unexpected": {issuer.LimitsConfig{}, plain, authz.ReasonAllowed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -49,9 +47,12 @@ func TestLimits(t *testing.T) {
 			require.Equal(t, tt.want, authztest.ReasonOf(err), "%v", err)
 		})
 	}
-	v, err := issuer.NewVerifier([]issuer.Config{{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: iss.JWKSURL()}}, issuer.VerifierOptions{Limits: issuer.LimitsConfig{SetBytes: 16 << 10}})
+	v, err := issuer.NewVerifier([]issuer.Config{{Issuer: iss.Name, Audiences: []string{"api"}, JWKS: iss.JWKSURL()}}, issuer.VerifierOptions{Limits: issuer.LimitsConfig{SetKeys: 2, SetBytes: 16 << 10}})
 	require.NoError(t, err)
 	defer v.Close()
+	require.NoError(t, v.Refresh(t.Context()))
+	require.Equal(t, 2, v.Status()[0].Keys)
+	require.Equal(t, []string{"keys[2] beyond the first 2 members"}, v.Status()[0].Why)
 	iss.FailJWKS(&authztest.Fault{Genuine: true, Flood: 16 << 10})
 	require.ErrorContains(t, v.Refresh(t.Context()), "larger than 16384 bytes")
 

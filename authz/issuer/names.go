@@ -137,9 +137,10 @@ func (c Config) validateNames(report authz.Report) {
 }
 
 // admitsName applies the rules that tie a verified token to the issuer's name. A
-// template needs the tenant in tid as well, and a key that is published for the
-// tenant; an issuer with a trust domain, a sub in it.
-func (c Config) admitsName(t *authz.Token, keyIssuer string) *authz.Failure {
+// template needs a key that is published for the tenant and, unless the token is a
+// security event token, the tenant in tid as well; an issuer with a trust domain
+// needs a sub in it.
+func (c Config) admitsName(t *authz.Token, keyIssuer string, event bool) *authz.Failure {
 	if strings.Contains(c.Issuer, authz.TenantPlaceholder) {
 		tenant := authz.Tenant(c.Issuer, t.Issuer)
 		// Whose tenant the key is for matters, not the version of the endpoint.
@@ -147,11 +148,11 @@ func (c Config) admitsName(t *authz.Token, keyIssuer string) *authz.Failure {
 		switch {
 		case !ofTenant:
 			return authz.Failuref(authz.ReasonUnknownKey, "the key is published for the tokens of another issuer, %s", authz.QuoteShort(keyIssuer))
-		case tenant == "" || t.Claims["tid"] != tenant:
+		case !event && (tenant == "" || t.Claims["tid"] != tenant):
 			return badClaim("tid is not the tenant in iss")
 		}
 	}
-	if domain := c.trustDomain(); domain != "" && !authz.InTrustDomain(t.Subject, domain) {
+	if domain := c.trustDomain(); domain != "" && !event && !authz.InTrustDomain(t.Subject, domain) {
 		return badClaim("sub is not in the trust domain " + domain)
 	}
 	return nil

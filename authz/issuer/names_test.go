@@ -57,7 +57,7 @@ func TestTenants(t *testing.T) {
 		"key of another tenant":            {[]string{"any"}, listed, red, blueKey, authz.ReasonUnknownKey},
 		"key of every tenant":              {[]string{"any"}, listed, red, allKey, authz.ReasonAllowed},
 		"key of the tenant, other version": {[]string{"any"}, listed, red, olderKey, authz.ReasonAllowed},
-		"foreign key":                      {[]string{"any"}, listed, red, authztest.NewKey("ES256"), authz.ReasonUnknownKey},
+		"foreign key":                      {[]string{"any"}, listed, red, authztest.NewKey("ES256").Named(key.ID), authz.ReasonBadSignature},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -73,6 +73,24 @@ func TestTenants(t *testing.T) {
 			require.Contains(t, token.Keys, authz.RevocationKey(authz.KindSub, tt.iss, "user-1"))
 			require.True(t, v.Current(token, token.IssuedAt))
 		})
+	}
+}
+
+// An event needs no tid, and the key of its tenant like any token.
+func TestSecurityEventsOfTenants(t *testing.T) {
+	t.Parallel()
+	iss := authztest.StartIssuer(t)
+	key := iss.Key("")
+	iss.Publish(authztest.KeySet(key.With("issuer", listed)))
+	v := authztest.NewVerifier(t, iss, func(c *issuer.Config) { c.Issuer, c.Tenants = entra, []string{"any"} })
+	rules := authz.SecurityEventRules{Types: []string{"logout+jwt"}, Audiences: []string{"client"}}
+	for name, want := range map[string]authz.Reason{listed: authz.ReasonAllowed, "https://login.test/" + blue + "/v2.0": authz.ReasonUnknownKey} {
+		_, err := v.VerifySecurityEvent(t.Context(), iss.Mint(map[string]any{"iss": name, "aud": "client"}, authztest.Header("typ", "logout+jwt")), rules)
+		if want == authz.ReasonAllowed {
+			require.NoError(t, err)
+			continue
+		}
+		require.Equal(t, want, authztest.ReasonOf(err), "%v", err)
 	}
 }
 
@@ -99,6 +117,10 @@ func TestDiscoveryOfTenants(t *testing.T) {
 func TestTokensWithoutIssuer(t *testing.T) {
 	t.Parallel()
 	one, two, other := authztest.StartIssuer(t), authztest.StartIssuer(t), authztest.StartIssuer(t)
+	// Its key has a kid of one's, so that no set is fetched for it.
+	forger := authztest.NewIssuer(authztest.Offline())
+	forger.Withdraw(forger.Key("").ID)
+	forger.Add(authztest.NewKey("ES256").Named(one.Key("").ID))
 	config := func(name string, iss *authztest.Issuer, change func(*issuer.Config)) issuer.Config {
 		c := issuer.Config{Issuer: name, Audiences: []string{"api"}, JWKS: iss.JWKSURL(), AllowMissingIss: true}
 		change(&c)
@@ -133,7 +155,7 @@ func TestTokensWithoutIssuer(t *testing.T) {
 		"with iss":                    {all, two, "https://two.test", "spiffe://two.test/a", authz.ReasonAllowed, "https://two.test"},
 		"with iss, sub outside":       {all, two, "https://two.test", "spiffe://one.test/a", authz.ReasonBadClaim, ""},
 		"with iss, sub no SPIFFE ID":  {all, two, "https://two.test", "user-1", authz.ReasonBadClaim, ""},
-		"key of another trust domain": {all, two, nil, "spiffe://one.test/web", authz.ReasonUnknownKey, ""},
+		"key of another trust domain": {all, forger, nil, "spiffe://one.test/web", authz.ReasonBadSignature, ""},
 		"no SPIFFE ID":                {all, other, nil, "user-1", authz.ReasonAllowed, "https://other.test"},
 		"trust domain of nobody":      {all, other, nil, "spiffe://three.test/web", authz.ReasonAllowed, "https://other.test"},
 		"prefix of a trust domain":    {spiffe, one, nil, "spiffe://one.test.evil/web", authz.ReasonUnknownIssuer, ""},
@@ -219,6 +241,9 @@ func TestIssuersTogether(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			for _, c := range tt.configs {
+				require.True(t, len(tt.want) > 0 || c.Covers(c.ExampleName()), c.Issuer)
+			}
 			got := map[string]bool{}
 			issuer.ValidateAll(tt.configs, func(path, _ string, _ ...any) { got[path] = true })
 			want := map[string]bool{}

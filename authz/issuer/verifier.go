@@ -205,13 +205,11 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		return nil, fail
 	}
 	t.Issuer = name // equal to iss, if present
-	if s == nil {
-		if !iss.Present {
-			t.Claims["iss"] = name // rules and headers may read it
-		}
-		if fail = ring.cfg.admitsName(t, key.Issuer); fail != nil && tr.Judge("issuer's name", fail, nil) {
-			return nil, fail
-		}
+	if s == nil && !iss.Present {
+		t.Claims["iss"] = name // rules and headers may read it
+	}
+	if fail = ring.cfg.admitsName(t, key.Issuer, s != nil); fail != nil && tr.Judge("issuer's name", fail, nil) {
+		return nil, fail
 	}
 	if namesNoIssuer(s) {
 		t.Accepted = true

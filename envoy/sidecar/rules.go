@@ -78,16 +78,16 @@ func (s *Settings) OfflinePolicy() (*policy.Policy, error) {
 	return policy.Compile(s.Routes, options)
 }
 
-// routeIssuers returns the names of issuers that routes may use: those of tokens,
-// and names with {tenantid} for all of their tenants.
-func (s *Settings) routeIssuers() []string {
-	names := s.TokenIssuers()
+// templates returns the names with {tenantid} that routes may use; see
+// policy.Options.
+func (s *Settings) templates() map[string][]string {
+	all := map[string][]string{}
 	for _, c := range s.Issuers {
-		if !slices.Contains(names, c.Issuer) {
-			names = append(names, c.Issuer)
+		if names := c.Names(); !slices.Contains(names, c.Issuer) {
+			all[c.Issuer] = names
 		}
 	}
-	return names
+	return all
 }
 
 // policyOptions returns what routes may refer to.
@@ -97,7 +97,7 @@ func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, re
 	}
 	binding, err := policy.NewBinding(s.Binding, replays)
 	return policy.Options{
-		Issuers: s.routeIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
+		Issuers: s.TokenIssuers(), Templates: s.templates(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
 		Introspectors: introspectors, Binding: binding,
 	}, err
 }
