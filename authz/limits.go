@@ -5,6 +5,10 @@ import "time"
 // Limits that several packages, and the SQL of the store, have to agree on. A
 // test of the store holds its SQL to them.
 const (
+	// MaxTokenBytes is the longest token that can be accepted, or revoked by its
+	// text. Envoy accepts at most 60 KiB of request headers by default.
+	MaxTokenBytes = 60 << 10
+
 	// LastSecond is 9999-12-31T23:59:59Z in Unix seconds, the last time that
 	// RFC 3339 can express. Later NumericDates are refused, and a revocation
 	// that never ends is stored with it.

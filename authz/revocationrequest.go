@@ -122,13 +122,13 @@ func (q *RevocationRequest) scope(r *Revocation, issuers Issuers, now time.Time)
 	switch {
 	case r.Kind == KindToken && !jwt && !isHexSHA256(r.Value):
 		return nil, invalid("token", "is neither a compact JWT nor the 64 lower-case hex digits of a SHA-256: of a JWT's header and payload, or of the whole text of an opaque token")
-	case q.Issuer != nil && !slices.Contains(all, *q.Issuer):
+	case q.Issuer != nil && !issuers.Known(*q.Issuer):
 		return nil, invalid("iss", "is not a configured issuer")
 	case jwt:
 		return q.scopeJWT(r, issuers, now)
 	case q.Issuer != nil:
 		return []string{*q.Issuer}, nil
-	case len(all) == 1:
+	case len(all) == 1 && len(issuers.Templates) == 0:
 		return all, nil
 	}
 	return nil, invalid("iss", "is needed because more than one issuer is configured")
@@ -142,11 +142,12 @@ func (q *RevocationRequest) scopeJWT(r *Revocation, issuers Issuers, now time.Ti
 	if !ok {
 		return nil, invalid("token", "is not a compact JWT (RFC 7519)")
 	}
-	verified := slices.Contains(issuers.Verified, claims.Issuer)
+	issuer := issuers.NameOf(claims)
+	verified := issuers.Verifies(issuer)
 	names := issuers.Introspecting(!verified)
 	expCounts := len(names) == 0 // an introspected issuer need not heed the claim
-	if verified && !slices.Contains(names, claims.Issuer) {
-		names = append(names, claims.Issuer)
+	if verified && !slices.Contains(names, issuer) {
+		names = append(names, issuer)
 	}
 	switch {
 	case len(names) == 0:

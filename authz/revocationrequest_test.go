@@ -82,6 +82,26 @@ func TestRevocationRequestScope(t *testing.T) {
 	require.ErrorContains(t, err, "more than one issuer")
 }
 
+// A tenant of a template is an issuer, the template itself is not. Nothing can be
+// revoked for a tenant that is not named.
+func TestRevocationRequestForTenants(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_900_000_000, 0)
+	issuers := authz.Issuers{Verified: []string{issuerOne}, Templates: []string{"https://login.example/{tenantid}"}}
+	red, template := "https://login.example/red", "https://login.example/{tenantid}"
+	jwt := unsignedJWT(`{"iss":"` + red + `"}`)
+	for _, q := range []authz.RevocationRequest{{Token: &jwt}, {Token: &jwt, Issuer: &red}, {Sub: new("bob"), Issuer: &red}, {All: true, Issuer: &red}} {
+		got, err := q.Normalize(issuers, now)
+		require.NoError(t, err)
+		require.Len(t, got, 1)
+		require.Equal(t, red, got[0].Issuer)
+	}
+	for _, q := range []authz.RevocationRequest{{Sub: new("bob")}, {All: true, Issuer: &template}, {Sub: new("bob"), Issuer: new("https://login.example/a/b")}} {
+		_, err := q.Normalize(issuers, now)
+		require.ErrorIs(t, err, authz.ErrInvalid)
+	}
+}
+
 func TestParseTime(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]time.Time{

@@ -12,13 +12,11 @@ import (
 // "exp". It exceeds every leeway that a verifier can be configured with.
 const ExpiryMargin = 10 * time.Minute
 
-// maxUnverified bounds the JWTs that ReadUnverifiedClaims looks into, in bytes.
-const maxUnverified = 32 << 10
-
 // UnverifiedClaims are claims of a JWT whose signature has not been verified.
 // They say what the sender claims, and decide nothing about a request.
 type UnverifiedClaims struct {
 	Issuer   string  `json:"iss"`
+	Subject  any     `json:"sub"`
 	Expires  float64 `json:"exp"`        // Unix seconds; 0: absent
 	IssuedAt float64 `json:"iat"`        // Unix seconds; 0: absent
 	Action   any     `json:"expiration"` // "exp" of Keycloak's admin actions; other tokens may mean anything by it
@@ -52,7 +50,7 @@ func (c UnverifiedClaims) IssuedToOtherClient(client string) bool {
 // verifying anything. It returns false for any other text.
 func ReadUnverifiedClaims(raw string) (c UnverifiedClaims, ok bool) {
 	parts := strings.Split(raw, ".")
-	if len(parts) != 3 || len(raw) > maxUnverified {
+	if len(parts) != 3 || len(raw) > MaxTokenBytes {
 		return c, false
 	}
 	var header struct {

@@ -1,17 +1,14 @@
 package fetch
 
 import (
-	"crypto/tls"
-	"crypto/x509"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
-	"os"
 	"strconv"
-	"time"
+	"strings"
 )
 
 // StatusError is the HTTP status of a response that is not 200.
@@ -19,31 +16,60 @@ type StatusError int
 
 func (s StatusError) Error() string { return "status " + strconv.Itoa(int(s)) }
 
-// Do sends req and returns the body of a 200 response. It returns an error that
-// names the URL if the status is another (see StatusError), the media type is
-// not mediaType (empty: any) or the body has more than maxBytes.
-func Do(client *http.Client, req *http.Request, mediaType string, maxBytes int) ([]byte, error) {
+// Do sends req and returns the body of a 200 response, unpacked if the server
+// compressed it with gzip. It returns an error that names the URL if the status
+// is another (see StatusError), the media type is not mediaType (empty: any) or
+// the body has more than maxBytes, packed or unpacked.
+func Do(client *http.Client, req *http.Request, mediaType string, maxBytes int) (Document, error) {
 	req.Header.Set("User-Agent", "jwt-bouncer")
+	// Without the header, RFC 9110, section 12.5.3, permits any coding.
+	req.Header.Set("Accept-Encoding", "identity")
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, err // contains the URL
+		return Document{}, err // contains the URL
 	}
 	defer resp.Body.Close()
-	b, err := readResponse(resp, mediaType, maxBytes)
+	d, err := readResponse(resp, mediaType, maxBytes)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", req.Method, req.URL.Redacted(), err)
+		return Document{}, fmt.Errorf("%s %s: %w", req.Method, req.URL.Redacted(), err)
 	}
-	return b, nil
+	d.From = req.URL.Redacted()
+	return d, nil
 }
 
-func readResponse(resp *http.Response, mediaType string, maxBytes int) ([]byte, error) {
+func readResponse(resp *http.Response, mediaType string, maxBytes int) (d Document, err error) {
 	if resp.StatusCode != http.StatusOK {
-		return nil, StatusError(resp.StatusCode)
+		return d, StatusError(resp.StatusCode)
 	}
-	if got, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); mediaType != "" && (err != nil || got != mediaType) {
-		return nil, errors.New("the response is not " + mediaType)
+	got, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err == nil {
+		d.MediaType = got
 	}
-	return ReadBounded(resp.Body, maxBytes)
+	body, err := decode(resp, maxBytes)
+	if err == nil {
+		d.Body, err = ReadBounded(body, maxBytes)
+	}
+	if err == nil && mediaType != "" && d.MediaType != mediaType {
+		err = fmt.Errorf("the response is %s and not %s", d.Describe(), mediaType)
+	}
+	return d, err
+}
+
+// decode returns the body without its content coding (RFC 9110, section 8.4).
+// Storage that holds files compressed sends them so to everybody.
+func decode(resp *http.Response, maxBytes int) (io.Reader, error) {
+	coding := strings.ToLower(strings.TrimSpace(strings.Join(resp.Header.Values("Content-Encoding"), ", ")))
+	switch coding {
+	case "", "identity":
+		return resp.Body, nil
+	case "gzip", "x-gzip":
+		r, err := gzip.NewReader(io.LimitReader(resp.Body, int64(maxBytes)))
+		if err != nil {
+			return nil, fmt.Errorf("Content-Encoding is %s, but the body is not: %w", coding, err)
+		}
+		return r, nil
+	}
+	return nil, fmt.Errorf("Content-Encoding is %.40q, although identity was asked for", coding)
 }
 
 // ReadBounded reads r to its end. It returns an error if r has more than
@@ -57,51 +83,6 @@ func ReadBounded(r io.Reader, maxBytes int) ([]byte, error) {
 		return nil, fmt.Errorf("larger than %d bytes", maxBytes)
 	}
 	return b, nil
-}
-
-// ClientOptions configure NewClient.
-type ClientOptions struct {
-	Transport    http.RoundTripper // nil: a transport of its own, with the options below
-	CAFile       string            // PEM file of trusted certificate authorities; empty: the system's
-	Timeout      time.Duration     // of connecting, the TLS handshake and the response header, each
-	ConnsPerHost int
-	IdleConns    int // connections kept for reuse; 0: none
-}
-
-// NewClient returns a client that follows few redirects, none to another
-// origin, and uses no proxy from the environment.
-func NewClient(o ClientOptions) (*http.Client, error) {
-	client := &http.Client{Transport: o.Transport, CheckRedirect: sameOrigin}
-	if o.Transport != nil {
-		return client, nil
-	}
-	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: o.Timeout}).DialContext,
-		TLSHandshakeTimeout:    o.Timeout,
-		ResponseHeaderTimeout:  o.Timeout,
-		MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConns:           o.IdleConns,
-		MaxIdleConnsPerHost:    o.IdleConns,
-		DisableKeepAlives:      o.IdleConns == 0,
-		MaxConnsPerHost:        o.ConnsPerHost,
-		IdleConnTimeout:        30 * time.Second,
-		ForceAttemptHTTP2:      true,
-		DisableCompression:     true, // the bound on the body counts transferred bytes
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	}
-	client.Transport = t
-	if o.CAFile == "" {
-		return client, nil
-	}
-	pem, err := os.ReadFile(o.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("ca_file: %w", err)
-	}
-	t.TLSClientConfig.RootCAs = x509.NewCertPool()
-	if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca_file %s contains no PEM certificate", o.CAFile)
-	}
-	return client, nil
 }
 
 // sameOrigin allows three redirects within scheme, host and port. A redirect

@@ -67,6 +67,7 @@ func (s *timestamp) UnmarshalJSON(b []byte) (err error) {
 // array of up to 10,000. list tells which. Errors are *authz.InvalidError; they
 // name the member and repeat no value.
 func DecodeRequests(body []byte) (requests []authz.RevocationRequest, list bool, err error) {
+	body = bytes.TrimPrefix(body, []byte("\ufeff")) // RFC 8259, section 8.1
 	body = bytes.TrimLeft(body, " \t\r\n")
 	if len(body) == 0 {
 		return nil, false, &authz.InvalidError{Detail: "the body is empty; a JSON object or an array of objects is needed"}

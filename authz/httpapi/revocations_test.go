@@ -290,3 +290,14 @@ func TestWaitEnforced(t *testing.T) {
 		assert.Equal(t, 400, b.Do("POST", "/v1/revocations?"+q, `{"jti":"x"}`).Code, q)
 	}
 }
+
+// A byte order mark before the body is skipped (RFC 8259, section 8.1).
+func TestRequestsAfterAByteOrderMark(t *testing.T) {
+	t.Parallel()
+	requests, list, err := httpapi.DecodeRequests([]byte("\ufeff" + `[{"jti":"x"}]`))
+	require.NoError(t, err)
+	require.True(t, list)
+	require.Equal(t, "x", *requests[0].JTI)
+	_, _, err = httpapi.DecodeRequests([]byte("\ufeff"))
+	require.Error(t, err)
+}

@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/fetch"
 )
 
 // Config is one entry of the `introspection` stanza: an authorization server
 // that introspects opaque tokens (RFC 7662) for the routes that name it.
 type Config struct {
-	Name             string        `yaml:"name" doc:"Name by which routes choose it: letters, digits, - and _; unique."`
-	Endpoint         string        `yaml:"endpoint" doc:"URL of the introspection endpoint; https, or http to a loopback address."`
-	CAFile           string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for the endpoint, instead of the system's; empty: the system's."`
+	Name             string `yaml:"name" doc:"Name by which routes choose it: letters, digits, - and _; unique."`
+	Endpoint         string `yaml:"endpoint" doc:"URL of the introspection endpoint; https, or http to a loopback address."`
+	fetch.Config     `yaml:",inline"`
 	Issuer           string        `yaml:"issuer" doc:"Issuer of the tokens: revocations are scoped by it, and an iss in an answer must be equal to it."`
 	Audiences        []string      `yaml:"audiences" doc:"Values of which aud must hold at least one, on routes without audiences of their own; \"*\" accepts any, and an answer without aud."`
 	ClientID         string        `yaml:"client_id" doc:"Client that asks. Empty: client_secret_file holds a bearer token instead."`
@@ -63,6 +64,7 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 		report("name", "%q: use letters, digits, - and _, at most 64", c.Name)
 	}
 	checkEndpoint("endpoint", c.Endpoint, report)
+	c.Config.Validate(report)
 	if c.Issuer == "" || len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer) {
 		report("issuer", "must be text of 1 to %d bytes", authz.MaxIdentifier)
 	} else if strings.Contains(c.Issuer, "/.well-known/") {

@@ -38,21 +38,21 @@ func (n *introspection) post(ctx context.Context, raw string) (_ map[string]any,
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	b, err := fetch.Do(n.client, req, "application/json", maxResponse)
+	document, err := fetch.Do(n.client, req, "application/json", maxResponse)
 	if status := fetch.StatusError(0); errors.As(err, &status) && refusesToken(int(status)) {
 		return nil, 0, fmt.Errorf("%w with %w", errTokenRefused, err)
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	claims, err := jose.ParseObject(string(b))
+	claims, err := jose.ParseDocument(document.Body)
 	if err != nil {
-		return nil, 0, fmt.Errorf("the endpoint's response: %w", err)
+		return nil, 0, fmt.Errorf("%s where an introspection response is needed: %w", document, err)
 	}
 	if _, ok := claims["active"].(bool); !ok {
-		return nil, 0, errors.New("the endpoint's response has no active")
+		return nil, 0, fmt.Errorf("%s where an introspection response is needed: it has no active", document)
 	}
-	return claims, len(b), nil
+	return claims, len(document.Body), nil
 }
 
 // errTokenRefused is an error response that concerns the token of the request,

@@ -24,11 +24,12 @@ import (
 type Options struct {
 	// MaxTokenTTL bounds exp - iat of a response (without iat: exp - now),
 	// because revocations expire by it; 0: 24h.
-	MaxTokenTTL  time.Duration
-	MaxStaleness time.Duration         // bounds cache_ttl; 0: 30s
-	Clock        authz.Clock           // nil: authz.SystemClock
-	Registry     prometheus.Registerer // nil: no metrics
-	Transport    http.RoundTripper     // nil: one for each endpoint
+	MaxTokenTTL   time.Duration
+	MaxStaleness  time.Duration         // bounds cache_ttl; 0: 30s
+	MaxTokenBytes int                   // length of a token; 0: jose.DefaultMaxTokenBytes
+	Clock         authz.Clock           // nil: authz.SystemClock
+	Registry      prometheus.Registerer // nil: no metrics
+	Transport     http.RoundTripper     // nil: one for each endpoint
 }
 
 // Introspectors are the configured introspections.
@@ -91,10 +92,11 @@ func (s *Introspectors) Close() {
 
 // introspection asks one endpoint and remembers its answers.
 type introspection struct {
-	cfg    Config
-	maxTTL int64 // seconds
-	clock  authz.Clock
-	client *http.Client
+	cfg      Config
+	maxTTL   int64 // seconds
+	maxBytes int   // length of a token
+	clock    authz.Clock
+	client   *http.Client
 	// Two caches, so that a flood of invented tokens does not evict active ones. A
 	// token in active is known to be good, even after its answer has ended.
 	active, inactive *otter.Cache[cacheKey, *answer]
@@ -113,7 +115,7 @@ var _ authz.Introspector = (*introspection)(nil)
 
 func newIntrospection(c Config, o Options, results *prometheus.CounterVec) (*introspection, error) {
 	n := &introspection{
-		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), clock: o.Clock, results: map[string]prometheus.Counter{},
+		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), maxBytes: cmp.Or(o.MaxTokenBytes, jose.DefaultMaxTokenBytes), clock: o.Clock, results: map[string]prometheus.Counter{},
 		questions: questions{limit: c.MaxConcurrent, asked: map[cacheKey]*question{}, byClient: map[netip.Addr]int{}},
 	}
 	for _, result := range []string{"cached", "active", "inactive", "refused", "failed", "overloaded", "late"} {
@@ -121,7 +123,7 @@ func newIntrospection(c Config, o Options, results *prometheus.CounterVec) (*int
 	}
 	most := 2 * c.MaxConcurrent // see questions
 	var err error
-	n.client, err = fetch.NewClient(fetch.ClientOptions{Transport: o.Transport, CAFile: c.CAFile, Timeout: c.Timeout, ConnsPerHost: most, IdleConns: most})
+	n.client, err = fetch.NewClient(fetch.ClientOptions{Transport: o.Transport, Config: c.Config, Timeout: c.Timeout, ConnsPerHost: most, IdleConns: most})
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +157,7 @@ func (n *introspection) Local(raw string) bool {
 
 // Introspect implements authz.Introspector.
 func (n *introspection) Introspect(ctx context.Context, raw string, verified *authz.Token, client string) (*authz.Token, error) {
-	if len(raw) > jose.DefaultMaxTokenBytes || !authz.IsToken68(raw) {
+	if len(raw) > n.maxBytes || !authz.IsToken68(raw) {
 		return nil, authz.Failuref(authz.ReasonMalformedToken, "not a token")
 	}
 	key := sha256.Sum256([]byte(raw))

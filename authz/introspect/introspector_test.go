@@ -189,6 +189,11 @@ func TestIntrospectionAnswers(t *testing.T) {
 		"beyond revocations":  {activeResponse(map[string]any{"exp": now.Add(25 * time.Hour).Unix()}), authz.ReasonLifetimeTooLong},
 		"other issuer":        {activeResponse(map[string]any{"iss": "https://other"}), authz.ReasonUnknownIssuer},
 		"same issuer":         {activeResponse(map[string]any{"iss": "https://as.example"}), authz.ReasonAllowed},
+		"byte order mark":     {"\ufeff" + activeResponse(nil), authz.ReasonAllowed},
+		"members null":        {strings.Replace(activeResponse(nil), "{", `{"nbf":null,"sid":null,"cnf":null,"jti":null,"act":null,"status":null,`, 1), authz.ReasonAllowed},
+		"members empty":       {strings.Replace(activeResponse(nil), "{", `{"nbf":"","iss":"","sid":"","cnf":[],"token_use":"","typ":"",`, 1), authz.ReasonAllowed},
+		"active null":         {`{"active":null}`, authz.ReasonRevocationUnknown},
+		"exp null":            {strings.Replace(activeResponse(map[string]any{"exp": nil}), "{", `{"exp":null,`, 1), authz.ReasonBadClaim},
 		"other audience":      {activeResponse(map[string]any{"aud": []string{"billing"}}), authz.ReasonAllowed}, // the route refuses it: it is not Accepted
 		"sub a number":        {activeResponse(map[string]any{"sub": 7}), authz.ReasonBadClaim},
 		"scope with a number": {activeResponse(map[string]any{"scope": []any{1}}), authz.ReasonBadClaim},

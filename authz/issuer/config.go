@@ -8,16 +8,22 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/jose"
 )
 
 // Config is one entry of the "issuers" stanza: an accepted issuer and the source
 // of its keys.
 type Config struct {
-	Issuer          string        `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL."`
-	Audiences       []string      `yaml:"audiences" doc:"Values of which aud must hold at least one; \"*\" accepts any audience, and a token without."`
-	JWKS            string        `yaml:"jwks" doc:"Key set: an http(s) URL, or a file path; empty means OIDC discovery at issuer/.well-known/openid-configuration."`
-	CAFile          string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for fetching keys, instead of the system's; empty means the system's."`
+	Issuer          string   `yaml:"issuer" doc:"Exact value of the iss claim; for OIDC discovery also the base URL. {tenantid} in it stands for the tenants that the key tenants names."`
+	Tenants         []string `yaml:"tenants" doc:"Required if issuer contains {tenantid}, as Microsoft Entra's common endpoint does: ids of the tenants whose tokens are accepted, equal to tid. any alone: every tenant, and so anybody who registers one."`
+	AllowMissingIss bool     `yaml:"allow_missing_iss" doc:"Accept tokens without iss as this issuer's, such as SPIFFE JWT-SVIDs. One issuer at most for each trust domain, and one without. Default false."`
+	TrustDomain     string   `yaml:"trust_domain" doc:"SPIFFE trust domain of the issuer: sub of its tokens must be spiffe://DOMAIN/... Empty: that of an issuer called spiffe://DOMAIN, and none for others."`
+	Audiences       []string `yaml:"audiences" doc:"Values of which aud must hold at least one; \"*\" accepts any audience, and a token without."`
+	JWKS            string   `yaml:"jwks" doc:"Key set: an http(s) URL, or a file path; empty means OIDC discovery at issuer/.well-known/openid-configuration."`
+	fetch.Config    `yaml:",inline"`
+	BearerTokenFile string        `yaml:"bearer_token_file" doc:"File with the bearer token for requests for keys and for discovery, one line, read for each request, so that it can be rotated; such as a Kubernetes service account's. It is sent to the host of jwks or, with discovery, of issuer only. Empty: none."`
+	KeyUses         []string      `yaml:"key_uses" doc:"Values of use that a key of the set may have, beside none; such as jwt-svid in a SPIFFE bundle. Empty means sig."`
 	Algorithms      []string      `yaml:"algorithms" enum:"RS256,RS384,RS512,PS256,PS384,PS512,ES256,ES384,ES512,EdDSA" doc:"Signature algorithms accepted; empty means all of the listed ones."`
 	Types           []string      `yaml:"types" doc:"Values of the typ header accepted, lower case and without application/; an empty string stands for an absent typ; empty list means absent, jwt and at+jwt."`
 	AcceptIDTokens  bool          `yaml:"accept_id_tokens" doc:"Whether tokens pass that say that they are ID tokens (claims nonce, at_hash, c_hash or s_hash; typ, token_use or the like). Dex, authentik and Azure AD B2C write nonce into access tokens too. Refresh and logout tokens never pass."`
@@ -76,7 +82,14 @@ func (c Config) Validate(report authz.Report) {
 			report(authz.ItemPath("audiences", i), "must not be empty")
 		}
 	}
+	c.validateNames(report)
 	c.validateSource(report)
+	c.Config.Validate(report)
+	for i, use := range c.KeyUses {
+		if use == "" || use == "enc" || len(use) > 64 {
+			report(authz.ItemPath("key_uses", i), "%s is no use for signatures; sig is the standard's (RFC 7517, section 4.2)", authz.QuoteShort(use))
+		}
+	}
 	for i, alg := range c.Algorithms {
 		if !slices.Contains(jose.SupportedAlgorithms, alg) {
 			report(authz.ItemPath("algorithms", i), "%s is not supported; one of %s is needed (symmetric algorithms and none are never accepted)",
@@ -104,11 +117,13 @@ func (c Config) Validate(report authz.Report) {
 
 func (c Config) validateSource(report authz.Report) {
 	if path, ok := c.keyFile(); ok {
-		switch {
-		case path != c.JWKS && !strings.HasPrefix(path, "/"):
+		if path != c.JWKS && !strings.HasPrefix(path, "/") {
 			report("jwks", "a file URL must be file:///absolute/path")
-		case path == c.JWKS && c.CAFile != "":
-			report("ca_file", "has no effect: jwks is a file")
+		}
+		for _, remote := range [][2]string{{"ca_file", c.CAFile}, {"cert_file", c.CertFile}, {"proxy", c.Proxy}, {"bearer_token_file", c.BearerTokenFile}} {
+			if remote[1] != "" {
+				report(remote[0], "has no effect: jwks is a file")
+			}
 		}
 		return
 	}
@@ -116,7 +131,7 @@ func (c Config) validateSource(report authz.Report) {
 	if discovery {
 		key = "issuer"
 	}
-	u, err := url.Parse(cmp.Or(c.JWKS, c.Issuer))
+	u, err := url.Parse(c.source())
 	isURL := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
 	switch {
 	case discovery && c.Issuer == "": // reported by Validate
@@ -130,7 +145,18 @@ func (c Config) validateSource(report authz.Report) {
 		report(key, "URL must not contain a user name or password")
 	case u.Fragment != "" || (discovery && u.RawQuery != ""):
 		report(key, "URL must not have a fragment, and an issuer must not have a query")
+	case c.BearerTokenFile != "" && c.plaintext():
+		report("bearer_token_file", "would be sent without TLS; %s must be an https URL", key)
 	}
+}
+
+// SetRules returns the rules for the members of the issuer's key set.
+func (c Config) SetRules(l LimitsConfig) jose.SetRules {
+	rules := jose.SetRules{MaxKeys: l.SetKeys}
+	if len(c.KeyUses) > 0 {
+		rules.Uses = c.KeyUses
+	}
+	return rules
 }
 
 // Accepts reports whether audience contains one of the configured audiences.

@@ -30,6 +30,12 @@ func TestConfigErrors(t *testing.T) {
 		"fragment":           {func(c *issuer.Config) { c.JWKS = "https://host/x#y" }, []string{"jwks:"}},
 		"relative file URL":  {func(c *issuer.Config) { c.JWKS = "file://keys.json" }, []string{"jwks:"}},
 		"ca for a file":      {func(c *issuer.Config) { c.JWKS, c.CAFile = "/keys.json", "ca.pem" }, []string{"ca_file:"}},
+		"proxy for a file":   {func(c *issuer.Config) { c.JWKS, c.Proxy = "/keys.json", "http://proxy" }, []string{"proxy:"}},
+		"token for a file":   {func(c *issuer.Config) { c.JWKS, c.BearerTokenFile = "/keys.json", "token" }, []string{"bearer_token_file:"}},
+		"token without TLS":  {func(c *issuer.Config) { c.JWKS, c.BearerTokenFile = "http://host/keys", "token" }, []string{"bearer_token_file:"}},
+		"token on loopback":  {func(c *issuer.Config) { c.JWKS, c.BearerTokenFile = "http://127.0.0.1:8001/keys", "token" }, nil},
+		"certificate alone":  {func(c *issuer.Config) { c.CertFile = "cert.pem" }, []string{"cert_file:"}},
+		"use of encryption":  {func(c *issuer.Config) { c.KeyUses = []string{"sig", "enc", ""} }, []string{"key_uses[1]:", "key_uses[2]:"}},
 		"empty audience":     {func(c *issuer.Config) { c.Audiences = []string{"a", ""} }, []string{"audiences[1]:"}},
 		"typ spelling":       {func(c *issuer.Config) { c.Types = []string{"", "JWT", "application/at+jwt"} }, []string{"types[1]:", "types[2]:"}},
 		"long leeway":        {func(c *issuer.Config) { c.Leeway = time.Hour }, []string{"leeway:"}},
@@ -69,8 +75,8 @@ func TestNewVerifierErrors(t *testing.T) {
 	_, err := issuer.NewVerifier(nil, issuer.VerifierOptions{})
 	require.ErrorContains(t, err, "no issuer")
 	_, err = issuer.NewVerifier([]issuer.Config{good, good}, issuer.VerifierOptions{})
-	require.ErrorContains(t, err, "twice")
-	for _, o := range []issuer.VerifierOptions{{MaxTokenTTL: -1}, {MaxTokenBytes: -1}, {Leeway: time.Hour}} {
+	require.ErrorContains(t, err, "issuers[1].issuer: duplicate issuer")
+	for _, o := range []issuer.VerifierOptions{{MaxTokenTTL: -1}, {Limits: issuer.LimitsConfig{TokenBytes: -1}}, {Leeway: time.Hour}} {
 		_, err = issuer.NewVerifier([]issuer.Config{good}, o)
 		require.Error(t, err)
 	}

@@ -72,14 +72,14 @@ func (r *KeyRing) load() (err error) {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(document)
+	sum := sha256.Sum256(document.Body)
 	if st := r.state.Load(); st != nil && st.sum == sum {
 		r.confirm(st)
 		return nil
 	}
-	set, err := jose.ParseJWKS(document)
+	set, err := jose.ParseJWKS(document.Body, r.cfg.SetRules(r.limits))
 	if err != nil {
-		return err
+		return fmt.Errorf("%s where a JWK set is needed: %w", document, err)
 	}
 	r.install(set, sum)
 	return nil

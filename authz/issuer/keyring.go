@@ -25,11 +25,12 @@ const (
 // background, and when a token names an unknown key. A failed fetch changes
 // nothing: the last good keys stay in use until they are too old.
 type KeyRing struct {
-	cfg   Config
-	fetch keySource
-	clock authz.Clock
-	log   *slog.Logger
-	slot  uint64 // index of the issuer, the high bits of its generations
+	cfg    Config
+	limits LimitsConfig
+	fetch  keySource
+	clock  authz.Clock
+	log    *slog.Logger
+	slot   uint64 // index of the issuer, the high bits of its generations
 
 	// generation of the keys in use; 0: there are none. It changes when a key
 	// is withdrawn or gets another kid, not when a key is added.
@@ -78,9 +79,9 @@ func (r *KeyRing) nextGeneration() uint64 {
 	return r.slot<<slotShift | generations.Add(1)&(1<<slotShift-1)
 }
 
-// key returns the key for a token's header. If the kid is unknown, or there are
-// no keys yet, it causes a fetch within the bounds above and waits for it until
-// maxKeyWait or the end of ctx. While the fetch continues, the result is
+// key returns the key for a token's header. If the key that it names is unknown,
+// or there are no keys yet, it causes a fetch within the bounds above and waits
+// for it until maxKeyWait or the end of ctx. While the fetch continues, the result is
 // ReasonKeysUnavailable, because the issuer may have the key. After it, or if
 // the last fetch failed, the current keys decide: an invented kid must not be
 // answered with 503 during an outage.
@@ -97,23 +98,23 @@ func (r *KeyRing) key(ctx context.Context, h jose.Header) (*jose.PublicKey, uint
 	}
 	k, known := st.set.Find(h)
 	if k == nil && !known {
-		ended := r.await(ctx, r.refreshForKID(h.Kid))
+		ended := r.await(ctx, r.refreshFor(h.Kid+"\n"+h.X5T+"\n"+h.X5TS256))
 		if st = r.state.Load(); st == nil {
 			return fail(authz.ReasonKeysUnavailable, false, "the issuer's keys have become too old")
 		}
 		if k, known = st.set.Find(h); k == nil && !known && !ended && r.failure() == "" {
-			return fail(authz.ReasonKeysUnavailable, false, "the keys are still being fetched to find kid "+authz.QuoteShort(h.Kid))
+			return fail(authz.ReasonKeysUnavailable, false, "the keys are still being fetched to find "+h.KeyName())
 		}
 	}
 	switch {
 	case k != nil:
 		return k, st.generation, nil
 	case !known:
-		return fail(authz.ReasonUnknownKey, r.settled(), "the issuer has no usable key with kid "+authz.QuoteShort(h.Kid))
+		return fail(authz.ReasonUnknownKey, r.settled(), "the issuer has no usable key with "+h.KeyName())
 	case h.Kid != "":
-		return fail(authz.ReasonUnknownKey, r.settled(), "the key with kid "+authz.QuoteShort(h.Kid)+" is not for alg "+h.Alg)
+		return fail(authz.ReasonUnknownKey, r.settled(), "the key with "+h.KeyName()+" is not for alg "+h.Alg)
 	}
-	return fail(authz.ReasonUnknownKey, r.settled(), "the token has no kid, and the number of keys for alg "+h.Alg+" is not one")
+	return fail(authz.ReasonUnknownKey, r.settled(), "the token names its key by "+h.KeyName()+", and the number of keys for alg "+h.Alg+" is not one")
 }
 
 // settled reports whether the last fetch succeeded so recently that an unknown
@@ -157,12 +158,12 @@ func (r *KeyRing) refresh() *flight {
 	return r.refreshLocked()
 }
 
-// refreshForKID is refresh for a token with an unknown kid. It returns nil if a
-// fetch that this kid caused did not find it less than unknownKIDTTL ago. A kid
-// that only joins the current fetch is not remembered: the fetch may have begun
-// before the key was published.
-func (r *KeyRing) refreshForKID(kid string) *flight {
-	sum := maphash.String(r.seed, kid)
+// refreshFor is refresh for a token whose key has an unknown name. It returns nil
+// if a fetch that this name caused did not find it less than unknownKIDTTL ago. A
+// name that only joins the current fetch is not remembered: the fetch may have
+// begun before the key was published.
+func (r *KeyRing) refreshFor(name string) *flight {
+	sum := maphash.String(r.seed, name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.flight != nil {

@@ -12,10 +12,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/jose"
 )
 
-func emptySet(context.Context) ([]byte, error) { return []byte(`{"keys":[]}`), nil }
+func emptySet(context.Context) (fetch.Document, error) {
+	return fetch.Document{Body: []byte(`{"keys":[]}`)}, nil
+}
 
 // The number of kids remembered as unknown is bounded.
 func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
@@ -28,7 +31,7 @@ func TestUnknownKeysTakeBoundedMemory(t *testing.T) {
 		r.fetch = emptySet
 		for i := range 3 * maxUnknownKIDs {
 			r.nextRefresh = 0 // the cooldown is over
-			<-r.refreshForKID(fmt.Sprint(i)).done
+			<-r.refreshFor(fmt.Sprint(i)).done
 			n := len(r.unknown)
 			require.LessOrEqual(t, n, maxUnknownKIDs, "remembered")
 			require.Falsef(t, n == 0 && i > 0, "%d remembered", n)
@@ -56,7 +59,7 @@ func TestTokenKeepsNothingOfTheRequest(t *testing.T) {
 	t.Parallel()
 	signer := newEd25519(t)
 	public := base64.RawURLEncoding.EncodeToString(signer.Public().(ed25519.PublicKey))
-	set, err := jose.ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, public))
+	set, err := jose.ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, public), jose.SetRules{})
 	require.NoError(t, err)
 	v, err := NewVerifier([]Config{{Issuer: "x", Audiences: []string{"api"}, JWKS: "/none"}}, VerifierOptions{})
 	require.NoError(t, err)

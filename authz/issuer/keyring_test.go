@@ -2,8 +2,11 @@ package issuer_test
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -505,5 +508,56 @@ func TestUnknownKeyIsSettledByAFetch(t *testing.T) {
 		iss.FailJWKS(&authztest.Fault{Status: http.StatusServiceUnavailable})
 		time.Sleep(time.Minute)
 		require.False(t, settled(), "the fetch failed")
+	})
+}
+
+// A kid is unknown as a whole, however long.
+func TestLongKIDsAreDistinct(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
+		long := strings.Repeat("k", 100)
+		_, err := v.Verify(t.Context(), iss.Mint(nil, authztest.With(authztest.NewKey("ES256").Named(long+"1"))))
+		require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))
+		time.Sleep(6 * time.Second) // the cooldown, less than the memory of unknown kids
+		key := authztest.NewKey("ES256").Named(long + "2")
+		iss.Add(key)
+		_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.With(key)))
+		require.NoError(t, err)
+	})
+}
+
+// Tokens that name their key by the thumbprint of its certificate survive a
+// rollover, and are revoked by the kid of the key.
+func TestThumbprintNamesTheKey(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, iss *authztest.Issuer, v *issuer.Verifier) {
+		certified := func(k *authztest.Key, der string) (*authztest.Key, string) {
+			sum := sha1.Sum([]byte(der))
+			return k.With("x5c", []string{base64.StdEncoding.EncodeToString([]byte(der))}), base64.RawURLEncoding.EncodeToString(sum[:])
+		}
+		mint := func(k *authztest.Key, x5t string) string {
+			return iss.Mint(nil, authztest.With(k), authztest.Header("kid", nil), authztest.Header("x5t", x5t))
+		}
+		first, x5t1 := certified(iss.Key(""), "certificate 1")
+		second, x5t2 := certified(authztest.NewKey("ES256"), "certificate 2")
+		iss.Publish(authztest.KeySet(first))
+		require.NoError(t, v.Refresh(t.Context()))
+		_, err := v.Verify(t.Context(), mint(first, x5t1))
+		require.NoError(t, err)
+
+		iss.Publish(authztest.KeySet(first, second))
+		token, err := v.Verify(t.Context(), mint(second, x5t2))
+		require.NoError(t, err, "the sidecar knew one key only, and fetched the set for another thumbprint")
+		require.Equal(t, second.ID, token.KeyID)
+		require.Contains(t, token.Keys, authz.RevocationKey(authz.KindKID, iss.Name, second.ID))
+		_, err = v.Verify(t.Context(), mint(first, x5t1))
+		require.NoError(t, err)
+
+		before := iss.Fetches()
+		for range 100 {
+			_, err = v.Verify(t.Context(), mint(second, "unknown"))
+			require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))
+		}
+		require.LessOrEqual(t, iss.Fetches(), before+1)
 	})
 }

@@ -1,7 +1,6 @@
 package issuer
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -15,37 +14,49 @@ import (
 	"jwtbouncer/authz/jose"
 )
 
-// maxDocument bounds key sets and discovery documents, in bytes.
-const maxDocument = 1 << 20
-
 // keySource returns an issuer's key set as it is now. It returns by ctx's
-// deadline and reads at most maxDocument. Calls are not concurrent.
-type keySource func(ctx context.Context) ([]byte, error)
+// deadline and reads at most LimitsConfig.SetBytes. Calls are not concurrent.
+type keySource func(ctx context.Context) (fetch.Document, error)
 
 // keySource returns the source that the configuration names. transport nil: one
-// of its own.
-func (c Config) keySource(transport http.RoundTripper, clock authz.Clock) (keySource, error) {
+// of its own. maxBytes bounds key sets and discovery documents.
+func (c Config) keySource(transport http.RoundTripper, clock authz.Clock, maxBytes int) (keySource, error) {
 	if path, ok := c.keyFile(); ok {
-		return func(context.Context) ([]byte, error) { return readKeyFile(path) }, nil
+		return func(context.Context) (fetch.Document, error) { return readKeyFile(path, maxBytes) }, nil
 	}
-	client, err := fetch.NewClient(fetch.ClientOptions{Transport: transport, CAFile: c.CAFile, Timeout: c.FetchTimeout, ConnsPerHost: 2})
+	client, err := fetch.NewClient(fetch.ClientOptions{Transport: transport, Config: c.Config, Timeout: c.FetchTimeout, ConnsPerHost: 2})
 	if err != nil {
 		return nil, err
 	}
-	get := func(ctx context.Context, from string) ([]byte, error) {
+	base, err := url.Parse(c.source())
+	if err != nil {
+		return nil, err
+	}
+	get := func(ctx context.Context, from string) (d fetch.Document, err error) {
 		ctx, cancel := context.WithTimeout(ctx, c.FetchTimeout)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, http.NoBody)
 		if err != nil {
-			return nil, err
+			return d, err
+		}
+		// A discovery document must not choose who gets the token.
+		sent := req.URL.Scheme == base.Scheme && req.URL.Host == base.Host
+		if c.BearerTokenFile != "" && sent {
+			if err := fetch.SetBearerToken(req, c.BearerTokenFile); err != nil {
+				return d, fmt.Errorf("bearer_token_file: %w", err)
+			}
 		}
 		req.Header.Set("Accept", "application/jwk-set+json, application/json")
-		return fetch.Do(client, req, "", maxDocument)
+		d, err = fetch.Do(client, req, "", maxBytes)
+		if err != nil && c.BearerTokenFile != "" && !sent {
+			err = fmt.Errorf("%w (bearer_token_file is sent to %s only; set jwks to this URL to send it there)", err, base.Host)
+		}
+		return d, err
 	}
 	if c.JWKS != "" {
-		return func(ctx context.Context) ([]byte, error) { return get(ctx, c.JWKS) }, nil
+		return func(ctx context.Context) (fetch.Document, error) { return get(ctx, c.JWKS) }, nil
 	}
-	return (&discovery{get: get, issuer: c.Issuer, clock: clock}).fetch, nil
+	return (&discovery{get: get, issuer: c.Issuer, base: c.source(), clock: clock}).fetch, nil
 }
 
 // keyFile returns the path of the key set if c.JWKS names a file.
@@ -58,14 +69,15 @@ func (c Config) keyFile() (string, bool) {
 
 // plaintext reports whether the keys come over http from another host.
 func (c Config) plaintext() bool {
-	u, err := url.Parse(cmp.Or(c.JWKS, c.Issuer))
+	u, err := url.Parse(c.source())
 	return err == nil && u.Scheme == "http" && !authz.IsLoopback(u.Hostname())
 }
 
 // discovery finds the key set by OpenID Connect Discovery 1.0, section 4.
 type discovery struct {
-	get    func(ctx context.Context, from string) ([]byte, error)
-	issuer string
+	get    func(ctx context.Context, from string) (fetch.Document, error)
+	issuer string // as the document must name it
+	base   string // URL below which the document is
 	clock  authz.Clock
 
 	jwks  string        // from the last discovery document; empty: fetch the document
@@ -74,33 +86,37 @@ type discovery struct {
 
 const discoveryTTL = time.Hour
 
-func (d *discovery) fetch(ctx context.Context) ([]byte, error) {
+func (d *discovery) fetch(ctx context.Context) (fetch.Document, error) {
 	if now := d.clock.Boot(); d.jwks == "" || now > d.until {
 		jwks, err := d.discover(ctx)
 		if err != nil {
-			return nil, err
+			return fetch.Document{}, err
 		}
 		d.jwks, d.until = jwks, now+discoveryTTL
 	}
-	b, err := d.get(ctx, d.jwks)
+	set, err := d.get(ctx, d.jwks)
 	if err != nil {
 		d.jwks = "" // the key set may have moved
 	}
-	return b, err
+	return set, err
 }
 
 func (d *discovery) discover(ctx context.Context) (string, error) {
-	from := strings.TrimSuffix(d.issuer, "/") + "/.well-known/openid-configuration"
-	b, err := d.get(ctx, from)
+	from := strings.TrimSuffix(d.base, "/") + "/.well-known/openid-configuration"
+	document, err := d.get(ctx, from)
 	if err != nil {
 		return "", err
 	}
-	m, err := jose.ParseObject(string(b))
+	m, err := jose.ParseDocument(document.Body)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", from, err)
+		return "", fmt.Errorf("%s where a discovery document is needed: %w", document, err)
 	}
-	if m["issuer"] != d.issuer { // section 4.3: an exact match, or anyone's keys would be accepted
-		return "", fmt.Errorf("%s is the configuration of another issuer than %s", from, d.issuer)
+	claimed, ok := m["issuer"].(string)
+	switch {
+	case !ok:
+		return "", fmt.Errorf("%s where a discovery document is needed: it names no issuer", document)
+	case claimed != d.issuer: // section 4.3: an exact match, or anyone's keys would be accepted
+		return "", fmt.Errorf("%s is the configuration of the issuer %s, not of %s", from, authz.QuoteShort(claimed), d.issuer)
 	}
 	text, _ := m["jwks_uri"].(string)
 	u, err := url.Parse(text)
@@ -113,22 +129,22 @@ func (d *discovery) discover(ctx context.Context) (string, error) {
 	return text, nil
 }
 
-func readKeyFile(path string) ([]byte, error) {
+func readKeyFile(path string, maxBytes int) (d fetch.Document, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	if !info.Mode().IsRegular() { // reading a pipe or device could block
-		return nil, fmt.Errorf("%s is not a regular file", path)
+		return d, fmt.Errorf("%s is not a regular file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	defer f.Close()
-	b, err := fetch.ReadBounded(f, maxDocument)
+	b, err := fetch.ReadBounded(f, maxBytes)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return d, fmt.Errorf("read %s: %w", path, err)
 	}
-	return b, nil
+	return fetch.Document{Body: b, From: path}, nil
 }

@@ -1,6 +1,7 @@
 package issuer_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -40,6 +41,11 @@ func TestSecurityEventTokensAreNoCredentials(t *testing.T) {
 		_, err := v.VerifySecurityEvent(t.Context(), test.raw, set)
 		require.Equal(t, test.reason, authztest.ReasonOf(err), name)
 	}
+	nulls := iss.Mint(nil, authztest.Header("typ", "secevent+jwt"), authztest.RawPayload(fmt.Appendf(nil,
+		`{"iss":%q,"aud":"receiver","iat":%d,"sub":"user-1","sid":null,"exp":null,"nbf":null,"jti":"","events":{"e":{}}}`, iss.Name, time.Now().Unix())))
+	token, err = v.VerifySecurityEvent(t.Context(), nulls, set)
+	require.NoError(t, err, "members that say nothing")
+	require.NotContains(t, token.Claims, "sid")
 	_, err = v.VerifySecurityEvent(t.Context(), good, authz.SecurityEventRules{})
 	require.Equal(t, authz.ReasonInternal, authztest.ReasonOf(err), "without expected types nothing is accepted")
 	_, err = v.VerifySecurityEvent(t.Context(), iss.Mint(map[string]any{"aud": "receiver", "exp": nil}, authztest.Header("typ", "secevent+jwt")),

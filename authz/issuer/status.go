@@ -1,8 +1,8 @@
 package issuer
 
 import (
-	"cmp"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -14,6 +14,7 @@ type Status struct {
 	Issuer  string
 	Keys    int       // usable
 	Refused int       // unusable members of the set
+	Why     []string  // reasons for the first of them
 	Fetched time.Time // time of the last success; zero: never
 	Err     string    // of the last fetch; empty: it succeeded
 }
@@ -36,7 +37,7 @@ func (v *Verifier) Ready() error {
 		if s.Keys > 0 {
 			return nil
 		}
-		why = append(why, s.Issuer+": "+cmp.Or(s.Err, "not fetched yet"))
+		why = append(why, s.Issuer+": "+s.reason())
 	}
 	for _, r := range v.rings {
 		r.refresh()
@@ -44,12 +45,29 @@ func (v *Verifier) Ready() error {
 	return errors.New("no issuer has usable keys: " + strings.Join(why, "; "))
 }
 
+// reason says why the issuer has no usable keys.
+func (s Status) reason() string {
+	switch {
+	case s.Err != "":
+		return s.Err
+	case s.Fetched.IsZero():
+		return "not fetched yet"
+	case s.Refused == 0:
+		return "fetched, and the set is empty"
+	}
+	return "fetched, every key refused: " + strings.Join(s.Why, "; ")
+}
+
 func (r *KeyRing) leeway() int64 { return int64(r.cfg.Leeway / time.Second) }
 
 func (r *KeyRing) status() Status {
 	s := Status{Issuer: r.cfg.Issuer, Err: r.failure()}
 	if st := r.state.Load(); st != nil {
-		s.Keys, s.Refused = st.set.Len(), len(st.set.Refused())
+		refused := st.set.Refused()
+		s.Keys, s.Refused = st.set.Len(), len(refused)
+		for _, k := range refused[:min(len(refused), 3)] {
+			s.Why = append(s.Why, fmt.Sprintf("keys[%d] %s", k.Index, k.Reason))
+		}
 		s.Fetched = r.clock.Now().Add(time.Duration(st.confirmed.Load()) - r.clock.Boot())
 	}
 	return s

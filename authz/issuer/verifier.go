@@ -25,26 +25,34 @@ type VerifierOptions struct {
 	// no "unlimited", because revocations expire by it.
 	MaxTokenTTL time.Duration
 	// Leeway of issuers that set none; 0: none for exp, 5s for nbf and iat.
-	Leeway        time.Duration
-	MaxTokenBytes int                   // length of a token; 0: jose.DefaultMaxTokenBytes
-	Clock         authz.Clock           // nil: authz.SystemClock
-	Logger        *slog.Logger          // nil: no log
-	Registry      prometheus.Registerer // nil: no metrics
-	Transport     http.RoundTripper     // for fetching keys; nil: one for each issuer
+	Leeway    time.Duration
+	Limits    LimitsConfig
+	Clock     authz.Clock           // nil: authz.SystemClock
+	Logger    *slog.Logger          // nil: no log
+	Registry  prometheus.Registerer // nil: no metrics
+	Transport http.RoundTripper     // for fetching keys; nil: one for each issuer
 }
 
 // Verifier verifies the tokens of the configured issuers.
 type Verifier struct {
-	issuers  map[string]*KeyRing
-	rings    []*KeyRing // by slot
-	maxTTL   int64      // seconds
-	maxBytes int
+	issuers  map[string]namedRing  // by exact name
+	any      []*KeyRing            // of issuers with any tenant
+	unnamed  []authz.UnnamedIssuer // whose tokens may have no iss
+	rings    []*KeyRing            // by slot
+	maxTTL   int64                 // seconds
+	limits   LimitsConfig
 	clock    authz.Clock
 	registry prometheus.Registerer
 
 	base       context.Context
 	cancel     context.CancelFunc
 	background authz.Background
+}
+
+// namedRing is a key ring with one of its issuer's names.
+type namedRing struct {
+	*KeyRing
+	name string
 }
 
 var (
@@ -63,16 +71,23 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 		return nil, errors.New("too many issuers")
 	}
 	o.MaxTokenTTL = cmp.Or(o.MaxTokenTTL, 24*time.Hour)
-	o.MaxTokenBytes = cmp.Or(o.MaxTokenBytes, jose.DefaultMaxTokenBytes)
-	if o.MaxTokenTTL < time.Second || o.MaxTokenBytes < 0 || o.Leeway > authz.MaxLeeway {
-		return nil, fmt.Errorf("max token ttl must be at least 1s, max token bytes positive, and leeway at most %s", authz.MaxLeeway)
+	if o.MaxTokenTTL < time.Second || o.Leeway > authz.MaxLeeway {
+		return nil, fmt.Errorf("max token ttl must be at least 1s, and leeway at most %s", authz.MaxLeeway)
 	}
+	if err := authz.ValidationErrors("limits.", o.Limits.Validate); err != nil {
+		return nil, err
+	}
+	o.Limits = o.Limits.withDefaults()
 	o.Clock = cmp.Or[authz.Clock](o.Clock, authz.SystemClock{})
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	v := &Verifier{
-		issuers: make(map[string]*KeyRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
-		maxBytes: o.MaxTokenBytes, clock: o.Clock,
+		issuers: make(map[string]namedRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
+		limits: o.Limits, clock: o.Clock,
 	}
+	if err := authz.ValidationErrors("issuers", func(report authz.Report) { ValidateAll(issuers, report) }); err != nil {
+		return nil, err
+	}
+	v.unnamed = Issuers(issuers).Unnamed
 	v.base, v.cancel = context.WithCancel(context.Background())
 	for _, c := range issuers {
 		if err := v.add(c, o); err != nil {
@@ -91,25 +106,24 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 }
 
 func (v *Verifier) add(c Config, o VerifierOptions) error {
-	if err := authz.ValidationErrors("", c.Validate); err != nil {
-		return err
-	}
-	if v.issuers[c.Issuer] != nil {
-		return errors.New("is configured twice")
-	}
 	c = c.withDefaults(o.Leeway)
-	fetch, err := c.keySource(o.Transport, o.Clock)
+	fetch, err := c.keySource(o.Transport, o.Clock, o.Limits.SetBytes)
 	if err != nil {
 		return err
 	}
 	r := &KeyRing{
-		cfg: c, fetch: fetch, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(len(v.rings)),
+		cfg: c, limits: o.Limits, fetch: fetch, clock: o.Clock, log: o.Logger.With("issuer", c.Issuer), slot: uint64(len(v.rings)),
 		base: v.base, background: &v.background, unknown: map[uint64]time.Duration{}, seed: maphash.MakeSeed(),
 	}
 	if c.plaintext() {
 		r.log.Warn("signing keys are fetched without TLS: an attacker on the network path can replace them and mint tokens")
 	}
-	v.issuers[c.Issuer] = r
+	for _, name := range c.Names() {
+		v.issuers[name] = namedRing{r, name}
+	}
+	if c.Template() != "" {
+		v.any = append(v.any, r)
+	}
 	v.rings = append(v.rings, r)
 	return nil
 }
@@ -165,16 +179,16 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 			t, err = nil, authz.Failuref(authz.ReasonInternal, "panic while verifying: %T", p)
 		}
 	}()
-	limit := v.maxBytes
+	limits := v.limits
 	if s != nil && s.MaxBytes > 0 {
-		limit = s.MaxBytes
+		limits.TokenBytes = s.MaxBytes
 	}
-	c, iss, fail := parse(raw, limit)
+	c, iss, fail := parse(raw, limits)
 	if tr.Halt("form", fail, func() string { return "a signed JWT" }) {
 		return nil, fail
 	}
-	ring, fail := v.ring(iss, s)
-	if tr.Halt("issuer", fail, func() string { return authz.QuoteShort(iss.Name) + " is configured" }) {
+	ring, name, fail := v.ring(iss, s)
+	if tr.Halt("issuer", fail, func() string { return authz.QuoteShort(name) + " is configured" }) {
 		return nil, fail
 	}
 	fail = ring.cfg.admits(c.Header, s)
@@ -186,14 +200,20 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		return nil, fail
 	}
 	t = &authz.Token{Raw: strings.Clone(raw), KeyID: key.Kid, Type: c.Header.Typ, Generation: generation}
-	if fail = readPayload(t, c.Payload, s); fail == nil && s == nil {
+	if fail = readPayload(t, c.Payload, v.limits, s); fail == nil && s == nil {
 		fail = CheckUse(t.Type, t.Claims, ring.cfg.AcceptIDTokens)
 	}
 	if fail != nil {
 		tr.Halt("claims", fail, nil)
 		return nil, fail
 	}
-	t.Issuer = ring.cfg.Issuer // equal to iss, if present
+	t.Issuer = name // equal to iss, if present
+	if s == nil && !iss.Present {
+		t.Claims["iss"] = name // rules and headers may read it
+	}
+	if fail = ring.cfg.admitsName(t, key.Issuer, s != nil); fail != nil && tr.Judge("issuer's name", fail, nil) {
+		return nil, fail
+	}
 	if namesNoIssuer(s) {
 		t.Accepted = true
 	} else {
@@ -212,11 +232,11 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 }
 
 // parse parses a token and finds its issuer, which needs no key.
-func parse(raw string, limit int) (c *jose.Compact, iss jose.IssuerClaim, fail *authz.Failure) {
-	if c, fail = jose.ParseCompact(raw, limit); fail != nil {
+func parse(raw string, limits LimitsConfig) (c *jose.Compact, iss jose.IssuerClaim, fail *authz.Failure) {
+	if c, fail = jose.ParseCompact(raw, limits.TokenBytes); fail != nil {
 		return nil, iss, fail
 	}
-	iss, err := jose.SkimIssuer(c.Payload)
+	iss, err := jose.SkimIssuer(c.Payload, limits.TokenValues)
 	if err != nil {
 		return nil, iss, authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
 	}
@@ -224,10 +244,19 @@ func parse(raw string, limit int) (c *jose.Compact, iss jose.IssuerClaim, fail *
 }
 
 // readPayload sets the token's fields from its payload.
-func readPayload(t *authz.Token, payload string, s *authz.SecurityEventRules) *authz.Failure {
-	claims, err := jose.ParseObject(payload)
+func readPayload(t *authz.Token, payload string, limits LimitsConfig, s *authz.SecurityEventRules) *authz.Failure {
+	claims, err := jose.ParseObjectOf(payload, limits.TokenValues)
 	if err != nil {
 		return authz.Failuref(authz.ReasonMalformedToken, "payload: %v", err)
+	}
+	if s != nil {
+		// Some senders write null for a sid or exp that they leave out. What a message
+		// must not contain at all, such as nonce, stays.
+		for _, name := range []string{"sub", "jti", "sid", "aud", "exp", "nbf", "iat"} {
+			if claims[name] == nil {
+				delete(claims, name)
+			}
+		}
 	}
 	if namesNoIssuer(s) {
 		t.Claims = claims
@@ -284,7 +313,7 @@ func (v *Verifier) traceSignature(ctx context.Context, ring *KeyRing, c *jose.Co
 }
 
 func describeHeader(h jose.Header) string {
-	return fmt.Sprintf("alg %s, typ %s, kid %s", h.Alg, authz.QuoteShort(h.Typ), authz.QuoteShort(h.Kid))
+	return fmt.Sprintf("alg %s, typ %s, %s", h.Alg, authz.QuoteShort(h.Typ), h.KeyName())
 }
 
 func (v *Verifier) describeTimes(t *authz.Token) string {
@@ -295,25 +324,36 @@ func (v *Verifier) describeTimes(t *authz.Token) string {
 	return detail
 }
 
-// ring returns the key ring of the issuer that the token names. Nothing else of
-// the claims is used before the signature is verified.
-func (v *Verifier) ring(iss jose.IssuerClaim, s *authz.SecurityEventRules) (*KeyRing, *authz.Failure) {
+// ring returns the key ring of the issuer that the token names, and the name.
+// Nothing else of the claims is used before the signature is verified, except the
+// subject of a token without iss.
+func (v *Verifier) ring(iss jose.IssuerClaim, s *authz.SecurityEventRules) (*KeyRing, string, *authz.Failure) {
+	unknown := func(detail string) (*KeyRing, string, *authz.Failure) {
+		return nil, "", &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: detail}
+	}
+	name := iss.Name
 	switch {
 	case namesNoIssuer(s) && iss.Present:
-		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the message must not name an issuer (iss)"}
+		return unknown("the message must not name an issuer (iss)")
 	case namesNoIssuer(s):
-		iss.Name = s.Issuer
+		name = s.Issuer
 	case !iss.Present && s != nil:
-		iss.Name = s.DefaultIssuer
+		name = s.DefaultIssuer
+	case !iss.Present:
+		name = authz.FindUnnamed(v.unnamed, iss.Subject)
 	}
-	if iss.Name == "" {
-		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the token names no issuer (iss)"}
+	if name == "" {
+		return unknown("the token names no issuer (iss)")
 	}
-	r := v.issuers[iss.Name]
-	if r == nil {
-		return nil, &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "issuer " + authz.QuoteShort(iss.Name) + " is not configured"}
+	if r, ok := v.issuers[name]; ok {
+		return r.KeyRing, r.name, nil
 	}
-	return r, nil
+	for _, r := range v.any {
+		if authz.Tenant(r.cfg.Issuer, name) != "" {
+			return r, strings.Clone(name), nil
+		}
+	}
+	return unknown("issuer " + authz.QuoteShort(name) + " is not configured")
 }
 
 // admits applies the issuer's lists of algorithms and types.

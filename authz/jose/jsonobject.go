@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,11 +17,14 @@ import (
 // Limits of a JSON text. The caller bounds its length.
 const (
 	maxJSONDepth    = 16       // nested objects and arrays, the outermost object included
-	maxJSONValues   = 2000     // values in total, the outermost object excluded
 	maxHeaderValues = 64       // the same for a JOSE header, which is built before the signature is verified
 	maxJSONNumber   = 40       // bytes of a number
 	maxPooledJSON   = 64 << 10 // bytes of the largest buffer that is kept for reuse
 )
+
+// DefaultMaxValues bounds the values of a JSON text in total, the outermost object
+// excluded.
+const DefaultMaxValues = 2000
 
 // jsonReader reads one JSON object. The jsontext decoder checks the grammar,
 // UTF-8 and surrogates. The reader adds the limits and takes values from the
@@ -41,27 +45,48 @@ var jsonReaders = sync.Pool{New: func() any { return new(jsonReader) }}
 // UTF-8 and lone surrogates, because two parsers could read them differently,
 // and any text beyond the limits above. Errors contain positions and never a
 // part of the text.
-func ParseObject(text string) (map[string]any, error) { return parseObjectOf(text, maxJSONValues) }
+func ParseObject(text string) (map[string]any, error) { return ParseObjectOf(text, DefaultMaxValues) }
 
-// parseObjectOf is ParseObject with a limit on the number of values.
-func parseObjectOf(text string, maxValues int) (map[string]any, error) {
+// ParseDocument is ParseObject for a document from outside that is no token, such
+// as a discovery document. It skips a byte order mark, which RFC 8259, section
+// 8.1, permits, and applies DropEmpty.
+func ParseDocument(document []byte) (map[string]any, error) {
+	m, err := ParseObject(string(bytes.TrimPrefix(document, byteOrderMark)))
+	DropEmpty(m)
+	return m, err
+}
+
+var byteOrderMark = []byte("\ufeff")
+
+// DropEmpty deletes the members of m that say nothing: null, the empty string and
+// the empty array. Many serializers write them for members that are not set.
+func DropEmpty(m map[string]any) {
+	maps.DeleteFunc(m, func(_ string, v any) bool {
+		list, isList := v.([]any)
+		return v == nil || v == "" || isList && len(list) == 0
+	})
+}
+
+// ParseObjectOf is ParseObject with another limit on the number of values.
+func ParseObjectOf(text string, maxValues int) (map[string]any, error) {
 	return readObject(text, maxValues, (*jsonReader).object)
 }
 
-// IssuerClaim is the "iss" member of claims that nothing has verified. The zero
-// value is an absent member.
+// IssuerClaim is the "iss" member of claims that nothing has verified, with the
+// "sub" that may stand in for it. The zero value is an absent member.
 type IssuerClaim struct {
 	Present bool
 	Name    string // empty unless the value is a string
+	Subject string // the first "sub"; empty unless it is a string
 }
 
-// SkimIssuer finds the issuer in claims and builds no other value, because
+// SkimIssuer finds issuer and subject in claims and builds no other value, because
 // an attacker chooses how many there are until the signature is verified. It
 // applies all checks of ParseObject except two: it ignores duplicates of other
 // members and the range of numbers. Once the signature is verified, the caller
-// calls ParseObject.
-func SkimIssuer(text string) (IssuerClaim, error) {
-	return readObject(text, maxJSONValues, (*jsonReader).issuer)
+// calls ParseObjectOf with the same limit.
+func SkimIssuer(text string, maxValues int) (IssuerClaim, error) {
+	return readObject(text, maxValues, (*jsonReader).issuer)
 }
 
 // readObject calls read after the opening brace of the object that is the whole
@@ -206,14 +231,14 @@ func (r *jsonReader) unescape(token string) []byte {
 	return r.unescaped
 }
 
-// issuer finds the "iss" member of the outermost object.
+// issuer finds the "iss" and "sub" members of the outermost object.
 func (r *jsonReader) issuer() (iss IssuerClaim, err error) {
 	for {
 		token, err := r.token()
 		if err != nil || token == "}" {
 			return iss, err
 		}
-		found := token == `"iss"` || len(token) <= len(`"\u0069\u0073\u0073"`) && string(r.unescape(token)) == "iss"
+		found, subject := r.isName(token, "iss"), r.isName(token, "sub")
 		if found && iss.Present {
 			return iss, r.errorHere("duplicate member")
 		}
@@ -224,10 +249,19 @@ func (r *jsonReader) issuer() (iss IssuerClaim, err error) {
 		if found && token[0] == '"' {
 			iss.Name = r.unquote(token)
 		}
+		if subject && iss.Subject == "" && token[0] == '"' {
+			iss.Subject = r.unquote(token)
+		}
 		if err := r.skip(token); err != nil {
 			return iss, err
 		}
 	}
+}
+
+// isName reports whether a string token is the name, which has three characters.
+func (r *jsonReader) isName(token, name string) bool {
+	const longest = len(`"\u0069\u0073\u0073"`)
+	return token[1:len(token)-1] == name || len(token) <= longest && strings.IndexByte(token, '\\') >= 0 && string(r.unescape(token)) == name
 }
 
 // skip reads the value that starts with token without building it.

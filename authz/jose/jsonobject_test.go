@@ -50,7 +50,7 @@ func TestParseObjectRefuses(t *testing.T) {
 		require.NotContains(t, err.Error(), "secret", name)
 		require.Nil(t, m, name)
 
-		iss, err := SkimIssuer(tt.text)
+		iss, err := SkimIssuer(tt.text, DefaultMaxValues)
 		if tt.want == "duplicate member" || tt.want == "number out of range" {
 			require.NoError(t, err, name)
 			continue
@@ -59,7 +59,7 @@ func TestParseObjectRefuses(t *testing.T) {
 		require.NotContains(t, err.Error(), "secret", name)
 		require.Zero(t, iss, name)
 	}
-	_, err := SkimIssuer(`{"iss":"secret","i\u0073s":"secret"}`)
+	_, err := SkimIssuer(`{"iss":"secret","i\u0073s":"secret"}`, DefaultMaxValues)
 	require.EqualError(t, err, "duplicate member at byte 26")
 	_, err = ParseObject(`{"a":1,"secret":!}`)
 	require.EqualError(t, err, "not valid JSON at byte 16")
@@ -75,7 +75,7 @@ func TestParseObjectAcceptsItsLimits(t *testing.T) {
 	} {
 		_, err := ParseObject(text)
 		require.NoError(t, err, name)
-		_, err = SkimIssuer(text)
+		_, err = SkimIssuer(text, DefaultMaxValues)
 		require.NoError(t, err, name)
 	}
 	m, err := ParseObject(" {\t\"a\\\"b\" : [ 1.50 , \"\\ud83d\\ude00\" , { } , [ ] ] ,\r\n\"c\":null} ")
@@ -97,7 +97,7 @@ func TestSkimIssuerAllocatesNothing(t *testing.T) { //nolint:paralleltest // All
 	var err error
 	allocations := math.Inf(1)
 	for range 50 { // the pool may drop the reader, and often does under the race detector
-		allocations = min(allocations, testing.AllocsPerRun(1, func() { iss, err = SkimIssuer(text) }))
+		allocations = min(allocations, testing.AllocsPerRun(1, func() { iss, err = SkimIssuer(text, DefaultMaxValues) }))
 	}
 	require.NoError(t, err)
 	require.Equal(t, "a", iss.Name)

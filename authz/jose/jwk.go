@@ -5,11 +5,16 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/sha1" //nolint:gosec // RFC 7515, section 4.1.7
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
@@ -31,12 +36,19 @@ type PublicKey struct {
 	// OtherKids are the other kids under which the set contains the same key,
 	// sorted. Revoking any of them revokes the key.
 	OtherKids []string
+	// Issuer is the "issuer" member of the JWK, with which Microsoft Entra says
+	// whose tokens the key signs; empty: absent.
+	Issuer string
 
 	alg    string // the only algorithm it is for; empty: every one that fits kty and crv
 	kty    string
 	crv    string // empty for RSA
 	public crypto.PublicKey
 	digest string // RFC 7638 thumbprint: identifies the key under any kid
+
+	// Thumbprints of the key's certificate, as the members of these names or the
+	// first certificate of x5c have them; nil: it has no certificate.
+	x5t, x5tS256 []string
 }
 
 // Aliases returns the revocation keys of OtherKids.
@@ -60,10 +72,10 @@ func (k *PublicKey) fits(alg string) bool {
 	return (k.alg == "" || k.alg == alg) && AlgorithmFits(alg, k.kty, k.crv)
 }
 
-// parseJWK parses one member of a key set. The JOSE library decodes what the
-// rules below accept. Errors say why the key is unusable and never contain key
-// material.
-func parseJWK(text string) (_ *PublicKey, err error) {
+// parseJWK parses one member of a key set. uses are the values of "use" that it
+// may have. The JOSE library decodes what the rules below accept. Errors say why
+// the key is unusable and never contain key material.
+func parseJWK(text string, uses []string) (_ *PublicKey, err error) {
 	defer func() {
 		if p := recover(); p != nil { // the JOSE library panics on some malformed keys
 			err = fmt.Errorf("cannot be decoded (%T)", p)
@@ -71,8 +83,9 @@ func parseJWK(text string) (_ *PublicKey, err error) {
 	}()
 	k := &PublicKey{}
 	m, err := ParseObject(text)
+	DropEmpty(m)
 	if err == nil {
-		err = k.readPurpose(m)
+		err = k.readPurpose(m, uses)
 	}
 	if err == nil {
 		err = checkCoordinates(k, m)
@@ -80,7 +93,12 @@ func parseJWK(text string) (_ *PublicKey, err error) {
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := jwk.ParseKey([]byte(text))
+	k.readThumbprints(m)
+	material, err := json.Marshal(map[string]any{"kty": m["kty"], "crv": m["crv"], "n": m["n"], "e": m["e"], "x": m["x"], "y": m["y"]})
+	if err != nil {
+		return nil, errors.New("cannot be encoded")
+	}
+	parsed, err := jwk.ParseKey(material) // nothing else of the member reaches the library
 	if err != nil {
 		return nil, errors.New("not a JWK that can be decoded")
 	}
@@ -98,24 +116,38 @@ func parseJWK(text string) (_ *PublicKey, err error) {
 	return k, nil
 }
 
-// readPurpose reads the key's identity and permitted use (RFC 7517, section 4).
-func (k *PublicKey) readPurpose(m map[string]any) error {
-	for _, name := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
+// PrivateMember returns the name of a member of a JWK that holds private or
+// symmetric key material (RFC 7518, sections 6.2.2, 6.3.2 and 6.4); "" if there
+// is none. The caller has applied DropEmpty.
+func PrivateMember(m map[string]any) string {
+	for _, name := range [...]string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
 		if _, present := m[name]; present {
-			return fmt.Errorf("contains private or symmetric key material (%q): its owner should consider it disclosed", name)
+			return name
 		}
+	}
+	return ""
+}
+
+// readPurpose reads the key's identity and permitted use (RFC 7517, section 4).
+func (k *PublicKey) readPurpose(m map[string]any, uses []string) error {
+	if name := PrivateMember(m); name != "" {
+		return fmt.Errorf("contains private or symmetric key material (%q): its owner should consider it disclosed", name)
 	}
 	if !optionalString(m, "kid", &k.Kid) || !optionalString(m, "alg", &k.alg) || !optionalString(m, "crv", &k.crv) {
 		return errors.New("kid, alg or crv is not a string of 1 to 1024 bytes")
 	}
+	k.Issuer, _ = m["issuer"].(string)
 	if k.kty, _ = m["kty"].(string); k.kty == "RSA" {
 		k.crv = ""
 	}
 	if !slices.ContainsFunc(SupportedAlgorithms, k.fits) {
 		return fmt.Errorf("kty %s with crv %s and alg %s is not supported", authz.QuoteShort(k.kty), authz.QuoteShort(k.crv), authz.QuoteShort(k.alg))
 	}
-	if use, present := m["use"]; present && use != "sig" {
-		return errors.New("use is not sig")
+	if v, present := m["use"]; present {
+		use, _ := v.(string)
+		if !slices.Contains(uses, use) {
+			return fmt.Errorf("use %s is not %s", authz.QuoteShort(use), strings.Join(uses, " or "))
+		}
 	}
 	if ops, present := m["key_ops"]; present {
 		list, ok := StringList(ops)
@@ -128,6 +160,29 @@ func (k *PublicKey) readPurpose(m map[string]any) error {
 		}
 	}
 	return nil
+}
+
+// readThumbprints reads the thumbprints by which tokens may name the key instead
+// of its kid (RFC 7517, sections 4.7 to 4.9). They only choose among the keys of
+// the set, so nothing of the certificate is verified.
+func (k *PublicKey) readThumbprints(m map[string]any) {
+	add := func(list *[]string, text string) {
+		if text != "" {
+			*list = append(*list, text)
+		}
+	}
+	add(&k.x5t, thumbprint(m, "x5t"))
+	add(&k.x5tS256, thumbprint(m, "x5t#S256"))
+	chain, _ := m["x5c"].([]any)
+	if len(chain) == 0 {
+		return
+	}
+	text, _ := chain[0].(string)
+	if der, err := base64.StdEncoding.DecodeString(text); err == nil && len(der) > 0 {
+		sum1, sum256 := sha1.Sum(der), sha256.Sum256(der) //nolint:gosec // RFC 7515, section 4.1.7: a name, not a proof
+		add(&k.x5t, base64.RawURLEncoding.EncodeToString(sum1[:]))
+		add(&k.x5tS256, base64.RawURLEncoding.EncodeToString(sum256[:]))
+	}
 }
 
 // optionalString sets *into to the member called name. It reports false unless

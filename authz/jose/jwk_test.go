@@ -24,7 +24,7 @@ func TestSmallOrderKeysAreRefused(t *testing.T) {
 			require.NoErrorf(t, err, "%s", y)
 			require.Lenf(t, x, 32, "%s: %v", y, err)
 			x[31] |= sign
-			set, err := ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, e(x)))
+			set, err := ParseJWKS(fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":%q}]}`, e(x)), SetRules{})
 			require.NoError(t, err)
 			assert.Zerof(t, set.Len(), "%x is usable", x)
 			fits := false

@@ -2,15 +2,22 @@ package jose
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 )
 
-// maxSetKeys bounds the members of a set that are parsed; further ones are
+// DefaultMaxSetKeys bounds the members of a set that are parsed; further ones are
 // refused. Real issuers publish a handful.
-const maxSetKeys = 256
+const DefaultMaxSetKeys = 256
+
+// SetRules are the rules for the members of a key set. The zero value is usable.
+type SetRules struct {
+	Uses    []string // values of "use" that a member may have; nil: sig
+	MaxKeys int      // members that are parsed; 0: DefaultMaxSetKeys
+}
 
 // KeySet contains the usable keys of a JWK set. It is immutable.
 type KeySet struct {
@@ -35,21 +42,25 @@ func (s *KeySet) Refused() []RefusedKey { return s.refused }
 // ParseJWKS parses a JWK set (RFC 7517, section 5). It refuses unusable members
 // one by one and keeps the others. It returns an error if the document is no
 // JWK set, which says nothing about the issuer's keys.
-func ParseJWKS(document []byte) (*KeySet, error) {
+func ParseJWKS(document []byte, rules SetRules) (*KeySet, error) {
+	rules.MaxKeys = cmp.Or(rules.MaxKeys, DefaultMaxSetKeys)
+	if rules.Uses == nil {
+		rules.Uses = []string{"sig"}
+	}
 	members, err := splitSet(document)
 	if err != nil {
-		return nil, fmt.Errorf("not a JWK set: %w", err)
+		return nil, err
 	}
 	s := &KeySet{byKid: map[string][]*PublicKey{}}
 	refuse := func(i int, reason string) { s.refused = append(s.refused, RefusedKey{Index: i, Reason: reason}) }
 	var parsed []*PublicKey
 	var index []int
 	for i, text := range members {
-		if i >= maxSetKeys {
-			refuse(i, fmt.Sprintf("beyond the first %d members", maxSetKeys))
+		if i >= rules.MaxKeys {
+			refuse(i, fmt.Sprintf("beyond the first %d members", rules.MaxKeys))
 			continue
 		}
-		k, err := parseJWK(string(text))
+		k, err := parseJWK(string(text), rules.Uses)
 		if err != nil {
 			refuse(i, err.Error())
 			continue
@@ -108,6 +119,7 @@ func ambiguous(a, b *PublicKey) bool {
 // splitSet returns the members of the document as text, so that a member that
 // is not strict JSON does not affect the others.
 func splitSet(document []byte) (members []json.RawMessage, err error) {
+	document = bytes.TrimPrefix(document, byteOrderMark)
 	if !json.Valid(document) {
 		return nil, errors.New("not valid JSON")
 	}
@@ -141,8 +153,10 @@ func splitSet(document []byte) (members []json.RawMessage, err error) {
 }
 
 // Find returns the key for a token's header, or nil. known is false if the set
-// lacks the kid, so that fetching the set again may help. A token without a kid
-// (RFC 7515, section 4.1.4) must fit exactly one key.
+// lacks the key that the header names, so that fetching the set again may help.
+// A token without a kid (RFC 7515, section 4.1.4) must fit exactly one key: of
+// those that its x5t or x5t#S256 names or, if it has none, of all. A thumbprint
+// that no key has excludes the keys that have another one.
 func (s *KeySet) Find(h Header) (key *PublicKey, known bool) {
 	if h.Kid != "" {
 		candidates := s.byKid[h.Kid]
@@ -151,16 +165,41 @@ func (s *KeySet) Find(h Header) (key *PublicKey, known bool) {
 		}
 		return nil, len(candidates) > 0
 	}
+	var named, others []*PublicKey
 	for _, k := range s.keys {
-		switch {
-		case !k.fits(h.Alg):
-		case key != nil:
-			return nil, true // ambiguous
+		switch match, contradiction := k.certified(h); {
+		case !k.fits(h.Alg) || contradiction:
+		case match:
+			named = append(named, k)
 		default:
-			key = k
+			others = append(others, k)
 		}
 	}
-	return key, true
+	if len(named) == 0 {
+		named = others
+	}
+	// Of one key under several kids, any will do: their revocation keys are the same.
+	if len(named) > 0 && !slices.ContainsFunc(named, func(k *PublicKey) bool { return k.digest != named[0].digest }) {
+		return named[0], true
+	}
+	return nil, len(named) > 0 || h.X5T+h.X5TS256 == ""
+}
+
+// certified reports whether a thumbprint in the header is one of the key's, and
+// whether one is not although the key has others of its kind. Some issuers
+// publish x5t as the kid alone.
+func (k *PublicKey) certified(h Header) (match, contradiction bool) {
+	match = h.X5T != "" && h.X5T == k.Kid
+	for _, t := range []struct {
+		named string
+		have  []string
+	}{{h.X5T, k.x5t}, {h.X5TS256, k.x5tS256}} {
+		if t.named != "" && len(t.have) > 0 {
+			same := slices.Contains(t.have, t.named)
+			match, contradiction = match || same, contradiction || !same
+		}
+	}
+	return match, contradiction
 }
 
 // Keeps reports whether s contains every key of old with the same kids. If it
@@ -168,7 +207,7 @@ func (s *KeySet) Find(h Header) (key *PublicKey, known bool) {
 func (s *KeySet) Keeps(old *KeySet) bool {
 	for _, k := range old.keys {
 		if !slices.ContainsFunc(s.byKid[k.Kid], func(n *PublicKey) bool {
-			return n.digest == k.digest && n.alg == k.alg && slices.Equal(n.OtherKids, k.OtherKids)
+			return n.digest == k.digest && n.alg == k.alg && n.Issuer == k.Issuer && slices.Equal(n.OtherKids, k.OtherKids)
 		}) {
 			return false
 		}

@@ -94,10 +94,8 @@ func (b *Binding) readProof(text, jkt string) (p proof, why string) {
 	if err != nil {
 		return p, "the header of the proof is not a JSON object"
 	}
-	for _, name := range []string{"crit", "b64", "zip", "enc", "jku", "x5u", "x5c"} {
-		if _, present := header[name]; present {
-			return p, "the header of the proof contains " + name
-		}
+	if name := jose.CriticalParameter(header); name != "" {
+		return p, "the header of the proof contains " + name
 	}
 	if typ, _ := header["typ"].(string); jose.MediaType(typ) != "dpop+jwt" {
 		return p, "typ is not dpop+jwt"

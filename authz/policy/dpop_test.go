@@ -208,7 +208,8 @@ func TestDPoPRefusals(t *testing.T) {
 		"alg of another key":    {proofText(k, map[string]any{"alg": "RS256"}, proofClaims(raw, nil))},
 		"hmac":                  {authztest.Base64URL([]byte(`{"typ":"dpop+jwt","alg":"HS256","jwk":{"kty":"oct","k":"AAAA"}}`)) + "." + authztest.Base64URL([]byte("{}")) + ".AA"},
 		"crit":                  {proofText(k, map[string]any{"crit": []string{"x"}}, proofClaims(raw, nil))},
-		"jku":                   {proofText(k, map[string]any{"jku": "https://evil"}, proofClaims(raw, nil))},
+		"enc":                   {proofText(k, map[string]any{"enc": "A128GCM"}, proofClaims(raw, nil))},
+		"b64 false":             {proofText(k, map[string]any{"b64": false}, proofClaims(raw, nil))},
 		"no jwk":                {proofText(k, map[string]any{"jwk": nil}, proofClaims(raw, nil))},
 		"jwk a string":          {proofText(k, map[string]any{"jwk": "x"}, proofClaims(raw, nil))},
 		"private jwk":           {proofText(k, edit("d", authztest.Base64URL(d)), proofClaims(raw, nil))},
@@ -279,6 +280,25 @@ func TestDPoPAcceptsEquivalents(t *testing.T) {
 		req.Path = tt.path
 		fail := route.Admit(t.Context(), req, authz.Credential{Raw: raw, Scheme: "dpop"}, token, proofTime)
 		require.Nil(t, fail, "%v: %v", tt.change, fail)
+	}
+}
+
+// Parameters of the header that have no meaning here are ignored, and so are
+// members of its jwk that are null or empty (RFC 7515, section 4).
+func TestDPoPIgnoresWhatSaysNothing(t *testing.T) {
+	t.Parallel()
+	const raw = "a.b.c"
+	for _, alg := range []string{"ES256", "EdDSA", "RS256"} {
+		k := authztest.NewKey(alg)
+		jwk := publicJWK(k)
+		for _, name := range []string{"d", "p", "q", "dp", "dq", "qi", "k", "use", "key_ops", "alg", "kid"} {
+			jwk[name] = nil
+		}
+		jwk["oth"], jwk["x5c"], jwk["x5t"] = []any{}, []any{}, ""
+		proof := proofText(k, map[string]any{"jwk": jwk, "zip": "NONE", "jku": "https://evil", "x5u": "https://evil", "x5c": []string{"MIIB"}, "kid": ""}, proofClaims(raw, nil))
+		route := boundRoute(t, newBinding(t, func(c *policy.BindingConfig) { c.DPoP.Algorithms = []string{alg} }), "any")
+		fail := route.Admit(t.Context(), proofRequest(proof), authz.Credential{Raw: raw, Scheme: "dpop"}, boundToken(raw, map[string]any{"jkt": thumbprint(k)}), proofTime)
+		require.Nil(t, fail, "%s: %v", alg, fail)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"math/big"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/jose"
 )
 
 // proofKey is the public key in the header of a DPoP proof. Anybody can send one
@@ -32,10 +33,9 @@ func readProofKey(m map[string]any) (k proofKey, why string) {
 	if m == nil {
 		return k, "the header of the proof has no jwk"
 	}
-	for _, name := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
-		if _, present := m[name]; present {
-			return k, "jwk contains a private or symmetric key"
-		}
+	jose.DropEmpty(m)
+	if jose.PrivateMember(m) != "" {
+		return k, "jwk contains a private or symmetric key"
 	}
 	number := func(name string, size int) []byte {
 		text, _ := m[name].(string)

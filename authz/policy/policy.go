@@ -17,9 +17,13 @@ type Policy struct {
 
 // Options are what routes may refer to.
 type Options struct {
-	// Issuers are the names of all configured issuers. nil: routes may name any
-	// issuer.
+	// Issuers are the names of all configured issuers. nil, and no Templates: routes
+	// may name any issuer.
 	Issuers []string
+	// Templates are names with authz.TenantPlaceholder, which routes may use as well:
+	// the names of the listed tenants. nil: every tenant's, which routes may also
+	// name themselves.
+	Templates map[string][]string
 	// Binding checks sender-constrained tokens. nil: such tokens are denied.
 	Binding *Binding
 	// Introspectors by name, for routes with introspection.

@@ -385,3 +385,32 @@ func TestAdmit(t *testing.T) {
 		})
 	}
 }
+
+// A route names an issuer of many tenants by its template, or one tenant.
+func TestRouteForTenants(t *testing.T) {
+	t.Parallel()
+	const anyone, listed = "https://any.test/{tenantid}/v2.0", "https://list.test/{tenantid}/v2.0"
+	options := Options{
+		Issuers:   []string{"https://list.test/red/v2.0", "https://list.test/green/v2.0"}, // green has an entry of its own
+		Templates: map[string][]string{anyone: nil, listed: {"https://list.test/red/v2.0"}},
+	}
+	get := MatchConfig{Methods: []string{"GET"}}
+	for name, accepted := range map[string]map[string]bool{
+		anyone:                         {"https://any.test/red/v2.0": true, "https://any.test/a/b/v2.0": false, "https://list.test/red/v2.0": false},
+		"https://any.test/blue/v2.0":   {"https://any.test/blue/v2.0": true, "https://any.test/red/v2.0": false},
+		listed:                         {"https://list.test/red/v2.0": true, "https://list.test/green/v2.0": false, "https://list.test/blue/v2.0": false},
+		"https://list.test/green/v2.0": {"https://list.test/green/v2.0": true, "https://list.test/red/v2.0": false},
+	} {
+		p, err := Compile([]RouteConfig{{Issuers: []string{name}, Match: get}}, options)
+		require.NoError(t, err, name)
+		for iss, want := range accepted {
+			require.Equal(t, want, p.routes[0].checkIssuer(&authz.Token{Issuer: iss}) == nil, "%s: %s", name, iss)
+		}
+	}
+	_, err := Compile([]RouteConfig{{Issuers: []string{"https://other.test"}}}, Options{Templates: map[string][]string{anyone: nil}})
+	require.ErrorContains(t, err, "unknown issuer", "there are no other issuers")
+	for _, name := range []string{"https://any.test/a/b/v2.0", "https://list.test/blue/v2.0", "https://other.test/{tenantid}"} {
+		_, err := Compile([]RouteConfig{{Issuers: []string{name}}}, options)
+		require.ErrorContains(t, err, "unknown issuer", name)
+	}
+}

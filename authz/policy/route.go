@@ -14,7 +14,7 @@ import (
 // valid token in the Authorization header.
 type Route struct {
 	authz.RouteRule
-	Issuers   []string // one of them must be "iss"; empty: any configured issuer
+	Issuers   []string // one of them must be "iss", or match it (authz.MatchIssuer); empty: any configured issuer
 	Audiences []string // one of them must be in "aud"; empty: the issuer's audiences
 	AnyScopes []string // the token must have one of them; empty: none is needed
 
@@ -81,7 +81,7 @@ func quoteList(list []string) string {
 }
 
 func (r *Route) checkIssuer(t *authz.Token) *authz.Failure {
-	if len(r.Issuers) > 0 && !slices.Contains(r.Issuers, t.Issuer) {
+	if len(r.Issuers) > 0 && !slices.ContainsFunc(r.Issuers, func(name string) bool { return authz.MatchIssuer(name, t.Issuer) }) {
 		return &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the route does not accept tokens of this issuer"}
 	}
 	return nil

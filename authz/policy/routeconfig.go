@@ -93,10 +93,23 @@ func compileRoutes(configs []RouteConfig, o Options, report authz.Report, isInva
 	return routes
 }
 
+// knowsIssuer reports whether a route may name the issuer.
+func (o Options) knowsIssuer(iss string) bool {
+	if _, template := o.Templates[iss]; template || o.Issuers == nil && o.Templates == nil || slices.Contains(o.Issuers, iss) {
+		return true
+	}
+	for template, tenants := range o.Templates {
+		if tenants == nil && authz.Tenant(template, iss) != "" {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	r := &Route{
 		RouteRule: authz.RouteRule{Name: c.Name, Public: c.Public, RequiredScopes: slices.Clone(c.Scopes), AllowRevocationUnknown: o.AllowRevocationUnknown},
-		Issuers:   slices.Clone(c.Issuers), Audiences: slices.Clone(c.Audiences), AnyScopes: slices.Clone(c.AnyScopes), credentials: c.Credentials, binding: o.Binding,
+		Audiences: slices.Clone(c.Audiences), AnyScopes: slices.Clone(c.AnyScopes), credentials: c.Credentials, binding: o.Binding,
 	}
 	if r.Name == "" {
 		r.Name = fmt.Sprintf("route-%d", i+1)
@@ -108,7 +121,12 @@ func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 		c.checkPublic(report)
 	}
 	for j, iss := range c.Issuers {
-		if o.Issuers != nil && !slices.Contains(o.Issuers, iss) {
+		if tenants := o.Templates[iss]; len(tenants) > 0 {
+			r.Issuers = append(r.Issuers, tenants...)
+			continue
+		}
+		r.Issuers = append(r.Issuers, iss)
+		if !o.knowsIssuer(iss) {
 			report(authz.ItemPath("issuers", j), "unknown issuer %s; it must be configured in issuers or introspection", authz.QuoteURL(iss))
 		}
 	}

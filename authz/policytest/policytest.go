@@ -190,14 +190,14 @@ func (t *Test) token(o Options) (*authz.Token, error) {
 		"iss": "https://issuer.example", "sub": "user-1", "jti": "test", "iat": json.Number(fmt.Sprint(now)), "exp": json.Number(fmt.Sprint(now + 300)),
 	}
 	if len(o.Issuers) > 0 {
-		claims["iss"] = o.Issuers[0].Issuer
+		claims["iss"] = o.Issuers[0].ExampleName()
 	}
 	if iss, ok := t.Claims["iss"].(string); ok {
 		claims["iss"] = iss
 	}
 	config := issuer.Config{Audiences: []string{"*"}}
 	for _, c := range o.Issuers {
-		if c.Issuer == claims["iss"] {
+		if iss, _ := claims["iss"].(string); c.Covers(iss) {
 			config = c
 		}
 	}

@@ -26,13 +26,13 @@ import (
 // Config is the `status_lists` stanza. Without hosts, the "status" claim of
 // tokens is ignored.
 type Config struct {
-	Hosts    []string      `yaml:"hosts" doc:"Hosts, with port unless it is 443, that lists may be fetched from, by https; loopback addresses also by http. Empty: status lists are off."`
-	CAFile   string        `yaml:"ca_file" doc:"PEM file of certificate authorities trusted for fetching lists, instead of the system's; empty: the system's."`
-	MaxAge   time.Duration `yaml:"max_age" doc:"How long a list is believed after it was fetched, 1s up to revocation.max_staleness; the list's own ttl and exp can shorten it. 0: revocation.max_staleness."`
-	Timeout  time.Duration `yaml:"timeout" doc:"Limit for fetching one list, 50ms to 30s; 0: 2s."`
-	MaxBytes int           `yaml:"max_bytes" doc:"Size of a list in bytes, unpacked, up to 268435456; 0: 16777216, which is 134 million one-bit entries."`
-	MaxLists int           `yaml:"max_lists" doc:"Lists kept in memory, up to 10000; 0: 64. When there are more, the issuer that has the most loses the one that was used least recently."`
-	MaxTotal int64         `yaml:"max_total" doc:"Size of all lists in memory together in bytes, unpacked, from max_bytes to 1099511627776; beyond it, the issuer that takes the most loses the list that was used least recently. 0: 8 times max_bytes."`
+	Hosts        []string `yaml:"hosts" doc:"Hosts, with port unless it is 443, that lists may be fetched from, by https; loopback addresses also by http. Empty: status lists are off."`
+	fetch.Config `yaml:",inline"`
+	MaxAge       time.Duration `yaml:"max_age" doc:"How long a list is believed after it was fetched, 1s up to revocation.max_staleness; the list's own ttl and exp can shorten it. 0: revocation.max_staleness."`
+	Timeout      time.Duration `yaml:"timeout" doc:"Limit for fetching one list, 50ms to 30s; 0: 2s."`
+	MaxBytes     int           `yaml:"max_bytes" doc:"Size of a list in bytes, unpacked, up to 268435456; 0: 16777216, which is 134 million one-bit entries."`
+	MaxLists     int           `yaml:"max_lists" doc:"Lists kept in memory, up to 10000; 0: 64. When there are more, the issuer that has the most loses the one that was used least recently."`
+	MaxTotal     int64         `yaml:"max_total" doc:"Size of all lists in memory together in bytes, unpacked, from max_bytes to 1099511627776; beyond it, the issuer that takes the most loses the list that was used least recently. 0: 8 times max_bytes."`
 }
 
 func (c Config) withDefaults(maxStaleness time.Duration) Config {
@@ -51,6 +51,7 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 			report(authz.ItemPath("hosts", i), "%q: a host in lower case is required, with a port unless it is 443", h)
 		}
 	}
+	c.Config.Validate(report)
 	c = c.withDefaults(maxStaleness)
 	if c.MaxAge < time.Second || c.MaxAge > maxStaleness {
 		report("max_age", "%s is out of range: 1s to revocation.max_staleness (%s)", c.MaxAge, maxStaleness)
@@ -120,7 +121,7 @@ func New(c Config, o Options) (*Lists, error) {
 		return nil, err
 	}
 	c = c.withDefaults(o.MaxStaleness)
-	client, err := fetch.NewClient(fetch.ClientOptions{Transport: o.Transport, CAFile: c.CAFile, Timeout: c.Timeout, ConnsPerHost: 8, IdleConns: 2})
+	client, err := fetch.NewClient(fetch.ClientOptions{Transport: o.Transport, Config: c.Config, Timeout: c.Timeout, ConnsPerHost: 8, IdleConns: 2})
 	if err != nil {
 		return nil, fmt.Errorf("status_lists: %w", err)
 	}
@@ -393,15 +394,16 @@ func (s *Lists) fetch(k listKey) (_ *statusList, err error) {
 	}
 	const mediaType = "application/statuslist+jwt"
 	req.Header.Set("Accept", mediaType)
-	raw, err := fetch.Do(s.client, req, mediaType, maxListToken)
+	document, err := fetch.Do(s.client, req, mediaType, maxListToken)
 	if err != nil {
 		return nil, err
 	}
+	raw := string(document.Body)
 	rules := authz.SecurityEventRules{Types: []string{"statuslist+jwt"}, ExpOptional: true, DefaultIssuer: k.issuer, AnyAudience: true, AnyLifetime: true, MaxBytes: maxListToken}
-	t, err := s.verifier.VerifySecurityEvent(ctx, string(raw), rules)
+	t, err := s.verifier.VerifySecurityEvent(ctx, raw, rules)
 	fail := authz.AsFailure(err)
 	if v, ok := s.verifier.(issuer.RevocationAwareVerifier); ok && fail != nil && fail.Reason == authz.ReasonRevocationUnknown {
-		t, err = v.Verifier.VerifySecurityEvent(ctx, string(raw), rules) // the list may still deny
+		t, err = v.Verifier.VerifySecurityEvent(ctx, raw, rules) // the list may still deny
 	}
 	if err != nil {
 		return nil, err

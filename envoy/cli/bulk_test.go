@@ -72,6 +72,7 @@ func TestImportLayouts(t *testing.T) {
 		in    string
 		count int
 	}{
+		"a byte order mark":            {"\ufeff" + `{"jti":"a"}{"jti":"last"}`, 2},
 		"an array":                     {`[{"jti":"a"},{"jti":"last"}]`, 2},
 		"an array on several lines":    {"[\n  {\n    \"jti\": \"a\"\n  },\n  {\n    \"jti\": \"last\"\n  }\n]\n", 2},
 		"an object on several lines":   {"{\n  \"jti\":\r\n \"last\"\n}\n", 1},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -17,11 +18,22 @@ type requestReader struct {
 }
 
 func newRequestReader(in io.Reader) *requestReader {
-	r := &requestReader{lines: lineReader{r: in}, index: -1}
+	r := &requestReader{lines: lineReader{r: withoutMark(in)}, index: -1}
 	// httpapi.DecodeRequests rejects duplicate names and invalid UTF-8, and
 	// names the member.
 	r.dec = jsontext.NewDecoder(&r.lines, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	return r
+}
+
+// withoutMark skips a byte order mark, with which some editors begin a file (RFC
+// 8259, section 8.1).
+func withoutMark(in io.Reader) io.Reader {
+	b := bufio.NewReader(in)
+	const mark = "\ufeff"
+	if head, _ := b.Peek(len(mark)); string(head) == mark { // an error comes back from Read
+		_, _ = b.Discard(len(mark))
+	}
+	return b
 }
 
 // next returns the text of the next object and its position. The text is valid

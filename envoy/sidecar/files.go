@@ -2,13 +2,13 @@ package sidecar
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"os"
 	"strings"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/config"
+	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/jose"
 	"jwtbouncer/authz/secretfile"
@@ -42,9 +42,6 @@ func (s *Settings) CheckFiles(name string) error {
 
 func (s *Settings) files() []namedFile {
 	t := s.Listen.TLS
-	pair := func(certificate, key string) func(string) error {
-		return func(string) error { _, err := tls.LoadX509KeyPair(certificate, key); return err }
-	}
 	out := []namedFile{
 		{"listen.grpc_tls.certificate", t.Certificate, pair(t.Certificate, t.Key)},
 		{"listen.grpc_tls.key", t.Key, checkReadable},
@@ -55,24 +52,39 @@ func (s *Settings) files() []namedFile {
 		{"redis.tls.ca_file", s.Redis.TLS.CAFile, checkCertificates},
 		{"redis.tls.cert_file", s.Redis.TLS.CertFile, pair(s.Redis.TLS.CertFile, s.Redis.TLS.KeyFile)},
 		{"redis.tls.key_file", s.Redis.TLS.KeyFile, checkReadable},
-		{"status_lists.ca_file", s.StatusLists.CAFile, checkCertificates},
 		{"api.token_file", s.API.TokenFile, httpapi.CheckTokenFile},
 	}
+	out = append(out, servers("status_lists.", s.StatusLists.Config)...)
 	for i, c := range s.API.Clients {
 		out = append(out, namedFile{fmt.Sprintf("api.clients[%d].secret_file", i), c.SecretFile, httpapi.CheckSecretFile})
 	}
 	for i, c := range s.Issuers {
 		at := fmt.Sprintf("issuers[%d].", i)
-		out = append(out, namedFile{at + "ca_file", c.CAFile, checkCertificates})
+		out = append(out, servers(at, c.Config)...)
+		out = append(out, namedFile{at + "bearer_token_file", c.BearerTokenFile, func(path string) error { _, err := fetch.ReadSecret(path); return err }})
 		if path := strings.TrimPrefix(c.JWKS, "file://"); !strings.Contains(path, "://") {
-			out = append(out, namedFile{at + "jwks", path, checkKeys})
+			out = append(out, namedFile{at + "jwks", path, func(path string) error { return checkKeys(path, c.SetRules(s.Limits)) }})
 		}
 	}
 	for i, c := range s.Introspection {
 		at := fmt.Sprintf("introspection[%d].", i)
-		out = append(out, namedFile{at + "ca_file", c.CAFile, checkCertificates}, namedFile{at + "client_secret_file", c.ClientSecretFile, checkSecret})
+		out = append(out, servers(at, c.Config)...)
+		out = append(out, namedFile{at + "client_secret_file", c.ClientSecretFile, checkSecret})
 	}
 	return out
+}
+
+// servers are the files with which a server outside is reached.
+func servers(at string, c fetch.Config) []namedFile {
+	return []namedFile{
+		{at + "ca_file", c.CAFile, checkCertificates},
+		{at + "cert_file", c.CertFile, pair(c.CertFile, c.KeyFile)},
+		{at + "key_file", c.KeyFile, checkReadable},
+	}
+}
+
+func pair(certificate, key string) func(string) error {
+	return func(string) error { _, err := tls.LoadX509KeyPair(certificate, key); return err }
 }
 
 func checkReadable(path string) error {
@@ -86,22 +98,19 @@ func checkSecret(path string) error {
 }
 
 func checkCertificates(path string) error {
-	b, err := os.ReadFile(path)
-	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(b) {
-		err = fmt.Errorf("%s contains no PEM certificate", path)
-	}
+	_, err := fetch.ReadAuthorities(path)
 	return err
 }
 
-func checkKeys(path string) error {
+func checkKeys(path string, rules jose.SetRules) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	set, err := jose.ParseJWKS(b)
+	set, err := jose.ParseJWKS(b, rules)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s where a JWK set is needed: %w", fetch.Document{Body: b, From: path}, err)
 	case set.Len() == 0:
 		return fmt.Errorf("%s contains no usable key", path)
 	}

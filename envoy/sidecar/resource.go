@@ -17,7 +17,7 @@ func (s *Settings) accessTokenIssuers(p *policy.Policy, introspectors map[string
 			names = append(names, iss)
 		}
 	}
-	for _, iss := range s.issuerNames() {
+	for _, iss := range s.RevocableIssuers().Verified {
 		if others, transmits := s.API.Events.SpeaksFor[iss]; !transmits || slices.Contains(others, iss) {
 			add(iss)
 		}

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -32,10 +33,10 @@ func NewRules(s Settings, replays authz.ReplayStore, log *slog.Logger, registry 
 			r.Close()
 		}
 	}()
-	if r.Verifier, err = issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Clock: clock, Logger: log, Registry: registry}); err != nil {
+	if r.Verifier, err = issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Limits: s.Limits, Clock: clock, Logger: log, Registry: registry}); err != nil {
 		return nil, err
 	}
-	if r.introspectors, err = introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, Clock: clock, Registry: registry}); err != nil {
+	if r.introspectors, err = introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, MaxTokenBytes: s.Limits.TokenBytes, Clock: clock, Registry: registry}); err != nil {
 		return nil, err
 	}
 	if r.options, err = s.policyOptions(r.introspectors.ByName(), replays); err != nil {
@@ -77,6 +78,18 @@ func (s *Settings) OfflinePolicy() (*policy.Policy, error) {
 	return policy.Compile(s.Routes, options)
 }
 
+// templates returns the names with {tenantid} that routes may use; see
+// policy.Options.
+func (s *Settings) templates() map[string][]string {
+	all := map[string][]string{}
+	for _, c := range s.Issuers {
+		if names := c.Names(); !slices.Contains(names, c.Issuer) {
+			all[c.Issuer] = names
+		}
+	}
+	return all
+}
+
 // policyOptions returns what routes may refer to.
 func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, replays authz.ReplayStore) (policy.Options, error) {
 	if replays == nil {
@@ -84,7 +97,7 @@ func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, re
 	}
 	binding, err := policy.NewBinding(s.Binding, replays)
 	return policy.Options{
-		Issuers: s.TokenIssuers(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
+		Issuers: s.TokenIssuers(), Templates: s.templates(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
 		Introspectors: introspectors, Binding: binding,
 	}, err
 }

@@ -32,6 +32,7 @@ import (
 type Settings struct {
 	Listen            ListenSettings          `yaml:"listen" doc:"Where the sidecar listens."`
 	Issuers           []issuer.Config         `yaml:"issuers" doc:"Issuers whose tokens are accepted; at least one is needed."`
+	Limits            issuer.LimitsConfig     `yaml:"limits" doc:"How much of what clients and issuers send is read."`
 	Store             string                  `yaml:"store" doc:"The authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
 	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the password in the URL, or none."`
 	StoreStandby      []string                `yaml:"store_standby" doc:"URLs of hot standbys of the Postgres store, from which a sidecar reads the bulk of a full load. They prove nothing, and what they cannot serve the store serves. Empty: none."`
@@ -143,15 +144,8 @@ func (s *Settings) validate(f *config.File) {
 	if len(s.Issuers) == 0 {
 		f.Invalid("issuers", "at least one issuer is needed, such as\n  issuers:\n    - issuer: https://issuer.example\n      audiences: [api]")
 	}
-	seen := map[string]int{}
-	for i, iss := range s.Issuers {
-		at := fmt.Sprintf("issuers[%d]", i)
-		iss.Validate(f.At(at))
-		if first, twice := seen[iss.Issuer]; twice {
-			f.Invalid(at+".issuer", "duplicate issuer %s (first defined at issuers[%d])", authz.QuoteURL(iss.Issuer), first)
-		}
-		seen[iss.Issuer] = i
-	}
+	issuer.ValidateAll(s.Issuers, f.At("issuers"))
+	s.Limits.Validate(f.At("limits"))
 	if err := store.CheckURL(s.Store); err != nil {
 		f.Invalid("store", "%s", err)
 	}
@@ -174,7 +168,7 @@ func (s *Settings) validate(f *config.File) {
 	s.API.Validate(f.At("api"))
 	if s.Listen.HTTP != "" {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
-		s.API.ValidateIssuers(s.issuerNames(), s.TokenIssuers(), f.At(""))
+		s.API.ValidateIssuers(s.RevocableIssuers().Verified, s.TokenIssuers(), f.At(""))
 	}
 	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// Errors of the binding stanza itself are reported below.
@@ -219,15 +213,9 @@ func (s *Settings) RevocableIssuers() authz.Issuers {
 	for i, in := range s.Introspection {
 		introspected[i] = authz.IntrospectedIssuer{Issuer: in.Issuer, All: in.Tokens == "all"}
 	}
-	return authz.Issuers{Verified: s.issuerNames(), Introspected: introspected}
-}
-
-func (s *Settings) issuerNames() []string {
-	names := make([]string, len(s.Issuers))
-	for i, iss := range s.Issuers {
-		names[i] = iss.Issuer
-	}
-	return names
+	all := issuer.Issuers(s.Issuers)
+	all.Introspected = introspected
+	return all
 }
 
 // StoreKind returns the kind of the store, without its address.

@@ -320,3 +320,39 @@ func fenced(text, language string) []string {
 		blocks = append(blocks, block+"\n")
 	}
 }
+
+// Every place of the configuration knows the tenants of a listed template, and
+// those of any.
+func TestTenantsInTheConfiguration(t *testing.T) {
+	t.Parallel()
+	const text = `
+issuers:
+  - {issuer: "https://one.example/{tenantid}/v2.0", tenants: [red, blue], audiences: [api]}
+  - {issuer: "https://two.example/{tenantid}/v2.0", tenants: [any], audiences: [api]}
+  - {issuer: "spiffe://three.example", allow_missing_iss: true, audiences: [api], jwks: /keys.json, key_uses: [jwt-svid]}
+limits: {token_bytes: 32768}
+api: {logout: {audiences: [client]}, events: {audiences: [client], speaks_for: {"https://one.example/red/v2.0": ["https://one.example/blue/v2.0"]}}}
+routes:
+  - {name: all, issuers: ["https://one.example/{tenantid}/v2.0"], match: {methods: [GET]}}
+  - {name: one, issuers: ["https://one.example/red/v2.0", "https://two.example/green/v2.0"], match: {methods: [PUT]}}
+`
+	s, err := parse("f", []byte(text), nil)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"https://one.example/red/v2.0", "https://one.example/blue/v2.0", "spiffe://three.example"}, s.TokenIssuers())
+	known := s.RevocableIssuers()
+	assert.True(t, known.Known("https://two.example/green/v2.0"))
+	assert.False(t, known.Known("https://one.example/green/v2.0"))
+	for change, want := range map[string]string{
+		"one.example/red/v2.0\", \"https": "routes[1].issuers[0]: unknown issuer",
+		"tenants: [any]":                  "issuers[1].tenants: must name the tenants",
+		"token_bytes: 32768":              "limits.token_bytes: 99999 is out of range",
+		"key_uses: [jwt-svid]":            "issuers[2].key_uses[0]",
+	} {
+		to := map[string]string{
+			"one.example/red/v2.0\", \"https": "one.example/green/v2.0\", \"https", "tenants: [any]": "tenants: []",
+			"token_bytes: 32768": "token_bytes: 99999", "key_uses: [jwt-svid]": "key_uses: [enc]",
+		}[change]
+		_, err := parse("f", []byte(strings.Replace(text, change, to, 1)), nil)
+		assert.ErrorContains(t, err, want)
+	}
+}

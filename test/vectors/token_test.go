@@ -27,6 +27,9 @@ func newKeys() keys {
 	} {
 		made[name] = authztest.NewKey(alg).Named(name)
 	}
+	for _, name := range []string{"es", "es2", "rs"} {
+		made[name] = made[name].With("x5t", name+"-x5t").With("x5t#S256", name+"-x5t-S256")
+	}
 	made["any"] = made["any"].With("alg", nil)
 	made["nokid"] = made["nokid"].Named("")
 	return made

@@ -68,7 +68,7 @@ func TestWycheproof(t *testing.T) {
 			accepted, refused := 0, 0
 			for _, g := range w.TestGroups {
 				public := len(g.Public) > 0
-				set, err := jose.ParseJWKS(asSet(t, g.Public, g.Private))
+				set, err := jose.ParseJWKS(asSet(t, g.Public, g.Private), jose.SetRules{})
 				require.NoError(t, err, g.Comment)
 				for _, c := range g.Tests {
 					id := fmt.Sprintf("%s/%d", file, c.ID)

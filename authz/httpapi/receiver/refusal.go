@@ -55,13 +55,14 @@ var errUnverifiable = httpapi.Unavailable("the token cannot be verified at the m
 // about it, and those whose keys are configured and that are not asked. refusal
 // is nil if the token is good.
 func (c *receiver) namesOf(refusal *authz.Failure, claims authz.UnverifiedClaims) (asked, own []string) {
-	configured := slices.Contains(c.issuers.Verified, claims.Issuer)
+	name := c.issuers.NameOf(claims)
+	configured := name != "" && c.issuers.Verifies(name)
 	asked = c.issuers.Introspecting(!configured || refusal != nil && refusal.Reason == authz.ReasonUnknownIssuer)
 	switch {
 	case claims.Expires <= 0 || claims.Expires >= authz.LastSecond: // no verifier accepts it
 	case configured:
-		own = []string{claims.Issuer}
-	case claims.Issuer == "": // the verifier knows an issuer that the token does not name
+		own = []string{name}
+	case name == "": // the verifier knows an issuer that the token does not name
 		own = slices.Clone(c.issuers.Verified)
 	}
 	return asked, own
