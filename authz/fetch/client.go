@@ -1,7 +1,6 @@
 package fetch
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -11,7 +10,10 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strings"
 	"time"
+
+	"jwtbouncer/authz/secretfile"
 )
 
 // Config are the keys of a stanza that say how its server is reached.
@@ -125,14 +127,11 @@ func ReadAuthorities(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// maxSecret bounds a secret, in bytes. Tokens of Kubernetes have about 1 KiB.
-const maxSecret = 16 << 10
-
-// SetBearerToken sets the Authorization header of req to the token that is the
-// one line of a file, which it reads each time, so that the token can be rotated.
-// Errors contain no part of the file.
+// SetBearerToken sets the Authorization header of req to the token in a file,
+// which it reads each time, so that the token can be rotated. Errors contain no
+// part of the token.
 func SetBearerToken(req *http.Request, path string) error {
-	token, err := ReadSecret(path)
+	token, err := ReadBearerToken(path)
 	if err != nil {
 		return err
 	}
@@ -140,24 +139,19 @@ func SetBearerToken(req *http.Request, path string) error {
 	return nil
 }
 
-// ReadSecret returns the one line of a file, without the line break at its end.
-// Errors contain no part of it.
-func ReadSecret(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := ReadBounded(f, maxSecret)
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	b = bytes.TrimRight(b, "\r\n")
+// ReadBearerToken returns the token in a file of one line. It is an error if the
+// token holds a character that is not visible ASCII, or is longer than 16 KiB;
+// tokens of Kubernetes have about 1 KiB.
+func ReadBearerToken(path string) (string, error) {
+	const maxToken = 16 << 10
+	token, err := secretfile.Read(path)
 	switch {
-	case len(b) == 0:
-		return "", fmt.Errorf("%s is empty", path)
-	case bytes.ContainsFunc(b, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case err != nil:
+		return "", err
+	case len(token) > maxToken:
+		return "", fmt.Errorf("%s holds more than %d bytes", path, maxToken)
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return "", fmt.Errorf("%s is not one line of visible ASCII characters", path)
 	}
-	return string(b), nil
+	return token, nil
 }

@@ -249,22 +249,22 @@ func TestConfigErrors(t *testing.T) {
 }
 
 // A file is one secret, or an error that contains none of it.
-func TestReadSecret(t *testing.T) {
+func TestReadBearerToken(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "token")
 	for text, want := range map[string]string{
-		"secret": "secret", "secret\n": "secret", "secret\r\n": "secret", "#secret!~": "#secret!~",
-		"": "", "\n": "", "secret\nsecret": "", "a secret": "", "secret\x00": "", "sécret": "", strings.Repeat("s", 17<<10): "",
+		"hunter": "hunter", "hunter\n": "hunter", "hunter\r\n": "hunter", "#hunter!~": "#hunter!~",
+		"": "", "\n": "", "hunter\nhunter": "", "a hunter": "", "hunter\x00": "", "húnter": "", strings.Repeat("s", 17<<10): "",
 	} {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		got, err := fetch.ReadSecret(path)
+		got, err := fetch.ReadBearerToken(path)
 		require.Equal(t, want, got)
 		require.Equal(t, want == "", err != nil, "%q: %v", text, err)
 		if err != nil {
-			require.NotContains(t, strings.ReplaceAll(err.Error(), path, ""), "ecret")
+			require.NotContains(t, strings.ReplaceAll(err.Error(), path, ""), "unter")
 			require.ErrorContains(t, err, path)
 		}
 	}
-	_, err := fetch.ReadSecret(path + "none")
+	_, err := fetch.ReadBearerToken(path + "none")
 	require.Error(t, err)
 }

@@ -61,7 +61,7 @@ func (s *Settings) files() []namedFile {
 	for i, c := range s.Issuers {
 		at := fmt.Sprintf("issuers[%d].", i)
 		out = append(out, servers(at, c.Config)...)
-		out = append(out, namedFile{at + "bearer_token_file", c.BearerTokenFile, func(path string) error { _, err := fetch.ReadSecret(path); return err }})
+		out = append(out, namedFile{at + "bearer_token_file", c.BearerTokenFile, func(path string) error { _, err := fetch.ReadBearerToken(path); return err }})
 		if path := strings.TrimPrefix(c.JWKS, "file://"); !strings.Contains(path, "://") {
 			out = append(out, namedFile{at + "jwks", path, func(path string) error { return checkKeys(path, c.SetRules(s.Limits)) }})
 		}
