@@ -5,12 +5,13 @@ import (
 	"strings"
 )
 
-// Issuers are all issuers whose tokens can be valid.
+// Issuers are all issuers whose tokens can be valid, and so can be revoked.
 type Issuers struct {
 	Verified     []string             // issuers whose keys are configured, as tokens name them in "iss"
 	Templates    []string             // names with TenantPlaceholder, of which every tenant's tokens are verified
 	Unnamed      []UnnamedIssuer      // those of Verified whose tokens may have no "iss"
 	Introspected []IntrospectedIssuer // issuers that are asked about tokens (RFC 7662)
+	Claims       []string             // claims of any of them by which tokens can be revoked
 }
 
 // IntrospectedIssuer is an issuer that is asked about tokens (RFC 7662).

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -16,16 +17,27 @@ type Kind uint8
 
 // The kinds of revocation. Their numbers are stored and must not change.
 const (
-	KindUnknown Kind = 0 // the zero Kind names nothing and is refused everywhere
-	KindJTI     Kind = 1 // one token, by its "jti" (RFC 7519, section 4.1.7)
-	KindSub     Kind = 2 // the tokens of a subject issued before NotBefore
-	KindSID     Kind = 3 // the tokens of a login session ("sid", OpenID Connect)
-	KindKID     Kind = 4 // the tokens signed with a key, by its "kid"
-	KindIss     Kind = 5 // the tokens of the whole issuer issued before NotBefore; Value is empty
-	KindToken   Kind = 6 // one token, by TokenValue (for tokens without jti)
+	KindUnknown Kind = 0  // the zero Kind names nothing and is refused everywhere
+	KindJTI     Kind = 1  // one token, by its "jti" (RFC 7519, section 4.1.7)
+	KindSub     Kind = 2  // the tokens of a subject issued before NotBefore
+	KindSID     Kind = 3  // the tokens of a login session ("sid", OpenID Connect)
+	KindKID     Kind = 4  // the tokens signed with a key, by its "kid"
+	KindIss     Kind = 5  // the tokens of the whole issuer issued before NotBefore; Value is empty
+	KindToken   Kind = 6  // one token, by TokenValue (for tokens without jti)
+	KindClient  Kind = 7  // the tokens issued to a client ("client_id", else "azp") before NotBefore
+	KindActor   Kind = 8  // the tokens issued before NotBefore with which a party acts for another ("act", RFC 8693, section 4.1)
+	KindClaim   Kind = 9  // the tokens with a configured claim issued before NotBefore; Value is ClaimValue
+	KindAll     Kind = 10 // the tokens of every issuer issued before NotBefore; Issuer and Value are empty
 )
 
-var kindNames = [...]string{KindUnknown: "unknown", KindJTI: "jti", KindSub: "sub", KindSID: "sid", KindKID: "kid", KindIss: "iss", KindToken: "token"}
+var kindNames = [...]string{
+	KindUnknown: "unknown", KindJTI: "jti", KindSub: "sub", KindSID: "sid", KindKID: "kid", KindIss: "iss", KindToken: "token",
+	KindClient: "client", KindActor: "actor", KindClaim: "claim", KindAll: "all_issuers",
+}
+
+// KindNames returns the names of all kinds but KindUnknown, in the order of their
+// numbers.
+func KindNames() []string { return slices.Clone(kindNames[1:]) }
 
 // String returns the kind's name in the API and on the command line.
 func (k Kind) String() string {
@@ -35,11 +47,30 @@ func (k Kind) String() string {
 	return "kind(" + strconv.Itoa(int(k)) + ")"
 }
 
-// ParseKind is the inverse of Kind.String for the six kinds.
+// ByTime reports whether a revocation of the kind without NotBefore gets the time
+// of the request as NotBefore: what it names outlives its tokens, and new ones
+// shall be good.
+func (k Kind) ByTime() bool {
+	switch k {
+	case KindSub, KindIss, KindClient, KindActor, KindClaim, KindAll:
+		return true
+	}
+	return false
+}
+
+// ParseKind is the inverse of Kind.String for all kinds but KindUnknown.
 func ParseKind(s string) (Kind, bool) {
 	k := max(0, slices.Index(kindNames[:], s))
 	return Kind(k), k > 0
 }
+
+func isClaimValue(s string) bool {
+	name, value, _ := strings.Cut(s, "=")
+	return name != "" && value != ""
+}
+
+// named reports whether a revocation of the kind has a Value.
+func (k Kind) named() bool { return k != KindIss && k != KindAll }
 
 // Key identifies what a revocation matches: the first 16 bytes of
 // SHA-256("kind:len(iss):iss:value"), with kind and len (in bytes) in decimal.
@@ -90,10 +121,11 @@ func (e Entry) Merge(o Entry) Entry {
 type Revocation struct {
 	ID     string // assigned by the ledger; empty before
 	Kind   Kind
-	Issuer string
-	Value  string // jti, sub, sid, kid, or TokenValue; empty for KindIss
+	Issuer string // empty for KindAll
+	Value  string // what the kind names; empty for KindIss and KindAll
 	// NotBefore limits the revocation to tokens issued earlier. Zero: all of them,
-	// but for sub and iss Normalize sets it to now, so that a new login works.
+	// but for kinds that are ByTime Normalize sets it to now, so that a new login
+	// works.
 	NotBefore time.Time
 	// ExpiresAt is when the last matching token has expired. Zero: the later of the
 	// last request and NotBefore, plus the max_token_ttl in force; for a kid without
@@ -132,13 +164,15 @@ var (
 // sub or iss that has none to now. Errors are *InvalidError.
 func (r *Revocation) Normalize(now time.Time) error {
 	switch {
-	case r.Kind < KindJTI || r.Kind > KindToken:
-		return invalid("kind", "must be jti, sub, sid, kid, iss or token")
-	case r.Issuer == "":
+	case r.Kind < KindJTI || r.Kind > KindAll:
+		return invalid("kind", "must be one of %s", strings.Join(KindNames(), ", "))
+	case r.Kind == KindAll && r.Issuer != "":
+		return invalid("iss", "must be empty if every issuer is revoked")
+	case r.Kind != KindAll && r.Issuer == "":
 		return invalid("iss", "must not be empty")
-	case r.Kind == KindIss && r.Value != "":
-		return invalid("value", "must be empty if the whole issuer is revoked")
-	case r.Kind != KindIss && r.Value == "":
+	case !r.Kind.named() && r.Value != "":
+		return invalid("value", "must be empty if whole issuers are revoked")
+	case r.Kind.named() && r.Value == "":
 		return invalid(r.Kind.String(), "must not be empty")
 	}
 	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}, {"actor", r.Actor}} {
@@ -152,10 +186,12 @@ func (r *Revocation) Normalize(now time.Time) error {
 	switch {
 	case r.Kind == KindToken && !isHexSHA256(r.Value):
 		return invalid("token", "must be the 64 lower-case hex digits of a SHA-256")
+	case r.Kind == KindClaim && !isClaimValue(r.Value):
+		return invalid("claim", "must be the claim's name, =, and its value")
 	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
 		return invalid("expires_at", "%s has passed", r.ExpiresAt.UTC().Format(time.RFC3339))
 	}
-	if (r.Kind == KindSub || r.Kind == KindIss) && r.NotBefore.IsZero() {
+	if r.Kind.ByTime() && r.NotBefore.IsZero() {
 		r.NotBefore = now
 	}
 	return nil
@@ -174,7 +210,7 @@ type Appended struct {
 // Ledger is the write side of the authority: a committed revocation is in force.
 type Ledger interface {
 	// Append stores the revocations durably, all or none, and returns them with
-	// ID, ExpiresAt, RevokedAt and (sub, iss) NotBefore set. It is idempotent: of
+	// ID, ExpiresAt, RevokedAt and, if the kind is ByTime, NotBefore set. It is idempotent: of
 	// two with equal kind, issuer, value and not_before it stores one, with the
 	// later expiry. Errors: ErrInvalid, ErrUnavailable, ErrOutcomeUnknown, or ctx's.
 	Append(ctx context.Context, revocations []Revocation) (Appended, error)

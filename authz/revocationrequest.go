@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"slices"
@@ -16,23 +17,27 @@ import (
 // empty text is refused, because it is usually a variable that was not set.
 type RevocationRequest struct {
 	Issuer *string // optional with one configured issuer, or a whole JWT in Token
-	// Exactly one of JTI, Sub, SID, KID, Token and All selects the tokens.
-	JTI, Sub, SID, KID *string
-	Token              *string // a whole JWT, or the TokenValue of any token
-	All                bool    // every token of Issuer, which must be set
+	// Exactly one of JTI, Sub, SID, KID, Client, Actor, Claim, Token, All and
+	// AllIssuers selects the tokens.
+	JTI, Sub, SID, KID, Client, Actor *string
+	Claim                             *string // ClaimValue of one of Issuers.Claims
+	Token                             *string // a whole JWT, or the TokenValue of any token
+	All                               bool    // every token of Issuer, which must be set
+	AllIssuers                        bool    // every token of every issuer; needs Confirm
+	Confirm                           string  // "all_issuers", if AllIssuers is set: nobody shall do that by mistake
 	// NotBefore limits the revocation to tokens issued earlier; see Revocation.
 	NotBefore time.Time
 	ExpiresAt time.Time // see Revocation
 	Reason    string    // free text for the audit trail
-	Actor     string    // who asks
+	RevokedBy string    // who asks
 	// FromClaims says that the selector is a claim of a verified token or
 	// message, which may be any text. Any other selector is refused if it
 	// contains a token, because values are logged.
 	FromClaims bool
 }
 
-// Select selects the tokens that (kind, value) identifies. KindIss takes no value;
-// KindUnknown selects nothing.
+// Select selects the tokens that (kind, value) identifies. KindIss and KindAll take
+// no value; KindUnknown selects nothing.
 func (q *RevocationRequest) Select(kind Kind, value string) {
 	switch kind {
 	case KindJTI:
@@ -45,8 +50,16 @@ func (q *RevocationRequest) Select(kind Kind, value string) {
 		q.KID = &value
 	case KindToken:
 		q.Token = &value
+	case KindClient:
+		q.Client = &value
+	case KindActor:
+		q.Actor = &value
+	case KindClaim:
+		q.Claim = &value
 	case KindIss:
 		q.All = true
+	case KindAll:
+		q.AllIssuers = true
 	}
 }
 
@@ -79,12 +92,12 @@ func (q *RevocationRequest) Normalize(issuers Issuers, now time.Time) ([]Revocat
 
 // selected returns the revocation without its issuer.
 func (q *RevocationRequest) selected() (Revocation, error) {
-	r := Revocation{NotBefore: q.NotBefore, ExpiresAt: q.ExpiresAt, Reason: q.Reason, Actor: q.Actor}
+	r := Revocation{NotBefore: q.NotBefore, ExpiresAt: q.ExpiresAt, Reason: q.Reason, Actor: q.RevokedBy}
 	selectors := 0
 	for _, s := range []struct {
 		kind  Kind
 		value *string
-	}{{KindJTI, q.JTI}, {KindSub, q.Sub}, {KindSID, q.SID}, {KindKID, q.KID}, {KindToken, q.Token}} {
+	}{{KindJTI, q.JTI}, {KindSub, q.Sub}, {KindSID, q.SID}, {KindKID, q.KID}, {KindClient, q.Client}, {KindActor, q.Actor}, {KindClaim, q.Claim}, {KindToken, q.Token}} {
 		if s.value == nil {
 			continue
 		}
@@ -104,13 +117,23 @@ func (q *RevocationRequest) selected() (Revocation, error) {
 		selectors++
 		r.Kind, r.Value = KindIss, ""
 	}
+	if q.AllIssuers {
+		selectors++
+		r.Kind, r.Value = KindAll, ""
+	}
 	switch {
 	case selectors == 0:
-		return r, invalid("", `one of jti, sub, sid, kid, token is needed; to revoke every token of an issuer, set "all": true and name the issuer`)
+		return r, invalid("", `one of jti, sub, sid, kid, client, actor, claim, token is needed; to revoke every token of an issuer, set "all": true and name the issuer`)
 	case selectors > 1:
-		return r, invalid("", "only one of jti, sub, sid, kid, token, all is allowed; send several revocations as an array")
+		return r, invalid("", "only one of jti, sub, sid, kid, client, actor, claim, token, all, all_issuers is allowed; send several revocations as an array")
 	case q.All && q.Issuer == nil:
 		return r, invalid("iss", `must be named if "all" is true`)
+	case q.AllIssuers && q.Issuer != nil:
+		return r, invalid("iss", `must be absent if "all_issuers" is true; "all" revokes the tokens of one issuer`)
+	case q.AllIssuers && q.Confirm != KindAll.String():
+		return r, invalid("confirm", `must be %q to revoke every token of every issuer`, KindAll.String())
+	case !q.AllIssuers && q.Confirm != "":
+		return r, invalid("confirm", `belongs to "all_issuers"`)
 	}
 	return r, nil
 }
@@ -122,6 +145,10 @@ func (q *RevocationRequest) scope(r *Revocation, issuers Issuers, now time.Time)
 	switch {
 	case r.Kind == KindToken && !jwt && !isHexSHA256(r.Value):
 		return nil, invalid("token", "is neither a compact JWT nor the 64 lower-case hex digits of a SHA-256: of a JWT's header and payload, or of the whole text of an opaque token")
+	case r.Kind == KindAll:
+		return []string{""}, nil
+	case r.Kind == KindClaim && !slices.ContainsFunc(issuers.Claims, func(name string) bool { return strings.HasPrefix(r.Value, ClaimValue(name, "")) }):
+		return nil, invalid("claim", "must be the claim's name, =, and its value, with a claim of revocation.claims (%s); by others no sidecar revokes", cmp.Or(strings.Join(issuers.Claims, ", "), "none is configured"))
 	case q.Issuer != nil && !issuers.Known(*q.Issuer):
 		return nil, invalid("iss", "is not a configured issuer")
 	case jwt:

@@ -19,16 +19,19 @@ const (
 func TestRevocationRequestNormalize(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_900_000_000, 0)
-	one := authz.Issuers{Verified: []string{issuerOne}}
+	one := authz.Issuers{Verified: []string{issuerOne}, Claims: []string{"tenant_id", "device"}}
 	hash := strings.Repeat("0a", 32)
 	jwt := unsignedJWT(`{"iss":"` + issuerOne + `","exp":1900000060}`)
 	for name, c := range map[string]struct {
 		request authz.RevocationRequest
 		want    authz.Revocation
 	}{
-		"jti":           {authz.RevocationRequest{JTI: new("x"), Reason: "lost", Actor: "cli:bob"}, authz.Revocation{Kind: authz.KindJTI, Value: "x", Reason: "lost", Actor: "cli:bob"}},
+		"jti":           {authz.RevocationRequest{JTI: new("x"), Reason: "lost", RevokedBy: "cli:bob"}, authz.Revocation{Kind: authz.KindJTI, Value: "x", Reason: "lost", Actor: "cli:bob"}},
 		"sub until now": {authz.RevocationRequest{Sub: new("bob")}, authz.Revocation{Kind: authz.KindSub, Value: "bob", NotBefore: now}},
 		"issuer":        {authz.RevocationRequest{Issuer: new(issuerOne), All: true}, authz.Revocation{Kind: authz.KindIss, NotBefore: now}},
+		"client":        {authz.RevocationRequest{Client: new("app")}, authz.Revocation{Kind: authz.KindClient, Value: "app", NotBefore: now}},
+		"actor":         {authz.RevocationRequest{Actor: new("agent")}, authz.Revocation{Kind: authz.KindActor, Value: "agent", NotBefore: now}},
+		"claim":         {authz.RevocationRequest{Claim: new("device=a=b")}, authz.Revocation{Kind: authz.KindClaim, Value: "device=a=b", NotBefore: now}},
 		"token hash":    {authz.RevocationRequest{Token: &hash}, authz.Revocation{Kind: authz.KindToken, Value: hash}},
 		"whole JWT":     {authz.RevocationRequest{Token: &jwt}, authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(jwt), ExpiresAt: time.Unix(1_900_000_060, 0).Add(authz.ExpiryMargin)}},
 		"sub of a verified message that looks like a token": {authz.RevocationRequest{SID: &jwt, FromClaims: true}, authz.Revocation{Kind: authz.KindSID, Value: jwt}},
@@ -44,11 +47,14 @@ func TestRevocationRequestNormalize(t *testing.T) {
 	for field, request := range map[string]authz.RevocationRequest{
 		"":           {},
 		"jti":        {JTI: &jwt},
+		"client":     {Client: &jwt},
+		"claim":      {Claim: new("other=x")},
+		"confirm":    {AllIssuers: true},
 		"sub":        {Sub: new("")},
 		"iss":        {SID: new("s"), Issuer: new("")},
 		"token":      {Token: new("abc")},
 		"reason":     {KID: new("k"), Reason: jwt},
-		"actor":      {KID: new("k"), Actor: "\x00"},
+		"actor":      {KID: new("k"), RevokedBy: "\x00"},
 		"expires_at": {KID: new("k"), ExpiresAt: now},
 	} {
 		got, err := request.Normalize(one, now)
@@ -59,6 +65,37 @@ func TestRevocationRequestNormalize(t *testing.T) {
 		require.ErrorIs(t, err, authz.ErrInvalid)
 		require.NotContains(t, err.Error(), jwt)
 	}
+}
+
+// Nobody revokes everything by mistake: not with an issuer, not beside another
+// selector, and not without saying it twice.
+func TestRevocationRequestForAllIssuers(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_900_000_000, 0)
+	issuers := authz.Issuers{Verified: []string{issuerOne, issuerTwo}, Templates: []string{"https://login.example/{tenantid}"}}
+	got, err := (&authz.RevocationRequest{AllIssuers: true, Confirm: "all_issuers"}).Normalize(issuers, now)
+	require.NoError(t, err)
+	require.Equal(t, []authz.Revocation{{Kind: authz.KindAll, NotBefore: now}}, got)
+	for _, q := range []authz.RevocationRequest{
+		{AllIssuers: true}, {AllIssuers: true, Confirm: "yes"}, {Confirm: "all_issuers", All: true, Issuer: new(issuerOne)},
+		{AllIssuers: true, Confirm: "all_issuers", Issuer: new(issuerOne)}, {AllIssuers: true, Confirm: "all_issuers", Sub: new("bob")},
+	} {
+		_, err := q.Normalize(issuers, now)
+		require.ErrorIs(t, err, authz.ErrInvalid)
+	}
+}
+
+// What the token lacks, no revocation can name: an order by a claim that no
+// sidecar looks at would end nothing.
+func TestRevocationRequestByClaim(t *testing.T) {
+	t.Parallel()
+	issuers := authz.Issuers{Verified: []string{issuerOne}, Claims: []string{"tenant_id"}}
+	for _, claim := range []string{"", "tenant_id", "tenant_id=", "=acme", "tenant=acme", "tenant_id2=acme"} {
+		_, err := (&authz.RevocationRequest{Claim: &claim}).Normalize(issuers, time.Now())
+		require.ErrorIs(t, err, authz.ErrInvalid, claim)
+	}
+	_, err := (&authz.RevocationRequest{Claim: new("tenant_id=acme")}).Normalize(authz.Issuers{Verified: []string{issuerOne}}, time.Now())
+	require.ErrorContains(t, err, "none is configured")
 }
 
 // A JWT is revoked under the name of every issuer that may accept it.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -80,19 +81,88 @@ func encodesObject(s string) bool {
 // keys of revocations that can match the token.
 func (t *Token) SetKeys(also ...Key) {
 	t.Status = readStatusRef(t.Claims)
-	keys := make([]Key, 0, 6+len(also))
-	for _, k := range []KeyName{{KindJTI, t.ID}, {KindSub, t.Subject}, {KindSID, t.Session}, {KindKID, t.KeyID}} {
+	names := PartyNames(t.Claims)
+	keys := make([]Key, 0, 7+len(names)+len(also))
+	for _, k := range append([]KeyName{{KindJTI, t.ID}, {KindSub, t.Subject}, {KindSID, t.Session}, {KindKID, t.KeyID}}, names...) {
 		if k.Value != "" {
 			keys = append(keys, RevocationKey(k.Kind, t.Issuer, k.Value))
 		}
 	}
-	last := []Key{RevocationKey(KindIss, t.Issuer, ""), RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw))}
+	last := []Key{RevocationKey(KindIss, t.Issuer, ""), allKey, RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw))}
 	for _, k := range also {
 		if !slices.Contains(keys, k) && !slices.Contains(last, k) {
 			keys = append(keys, k)
 		}
 	}
 	t.Keys = append(keys, last...)
+}
+
+// allKey is the key of KindAll, which every token has.
+var allKey = RevocationKey(KindAll, "", "")
+
+// PartyNames returns by which parties a token with the claims can be revoked:
+// its client, and the party that acts with it with those that acted before
+// (RFC 8693, section 4.1).
+func PartyNames(claims map[string]any) []KeyName {
+	var names []KeyName
+	for _, name := range []string{"client_id", "azp"} { // RFC 9068, section 2.2; OpenID Connect Core 1.0, section 2
+		if client := scalarText(claims[name]); client != "" {
+			names = append(names, KeyName{KindClient, client})
+			break
+		}
+	}
+	for act, ok := claims["act"].(map[string]any); ok; act, ok = act["act"].(map[string]any) {
+		actor := KeyName{KindActor, scalarText(act["sub"])}
+		if actor.Value != "" && !slices.Contains(names, actor) {
+			names = append(names, actor)
+		}
+	}
+	return names
+}
+
+// ClaimNames returns by which of the revocable claims a token with the claims can
+// be revoked. It refuses a token that has such a claim in a form that no
+// revocation can name.
+func ClaimNames(claims map[string]any, revocable []string) ([]KeyName, *Failure) {
+	var names []KeyName
+	for _, name := range revocable {
+		v := claims[name]
+		if v == nil || v == "" {
+			continue
+		}
+		value := ClaimValue(name, scalarText(v))
+		if scalarText(v) == "" || len(value) > MaxIdentifier || !ValidText(value) {
+			return nil, Failuref(ReasonBadClaim, "%s can revoke tokens (revocation.claims), and is no text, number or boolean that a revocation could name", QuoteShort(name))
+		}
+		names = append(names, KeyName{KindClaim, value})
+	}
+	return names, nil
+}
+
+// ClaimValue is the Value of a KindClaim revocation.
+func ClaimValue(name, value string) string { return name + "=" + value }
+
+// scalarText returns a string, number or boolean as the token's JSON spells it; ""
+// for anything else.
+func scalarText(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	case bool:
+		return strconv.FormatBool(v)
+	}
+	return ""
+}
+
+// KeysOf returns the revocation keys of the names.
+func KeysOf(issuer string, names []KeyName) []Key {
+	keys := make([]Key, len(names))
+	for i, n := range names {
+		keys[i] = RevocationKey(n.Kind, issuer, n.Value)
+	}
+	return keys
 }
 
 // SetSecurityEventKeys sets Keys for a security event token: the revocation of

@@ -1,6 +1,9 @@
 package cache
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"jwtbouncer/authz"
@@ -15,6 +18,7 @@ type RevocationConfig struct {
 	CatchUpWait         time.Duration `yaml:"catch_up_wait" doc:"Maximum time that a check waits for a shared sync when the replica is not fresh; 0 means no wait."`
 	MaxTokenTTL         time.Duration `yaml:"max_token_ttl" doc:"Maximum lifetime (exp - iat) of a token. Longer ones are refused, because their revocation could expire first."`
 	OnRevocationUnknown string        `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What to do with a valid token when nothing can prove that it is not revoked; deny answers 503. Routes can override it."`
+	Claims              []string      `yaml:"claims" doc:"Up to four claims by which tokens can be revoked, such as tenant_id or device_id. Every sidecar must name the same. A token is refused if it has one of them that is neither text nor a number nor a boolean, or has more than 1024 bytes."`
 	SweepInterval       time.Duration `yaml:"sweep_interval" doc:"Time in which the sweep examines every entry once. It drops entries that expired more than five minutes ago."`
 }
 
@@ -30,6 +34,16 @@ func DefaultRevocationConfig() RevocationConfig {
 		OnRevocationUnknown: "deny",
 		SweepInterval:       time.Minute,
 	}
+}
+
+// maxRevocationClaims bounds RevocationConfig.Claims: each adds a lookup to every check.
+const maxRevocationClaims = 4
+
+// builtInClaims are revocable without configuration, or hold no single value.
+var builtInClaims = map[string]string{
+	"jti": "tokens can be revoked by it already", "sub": "tokens can be revoked by it already", "sid": "tokens can be revoked by it already",
+	"iss": "tokens can be revoked by it already", "client_id": "the kind client revokes by it", "azp": "the kind client revokes by it", "act": "the kind actor revokes by it",
+	"aud": "it can have several values", "exp": "it names no party", "iat": "not_before limits a revocation by it", "nbf": "it names no party",
 }
 
 // Validate reports every invalid value of the stanza.
@@ -49,6 +63,20 @@ func (c *RevocationConfig) Validate(report authz.Report) {
 	within("catch_up_wait", c.CatchUpWait, 0, time.Minute)
 	within("max_token_ttl", c.MaxTokenTTL, time.Second, 10*365*24*time.Hour)
 	within("sweep_interval", c.SweepInterval, time.Second, 24*time.Hour)
+	if len(c.Claims) > maxRevocationClaims {
+		report("claims", "must not have more than %d claims, has %d", maxRevocationClaims, len(c.Claims))
+	}
+	for i, name := range c.Claims {
+		path := fmt.Sprintf("claims[%d]", i)
+		switch {
+		case name == "" || len(name) > 128 || strings.Contains(name, "=") || !authz.ValidText(name):
+			report(path, "must be the name of a claim: 1 to 128 bytes without =")
+		case slices.Contains(c.Claims[:i], name):
+			report(path, "%q is named twice", name)
+		case builtInClaims[name] != "":
+			report(path, "%q needs no entry: %s", name, builtInClaims[name])
+		}
+	}
 	if c.OnRevocationUnknown != "deny" && c.OnRevocationUnknown != "allow" {
 		report("on_revocation_unknown", "must be deny or allow, is %q", c.OnRevocationUnknown)
 	}

@@ -415,7 +415,7 @@ func TestSQLiteByHand(t *testing.T) {
 		`update revocations set ttl_from = ttl_from - 1`, `update revocations set ttl_from = null`, `update revocations set value = 'x'`, `update revocations set not_before = 5`,
 		`update revocations set key = zeroblob(16)`, `delete from revocations`,
 		`insert into revocations (kind, iss, value, ttl_from) values (1, 'i', 'v', 1)`,
-		insert + `(7, 'i', 'v', 1, zeroblob(16))`, insert + `(1, '', 'v', 1, zeroblob(16))`, insert + `(5, 'i', 'v', 1, zeroblob(16))`, insert + `(1, 'i', 'v', null, zeroblob(16))`,
+		insert + `(11, 'i', 'v', 1, zeroblob(16))`, insert + `(1, '', 'v', 1, zeroblob(16))`, insert + `(5, 'i', 'v', 1, zeroblob(16))`, insert + `(1, 'i', 'v', null, zeroblob(16))`,
 		insert + `(1.5, 'i', 'v', 1, zeroblob(16))`, insert + `(1, 'i', x'00ff', 1, zeroblob(16))`, insert + `(1, 'i', 'v', '2026-12-23T00:00:00Z', zeroblob(16))`,
 		insert + `(1, 'i', 'v', 9.5e18, zeroblob(16))`, insert + `(1, 'i', 'v', 1, '0123456789abcdef')`,
 	} {

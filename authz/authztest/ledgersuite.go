@@ -76,7 +76,7 @@ func ledgerFills(ctx context.Context, l authz.Ledger) error {
 		if !r.ExpiresAt.After(before.Add(time.Minute)) {
 			bad.addf("%s: expires_at %s", kind, r.ExpiresAt)
 		}
-		if timed := kind == authz.KindSub || kind == authz.KindIss; timed == r.NotBefore.IsZero() {
+		if timed := kind.ByTime(); timed == r.NotBefore.IsZero() {
 			bad.addf("%s: not_before %s", kind, r.NotBefore)
 		} else if timed && r.NotBefore.Before(before.Add(-time.Minute)) {
 			bad.addf("%s: not_before %s", kind, r.NotBefore)
@@ -84,6 +84,11 @@ func ledgerFills(ctx context.Context, l authz.Ledger) error {
 		if r.Kind != in.Kind || r.Issuer != in.Issuer || r.Value != in.Value || r.Actor != in.Actor || r.Reason != in.Reason {
 			bad.addf("%s: changed into %+v", kind, r)
 		}
+	}
+	// No token of another suite on the same ledger is as old.
+	all, err := append1(ctx, l, authz.Revocation{Kind: authz.KindAll, NotBefore: time.Now().Add(-20 * time.Hour), Actor: "authztest"})
+	if err != nil || all.Kind != authz.KindAll || all.Issuer != "" || all.Value != "" {
+		bad.addf("all issuers: %+v, %w", all, err)
 	}
 	// A key that is no longer trusted can sign old tokens for ever.
 	if r, err := append1(ctx, l, of(authz.KindKID, iss, "withdrawn")); err != nil || r.ExpiresAt.Before(time.Now().AddDate(100, 0, 0)) {
@@ -263,9 +268,14 @@ func ledgerInvalid(ctx context.Context, l authz.Ledger) error {
 	for name, r := range map[string]authz.Revocation{
 		"zero":              {},
 		"no kind":           change(func(r *authz.Revocation) { r.Kind = authz.KindUnknown }),
-		"unknown kind":      change(func(r *authz.Revocation) { r.Kind = 7 }),
+		"unknown kind":      change(func(r *authz.Revocation) { r.Kind = authz.KindAll + 1 }),
 		"no issuer":         change(func(r *authz.Revocation) { r.Issuer = "" }),
 		"no value":          change(func(r *authz.Revocation) { r.Value = "" }),
+		"issuer of all":     change(func(r *authz.Revocation) { r.Kind, r.Value = authz.KindAll, "" }),
+		"value of all":      change(func(r *authz.Revocation) { r.Kind, r.Issuer = authz.KindAll, "" }),
+		"claim, no name":    change(func(r *authz.Revocation) { r.Kind, r.Value = authz.KindClaim, "=v" }),
+		"claim, no value":   change(func(r *authz.Revocation) { r.Kind, r.Value = authz.KindClaim, "tenant=" }),
+		"no claim":          change(func(r *authz.Revocation) { r.Kind, r.Value = authz.KindClaim, "tenant" }),
 		"issuer with value": change(func(r *authz.Revocation) { r.Kind = authz.KindIss }),
 		"NUL in value":      change(func(r *authz.Revocation) { r.Value = "a\x00b" }),
 		"NUL in issuer":     change(func(r *authz.Revocation) { r.Issuer += "\x00" }),
@@ -476,9 +486,9 @@ func ledgerFilters(ctx context.Context, l authz.Ledger) error {
 		f    authz.Filter
 		want int
 	}{
-		{authz.Filter{Issuer: a}, 12}, // iss twice: appended at two instants, two not_before values
+		{authz.Filter{Issuer: a}, 2 * len(kinds)}, // iss twice: appended at two instants, two not_before values
 		{authz.Filter{Issuer: a, Kind: authz.KindJTI}, 2},
-		{authz.Filter{Issuer: a, Value: "x"}, 4},
+		{authz.Filter{Issuer: a, Value: "x"}, len(kinds) - 3}, // all but iss, the hash and the claim
 		{authz.Filter{Issuer: b, Kind: authz.KindSub, Value: "y"}, 1},
 		{authz.Filter{Issuer: b, Kind: authz.KindIss}, 2},
 		{authz.Filter{Issuer: b, Kind: authz.KindJTI, Value: "z"}, 0},

@@ -41,7 +41,7 @@ func PublisherCases() []Case[PublisherSubject] {
 func stored(kind authz.Kind, issuer, value string) authz.Revocation {
 	r := of(kind, issuer, value)
 	r.ID, r.RevokedAt, r.ExpiresAt = "1", time.Now(), time.Now().Add(time.Hour)
-	if kind == authz.KindSub || kind == authz.KindIss {
+	if kind.ByTime() {
 		r.NotBefore = time.Now()
 	}
 	return r

@@ -82,8 +82,17 @@ func of(kind authz.Kind, issuer, value string) authz.Revocation {
 		value = ""
 	case authz.KindToken:
 		value = authz.TokenValue(value + ".x")
+	case authz.KindClaim:
+		value = authz.ClaimValue(suiteClaim, value)
 	}
 	return authz.Revocation{Kind: kind, Issuer: issuer, Value: value, Actor: "authztest"}
 }
 
-var kinds = []authz.Kind{authz.KindJTI, authz.KindSub, authz.KindSID, authz.KindKID, authz.KindIss, authz.KindToken}
+// suiteClaim is the revocable claim of the suites' tokens.
+const suiteClaim = "tenant"
+
+// kinds are the kinds of an issuer's tokens: all but KindAll, which would change
+// the answers of every other case.
+var kinds = []authz.Kind{
+	authz.KindJTI, authz.KindSub, authz.KindSID, authz.KindKID, authz.KindIss, authz.KindToken, authz.KindClient, authz.KindActor, authz.KindClaim,
+}

@@ -44,18 +44,22 @@ func TierCases() []Case[TierSubject] {
 		{"a caller who left", tierCanceled},
 		{"does not touch the query", tierQuery},
 		{"revoked means revoked, under concurrency", tierConcurrent},
+		{"the tokens of every issuer", tierAllIssuers},
 	}
 }
 
 // token describes a token that a case asks about.
 type token struct {
 	iss, jti, sub, sid, kid, raw string
+	client, actor, tenant        string
 	iat                          int64
 }
 
 func (k token) query() *authz.Query {
 	t := authz.Token{Raw: k.raw + ".x", Issuer: k.iss, ID: k.jti, Subject: k.sub, Session: k.sid, KeyID: k.kid, IssuedAt: k.iat, Expires: time.Now().Add(time.Hour).Unix()}
-	t.SetKeys()
+	t.Claims = map[string]any{"client_id": k.client, "act": map[string]any{"sub": "first", "act": map[string]any{"sub": k.actor}}, suiteClaim: k.tenant}
+	names, _ := authz.ClaimNames(t.Claims, []string{suiteClaim})
+	t.SetKeys(authz.KeysOf(t.Issuer, names)...)
 	q := t.Query()
 	return &q
 }
@@ -73,6 +77,12 @@ func (k token) with(kind authz.Kind, value string) token {
 		k.kid = value
 	case authz.KindToken:
 		k.raw = value
+	case authz.KindClient:
+		k.client = value
+	case authz.KindActor:
+		k.actor = value
+	case authz.KindClaim:
+		k.tenant = value
 	}
 	return k
 }
@@ -96,7 +106,7 @@ func (s TierSubject) expect(ctx context.Context, k token, want authz.Verdict) er
 }
 
 func someone(iss string) token {
-	return token{iss: iss, jti: "other", sub: "other", sid: "other", kid: "other", raw: "other.other", iat: time.Now().Unix() - 60}
+	return token{iss: iss, jti: "other", sub: "other", sid: "other", kid: "other", raw: "other.other", client: "other", actor: "other", tenant: "other", iat: time.Now().Unix() - 60}
 }
 
 func tierName(_ context.Context, s TierSubject) error {
@@ -167,7 +177,7 @@ func tierLevels(ctx context.Context, s TierSubject) error {
 					r := of(kind, at, value)
 					if level > 0 {
 						r.NotBefore = time.Unix(level, 0)
-					} else if kind == authz.KindSub || kind == authz.KindIss {
+					} else if kind.ByTime() {
 						r.NotBefore = time.Unix(base+100, 0) // these need a level: the highest
 						strictest = base + 100
 					}
@@ -211,6 +221,7 @@ func tierIssuers(ctx context.Context, s TierSubject) error {
 		return err
 	}
 	for _, k := range []token{{iss: a + ":b", jti: "c"}, {iss: a + ":b:c", jti: ""}, {iss: a, jti: "b"}} {
+		k.iat = someone(a).iat
 		if err := s.expect(ctx, k, authz.NotRevoked); err != nil {
 			bad.addf("%q, %q: %w", k.iss, k.jti, err)
 		}
@@ -330,8 +341,8 @@ func tierAnyKey(ctx context.Context, s TierSubject) error {
 	var bad collect
 	for _, kind := range kinds {
 		iss := issuerFor("any-" + kind.String())
-		k := token{iss: iss, jti: "j", sub: "s", sid: "i", kid: "k", raw: "r.r", iat: time.Now().Unix() - 60}
-		value := map[authz.Kind]string{authz.KindJTI: "j", authz.KindSub: "s", authz.KindSID: "i", authz.KindKID: "k", authz.KindToken: "r.r"}[kind]
+		k := token{iss: iss, jti: "j", sub: "s", sid: "i", kid: "k", raw: "r.r", client: "c", actor: "a", tenant: "t", iat: time.Now().Unix() - 60}
+		value := map[authz.Kind]string{authz.KindJTI: "j", authz.KindSub: "s", authz.KindSID: "i", authz.KindKID: "k", authz.KindToken: "r.r", authz.KindClient: "c", authz.KindActor: "a", authz.KindClaim: "t"}[kind]
 		if err := s.Revoke(ctx, of(kind, iss, value)); err != nil {
 			return err
 		}
@@ -340,6 +351,26 @@ func tierAnyKey(ctx context.Context, s TierSubject) error {
 		}
 	}
 	return bad.err()
+}
+
+// tierAllIssuers revokes everything from before a time that no token of another
+// case is as old as.
+func tierAllIssuers(ctx context.Context, s TierSubject) error {
+	before := time.Now().Add(-12 * time.Hour).Unix()
+	r := authz.Revocation{Kind: authz.KindAll, NotBefore: time.Unix(before, 0), Actor: "authztest"}
+	if err := s.Revoke(ctx, r); err != nil {
+		return err
+	}
+	for _, iss := range []string{issuerFor("all-1"), issuerFor("all-2")} {
+		for iat, want := range map[int64]authz.Verdict{before - 1: authz.Revoked, before: authz.NotRevoked} {
+			k := someone(iss)
+			k.iat = iat
+			if err := s.expect(ctx, k, want); err != nil {
+				return fmt.Errorf("%s, issued at %d: %w", iss, iat, err)
+			}
+		}
+	}
+	return nil
 }
 
 func tierCanceled(ctx context.Context, s TierSubject) error {

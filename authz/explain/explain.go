@@ -31,6 +31,8 @@ type Explainer struct {
 	Revocations authz.Tier
 	// Offline: no key is fetched and no issuer or store is asked.
 	Offline bool
+	// RevocableClaims are the claims by which tokens can be revoked.
+	RevocableClaims []string
 }
 
 // Explain returns why req would pass or not. The first refused step is the
@@ -42,7 +44,7 @@ func (e Explainer) Explain(ctx context.Context, req *authz.Request) Explanation 
 	traced.Trace = tr
 	x := Explanation{Decision: e.Authorizer.Authorize(ctx, &traced)}
 	if t := x.Decision.Token; t != nil {
-		x.Keys = keyNames(t, tr.Aliases)
+		x.Keys = e.keyNames(t, tr.Aliases)
 		if n := len(tr.Steps) - 1; tr.Steps[n].Reason == authz.ReasonRevoked {
 			tr.Steps[n].Detail += e.findRevoking(ctx, t, x.Keys)
 		}
@@ -53,18 +55,21 @@ func (e Explainer) Explain(ctx context.Context, req *authz.Request) Explanation 
 
 // keyNames names what t.Keys are made of. aliases are further kids of the
 // signing key.
-func keyNames(t *authz.Token, aliases []string) []RevocableBy {
+func (e Explainer) keyNames(t *authz.Token, aliases []string) []RevocableBy {
 	names := []authz.KeyName{{Kind: authz.KindJTI, Value: t.ID}, {Kind: authz.KindSub, Value: t.Subject}, {Kind: authz.KindSID, Value: t.Session}, {Kind: authz.KindKID, Value: t.KeyID}}
 	for _, kid := range aliases {
 		names = append(names, authz.KeyName{Kind: authz.KindKID, Value: kid})
 	}
+	names = append(names, authz.PartyNames(t.Claims)...)
+	claims, _ := authz.ClaimNames(t.Claims, e.RevocableClaims) // a token that this refuses was refused for it
+	names = append(names, claims...)
 	for _, own := range introspect.OwnNames(t.Raw) { // those that count of an introspected JWT
 		if !slices.Contains(names, own) && slices.Contains(t.Keys, authz.RevocationKey(own.Kind, t.Issuer, own.Value)) {
 			names = append(names, own)
 		}
 	}
 	names = slices.DeleteFunc(names, func(k authz.KeyName) bool { return k.Value == "" })
-	names = append(names, authz.KeyName{Kind: authz.KindIss, Value: t.Issuer}, authz.KeyName{Kind: authz.KindToken, Value: authz.TokenValue(t.Raw)})
+	names = append(names, authz.KeyName{Kind: authz.KindIss, Value: t.Issuer}, authz.KeyName{Kind: authz.KindAll}, authz.KeyName{Kind: authz.KindToken, Value: authz.TokenValue(t.Raw)})
 	keys := make([]RevocableBy, len(names))
 	for i, n := range names {
 		keys[i].KeyName = n
@@ -79,11 +84,14 @@ func (e Explainer) findRevoking(ctx context.Context, t *authz.Token, keys []Revo
 	q.Status = nil
 	var names []string
 	for i, k := range keys {
-		value := k.Value
-		if k.Kind == authz.KindIss {
+		issuer, value := t.Issuer, k.Value
+		switch k.Kind {
+		case authz.KindIss:
 			value = ""
+		case authz.KindAll:
+			issuer = ""
 		}
-		q.Keys = []authz.Key{authz.RevocationKey(k.Kind, t.Issuer, value)}
+		q.Keys = []authz.Key{authz.RevocationKey(k.Kind, issuer, value)}
 		if e.Revocations == nil {
 			break
 		}

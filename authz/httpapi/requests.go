@@ -18,21 +18,27 @@ import (
 
 // requestBody is an authz.RevocationRequest as the API's JSON spells it.
 type requestBody struct {
-	Iss       *string   `json:"iss"`
-	JTI       *string   `json:"jti"`
-	Sub       *string   `json:"sub"`
-	SID       *string   `json:"sid"`
-	KID       *string   `json:"kid"`
-	Token     *string   `json:"token"`
-	All       bool      `json:"all"`
-	NotBefore timestamp `json:"not_before"`
-	ExpiresAt timestamp `json:"expires_at"`
-	Reason    string    `json:"reason"`
+	Iss        *string   `json:"iss"`
+	JTI        *string   `json:"jti"`
+	Sub        *string   `json:"sub"`
+	SID        *string   `json:"sid"`
+	KID        *string   `json:"kid"`
+	Client     *string   `json:"client"`
+	Actor      *string   `json:"actor"`
+	Claim      *string   `json:"claim"`
+	Token      *string   `json:"token"`
+	All        bool      `json:"all"`
+	AllIssuers bool      `json:"all_issuers"`
+	Confirm    string    `json:"confirm"`
+	NotBefore  timestamp `json:"not_before"`
+	ExpiresAt  timestamp `json:"expires_at"`
+	Reason     string    `json:"reason"`
 }
 
 func (b *requestBody) request() authz.RevocationRequest {
 	return authz.RevocationRequest{
-		Issuer: b.Iss, JTI: b.JTI, Sub: b.Sub, SID: b.SID, KID: b.KID, Token: b.Token, All: b.All,
+		Issuer: b.Iss, JTI: b.JTI, Sub: b.Sub, SID: b.SID, KID: b.KID, Client: b.Client, Actor: b.Actor, Claim: b.Claim, Token: b.Token, All: b.All,
+		AllIssuers: b.AllIssuers, Confirm: b.Confirm,
 		NotBefore: b.NotBefore.Time, ExpiresAt: b.ExpiresAt.Time, Reason: b.Reason,
 	}
 }
@@ -112,7 +118,7 @@ func decodeError(err error, list bool) *authz.InvalidError {
 		pointer = semantic.JSONPointer
 		switch {
 		case errors.Is(err, json.ErrUnknownName):
-			out.Detail = "is not a member of a revocation request; allowed are iss, jti, sub, sid, kid, token, all, not_before, expires_at, reason"
+			out.Detail = "is not a member of a revocation request; allowed are iss, jti, sub, sid, kid, client, actor, claim, token, all, all_issuers, confirm, not_before, expires_at, reason"
 		case semantic.GoType == timestampType && semantic.Err != nil:
 			out.Detail = semantic.Err.Error()
 		default:

@@ -17,7 +17,7 @@ import (
 type resource struct {
 	ID        string `json:"id"`
 	Kind      string `json:"kind"`
-	Iss       string `json:"iss"`
+	Iss       string `json:"iss,omitzero"` // empty for all_issuers
 	Value     string `json:"value,omitzero"`
 	NotBefore string `json:"not_before,omitzero"`
 	ExpiresAt string `json:"expires_at"`
@@ -141,7 +141,7 @@ func (a *API) normalize(actor string, requests []authz.RevocationRequest) ([]aut
 	out := make([]authz.Revocation, 0, len(requests))
 	var members []InvalidMember
 	for i := range requests {
-		requests[i].Actor = actor
+		requests[i].RevokedBy = actor
 		revocations, err := requests[i].Normalize(a.o.Issuers, now)
 		if err != nil {
 			members = append(members, invalidMember(err))
@@ -257,7 +257,7 @@ func filterParameters(r *http.Request) (authz.Filter, *Problem) {
 	if s := q.Get("kind"); s != "" {
 		var ok bool
 		if f.Kind, ok = authz.ParseKind(s); !ok {
-			return f, invalid("unknown kind", InvalidMember{Field: "kind", Detail: "must be jti, sub, sid, kid, iss or token"})
+			return f, invalid("unknown kind", InvalidMember{Field: "kind", Detail: "must be one of " + strings.Join(authz.KindNames(), ", ")})
 		}
 	}
 	f.Issuer, f.Value, f.After = q.Get("iss"), q.Get("value"), q.Get("cursor")

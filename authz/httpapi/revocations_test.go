@@ -37,6 +37,8 @@ func TestRevoke(t *testing.T) {
 		"token hash":         {`{"token":"` + strings.Repeat("0a", 32) + `"}`, authz.Revocation{Kind: authz.KindToken, Value: strings.Repeat("0a", 32)}},
 		"whole token":        {`{"token":"` + jwt + `"}`, authz.Revocation{Kind: authz.KindToken, Value: authz.TokenValue(jwt), ExpiresAt: time.Unix(future, 0).Add(authz.ExpiryMargin)}},
 		"issuer":             {`{"iss":"` + httpapitest.IssuerA + `","all":true,"not_before":1767323045}`, authz.Revocation{Kind: authz.KindIss, NotBefore: time.Unix(1767323045, 0)}},
+		"client":             {`{"client":"app"}`, authz.Revocation{Kind: authz.KindClient, Value: "app"}},
+		"actor":              {`{"actor":"agent"}`, authz.Revocation{Kind: authz.KindActor, Value: "agent"}},
 		"unicode and quotes": {`{"sub":"Zoë \"\u0007\" \ud83d\ude00"}`, authz.Revocation{Kind: authz.KindSub, Value: "Zoë \"\a\" 😀"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +56,7 @@ func TestRevoke(t *testing.T) {
 			assert.Equal(t, c.want.Value, got.Value)
 			assert.Equal(t, c.want.Reason, got.Reason)
 			assert.Equal(t, "local", got.Actor)
-			if c.want.NotBefore.IsZero() && (got.Kind == authz.KindSub || got.Kind == authz.KindIss) {
+			if c.want.NotBefore.IsZero() && got.Kind.ByTime() {
 				assert.False(t, got.NotBefore.IsZero(), "filled by the core")
 			} else {
 				assert.True(t, c.want.NotBefore.Equal(got.NotBefore), "%s", got.NotBefore)

@@ -123,11 +123,15 @@ func (n *introspection) evaluate(raw string, response map[string]any, verified *
 	case t.Expires-from > n.maxTTL:
 		return nil, authz.Failuref(authz.ReasonLifetimeTooLong, "valid for %ds; at most %ds are accepted", t.Expires-from, n.maxTTL)
 	}
-	if own != nil {
-		t.SetKeys(own.Keys...)
-	} else {
-		t.SetKeys()
+	names, fail := authz.ClaimNames(t.Claims, n.revocable)
+	if fail != nil {
+		return nil, fail
 	}
+	also := authz.KeysOf(t.Issuer, names)
+	if own != nil {
+		also = append(also, own.Keys...)
+	}
+	t.SetKeys(also...)
 	return t, nil
 }
 
@@ -171,9 +175,11 @@ func (n *introspection) readOwn(raw string, verified *authz.Token) (*authz.Token
 	if fail := issuer.CheckUse(t.Type, claims, n.cfg.AcceptIDTokens); fail != nil {
 		return nil, fail
 	}
-	for _, k := range OwnNames(raw) {
-		t.Keys = append(t.Keys, authz.RevocationKey(k.Kind, n.cfg.Issuer, k.Value))
+	names, fail := authz.ClaimNames(claims, n.revocable)
+	if fail != nil {
+		return nil, fail
 	}
+	t.Keys = authz.KeysOf(n.cfg.Issuer, append(OwnNames(raw), names...))
 	return t, nil
 }
 
@@ -254,7 +260,7 @@ func OwnNames(raw string) []authz.KeyName {
 			names = append(names, authz.KeyName{Kind: p.kind, Value: s})
 		}
 	}
-	return names
+	return append(names, authz.PartyNames(claims)...)
 }
 
 // segmentObject parses a JWT's header or payload.

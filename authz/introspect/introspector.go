@@ -25,11 +25,14 @@ type Options struct {
 	// MaxTokenTTL bounds exp - iat of a response (without iat: exp - now),
 	// because revocations expire by it; 0: 24h.
 	MaxTokenTTL   time.Duration
-	MaxStaleness  time.Duration         // bounds cache_ttl; 0: 30s
-	MaxTokenBytes int                   // length of a token; 0: jose.DefaultMaxTokenBytes
-	Clock         authz.Clock           // nil: authz.SystemClock
-	Registry      prometheus.Registerer // nil: no metrics
-	Transport     http.RoundTripper     // nil: one for each endpoint
+	MaxStaleness  time.Duration // bounds cache_ttl; 0: 30s
+	MaxTokenBytes int           // length of a token; 0: jose.DefaultMaxTokenBytes
+	// RevocableClaims are the claims by which tokens can be revoked, in responses
+	// and in JWTs.
+	RevocableClaims []string
+	Clock           authz.Clock           // nil: authz.SystemClock
+	Registry        prometheus.Registerer // nil: no metrics
+	Transport       http.RoundTripper     // nil: one for each endpoint
 }
 
 // Introspectors are the configured introspections.
@@ -92,11 +95,12 @@ func (s *Introspectors) Close() {
 
 // introspection asks one endpoint and remembers its answers.
 type introspection struct {
-	cfg      Config
-	maxTTL   int64 // seconds
-	maxBytes int   // length of a token
-	clock    authz.Clock
-	client   *http.Client
+	cfg       Config
+	maxTTL    int64    // seconds
+	maxBytes  int      // length of a token
+	revocable []string // claims
+	clock     authz.Clock
+	client    *http.Client
 	// Two caches, so that a flood of invented tokens does not evict active ones. A
 	// token in active is known to be good, even after its answer has ended.
 	active, inactive *otter.Cache[cacheKey, *answer]
@@ -115,7 +119,7 @@ var _ authz.Introspector = (*introspection)(nil)
 
 func newIntrospection(c Config, o Options, results *prometheus.CounterVec) (*introspection, error) {
 	n := &introspection{
-		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), maxBytes: cmp.Or(o.MaxTokenBytes, jose.DefaultMaxTokenBytes), clock: o.Clock, results: map[string]prometheus.Counter{},
+		cfg: c, maxTTL: int64(o.MaxTokenTTL / time.Second), maxBytes: cmp.Or(o.MaxTokenBytes, jose.DefaultMaxTokenBytes), revocable: o.RevocableClaims, clock: o.Clock, results: map[string]prometheus.Counter{},
 		questions: questions{limit: c.MaxConcurrent, asked: map[cacheKey]*question{}, byClient: map[netip.Addr]int{}},
 	}
 	for _, result := range []string{"cached", "active", "inactive", "refused", "failed", "overloaded", "late"} {

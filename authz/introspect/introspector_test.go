@@ -282,10 +282,12 @@ func TestIntrospectedJWTIsRevocableByItsOwnNames(t *testing.T) {
 	s := newAuthServer(t)
 	c := introspectionConfig(t, s)
 	c.Tokens = "all"
-	in := newIntrospector(t, c, introspect.Options{})
+	in := newIntrospector(t, c, introspect.Options{RevocableClaims: []string{"tenant"}})
 	iss := authztest.StartIssuer(t, authztest.Named(c.Issuer))
-	own := map[string]any{"jti": "j", "sub": "alice", "sid": "s"}
-	names := map[authz.Kind]string{authz.KindJTI: "j", authz.KindSub: "alice", authz.KindSID: "s", authz.KindKID: iss.Key("").ID}
+	own := map[string]any{"jti": "j", "sub": "alice", "sid": "s", "azp": "app", "tenant": "acme"}
+	names := map[authz.Kind]string{
+		authz.KindJTI: "j", authz.KindSub: "alice", authz.KindSID: "s", authz.KindKID: iss.Key("").ID, authz.KindClient: "app", authz.KindClaim: "tenant=acme",
+	}
 	good := iss.Mint(own)
 	for name, raw := range map[string]string{
 		"as minted":               good,
@@ -294,14 +296,18 @@ func TestIntrospectedJWTIsRevocableByItsOwnNames(t *testing.T) {
 		"header that we refuse":   iss.Mint(own, authztest.Header("jku", "https://a.example")),
 		"no signature to look at": good[:strings.LastIndexByte(good, '.')+1],
 	} {
-		s.set(func() { s.tokens[raw] = activeResponse(map[string]any{"sub": "u-17", "jti": nil}) })
+		s.set(func() {
+			s.tokens[raw] = activeResponse(map[string]any{"sub": "u-17", "jti": nil, "client_id": "other", "tenant": "mine"})
+		})
 		token, err := in.Introspect(t.Context(), raw)
 		require.NoError(t, err, name)
 		require.Equal(t, "u-17", token.Subject)
 		for kind, value := range names {
 			require.Contains(t, token.Keys, authz.RevocationKey(kind, c.Issuer, value), "%s: %s", name, kind)
 		}
-		require.Contains(t, token.Keys, authz.RevocationKey(authz.KindSub, c.Issuer, "u-17"))
+		for _, stated := range []authz.KeyName{{Kind: authz.KindSub, Value: "u-17"}, {Kind: authz.KindClient, Value: "other"}, {Kind: authz.KindClaim, Value: "tenant=mine"}} {
+			require.Contains(t, token.Keys, authz.RevocationKey(stated.Kind, c.Issuer, stated.Value))
+		}
 		require.Equal(t, authz.RevocationKey(authz.KindToken, c.Issuer, authz.TokenValue(good)) == token.Query().TokenKey, authz.TokenValue(good) == authz.TokenValue(raw))
 	}
 	opaque := []string{"opaque", "e30.e30.", "e30.W10.A", "e30." + authztest.Base64URL([]byte(`{"jti":7,"sub":null,"sid":""}`)) + ".A"}
@@ -309,7 +315,7 @@ func TestIntrospectedJWTIsRevocableByItsOwnNames(t *testing.T) {
 		s.set(func() { s.tokens[raw] = activeResponse(nil) })
 		token, err := in.Introspect(t.Context(), raw)
 		require.NoError(t, err)
-		require.Len(t, token.Keys, 3, raw)
+		require.Len(t, token.Keys, 4, raw)
 	}
 }
 

@@ -25,12 +25,14 @@ type VerifierOptions struct {
 	// no "unlimited", because revocations expire by it.
 	MaxTokenTTL time.Duration
 	// Leeway of issuers that set none; 0: none for exp, 5s for nbf and iat.
-	Leeway    time.Duration
-	Limits    LimitsConfig
-	Clock     authz.Clock           // nil: authz.SystemClock
-	Logger    *slog.Logger          // nil: no log
-	Registry  prometheus.Registerer // nil: no metrics
-	Transport http.RoundTripper     // for fetching keys; nil: one for each issuer
+	Leeway time.Duration
+	Limits LimitsConfig
+	// RevocableClaims are the claims by which tokens can be revoked.
+	RevocableClaims []string
+	Clock           authz.Clock           // nil: authz.SystemClock
+	Logger          *slog.Logger          // nil: no log
+	Registry        prometheus.Registerer // nil: no metrics
+	Transport       http.RoundTripper     // for fetching keys; nil: one for each issuer
 }
 
 // Verifier verifies the tokens of the configured issuers.
@@ -40,6 +42,7 @@ type Verifier struct {
 	unnamed  []authz.UnnamedIssuer // whose tokens may have no iss
 	rings    []*KeyRing            // by slot
 	maxTTL   int64                 // seconds
+	claims   []string              // by which tokens can be revoked
 	limits   LimitsConfig
 	clock    authz.Clock
 	registry prometheus.Registerer
@@ -82,7 +85,7 @@ func NewVerifier(issuers []Config, o VerifierOptions) (*Verifier, error) {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	v := &Verifier{
 		issuers: make(map[string]namedRing, len(issuers)), maxTTL: int64(o.MaxTokenTTL / time.Second),
-		limits: o.Limits, clock: o.Clock,
+		claims: o.RevocableClaims, limits: o.Limits, clock: o.Clock,
 	}
 	if err := authz.ValidationErrors("issuers", func(report authz.Report) { ValidateAll(issuers, report) }); err != nil {
 		return nil, err
@@ -200,8 +203,12 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		return nil, fail
 	}
 	t = &authz.Token{Raw: strings.Clone(raw), KeyID: key.Kid, Type: c.Header.Typ, Generation: generation}
+	var names []authz.KeyName
 	if fail = readPayload(t, c.Payload, v.limits, s); fail == nil && s == nil {
 		fail = CheckUse(t.Type, t.Claims, ring.cfg.AcceptIDTokens)
+	}
+	if fail == nil && s == nil {
+		names, fail = authz.ClaimNames(t.Claims, v.claims)
 	}
 	if fail != nil {
 		tr.Halt("claims", fail, nil)
@@ -224,7 +231,7 @@ func (v *Verifier) verify(ctx context.Context, raw string, s *authz.SecurityEven
 		t.Accepted = ring.cfg.Accepts(t.Audience)
 	}
 	if s == nil {
-		t.SetKeys(key.Aliases(t.Issuer)...)
+		t.SetKeys(append(key.Aliases(t.Issuer), authz.KeysOf(t.Issuer, names)...)...)
 	} else {
 		t.SetSecurityEventKeys(key.Aliases(t.Issuer))
 	}

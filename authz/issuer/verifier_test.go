@@ -34,7 +34,7 @@ func TestVerifyEveryAlgorithm(t *testing.T) {
 			require.Equal(t, []string{"api"}, token.Audience)
 			require.Equal(t, []string{"read", "write"}, token.Scopes)
 			require.True(t, token.Accepted)
-			require.Len(t, token.Keys, 6)
+			require.Len(t, token.Keys, 7)
 			require.True(t, v.Current(token, time.Now().Unix()))
 			require.False(t, v.Current(token, token.Expires))
 			require.True(t, v.Current(token, token.Expires-1))
@@ -149,11 +149,14 @@ func TestRevokedKeyUnderEveryKID(t *testing.T) {
 			var named []authz.Key
 			for _, k := range x.Keys {
 				require.Equal(t, k.Kind == authz.KindKID && k.Value == key.ID, k.Revokes, k.Value)
-				value := k.Value
-				if k.Kind == authz.KindIss {
+				issuer, value := iss.Name, k.Value
+				switch k.Kind {
+				case authz.KindIss:
 					value = ""
+				case authz.KindAll:
+					issuer = ""
 				}
-				named = append(named, authz.RevocationKey(k.Kind, iss.Name, value))
+				named = append(named, authz.RevocationKey(k.Kind, issuer, value))
 			}
 			require.ElementsMatch(t, token.Keys, named, "every revocation key has a name")
 		})

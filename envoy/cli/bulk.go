@@ -91,7 +91,7 @@ func (i *importer) add(text []byte, actor string) error {
 			i.skipped++
 			continue
 		}
-		q.Actor = actor
+		q.RevokedBy = actor
 		revocations, err := q.Normalize(i.issuers, now)
 		if err != nil {
 			return err

@@ -91,7 +91,7 @@ func explainRequest(ctx context.Context, s sidecar.Settings, req *authz.Request,
 		return explain.Explanation{}, err
 	}
 	defer rules.Close()
-	e := explain.Explainer{Offline: !network}
+	e := explain.Explainer{Offline: !network, RevocableClaims: s.Revocation.Claims}
 	if network {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, networkTime)

@@ -16,9 +16,9 @@ type revocationsCmd struct {
 }
 
 type filterFlags struct {
-	Kind    string `enum:",jti,sub,sid,kid,iss,token" default:"" help:"Only revocations of this kind."`
+	Kind    string `enum:",jti,sub,sid,kid,iss,token,client,actor,claim,all_issuers" default:"" help:"Only revocations of this kind."`
 	Iss     string `name:"iss" help:"Only revocations of this issuer's tokens."`
-	Value   string `help:"Only revocations of this jti, sub, sid or kid."`
+	Value   string `help:"Only revocations of this value: a jti, sub, sid, kid, client or actor, or NAME=VALUE of a claim."`
 	Expired bool   `help:"Include expired revocations that are still stored."`
 }
 
@@ -110,7 +110,7 @@ func (p *Process) list(ctx context.Context, l authz.Lister, filter authz.Filter,
 type revocationJSON struct {
 	ID        string     `json:"id"`
 	Kind      string     `json:"kind"`
-	Issuer    string     `json:"iss"`
+	Issuer    string     `json:"iss,omitempty"` // empty for all_issuers
 	Value     string     `json:"value,omitempty"`
 	NotBefore *time.Time `json:"not_before,omitempty"`
 	ExpiresAt time.Time  `json:"expires_at"`

@@ -14,17 +14,22 @@ import (
 )
 
 type revokeCmd struct {
-	JTI   *string `name:"jti" xor:"selector" help:"Revoke the token with this jti."`
-	Sub   *string `name:"sub" xor:"selector" help:"Revoke the subject's tokens issued before now, or before --not-before."`
-	SID   *string `name:"sid" xor:"selector" help:"Revoke the tokens of a login session."`
-	KID   *string `name:"kid" xor:"selector" help:"Revoke the tokens signed with a key."`
-	Token *string `name:"token" xor:"selector" placeholder:"-|TOKEN|SHA256" help:"Revoke one token; '-' reads it from standard input, which hides it from other users. Also accepted, in hex: the SHA-256 of a JWT's header.payload, or of an opaque token."`
-	All   bool    `xor:"selector" help:"Revoke all tokens of the issuer issued before now, or before --not-before; --iss alone does the same."`
-	Bulk  bool    `xor:"selector" help:"Read revocation requests from standard input: JSON objects as in POST /v1/revocations, one after another or in arrays of any length."`
+	JTI        *string `name:"jti" xor:"selector" help:"Revoke the token with this jti."`
+	Sub        *string `name:"sub" xor:"selector" help:"Revoke the subject's tokens issued before now, or before --not-before."`
+	SID        *string `name:"sid" xor:"selector" help:"Revoke the tokens of a login session."`
+	KID        *string `name:"kid" xor:"selector" help:"Revoke the tokens signed with a key."`
+	Client     *string `name:"client" xor:"selector" help:"Revoke the tokens issued to a client (client_id, else azp) before now, or before --not-before."`
+	Actor      *string `name:"actor" xor:"selector" help:"Revoke the tokens with which a party acts for another (act.sub, at any depth), issued before now, or before --not-before."`
+	Claim      *string `name:"claim" xor:"selector" placeholder:"NAME=VALUE" help:"Revoke the tokens with a claim of revocation.claims issued before now, or before --not-before."`
+	Token      *string `name:"token" xor:"selector" placeholder:"-|TOKEN|SHA256" help:"Revoke one token; '-' reads it from standard input, which hides it from other users. Also accepted, in hex: the SHA-256 of a JWT's header.payload, or of an opaque token."`
+	All        bool    `xor:"selector" help:"Revoke all tokens of the issuer issued before now, or before --not-before; --iss alone does the same."`
+	AllIssuers bool    `xor:"selector" help:"Revoke all tokens of all issuers issued before now, or before --not-before; needs --yes."`
+	Bulk       bool    `xor:"selector" help:"Read revocation requests from standard input: JSON objects as in POST /v1/revocations, one after another or in arrays of any length."`
 
 	SkipExpired bool `help:"With --bulk: skip requests whose expires_at has passed."`
 
 	Iss       *string `name:"iss" help:"Issuer of the tokens; optional if exactly one is configured."`
+	Yes       bool    `help:"Confirm --all-issuers."`
 	NotBefore *string `placeholder:"TIME" help:"Revoke only tokens issued before this time (RFC 3339 or Unix seconds)."`
 	ExpiresAt *string `placeholder:"TIME" help:"When the last matching token expires (RFC 3339 or Unix seconds); default: now + max_token_ttl."`
 	Reason    string  `help:"Free text for the audit trail."`
@@ -36,6 +41,12 @@ type revokeCmd struct {
 func (r *revokeCmd) Validate() error {
 	if r.Bulk && (r.Iss != nil || r.NotBefore != nil || r.ExpiresAt != nil || r.Reason != "") {
 		return errors.New("--bulk can't be used together with --iss, --not-before, --expires-at or --reason: each request has its own")
+	}
+	switch {
+	case r.AllIssuers && !r.Yes:
+		return errors.New("--all-issuers logs everybody out of everything; repeat the command with --yes if that is what you want")
+	case r.Yes && !r.AllIssuers:
+		return errors.New("--yes belongs to --all-issuers")
 	}
 	if r.SkipExpired && !r.Bulk {
 		return errors.New("--skip-expired needs --bulk")
@@ -78,8 +89,9 @@ func (r *revokeCmd) Run(ctx context.Context, c *command, p *Process) error {
 // request would revoke more than intended.
 func (r *revokeCmd) request(stdin io.Reader) (authz.RevocationRequest, error) {
 	q := authz.RevocationRequest{
-		Issuer: r.Iss, JTI: r.JTI, Sub: r.Sub, SID: r.SID, KID: r.KID, Token: r.Token, All: r.All,
-		Reason: r.Reason, Actor: actor(),
+		Issuer: r.Iss, JTI: r.JTI, Sub: r.Sub, SID: r.SID, KID: r.KID, Client: r.Client, Actor: r.Actor, Claim: r.Claim, Token: r.Token, All: r.All,
+		AllIssuers: r.AllIssuers,
+		Reason:     r.Reason, RevokedBy: actor(),
 	}
 	if r.Token != nil {
 		text, err := readToken(*r.Token, stdin)
@@ -88,7 +100,10 @@ func (r *revokeCmd) request(stdin io.Reader) (authz.RevocationRequest, error) {
 		}
 		q.Token = &text
 	}
-	if r.JTI == nil && r.Sub == nil && r.SID == nil && r.KID == nil && r.Token == nil {
+	if r.Yes {
+		q.Confirm = authz.KindAll.String()
+	}
+	if r.JTI == nil && r.Sub == nil && r.SID == nil && r.KID == nil && r.Client == nil && r.Actor == nil && r.Claim == nil && r.Token == nil && !r.AllIssuers {
 		q.All = q.All || r.Iss != nil
 	}
 	for _, t := range []struct {
@@ -181,7 +196,9 @@ func describe(r authz.Revocation) string {
 	if r.Value != "" {
 		fmt.Fprintf(&b, " %q", r.Value)
 	}
-	fmt.Fprintf(&b, " of %q", r.Issuer)
+	if r.Issuer != "" {
+		fmt.Fprintf(&b, " of %q", r.Issuer)
+	}
 	if !r.NotBefore.IsZero() {
 		fmt.Fprintf(&b, " issued before %s", r.NotBefore.UTC().Format(time.RFC3339))
 	}

@@ -33,10 +33,10 @@ func NewRules(s Settings, replays authz.ReplayStore, log *slog.Logger, registry 
 			r.Close()
 		}
 	}()
-	if r.Verifier, err = issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, Limits: s.Limits, Clock: clock, Logger: log, Registry: registry}); err != nil {
+	if r.Verifier, err = issuer.NewVerifier(s.Issuers, issuer.VerifierOptions{MaxTokenTTL: s.Revocation.MaxTokenTTL, RevocableClaims: s.Revocation.Claims, Limits: s.Limits, Clock: clock, Logger: log, Registry: registry}); err != nil {
 		return nil, err
 	}
-	if r.introspectors, err = introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, MaxTokenBytes: s.Limits.TokenBytes, Clock: clock, Registry: registry}); err != nil {
+	if r.introspectors, err = introspect.New(s.Introspection, introspect.Options{MaxTokenTTL: s.Revocation.MaxTokenTTL, MaxStaleness: s.Revocation.MaxStaleness, MaxTokenBytes: s.Limits.TokenBytes, RevocableClaims: s.Revocation.Claims, Clock: clock, Registry: registry}); err != nil {
 		return nil, err
 	}
 	if r.options, err = s.policyOptions(r.introspectors.ByName(), replays); err != nil {

@@ -214,7 +214,7 @@ func (s *Settings) RevocableIssuers() authz.Issuers {
 		introspected[i] = authz.IntrospectedIssuer{Issuer: in.Issuer, All: in.Tokens == "all"}
 	}
 	all := issuer.Issuers(s.Issuers)
-	all.Introspected = introspected
+	all.Introspected, all.Claims = introspected, s.Revocation.Claims
 	return all
 }
 

@@ -90,7 +90,7 @@ func TestRevokedBy(t *testing.T) {
 	for _, lookup := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lookup %t", lookup), func(t *testing.T) {
 			t.Parallel()
-			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, MaxStaleness: maxStaleness, SyncInterval: time.Second})
+			r := harness.NewRig(t, harness.RigOptions{Postgres: true, Redis: true, Lookup: lookup, MaxStaleness: maxStaleness, SyncInterval: time.Second, Revocation: "claims: [tenant_id]"})
 			iss := r.Issuer.Name
 			// A revocation by sub or iss matches tokens issued strictly before it.
 			old := time.Now().Add(-2 * time.Second).Unix()
@@ -107,6 +107,17 @@ func TestRevokedBy(t *testing.T) {
 				}},
 				{"API, sid", map[string]any{"sid": "session-1"}, func(t *testing.T, _ string) {
 					r.Revoke(t, map[string]any{"iss": iss, "sid": "session-1"})
+				}},
+				{"API, client", map[string]any{"client_id": "app-1", "azp": "other", "iat": old}, func(t *testing.T, _ string) {
+					r.Revoke(t, map[string]any{"client": "app-1"})
+				}},
+				{"CLI, an actor of a chain", map[string]any{"act": map[string]any{"sub": "gateway", "act": map[string]any{"sub": "agent-7"}}, "iat": old}, func(t *testing.T, _ string) {
+					res := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--actor=agent-7")
+					require.Zerof(t, res.Code, "exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
+				}},
+				{"CLI, configured claim", map[string]any{"tenant_id": 17, "iat": old}, func(t *testing.T, _ string) {
+					res := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--claim=tenant_id=17")
+					require.Zerof(t, res.Code, "exit code %d\n%s%s", res.Code, res.Stdout, res.Stderr)
 				}},
 				{"API, iss left out with one issuer", nil, func(t *testing.T, token string) {
 					r.Revoke(t, map[string]any{"jti": harness.Claim(token, "jti")})
@@ -141,6 +152,41 @@ func TestRevokedBy(t *testing.T) {
 					r.Front.AwaitStatus(t, other, 200, 5*time.Second)
 				})
 			}
+		})
+	}
+}
+
+// TestRevokeEverything is the drill of docs/operations.md.
+func TestRevokeEverything(t *testing.T) {
+	t.Parallel()
+	for _, in := range installations {
+		t.Run(in.name, func(t *testing.T) {
+			t.Parallel()
+			second := authztest.StartIssuer(t, authztest.Named("https://second.example"))
+			in.o.MaxStaleness, in.o.SyncInterval = maxStaleness, time.Second
+			in.o.Issuers = fmt.Sprintf("  - {issuer: %s, audiences: [api], jwks: %q}\n", second.Name, second.JWKSURL())
+			r := harness.NewRig(t, in.o)
+			old := map[string]any{"iat": time.Now().Add(-2 * time.Second).Unix()}
+			before := []string{r.Token(old), second.Mint(old), r.Token(map[string]any{"iat": old["iat"], "jti": nil, "sub": nil})}
+			for _, token := range before {
+				r.Front.AwaitStatus(t, token, 200, 5*time.Second)
+			}
+			refused := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--all-issuers")
+			require.Equal(t, 2, refused.Code, "without --yes: %s", refused.Stderr)
+			for _, token := range before {
+				r.Front.AwaitStatus(t, token, 200, 5*time.Second)
+			}
+			res := harness.Run(t, "", "revoke", "--config", r.Bouncer.Config, "--all-issuers", "--yes", "--reason=drill")
+			require.Zerof(t, res.Code, "%s%s", res.Stdout, res.Stderr)
+			for _, token := range before {
+				r.Front.AwaitStatus(t, token, 401, maxStaleness+5*time.Second)
+			}
+			later := map[string]any{"iat": time.Now().Add(2 * time.Second).Unix()} // within the leeway for clocks
+			for _, token := range []string{r.Token(later), second.Mint(later)} {
+				r.Front.AwaitStatus(t, token, 200, 5*time.Second)
+			}
+			list := harness.Run(t, "", "revocations", "list", "--config", r.Bouncer.Config, "--kind=all_issuers")
+			require.Contains(t, list.Stdout, "drill")
 		})
 	}
 }

@@ -54,6 +54,7 @@ type RigOptions struct {
 	Revocation    string // further settings of the revocation stanza: "a: b, c: d"
 	JWKS          string // empty means the issuer's URL
 	Issuer        *authztest.Issuer
+	Issuers       string // further items of the issuers stanza, as YAML lines
 	Front         FrontOptions
 	NoFront       bool
 	Bouncer       BouncerOptions
@@ -109,7 +110,7 @@ func NewRig(t testing.TB, o RigOptions) *Rig {
 		o.SyncInterval = 2 * time.Second
 	}
 	var c strings.Builder
-	fmt.Fprintf(&c, "issuers:\n  - issuer: %s\n    audiences: [api]\n    jwks: %s\nstore: %s\n", r.Issuer.Name, jwks, store)
+	fmt.Fprintf(&c, "issuers:\n  - issuer: %s\n    audiences: [api]\n    jwks: %s\n%sstore: %s\n", r.Issuer.Name, jwks, o.Issuers, store)
 	if url != "" {
 		fmt.Fprintf(&c, "redis: %s\n", url)
 	}

@@ -263,7 +263,7 @@ func (p *page) revoke(w http.ResponseWriter, r *http.Request) {
 
 // readRevocations reads the form under the rules of the API.
 func (p *page) readRevocations(actor string, values url.Values) ([]authz.Revocation, error) {
-	request := authz.RevocationRequest{Actor: actor, Reason: strings.TrimSpace(values.Get("reason"))}
+	request := authz.RevocationRequest{RevokedBy: actor, Reason: strings.TrimSpace(values.Get("reason"))}
 	if iss := values.Get("iss"); iss != "" {
 		request.Issuer = &iss
 	}

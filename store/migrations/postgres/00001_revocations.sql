@@ -74,13 +74,14 @@ create trigger meta_stamp before update on authz.meta for each row execute funct
 create table authz.revocations (
   id         bigint      generated always as identity primary key,  -- for people; never a watermark
   kind       smallint    not null
-    constraint "kind must be 1 jti, 2 sub, 3 sid, 4 kid, 5 iss or 6 token" check (kind between 1 and 6),
+    constraint "kind must be one of 1 to 10, which docs/store.md lists" check (kind between 1 and 10),
   iss        text        not null
-    constraint "iss must have 1 to 1024 bytes" check (octet_length(convert_to(iss, 'UTF8')) between 1 and 1024),
+    constraint "iss must have 1 to 1024 bytes, and none for kind 10" check (octet_length(convert_to(iss, 'UTF8')) <= 1024 and (iss = '') = (kind = 10)),
   value      text        not null default ''
-    constraint "value must be empty for kind 5 (iss), and only there" check ((value = '') = (kind = 5))
+    constraint "value must be empty for kinds 5 and 10, and only there" check ((value = '') = (kind in (5, 10)))
     constraint "value must have at most 1024 bytes" check (octet_length(convert_to(value, 'UTF8')) <= 1024)
-    constraint "value of kind 6 must be the lower-case hex of a SHA-256" check (kind <> 6 or value ~ '^[0-9a-f]{64}$'),
+    constraint "value of kind 6 must be the lower-case hex of a SHA-256" check (kind <> 6 or value ~ '^[0-9a-f]{64}$')
+    constraint "value of kind 9 must be a claim's name, = and its value" check (kind <> 9 or strpos(value, '=') between 2 and length(value) - 1),
   -- Times end with the year 9999 (authz.LastSecond), so that adding max_token_ttl to them cannot overflow: a row whose
   -- expiry cannot be computed would keep every sidecar from reading the others.
   not_before timestamptz                                            -- null: every matching token
@@ -143,7 +144,7 @@ begin
     if new.not_before = 'infinity' then
       new.not_before := null;
     end if;
-    if new.not_before is null and new.kind in (2, 5) then
+    if new.not_before is null and new.kind in (2, 5, 7, 8, 9, 10) then
       new.not_before := at;
     end if;
     if new.expires_at is null and new.kind = 4 and new.not_before is null then

@@ -44,14 +44,16 @@ end;
 create table revocations (
   id         integer primary key autoincrement,
   kind       integer not null
-    constraint "kind must be 1 jti, 2 sub, 3 sid, 4 kid, 5 iss or 6 token" check (kind between 1 and 6),
+    constraint "kind must be one of 1 to 10, which docs/store.md lists" check (kind between 1 and 10),
   iss        text    not null
-    constraint "iss must have 1 to 1024 bytes and no NUL" check (length(cast(iss as blob)) between 1 and 1024 and instr(iss, char(0)) = 0),
+    constraint "iss must have 1 to 1024 bytes and no NUL, and none for kind 10"
+      check (length(cast(iss as blob)) <= 1024 and instr(iss, char(0)) = 0 and (iss = '') = (kind = 10)),
   value      text    not null default ''
-    constraint "value must be empty for kind 5 (iss), and only there" check ((value = '') = (kind = 5))
+    constraint "value must be empty for kinds 5 and 10, and only there" check ((value = '') = (kind in (5, 10)))
     constraint "value must have at most 1024 bytes and no NUL" check (length(cast(value as blob)) <= 1024 and instr(value, char(0)) = 0)
     constraint "value of kind 6 must be the lower-case hex of a SHA-256"
-      check (kind <> 6 or length(cast(value as blob)) = 64 and value not glob '*[^0-9a-f]*'),
+      check (kind <> 6 or length(cast(value as blob)) = 64 and value not glob '*[^0-9a-f]*')
+    constraint "value of kind 9 must be a claim's name, = and its value" check (kind <> 9 or instr(value, '=') between 2 and length(value) - 1),
   not_before integer                      -- null: every matching token
     constraint "not_before must lie between 1970 and 9999" check (not_before between 0 and 253402300799000000),
   expires_at integer,                     -- its own expiry; null: max_token_ttl after ttl_from
