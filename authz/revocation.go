@@ -123,7 +123,8 @@ type Revocation struct {
 	Kind   Kind
 	Issuer string // empty for KindAll
 	Value  string // what the kind names; empty for KindIss and KindAll
-	// NotBefore limits the revocation to tokens issued earlier. Zero: all of them,
+	// NotBefore limits the revocation to tokens issued earlier. It lies at most
+	// MaxNotBefore ahead. Zero: all of them,
 	// but for kinds that are ByTime Normalize sets it to now, so that a new login
 	// works.
 	NotBefore time.Time
@@ -149,6 +150,10 @@ func (r Revocation) Entry() Entry {
 }
 
 func ceilUnix(t time.Time) int64 { return t.Add(time.Second - 1).Unix() }
+
+// MaxNotBefore is how far NotBefore may lie ahead. A mistyped year would otherwise
+// lock its users out until that year.
+const MaxNotBefore = 24 * time.Hour
 
 // Errors of the ledger. Implementations wrap them with details.
 var (
@@ -190,6 +195,9 @@ func (r *Revocation) Normalize(now time.Time) error {
 		return invalid("claim", "must be the claim's name, =, and its value")
 	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
 		return invalid("expires_at", "%s has passed", r.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	if r.NotBefore.Sub(now) > MaxNotBefore {
+		return invalid("not_before", "%s lies more than a day ahead: until then every new token would be refused, and no revocation can be undone", r.NotBefore.UTC().Format(time.RFC3339))
 	}
 	if r.Kind.ByTime() && r.NotBefore.IsZero() {
 		r.NotBefore = now

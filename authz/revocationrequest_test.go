@@ -56,6 +56,7 @@ func TestRevocationRequestNormalize(t *testing.T) {
 		"reason":     {KID: new("k"), Reason: jwt},
 		"actor":      {KID: new("k"), RevokedBy: "\x00"},
 		"expires_at": {KID: new("k"), ExpiresAt: now},
+		"not_before": {Sub: new("bob"), NotBefore: now.Add(25 * time.Hour)},
 	} {
 		got, err := request.Normalize(one, now)
 		require.Nil(t, got)

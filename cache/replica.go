@@ -55,7 +55,7 @@ func (r *Replica) Revokes(keys []authz.Key, iat int64) bool {
 	return r.revokes(keys, iat)
 }
 
-// lookahead is the number of keys looked up at once. A token has six.
+// lookahead is the number of keys looked up at once. Most tokens have no more.
 const lookahead = 8
 
 // revokes answers for at most lookahead keys. It loads the first tags of all keys

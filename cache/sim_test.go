@@ -57,6 +57,7 @@ const (
 	replacingPack   // a packed snapshot replaces what the replica holds
 	mixedPacks      // a packed snapshot's chunks are not compared with its sums
 	ignorePackEpoch // a packed snapshot of another life of the store counts
+	liftingRow      // a later row takes back an earlier one
 	// of messages
 	messageProves   // a message proves freshness
 	messageReplaces // a message replaces what is known about its keys
@@ -287,6 +288,9 @@ func (s *simulation) write() {
 		}
 		entries = append(entries, entry(1000+s.rng.IntN(1000))) // of other tokens
 		s.postgres.transact(entries, s.upTo(simStaleness/2), s.chance(20))
+		if s.nodes[0].variant.feed == liftingRow {
+			s.postgres.lift()
+		}
 		s.sleep(s.upTo(simLength / 6))
 	}
 }
@@ -542,6 +546,7 @@ func TestSimulationFindsWrongSchemes(t *testing.T) {
 		"a packed snapshot that replaces":     {feed: replacingPack},
 		"chunks of two packed snapshots":      {feed: mixedPacks},
 		"packed snapshot of another life":     {feed: ignorePackEpoch},
+		"a row that lifts an earlier one":     {feed: liftingRow},
 		"nonce ignored":                       {feed: ignoreNonce},
 		"message as proof":                    {message: messageProves},
 		"message replaces":                    {message: messageReplaces},

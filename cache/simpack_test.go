@@ -80,6 +80,9 @@ func (s *simulation) startFollower(n *simNode) {
 	if n.variant.message == messageReplaces {
 		n.follower.replica = simReplacing{n.follower.replica, map[authz.Key]authz.Entry{}}
 	}
+	if n.variant.feed == liftingRow {
+		n.follower.replica = simLifting{n.follower.replica, map[authz.Key]bool{}}
+	}
 	n.follower.jitter = w.rng.Float64
 	n.follower.await = n.await
 	n.chain = authz.NewChain(nil, simRuledTier{NewReplicaTier(n.follower), n.variant.tier, w}, n.redis, simPoint{s.postgres, n})

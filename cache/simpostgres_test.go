@@ -80,6 +80,36 @@ func (p *simPostgres) transact(entries []authz.Entry, takes time.Duration, rollb
 	return true
 }
 
+// lift takes back a committed revocation by a row of its own, as one might think of:
+// an entry that revokes nothing.
+func (p *simPostgres) lift() {
+	if len(p.rows) == 0 {
+		return
+	}
+	target := p.rows[p.w.rng.IntN(len(p.rows))]
+	if !p.transact([]authz.Entry{{Key: target.Key, Expires: target.Expires}}, p.w.upTo(simStaleness/4), false) {
+		return
+	}
+	p.rows = slices.DeleteFunc(p.rows, func(r simRow) bool { return r.order == target.order })
+	p.revocations[target.order].committed = simNever
+	p.w.logf("lifted %x", target.Key[:4])
+}
+
+// simLifting is the set of a scheme in which such a row removes its key.
+type simLifting struct {
+	revocationSet
+	lifted map[authz.Key]bool
+}
+
+func (l simLifting) Add(e authz.Entry) {
+	l.lifted[e.Key] = e.NotBefore == 0
+	l.revocationSet.Add(e)
+}
+
+func (l simLifting) Revokes(keys []authz.Key, iat int64) bool {
+	return l.revocationSet.Revokes(slices.DeleteFunc(slices.Clone(keys), func(k authz.Key) bool { return l.lifted[k] }), iat)
+}
+
 // crash loses no committed row. The counter of ids falls back to any value above
 // the highest committed one. A failover may go to a replica that lacks the last
 // commits. The guarantee does not cover those, but it covers later revocations

@@ -33,6 +33,7 @@ type revokeCmd struct {
 	NotBefore *string `placeholder:"TIME" help:"Revoke only tokens issued before this time (RFC 3339 or Unix seconds)."`
 	ExpiresAt *string `placeholder:"TIME" help:"When the last matching token expires (RFC 3339 or Unix seconds); default: now + max_token_ttl."`
 	Reason    string  `help:"Free text for the audit trail."`
+	DryRun    bool    `help:"Check the request and print what would be stored, but store nothing."`
 	Wait      string  `enum:"none,enforced" default:"none" help:"enforced: return only when no sidecar can allow the tokens any more."`
 	JSON      bool    `name:"json" help:"Print JSON."`
 }
@@ -47,6 +48,9 @@ func (r *revokeCmd) Validate() error {
 		return errors.New("--all-issuers logs everybody out of everything; repeat the command with --yes if that is what you want")
 	case r.Yes && !r.AllIssuers:
 		return errors.New("--yes belongs to --all-issuers")
+	}
+	if r.DryRun && (r.Bulk || r.Wait != "none") {
+		return errors.New("--dry-run can't be used together with --bulk or --wait")
 	}
 	if r.SkipExpired && !r.Bulk {
 		return errors.New("--skip-expired needs --bulk")
@@ -74,6 +78,12 @@ func (r *revokeCmd) Run(ctx context.Context, c *command, p *Process) error {
 	revocations, err := request.Normalize(s.RevocableIssuers(), time.Now())
 	if err != nil {
 		return usage(err)
+	}
+	if r.DryRun {
+		for _, rv := range revocations {
+			fmt.Fprintf(p.Out, "would revoke %s\n", describe(rv))
+		}
+		return nil
 	}
 	return withSchema(ctx, s, p, func(ctx context.Context, l *ledger) error {
 		err := r.revoke(ctx, p, l.revoker, revocations)
@@ -202,6 +212,8 @@ func describe(r authz.Revocation) string {
 	if !r.NotBefore.IsZero() {
 		fmt.Fprintf(&b, " issued before %s", r.NotBefore.UTC().Format(time.RFC3339))
 	}
-	fmt.Fprintf(&b, " until %s", r.ExpiresAt.UTC().Format(time.RFC3339))
+	if !r.ExpiresAt.IsZero() {
+		fmt.Fprintf(&b, " until %s", r.ExpiresAt.UTC().Format(time.RFC3339))
+	}
 	return b.String()
 }

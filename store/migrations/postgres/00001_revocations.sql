@@ -135,14 +135,19 @@ begin
         using errcode = 'check_violation', hint = 'Insert a stricter one beside it; the strictest wins.';
     end if;
   else
+    new.login := session_user;
+    if new.not_before = 'infinity' then
+      new.not_before := null;
+    end if;
     -- A row of authz.append names an xid: its caller has compared its expiry with a clock that may be the better one. So do
     -- rows that were stored before, at another server or in a dump.
     if new.xid is null and new.expires_at <= at then
       raise exception 'expires_at has passed: nothing is left to revoke' using errcode = 'check_violation';
     end if;
-    new.login := session_user;
-    if new.not_before = 'infinity' then
-      new.not_before := null;
+    -- As above, and for the same reason.
+    if new.xid is null and new.not_before > at + interval '1 day' then
+      raise exception 'not_before lies more than a day ahead: until then every new token would be refused' using errcode = 'check_violation',
+        hint = 'No revocation can be undone.';
     end if;
     if new.not_before is null and new.kind in (2, 5, 7, 8, 9, 10) then
       new.not_before := at;

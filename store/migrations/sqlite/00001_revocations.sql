@@ -75,6 +75,13 @@ create index revocations_ttl_from on revocations (ttl_from) where ttl_from is no
 
 -- A row of the program names an xid: the program's clock has judged its expiry.
 -- +goose StatementBegin
+create trigger revocation_ahead before insert on revocations
+  when new.xid = 0 and new.not_before > cast(unixepoch('subsec') * 1000000 as integer) + 86400000000
+begin
+  select raise(abort, 'not_before lies more than a day ahead: until then every new token would be refused');
+end;
+-- +goose StatementEnd
+-- +goose StatementBegin
 create trigger revocation_expired before insert on revocations
   when new.xid = 0 and new.expires_at <= cast(unixepoch('subsec') * 1000000 as integer)
 begin
