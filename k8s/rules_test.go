@@ -1,6 +1,7 @@
 package k8s
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -101,6 +102,10 @@ func content(c *corev1.ConfigMap) error {
 			errs = append(errs, envoyValidate(text))
 		case "pgbouncer.ini":
 			errs = append(errs, poolerSettings(text))
+		case "ca.pem":
+			if !x509.NewCertPool().AppendCertsFromPEM([]byte(text)) {
+				errs = append(errs, fmt.Errorf("ConfigMap/%s: ca.pem contains no certificate", c.Name))
+			}
 		case "dashboard.json", "roles.sh": // other tests check them
 		default:
 			errs = append(errs, fmt.Errorf("ConfigMap/%s: no test checks %s", c.Name, name))

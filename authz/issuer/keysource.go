@@ -32,7 +32,17 @@ func (c Config) keySource(transport http.RoundTripper, clock authz.Clock, maxByt
 	if err != nil {
 		return nil, err
 	}
-	get := func(ctx context.Context, from string) (d fetch.Document, err error) {
+	get := c.getter(client, base, maxBytes)
+	if c.JWKS != "" {
+		return func(ctx context.Context) (fetch.Document, error) { return get(ctx, c.JWKS) }, nil
+	}
+	return (&discovery{get: get, issuer: c.Issuer, base: c.source(), clock: clock}).fetch, nil
+}
+
+// getter returns the function that fetches keys and discovery documents. base is
+// the URL whose host gets the bearer token.
+func (c Config) getter(client *http.Client, base *url.URL, maxBytes int) func(ctx context.Context, from string) (fetch.Document, error) {
+	return func(ctx context.Context, from string) (d fetch.Document, err error) {
 		ctx, cancel := context.WithTimeout(ctx, c.FetchTimeout)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, http.NoBody)
@@ -53,10 +63,6 @@ func (c Config) keySource(transport http.RoundTripper, clock authz.Clock, maxByt
 		}
 		return d, err
 	}
-	if c.JWKS != "" {
-		return func(ctx context.Context) (fetch.Document, error) { return get(ctx, c.JWKS) }, nil
-	}
-	return (&discovery{get: get, issuer: c.Issuer, base: c.source(), clock: clock}).fetch, nil
 }
 
 // keyFile returns the path of the key set if c.JWKS names a file.
@@ -102,22 +108,44 @@ func (d *discovery) fetch(ctx context.Context) (fetch.Document, error) {
 }
 
 func (d *discovery) discover(ctx context.Context) (string, error) {
-	from := strings.TrimSuffix(d.base, "/") + "/.well-known/openid-configuration"
-	document, err := d.get(ctx, from)
+	from := openIDConfiguration(d.base)
+	m, err := d.metadata(ctx, from)
 	if err != nil {
 		return "", err
 	}
+	return d.keySetURL(from, m)
+}
+
+// openIDConfiguration returns the URL of the issuer's discovery document by OpenID
+// Connect Discovery 1.0, section 4.
+func openIDConfiguration(base string) string {
+	return strings.TrimSuffix(base, "/") + "/.well-known/openid-configuration"
+}
+
+// metadata returns the discovery document at the URL from, which must be the
+// issuer's own.
+func (d *discovery) metadata(ctx context.Context, from string) (map[string]any, error) {
+	document, err := d.get(ctx, from)
+	if err != nil {
+		return nil, err
+	}
 	m, err := jose.ParseDocument(document.Body)
 	if err != nil {
-		return "", fmt.Errorf("%s where a discovery document is needed: %w", document, err)
+		return nil, fmt.Errorf("%s where a discovery document is needed: %w", document, err)
 	}
 	claimed, ok := m["issuer"].(string)
 	switch {
 	case !ok:
-		return "", fmt.Errorf("%s where a discovery document is needed: it names no issuer", document)
+		return nil, fmt.Errorf("%s where a discovery document is needed: it names no issuer", document)
 	case claimed != d.issuer: // section 4.3: an exact match, or anyone's keys would be accepted
-		return "", fmt.Errorf("%s is the configuration of the issuer %s, not of %s", from, authz.QuoteShort(claimed), d.issuer)
+		return nil, &MismatchError{From: from, Claimed: claimed, Issuer: d.issuer}
 	}
+	return m, nil
+}
+
+// keySetURL returns the jwks_uri of the discovery document that came from the URL
+// from.
+func (d *discovery) keySetURL(from string, m map[string]any) (string, error) {
 	text, _ := m["jwks_uri"].(string)
 	u, err := url.Parse(text)
 	switch {

@@ -35,6 +35,19 @@ type RefusedKey struct {
 // Len returns the number of usable keys.
 func (s *KeySet) Len() int { return len(s.keys) }
 
+// Algorithms returns the algorithms that members of the set declare with alg,
+// sorted.
+func (s *KeySet) Algorithms() []string {
+	var algs []string
+	for _, k := range s.keys {
+		if k.alg != "" {
+			algs = append(algs, k.alg)
+		}
+	}
+	slices.Sort(algs)
+	return slices.Compact(algs)
+}
+
 // Refused returns the unusable members. A set without usable keys is valid: the
 // issuer has withdrawn them.
 func (s *KeySet) Refused() []RefusedKey { return s.refused }

@@ -53,6 +53,7 @@ type command struct {
 	Config string `short:"c" placeholder:"FILE" default:"${config}" help:"Configuration file (YAML); without one, defaults and the environment apply ($$JWT_BOUNCER_CONFIG)."`
 
 	Serve       serveCmd       `cmd:"" default:"withargs" help:"Answer Envoy's authorization checks (default)."`
+	Init        initCmd        `cmd:"" help:"Write a configuration for an identity provider, and the files for the proxy."`
 	Revoke      revokeCmd      `cmd:"" help:"Revoke one token or a group of tokens, or import revocations from standard input."`
 	Revocations revocationsCmd `cmd:"" help:"List or export revocations."`
 	Check       checkCmd       `cmd:"" help:"Explain step by step whether a token would be allowed."`

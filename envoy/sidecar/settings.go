@@ -101,6 +101,12 @@ func Load(file string, env func(string) (string, bool), flags ...Flag) (Settings
 	return s, err
 }
 
+// Parse reads a configuration from text, without environment, then the flags, and
+// validates the result. name is for messages. Errors are a config.Error.
+func Parse(name string, text []byte, flags ...Flag) (Settings, error) {
+	return parse(name, text, nil, flags...)
+}
+
 func parse(name string, text []byte, env func(string) (string, bool), flags ...Flag) (Settings, error) {
 	s := Defaults()
 	f := config.Parse(name, text, &s)

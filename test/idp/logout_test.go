@@ -159,21 +159,14 @@ func (b *browser) signOut(issuer string) {
 	b.fetch("POST", issuer+"/session/end/confirm", url.Values{"xsrf": {token[1]}, "logout": {"yes"}})
 }
 
-// TestLogoutAtARealProvider: Envoy allows a user who has signed in at the
-// provider, denies the user after signing out there, and allows the user again
-// after signing in.
-func TestLogoutAtARealProvider(t *testing.T) {
-	port := harness.Port(t)
-	issuer := fmt.Sprint("http://127.0.0.1:", port)
-	b := harness.Bouncer(t, fmt.Sprintf(`issuers:
-  - {issuer: %q, audiences: [api]}
-store: "sqlite://%s/r.db"
-api:
-  logout: {audiences: [shop], also_subject: true}
-`, issuer, harness.Dir(t)), harness.BouncerOptions{NoWait: true})
-	p := startProvider(t, port, b.HTTP+"/oidc/backchannel-logout")
-	harness.Eventually(t, 30*time.Second, "the sidecar is ready", b.Ready)
-	front := harness.NewFront(t, b.GRPC, harness.Upstream(t).Addr)
+// TestQuickStartAtARealProvider: README's commands, with the configuration that
+// init writes for a certified OpenID Provider, deny a revoked token at Envoy. With
+// that configuration, Envoy allows a user who has signed in at the provider, denies
+// the user after signing out there, and allows the user again after signing in.
+func TestQuickStartAtARealProvider(t *testing.T) {
+	sidecar := harness.Port(t)
+	p := startProvider(t, harness.Port(t), fmt.Sprintf("http://127.0.0.1:%d/oidc/backchannel-logout", sidecar))
+	front := harness.QuickStart(t, p.issuer, "api", newBrowser(t).signIn(p.issuer, "carol"), sidecar, "--client", "shop")
 
 	alice, bob := newBrowser(t), newBrowser(t)
 	first, other := alice.signIn(p.issuer, "alice"), bob.signIn(p.issuer, "bob")

@@ -1,6 +1,7 @@
 package vectors
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -17,11 +18,22 @@ import (
 	"jwtbouncer/authz/fetch"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/envoy/sidecar"
+	"jwtbouncer/envoy/starter"
 )
 
 // shapes are tokens as one provider documents them.
 type shapes struct {
-	Source string         `json:"source"`
+	Source     string `json:"source"`
+	Unverified string `json:"unverified"` // what the source does not show; empty: nothing
+	// Init are the flags with which init is called, what the provider's discovery
+	// document has besides, and the tokens that are judged otherwise than by the
+	// page's configuration. nil: init does not know the provider.
+	Init *struct {
+		Issuer    string            `json:"issuer"`
+		Audiences []string          `json:"audiences"`
+		Discovery map[string]any    `json:"discovery"`
+		Expect    map[string]string `json:"expect"`
+	} `json:"init"`
 	JWK    map[string]any `json:"jwk"` // members of the signing key's JWK; null: without it
 	Tokens []struct {
 		Name   string         `json:"name"`
@@ -35,7 +47,7 @@ type shapes struct {
 // configuration, and the files of their shapes.
 var providerBlocks = map[string]string{
 	"Keycloak": "keycloak", "Auth0": "auth0", "Okta": "okta", "Microsoft Entra": "entra", "Amazon Cognito": "cognito", "Google": "google",
-	"Kubernetes": "kubernetes", "GitHub Actions": "github-actions", "AD FS": "adfs", "SPIFFE": "spiffe", "UAA and XSUAA": "uaa",
+	"Kubernetes": "kubernetes", "authentik": "authentik", "Dex": "dex", "Zitadel": "zitadel", "GitHub Actions": "github-actions", "AD FS": "adfs", "SPIFFE": "spiffe", "UAA and XSUAA": "uaa",
 }
 
 var (
@@ -67,20 +79,53 @@ func TestIdentityProviders(t *testing.T) {
 		require.Contains(t, providerBlocks, title, "the section has no shapes")
 		t.Run(title, func(t *testing.T) {
 			t.Parallel()
-			tryProvider(t, block[1], filepath.Join("testdata", "providers", providerBlocks[title]+".json"))
+			s := readShapes(t, providerBlocks[title])
+			reasons := judgeShapes(t, block[1], s, nil)
+			assert.True(t, reasons["allowed"] && len(reasons) > 1, "there are tokens that pass, and tokens that do not")
 		})
 	}
 	assert.Equal(t, len(providerBlocks), tried, "every provider has a section with a block")
 }
 
-func tryProvider(t *testing.T, config []byte, file string) {
+func readShapes(t *testing.T, name string) (s shapes) {
 	t.Helper()
+	file := filepath.Join("testdata", "providers", name+".json")
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
-	var s shapes
 	require.NoError(t, json.Unmarshal(text, &s), file)
 	require.NotEmpty(t, s.Source, "where the shapes are documented")
+	return s
+}
 
+// The configuration that init writes for a provider judges its tokens as the page's
+// does. Where a rule has to name the callers, nobody passes before it is edited.
+func TestInitKnowsProviders(t *testing.T) {
+	t.Parallel()
+	known := 0
+	for title, name := range providerBlocks {
+		s := readShapes(t, name)
+		if s.Init == nil {
+			continue
+		}
+		known++
+		t.Run(title, func(t *testing.T) {
+			t.Parallel()
+			plan, err := starter.Make(starter.Options{
+				Metadata: &issuer.Metadata{From: s.Init.Issuer, OpenID: true, JWKS: s.Init.Issuer + "/keys", Members: s.Init.Discovery}, Issuer: s.Init.Issuer, Audiences: s.Init.Audiences,
+				For: starter.Envoy, Dir: "/my", Listen: "127.0.0.1:1", GRPC: "127.0.0.1:2", HTTP: "127.0.0.1:3", Upstream: "127.0.0.1:4",
+			})
+			require.NoError(t, err)
+			require.True(t, strings.HasPrefix(title, plan.Provider), "%s is taken for %s", title, plan.Provider)
+			judgeShapes(t, plan.Files[0].Text, s, s.Init.Expect)
+		})
+	}
+	require.Greater(t, known, 10)
+}
+
+// judgeShapes has the configuration judge the tokens, and returns the reasons that
+// occurred. otherwise are expectations that differ from those of the shapes.
+func judgeShapes(t *testing.T, config []byte, s shapes, otherwise map[string]string) map[string]bool {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.yaml")
 	require.NoError(t, os.WriteFile(path, config, 0o600))
 	settings, err := sidecar.Load(path, nil)
@@ -125,10 +170,10 @@ func tryProvider(t *testing.T, config []byte, file string) {
 		raw := input + "." + authztest.Base64URL(key.Sign(alg, []byte(input)))
 		d := a.Authorize(t.Context(), &authz.Request{Method: "GET", Path: "/", Host: "api.shop.example", Scheme: "https",
 			Headers: []authz.Header{{Name: "authorization", Value: "Bearer " + raw}}})
-		assert.Equal(t, token.Expect, d.Reason.String(), "%s: %s", token.Name, d.Detail)
-		reasons[token.Expect] = true
+		assert.Equal(t, cmp.Or(otherwise[token.Name], token.Expect), d.Reason.String(), "%s: %s", token.Name, d.Detail)
+		reasons[d.Reason.String()] = true
 	}
-	assert.True(t, reasons["allowed"] && len(reasons) > 1, "there are tokens that pass, and tokens that do not")
+	return reasons
 }
 
 // atTimes replaces "@+300" by the time 300 seconds from now.
@@ -141,6 +186,9 @@ func atTimes(t *testing.T, claims map[string]any) map[string]any {
 			seconds, err := strconv.Atoi(text[1:])
 			require.NoError(t, err, text)
 			out[name] = now + seconds
+		}
+		if nested, ok := v.(map[string]any); ok {
+			out[name] = atTimes(t, nested)
 		}
 	}
 	return out
