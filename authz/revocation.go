@@ -155,6 +155,9 @@ func (r *Revocation) Normalize(now time.Time) error {
 	case !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now):
 		return invalid("expires_at", "%s has passed", r.ExpiresAt.UTC().Format(time.RFC3339))
 	}
+	if !r.ExpiresAt.IsZero() && r.NotBefore.After(now) && !r.ExpiresAt.After(r.NotBefore) {
+		return invalid("expires_at", "is not after not_before: tokens issued until not_before would become valid again; leave expires_at out, or name the time when the last of them has expired")
+	}
 	if (r.Kind == KindSub || r.Kind == KindIss) && r.NotBefore.IsZero() {
 		r.NotBefore = now
 	}

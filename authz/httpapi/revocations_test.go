@@ -114,7 +114,9 @@ func TestRevokeRefuses(t *testing.T) {
 		"token too short":           {`{"token":"abc"}`, 400, "token", "neither", 0},
 		"token upper case":          {`{"token":"` + strings.Repeat("0A", 32) + `"}`, 400, "token", "neither", 0},
 		"token of other issuer":     {`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"https://evil.example"}`) + `"}`, 400, "token", "not configured", 0},
-		"token without iss":         {`{"token":"` + httpapitest.UnsignedJWT(`{}`) + `"}`, 400, "token", "not configured", 0},
+		"token without exp":         {`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"`+httpapitest.IssuerA+`"}`) + `"}`, 400, "token", "has no exp", 0},
+		"token that lives longer":   {`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"`+httpapitest.IssuerA+`","exp":4102444800}`) + `","expires_at":4102444799}`, 400, "expires_at", "leave expires_at out", 0},
+		"token without iss":         {`{"token":"` + httpapitest.UnsignedJWT(`{}`) + `"}`, 400, "token", "names no issuer", 0},
 		"expired token":             {`{"token":"` + expired + `"}`, 400, "token", "expired", 0},
 		"not a JWT":                 {`{"token":"a.b.c"}`, 400, "token", "not a compact JWT", 0},
 		"a JWT where a jti belongs": {`{"jti":"` + expired + `"}`, 400, "jti", "looks like a token", 0},
@@ -161,7 +163,7 @@ func TestRevokeSeveralIssuers(t *testing.T) {
 	w := b.Do("POST", "/v1/revocations", `{"jti":"x"}`)
 	require.Equal(t, 400, w.Code)
 	assert.Contains(t, w.Body.String(), "more than one issuer")
-	token := httpapitest.UnsignedJWT(fmt.Sprintf(`{"iss":%q}`, httpapitest.IssuerB))
+	token := httpapitest.UnsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":4102444800}`, httpapitest.IssuerB))
 	require.Equal(t, 201, b.Do("POST", "/v1/revocations", `{"token":"`+token+`"}`).Code)
 	assert.Equal(t, httpapitest.IssuerB, b.Ledger.All()[0].Issuer, "the token's own word scopes it")
 	w = b.Do("POST", "/v1/revocations", `{"iss":"`+httpapitest.IssuerA+`","token":"`+token+`"}`)
