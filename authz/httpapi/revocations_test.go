@@ -252,7 +252,7 @@ func TestListRevocations(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{"t6", "t4", "t2", "t0"}, got)
-	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz",
+	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz", "value=%00", "iss=%ff", "value=" + strings.Repeat("x", 1025),
 		// What net/url cannot read must not be left out of the filter.
 		"kind=jti&value=50%off", "value=a;b", "%zz"} {
 		w := b.Do("GET", "/v1/revocations?"+query, "")
