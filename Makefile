@@ -20,9 +20,10 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## fetch the servers the tests need (Envoy, Valkey, PostgreSQL, pgbouncer) into .tools
+tools: ## fetch what the tests need (Envoy, Valkey, PostgreSQL, pgbouncer, Schemathesis) into .tools
 	@scripts/servers.sh
 	@scripts/pgbouncer.sh
+	@scripts/schemathesis.sh
 
 .PHONY: build
 build: ## build bin/jwt-bouncer

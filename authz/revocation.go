@@ -199,6 +199,9 @@ func (r *Revocation) Normalize(now time.Time) error {
 	if r.NotBefore.Sub(now) > MaxNotBefore {
 		return invalid("not_before", "%s lies more than a day ahead: until then every new token would be refused, and no revocation can be undone", r.NotBefore.UTC().Format(time.RFC3339))
 	}
+	if !r.ExpiresAt.IsZero() && r.NotBefore.After(now) && !r.ExpiresAt.After(r.NotBefore) {
+		return invalid("expires_at", "is not after not_before: tokens issued until not_before would become valid again; leave expires_at out, or name the time when the last of them has expired")
+	}
 	if r.Kind.ByTime() && r.NotBefore.IsZero() {
 		r.NotBefore = now
 	}

@@ -69,20 +69,26 @@ func (q *RevocationRequest) Expired(now time.Time) bool {
 }
 
 // Normalize checks the request and returns the revocations that fulfil it, one
-// per issuer that may accept the tokens. Errors are *InvalidError.
+// per issuer that may accept the tokens, or two if their expiry is the later of
+// two. A request that they could not keep is refused. Errors are *InvalidError.
 func (q *RevocationRequest) Normalize(issuers Issuers, now time.Time) ([]Revocation, error) {
 	r, err := q.selected()
 	if err != nil {
 		return nil, err
 	}
-	names, err := q.scope(&r, issuers, now)
+	names, also, err := q.scope(&r, issuers, now)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Revocation, len(names))
-	for i, name := range names {
-		out[i] = r
-		out[i].Issuer = name
+	var out []Revocation
+	for _, r.Issuer = range names {
+		out = append(out, r)
+		if !also.IsZero() {
+			out = append(out, r)
+			out[len(out)-1].ExpiresAt = also
+		}
+	}
+	for i := range out {
 		if err := out[i].Normalize(now); err != nil {
 			return nil, err
 		}
@@ -138,59 +144,86 @@ func (q *RevocationRequest) selected() (Revocation, error) {
 	return r, nil
 }
 
-// scope returns the issuers of the tokens.
-func (q *RevocationRequest) scope(r *Revocation, issuers Issuers, now time.Time) ([]string, error) {
+// scope returns the issuers of the tokens. also is a second expiry, of which the
+// ledger keeps the later one; the zero time: there is none.
+func (q *RevocationRequest) scope(r *Revocation, issuers Issuers, now time.Time) (names []string, also time.Time, err error) {
 	all := issuers.All()
 	jwt := r.Kind == KindToken && strings.Contains(r.Value, ".")
 	switch {
 	case r.Kind == KindToken && !jwt && !isHexSHA256(r.Value):
-		return nil, invalid("token", "is neither a compact JWT nor the 64 lower-case hex digits of a SHA-256: of a JWT's header and payload, or of the whole text of an opaque token")
+		return nil, also, invalid("token", "is neither a compact JWT nor the 64 lower-case hex digits of a SHA-256: of a JWT's header and payload, or of the whole text of an opaque token")
 	case r.Kind == KindAll:
-		return []string{""}, nil
+		return []string{""}, also, nil
 	case r.Kind == KindClaim && !slices.ContainsFunc(issuers.Claims, func(name string) bool { return strings.HasPrefix(r.Value, ClaimValue(name, "")) }):
-		return nil, invalid("claim", "must be the claim's name, =, and its value, with a claim of revocation.claims (%s); by others no sidecar revokes", cmp.Or(strings.Join(issuers.Claims, ", "), "none is configured"))
+		return nil, also, invalid("claim", "must be the claim's name, =, and its value, with a claim of revocation.claims (%s); by others no sidecar revokes", cmp.Or(strings.Join(issuers.Claims, ", "), "none is configured"))
 	case q.Issuer != nil && !issuers.Known(*q.Issuer):
-		return nil, invalid("iss", "is not a configured issuer")
+		return nil, also, invalid("iss", "is not a configured issuer")
 	case jwt:
 		return q.scopeJWT(r, issuers, now)
 	case q.Issuer != nil:
-		return []string{*q.Issuer}, nil
+		return []string{*q.Issuer}, also, nil
 	case len(all) == 1 && len(issuers.Templates) == 0:
-		return all, nil
+		return all, also, nil
 	}
-	return nil, invalid("iss", "is needed because more than one issuer is configured")
+	return nil, also, invalid("iss", "is needed because more than one issuer is configured; name one of %s", quoteSome(append(all, issuers.Templates...)))
+}
+
+// quoteSome quotes the first few names of a list.
+func quoteSome(names []string) string {
+	const most = 10
+	var quoted []string
+	for i, name := range names {
+		if i == most {
+			quoted = append(quoted, "…")
+			break
+		}
+		quoted = append(quoted, strconv.Quote(name))
+	}
+	return strings.Join(quoted, ", ")
 }
 
 // scopeJWT replaces a whole JWT by its hash and returns every issuer that may
-// accept it. It reads "iss" and "exp" without verifying them, which is
-// harmless: the hash matches this token only.
-func (q *RevocationRequest) scopeJWT(r *Revocation, issuers Issuers, now time.Time) ([]string, error) {
+// accept it. It reads claims without verifying them, which is harmless: the hash
+// matches this token only.
+func (q *RevocationRequest) scopeJWT(r *Revocation, issuers Issuers, now time.Time) (names []string, also time.Time, err error) {
 	claims, ok := ReadUnverifiedClaims(r.Value)
 	if !ok {
-		return nil, invalid("token", "is not a compact JWT (RFC 7519)")
+		return nil, also, invalid("token", "is not a compact JWT (RFC 7519)")
 	}
 	issuer := issuers.NameOf(claims)
 	verified := issuers.Verifies(issuer)
-	names := issuers.Introspecting(!verified)
+	names = issuers.Introspecting(!verified)
 	expCounts := len(names) == 0 // an introspected issuer need not heed the claim
 	if verified && !slices.Contains(names, issuer) {
 		names = append(names, issuer)
 	}
+	expires, ends := claims.end()
 	switch {
+	case len(names) == 0 && issuer == "":
+		return nil, also, invalid("token", "names no issuer (iss), and no issuer is configured for such tokens; no sidecar accepts it")
 	case len(names) == 0:
-		return nil, invalid("token", "names an issuer that is not configured")
+		return nil, also, invalid("token", "names an issuer that is not configured")
 	case q.Issuer != nil && !slices.Contains(names, *q.Issuer):
-		return nil, invalid("iss", "is not the issuer that the token names")
+		return nil, also, invalid("iss", "is not the issuer that the token names")
+	case expCounts && !ends:
+		return nil, also, invalid("token", "has no exp in the years 1970 to 9999; no sidecar accepts it, and no revocation would outlive it")
+	case ends && !r.ExpiresAt.IsZero() && r.ExpiresAt.Before(expires):
+		return nil, also, invalid("expires_at", "is before the token's exp, %s: the token would become valid again; leave expires_at out", expires.UTC().Format(time.RFC3339))
+	case !r.NotBefore.IsZero() && claims.IssuedAt >= float64(ceilUnix(r.NotBefore)):
+		return nil, also, invalid("not_before", "is not after the token's iat: the token would stay valid; leave not_before out")
 	}
 	r.Value = TokenValue(r.Value)
-	if expCounts && r.ExpiresAt.IsZero() && claims.Expires > 0 && claims.Expires < LastSecond {
-		expires := time.Unix(int64(claims.Expires), 0).Add(ExpiryMargin)
-		if !expires.After(now) {
-			return nil, invalid("token", "has expired; there is nothing left to revoke")
-		}
-		r.ExpiresAt = expires
+	kept := expires.Add(ExpiryMargin)
+	switch {
+	case !ends:
+	case expCounts && r.ExpiresAt.IsZero() && !kept.After(now):
+		return nil, also, invalid("token", "has expired; there is nothing left to revoke")
+	case expCounts && r.ExpiresAt.IsZero(), !r.ExpiresAt.IsZero() && r.ExpiresAt.Before(kept):
+		r.ExpiresAt = kept
+	case r.ExpiresAt.IsZero() && claims.Ageless(now) && kept.After(now):
+		also = kept
 	}
-	return names, nil
+	return names, also, nil
 }
 
 // ParseTime reads a time as people write it: seconds since 1970 (a NumericDate,

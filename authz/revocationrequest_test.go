@@ -127,7 +127,7 @@ func TestRevocationRequestForTenants(t *testing.T) {
 	now := time.Unix(1_900_000_000, 0)
 	issuers := authz.Issuers{Verified: []string{issuerOne}, Templates: []string{"https://login.example/{tenantid}"}}
 	red, template := "https://login.example/red", "https://login.example/{tenantid}"
-	jwt := unsignedJWT(`{"iss":"` + red + `"}`)
+	jwt := unsignedJWT(`{"iss":"` + red + `","exp":1900003600}`)
 	for _, q := range []authz.RevocationRequest{{Token: &jwt}, {Token: &jwt, Issuer: &red}, {Sub: new("bob"), Issuer: &red}, {All: true, Issuer: &red}} {
 		got, err := q.Normalize(issuers, now)
 		require.NoError(t, err)
@@ -157,4 +157,66 @@ func TestParseTime(t *testing.T) {
 	}
 	_, err := authz.NumericDate(math.NaN())
 	require.Error(t, err)
+}
+
+// A request that its revocation could not keep is refused with what to do, rather
+// than stored for less than it asks.
+func TestRequestsThatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_900_000_000, 0)
+	one := authz.Issuers{Verified: []string{issuerOne}}
+	two := authz.Issuers{Verified: []string{issuerOne, issuerTwo}}
+	tenants := authz.Issuers{Verified: []string{issuerOne}, Templates: []string{"https://login.example/{tenantid}"}}
+	token := func(claims string) *string { return new(unsignedJWT(claims)) }
+	lasting := token(`{"iss":"` + issuerOne + `","iat":1900000000,"exp":1900003600}`)
+	for name, c := range map[string]struct {
+		issuers authz.Issuers
+		request authz.RevocationRequest
+		field   string
+		says    string
+	}{
+		"several issuers":        {two, authz.RevocationRequest{Sub: new("bob")}, "iss", `name one of "https://one.example", "https://two.example"`},
+		"an issuer or a tenant":  {tenants, authz.RevocationRequest{Sub: new("bob")}, "iss", `"https://one.example", "https://login.example/{tenantid}"`},
+		"a JWT without issuer":   {one, authz.RevocationRequest{Token: token(`{"exp":1900003600}`)}, "token", "names no issuer"},
+		"a JWT without exp":      {one, authz.RevocationRequest{Token: token(`{"iss":"` + issuerOne + `"}`)}, "token", "has no exp"},
+		"a JWT that never ends":  {one, authz.RevocationRequest{Token: token(`{"iss":"` + issuerOne + `","exp":1e15}`)}, "token", "exp"},
+		"expires before its JWT": {one, authz.RevocationRequest{Token: lasting, ExpiresAt: time.Unix(1_900_003_599, 0)}, "expires_at", "2030-03-17T18:46:40Z"},
+		"expires before the JWT of an introspected issuer": {authz.Issuers{Introspected: []authz.IntrospectedIssuer{{Issuer: issuerTwo}}},
+			authz.RevocationRequest{Token: lasting, ExpiresAt: time.Unix(1_900_003_599, 0)}, "expires_at", "2030-03-17T18:46:40Z"},
+		"a JWT issued later":        {one, authz.RevocationRequest{Token: lasting, NotBefore: now}, "not_before", "leave not_before out"},
+		"expires before not_before": {one, authz.RevocationRequest{Sub: new("bob"), NotBefore: now.Add(2 * time.Hour), ExpiresAt: now.Add(time.Hour)}, "expires_at", "not_before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := c.request.Normalize(c.issuers, now)
+			var invalid *authz.InvalidError
+			require.ErrorAs(t, err, &invalid)
+			require.Equal(t, c.field, invalid.Field)
+			require.Contains(t, invalid.Detail, c.says)
+		})
+	}
+}
+
+// The revocation of a whole JWT ends after the JWT, however late an expires_at is
+// given, and however late the JWT may first be accepted.
+func TestRevocationOutlivesItsJWT(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_900_000_000, 0)
+	exp := time.Unix(1_900_003_600, 0)
+	one := authz.Issuers{Verified: []string{issuerOne}}
+	jwt := unsignedJWT(`{"iss":"` + issuerOne + `","iat":1900000000,"exp":1900003600}`)
+	got, err := (&authz.RevocationRequest{Token: &jwt, ExpiresAt: exp}).Normalize(one, now)
+	require.NoError(t, err)
+	require.Equal(t, exp.Add(authz.ExpiryMargin), got[0].ExpiresAt, "a verifier's leeway counts")
+
+	// Without iat, only the rest of the lifetime is held to max_token_ttl: the JWT may be
+	// accepted when the default expiry has passed.
+	introspected := authz.Issuers{Introspected: []authz.IntrospectedIssuer{{Issuer: issuerTwo}}}
+	ageless := unsignedJWT(`{"iss":"` + issuerOne + `","exp":1950000000}`)
+	got, err = (&authz.RevocationRequest{Token: &ageless}).Normalize(introspected, now)
+	require.NoError(t, err)
+	require.Len(t, got, 2, "the ledger keeps the later of the two expiries")
+	require.Equal(t, got[0].Key(), got[1].Key())
+	require.Zero(t, got[0].ExpiresAt)
+	require.Equal(t, time.Unix(1_950_000_000, 0).Add(authz.ExpiryMargin), got[1].ExpiresAt)
 }

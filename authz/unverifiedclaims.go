@@ -2,6 +2,7 @@ package authz
 
 import (
 	"cmp"
+	"math"
 	"strings"
 	"time"
 
@@ -33,6 +34,22 @@ func (c UnverifiedClaims) Expired(now time.Time) bool {
 		end = c.IssuedAt + (24 * time.Hour).Seconds()
 	}
 	return end > 0 && end+ExpiryMargin.Seconds() <= float64(now.Unix())
+}
+
+// end returns exp, rounded up; false if there is none, or none that a verifier
+// accepts.
+func (c UnverifiedClaims) end() (time.Time, bool) {
+	if c.Expires <= 0 || c.Expires >= LastSecond {
+		return time.Time{}, false
+	}
+	return time.Unix(int64(math.Ceil(c.Expires)), 0), true
+}
+
+// Ageless reports whether iat is missing or in the future. Only the rest of such a
+// token's lifetime is held to max_token_ttl, so that it may be refused now and
+// accepted later.
+func (c UnverifiedClaims) Ageless(now time.Time) bool {
+	return c.IssuedAt <= 0 || c.IssuedAt > float64(now.Add(LifetimeSlack).Unix())
 }
 
 // IssuedToOtherClient reports whether the token names another client. "client_id"

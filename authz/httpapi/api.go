@@ -178,7 +178,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	e, ok := methods[method]
 	if !ok {
-		allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
+		have := slices.Collect(maps.Keys(methods))
+		if _, ok := methods[http.MethodGet]; ok {
+			have = append(have, http.MethodHead)
+		}
+		slices.Sort(have)
+		allowed := strings.Join(have, ", ")
 		h.Set("Allow", allowed)
 		Fail(http.StatusMethodNotAllowed, "allowed: "+allowed).Write(w)
 		return

@@ -14,7 +14,7 @@ import (
 func TestAuditLog(t *testing.T) {
 	t.Parallel()
 	b := httpapitest.New(t, httpapitest.WithToken(httpapitest.SecretFile(t, "alice "+httpapitest.APIToken)))
-	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerA + `"}`)
+	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerA + `","exp":4102444800}`)
 	auth := []string{"Authorization", "Bearer " + httpapitest.APIToken, "X-Request-Id", "req-1\n{\"level\":\"forged\"}"}
 	require.Equal(t, 201, b.Do("POST", "/v1/revocations", `[{"token":"`+token+`","reason":"stolen\n{\"x\":1}"},{"sub":"bob"}]`, auth...).Code)
 	b.Ledger.SetFail(authz.ErrUnavailable)

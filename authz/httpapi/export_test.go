@@ -1,14 +1,16 @@
 package httpapi
 
+import "slices"
+
 // Names for the external tests of this package. They are external because
 // httpapitest imports the package.
 const (
 	MaxBatch      = maxBatch
 	MaxSecretFile = maxSecretFile
 
-	TypeOutcomeUnknown = typeOutcomeUnknown
-	TypeUnavailable    = typeUnavailable
-	TypeInvalid        = typeInvalid
+	TypeOutcomeUnknown = typePrefix + "outcome-unknown"
+	TypeUnavailable    = typePrefix + "unavailable"
+	TypeInvalid        = typePrefix + "invalid-request"
 )
 
 type (
@@ -17,6 +19,16 @@ type (
 	Readiness   = readiness
 	CheckResult = checkResult
 )
+
+// ProblemTypes returns the names of all problem types, sorted.
+func ProblemTypes() []string {
+	var names []string
+	for _, t := range problemTypes {
+		names = append(names, t.name)
+	}
+	slices.Sort(names)
+	return names
+}
 
 // Endpoints returns all endpoints.
 func (a *API) Endpoints() []Endpoint {

@@ -10,12 +10,24 @@ import (
 	"jwtbouncer/authz"
 )
 
-// Problem types that callers may want to tell apart.
-const (
-	typeOutcomeUnknown = "urn:jwt-bouncer:problem:outcome-unknown"
-	typeUnavailable    = "urn:jwt-bouncer:problem:unavailable"
-	typeInvalid        = "urn:jwt-bouncer:problem:invalid-request"
-)
+// typePrefix is the beginning of every problem type. What follows it is the anchor
+// of the type's section in docs/problems.md.
+const typePrefix = "urn:jwt-bouncer:problem:"
+
+// problemTypes are the types of problems, by status. Programs compare the names,
+// which must not change.
+var problemTypes = map[int]struct{ name, title string }{
+	http.StatusBadRequest:            {"invalid-request", "The request is not valid"},
+	http.StatusUnauthorized:          {"unauthorized", "A valid credential is needed"},
+	http.StatusForbidden:             {"forbidden", "The request is refused"},
+	http.StatusNotFound:              {"not-found", "There is no such resource"},
+	http.StatusMethodNotAllowed:      {"method-not-allowed", "The resource does not have this method"},
+	http.StatusRequestEntityTooLarge: {"content-too-large", "The body is too large"},
+	http.StatusUnsupportedMediaType:  {"unsupported-media-type", "The body has another type than is needed"},
+	http.StatusInternalServerError:   {"internal-error", "Internal error"},
+	http.StatusServiceUnavailable:    {"unavailable", "Temporarily unavailable"},
+	http.StatusGatewayTimeout:        {"outcome-unknown", "Outcome unknown"},
+}
 
 // Problem is an error response (problem details, RFC 9457).
 type Problem struct {
@@ -43,18 +55,23 @@ func invalidMember(err error) InvalidMember {
 	return InvalidMember{Detail: err.Error()}
 }
 
-// Fail returns a problem that its status explains.
+// Fail returns a problem of the status's type. A 503 or 504 asks the caller to
+// retry.
 func Fail(status int, detail string) *Problem {
-	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}
+	p := &Problem{Type: typePrefix + problemTypes[status].name, Title: problemTypes[status].title, Status: status, Detail: detail}
+	if status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout {
+		p.retryAfter = 1
+	}
+	return p
 }
 
-// Unavailable returns a 503 that asks the caller to retry.
-func Unavailable(detail string) *Problem {
-	return &Problem{Type: typeUnavailable, Title: "Temporarily unavailable", Status: http.StatusServiceUnavailable, Detail: detail, retryAfter: 1}
-}
+// Unavailable returns a 503.
+func Unavailable(detail string) *Problem { return Fail(http.StatusServiceUnavailable, detail) }
 
 func invalid(detail string, members ...InvalidMember) *Problem {
-	return &Problem{Type: typeInvalid, Title: "The request is not valid", Status: http.StatusBadRequest, Detail: detail, Errors: members}
+	p := Fail(http.StatusBadRequest, detail)
+	p.Errors = members
+	return p
 }
 
 // Write sends the problem as the response.

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -179,10 +180,8 @@ func (a *API) Store(r *http.Request, source string, revocations []authz.Revocati
 	defer cancel()
 	rec, err := a.o.Revoker.Revoke(ctx, revocations)
 	a.audit(r, source, revocations[0].Actor, revocations, rec, err)
-	outcome, p := "unknown", &Problem{
-		Type: typeOutcomeUnknown, Title: "Outcome unknown", Status: http.StatusGatewayTimeout, retryAfter: 1,
-		Detail: "it is not known whether the revocation was stored; repeat the request until it succeeds, repeating is safe",
-	}
+	outcome, p := "unknown", Fail(http.StatusGatewayTimeout,
+		"it is not known whether the revocation was stored; repeat the request until it succeeds, repeating is safe")
 	switch {
 	case err == nil:
 		outcome, p = "stored", nil
@@ -235,6 +234,11 @@ func (a *API) getRevocations(w http.ResponseWriter, r *http.Request) {
 
 // List returns one page of the ledger and the cursor of the next.
 func (a *API) List(r *http.Request, f authz.Filter) (page []authz.Revocation, next string, p *Problem) {
+	for field, text := range map[string]string{"iss": f.Issuer, "value": f.Value} {
+		if len(text) > authz.MaxIdentifier || !authz.ValidText(text) { // PostgreSQL refuses it
+			return nil, "", invalid("the list could not be read", InvalidMember{Field: field, Detail: fmt.Sprintf("must be valid UTF-8 without NUL, of at most %d bytes", authz.MaxIdentifier)})
+		}
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), a.o.Config.WriteTimeout)
 	defer cancel()
 	page, next, err := a.o.Lister.List(ctx, f)
@@ -242,7 +246,7 @@ func (a *API) List(r *http.Request, f authz.Filter) (page []authz.Revocation, ne
 	case err == nil:
 		return page, next, nil
 	case errors.Is(err, authz.ErrInvalid):
-		return nil, "", invalid("the list could not be read", InvalidMember{Field: "cursor", Detail: err.Error()})
+		return nil, "", invalid("the list could not be read", InvalidMember{Field: "cursor", Detail: "must be the next of an earlier page"})
 	}
 	a.o.Logger.WarnContext(r.Context(), "listing revocations failed", "error", err)
 	return nil, "", Unavailable("the revocation ledger cannot be read")

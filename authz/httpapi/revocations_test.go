@@ -116,7 +116,9 @@ func TestRevokeRefuses(t *testing.T) {
 		"token too short":           {`{"token":"abc"}`, 400, "token", "neither", 0},
 		"token upper case":          {`{"token":"` + strings.Repeat("0A", 32) + `"}`, 400, "token", "neither", 0},
 		"token of other issuer":     {`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"https://evil.example"}`) + `"}`, 400, "token", "not configured", 0},
-		"token without iss":         {`{"token":"` + httpapitest.UnsignedJWT(`{}`) + `"}`, 400, "token", "not configured", 0},
+		"token without exp":         {`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"`+httpapitest.IssuerA+`"}`) + `"}`, 400, "token", "has no exp", 0},
+		"token that lives longer":   {`{"token":"` + httpapitest.UnsignedJWT(`{"iss":"`+httpapitest.IssuerA+`","exp":4102444800}`) + `","expires_at":4102444799}`, 400, "expires_at", "leave expires_at out", 0},
+		"token without iss":         {`{"token":"` + httpapitest.UnsignedJWT(`{}`) + `"}`, 400, "token", "names no issuer", 0},
 		"expired token":             {`{"token":"` + expired + `"}`, 400, "token", "expired", 0},
 		"not a JWT":                 {`{"token":"a.b.c"}`, 400, "token", "not a compact JWT", 0},
 		"a JWT where a jti belongs": {`{"jti":"` + expired + `"}`, 400, "jti", "looks like a token", 0},
@@ -163,7 +165,7 @@ func TestRevokeSeveralIssuers(t *testing.T) {
 	w := b.Do("POST", "/v1/revocations", `{"jti":"x"}`)
 	require.Equal(t, 400, w.Code)
 	assert.Contains(t, w.Body.String(), "more than one issuer")
-	token := httpapitest.UnsignedJWT(fmt.Sprintf(`{"iss":%q}`, httpapitest.IssuerB))
+	token := httpapitest.UnsignedJWT(fmt.Sprintf(`{"iss":%q,"exp":4102444800}`, httpapitest.IssuerB))
 	require.Equal(t, 201, b.Do("POST", "/v1/revocations", `{"token":"`+token+`"}`).Code)
 	assert.Equal(t, httpapitest.IssuerB, b.Ledger.All()[0].Issuer, "the token's own word scopes it")
 	w = b.Do("POST", "/v1/revocations", `{"iss":"`+httpapitest.IssuerA+`","token":"`+token+`"}`)
@@ -252,7 +254,7 @@ func TestListRevocations(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{"t6", "t4", "t2", "t0"}, got)
-	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz",
+	for _, query := range []string{"kind=jit", "limit=0", "limit=1001", "limit=x", "include_expired=maybe", "foo=bar", "iss=a&iss=b", "cursor=zzz", "value=%00", "iss=%ff", "value=" + strings.Repeat("x", 1025),
 		// What net/url cannot read must not be left out of the filter.
 		"kind=jti&value=50%off", "value=a;b", "%zz"} {
 		w := b.Do("GET", "/v1/revocations?"+query, "")

@@ -93,12 +93,20 @@ func (b *Bench) conform(r *http.Request, body string, w *httptest.ResponseRecord
 	b.t.Helper()
 	d := b.Document()
 	method := strings.ToLower(r.Method)
+	if r.Method == http.MethodHead {
+		method = "get"
+	}
 	operation, at := d.At("paths", r.URL.Path, method)
-	if operation == nil || w.Code == http.StatusInternalServerError || w.Code == http.StatusNotFound {
-		return // the page, unknown resources, programming errors, and endpoints without configuration
+	response, pointer := d.At("paths", r.URL.Path, method, "responses", fmt.Sprint(w.Code))
+	switch {
+	case w.Code == http.StatusMethodNotAllowed: // of operations that the document does not have
+		response, pointer = d.At("components", "responses", "MethodNotAllowed")
+	case operation == nil && w.Code == http.StatusNotFound:
+		response, pointer = d.At("components", "responses", "NotFound")
+	case operation == nil: // the page
+		return
 	}
 	where := fmt.Sprintf("%s %s → %d", r.Method, r.URL.Path, w.Code)
-	response, pointer := d.At("paths", r.URL.Path, method, "responses", fmt.Sprint(w.Code))
 	if !assert.NotNil(b.t, response, "%s is not in openapi.yaml", where) {
 		return
 	}

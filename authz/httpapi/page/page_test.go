@@ -110,7 +110,7 @@ func (c *steppedClock) Now() time.Time { return c.now }
 
 func TestPageRevoke(t *testing.T) {
 	t.Parallel()
-	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerB + `"}`)
+	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerB + `","exp":4102444800}`)
 	for name, c := range map[string]struct {
 		form    []string
 		says    string // on the page that asks for confirmation
@@ -196,7 +196,7 @@ func TestPageForgery(t *testing.T) {
 func TestPageSearch(t *testing.T) {
 	t.Parallel()
 	b := httpapitest.New(t, nil)
-	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerA + `"}`)
+	token := httpapitest.UnsignedJWT(`{"iss":"` + httpapitest.IssuerA + `","exp":4102444800}`)
 	require.Equal(t, 201, b.Do("POST", "/v1/revocations", `[{"sub":"<script>alert(1)</script>","reason":"<img src=x>"},{"sid":"s"},{"token":"`+token+`"}]`).Code)
 	csrf := csrf(t, b)
 	w := submit(b, "/search", nil, "csrf", csrf, "kind", "sub", "value", "")

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -110,7 +109,7 @@ func (c *receiver) receiveEvent(w http.ResponseWriter, r *http.Request) {
 		acknowledge("repeated")
 		return
 	}
-	requests, err := c.eventRequests(t, events, now)
+	requests, err := c.eventRequests(t, events)
 	if err != nil {
 		refuse(http.StatusBadRequest, "invalid_request", err.Error())
 		return
@@ -151,7 +150,7 @@ var eventErrorCodes = map[authz.Reason]string{
 // eventRequests derives revocation requests from the events of one token. It is
 // an error if an event that has an effect identifies no token: it must not be
 // acknowledged as if it were enforced.
-func (c *receiver) eventRequests(t *authz.Token, events map[string]any, now time.Time) ([]authz.RevocationRequest, error) {
+func (c *receiver) eventRequests(t *authz.Token, events map[string]any) ([]authz.RevocationRequest, error) {
 	issuers := c.events.SpeaksFor[t.Issuer] // that the transmitter may report about
 	if len(issuers) == 0 {
 		issuers = []string{t.Issuer}
@@ -168,7 +167,7 @@ func (c *receiver) eventRequests(t *authz.Token, events map[string]any, now time
 		}
 		s := subject{
 			issuers: issuers, transmitter: t.Issuer, session: effect == revokeSession,
-			notBefore: notBefore(eventTime(t, payload), now), reason: eventReason(uri, payload),
+			notBefore: notBefore(eventTime(t, payload)), reason: eventReason(uri, payload),
 		}
 		subjects := slices.DeleteFunc([]any{t.Claims["sub_id"], payload["subject"]}, func(id any) bool { return id == nil })
 		for _, id := range subjects {
@@ -186,11 +185,11 @@ func (c *receiver) eventRequests(t *authz.Token, events map[string]any, now time
 }
 
 // eventTime returns when the event happened, in Unix seconds: event_timestamp
-// (CAEP), else toe (RFC 8417), else iat.
+// (CAEP), else toe (RFC 8417), else iat. An event is not later than its message.
 func eventTime(t *authz.Token, payload map[string]any) int64 {
 	for _, claim := range []any{payload["event_timestamp"], t.Claims["toe"]} {
 		if at, ok := secondsOf(claim); ok {
-			return at
+			return min(at, t.IssuedAt)
 		}
 	}
 	return t.IssuedAt

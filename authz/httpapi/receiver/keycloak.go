@@ -40,7 +40,7 @@ func (c *receiver) adminAction(action string) http.HandlerFunc {
 			httpapi.Fail(http.StatusBadRequest, description).Write(w)
 			return
 		}
-		requests, description := actionRequests(t.Claims, issuer, now)
+		requests, description := actionRequests(t.Claims, issuer)
 		if description != "" {
 			httpapi.Fail(http.StatusBadRequest, description).Write(w)
 			return
@@ -78,7 +78,7 @@ func (c *receiver) checkAction(claims map[string]any, action string, now time.Ti
 // still accepts those of the second); 0: none is set. keycloakSessionIds are the sid
 // of tokens. A revocation cannot name a client, so the notBefore of one client
 // revokes the tokens of the others as well.
-func actionRequests(claims map[string]any, issuer string, now time.Time) (out []authz.RevocationRequest, lacks string) {
+func actionRequests(claims map[string]any, issuer string) (out []authz.RevocationRequest, lacks string) {
 	action := text(claims, "action")
 	if action == actionTest {
 		return nil, ""
@@ -90,7 +90,7 @@ func actionRequests(claims map[string]any, issuer string, now time.Time) (out []
 		return nil, "notBefore is not a time"
 	}
 	if set {
-		out = append(out, authz.RevocationRequest{Issuer: &issuer, All: true, NotBefore: notBefore(at, now), Reason: reason})
+		out = append(out, authz.RevocationRequest{Issuer: &issuer, All: true, NotBefore: notBefore(at), Reason: reason})
 	}
 	sessions, list := claims["keycloakSessionIds"].([]any)
 	if !list && claims["keycloakSessionIds"] != nil {

@@ -45,7 +45,7 @@ func (c *receiver) logoutForm(w http.ResponseWriter, r *http.Request) *oauthErro
 	if c.logouts.has(id, now) {
 		return invalidRequest("the logout token has been received before (jti)")
 	}
-	if _, p := c.api.Revoke(r, httpapi.SourceLogout, "logout:"+t.Issuer, c.logoutRequests(t, now)); p != nil {
+	if _, p := c.api.Revoke(r, httpapi.SourceLogout, "logout:"+t.Issuer, c.logoutRequests(t)); p != nil {
 		return oauthProblem(p)
 	}
 	c.logouts.add(id, now)
@@ -76,14 +76,14 @@ func (c *receiver) checkLogoutToken(t *authz.Token, now time.Time) string {
 	return ""
 }
 
-func (c *receiver) logoutRequests(t *authz.Token, now time.Time) []authz.RevocationRequest {
+func (c *receiver) logoutRequests(t *authz.Token) []authz.RevocationRequest {
 	const reason = "back-channel logout"
 	var out []authz.RevocationRequest
 	if t.Session != "" {
 		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, SID: &t.Session, Reason: reason, FromClaims: true})
 	}
 	if t.Subject != "" && (t.Session == "" || c.logout.AlsoSubject) {
-		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, Sub: &t.Subject, NotBefore: notBefore(t.IssuedAt, now), Reason: reason, FromClaims: true})
+		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, Sub: &t.Subject, NotBefore: notBefore(t.IssuedAt), Reason: reason, FromClaims: true})
 	}
 	return out
 }

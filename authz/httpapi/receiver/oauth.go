@@ -93,8 +93,15 @@ func (c *receiver) tokenRequests(r *http.Request, raw string, claims authz.Unver
 	const reason = "token revoked (RFC 7009)"
 	hash := authz.TokenValue(raw)
 	verified = err == nil || signed(refusal)
+	lasting := claims.Ageless(c.clock.Now()) && time.Unix(int64(claims.Expires), 0).After(c.clock.Now().Add(c.maxTokenTTL))
+	if lasting && !verified && len(asked) > 0 {
+		return nil, false, errLasting
+	}
 	for _, iss := range asked { // an introspected issuer need not heed exp: max_token_ttl counts
 		out = append(out, authz.RevocationRequest{Issuer: &iss, Token: &hash, Reason: reason})
+		if lasting { // the ledger keeps the later expiry
+			out = append(out, authz.RevocationRequest{Issuer: &iss, Token: &hash, ExpiresAt: time.Unix(int64(claims.Expires), 0).Add(authz.ExpiryMargin), Reason: reason})
+		}
 	}
 	for _, iss := range own {
 		until, known := c.hashExpiry(claims, verified)

@@ -408,3 +408,42 @@ func TestOAuthRevokeForeignExpirationClaim(t *testing.T) {
 	w := d.Do("POST", "/v1/revocations", `{"token":"`+token+`"}`)
 	assert.Equal(t, 201, w.Code, w.Body.String())
 }
+
+// The row of an introspected issuer's token lasts for max_token_ttl. A token that
+// may first be accepted after that time is refused, because nothing proves that the
+// caller has not made it up; if the issuer signed it, its own exp counts, too.
+func TestOAuthRevokeIntrospectedForYears(t *testing.T) {
+	t.Parallel()
+	keys := httpapitest.NewReceivers(t, nil)
+	introspected := func(o *httpapitest.Setup) {
+		o.Verifier = keys.Verifier
+		o.Issuers.Introspected = []authz.IntrospectedIssuer{{Issuer: "https://opaque.example", All: true}}
+	}
+	in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
+	forged := authztest.With(authztest.NewKey("ES256"))
+	for name, c := range map[string]struct {
+		claims httpapitest.Claims
+		how    []authztest.Minting
+		status int
+		rows   int
+	}{
+		"foreign, with iat":            {httpapitest.Claims{"iss": "https://foreign.example", "exp": in(1000 * time.Hour)}, nil, 200, 1},
+		"foreign, no iat, short":       {httpapitest.Claims{"iss": "https://foreign.example", "iat": nil, "exp": in(time.Hour)}, nil, 200, 1},
+		"foreign, no iat, for years":   {httpapitest.Claims{"iss": "https://foreign.example", "iat": nil, "exp": in(1000 * time.Hour)}, nil, 400, 0},
+		"foreign, post-dated":          {httpapitest.Claims{"iss": "https://foreign.example", "iat": in(30 * time.Hour), "exp": in(40 * time.Hour)}, nil, 400, 0},
+		"verified, no iat, for years":  {httpapitest.Claims{"iat": nil, "exp": in(1000 * time.Hour)}, nil, 200, 2},
+		"forged, no iat, for years":    {httpapitest.Claims{"iat": nil, "exp": in(1000 * time.Hour)}, []authztest.Minting{forged}, 400, 0},
+		"forged, no iat, within a day": {httpapitest.Claims{"iat": nil, "exp": in(20 * time.Hour)}, []authztest.Minting{forged}, 200, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := httpapitest.New(t, introspected)
+			w := d.Post("/oauth2/revoke", httpapitest.FormType, httpapitest.FormBody("token", keys.A.Mint(c.claims, c.how...)))
+			require.Equal(t, c.status, w.Code, w.Body)
+			require.Len(t, d.Ledger.All(), c.rows)
+			if c.status == 400 {
+				require.Contains(t, w.Body.String(), "revoke it at its issuer")
+			}
+		})
+	}
+}

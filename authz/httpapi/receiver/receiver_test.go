@@ -114,3 +114,41 @@ func TestOldMessagesUnderAWithdrawnKey(t *testing.T) {
 	w = d.Post("/oauth2/revoke", httpapitest.FormType, httpapitest.FormBody("token", d.A.Mint(httpapitest.Claims{"exp": nil, "iat": old}, gone)))
 	assert.Equal(t, 200, w.Code, "token without exp: %s", w.Body)
 }
+
+// A message revokes the tokens that its issuer issued up to the message's own time,
+// by the issuer's clock, even if that clock is ahead. An event cannot be later than
+// the message that reports it; a not-before of Keycloak may lie in the future.
+func TestIssuerWhoseClockIsAhead(t *testing.T) {
+	t.Parallel()
+	start := time.Now() // the messages are dated from it, however long the test takes
+	ahead := func(d time.Duration) int64 { return start.Add(d).Unix() }
+	const seconds = 3 * time.Second // less than the leeway of any issuer
+	message := httpapitest.Claims{"iat": ahead(seconds), "sid": nil, "sub": "bob"}
+	for name, send := range map[string]func(d *httpapitest.Receivers) *httptest.ResponseRecorder{
+		"logout": func(d *httpapitest.Receivers) *httptest.ResponseRecorder {
+			return d.Post("/oidc/backchannel-logout", httpapitest.FormType, httpapitest.FormBody("logout_token", d.LogoutToken(message)))
+		},
+		"event": func(d *httpapitest.Receivers) *httptest.ResponseRecorder {
+			return d.Post("/ssf/events", httpapitest.EventType, d.EventToken(httpapitest.Claims{"iat": ahead(seconds), "toe": ahead(time.Hour)}))
+		},
+		"not-before": func(d *httpapitest.Receivers) *httptest.ResponseRecorder {
+			return d.Post("/keycloak/k_push_not_before", "text/plain", d.AdminAction(httpapitest.Claims{"action": "PUSH_NOT_BEFORE", "keycloakSessionIds": nil, "notBefore": ahead(time.Hour)}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := httpapitest.NewReceivers(t, nil)
+			w := send(d)
+			require.Less(t, w.Code, 300, w.Body)
+			assert.True(t, d.Revokes(d.A.Mint(httpapitest.Claims{"sub": "bob", "iat": ahead(seconds - time.Second)})), "issued before the message")
+			stored := d.Ledger.All()
+			require.Len(t, stored, 1)
+			later := stored[0].NotBefore.Sub(start)
+			if name == "not-before" {
+				assert.Greater(t, later, 50*time.Minute, "as ordered")
+			} else {
+				assert.Less(t, later, time.Minute, "tokens issued after the message work")
+			}
+		})
+	}
+}

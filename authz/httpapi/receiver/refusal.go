@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"net/http"
 	"slices"
 	"time"
 
@@ -51,6 +52,10 @@ func signed(f *authz.Failure) bool {
 
 var errUnverifiable = httpapi.Unavailable("the token cannot be verified at the moment; repeat the request")
 
+// errLasting refuses a token that may be accepted when its revocation has ended. A
+// row that lasted longer could be the work of a caller who makes tokens up.
+var errLasting = httpapi.Fail(http.StatusBadRequest, "the token has no iat that has passed, and expires later than max_token_ttl from now: it could be accepted after its revocation has ended; revoke it at its issuer")
+
 // namesOf returns the issuers that may accept the token: those that are asked
 // about it, and those whose keys are configured and that are not asked. refusal
 // is nil if the token is good.
@@ -81,7 +86,7 @@ func (c *receiver) hashExpiry(claims authz.UnverifiedClaims, verified bool) (unt
 	switch {
 	case verified || !end.After(now.Add(c.maxTokenTTL)):
 		return end.Add(authz.ExpiryMargin), true
-	case claims.IssuedAt > 0 && claims.IssuedAt <= float64(now.Add(authz.LifetimeSlack).Unix()):
+	case !claims.Ageless(now):
 		return time.Time{}, true // it is accepted within max_token_ttl from now or, as it lives longer, never
 	}
 	return time.Time{}, false
