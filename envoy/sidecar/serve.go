@@ -78,7 +78,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	}()
 
 	server, err := envoy.NewServer(core.authorizer, envoy.Config{Listen: s.Listen.ListenConfig, Headers: s.Headers, Replies: s.replies(), DecisionLog: s.DecisionLog},
-		envoy.Options{Logger: log, Registerer: registry, TracerProvider: provider})
+		envoy.Options{Logger: log, Registerer: registry, Issuers: s.RevocableIssuers(), TracerProvider: provider})
 	if err != nil {
 		return err
 	}
