@@ -36,13 +36,15 @@ type Options struct {
 	Lister  authz.Lister
 	// MaxTokenTTL is revocation.max_token_ttl; 0: 24h.
 	MaxTokenTTL time.Duration
-	Resource    *Resource        // nil: no metadata of the protected resource is served
-	Checks      []ReadinessCheck // of /readyz
-	Draining    <-chan struct{}  // closed when the process begins to stop; nil: never
-	Gatherer    prometheus.Gatherer
-	Registry    prometheus.Registerer
-	Logger      *slog.Logger
-	Clock       authz.Clock
+	Resource    *Resource // nil: no metadata of the protected resource is served
+	// Conditions returns the state of each part; nil: there are none. It must not
+	// block.
+	Conditions func() []Condition
+	Draining   <-chan struct{} // closed when the process begins to stop; nil: never
+	Gatherer   prometheus.Gatherer
+	Registry   prometheus.Registerer
+	Logger     *slog.Logger
+	Clock      authz.Clock
 }
 
 // The sources of revocations, as metrics and the audit log name them. Every

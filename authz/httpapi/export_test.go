@@ -12,10 +12,10 @@ const (
 )
 
 type (
-	Receipt     = receipt
-	ListPage    = listPage
-	Readiness   = readiness
-	CheckResult = checkResult
+	Receipt    = receipt
+	ListPage   = listPage
+	Readiness  = readiness
+	PartResult = partResult
 )
 
 // Endpoints returns all endpoints.

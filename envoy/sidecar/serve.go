@@ -184,7 +184,7 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 		}}
 	}
 	api, err := httpapi.New(httpapi.Options{
-		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.RevocableIssuers(), Revoker: c.revoker, Lister: c.store, MaxTokenTTL: s.Revocation.MaxTokenTTL, Resource: resource, Checks: c.parts(),
+		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.RevocableIssuers(), Revoker: c.revoker, Lister: c.store, MaxTokenTTL: s.Revocation.MaxTokenTTL, Resource: resource, Conditions: c.conditions,
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {
