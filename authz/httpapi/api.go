@@ -31,6 +31,7 @@ var _ Revoker = (*authz.Revoker)(nil)
 type Options struct {
 	Config  Config
 	Listen  string // listen.http: decides whether a token is required
+	Name    string // of this process among others, for people; "": none is shown
 	Issuers authz.Issuers
 	Revoker Revoker
 	Lister  authz.Lister
