@@ -53,7 +53,7 @@ func (c *core) conditions() []httpapi.Condition {
 		}
 		switch {
 		case s.Keys == 0:
-			degrade(&k, "denying this issuer's tokens (503): it has no usable keys", errors.New(s.Reason()))
+			degrade(&k, "denying this issuer's tokens: it has no usable keys", errors.New(s.Reason()))
 		case s.Err != "":
 			degrade(&k, fmt.Sprintf("the last fetch of the keys failed: those of %s ago are used until they are %s old", rounded(k.Age), s.MaxAge), errors.New(s.Err))
 		}

@@ -30,7 +30,7 @@ var images = flag.String("images", "", "directory that the pictures are written 
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // pictureTime is how long there is traffic before a picture of the charts is taken.
-const pictureTime = 90 * time.Second
+const pictureTime = 3 * time.Minute
 
 const apiToken = "browser-test-api-token"
 
@@ -45,7 +45,13 @@ type tab struct {
 
 func openTab(t *testing.T) *tab {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
+	var path string
+	var err error
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err = exec.LookPath(name); err == nil {
+			break
+		}
+	}
 	require.NoError(t, err, "chromium is needed (Debian: apt-get install chromium)")
 	// NoSandbox: Chromium's sandbox refuses to run as root, as in CI.
 	allocator, end := chromedp.NewExecAllocator(t.Context(), chromedp.ExecPath(path), chromedp.Headless, chromedp.NoFirstRun, chromedp.NoSandbox, chromedp.WindowSize(1360, 1000))

@@ -42,7 +42,8 @@ type source struct {
 
 type reasonRow struct {
 	Reason, Outcome string
-	Count, Rate     string
+	Count           float64
+	Rate            string
 }
 
 // look returns the state of this moment.
@@ -62,14 +63,14 @@ func (p *page) look(s span) now {
 	v.Sources = append(v.Sources, p.series.sources(m)...)
 	for i, n := range m.reasons {
 		if n > 0 {
-			row := reasonRow{human(reasons[i]), outcomeOf(authz.Reason(i)), amount(n), "–"}
+			row := reasonRow{human(reasons[i]), outcomeOf(authz.Reason(i)), n, "–"}
 			if last.seconds > 0 {
 				row.Rate = rate(float64(last.rates[i]))
 			}
 			v.Reasons = append(v.Reasons, row)
 		}
 	}
-	slices.SortStableFunc(v.Reasons, func(a, b reasonRow) int { return cmp.Compare(len(b.Count), len(a.Count)) })
+	slices.SortStableFunc(v.Reasons, func(a, b reasonRow) int { return cmp.Compare(b.Count, a.Count) })
 	return v
 }
 
@@ -170,7 +171,7 @@ func newSource(c httpapi.Condition, entries float64) source {
 		s.State, s.Word = "warning", "failing"
 	}
 	if c.Detail != "" {
-		s.Reason = strings.TrimPrefix(c.Reason+": "+c.Detail, ": ")
+		s.Reason = c.Detail // the headline has the other
 	}
 	return s
 }

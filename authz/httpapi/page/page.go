@@ -239,7 +239,10 @@ func (p *page) renderMain(w http.ResponseWriter, r *http.Request, status int, v 
 	v.Search.Limit = 20
 	var problem *httpapi.Problem
 	if v.Found, v.Next, problem = p.api.List(r, v.Search); problem != nil {
-		v.Unlisted = problem.Detail
+		v.Unlisted = "This list could not be read: " + problem.Detail + "."
+		if problem.Status == http.StatusServiceUnavailable {
+			v.Unlisted = "The revocation store does not answer, so this list could not be read. What was revoked stays revoked."
+		}
 	}
 	p.render(w, r, status, "main.html", v)
 }

@@ -68,7 +68,7 @@ func TestPageSignIn(t *testing.T) {
 	alice := signIn(t, b, httpapitest.APIToken)
 	w = b.Do("GET", "/", "", alice...)
 	require.Equal(t, 200, w.Code)
-	assert.Contains(t, w.Body.String(), "page:alice")
+	assert.Contains(t, w.Body.String(), `<span class="who">alice</span>`)
 	assert.Equal(t, page.ContentPolicy, w.Header().Get("Content-Security-Policy"))
 	assert.NotContains(t, page.ContentPolicy, "unsafe")
 	assert.Equal(t, "DENY", w.Header().Get("X-Frame-Options"))
@@ -241,7 +241,7 @@ func TestPageSearch(t *testing.T) {
 	b.Ledger.SetFail(authz.ErrUnavailable)
 	w = b.Do("GET", "/", "")
 	assert.Equal(t, 200, w.Code, "the page works without the store")
-	assert.Contains(t, w.Body.String(), "ledger cannot be read")
+	assert.Contains(t, w.Body.String(), "this list could not be read")
 	w = submit(b, "/revoke", nil, "csrf", csrf, "kind", "jti", "iss", httpapitest.IssuerA, "value", "x", "confirmed", "yes")
 	assert.Equal(t, 503, w.Code)
 	assert.Contains(t, w.Body.String(), "nothing was revoked")
@@ -277,7 +277,7 @@ func TestPageTellsUnreadFromEmpty(t *testing.T) {
 		"search": submit(b, "/search", nil, "csrf", csrf(t, b), "value", "abc", "iss", "https://typed.example"),
 	} {
 		body := w.Body.String()
-		assert.Contains(t, body, "The list could not be read", name)
+		assert.Contains(t, body, "this list could not be read", name)
 		assert.NotContains(t, body, "Nothing is revoked", name)
 		assert.NotContains(t, body, "No revocation matches", name)
 		assert.NotContains(t, body, `id="none"`, name)
@@ -334,8 +334,8 @@ func TestPageSaysWhatCallersGet(t *testing.T) {
 			"Denying tokens (503): revocation state is 44s old, bound 30s.", "bad", []string{"<li>Revocation store has not answered for 44s: nothing can be revoked.</li>", "44 s ago", "used for 30 s", "dial tcp 10.0.0.1"}},
 		"redis away": {[]httpapi.Condition{ok("revocations"), bad("redis", httpapi.StateDegraded, "has not answered for 3m: revocations reach this sidecar at its next sync with the store", 3*time.Minute)},
 			"Requests are decided, but not every part works.", "warning", []string{"<li>Redis has not answered for 3m", "3 min ago"}},
-		"one issuer": {[]httpapi.Condition{ok("keys"), bad("issuer https://b.example", httpapi.StateDegraded, "denying this issuer&#39;s tokens (503): it has no usable keys", -1)},
-			"Denying", "bad", []string{"never"}},
+		"one issuer": {[]httpapi.Condition{ok("keys"), bad("issuer https://b.example", httpapi.StateDegraded, "denying this issuer's tokens: it has no usable keys", -1)},
+			"Denying tokens of https://b.example: it has no usable keys.", "bad", []string{"never"}},
 		"not ready": {[]httpapi.Condition{bad("keys", httpapi.StateNotReady, "denying tokens (503): no issuer has usable keys", -1)},
 			"Not ready: denying tokens (503): no issuer has usable keys", "bad", []string{">not ready<"}},
 	} {
