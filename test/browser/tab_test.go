@@ -30,7 +30,7 @@ var images = flag.String("images", "", "directory that the pictures are written 
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // pictureTime is how long there is traffic before a picture of the charts is taken.
-const pictureTime = 3 * time.Minute
+const pictureTime = 2 * time.Minute
 
 const apiToken = "browser-test-api-token"
 

@@ -179,7 +179,7 @@ func newSource(c httpapi.Condition, entries float64) source {
 // length writes a length of time for people.
 func length(d time.Duration) string {
 	switch {
-	case d < 10*time.Second:
+	case d < 10*time.Second && d%time.Second != 0:
 		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + " s"
 	case d < 2*time.Minute:
 		return strconv.FormatFloat(d.Seconds(), 'f', 0, 64) + " s"

@@ -329,7 +329,7 @@ func TestPageSaysWhatCallersGet(t *testing.T) {
 		state      string
 		also       []string
 	}{
-		"ready": {[]httpapi.Condition{ok("keys"), ok("revocations"), ok("store")}, "Requests are decided. No part reports a fault.", "good", []string{"1.0 s ago"}},
+		"ready": {[]httpapi.Condition{ok("keys"), ok("revocations"), ok("store")}, "Requests are decided. No part reports a fault.", "good", []string{"1 s ago"}},
 		"stale": {[]httpapi.Condition{ok("keys"), bad("revocations", httpapi.StateDegraded, "denying tokens (503): revocation state is 44s old, bound 30s", 44*time.Second), bad("store", httpapi.StateDegraded, "has not answered for 44s: nothing can be revoked", 44*time.Second)},
 			"Denying tokens (503): revocation state is 44s old, bound 30s.", "bad", []string{"<li>Revocation store has not answered for 44s: nothing can be revoked.</li>", "44 s ago", "used for 30 s", "dial tcp 10.0.0.1"}},
 		"redis away": {[]httpapi.Condition{ok("revocations"), bad("redis", httpapi.StateDegraded, "has not answered for 3m: revocations reach this sidecar at its next sync with the store", 3*time.Minute)},

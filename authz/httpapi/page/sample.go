@@ -40,7 +40,7 @@ type bucket struct{ upper, count float64 } // upper in seconds
 
 // asked counts the answers of a dependency that has no httpapi.Condition.
 type asked struct {
-	name         string
+	name, about  string
 	good, failed float64
 }
 
@@ -75,11 +75,11 @@ func take(g prometheus.Gatherer, now time.Duration) sample {
 			s.issuers = rows(f, "issuer")
 		case "jwt_bouncer_introspections_total":
 			for _, m := range f.GetMetric() {
-				s.count("Token introspection "+label(m, "introspection"), label(m, "result"), m.GetCounter().GetValue())
+				s.count("Token introspection "+label(m, "introspection"), "asked about tokens that only their issuer can judge", label(m, "result"), m.GetCounter().GetValue())
 			}
 		case "jwt_bouncer_status_list_fetches_total":
 			for _, m := range f.GetMetric() {
-				s.count("Status lists of the issuers", label(m, "result"), m.GetCounter().GetValue())
+				s.count("Status lists", "published by issuers; they name tokens that are void", label(m, "result"), m.GetCounter().GetValue())
 			}
 		case "jwt_bouncer_replica_entries":
 			for _, m := range f.GetMetric() {
@@ -95,11 +95,11 @@ func take(g prometheus.Gatherer, now time.Duration) sample {
 }
 
 // count adds n answers of the dependency with that name.
-func (s *sample) count(name, result string, n float64) {
+func (s *sample) count(name, about, result string, n float64) {
 	i := slices.IndexFunc(s.asked, func(a asked) bool { return a.name == name })
 	if i < 0 {
 		i = len(s.asked)
-		s.asked = append(s.asked, asked{name: name})
+		s.asked = append(s.asked, asked{name: name, about: about})
 	}
 	switch result {
 	case "ok", "active", "inactive":

@@ -114,7 +114,7 @@ func (s *series) sources(m sample) []source {
 	out := make([]source, 0, len(m.asked))
 	for _, a := range m.asked {
 		h := s.heard[a.name]
-		v := source{Name: a.name, About: "asked about tokens that it issued", State: "good", Word: "working", Age: "never"}
+		v := source{Name: a.name, About: a.about, State: "good", Word: "working", Age: "never"}
 		if h.good > 0 {
 			v.Age = ago(m.at - h.good)
 		}

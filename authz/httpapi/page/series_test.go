@@ -121,7 +121,7 @@ func TestSourcesThatAreAsked(t *testing.T) {
 	r.asked.WithLabelValues("legacy", "inactive").Inc()
 	r.pass()
 	got = r.series.sources(r.pass())
-	assert.Equal(t, []string{"good", "working", "5.0 s ago"}, []string{got[0].State, got[0].Word, got[0].Age})
+	assert.Equal(t, []string{"good", "working", "5 s ago"}, []string{got[0].State, got[0].Word, got[0].Age})
 	r.asked.WithLabelValues("legacy", "failed").Inc()
 	got = r.series.sources(r.pass())
 	assert.Equal(t, []string{"warning", "failing", "10 s ago"}, []string{got[0].State, got[0].Word, got[0].Age})
