@@ -57,6 +57,7 @@ func newMetrics(r prometheus.Registerer, issuers authz.Issuers) (*metrics, error
 		issuers: newOutcomes("jwt_bouncer_issuer_decisions_total", "issuer",
 			"Checks of verified or introspected tokens that were answered, by configured issuer and outcome (allowed, denied, error)."),
 	}
+	m.routes.add("") // the metric exists from the start
 	m.issuers.fix(issuers.All(), issuers.Templates)
 	for _, reason := range authz.Reasons() {
 		m.decisions = append(m.decisions, decisions.WithLabelValues(reason.String()))

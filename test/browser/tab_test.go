@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -154,10 +155,11 @@ func (b *tab) inspect(t *testing.T, state string) {
 	for _, width := range []int64{1280, 440, 320} {
 		for _, scheme := range []string{"light", "dark"} {
 			b.look(t, width, scheme)
-			wide := eval[[]string](t, b, `[...document.querySelectorAll("body *")].filter((e) => !e.closest(".skip, thead") && e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.tagName + "." + e.className + "#" + e.id).slice(0, 5)`)
+			wide := eval[[]string](t, b, `((width) => [...document.querySelectorAll("body *")].filter((e) => !e.closest(".skip, .stack thead") && e.getBoundingClientRect().right > width + 0.5).map((e) => e.tagName + "." + e.className + "#" + e.id).slice(0, 5))(`+strconv.FormatInt(width, 10)+`)`)
 			assert.Emptyf(t, wide, "%s: wider than %d pixels", state, width)
-			scrolled := eval[bool](t, b, `document.documentElement.scrollWidth <= innerWidth`)
-			assert.Truef(t, scrolled, "%s: the page scrolls sideways at %d pixels", state, width)
+			// A telephone widens the page's viewport to what overflows, so innerWidth says nothing.
+			scrolled := eval[int64](t, b, `document.documentElement.scrollWidth`)
+			assert.LessOrEqualf(t, scrolled, width, "%s: the page scrolls sideways at %d pixels", state, width)
 			if width == 440 {
 				continue // the layout of 320
 			}

@@ -50,7 +50,7 @@ type reasonRow struct {
 func (p *page) look(s span) now {
 	health, m := p.api.Health(), p.take()
 	points := s.points(p.series)
-	v := now{Name: p.api.Options().Name, Version: m.version, Status: health.Status, Span: s, Spans: spans, Charts: charts(s, points), Routes: m.routes, Issuers: m.issuers}
+	v := now{Name: p.api.Options().Name, Version: m.version, Status: health.Status, Span: s, Spans: spans, Charts: charts(s, points), Routes: slices.DeleteFunc(m.routes, func(r row) bool { return r == row{} }), Issuers: m.issuers}
 	v.say(health)
 	last := p.series.window(1, 1)[0]
 	v.Lately = lately(last)
