@@ -80,10 +80,14 @@ test: tools ## run every test, with the race detector, on real servers
 	@failed=; for m in $(MODULES); do count=; [ $$m = . ] || count=-count=1; echo "go test -race $$m"; (cd $$m && $(GO) test -race $$count -timeout 20m $$($(GO) list ./... | grep -v /test/outage)) || failed=1; done; \
 		echo "go test -race ./test/outage"; $(GO) test -race -timeout 20m ./test/outage || failed=1; [ -z "$$failed" ]
 
-# `make test` does not include these two, because they need a browser and Node.js.
+# `make test` does not include these three, because they need a browser and Node.js.
+.PHONY: test-page
+test-page: tools ## test the operator's page in Chromium: every state, accessibility, narrow screens (needs npm)
+	cd test/browser && npm ci --no-audit --no-fund && $(GO) test -mod=mod .
+
 .PHONY: screenshots
-screenshots: tools ## test the operator's page in Chromium and write its pictures to docs/images
-	cd test/browser && $(GO) test -mod=mod . -args -images $(abspath docs/images)
+screenshots: tools ## run test-page and write the page's pictures to docs/images
+	cd test/browser && npm ci --no-audit --no-fund && $(GO) test -mod=mod . -args -images $(abspath docs/images)
 
 .PHONY: test-idp
 test-idp: tools ## test that a logout at a real OpenID Provider is enforced at a real Envoy (needs Node.js)

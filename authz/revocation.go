@@ -229,12 +229,15 @@ type Ledger interface {
 
 // Filter selects revocations for Lister. A zero field does not restrict.
 type Filter struct {
-	Kind           Kind
-	Issuer         string
-	Value          string
+	Kind   Kind
+	Issuer string
+	Value  string
+	// ValuePrefix selects the values that begin with it, compared byte by byte.
+	// The list is then in the order of the values, and oldest first among equals.
+	ValuePrefix    string
 	IncludeExpired bool
 	Limit          int    // maximum entries per page, up to 1000; 0 means 100
-	After          string // cursor that List returned; empty: from the newest
+	After          string // cursor that List returned; empty: from the beginning
 }
 
 // Lister is the read side for people, newest first.

@@ -145,7 +145,15 @@ func (f *Follower) Staleness() time.Duration {
 	return time.Duration(s * float64(time.Second))
 }
 
-// age returns the same for the log.
+// MaxStaleness returns the age from which on the replica's knowledge is not used:
+// the lesser of the configured max_staleness and the store's.
+func (f *Follower) MaxStaleness() time.Duration { return time.Duration(f.maxStaleness.Load()) }
+
+// Err returns the error of the last sync that ended; nil: it succeeded, or none has
+// ended.
+func (f *Follower) Err() error { return f.syncs.snapshot().err }
+
+// age returns the same as Staleness for the log.
 func (f *Follower) age() slog.Attr {
 	if s := f.seconds(); !math.IsInf(s, 1) {
 		return slog.Float64("staleness_seconds", s)

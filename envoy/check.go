@@ -26,7 +26,7 @@ func (s *Server) check(parent context.Context, message []byte) (response []byte)
 			}
 			d = authz.Decision{Reason: authz.ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
 			response = s.denials.response(&d, grpc)
-			s.metrics.count(d.Reason, time.Since(start))
+			s.metrics.count(&d, time.Since(start))
 		}
 	}()
 	w = s.workers.get(s)
@@ -91,7 +91,7 @@ func (s *Server) allow(d *authz.Decision, req *authz.Request) []byte {
 // finish records the answered check in metrics and log.
 func (s *Server) finish(req *authz.Request, d *authz.Decision, start time.Time) {
 	took := time.Since(start)
-	s.metrics.count(d.Reason, took)
+	s.metrics.count(d, took)
 	s.log.decision(req, d, took)
 }
 

@@ -2,6 +2,10 @@ package envoy
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,9 +21,11 @@ type metrics struct {
 	undecodable prometheus.Counter
 	late        prometheus.Counter
 	logDropped  prometheus.Counter
+	routes      *outcomes
+	issuers     *outcomes
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, issuers authz.Issuers) (*metrics, error) {
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "jwt_bouncer_decisions_total",
 		Help: "Checks answered, by reason of the decision.",
@@ -46,11 +52,17 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "jwt_bouncer_decision_log_dropped_total",
 			Help: "Decisions not logged because they exceeded decision_log.per_second.",
 		}),
+		routes: newOutcomes("jwt_bouncer_route_decisions_total", "route",
+			`Checks answered, by the matched route ("" without one) and outcome (allowed, denied, error).`),
+		issuers: newOutcomes("jwt_bouncer_issuer_decisions_total", "issuer",
+			"Checks of verified or introspected tokens that were answered, by configured issuer and outcome (allowed, denied, error)."),
 	}
+	m.routes.add("") // the metric exists from the start
+	m.issuers.fix(issuers.All(), issuers.Templates)
 	for _, reason := range authz.Reasons() {
 		m.decisions = append(m.decisions, decisions.WithLabelValues(reason.String()))
 	}
-	for _, c := range []prometheus.Collector{decisions, m.duration, m.errors, m.undecodable, m.late, m.logDropped} {
+	for _, c := range []prometheus.Collector{decisions, m.duration, m.errors, m.undecodable, m.late, m.logDropped, m.routes.total, m.issuers.total} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
@@ -59,14 +71,107 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 }
 
 // count records one answered check.
-func (m *metrics) count(reason authz.Reason, took time.Duration) {
+func (m *metrics) count(d *authz.Decision, took time.Duration) {
+	reason := d.Reason
 	if int(reason) >= len(m.decisions) {
 		reason = authz.ReasonUnset
 	}
 	m.decisions[reason].Inc()
 	m.duration.Observe(took.Seconds())
+	outcome := outcomeDenied
 	switch reason {
+	case authz.ReasonAllowed, authz.ReasonAllowedAnonymous:
+		outcome = outcomeAllowed
 	case authz.ReasonKeysUnavailable, authz.ReasonRevocationUnknown, authz.ReasonOverloaded, authz.ReasonInternal:
+		outcome = outcomeError
 		m.errors.Inc()
 	}
+	m.routes.of(d.Route)[outcome].Inc()
+	if d.Token != nil {
+		m.issuers.of(d.Token.Issuer)[outcome].Inc()
+	}
+}
+
+const (
+	outcomeAllowed = iota
+	outcomeDenied
+	outcomeError // answered 503
+	outcomeCount
+)
+
+var outcomeNames = [outcomeCount]string{"allowed", "denied", "error"}
+
+// maxNames is how many names outcomes tells apart; it counts any more together. A
+// configuration with more routes than that is reached by reloads, if at all.
+const maxNames = 256
+
+// outcomes counts checks by a configured name and by outcome.
+type outcomes struct {
+	total     *prometheus.CounterVec
+	fixed     bool     // fix has named all of them: none is added
+	templates []string // names with authz.TenantPlaceholder, for all of their tenants
+
+	mu     sync.Mutex // held to add a name
+	byName atomic.Pointer[map[string]*[outcomeCount]prometheus.Counter]
+	other  *[outcomeCount]prometheus.Counter
+}
+
+// newOutcomes returns the counters of a metric with one label besides outcome. It
+// adds a name with the first check that has it.
+func newOutcomes(metric, label, help string) *outcomes {
+	o := &outcomes{total: prometheus.NewCounterVec(prometheus.CounterOpts{Name: metric, Help: help}, []string{label, "outcome"})}
+	o.byName.Store(&map[string]*[outcomeCount]prometheus.Counter{})
+	return o
+}
+
+// fix says that there are no other names than these and the tenants of templates:
+// what a token says must not become a label.
+func (o *outcomes) fix(names, templates []string) {
+	byName := make(map[string]*[outcomeCount]prometheus.Counter, len(names))
+	for _, name := range slices.Concat(names, templates) {
+		byName[name] = o.counters(name)
+	}
+	o.fixed, o.templates = true, templates
+	o.byName.Store(&byName)
+}
+
+func (o *outcomes) counters(name string) *[outcomeCount]prometheus.Counter {
+	var c [outcomeCount]prometheus.Counter
+	for i, outcome := range outcomeNames {
+		c[i] = o.total.WithLabelValues(name, outcome)
+	}
+	return &c
+}
+
+// of returns the counters of a name.
+func (o *outcomes) of(name string) *[outcomeCount]prometheus.Counter {
+	byName := *o.byName.Load()
+	if c := byName[name]; c != nil {
+		return c
+	}
+	for _, template := range o.templates {
+		if authz.Tenant(template, name) != "" {
+			return byName[template]
+		}
+	}
+	return o.add(name)
+}
+
+func (o *outcomes) add(name string) *[outcomeCount]prometheus.Counter {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	byName := *o.byName.Load()
+	if c := byName[name]; c != nil {
+		return c
+	}
+	if o.fixed || len(byName) >= maxNames {
+		if o.other == nil {
+			o.other = o.counters("other")
+		}
+		return o.other
+	}
+	more := maps.Clone(byName)
+	more[name] = o.counters(name)
+	o.byName.Store(&more)
+	return more[name]
 }

@@ -37,6 +37,8 @@ var _ Authorizer = (*authz.Authorizer)(nil)
 type Options struct {
 	Logger     *slog.Logger          // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: metrics are not exported
+	// Issuers are the names that metrics may have; any other issuer is counted as "other".
+	Issuers authz.Issuers
 	// TracerProvider traces one span per check, in the trace of Envoy's call or of the checked
 	// request. nil: no tracing, at no cost.
 	TracerProvider trace.TracerProvider
@@ -117,7 +119,7 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 		}
 		opts = append(opts, grpc.Creds(credentials.NewTLS(t.config())))
 	}
-	m, err := newMetrics(o.Registerer)
+	m, err := newMetrics(o.Registerer, o.Issuers)
 	if err != nil {
 		return nil, err
 	}

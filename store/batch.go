@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"jwtbouncer/authz"
 )
@@ -88,22 +90,69 @@ func ceilMicro(t time.Time) time.Time {
 	return t.UTC().Add(time.Microsecond - 1).Truncate(time.Microsecond)
 }
 
-// pageOf validates the limit and the cursor of a filter. The cursor is the ID of the
-// last revocation of the previous page, which all IDs of the page are below.
-func pageOf(f authz.Filter) (limit int, before int64, err error) {
+// place is the end of the previous page of a list. A list by prefix goes on after
+// (value, id), which its index has in order; any other goes on below id.
+type place struct {
+	id    int64
+	value string
+}
+
+// pageOf validates a filter and returns its limit and the place at which the page
+// begins. A cursor is the ID of the last revocation of the previous page; in a list
+// by prefix, its value follows.
+func pageOf(f authz.Filter) (limit int, after place, err error) {
 	limit = cmp.Or(f.Limit, 100)
 	if limit < 0 || limit > 1000 {
-		return 0, 0, fmt.Errorf("%w: limit: must lie between 1 and 1000", authz.ErrInvalid)
+		return 0, place{}, fmt.Errorf("%w: limit: must lie between 1 and 1000", authz.ErrInvalid)
 	}
-	if f.After == "" {
-		return limit, authz.Always, nil
+	byPrefix := f.ValuePrefix != ""
+	switch {
+	case byPrefix && f.Value != "":
+		return 0, place{}, fmt.Errorf("%w: value: cannot be combined with a prefix", authz.ErrInvalid)
+	case !authz.ValidText(f.ValuePrefix):
+		return 0, place{}, fmt.Errorf("%w: value: must be valid UTF-8 without NUL", authz.ErrInvalid)
+	case f.After == "" && byPrefix:
+		return limit, place{}, nil
+	case f.After == "":
+		return limit, place{id: authz.Always}, nil
 	}
-	before, err = strconv.ParseInt(f.After, 10, 64)
-	if err != nil || before < 1 {
-		return 0, 0, fmt.Errorf("%w: after: not a cursor returned by an earlier page", authz.ErrInvalid)
+	id, value, hasValue := strings.Cut(f.After, " ")
+	after = place{value: value}
+	after.id, err = strconv.ParseInt(id, 10, 64)
+	if err != nil || after.id < 1 || hasValue != byPrefix || !strings.HasPrefix(value, f.ValuePrefix) || !authz.ValidText(value) {
+		return 0, place{}, fmt.Errorf("%w: after: not a cursor returned by an earlier page", authz.ErrInvalid)
 	}
-	return limit, before, nil
+	return limit, after, nil
 }
+
+// cursorAfter returns the cursor of the page that follows last.
+func cursorAfter(f authz.Filter, last *authz.Revocation) string {
+	if f.ValuePrefix != "" {
+		return last.ID + " " + last.Value
+	}
+	return last.ID
+}
+
+// prefixEnd returns the first text, in the order of bytes, that is above every text
+// with the prefix; "" if there is none. Its bytes are valid UTF-8, as those of the
+// prefix, because that order is the order of code points.
+func prefixEnd(prefix string) string {
+	runes := []rune(prefix)
+	for i, r := range slices.Backward(runes) {
+		switch r {
+		case utf8.MaxRune:
+			continue
+		case surrogateMin - 1:
+			r = surrogateMax
+		}
+		runes[i] = r + 1
+		return string(runes[:i+1])
+	}
+	return ""
+}
+
+// The code points between these are no characters and cannot be encoded.
+const surrogateMin, surrogateMax = 0xd800, 0xdfff
 
 // scanRevocation reads a row: id, kind, iss, value, not_before, expires_at,
 // revoked_at, actor, reason. Its times are microseconds since 1970.

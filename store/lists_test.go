@@ -111,8 +111,8 @@ func TestListEndsAtTheServer(t *testing.T) {
 	listsHeld(t, c, pg, 0)
 }
 
-// Finding a value among many revocations reads the index on it, and only as much
-// of it as fills the page.
+// Finding a value, or its beginning, among many revocations reads the index on it,
+// and only as much of it as fills the page.
 func TestListByValueUsesTheIndex(t *testing.T) {
 	t.Parallel()
 	pg := harness.Postgres(t)
@@ -138,12 +138,13 @@ func TestListByValueUsesTheIndex(t *testing.T) {
 	})
 	filters := []authz.Filter{
 		{Value: "17"}, {Value: "often"}, {Value: "nobody's"}, {Value: "17", Issuer: issuer}, {Value: "17", Kind: authz.KindJTI},
+		{ValuePrefix: "17"}, {ValuePrefix: "oft", After: "15000 often"}, {ValuePrefix: "often", Kind: authz.KindSub}, {ValuePrefix: "nobody's"},
 		{Value: "often", IncludeExpired: true}, {Value: "often", After: "15000"}, {Value: "often", Limit: 1000},
 	}
 	for _, f := range filters {
 		page, _, err := s.List(t.Context(), f)
 		require.NoError(t, err)
-		assert.Equalf(t, f.Value == "nobody's", len(page) == 0, "%+v", f)
+		assert.Equalf(t, f.Value+f.ValuePrefix == "nobody's", len(page) == 0, "%+v", f)
 	}
 	require.NoError(t, s.Close()) // its sessions report their numbers
 	var seqAfter, readAfter int64
@@ -155,5 +156,5 @@ func TestListByValueUsesTheIndex(t *testing.T) {
 		return nil
 	})
 	assert.Zero(t, seqAfter-seq, "sequential scans")
-	assert.Less(t, readAfter-read, int64(1600), "rows that were read")
+	assert.Less(t, readAfter-read, int64(2000), "rows that were read")
 }

@@ -145,28 +145,40 @@ var errLost = fmt.Errorf("%w: the connection was lost", authz.ErrOutcomeUnknown)
 // drops those that always hold, and finds the indexes on key and on value. A value
 // is written as a range, and the first in order: for one that it believes to be
 // frequent, the planner would read the newest rows, of whatever value, until it has
-// found enough.
+// found enough. The index on value is in the order of bytes, which makes a prefix a
+// range too.
 //
 // The time limit goes to the server in the same round trip. A list that no index
 // serves then ends there too, even if this process has gone and cannot cancel it.
-func (p *postgresStore) page(ctx context.Context, f authz.Filter, before int64, limit int) ([]authz.Revocation, error) {
+func (p *postgresStore) page(ctx context.Context, f authz.Filter, after place, limit int) ([]authz.Revocation, error) {
 	var key []byte
 	if f.Kind != authz.KindUnknown && f.Issuer != "" && (f.Value != "" || f.Kind == authz.KindIss) {
 		k := authz.RevocationKey(f.Kind, f.Issuer, f.Value)
 		key = k[:]
 	}
-	value, order := `$4 = ''`, `id desc`
-	if f.Value != "" {
-		value, order = `value between $4 and $4`, `value desc, id desc`
+	from, order := `id < $1 and $4 = '' and $8 = '' and $9 = ''`, `id desc`
+	value := f.Value
+	switch {
+	case f.ValuePrefix != "":
+		value = f.ValuePrefix
+		// Only one lower bound: the scan of an index begins at one, not at the tighter.
+		from = `$8 = '' and $1 = 0 and value collate "C" >= $4 and ($9 = '' or value collate "C" < $9)`
+		if after.id > 0 {
+			from = `$4 <> '' and (value collate "C", id) > ($8 collate "C", $1) and ($9 = '' or value collate "C" < $9)`
+		}
+		order = `value collate "C", id`
+	case f.Value != "":
+		from = `id < $1 and $8 = '' and $9 = '' and value collate "C" between $4 and $4`
+		order = `value collate "C" desc, id desc`
 	}
 	var b pgx.Batch
 	if deadline, ok := ctx.Deadline(); ok {
 		b.Queue(`select set_config('statement_timeout', $1, true)`, strconv.FormatInt(max(time.Until(deadline).Milliseconds(), 1), 10))
 	}
 	b.Queue(`select id, kind, iss, value, `+pgNotBefore+`, `+pgExpiresAt+`, `+pgRevokedAt+`, actor, reason from authz.revocations
-		where id < $1 and ($2 = 0 or kind = $2) and ($3 = '' or iss = $3) and `+value+`
+		where `+from+` and ($2 = 0 or kind = $2) and ($3 = '' or iss = $3)
 			and ($5::bytea is null or key = $5::bytea) and ($6 or `+pgExpiry+` > now()) order by `+order+` limit $7`,
-		before, int16(f.Kind), f.Issuer, f.Value, key, f.IncludeExpired, limit)
+		after.id, int16(f.Kind), f.Issuer, value, key, f.IncludeExpired, limit, after.value, prefixEnd(f.ValuePrefix))
 	results := p.lists.SendBatch(ctx, &b)
 	var page []authz.Revocation
 	var err error

@@ -80,7 +80,9 @@ func TestSQLiteListsKeepNoLookupWaiting(t *testing.T) {
 func TestSQLiteListByValueUsesTheIndex(t *testing.T) {
 	_, s, _ := openInternal(t)
 	plan := func(f authz.Filter) (plan string) {
-		query, args := sqlitePage(f, authz.Always, 0, 100)
+		_, after, err := pageOf(f)
+		require.NoError(t, err)
+		query, args := sqlitePage(f, after, 0, 100)
 		rows, err := s.file.list.QueryContext(t.Context(), "explain query plan "+query, args...)
 		require.NoError(t, err)
 		defer rows.Close()
@@ -96,6 +98,14 @@ func TestSQLiteListByValueUsesTheIndex(t *testing.T) {
 	for _, f := range []authz.Filter{{Value: "a"}, {Value: "a", Issuer: "i"}, {Value: "a", Kind: authz.KindSub, Issuer: "i", IncludeExpired: true}} {
 		plan := plan(f)
 		assert.Containsf(t, plan, "SEARCH revocations USING INDEX revocations_value (value=?", "%+v", f)
+		assert.NotContainsf(t, plan, "TEMP B-TREE", "%+v: it sorts", f)
+	}
+	// A page of a prefix begins in the index where the last one ended.
+	for _, f := range []authz.Filter{
+		{ValuePrefix: "a", Issuer: "i"}, {ValuePrefix: "a", After: "7 abc"}, {ValuePrefix: "a", After: "7 abc", Kind: authz.KindJTI, IncludeExpired: true},
+	} {
+		plan := plan(f)
+		assert.Containsf(t, plan, "SEARCH revocations USING INDEX revocations_value (value>? AND value<?)", "%+v", f)
 		assert.NotContainsf(t, plan, "TEMP B-TREE", "%+v: it sorts", f)
 	}
 }

@@ -72,12 +72,12 @@ const (
 	sqliteColumns = `id, kind, iss, value, not_before, ` + sqliteExpiry + `, revoked_at, actor, reason`
 )
 
-func (s *sqliteStore) page(ctx context.Context, f authz.Filter, before int64, limit int) (page []authz.Revocation, err error) {
+func (s *sqliteStore) page(ctx context.Context, f authz.Filter, after place, limit int) (page []authz.Revocation, err error) {
 	live := int64(math.MinInt64)
 	if !f.IncludeExpired {
 		live = s.o.Clock.Now().UnixMicro()
 	}
-	query, args := sqlitePage(f, before, live, limit)
+	query, args := sqlitePage(f, after, live, limit)
 	err = s.file.reading(func() error {
 		page, err = s.readPage(ctx, query, args)
 		return err
@@ -87,19 +87,29 @@ func (s *sqliteStore) page(ctx context.Context, f authz.Filter, before int64, li
 
 // sqlitePage returns the query for a page. It holds only the conditions that
 // restrict, because SQLite plans a query before it knows the parameters.
-func sqlitePage(f authz.Filter, before, live int64, limit int) (query string, args []any) {
-	query, args = `select `+sqliteColumns+` from revocations where id < ? and `+sqliteExpiry+` > ?`, []any{before, live}
+func sqlitePage(f authz.Filter, after place, live int64, limit int) (query string, args []any) {
+	order := `id desc`
+	query, args = `select `+sqliteColumns+` from revocations where `+sqliteExpiry+` > ?`, []any{live}
+	end := prefixEnd(f.ValuePrefix)
+	if f.ValuePrefix != "" {
+		order = `value, id`
+	}
+	first := after == place{} // page of a list by prefix
 	for _, c := range []struct {
-		column   string
-		value    any
-		restrict bool
-	}{{"kind", f.Kind, f.Kind != authz.KindUnknown}, {"iss", f.Issuer, f.Issuer != ""}, {"value", f.Value, f.Value != ""}} {
+		condition string
+		args      []any
+		restrict  bool
+	}{
+		{`id < ?`, []any{after.id}, f.ValuePrefix == ""}, {`value >= ?`, []any{f.ValuePrefix}, first},
+		{`(value, id) > (?, ?)`, []any{after.value, after.id}, f.ValuePrefix != "" && !first}, {`value < ?`, []any{end}, end != ""},
+		{`kind = ?`, []any{f.Kind}, f.Kind != authz.KindUnknown}, {`iss = ?`, []any{f.Issuer}, f.Issuer != ""}, {`value = ?`, []any{f.Value}, f.Value != ""},
+	} {
 		if c.restrict {
-			query += ` and ` + c.column + ` = ?`
-			args = append(args, c.value)
+			query += ` and ` + c.condition
+			args = append(args, c.args...)
 		}
 	}
-	return query + ` order by id desc limit ?`, append(args, limit)
+	return query + ` order by ` + order + ` limit ?`, append(args, limit)
 }
 
 func (s *sqliteStore) readPage(ctx context.Context, query string, args []any) (page []authz.Revocation, err error) {

@@ -106,8 +106,8 @@ type engine interface {
 	Name() string
 	// append stores the batch in one transaction and fills it.
 	append(ctx context.Context, b *batch) error
-	// page returns up to limit revocations with an ID below before, newest first.
-	page(ctx context.Context, f authz.Filter, before int64, limit int) ([]authz.Revocation, error)
+	// page returns up to limit revocations from after on, in the order of f.
+	page(ctx context.Context, f authz.Filter, after place, limit int) ([]authz.Revocation, error)
 	// read returns the strictest not_before for the keys.
 	read(ctx context.Context, keys []authz.Key) (result, error)
 	changes(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error)
@@ -204,7 +204,7 @@ func (s *Store) Append(ctx context.Context, revocations []authz.Revocation) (sto
 // List implements authz.Lister.
 func (s *Store) List(ctx context.Context, f authz.Filter) (page []authz.Revocation, next string, err error) {
 	defer s.met.done("list", time.Now(), &err)
-	limit, before, err := pageOf(f)
+	limit, after, err := pageOf(f)
 	if err != nil {
 		return nil, "", err
 	}
@@ -215,12 +215,12 @@ func (s *Store) List(ctx context.Context, f authz.Filter) (page []authz.Revocati
 		return nil, "", fmt.Errorf("%s: %w", s.Name(), err)
 	}
 	defer leave()
-	page, err = s.page(ctx, f, before, limit+1)
+	page, err = s.page(ctx, f, after, limit+1)
 	switch {
 	case err != nil:
 		return nil, "", err
 	case len(page) > limit:
-		return page[:limit], page[limit-1].ID, nil
+		return page[:limit], cursorAfter(f, &page[limit-1]), nil
 	}
 	return page, "", nil
 }

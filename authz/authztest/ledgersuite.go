@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,7 @@ func LedgerCases() []Case[authz.Ledger] {
 		{"does not store for a caller that has left", ledgerCanceled},
 		{"lists newest first, page by page", ledgerPages},
 		{"lists by filter", ledgerFilters},
+		{"lists by prefix", ledgerPrefixes},
 		{"hides expired ones unless requested", ledgerExpired},
 		{"refuses a malformed page", ledgerBadPage},
 	}
@@ -507,6 +509,70 @@ func ledgerFilters(ctx context.Context, l authz.Ledger) error {
 	return bad.err()
 }
 
+// ledgerPrefixes holds a list by prefix to the order of bytes, whatever language the
+// server sorts by, and to pages that neither skip nor repeat.
+func ledgerPrefixes(ctx context.Context, l authz.Ledger) error {
+	lister, ok := listing(l)
+	if !ok {
+		return nil
+	}
+	var bad collect
+	iss := issuerFor("prefixes")
+	values := []string{"user", "user-1", "user-10", "user-2", "User-1", "usé", "us%r-1", "us_r-1", "uses", "use", "user\u007f", "user\ud7ff", "user\ue000", "user\U0010ffffx", "usf", `us\er`, "z", "\U0010ffff", "\U0010ffff\U0010ffff"}
+	for _, v := range values {
+		if _, err := append1(ctx, l, of(authz.KindJTI, iss, v)); err != nil {
+			return err
+		}
+	}
+	// Several of one value lie together, oldest first.
+	base := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+	for i := range 4 {
+		r := of(authz.KindSub, iss, "user-1")
+		r.NotBefore = base.Add(time.Duration(i) * time.Second)
+		if _, err := append1(ctx, l, r); err != nil {
+			return err
+		}
+		values = append(values, r.Value)
+	}
+	slices.Sort(values)
+	for _, prefix := range []string{"user", "user-", "user-1", "use", "us", "us%", "us_", `us\`, "U", "user\ud7ff", "user\U0010ffff", "\U0010ffff", "nobody", "usé"} {
+		var want []string
+		for _, v := range values {
+			if strings.HasPrefix(v, prefix) {
+				want = append(want, v)
+			}
+		}
+		for _, limit := range []int{1, 3, 1000} {
+			var have []string
+			seen := map[string]bool{}
+			f := authz.Filter{Issuer: iss, ValuePrefix: prefix, Limit: limit}
+			for range len(values) + 1 {
+				page, next, err := lister.List(ctx, f)
+				if err != nil {
+					return fmt.Errorf("prefix %q: %w", prefix, err)
+				}
+				for _, r := range page {
+					have, seen[r.ID] = append(have, r.Value), true
+				}
+				if f.After = next; next == "" {
+					break
+				}
+			}
+			if !slices.Equal(have, want) || len(seen) != len(want) {
+				bad.addf("prefix %q, limit %d: %q, want %q", prefix, limit, have, want)
+			}
+		}
+	}
+	page, _, err := lister.List(ctx, authz.Filter{Issuer: iss, ValuePrefix: "user", Kind: authz.KindSub})
+	if err != nil || len(page) != 4 {
+		bad.addf("of one kind: %d, %v", len(page), err)
+	}
+	if page, _, err := lister.List(ctx, authz.Filter{Issuer: issuerFor("others"), ValuePrefix: "user"}); err != nil || len(page) != 0 {
+		bad.addf("of another issuer: %d, %v", len(page), err)
+	}
+	return bad.err()
+}
+
 func ledgerExpired(ctx context.Context, l authz.Ledger) error {
 	lister, ok := listing(l)
 	if !ok {
@@ -551,7 +617,8 @@ func ledgerBadPage(ctx context.Context, l authz.Ledger) error {
 		return nil
 	}
 	var bad collect
-	for _, f := range []authz.Filter{{Limit: -1}, {Limit: 1001}, {After: "no cursor"}, {After: "-1"}, {After: "1 or 1=1"}} {
+	for _, f := range []authz.Filter{{Limit: -1}, {Limit: 1001}, {After: "no cursor"}, {After: "-1"}, {After: "1 or 1=1"},
+		{After: "1 x"}, {After: "1", ValuePrefix: "x"}, {After: "x y", ValuePrefix: "x"}, {Value: "x", ValuePrefix: "x"}, {ValuePrefix: "\xff"}, {ValuePrefix: "a\x00"}} {
 		if page, _, err := lister.List(ctx, f); !errors.Is(err, authz.ErrInvalid) {
 			bad.addf("%+v: %d, %v", f, len(page), err)
 		}

@@ -1,10 +1,12 @@
 package authztest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -131,34 +133,42 @@ func (m *Memory) expiry(r authz.Revocation, now time.Time) time.Time {
 
 // List implements authz.Lister.
 func (m *Memory) List(ctx context.Context, f authz.Filter) (page []authz.Revocation, next string, err error) {
-	limit, after := f.Limit, int(^uint(0)>>1)
-	if limit == 0 {
-		limit = 100
-	}
+	limit := cmp.Or(f.Limit, 100)
 	if limit < 0 || limit > 1000 {
 		return nil, "", fmt.Errorf("%w: limit: must lie between 1 and 1000", authz.ErrInvalid)
 	}
-	if f.After != "" {
-		if after, err = strconv.Atoi(f.After); err != nil || after < 1 {
-			return nil, "", fmt.Errorf("%w: after: not a cursor", authz.ErrInvalid)
-		}
+	if f.ValuePrefix != "" && f.Value != "" || !authz.ValidText(f.ValuePrefix) {
+		return nil, "", fmt.Errorf("%w: value: not a prefix alone, or no text", authz.ErrInvalid)
 	}
 	if err := m.begin(ctx, "list"); err != nil {
 		return nil, "", err
 	}
 	defer m.mu.Unlock()
-	for i := min(len(m.rows), after-1) - 1; i >= 0; i-- {
+	var all []authz.Revocation
+	for i := range slices.Backward(m.rows) {
 		r := m.rows[i].Revocation
-		if f.Kind != 0 && r.Kind != f.Kind || f.Issuer != "" && r.Issuer != f.Issuer || f.Value != "" && r.Value != f.Value ||
-			!f.IncludeExpired && !r.ExpiresAt.After(time.Now()) {
-			continue
+		if (f.Kind == 0 || r.Kind == f.Kind) && (f.Issuer == "" || r.Issuer == f.Issuer) && (f.Value == "" || r.Value == f.Value) &&
+			strings.HasPrefix(r.Value, f.ValuePrefix) && (f.IncludeExpired || r.ExpiresAt.After(time.Now())) {
+			all = append(all, r)
 		}
-		if len(page) == limit {
-			return page, page[limit-1].ID, nil
-		}
-		page = append(page, r)
 	}
-	return page, "", nil
+	cursor := func(r authz.Revocation) string { return r.ID }
+	if f.ValuePrefix != "" {
+		slices.Reverse(all)
+		slices.SortStableFunc(all, func(a, b authz.Revocation) int { return cmp.Compare(a.Value, b.Value) })
+		cursor = func(r authz.Revocation) string { return r.ID + " " + r.Value }
+	}
+	if f.After != "" {
+		at := slices.IndexFunc(all, func(r authz.Revocation) bool { return cursor(r) == f.After })
+		if at < 0 {
+			return nil, "", fmt.Errorf("%w: after: not a cursor", authz.ErrInvalid)
+		}
+		all = all[at+1:]
+	}
+	if len(all) > limit {
+		return all[:limit], cursor(all[limit-1]), nil
+	}
+	return all, "", nil
 }
 
 // Name implements authz.Tier.

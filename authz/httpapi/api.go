@@ -31,18 +31,21 @@ var _ Revoker = (*authz.Revoker)(nil)
 type Options struct {
 	Config  Config
 	Listen  string // listen.http: decides whether a token is required
+	Name    string // of this process among others, for people; "": none is shown
 	Issuers authz.Issuers
 	Revoker Revoker
 	Lister  authz.Lister
 	// MaxTokenTTL is revocation.max_token_ttl; 0: 24h.
 	MaxTokenTTL time.Duration
-	Resource    *Resource        // nil: no metadata of the protected resource is served
-	Checks      []ReadinessCheck // of /readyz
-	Draining    <-chan struct{}  // closed when the process begins to stop; nil: never
-	Gatherer    prometheus.Gatherer
-	Registry    prometheus.Registerer
-	Logger      *slog.Logger
-	Clock       authz.Clock
+	Resource    *Resource // nil: no metadata of the protected resource is served
+	// Conditions returns the state of each part; nil: there are none. It must not
+	// block.
+	Conditions func() []Condition
+	Draining   <-chan struct{} // closed when the process begins to stop; nil: never
+	Gatherer   prometheus.Gatherer
+	Registry   prometheus.Registerer
+	Logger     *slog.Logger
+	Clock      authz.Clock
 }
 
 // The sources of revocations, as metrics and the audit log name them. Every

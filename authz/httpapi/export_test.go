@@ -14,10 +14,10 @@ const (
 )
 
 type (
-	Receipt     = receipt
-	ListPage    = listPage
-	Readiness   = readiness
-	CheckResult = checkResult
+	Receipt    = receipt
+	ListPage   = listPage
+	Readiness  = readiness
+	PartResult = partResult
 )
 
 // ProblemTypes returns the names of all problem types, sorted.

@@ -1,46 +1,63 @@
 package httpapi_test
 
 import (
-	"errors"
-	"jwtbouncer/authz"
-	"jwtbouncer/authz/httpapi"
-	"jwtbouncer/authz/httpapi/httpapitest"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/authz"
+	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/httpapi/httpapitest"
 )
 
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	draining := make(chan struct{})
-	var keys error
-	parts := []httpapi.ReadinessCheck{{"keys", func() error { return keys }}, {"follower", func() error { return nil }}}
-	b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Checks, o.Draining = parts, draining })
+	keys := httpapi.Condition{Part: "keys", State: httpapi.StateOK, Age: time.Second}
+	revocations := httpapi.Condition{Part: "revocations", State: httpapi.StateOK, Age: -1}
+	conditions := func() []httpapi.Condition { return []httpapi.Condition{keys, revocations} }
+	b := httpapitest.New(t, func(o *httpapitest.Setup) { o.Conditions, o.Draining = conditions, draining })
 	guarded := httpapitest.New(t, func(o *httpapitest.Setup) {
-		o.Checks = parts
+		o.Conditions = conditions
 		httpapitest.WithToken(httpapitest.SecretFile(t, httpapitest.APIToken))(o)
 	})
+	read := func(b *httpapitest.Bench, code int, header ...string) httpapi.Readiness {
+		w := b.Do("GET", "/readyz", "", header...)
+		require.Equal(t, code, w.Code)
+		var out httpapi.Readiness
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &out))
+		return out
+	}
+	one := 1.0
+	good := httpapi.PartResult{Name: "keys", Ready: true, State: "ok", Age: &one}
+	unloaded := httpapi.PartResult{Name: "revocations", Ready: true, State: "ok"}
+	assert.Equal(t, httpapi.Readiness{Status: "ready", Parts: []httpapi.PartResult{good, unloaded}}, read(b, 200))
 
-	assert.Equal(t, 200, b.Do("GET", "/readyz", "").Code)
-	keys = errors.New("dial tcp 10.9.8.7:443: refused")
-	w := b.Do("GET", "/readyz", "")
-	require.Equal(t, 503, w.Code)
-	var out httpapi.Readiness
-	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &out))
-	assert.Equal(t, httpapi.Readiness{Status: "not_ready", Checks: []httpapi.CheckResult{{"keys", false, keys.Error()}, {"follower", true, ""}}}, out)
-	assert.Equal(t, "not_ready\n- keys dial tcp 10.9.8.7:443: refused\n+ follower\n", b.Do("GET", "/readyz", "", "Accept", "text/plain").Body.String())
+	// Degraded is ready: a probe must not take every sidecar out of service at once.
+	revocations = httpapi.Condition{Part: "revocations", State: httpapi.StateDegraded, Reason: "denying tokens (503)", Detail: "dial tcp 10.9.8.7:5432: refused", Age: 44 * time.Second, Bound: 30 * time.Second}
+	age := 44.0
+	degraded := httpapi.PartResult{Name: "revocations", Ready: true, State: "degraded", Reason: "denying tokens (503): dial tcp 10.9.8.7:5432: refused", Age: &age, Bound: 30}
+	assert.Equal(t, httpapi.Readiness{Status: "degraded", Parts: []httpapi.PartResult{good, degraded}}, read(b, 200))
+	assert.Equal(t, "degraded", b.API.Status())
+	assert.Equal(t, "degraded\n+ keys\n~ revocations denying tokens (503): dial tcp 10.9.8.7:5432: refused\n", b.Do("GET", "/readyz", "", "Accept", "text/plain").Body.String())
+	stranger := degraded
+	stranger.Reason = "denying tokens (503)"
+	assert.Equal(t, []httpapi.PartResult{good, stranger}, read(guarded, 200).Parts, "strangers see no error")
+	assert.Equal(t, degraded, read(guarded, 200, "Authorization", "Bearer "+httpapitest.APIToken).Parts[1])
 
-	w = guarded.Do("GET", "/readyz", "")
-	assert.Equal(t, 503, w.Code)
-	assert.NotContains(t, w.Body.String(), "10.9.8.7", "strangers see names only")
-	assert.Contains(t, guarded.Do("GET", "/readyz", "", "Authorization", "Bearer "+httpapitest.APIToken).Body.String(), "10.9.8.7")
+	keys = httpapi.Condition{Part: "keys", State: httpapi.StateNotReady, Detail: "10.9.8.7", Age: -1}
+	out := read(b, 503)
+	assert.Equal(t, "not_ready", out.Status)
+	assert.Equal(t, httpapi.PartResult{Name: "keys", State: "not_ready", Reason: "10.9.8.7"}, out.Parts[0])
+	assert.NotContains(t, guarded.Do("GET", "/readyz", "", "Accept", "text/plain").Body.String(), "10.9.8.7")
+	assert.Contains(t, b.Do("GET", "/readyz", "", "Accept", "text/plain").Body.String(), "- keys 10.9.8.7\n")
 
-	keys = nil
+	keys = httpapi.Condition{Part: "keys", State: httpapi.StateOK}
 	close(draining)
-	assert.Contains(t, b.Do("GET", "/readyz", "").Body.String(), `"draining"`)
-	assert.Equal(t, 503, b.Do("GET", "/readyz", "").Code)
+	assert.Equal(t, "draining", read(b, 503).Status)
 	assert.Equal(t, 200, b.Do("GET", "/livez", "").Code)
 	b.Ledger.SetFail(authz.ErrUnavailable)
 	assert.Equal(t, 200, b.Do("GET", "/livez", "", "Host", "pod.cluster.local").Code)

@@ -12,11 +12,12 @@ import (
 // Status is the state of one issuer's keys.
 type Status struct {
 	Issuer  string
-	Keys    int       // usable
-	Refused int       // unusable members of the set
-	Why     []string  // reasons for the first of them
-	Fetched time.Time // time of the last success; zero: never
-	Err     string    // of the last fetch; empty: it succeeded
+	Keys    int           // usable
+	Refused int           // unusable members of the set
+	Why     []string      // reasons for the first of them
+	Fetched time.Time     // time of the last success; zero: never, or the keys became too old
+	MaxAge  time.Duration // from which on the keys are not used
+	Err     string        // of the last fetch; empty: it succeeded
 }
 
 // Status returns the state of every issuer, in order of configuration.
@@ -37,7 +38,7 @@ func (v *Verifier) Ready() error {
 		if s.Keys > 0 {
 			return nil
 		}
-		why = append(why, s.Issuer+": "+s.reason())
+		why = append(why, s.Issuer+": "+s.Reason())
 	}
 	for _, r := range v.rings {
 		r.refresh()
@@ -45,8 +46,8 @@ func (v *Verifier) Ready() error {
 	return errors.New("no issuer has usable keys: " + strings.Join(why, "; "))
 }
 
-// reason says why the issuer has no usable keys.
-func (s Status) reason() string {
+// Reason says why the issuer has no usable keys.
+func (s Status) Reason() string {
 	switch {
 	case s.Err != "":
 		return s.Err
@@ -61,7 +62,7 @@ func (s Status) reason() string {
 func (r *KeyRing) leeway() int64 { return int64(r.cfg.Leeway / time.Second) }
 
 func (r *KeyRing) status() Status {
-	s := Status{Issuer: r.cfg.Issuer, Err: r.failure()}
+	s := Status{Issuer: r.cfg.Issuer, MaxAge: r.cfg.MaxKeyAge, Err: r.failure()}
 	if st := r.state.Load(); st != nil {
 		refused := st.set.Refused()
 		s.Keys, s.Refused = st.set.Len(), len(refused)

@@ -40,6 +40,7 @@ type Client struct {
 	publisher    *publisher
 	metrics      metrics
 	sub          subscriberTimes
+	contact      contact
 	stop         context.CancelFunc
 	loops        sync.WaitGroup
 	closing      sync.Once
@@ -109,6 +110,7 @@ func newClient(client redis.UniversalClient, cfg Config, o Options) *Client {
 		client: client, cfg: cfg, maxStaleness: o.MaxStaleness, clock: o.Clock,
 		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes,
 		fills: make(chan fillJob, fillQueue), metrics: newMetrics(o.Registry),
+		contact: contact{clock: o.Clock},
 	}
 	c.publisher = newPublisher(c)
 	if o.Fill {

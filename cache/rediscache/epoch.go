@@ -200,7 +200,9 @@ func (e *epochs) newestBefore(mark time.Duration) (id string, ok bool) {
 func (c *Client) runEpochs(ctx context.Context) {
 	for {
 		if c.breaker.Ready() {
-			if err := c.stepEpoch(ctx); err != nil && ctx.Err() == nil {
+			err := c.stepEpoch(ctx)
+			c.contact.record(err)
+			if err != nil && ctx.Err() == nil {
 				c.log.Debug("freshness epoch failed; token:valid entries cannot be used", "error", err)
 			}
 		}

@@ -31,6 +31,10 @@ type Process struct {
 // test). The command has printed the reasons.
 var ErrNo = errors.New("no")
 
+// ErrDegraded is the error of health --strict for a sidecar that is ready although
+// a part of it does not work. The command has printed the reasons.
+var ErrDegraded = errors.New("degraded")
+
 // UsageError says that the command line is wrong.
 type UsageError struct {
 	Err     error
@@ -78,7 +82,7 @@ func (c *command) AfterApply() error {
 
 const description = `Envoy external authorization: verifies JWTs and makes revoked ones stop working.
 
-Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test).`
+Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test). 6: degraded (health --strict).`
 
 // Run executes the command line. The error is a *UsageError, a config.Error,
 // ErrNo, or the reason why the command failed.

@@ -2,17 +2,21 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"time"
+
+	"jwtbouncer/authz/httpapi"
 )
 
 type healthCmd struct {
 	Address string        `placeholder:"ADDR" help:"host:port of the sidecar's HTTP listener; default: listen.http."`
 	Live    bool          `help:"Ask whether the sidecar is alive, not whether it is ready."`
+	Strict  bool          `help:"Exit with code 6 if the sidecar is ready, but degraded: a part of it, such as the store, does not work. Not for probes."`
 	Timeout time.Duration `default:"3s" help:"Longest time to wait for the answer."`
 }
 
@@ -57,8 +61,14 @@ func (h *healthCmd) Run(ctx context.Context, c *command, p *Process) error {
 		return err
 	}
 	fmt.Fprintf(p.Out, "%s\n%s\n", res.Status, text)
-	if res.StatusCode != http.StatusOK {
+	var body struct {
+		Status string `json:"status"`
+	}
+	switch _ = json.Unmarshal(text, &body); { // /livez answers with text
+	case res.StatusCode != http.StatusOK:
 		return ErrNo
+	case h.Strict && body.Status == httpapi.StatusDegraded:
+		return ErrDegraded
 	}
 	return nil
 }

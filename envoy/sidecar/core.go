@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/authz/secretfile"
@@ -37,11 +36,14 @@ type core struct {
 	revoker    *authz.Revoker
 	authorizer *authz.Authorizer
 	routes     atomic.Pointer[policy.Policy] // those the authorizer has
-	log        *slog.Logger
-	reloads    reloadMetrics
-	loops      sync.WaitGroup
-	storeErr   atomic.Pointer[error] // why the store has never been usable; nil: it has been
-	prepared   chan struct{}         // closed after the first attempt to reach the store and to install a missing schema
+	// allowUnknown: tokens pass if it is unknown whether they are revoked.
+	allowUnknown bool
+	log          *slog.Logger
+	reloads      reloadMetrics
+	loops        sync.WaitGroup
+	storeErr     atomic.Pointer[error] // why the store has never been usable; nil: it has been
+	contact      contact               // with the store, in lookup mode
+	prepared     chan struct{}         // closed after the first attempt to reach the store and to install a missing schema
 }
 
 var errNotContacted = errors.New("the store has not been contacted yet")
@@ -50,7 +52,7 @@ var errNotContacted = errors.New("the store has not been contacted yet")
 // dependencies, and the sidecar recovers when they return.
 func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
 	clock := authz.SystemClock{}
-	c := &core{log: log, reloads: newReloadMetrics(registry), prepared: make(chan struct{})}
+	c := &core{log: log, reloads: newReloadMetrics(registry), prepared: make(chan struct{}), allowUnknown: s.Revocation.OnRevocationUnknown == "allow"}
 	c.storeErr.Store(&errNotContacted)
 	var err error
 	defer func() {
@@ -213,6 +215,7 @@ func (c *core) watchStore(ctx context.Context) {
 	var last error
 	for tried := false; ; tried = true {
 		err := c.prepareStore(ctx)
+		c.contact.record(err)
 		if !tried {
 			close(c.prepared)
 		}
@@ -288,41 +291,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// parts returns the checks that /readyz lists. A sidecar is ready when it has the
-// keys of an issuer and has loaded all revocations once or, in lookup mode, has
-// reached the store once. An outage of the store does not make it unready: it
-// goes on denying with reasons, and taking all sidecars out of service at once
-// would help nobody. A replaced SQLite file is different: only a restart helps.
-func (c *core) parts() []httpapi.ReadinessCheck {
-	return []httpapi.ReadinessCheck{
-		{Name: "keys", Ready: c.rules.Verifier.Ready},
-		{Name: "revocations", Ready: c.revocationsReady},
-	}
-}
-
-func (c *core) revocationsReady() error {
-	if err := c.store.Ready(); err != nil {
-		return err
-	}
-	if c.follower == nil {
-		return c.firstError()
-	}
-	if !c.follower.Ready() {
-		return errors.Join(errors.New("the revocations have not been loaded yet"), c.firstError())
-	}
-	return nil
-}
-
-func (c *core) ready() error {
-	var errs []error
-	for _, p := range c.parts() {
-		if err := p.Ready(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", p.Name, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // reload applies the routes of changed settings and logs which other stanzas need

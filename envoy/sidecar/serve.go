@@ -78,7 +78,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	}()
 
 	server, err := envoy.NewServer(core.authorizer, envoy.Config{Listen: s.Listen.ListenConfig, Headers: s.Headers, Replies: s.replies(), DecisionLog: s.DecisionLog},
-		envoy.Options{Logger: log, Registerer: registry, TracerProvider: provider})
+		envoy.Options{Logger: log, Registerer: registry, Issuers: s.RevocableIssuers(), TracerProvider: provider})
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	var api *http.Server // nil: HTTP is not served
 	var httpL net.Listener
 	if s.Listen.HTTP != "" {
-		if api, httpL, err = newHTTPServer(ctx, s, core, draining, log, registry); err != nil {
+		if api, httpL, err = newHTTPServer(loops, s, core, draining, log, registry); err != nil {
 			_ = grpcL.Close()
 			return err
 		}
@@ -145,6 +145,13 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	return err
 }
 
+// hostname tells the sidecars of a fleet apart on the operator's page; in Kubernetes
+// it is the pod's name.
+func hostname() string {
+	name, _ := os.Hostname() // "": the page shows no name
+	return name
+}
+
 func buildInfo(version string) prometheus.Collector {
 	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "jwt_bouncer_build_info", Help: "Always 1, labelled with the running version.", ConstLabels: prometheus.Labels{"version": version}})
 	g.Set(1)
@@ -184,7 +191,7 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 		}}
 	}
 	api, err := httpapi.New(httpapi.Options{
-		Config: s.API, Listen: s.Listen.HTTP, Issuers: s.RevocableIssuers(), Revoker: c.revoker, Lister: c.store, MaxTokenTTL: s.Revocation.MaxTokenTTL, Resource: resource, Checks: c.parts(),
+		Config: s.API, Listen: s.Listen.HTTP, Name: hostname(), Issuers: s.RevocableIssuers(), Revoker: c.revoker, Lister: c.store, MaxTokenTTL: s.Revocation.MaxTokenTTL, Resource: resource, Conditions: c.conditions,
 		Draining: draining, Gatherer: registry, Registry: registry, Logger: log, Clock: authz.SystemClock{},
 	})
 	if err != nil {
@@ -194,7 +201,8 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 		return nil, nil, err
 	}
 	if s.API.Page {
-		page.Register(api)
+		sample := page.Register(api)
+		c.loops.Go(func() { c.loop(ctx, "samples of the page", sample) })
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", s.Listen.HTTP)

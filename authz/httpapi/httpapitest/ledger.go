@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,7 +82,7 @@ func (l *Ledger) List(_ context.Context, filter authz.Filter) ([]authz.Revocatio
 		r := l.stored[i]
 		if id, _ := strconv.Atoi(r.ID); id >= after || filter.Kind != 0 && r.Kind != filter.Kind ||
 			filter.Issuer != "" && r.Issuer != filter.Issuer || filter.Value != "" && r.Value != filter.Value ||
-			!filter.IncludeExpired && !r.ExpiresAt.After(time.Now()) {
+			!strings.HasPrefix(r.Value, filter.ValuePrefix) || !filter.IncludeExpired && !r.ExpiresAt.After(time.Now()) {
 			continue
 		}
 		if len(page) == limit {

@@ -5,13 +5,13 @@ package page
 
 import (
 	"bytes"
+	"context"
 	"embed"
-	"errors"
-	"fmt"
 	"html/template"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,10 +23,15 @@ import (
 var files embed.FS
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"human":     strings.NewReplacer("_", " ").Replace,
+	"human":     human,
+	"amount":    amount,
 	"humanTime": humanTime,
 	"timestamp": httpapi.FormatTime,
+	"who":       whoOf,
 }).ParseFS(files, "*.html"))
+
+// human writes a constant of the metrics or of the API for people.
+func human(s string) string { return strings.ReplaceAll(s, "_", " ") }
 
 // humanTime writes a time for people. The ledger keeps revocations that must
 // never be dropped until the end of the year 9999.
@@ -37,7 +42,7 @@ func humanTime(t time.Time) string {
 	case t.Year() == 9999:
 		return "never"
 	}
-	return t.UTC().Format("2006-01-02 15:04:05")
+	return t.UTC().Format("2006-01-02 15:04")
 }
 
 // contentPolicy allows the page to load its own style and script only.
@@ -48,17 +53,22 @@ type view struct {
 	Actor, CSRF string
 	Local       bool // no token is required, so there is no session
 	Issuers     []string
+	Claims      []string // by which tokens can be revoked
 	Kinds       []string
-	Stats       stats
+	Now         now
 	Error       string
 	Done        string // id of the revocation that was just stored
 
-	Search authz.Filter // of the list
-	Found  []authz.Revocation
-	Next   string
+	Form form // to revoke
 
-	Revocation authz.Revocation // to be confirmed
-	Sentence   string
+	Search   authz.Filter // of the list
+	Found    []authz.Revocation
+	Next     string
+	Unlisted string // why the list could not be read; "": it was
+
+	Revocations []authz.Revocation // to be confirmed; they differ in their issuer only
+	Sentence    string
+	Typed       string
 }
 
 // page has the handlers.
@@ -67,21 +77,23 @@ type page struct {
 	issuers  authz.Issuers
 	tokens   *httpapi.TokenFile // nil: no token is required
 	sessions *sessions
+	series   *series
 	log      *slog.Logger
 	clock    authz.Clock
 }
 
-// Register adds the page's endpoints to api.
-func Register(api *httpapi.API) {
+// Register adds the page's endpoints to api. The charts have data while run runs,
+// until its context ends.
+func Register(api *httpapi.API) (run func(context.Context) error) {
 	o := api.Options()
-	p := &page{api: api, issuers: o.Issuers, tokens: api.Tokens(), sessions: newSessions(), log: o.Logger, clock: o.Clock}
+	p := &page{api: api, issuers: o.Issuers, tokens: api.Tokens(), sessions: newSessions(), series: newSeries(), log: o.Logger, clock: o.Clock}
 	handle := func(method, path string, access httpapi.Access, serve http.HandlerFunc) {
 		api.Handle(httpapi.Endpoint{Method: method, Path: path, Source: httpapi.SourcePage, Access: access, Serve: serve})
 	}
 	handle("GET", "/", httpapi.AccessCaller, p.signedIn(p.show))
+	handle("GET", "/live", httpapi.AccessCaller, p.signedIn(p.live))
 	handle("POST", "/search", httpapi.AccessCaller, p.signedIn(p.search))
 	handle("POST", "/revoke", httpapi.AccessCaller, p.signedIn(p.revoke))
-	handle("GET", "/stats.json", httpapi.AccessCaller, p.signedIn(p.statsJSON))
 	handle("GET", "/page.css", httpapi.AccessOpen, asset("page.css", "text/css; charset=utf-8"))
 	handle("GET", "/page.svg", httpapi.AccessOpen, asset("page.svg", "image/svg+xml"))
 	handle("GET", "/page.js", httpapi.AccessOpen, asset("page.js", "text/javascript; charset=utf-8"))
@@ -90,6 +102,7 @@ func Register(api *httpapi.API) {
 		handle("POST", "/login", httpapi.AccessCaller, p.login)
 		handle("POST", "/logout", httpapi.AccessCaller, p.signedIn(p.logout))
 	}
+	return p.run
 }
 
 func asset(name, contentType string) http.HandlerFunc {
@@ -105,8 +118,9 @@ func asset(name, contentType string) http.HandlerFunc {
 
 // render sends a page, after rendering all of it.
 func (p *page) render(w http.ResponseWriter, r *http.Request, status int, name string, v view) {
-	v.Actor, v.Local, v.Issuers, v.CSRF = httpapi.ActorOf(r), p.tokens == nil, p.issuers.All(), p.sessions.csrf(r)
-	v.Kinds = []string{"jti", "sub", "sid", "kid", "token", "iss"}
+	v.Actor, v.Local, v.CSRF = httpapi.ActorOf(r), p.tokens == nil, p.sessions.csrf(r)
+	v.Issuers, v.Claims = slices.Concat(p.issuers.All(), p.issuers.Templates), p.issuers.Claims
+	v.Kinds = authz.KindNames()
 	var body bytes.Buffer
 	if err := templates.ExecuteTemplate(&body, name, v); err != nil {
 		p.log.ErrorContext(r.Context(), "page cannot be rendered", "page", name, "error", err)
@@ -192,40 +206,61 @@ func (p *page) readForm(w http.ResponseWriter, r *http.Request) (url.Values, boo
 	return values, true
 }
 
-func (p *page) statsJSON(w http.ResponseWriter, _ *http.Request) {
-	httpapi.WriteJSON(w, http.StatusOK, "application/json", p.stats())
+// live sends the part of the page that changes by itself.
+func (p *page) live(w http.ResponseWriter, r *http.Request) {
+	p.render(w, r, http.StatusOK, "live", view{Now: p.look(findSpan(r.URL.Query().Get("range")))})
 }
 
 func (p *page) show(w http.ResponseWriter, r *http.Request) {
-	var v view
+	v := view{Form: p.emptyForm()}
 	if id := r.URL.Query().Get("done"); id != "" && strings.Trim(id, "0123456789") == "" {
 		v.Done = httpapi.Shorten(id)
 	}
-	p.renderMain(w, r, http.StatusOK, v)
+	// Nobody asked for the list yet, so the rest of the page waits for it only briefly.
+	ctx, cancel := context.WithTimeout(r.Context(), listWait)
+	defer cancel()
+	p.renderMain(w, r.WithContext(ctx), http.StatusOK, v)
+}
+
+// listWait is how long the page waits for the newest revocations.
+const listWait = 2 * time.Second
+
+// emptyForm names the issuer if there is no choice.
+func (p *page) emptyForm() form {
+	f := form{Kind: "jti"}
+	if all := p.issuers.All(); len(all) == 1 && len(p.issuers.Templates) == 0 {
+		f.Issuer = all[0]
+	}
+	return f
 }
 
 // renderMain shows the page with the revocations that v.Search selects.
 func (p *page) renderMain(w http.ResponseWriter, r *http.Request, status int, v view) {
-	v.Stats = p.stats()
+	v.Now = p.look(findSpan(r.URL.Query().Get("range")))
 	v.Search.Limit = 20
 	var problem *httpapi.Problem
-	if v.Found, v.Next, problem = p.api.List(r, v.Search); problem != nil && v.Error == "" {
-		v.Error = problem.Detail
+	if v.Found, v.Next, problem = p.api.List(r, v.Search); problem != nil {
+		v.Unlisted = "This list could not be read: " + problem.Detail + "."
+		if problem.Status == http.StatusServiceUnavailable {
+			v.Unlisted = "The revocation store does not answer, so this list could not be read. What was revoked stays revoked."
+		}
 	}
 	p.render(w, r, status, "main.html", v)
 }
 
 // search takes a form rather than a query string, so that no identifier ends up
-// in a URL. It looks a whole token up by its hash.
+// in a URL. It looks a whole token up by its hash, and any other value by its
+// beginning.
 func (p *page) search(w http.ResponseWriter, r *http.Request) {
 	values, ok := p.readForm(w, r)
 	if !ok {
 		return
 	}
-	v := view{Search: authz.Filter{Issuer: values.Get("iss"), Value: strings.TrimSpace(values.Get("value")), After: values.Get("after"), IncludeExpired: values.Get("include_expired") != ""}}
+	v := view{Form: p.emptyForm()}
+	v.Search = authz.Filter{Issuer: strings.TrimSpace(values.Get("iss")), ValuePrefix: strings.TrimSpace(values.Get("value")), After: values.Get("after"), IncludeExpired: values.Get("include_expired") != ""}
 	v.Search.Kind, _ = authz.ParseKind(values.Get("kind"))
-	if c, ok := authz.ReadUnverifiedClaims(v.Search.Value); ok {
-		v.Search.Kind, v.Search.Issuer, v.Search.Value = authz.KindToken, c.Issuer, authz.TokenValue(v.Search.Value)
+	if c, ok := authz.ReadUnverifiedClaims(v.Search.ValuePrefix); ok {
+		v.Search.Kind, v.Search.Issuer, v.Search.ValuePrefix = authz.KindToken, c.Issuer, authz.TokenValue(v.Search.ValuePrefix)
 	}
 	p.renderMain(w, r, http.StatusOK, v)
 }
@@ -236,72 +271,28 @@ func (p *page) revoke(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	revocations, err := p.readRevocations(httpapi.ActorOf(r), values)
+	f := readForm(values)
+	revocations, err := f.revocations(httpapi.ActorOf(r), values, p.issuers, p.clock.Now())
 	if err != nil {
-		p.renderMain(w, r, http.StatusBadRequest, view{Error: strings.TrimPrefix(err.Error(), authz.ErrInvalid.Error()+": ")})
+		p.renderMain(w, r, http.StatusBadRequest, view{Form: f.fail(err)})
 		return
 	}
-	first := revocations[0] // several differ in their issuer only
-	confirm := view{Revocation: first, Sentence: sentence(first)}
+	first := revocations[0]
+	confirm := view{Revocations: revocations, Sentence: sentence(revocations), Typed: values.Get("typed")}
 	if values.Get("confirmed") == "" {
 		p.render(w, r, http.StatusOK, "confirm.html", confirm)
 		return
 	}
-	if first.Kind == authz.KindIss && values.Get("typed") != first.Issuer {
+	if first.Kind == authz.KindIss && confirm.Typed != first.Issuer {
 		confirm.Error = "What you typed is not the issuer's name; nothing was revoked."
 		p.render(w, r, http.StatusBadRequest, "confirm.html", confirm)
 		return
 	}
 	rec, problem := p.api.Store(r, httpapi.SourcePage, revocations)
 	if problem != nil {
-		confirm.Error = problem.Detail
+		confirm.Error = upper(problem.Detail) + "."
 		p.render(w, r, problem.Status, "confirm.html", confirm)
 		return
 	}
 	http.Redirect(w, r, "/?done="+url.QueryEscape(rec.Revocations[0].ID), http.StatusSeeOther)
-}
-
-// readRevocations reads the form under the rules of the API.
-func (p *page) readRevocations(actor string, values url.Values) ([]authz.Revocation, error) {
-	request := authz.RevocationRequest{RevokedBy: actor, Reason: strings.TrimSpace(values.Get("reason"))}
-	if iss := values.Get("iss"); iss != "" {
-		request.Issuer = &iss
-	}
-	kind, _ := authz.ParseKind(values.Get("kind"))
-	request.Select(kind, strings.TrimSpace(values.Get("value")))
-	for name, into := range map[string]*time.Time{"not_before": &request.NotBefore, "expires_at": &request.ExpiresAt} {
-		t, err := parseTime(values.Get(name))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		*into = t
-	}
-	return request.Normalize(p.issuers, p.clock.Now())
-}
-
-// parseTime reads a datetime field or RFC 3339 text, both in UTC unless the
-// text has a zone. Empty text is the zero time.
-func parseTime(text string) (time.Time, error) {
-	if text = strings.TrimSpace(text); text == "" {
-		return time.Time{}, nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02"} {
-		if t, err := time.Parse(layout, text); err == nil && t.Unix() > 0 && t.Unix() <= authz.LastSecond {
-			return t, nil
-		}
-	}
-	return time.Time{}, errors.New("must be a time such as 2030-01-31T12:00")
-}
-
-// sentence says in full what would be revoked.
-func sentence(r authz.Revocation) string {
-	tokens := map[authz.Kind]string{
-		authz.KindJTI: "The token with the jti %q", authz.KindSub: "Every token of the subject %q", authz.KindSID: "Every token of the session %q",
-		authz.KindKID: "Every token signed with the key %q", authz.KindToken: "The token with the hash %q", authz.KindIss: "Every token%.0s",
-	}[r.Kind]
-	text := fmt.Sprintf(tokens, r.Value) + " from " + r.Issuer
-	if r.NotBefore.IsZero() {
-		return text + " will stop working."
-	}
-	return text + " issued before " + r.NotBefore.UTC().Format("2006-01-02 15:04:05") + " UTC will stop working. Tokens issued later are not affected."
 }

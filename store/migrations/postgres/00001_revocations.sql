@@ -101,7 +101,7 @@ create table authz.revocations (
 -- One index makes writing idempotent and answers point lookups.
 create unique index revocations_once     on authz.revocations (key, coalesce(not_before, 'infinity'::timestamptz));
 create index        revocations_xid      on authz.revocations (xid);
-create index        revocations_value    on authz.revocations (value, id);  -- for people, who look for a value alone
+create index        revocations_value    on authz.revocations (value collate "C", id);  -- for people, who look for a value, or for its beginning
 -- For deleting; each row is in one of them.
 create index        revocations_expires  on authz.revocations (expires_at) where ttl_from is null;
 create index        revocations_ttl_from on authz.revocations (ttl_from) where ttl_from is not null;
