@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"reflect"
 	"strings"
 
@@ -38,14 +39,25 @@ func fieldsOf(t reflect.Type) []field {
 // suggest returns a hint: the allowed key most similar to key, and all of them.
 func suggest(key string, allowed []field) string {
 	names := make([]string, len(allowed))
-	best, dist := "", len(key)/2+1
 	for i, f := range allowed {
 		names[i] = f.key
-		if d := distance(strings.ToLower(key), f.key); d < dist {
-			best, dist = `did you mean "`+f.key+`"? `, d
+	}
+	all := "allowed: " + strings.Join(names, ", ")
+	if best := Nearest(key, names); best != "" {
+		return fmt.Sprintf("did you mean %q? %s", best, all)
+	}
+	return all
+}
+
+// Nearest returns the name that is most similar to word; empty if none is similar.
+func Nearest(word string, names []string) (best string) {
+	dist := len(word)/2 + 1
+	for _, name := range names {
+		if d := distance(strings.ToLower(word), name); d < dist {
+			best, dist = name, d
 		}
 	}
-	return best + "allowed: " + strings.Join(names, ", ")
+	return best
 }
 
 // distance is the Levenshtein distance of two short words.
