@@ -62,6 +62,7 @@ type command struct {
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 
 	Completion completionCmd `cmd:"" help:"Print the line that enables completion in a shell."`
+	Man        manCmd        `cmd:"" hidden:"" help:"Print the manual page."`
 }
 
 // AfterApply is called by the parser. An empty file name means no file: it is

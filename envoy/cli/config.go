@@ -101,7 +101,7 @@ func (k *configCheckCmd) check(c *command, p *Process) (configReport, error) {
 }
 
 type configTestCmd struct {
-	Output string `short:"o" enum:"table,json,yaml,junit" default:"table" help:"Form of the result: table (text for people), json, yaml, or junit (XML for CI systems)."`
+	Output string `short:"o" placeholder:"FORM" enum:"table,json,yaml,junit" default:"table" help:"Form of the result: table (text for people), json, yaml, or junit (XML for CI systems)."`
 	File   string `arg:"" type:"existingfile" predictor:"file" help:"YAML file of example requests and the expected decisions."`
 }
 

@@ -18,7 +18,7 @@ const (
 
 // outputFlag chooses the form of a command's result; the zero value is a table.
 type outputFlag struct {
-	Output string `short:"o" enum:"table,json,yaml" default:"table" help:"Form of the result: table (text for people), json or yaml."`
+	Output string `short:"o" placeholder:"FORM" enum:"table,json,yaml" default:"table" help:"Form of the result: table (text for people), json or yaml."`
 }
 
 func (o outputFlag) isTable() bool { return o.Output != outputJSON && o.Output != outputYAML }

@@ -43,7 +43,7 @@ func (l *listCmd) Run(ctx context.Context, c *command, p *Process) error {
 }
 
 type exportCmd struct {
-	Output string `short:"o" enum:"table,json,yaml" default:"json" help:"Form of the result: json (one object per line), yaml or table."`
+	Output string `short:"o" placeholder:"FORM" enum:"table,json,yaml" default:"json" help:"Form of the result: json (one object per line), yaml or table."`
 	filterFlags
 }
 
