@@ -52,7 +52,7 @@ func (o outputFlag) encode(v any) ([]byte, error) {
 // printEntry prints one entry of a result that is too long to be kept: as a line of
 // JSON, or as an entry of a YAML list.
 func (o outputFlag) printEntry(w io.Writer, v any) error {
-	var entry any = v
+	entry := v
 	if o.Output == outputYAML {
 		entry = []any{v}
 	}
