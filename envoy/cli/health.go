@@ -51,7 +51,8 @@ func (h *healthCmd) Run(ctx context.Context, c *command, p *Process) error {
 		return fmt.Errorf("no answer from a sidecar: %w", err)
 	}
 	var body readiness
-	switch json.Unmarshal(text, &body); { //nolint:errcheck // another body has no status
+	_ = json.Unmarshal(text, &body) // another body has no status
+	switch {
 	case h.Live && code == http.StatusOK:
 		body.Status = "alive"
 	case body.Status == "":
