@@ -103,7 +103,8 @@ func explainRequest(ctx context.Context, s sidecar.Settings, req *authz.Request,
 		ctx, cancel = context.WithTimeout(ctx, networkTime)
 		defer cancel()
 		_ = rules.Verifier.Refresh(ctx) // the steps show which keys are missing
-		if !store.Exists(s.Store) {     // a question must not create it
+		// A question must not create the store.
+		if !store.Exists(s.Store) {
 			e.NoStore = "the store " + s.Store + " does not exist yet, so nothing is revoked in it"
 			e.Authorizer = authz.NewAuthorizer(rules.Verifier, nil, nil, rules.Policy, authz.SystemClock{})
 			return e.Explain(ctx, req), nil
