@@ -129,12 +129,13 @@ soak: tools ## cause random faults and revocations for DURATION (30m) and judge 
 
 RELEASES := linux/amd64 linux/arm64
 .PHONY: release
-release: ## build static binaries for amd64 and arm64, with checksums, in dist
+release: ## build static binaries for amd64 and arm64, with manual page, completions and checksums, in dist
 	@rm -rf dist && mkdir -p dist
+	@scripts/release-files.sh bin/release $(VERSION)
 	@for r in $(RELEASES); do \
 		name=jwt-bouncer_$(VERSION)_$$(echo $$r | tr / _); mkdir dist/$$name; \
 		CGO_ENABLED=0 GOOS=$${r%/*} GOARCH=$${r#*/} $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/$$name/jwt-bouncer . || exit 1; \
-		cp LICENSE README.md dist/$$name/; $(GO) version -m dist/$$name/jwt-bouncer >dist/$$name/modules.txt; \
+		cp -R LICENSE README.md bin/release/* dist/$$name/; $(GO) version -m dist/$$name/jwt-bouncer >dist/$$name/modules.txt; \
 		tar -C dist --sort=name --owner=0 --group=0 --numeric-owner --mtime='@0' -czf dist/$$name.tar.gz $$name && rm -rf dist/$$name; echo dist/$$name.tar.gz; \
 	done
 	@cd dist && sha256sum *.tar.gz >SHA256SUMS

@@ -29,6 +29,7 @@ func main() {
 func exitCode(err error) int {
 	var invalid config.Error
 	var usage *cli.UsageError
+	var answer cli.Answer
 	switch {
 	case err == nil:
 		return 0
@@ -36,10 +37,8 @@ func exitCode(err error) int {
 		fmt.Fprintln(os.Stderr, invalid)
 		fmt.Fprintf(os.Stderr, "jwt-bouncer: %d error(s) in the configuration; nothing was started\n", len(invalid))
 		return 2
-	case errors.Is(err, cli.ErrNo):
-		return 3
-	case errors.Is(err, cli.ErrDegraded):
-		return 6
+	case errors.As(err, &answer):
+		return int(answer)
 	}
 	fmt.Fprintln(os.Stderr, "jwt-bouncer:", err)
 	if errors.As(err, &usage) {

@@ -113,8 +113,8 @@ func describeRoute(r *RouteRule) string {
 // revocation completes d with the last step. Only a proof allows, or a route
 // that says on_revocation_unknown: allow.
 func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision, tr *Trace) Decision {
-	if tr.isOffline() {
-		tr.Skip("revocation", ReasonRevocationUnknown, "not looked up")
+	if why := tr.skipsLookup(); why != "" {
+		tr.Skip("revocation", ReasonRevocationUnknown, why)
 		return d
 	}
 	q := d.Token.Query()

@@ -11,7 +11,6 @@ type Header struct{ Name, Value string }
 // Request is what the decision may depend on. Its strings may alias the
 // request's wire buffer: clone a string to keep it beyond the check.
 type Request struct {
-	ID       string
 	Method   string
 	Scheme   string
 	Host     string

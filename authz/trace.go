@@ -37,6 +37,8 @@ type Trace struct {
 	// Offline skips every step that needs the network: keys that have never
 	// been fetched, introspection, the revocation lookup.
 	Offline bool
+	// NoStore skips the revocation lookup alone, and says why; empty: it is done.
+	NoStore string
 
 	Steps []Step
 	// Aliases are the further kids under which the issuer publishes the key
@@ -85,6 +87,17 @@ func (t *Trace) Refused() bool {
 
 // isOffline reports whether steps that need the network are to be skipped.
 func (t *Trace) isOffline() bool { return t != nil && t.Offline }
+
+// skipsLookup says why the revocation is not to be looked up; empty: it is.
+func (t *Trace) skipsLookup() string {
+	switch {
+	case t == nil:
+		return ""
+	case t.Offline:
+		return "not looked up"
+	}
+	return t.NoStore
+}
 
 // firstObjection returns the failure that decides a traced request; nil: none.
 func (t *Trace) firstObjection() *Failure {

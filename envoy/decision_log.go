@@ -65,7 +65,7 @@ func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.
 	}
 	r := decisionRecord{
 		at: now, took: took, reason: d.Reason, allowed: d.Allowed(), revocationUnknown: d.RevocationUnknown,
-		route: d.Route, detail: authz.RedactMiddle(d.Detail, 256), id: authz.Redact(req.ID, 64), trace: traceID(req),
+		route: d.Route, detail: authz.RedactMiddle(d.Detail, 256), id: authz.Redact(requestID(req), 64), trace: traceID(req),
 		method: authz.Redact(req.Method, 16), host: authz.Redact(req.Host, 128), source: authz.Redact(req.Source.Address, 64),
 	}
 	// A query may carry a credential (RFC 6750, section 2.3).
@@ -109,7 +109,7 @@ func (l *decisionLog) write() {
 			slog.String("path", r.path),
 			slog.String("source", r.source),
 			slog.Time("at", r.at),
-			slog.Duration("took", r.took),
+			slog.Float64("took_ms", float64(r.took.Microseconds())/1e3),
 		}
 		if r.issuer != "" {
 			attrs = append(attrs, slog.String("issuer", r.issuer))
@@ -131,6 +131,17 @@ func (l *decisionLog) stop() {
 	}
 	l.stopOnce.Do(func() { close(l.records) })
 	<-l.done
+}
+
+// requestID returns the x-request-id header of req, by which Envoy's access log
+// (%REQ(X-REQUEST-ID)%) and the upstream name the request; empty if there is none.
+// The id in the message is the number of Envoy's stream, which they do not know.
+func requestID(req *authz.Request) string {
+	id, n := req.Header("x-request-id")
+	if n != 1 {
+		return ""
+	}
+	return id
 }
 
 // traceID returns the trace-id in the traceparent header of req (W3C Trace Context, section

@@ -43,9 +43,9 @@ func TestDecisionLog(t *testing.T) {
 			}), cfg, Options{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
 			require.NoError(t, err)
 			for _, m := range []string{"GET", "DELETE"} {
-				req := checkRequest(map[string]string{"authorization": "Bearer " + secret, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "cookie": "s=" + secret})
+				req := checkRequest(map[string]string{"authorization": "Bearer " + secret, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "cookie": "s=" + secret, "x-request-id": "request-7"})
 				h := req.GetAttributes().GetRequest().GetHttp()
-				h.Method, h.Path, h.Id = m, "/a\n\"b\"?access_token="+secret, "request-7"
+				h.Method, h.Path, h.Id = m, "/a\n\"b\"?access_token="+secret, "1234567890"
 				strict(t, s.check(t.Context(), marshal(t, req)))
 			}
 			require.NoError(t, s.Drain(t.Context()))
@@ -57,7 +57,9 @@ func TestDecisionLog(t *testing.T) {
 			assert.NotContains(t, text, "access_token")
 			if want["revoked"] > 0 {
 				assert.Contains(t, text, `"trace_id":"0af7651916cd43dd8448eb211c80319c"`)
-				assert.Contains(t, text, `"request_id":"request-7"`)
+				assert.Contains(t, text, `"request_id":"request-7"`, "as in Envoy's access log")
+				assert.NotContains(t, text, "1234567890", "the number of Envoy's stream")
+				assert.Regexp(t, `"took_ms":[0-9.]+`, text)
 				assert.Contains(t, text, `"route":"api"`)
 				assert.Contains(t, text, `"path":"/a\n\"b\""`, "escaped")
 			}
@@ -112,7 +114,7 @@ func TestDecisionLogHidesTokens(t *testing.T) {
 		var out bytes.Buffer
 		s, err := NewServer(allowAll(), testConfig(), Options{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
 		require.NoError(t, err)
-		s.log.decision(&authz.Request{Method: "GET", Path: path, ID: token, Host: token + ".example", Source: authz.Peer{Address: token}}, &authz.Decision{Detail: "kid " + token}, 0)
+		s.log.decision(&authz.Request{Method: "GET", Path: path, Headers: []authz.Header{{Name: "x-request-id", Value: token}}, Host: token + ".example", Source: authz.Peer{Address: token}}, &authz.Decision{Detail: "kid " + token}, 0)
 		require.NoError(t, s.Drain(t.Context()))
 		var record struct {
 			Path                 string `json:"path"`

@@ -145,7 +145,7 @@ func (p *postgresStore) fail(err error) error {
 		case "3F000", "42883", "42P01", "42703", "P0002": // schema, function, table, column or row missing
 			return fmt.Errorf("%w: postgres %s: %w (is it installed? run `jwt-bouncer migrate`)", ErrSchema, p.where, err)
 		case "42501":
-			return fmt.Errorf("%w: postgres %s: %w (grant authz_sidecar or authz_revoker to this login)", ErrForbidden, p.where, err)
+			return fmt.Errorf("%w: postgres %s: %w (grant authz_sidecar or authz_revoker to this login; if it has them, run `jwt-bouncer migrate` as the schema's owner, which gives the roles their rights)", ErrForbidden, p.where, err)
 		}
 		if len(pg.Code) == 5 && (pg.Code[:2] == "22" || pg.Code[:2] == "23") {
 			return fmt.Errorf("%w: %w", authz.ErrInvalid, err)

@@ -29,21 +29,41 @@ func (p *postgresStore) InstallBridge(ctx context.Context, o BridgeOptions) (n i
 		return 0, fmt.Errorf("%w: bridge: the issuer of the table's tokens is required", authz.ErrInvalid)
 	}
 	rows, err := p.writes.Query(ctx, `select source, columns from authz.install_bridge($1, $2)`, cmp.Or(o.Table, "revoked_tokens"), o.Issuer)
-	if err != nil {
-		return 0, p.fail(err)
+	var sources []bridgeSource
+	if err == nil {
+		sources, err = pgx.CollectRows(rows, pgx.RowToStructByPos[bridgeSource])
 	}
-	sources, err := pgx.CollectRows(rows, pgx.RowToStructByPos[bridgeSource])
 	if err != nil {
-		return 0, p.fail(err)
+		return 0, p.bridgeFailed(ctx, cmp.Or(o.Table, "revoked_tokens"), err)
 	}
 	for _, source := range sources {
 		copied, err := p.copyBridged(ctx, source, o.Issuer)
 		n += copied
 		if err != nil {
-			return n, p.fail(err)
+			return n, p.bridgeFailed(ctx, source.Table, err)
 		}
 	}
 	return n, nil
+}
+
+// bridgeFailed is fail for statements that concern another writer's table.
+func (p *postgresStore) bridgeFailed(ctx context.Context, table string, err error) error {
+	switch stateOf(err) {
+	case "42501":
+		var login, schema string
+		var owns bool
+		if p.writes.QueryRow(ctx, `select quote_ident(current_user), (select quote_ident(nspowner::regrole::text) from pg_namespace where nspname = 'authz'),
+			(select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = 'authz')`).Scan(&login, &schema, &owns) != nil {
+			return p.fail(err)
+		}
+		if !owns {
+			return fmt.Errorf("%w: postgres %s: the schema authz belongs to %s, and %s is not a member of that role; install the bridge as %s: %w", ErrForbidden, p.where, schema, login, schema, err)
+		}
+		return fmt.Errorf("%w: postgres %s: the login %s may not bridge the table; run `grant select, trigger on %s to %s;` as its owner: %w", ErrForbidden, p.where, login, table, login, err)
+	case "42P01", "42703": // of the table, not of the schema, which was migrated before
+		return fmt.Errorf("%w: postgres %s: bridge: %w", authz.ErrInvalid, p.where, err)
+	}
+	return p.fail(err)
 }
 
 // bridgeSource is a table with rows of a bridge.

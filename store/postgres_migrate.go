@@ -25,16 +25,19 @@ const migrationLock int64 = -4891426068537921071
 func (p *postgresStore) Migrate(ctx context.Context) error {
 	db := stdlib.OpenDB(*p.config.Copy(), stdlib.OptionBeforeConnect(p.login))
 	defer db.Close()
-	// The version table lives in the schema, so the schema comes first.
-	// "if not exists" still fails when two sessions create it at the same instant.
+	// The version table lives in the schema, so the schema comes first. "create
+	// schema if not exists" needs the right to create one even if it exists.
 	for try := 0; ; try++ {
-		_, err := db.ExecContext(ctx, `create schema if not exists authz`)
-		var pg *pgconn.PgError
+		var exists bool
+		err := db.QueryRowContext(ctx, `select to_regnamespace('authz') is not null`).Scan(&exists)
+		if err == nil && !exists {
+			_, err = db.ExecContext(ctx, `create schema authz`)
+		}
 		if err == nil {
 			break
 		}
-		if try == 3 || !errors.As(err, &pg) || pg.Code != "23505" && pg.Code != "42P06" {
-			return fmt.Errorf("migrating: %w", p.fail(err))
+		if state := stateOf(err); try == 3 || state != "23505" && state != "42P06" { // another session was faster
+			return fmt.Errorf("migrating: %w", p.migrationFailed(ctx, err))
 		}
 	}
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, 300), lock.WithUnlockTimeout(1, 30))
@@ -52,7 +55,10 @@ func (p *postgresStore) Migrate(ctx context.Context) error {
 	}
 	applied, err := m.Up(ctx)
 	if err != nil {
-		return fmt.Errorf("migrating: %w", p.fail(err))
+		return fmt.Errorf("migrating: %w", p.migrationFailed(ctx, err))
+	}
+	if err := p.grantRoles(ctx); err != nil {
+		return fmt.Errorf("migrating: %w", err)
 	}
 	if err := p.warnOfSuperuser(ctx); err != nil {
 		return fmt.Errorf("migrating: %w", p.fail(err))

@@ -174,6 +174,9 @@ func (s *sqliteStore) collect(ctx context.Context, now time.Time) (total int64, 
 	return total, s.fail(err)
 }
 
+// MissingRoles implements engine: SQLite has no roles.
+func (*sqliteStore) MissingRoles(context.Context) (string, error) { return "", nil }
+
 func (s *sqliteStore) Ready() error { return s.file.check() }
 
 // InstallBridge implements engine.

@@ -118,7 +118,13 @@ type engine interface {
 	// Migrate brings the schema up to date. Many processes may do so at once. On
 	// PostgreSQL it needs the right to create schemas, and a connection that is
 	// not pooled by transaction.
+	// A login without that right, or that does not own the schema, is told so
+	// (ErrForbidden). It gives the roles that exist their rights.
 	Migrate(ctx context.Context) error
+	// MissingRoles returns the SQL with which an administrator creates the roles
+	// that Migrate could not create and gives them their rights. Empty: none is
+	// missing, or the engine has no roles.
+	MissingRoles(ctx context.Context) (sql string, err error)
 	// Limits returns the fleet-wide limits in the schema. It fails if the store
 	// cannot be used: it is unreachable, or its schema does not fit. The error
 	// names the store and the cause.

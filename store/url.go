@@ -3,7 +3,9 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -53,6 +55,17 @@ func parseURL(raw string) (target, error) {
 		return parseSQLite(raw)
 	}
 	return target{}, fmt.Errorf("unknown scheme %s; postgres, postgresql and sqlite are supported", authz.QuoteURL(scheme[:min(len(scheme), 20)]))
+}
+
+// Exists reports whether there is a store at rawURL to open, as far as that can be
+// told without a connection: false means that the SQLite file has not been created.
+func Exists(rawURL string) bool {
+	t, err := parseURL(rawURL)
+	if err != nil || t.scheme != "sqlite" {
+		return true
+	}
+	_, err = os.Stat(t.path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // checkPostgres returns why raw cannot be used. The errors are ours, because those

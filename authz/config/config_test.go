@@ -100,6 +100,21 @@ count: "7"
 	}
 }
 
+// A key in the wrong stanza is told where it belongs.
+func TestMisplacedKeys(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"wait: 30s":              "c.yaml:1:1: wait: unknown key; it belongs at inner.wait or list[].wait; here, allowed: listen,",
+		"inner: {listen: there}": `c.yaml:1:9: inner.listen: unknown key; it belongs at listen; here, allowed: wait, mode, names`,
+		"list: [{count: 3}]":     "list[0].count: unknown key; it belongs at count; here",
+		"list: [{wat: 3s}]":      `list[0].wat: unknown key; did you mean "wait"? allowed: wait, mode, names`,
+	} {
+		c := defaults()
+		err := config.Parse("c.yaml", []byte(text), &c).Err()
+		assert.ErrorContains(t, err, want, text)
+	}
+}
+
 func TestSyntaxErrorsNameTheLine(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"a: b\n  c: [", "\tlisten: x", "listen: 'x", "- a", "listen: *nowhere", "listen: !!binary x", "listen: a\n---\nlisten: b"} {

@@ -48,7 +48,7 @@ func (f *File) decode(text []byte, dst any) {
 	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
 		return
 	}
-	d := decoder{file: f, anchors: map[string]ast.Node{}}
+	d := decoder{file: f, anchors: map[string]ast.Node{}, root: reflect.TypeOf(dst).Elem()}
 	d.value("", file.Docs[0].Body, reflect.ValueOf(dst).Elem(), 0)
 }
 
@@ -103,6 +103,7 @@ func (f *File) syntax(path string, err error) {
 type decoder struct {
 	file    *File
 	anchors map[string]ast.Node
+	root    reflect.Type // of the whole configuration
 }
 
 func (d *decoder) invalid(path string, n ast.Node, format string, args ...any) {
@@ -232,7 +233,7 @@ func (d *decoder) structure(path string, n ast.Node, v reflect.Value, depth int)
 		at := join(path, entry.key)
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == entry.key })
 		if i < 0 {
-			d.invalid(at, entry.node, "unknown key; %s", suggest(entry.key, fields))
+			d.invalid(at, entry.node, "unknown key; %s", d.suggest(entry.key, fields))
 			continue
 		}
 		d.value(at, entry.value, v.FieldByIndex(fields[i].Index), depth+1)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"reflect"
 	"strings"
 
@@ -35,17 +36,57 @@ func fieldsOf(t reflect.Type) []field {
 	return all
 }
 
-// suggest returns a hint: the allowed key most similar to key, and all of them.
-func suggest(key string, allowed []field) string {
+// suggest returns a hint about an unknown key: where it belongs if another stanza
+// has it, else the allowed key that is most similar; and all allowed keys.
+func (d *decoder) suggest(key string, allowed []field) string {
 	names := make([]string, len(allowed))
-	best, dist := "", len(key)/2+1
 	for i, f := range allowed {
 		names[i] = f.key
-		if d := distance(strings.ToLower(key), f.key); d < dist {
-			best, dist = `did you mean "`+f.key+`"? `, d
+	}
+	all := "allowed: " + strings.Join(names, ", ")
+	if elsewhere := places(key, "", d.root, 0); len(elsewhere) > 0 {
+		return "it belongs at " + strings.Join(elsewhere[:min(len(elsewhere), 3)], " or ") + "; here, " + all
+	}
+	if best := Nearest(key, names); best != "" {
+		return fmt.Sprintf("did you mean %q? %s", best, all)
+	}
+	return all
+}
+
+// places returns the paths at or below path, whose type is t, that end with key, in
+// order of declaration. "[]" stands for the entries of a list.
+func places(key, path string, t reflect.Type, depth int) (all []string) {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return places(key, path, t.Elem(), depth)
+	case reflect.Slice:
+		return places(key, path+"[]", t.Elem(), depth)
+	case reflect.Struct:
+	default:
+		return nil
+	}
+	if depth > maxDepth || reflect.PointerTo(t).Implements(textType) {
+		return nil
+	}
+	for _, f := range fieldsOf(t) {
+		at := join(path, f.key)
+		if f.key == key {
+			all = append(all, at)
+		}
+		all = append(all, places(key, at, f.Type, depth+1)...)
+	}
+	return all
+}
+
+// Nearest returns the name that is most similar to word; empty if none is similar.
+func Nearest(word string, names []string) (best string) {
+	dist := len(word)/2 + 1
+	for _, name := range names {
+		if d := distance(strings.ToLower(word), name); d < dist {
+			best, dist = name, d
 		}
 	}
-	return best + "allowed: " + strings.Join(names, ", ")
+	return best
 }
 
 // distance is the Levenshtein distance of two short words.

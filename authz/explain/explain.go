@@ -33,13 +33,15 @@ type Explainer struct {
 	Offline bool
 	// RevocableClaims are the claims by which tokens can be revoked.
 	RevocableClaims []string
+	// NoStore says why no revocation can be looked up; empty: it can.
+	NoStore string
 }
 
 // Explain returns why req would pass or not. The first refused step is the
 // decision; without any, the request would be allowed as far as nothing was
 // skipped.
 func (e Explainer) Explain(ctx context.Context, req *authz.Request) Explanation {
-	tr := &authz.Trace{Offline: e.Offline}
+	tr := &authz.Trace{Offline: e.Offline, NoStore: e.NoStore}
 	traced := *req
 	traced.Trace = tr
 	x := Explanation{Decision: e.Authorizer.Authorize(ctx, &traced)}

@@ -85,13 +85,13 @@ func TestOpenAPIStatuses(t *testing.T) {
 	unknown.Ledger.SetFail(fmt.Errorf("commit: %w", authz.ErrOutcomeUnknown))
 	faulty := port(func(o *httpapitest.Setup) {
 		o.Verifier, o.Revoker, o.Lister = panics{}, panics{}, panics{}
-		o.Checks = []httpapi.ReadinessCheck{{Name: "keys", Ready: func() error { panic("a fault") }}}
+		o.Conditions = func() []httpapi.Condition { panic("a fault") }
 		o.Gatherer = prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return nil, errors.New("a fault") })
 		o.Resource.Document = func() ([]byte, error) { return nil, errors.New("a fault") }
 	})
 	keyless := port(func(o *httpapitest.Setup) {
 		o.Verifier = noKeys{}
-		o.Checks = []httpapi.ReadinessCheck{{Name: "keys", Ready: func() error { return errors.New("no keys") }}}
+		o.Conditions = func() []httpapi.Condition { return []httpapi.Condition{{Part: "keys", State: httpapi.StateNotReady, Age: -1}} }
 	})
 	bare := httpapitest.New(t, func(o *httpapitest.Setup) { o.Verifier = normal.Verifier })
 

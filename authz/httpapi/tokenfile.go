@@ -171,6 +171,9 @@ func parseTokens(text string) ([]namedDigest, error) {
 		if len(fields) == 2 {
 			name = fields[0]
 		}
+		if err := secretfile.CheckPlaceholder(secret); err != nil {
+			return nil, fmt.Errorf("line %d: the token %w", n, err)
+		}
 		if len(secret) < minSecret {
 			return nil, fmt.Errorf("line %d: the token has %d characters; at least %d are needed", n, len(secret), minSecret)
 		}

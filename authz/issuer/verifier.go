@@ -41,6 +41,7 @@ type Verifier struct {
 	any      []*KeyRing            // of issuers with any tenant
 	unnamed  []authz.UnnamedIssuer // whose tokens may have no iss
 	rings    []*KeyRing            // by slot
+	names    []string              // of the issuers as configured, for messages
 	maxTTL   int64                 // seconds
 	claims   []string              // by which tokens can be revoked
 	limits   LimitsConfig
@@ -128,6 +129,7 @@ func (v *Verifier) add(c Config, o VerifierOptions) error {
 		v.any = append(v.any, r)
 	}
 	v.rings = append(v.rings, r)
+	v.names = append(v.names, c.Issuer)
 	return nil
 }
 
@@ -360,7 +362,7 @@ func (v *Verifier) ring(iss jose.IssuerClaim, s *authz.SecurityEventRules) (*Key
 			return r, strings.Clone(name), nil
 		}
 	}
-	return unknown("issuer " + authz.QuoteShort(name) + " is not configured")
+	return unknown(authz.Mismatch("iss", []string{name}, "configured", v.names))
 }
 
 // admits applies the issuer's lists of algorithms and types.

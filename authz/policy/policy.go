@@ -32,6 +32,9 @@ type Options struct {
 	// routes: whether a token is allowed if nothing can prove that it is not
 	// revoked.
 	AllowRevocationUnknown bool
+	// Audiences returns the audiences that are configured for an issuer, which
+	// messages name. nil: they name none.
+	Audiences func(issuer string) []string
 }
 
 // New returns a policy with compiled routes in order of precedence. Without
@@ -64,6 +67,9 @@ func Compile(routes []RouteConfig, o Options) (*Policy, error) {
 	}
 	if len(compiled) == 0 {
 		compiled = []*Route{{RouteRule: authz.RouteRule{Name: "default", AllowRevocationUnknown: o.AllowRevocationUnknown}, binding: o.Binding}}
+	}
+	for _, r := range compiled {
+		r.issuerAudiences = o.Audiences
 	}
 	return New(compiled...), nil
 }

@@ -3,7 +3,6 @@ package policy
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"jwtbouncer/authz"
@@ -23,6 +22,8 @@ type Route struct {
 	allow       []*expression
 	require     string   // one of the constants; empty: nothing
 	binding     *Binding // nil: sender-constrained tokens are denied
+
+	issuerAudiences func(issuer string) []string // Options.Audiences
 }
 
 var _ authz.Route = (*Route)(nil)
@@ -39,7 +40,7 @@ func (r *Route) Admit(ctx context.Context, req *authz.Request, cred authz.Creden
 		tr.Judge("route issuers", fail, func() string { return "the route accepts tokens of this issuer" }) {
 		return fail
 	}
-	if fail := r.checkAudience(t); tr.Judge("audience", fail, func() string { return "aud " + quoteList(t.Audience) }) {
+	if fail := r.checkAudience(t); tr.Judge("audience", fail, func() string { return "aud " + authz.QuoteList(t.Audience) }) {
 		return fail
 	}
 	if fail := r.checkBinding(ctx, req, cred, t, now); (fail != nil || tr != nil && r.needsProof(cred, t)) &&
@@ -47,7 +48,7 @@ func (r *Route) Admit(ctx context.Context, req *authz.Request, cred authz.Creden
 		return fail
 	}
 	if fail := r.checkScopes(t); (fail != nil || len(r.RequiredScopes)+len(r.AnyScopes) > 0) &&
-		tr.Judge("scopes", fail, func() string { return "has " + quoteList(t.Scopes) }) {
+		tr.Judge("scopes", fail, func() string { return "has " + authz.QuoteList(t.Scopes) }) {
 		return fail
 	}
 	for _, e := range r.allow {
@@ -64,25 +65,9 @@ func (r *Route) needsProof(cred authz.Credential, t *authz.Token) bool {
 	return bound || r.require != "" || cred.Scheme == "dpop"
 }
 
-// quoteList returns the first values of a claim for a trace.
-func quoteList(list []string) string {
-	const most = 10
-	if len(list) == 0 {
-		return "is empty"
-	}
-	quoted := make([]string, 0, most+1)
-	for _, s := range list[:min(len(list), most)] {
-		quoted = append(quoted, authz.QuoteShort(s))
-	}
-	if len(list) > most {
-		quoted = append(quoted, "…")
-	}
-	return strings.Join(quoted, ", ")
-}
-
 func (r *Route) checkIssuer(t *authz.Token) *authz.Failure {
 	if len(r.Issuers) > 0 && !slices.ContainsFunc(r.Issuers, func(name string) bool { return authz.MatchIssuer(name, t.Issuer) }) {
-		return &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: "the route does not accept tokens of this issuer"}
+		return &authz.Failure{Reason: authz.ReasonUnknownIssuer, Detail: authz.Mismatch("iss", []string{t.Issuer}, "the route accepts", r.Issuers)}
 	}
 	return nil
 }
@@ -90,11 +75,19 @@ func (r *Route) checkIssuer(t *authz.Token) *authz.Failure {
 func (r *Route) checkAudience(t *authz.Token) *authz.Failure {
 	switch {
 	case len(r.Audiences) == 0 && !t.Accepted:
-		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: "aud contains none of the audiences of the issuer"}
+		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: authz.Mismatch("aud", t.Audience, "configured for the issuer", r.audiencesOf(t.Issuer))}
 	case len(r.Audiences) > 0 && !containsAny(t.Audience, r.Audiences):
-		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: "aud contains none of the audiences of the route"}
+		return &authz.Failure{Reason: authz.ReasonWrongAudience, Detail: authz.Mismatch("aud", t.Audience, "the route accepts", r.Audiences)}
 	}
 	return nil
+}
+
+// audiencesOf returns the audiences that are configured for an issuer, for messages.
+func (r *Route) audiencesOf(issuer string) []string {
+	if r.issuerAudiences == nil {
+		return nil
+	}
+	return r.issuerAudiences(issuer)
 }
 
 func (r *Route) checkScopes(t *authz.Token) *authz.Failure {

@@ -7,6 +7,7 @@
 package secretfile
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,20 @@ import (
 
 // maxBytes bounds a file.
 const maxBytes = 64 << 10
+
+// ErrPlaceholder is the error of a secret that an example has published.
+var ErrPlaceholder = errors.New("begins with CHANGE-ME, so it is a placeholder that anyone can read in an example; put a secret of your own in its place")
+
+// CheckPlaceholder returns ErrPlaceholder if secret begins with CHANGE-ME, in upper
+// or lower case. For secrets that Read and ReadLines do not read, such as the
+// password in a URL.
+func CheckPlaceholder(secret string) error {
+	const mark = "CHANGE-ME"
+	if len(secret) >= len(mark) && strings.EqualFold(secret[:len(mark)], mark) {
+		return ErrPlaceholder
+	}
+	return nil
+}
 
 // Read returns the secret in a file of one line. Errors name the file and contain
 // nothing of the secret; wrapping them with the configuration's key is up to the
@@ -32,7 +47,8 @@ func Read(path string) (string, error) {
 }
 
 // ReadLines returns the secrets in a file that holds one or more, one per line. It
-// is an error if a line is empty (spaces aside) or holds a control character.
+// is an error if a line is empty (spaces aside), holds a control character, or is a
+// placeholder (see CheckPlaceholder).
 func ReadLines(path string) ([]string, error) {
 	text, err := readFile(path)
 	if err != nil {
@@ -70,6 +86,9 @@ func split(text string) ([]string, error) {
 			return nil, fmt.Errorf("line %d is empty", i+1)
 		case strings.ContainsFunc(lines[i], unicode.IsControl):
 			return nil, fmt.Errorf("line %d holds a control character, such as a tab; is the file plain text in UTF-8?", i+1)
+		}
+		if err := CheckPlaceholder(lines[i]); err != nil {
+			return nil, fmt.Errorf("line %d %w", i+1, err)
 		}
 	}
 	return lines, nil

@@ -39,6 +39,9 @@ func TestRead(t *testing.T) {
 		"CR in the line":         {"sec\rret", nil, "line 1 holds a control character"},
 		"tab":                    {"sec\tret", nil, "line 1 holds a control character"},
 		"NUL":                    {"sec\x00ret", nil, "line 1 holds a control character"},
+		"placeholder":            {"CHANGE-ME-redis-password", nil, "line 1 begins with CHANGE-ME"},
+		"lower-case placeholder": {"one\nchange-me\n", nil, "line 2 begins with CHANGE-ME"},
+		"placeholder inside":     {"not CHANGE-ME", []string{"not CHANGE-ME"}, ""},
 		"UTF-16":                 {"\xff\xfes\x00e\x00c\x00", nil, "line 1 holds a control character"},
 		"huge":                   {strings.Repeat("x", 64<<10+1), nil, "larger than 65536 bytes"},
 	} {
@@ -53,6 +56,7 @@ func TestRead(t *testing.T) {
 				require.ErrorContains(t, err, path)
 				require.Equal(t, err, oneErr)
 				require.NotContains(t, err.Error(), "sec\r")
+				require.NotContains(t, err.Error(), "redis-password")
 				return
 			}
 			require.NoError(t, err)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +25,7 @@ type importer struct {
 	issuers     authz.Issuers
 	skipExpired bool // skip requests whose expires_at has passed
 	wait        bool // return only when the revocations are enforced
-	json        bool // print the result as JSON
+	output      outputFlag
 
 	batch   []authz.Revocation // not yet stored
 	stored  int
@@ -126,14 +125,13 @@ func (i *importer) print() error {
 	if isTerminal(i.Err) {
 		fmt.Fprintln(i.Err) // ends the line of the bar
 	}
-	if i.json {
-		return json.NewEncoder(i.Out).Encode(struct {
-			Stored int `json:"stored"`
-			receiptJSON
-		}{i.stored, newReceiptJSON(i.last)})
-	}
-	fmt.Fprintf(i.Out, "revoked %d, committed %s, enforced everywhere within %s\n", i.stored, i.last.Committed.UTC().Format(time.RFC3339), i.last.EnforcedWithin)
-	return nil
+	result := struct {
+		Stored int `json:"stored"`
+		receiptJSON
+	}{i.stored, newReceiptJSON(i.last)}
+	return i.output.print(i.Process, result, func(w io.Writer) {
+		fmt.Fprintf(w, "revoked %d, committed %s, enforced everywhere within %s\n", i.stored, i.last.Committed.UTC().Format(time.RFC3339), i.last.EnforcedWithin)
+	})
 }
 
 func isTerminal(w io.Writer) bool {

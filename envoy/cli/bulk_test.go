@@ -33,7 +33,7 @@ func TestImportStoresEveryLine(t *testing.T) {
 		}
 		l, out := &fakeLedger{}, &bytes.Buffer{}
 		i := newImporter(l, in.String(), out)
-		i.json = true
+		i.output = outputFlag{outputJSON}
 		require.NoError(t, i.run(t.Context()))
 		if assert.Len(t, l.stored, n, "stored") {
 			assert.Equalf(t, fmt.Sprintf("t%d", n-1), l.stored[n-1].Value, "%d stored, want %d", len(l.stored), n)
@@ -54,7 +54,7 @@ func TestImportIsPublishedIfEveryBatchIs(t *testing.T) {
 	t.Parallel()
 	l, out := &fakeLedger{}, &bytes.Buffer{}
 	i := newImporter(l, strings.Repeat("{\"jti\":\"a\"}\n", batchSize+1), out)
-	i.json, i.revoker = true, authz.NewRevoker(l, &latePublisher{}, authztest.BubbleClock{})
+	i.output, i.revoker = outputFlag{outputJSON}, authz.NewRevoker(l, &latePublisher{}, authztest.BubbleClock{})
 	require.NoError(t, i.run(t.Context()))
 	require.Contains(t, out.String(), `"published":false`)
 }

@@ -2,8 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/url"
@@ -18,14 +18,20 @@ import (
 	"jwtbouncer/authz/explain"
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/envoy/sidecar"
+	"jwtbouncer/store"
 )
 
 type checkCmd struct {
+	outputFlag
 	Token   string            `arg:"" optional:"" default:"-" help:"The token; '-' (default) reads it from standard input, which hides it from other users."`
 	Request string            `default:"GET /" help:"Method and URL of the request, such as 'POST https://api.example/orders'."`
 	Header  map[string]string `help:"Further request headers, name=value."`
 	Network bool              `help:"Fetch keys, ask introspection endpoints and look up revocations. Without it, only files are read."`
-	JSON    bool              `name:"json" help:"Print JSON."`
+}
+
+// Help is shown by check --help.
+func (*checkCmd) Help() string {
+	return "It changes nothing, and needs no store. Exit codes: 0: the request would be allowed. 3: it would be denied. 5: nothing objects to it, but steps were skipped, such as the signature (keys that would have to be fetched) or the revocation: --network includes them."
 }
 
 // Run implements the command.
@@ -46,7 +52,7 @@ func (k *checkCmd) Run(ctx context.Context, c *command, p *Process) error {
 	if err != nil {
 		return err
 	}
-	return p.printExplanation(explanation, k.JSON)
+	return k.report(p, explanation)
 }
 
 // exampleRequest returns the request that line describes as "METHOD URL", with
@@ -97,6 +103,12 @@ func explainRequest(ctx context.Context, s sidecar.Settings, req *authz.Request,
 		ctx, cancel = context.WithTimeout(ctx, networkTime)
 		defer cancel()
 		_ = rules.Verifier.Refresh(ctx) // the steps show which keys are missing
+		// A question must not create the store.
+		if !store.Exists(s.Store) {
+			e.NoStore = "the store " + s.Store + " does not exist yet, so nothing is revoked in it"
+			e.Authorizer = authz.NewAuthorizer(rules.Verifier, nil, nil, rules.Policy, authz.SystemClock{})
+			return e.Explain(ctx, req), nil
+		}
 		st, err := sidecar.OpenStore(s, log, registry)
 		if err != nil {
 			return explain.Explanation{}, err
@@ -131,65 +143,78 @@ type keyJSON struct {
 	Revokes bool   `json:"revokes"` // the revocation is stored
 }
 
-// printExplanation prints the steps of a decision. It returns ErrNo unless the
-// request passes all steps that were not skipped.
-func (p *Process) printExplanation(x explain.Explanation, asJSON bool) error {
-	var refusal *authz.Step
-	skipped := 0
-	all := make([]stepJSON, len(x.Steps))
+// explanationJSON is the JSON form of an explanation.
+type explanationJSON struct {
+	Passes  bool       `json:"passes"` // no step refuses; steps may have been skipped
+	Reason  string     `json:"reason,omitempty"`
+	Skipped int        `json:"skipped"`
+	Steps   []stepJSON `json:"steps"`
+
+	refusal *authz.Step // the first
+}
+
+func newExplanation(x explain.Explanation) explanationJSON {
+	out := explanationJSON{Steps: make([]stepJSON, len(x.Steps))}
 	for i, s := range x.Steps {
-		all[i] = stepJSON{Rule: s.Rule, Outcome: string(s.Outcome), Detail: s.Detail}
+		out.Steps[i] = stepJSON{Rule: s.Rule, Outcome: string(s.Outcome), Detail: s.Detail}
 		switch s.Outcome {
 		case authz.Refused:
-			all[i].Reason = s.Reason.String()
-			if refusal == nil {
-				refusal = &x.Steps[i]
+			out.Steps[i].Reason = s.Reason.String()
+			if out.refusal == nil {
+				out.refusal, out.Reason = &x.Steps[i], s.Reason.String()
 			}
 		case authz.Skipped:
-			skipped++
+			out.Skipped++
 		}
 	}
-	if len(all) > 0 {
+	if len(out.Steps) > 0 {
 		for _, k := range x.Keys {
-			last := &all[len(all)-1]
+			last := &out.Steps[len(out.Steps)-1]
 			last.Keys = append(last.Keys, keyJSON{k.Kind.String(), k.Value, k.Revokes})
 		}
 	}
-	passes := refusal == nil && len(all) > 0
-	var answer error
-	if !passes {
-		answer = ErrNo
+	out.Passes = out.refusal == nil && len(out.Steps) > 0
+	return out
+}
+
+// report prints the steps of a decision. It returns ErrNo if one refuses the
+// request, and ErrIncomplete if none does but some were skipped.
+func (k *checkCmd) report(p *Process, x explain.Explanation) error {
+	e := newExplanation(x)
+	if err := k.print(p, e, e.table); err != nil {
+		return err
 	}
-	if asJSON {
-		doc := map[string]any{"passes": passes, "skipped": skipped, "steps": all}
-		if refusal != nil {
-			doc["reason"] = refusal.Reason.String()
-		}
-		_ = json.NewEncoder(p.Out).Encode(doc) // strings and numbers: only writing can fail
-		return answer
+	switch {
+	case !e.Passes:
+		return ErrNo
+	case e.Skipped > 0:
+		return ErrIncomplete
 	}
-	marks := map[authz.Outcome]string{authz.Passed: "ok  ", authz.Refused: "NO  ", authz.Skipped: "?   "}
-	for i, s := range x.Steps {
-		fmt.Fprintf(p.Out, "%s%-14s %s", marks[s.Outcome], s.Rule, printable(s.Detail))
-		if s.Outcome == authz.Refused {
-			fmt.Fprintf(p.Out, " (%s)", s.Reason)
+	return nil
+}
+
+func (e explanationJSON) table(w io.Writer) {
+	marks := map[string]string{string(authz.Passed): "ok  ", string(authz.Refused): "NO  ", string(authz.Skipped): "?   "}
+	for _, s := range e.Steps {
+		fmt.Fprintf(w, "%s%-14s %s", marks[s.Outcome], s.Rule, printable(s.Detail))
+		if s.Reason != "" {
+			fmt.Fprintf(w, " (%s)", s.Reason)
 		}
-		fmt.Fprintln(p.Out)
-		for _, k := range all[i].Keys {
+		fmt.Fprintln(w)
+		for _, k := range s.Keys {
 			note := ""
 			if k.Revokes {
 				note = "  (revoked)"
 			}
-			fmt.Fprintf(p.Out, "%18s revocable by %s %s%s\n", "", k.Kind, strconv.Quote(k.Value), note)
+			fmt.Fprintf(w, "%18s revocable by %s %s%s\n", "", k.Kind, strconv.Quote(k.Value), note)
 		}
 	}
 	switch {
-	case refusal != nil:
-		fmt.Fprintf(p.Out, "\ndenied: %s: %s\n", refusal.Reason, printable(refusal.Detail))
-	case skipped > 0:
-		fmt.Fprintf(p.Out, "\nallowed as far as checked; skipped %d step(s), which --network includes\n", skipped)
+	case e.refusal != nil:
+		fmt.Fprintf(w, "\ndenied: %s: %s\n", e.Reason, printable(e.refusal.Detail))
+	case e.Skipped > 0:
+		fmt.Fprintf(w, "\nallowed as far as checked; skipped %d step(s), which --network includes\n", e.Skipped)
 	default:
-		fmt.Fprintln(p.Out, "\nallowed")
+		fmt.Fprintln(w, "\nallowed")
 	}
-	return answer
 }

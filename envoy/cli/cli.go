@@ -14,7 +14,9 @@ import (
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
+	"github.com/posener/complete"
 
+	"jwtbouncer/authz/config"
 	"jwtbouncer/envoy/sidecar"
 )
 
@@ -26,14 +28,6 @@ type Process struct {
 	Out     io.Writer // results
 	Err     io.Writer // progress, hints and logs
 }
-
-// ErrNo is the error of a command whose answer is no (check, health, config
-// test). The command has printed the reasons.
-var ErrNo = errors.New("no")
-
-// ErrDegraded is the error of health --strict for a sidecar that is ready although
-// a part of it does not work. The command has printed the reasons.
-var ErrDegraded = errors.New("degraded")
 
 // UsageError says that the command line is wrong.
 type UsageError struct {
@@ -54,7 +48,7 @@ func usage(err error) error { return &UsageError{Err: err} }
 // command is the grammar of the command line. A flag overrides the environment,
 // which overrides the configuration file.
 type command struct {
-	Config string `short:"c" placeholder:"FILE" default:"${config}" help:"Configuration file (YAML); without one, defaults and the environment apply ($$JWT_BOUNCER_CONFIG)."`
+	Config string `short:"c" placeholder:"FILE" default:"${config}" predictor:"file" help:"Configuration file (YAML); without one, defaults and the environment apply ($$JWT_BOUNCER_CONFIG)."`
 
 	Serve       serveCmd       `cmd:"" default:"withargs" help:"Answer Envoy's authorization checks (default)."`
 	Init        initCmd        `cmd:"" help:"Write a configuration for an identity provider, and the files for the proxy."`
@@ -69,6 +63,7 @@ type command struct {
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 
 	Completion completionCmd `cmd:"" help:"Print the line that enables completion in a shell."`
+	Man        manCmd        `cmd:"" hidden:"" help:"Print the manual page."`
 }
 
 // AfterApply is called by the parser. An empty file name means no file: it is
@@ -82,28 +77,23 @@ func (c *command) AfterApply() error {
 
 const description = `Envoy external authorization: verifies JWTs and makes revoked ones stop working.
 
-Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test). 6: degraded (health --strict).`
+Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test). 4: the schema is there, but roles are missing (migrate). 5: allowed as far as checked, but steps were skipped (check). 6: ready, but degraded (health --strict).`
 
-// Run executes the command line. The error is a *UsageError, a config.Error,
-// ErrNo, or the reason why the command failed.
+// Run executes the command line. The error is a *UsageError, a config.Error, an
+// Answer, or the reason why the command failed.
 func Run(ctx context.Context, args []string, p Process) error {
 	var c command
 	file, _ := p.Env("JWT_BOUNCER_CONFIG")
 	parser, err := kong.New(&c, kong.Name("jwt-bouncer"), kong.UsageOnError(), kong.Writers(p.Out, p.Err),
-		kong.Description(description), kong.Vars{"version": p.version(), "config": file},
+		kong.Description(description), kong.Vars{"version": p.build().String(), "config": file},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		return err
 	}
-	kongcompletion.Register(parser)
+	kongcompletion.Register(parser, kongcompletion.WithPredictor("file", complete.PredictFiles("*")))
 	k, err := parser.Parse(args)
 	if err != nil {
-		selected := ""
-		var parse *kong.ParseError
-		if errors.As(err, &parse) && parse.Context.Selected() != nil {
-			selected = parse.Context.Selected().Path()
-		}
-		return &UsageError{Err: err, Command: selected}
+		return unparsed(err)
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	err = k.Run(&c, &p)
@@ -114,13 +104,56 @@ func Run(ctx context.Context, args []string, p Process) error {
 	return err
 }
 
-// settings reads the configuration. The flags override it.
-func (c *command) settings(p *Process, flags ...sidecar.Flag) (sidecar.Settings, error) {
-	return sidecar.Load(c.Config, p.Env, flags...)
+// unparsed makes a parser's error a UsageError. It adds the command that a word
+// resembles: the parser takes a misspelt command for an argument of the default one.
+func unparsed(err error) error {
+	wrong := &UsageError{Err: err}
+	var parse *kong.ParseError
+	if !errors.As(err, &parse) || parse.Context.Selected() == nil {
+		return wrong
+	}
+	selected := parse.Context.Selected()
+	wrong.Command = selected.Path()
+	word, unexpected := strings.CutPrefix(err.Error(), "unexpected argument ")
+	if above := selected.Parent; unexpected && above != nil && above.DefaultCmd == selected {
+		wrong.Command = above.Path()
+		var names []string
+		for _, n := range above.Children {
+			if !n.Hidden {
+				names = append(names, n.Name)
+			}
+		}
+		if name := config.Nearest(word, names); name != "" {
+			wrong.Err = fmt.Errorf("%w, did you mean %q?", err, name)
+		}
+	}
+	return wrong
 }
 
-func (p *Process) version() string {
-	return fmt.Sprintf("jwt-bouncer %s (%s %s/%s)", p.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+// settings reads the configuration. The flags override it.
+func (c *command) settings(p *Process, flags ...sidecar.Flag) (sidecar.Settings, error) {
+	s, err := sidecar.Load(c.Config, p.Env, flags...)
+	var wrong config.Error
+	if c.Config == "" && errors.As(err, &wrong) {
+		err = append(config.Error{{Source: "configuration", Detail: "no file is named; name it with --config FILE or in the variable JWT_BOUNCER_CONFIG"}}, wrong...)
+	}
+	return s, err
+}
+
+// build says what the program was built from.
+type build struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	OS      string `json:"os"`
+	Arch    string `json:"arch"`
+}
+
+func (b build) String() string {
+	return fmt.Sprintf("jwt-bouncer %s (%s %s/%s)", b.Version, b.Go, b.OS, b.Arch)
+}
+
+func (p *Process) build() build {
+	return build{p.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH}
 }
 
 // readToken returns the argument, or for "-" the content of standard input.

@@ -5,23 +5,19 @@ import (
 	"os"
 )
 
-type versionCmd struct{}
-
-// Run implements the command.
-func (versionCmd) Run(p *Process) error {
-	_, err := fmt.Fprintln(p.Out, p.version())
-	return err
-}
-
 type completionCmd struct {
-	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+	Shell   string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+	Program string `placeholder:"PATH" help:"Program that the shell asks for completions; default: this one, by its full path."`
 }
 
 // Run implements the command.
 func (k *completionCmd) Run(p *Process) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+	program := k.Program
+	if program == "" {
+		var err error
+		if program, err = os.Executable(); err != nil {
+			return err
+		}
 	}
 	line := "complete -C %q jwt-bouncer\n"
 	switch k.Shell {
@@ -30,6 +26,6 @@ func (k *completionCmd) Run(p *Process) error {
 	case "fish":
 		line = "complete -c jwt-bouncer -f -a '(COMP_LINE=(commandline -cp) %s)'\n"
 	}
-	_, err = fmt.Fprintf(p.Out, line, self)
+	_, err := fmt.Fprintf(p.Out, line, program)
 	return err
 }

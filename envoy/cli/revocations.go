@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -28,40 +27,47 @@ func (f filterFlags) filter() authz.Filter {
 }
 
 type listCmd struct {
+	outputFlag
 	filterFlags
-	Limit int  `default:"100" help:"Maximum entries to print; 0 means no limit."`
-	JSON  bool `name:"json" help:"Print JSON, one object per line."`
+	Limit int `default:"100" help:"Maximum entries to print; 0 means no limit."`
+}
+
+// Help is shown by list --help.
+func (*listCmd) Help() string {
+	return "With -o json, each revocation is an object on a line of its own; with -o yaml, an entry of one list."
 }
 
 // Run implements the command.
 func (l *listCmd) Run(ctx context.Context, c *command, p *Process) error {
-	return runList(ctx, c, p, l.filter(), l.Limit, l.JSON)
+	return runList(ctx, c, p, l.filter(), l.Limit, l.outputFlag)
 }
 
-type exportCmd struct{ filterFlags }
+type exportCmd struct {
+	Output string `short:"o" placeholder:"FORM" enum:"table,json,yaml" default:"json" help:"Form of the result: json (one object per line), yaml or table."`
+	filterFlags
+}
 
 // Run implements the command.
 func (e *exportCmd) Run(ctx context.Context, c *command, p *Process) error {
-	return runList(ctx, c, p, e.filter(), 0, true)
+	return runList(ctx, c, p, e.filter(), 0, outputFlag{e.Output})
 }
 
-func runList(ctx context.Context, c *command, p *Process, f authz.Filter, limit int, asJSON bool) error {
+func runList(ctx context.Context, c *command, p *Process, f authz.Filter, limit int, output outputFlag) error {
 	s, err := c.settings(p)
 	if err != nil {
 		return err
 	}
 	return withSchema(ctx, s, p, func(ctx context.Context, l *ledger) error {
-		return p.list(ctx, l, f, limit, asJSON)
+		return p.list(ctx, l, f, limit, output)
 	})
 }
 
 // list prints the revocations that filter selects, newest first: at most limit,
 // or all if limit is 0.
-func (p *Process) list(ctx context.Context, l authz.Lister, filter authz.Filter, limit int, asJSON bool) error {
+func (p *Process) list(ctx context.Context, l authz.Lister, filter authz.Filter, limit int, output outputFlag) error {
 	const pageSize = 1000
 	var table *tabwriter.Writer
-	enc := json.NewEncoder(p.Out)
-	if !asJSON {
+	if output.isTable() {
 		table = tabwriter.NewWriter(p.Out, 0, 4, 2, ' ', 0)
 		fmt.Fprintln(table, "ID\tKIND\tISSUER\tVALUE\tISSUED BEFORE\tEXPIRES\tREVOKED\tBY\tREASON")
 	}
@@ -77,8 +83,8 @@ func (p *Process) list(ctx context.Context, l authz.Lister, filter authz.Filter,
 			return withHint(err)
 		}
 		for _, r := range page {
-			if asJSON {
-				if err := enc.Encode(newRevocationJSON(r)); err != nil {
+			if table == nil {
+				if err := output.printEntry(p.Out, newRevocationJSON(r)); err != nil {
 					return err
 				}
 				continue
@@ -91,13 +97,16 @@ func (p *Process) list(ctx context.Context, l authz.Lister, filter authz.Filter,
 		}
 		filter.After = next
 	}
-	if table != nil {
+	switch {
+	case table != nil:
 		if err := table.Flush(); err != nil {
 			return err
 		}
 		if printed == 0 {
 			fmt.Fprintln(p.Err, "no revocations match")
 		}
+	case printed == 0 && output.Output == outputYAML:
+		fmt.Fprintln(p.Out, "[]")
 	}
 	if more {
 		fmt.Fprintf(p.Err, "there are more; these are the newest %d (--limit 0 prints all)\n", printed)
@@ -108,13 +117,13 @@ func (p *Process) list(ctx context.Context, l authz.Lister, filter authz.Filter,
 // revocationJSON is the JSON form of a revocation; its members are those of the
 // HTTP API.
 type revocationJSON struct {
-	ID        string     `json:"id"`
+	ID        string     `json:"id,omitempty"` // empty, and RevokedAt zero, if it is not stored
 	Kind      string     `json:"kind"`
 	Issuer    string     `json:"iss,omitempty"` // empty for all_issuers
 	Value     string     `json:"value,omitempty"`
 	NotBefore *time.Time `json:"not_before,omitempty"`
-	ExpiresAt time.Time  `json:"expires_at"`
-	RevokedAt time.Time  `json:"revoked_at"`
+	ExpiresAt time.Time  `json:"expires_at,omitzero"`
+	RevokedAt time.Time  `json:"revoked_at,omitzero"`
 	Actor     string     `json:"actor,omitempty"`
 	Reason    string     `json:"reason,omitempty"`
 }

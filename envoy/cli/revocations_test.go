@@ -21,7 +21,7 @@ func TestListPagesAndNeverPrintsControlBytes(t *testing.T) {
 	for limit, want := range map[int]int{0: 5, 3: 3, 4: 4, 5: 5, 9: 5} {
 		out, hint := &bytes.Buffer{}, &bytes.Buffer{}
 		p := &Process{Out: out, Err: hint}
-		require.NoError(t, p.list(t.Context(), l, authz.Filter{}, limit, false))
+		require.NoError(t, p.list(t.Context(), l, authz.Filter{}, limit, outputFlag{}))
 		got := strings.Count(out.String(), "\n") - 1
 		assert.Equalf(t, want, got, "limit %d: rows\n%q", limit, out)
 		assert.Falsef(t, strings.ContainsRune(out.String(), 0x1b), "limit %d: %d rows, want %d\n%q", limit, got, want, out)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 )
 
 type revokeCmd struct {
+	outputFlag
 	JTI        *string `name:"jti" xor:"selector" help:"Revoke the token with this jti."`
 	Sub        *string `name:"sub" xor:"selector" help:"Revoke the subject's tokens issued before now, or before --not-before."`
 	SID        *string `name:"sid" xor:"selector" help:"Revoke the tokens of a login session."`
@@ -35,7 +35,6 @@ type revokeCmd struct {
 	Reason    string  `help:"Free text for the audit trail."`
 	DryRun    bool    `help:"Check the request and print what would be stored, but store nothing."`
 	Wait      string  `enum:"none,enforced" default:"none" help:"enforced: return only when no sidecar can allow the tokens any more."`
-	JSON      bool    `name:"json" help:"Print JSON."`
 }
 
 // Validate is called by the parser.
@@ -65,7 +64,7 @@ func (r *revokeCmd) Run(ctx context.Context, c *command, p *Process) error {
 		return err
 	}
 	if r.Bulk {
-		i := importer{Process: p, issuers: s.RevocableIssuers(), skipExpired: r.SkipExpired, wait: r.Wait == "enforced", json: r.JSON}
+		i := importer{Process: p, issuers: s.RevocableIssuers(), skipExpired: r.SkipExpired, wait: r.Wait == "enforced", output: r.outputFlag}
 		return withSchema(ctx, s, p, func(ctx context.Context, l *ledger) error {
 			i.revoker = l.revoker
 			return i.run(ctx)
@@ -80,10 +79,15 @@ func (r *revokeCmd) Run(ctx context.Context, c *command, p *Process) error {
 		return usage(err)
 	}
 	if r.DryRun {
-		for _, rv := range revocations {
-			fmt.Fprintf(p.Out, "would revoke %s\n", describe(rv))
+		would := make([]revocationJSON, len(revocations))
+		for i, rv := range revocations {
+			would[i] = newRevocationJSON(rv)
 		}
-		return nil
+		return r.print(p, would, func(w io.Writer) {
+			for _, rv := range revocations {
+				fmt.Fprintf(w, "would revoke %s\n", describe(rv))
+			}
+		})
 	}
 	return withSchema(ctx, s, p, func(ctx context.Context, l *ledger) error {
 		err := r.revoke(ctx, p, l.revoker, revocations)
@@ -151,29 +155,30 @@ func (r *revokeCmd) revoke(ctx context.Context, p *Process, to *authz.Revoker, r
 	if r.Wait == "enforced" {
 		waitErr = receipt.Wait(ctx)
 	}
-	if r.JSON {
-		ids := make([]string, len(receipt.Revocations))
-		for i, rv := range receipt.Revocations {
-			ids[i] = rv.ID
-		}
-		return errors.Join(json.NewEncoder(p.Out).Encode(struct {
-			IDs []string `json:"ids"`
-			receiptJSON
-		}{ids, newReceiptJSON(receipt)}), waitErr)
+	ids := make([]string, len(receipt.Revocations))
+	for i, rv := range receipt.Revocations {
+		ids[i] = rv.ID
 	}
+	result := struct {
+		IDs []string `json:"ids"`
+		receiptJSON
+	}{ids, newReceiptJSON(receipt)}
+	return errors.Join(r.print(p, result, func(w io.Writer) { r.table(w, receipt, waitErr) }), waitErr)
+}
+
+func (r *revokeCmd) table(w io.Writer, receipt authz.Receipt, waitErr error) {
 	for _, rv := range receipt.Revocations {
-		fmt.Fprintf(p.Out, "revoked %s  %s\n", rv.ID, describe(rv))
+		fmt.Fprintf(w, "revoked %s  %s\n", rv.ID, describe(rv))
 	}
-	fmt.Fprintf(p.Out, "committed %s, enforced everywhere within %s", receipt.Committed.UTC().Format(time.RFC3339Nano), receipt.EnforcedWithin)
+	fmt.Fprintf(w, "committed %s, enforced everywhere within %s", receipt.Committed.UTC().Format(time.RFC3339Nano), receipt.EnforcedWithin)
 	switch {
 	case r.Wait == "enforced" && waitErr == nil:
-		fmt.Fprintln(p.Out, " (that time has passed: no sidecar allows it any more)")
+		fmt.Fprintln(w, " (that time has passed: no sidecar allows it any more)")
 	case receipt.Published:
-		fmt.Fprintln(p.Out, ", published (normally enforced in milliseconds)")
+		fmt.Fprintln(w, ", published (normally enforced in milliseconds)")
 	default:
-		fmt.Fprintln(p.Out, ", not published (each sidecar learns of it at its next sync)")
+		fmt.Fprintln(w, ", not published (each sidecar learns of it at its next sync)")
 	}
-	return waitErr
 }
 
 // receiptJSON is the JSON form of authz.Receipt; its members are those of the

@@ -98,6 +98,21 @@ func (s *Settings) policyOptions(introspectors map[string]authz.Introspector, re
 	binding, err := policy.NewBinding(s.Binding, replays)
 	return policy.Options{
 		Issuers: s.TokenIssuers(), Templates: s.templates(), AllowRevocationUnknown: s.Revocation.OnRevocationUnknown == "allow",
-		Introspectors: introspectors, Binding: binding,
+		Introspectors: introspectors, Binding: binding, Audiences: s.audiencesOf,
 	}, err
+}
+
+// audiencesOf returns the audiences that are configured for an issuer.
+func (s *Settings) audiencesOf(name string) []string {
+	for _, c := range s.Issuers {
+		if c.Covers(name) {
+			return c.Audiences
+		}
+	}
+	for _, c := range s.Introspection {
+		if c.Issuer == name {
+			return c.Audiences
+		}
+	}
+	return nil
 }

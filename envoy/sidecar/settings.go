@@ -166,6 +166,7 @@ func (s *Settings) validate(f *config.File) {
 	if s.Redis.Enabled() {
 		s.Redis.Validate(f.At("redis"))
 	}
+	s.checkPlaceholders(f.At(""))
 	s.Revocation.Validate(f.At("revocation"))
 	s.Tokens.Validate(f.At("token_cache"))
 	s.Headers.Validate(f.At("headers"))

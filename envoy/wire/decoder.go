@@ -164,8 +164,6 @@ func (d *Decoder) requestFields(num protowire.Number, v []byte) error {
 
 func (d *Decoder) httpRequest(num protowire.Number, v []byte) error {
 	switch num {
-	case 1: // id
-		return text(&d.request.ID, v)
 	case 2: // method
 		return text(&d.request.Method, v)
 	case 3: // headers

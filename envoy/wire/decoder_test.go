@@ -38,7 +38,7 @@ func official(t testing.TB, wire []byte) (*authz.Request, error) {
 	a := m.GetAttributes()
 	h := a.GetRequest().GetHttp()
 	r := &authz.Request{
-		ID: h.GetId(), Method: h.GetMethod(), Scheme: h.GetScheme(), Host: h.GetHost(), Path: h.GetPath(), Protocol: h.GetProtocol(),
+		Method: h.GetMethod(), Scheme: h.GetScheme(), Host: h.GetHost(), Path: h.GetPath(), Protocol: h.GetProtocol(),
 		Source: peer(a.GetSource()), Destination: peer(a.GetDestination()), ServerName: a.GetTlsSession().GetSni(),
 	}
 	for _, k := range slices.Sorted(maps.Keys(a.GetContextExtensions())) {
@@ -332,7 +332,7 @@ func TestDecoderIsReusedClean(t *testing.T) {
 		req := decode(nil)
 		assert.Empty(t, req.Headers)
 		assert.Empty(t, req.ContextExtensions)
-		assert.Empty(t, req.Method+req.Path+req.Host+req.ID+req.Source.Address+req.ServerName)
+		assert.Empty(t, req.Method+req.Path+req.Host+req.Source.Address+req.ServerName)
 		for _, list := range [][]authz.Header{req.Headers, req.ContextExtensions, d.rawHeaders} {
 			for _, h := range list[:cap(list)] {
 				assert.Zero(t, h, "a header of an earlier request is still referenced")

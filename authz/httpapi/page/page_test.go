@@ -127,7 +127,7 @@ func TestPageRevoke(t *testing.T) {
 		"issuer, mistyped":      {[]string{"kind", "iss", "iss", httpapitest.IssuerA}, "Every token from " + httpapitest.IssuerA, "", authz.KindUnknown, httpapitest.IssuerB},
 		"no value":              {[]string{"kind", "sub", "iss", httpapitest.IssuerA, "value", ""}, "", "Value must not be empty.", 0, ""},
 		"no kind":               {[]string{"kind", "x", "iss", httpapitest.IssuerA, "value", "y"}, "", "What to revoke: choose what to revoke.", 0, ""},
-		"no issuer":             {[]string{"kind", "sub", "iss", "", "value", "y"}, "", "Issuer is needed because more than one issuer is configured.", 0, ""},
+		"no issuer":             {[]string{"kind", "sub", "iss", "", "value", "y"}, "", "Issuer is needed because more than one issuer is configured", 0, ""},
 		"unknown issuer":        {[]string{"kind", "sub", "iss", "https://c.example", "value", "y"}, "", "Issuer is not a configured issuer.", 0, ""},
 		"no tenant":             {[]string{"kind", "sub", "iss", template, "value", "y"}, "", "Issuer has no tenant", 0, ""},
 		"bad time":              {[]string{"kind", "sub", "iss", httpapitest.IssuerA, "value", "y", "not_before", "tomorrow"}, "", "Issued before must be a time", 0, ""},

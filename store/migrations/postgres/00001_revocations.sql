@@ -693,32 +693,4 @@ revoke all on schema authz from public;
 revoke all on all tables in schema authz from public;
 revoke all on all functions in schema authz from public;
 
--- Roles, where this login may create them; docs/store.md has the statements for an administrator.
--- +goose StatementBegin
-do $$
-declare r text;
-begin
-  foreach r in array array['authz_sidecar', 'authz_revoker'] loop
-    begin
-      if not exists (select from pg_roles where rolname = r) then
-        execute format('create role %I nologin', r);
-      end if;
-    exception
-      when duplicate_object or unique_violation then null;  -- another database of the cluster was faster
-      when insufficient_privilege then raise notice 'role % cannot be created by %', r, current_user;
-    end;
-  end loop;
-  if exists (select from pg_roles where rolname = 'authz_sidecar') then
-    grant usage on schema authz to authz_sidecar;
-    grant execute on function authz.changes, authz.lookup, authz.about to authz_sidecar;
-    grant execute on function authz.sync, authz.pack, authz.packed, authz.pack_data, authz.admit to authz_sidecar;
-  end if;
-  if exists (select from pg_roles where rolname = 'authz_revoker') then
-    grant usage on schema authz to authz_revoker;
-    grant execute on function authz.revoke, authz.gc, authz.about, authz.revocation_key, authz.expiry to authz_revoker;
-    grant execute on function authz.pack to authz_revoker;
-    grant select on authz.revocations, authz.meta to authz_revoker;
-    grant insert (kind, iss, value, not_before, expires_at, actor, reason) on authz.revocations to authz_revoker;
-  end if;
-end $$;
--- +goose StatementEnd
+-- The roles and their rights are in postgres_roles.go: every migration applies them.
