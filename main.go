@@ -38,6 +38,8 @@ func exitCode(err error) int {
 		return 2
 	case errors.Is(err, cli.ErrNo):
 		return 3
+	case errors.Is(err, cli.ErrWarnings):
+		return 4
 	}
 	fmt.Fprintln(os.Stderr, "jwt-bouncer:", err)
 	if errors.As(err, &usage) {

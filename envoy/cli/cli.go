@@ -58,6 +58,7 @@ type command struct {
 	Check       checkCmd       `cmd:"" help:"Explain step by step whether a token would be allowed."`
 	Conf        configCmd      `cmd:"" name:"config" help:"Check and describe the configuration."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the revocation store's schema up to date."`
+	Doctor      doctorCmd      `cmd:"" help:"Examine files, issuers, store, Redis, clocks and the configuration of Envoy, and say what to do."`
 	Health      healthCmd      `cmd:"" help:"Ask a running sidecar whether it is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 
@@ -77,7 +78,7 @@ func (c *command) AfterApply() error {
 
 const description = `Envoy external authorization: verifies JWTs and makes revoked ones stop working.
 
-Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test).`
+Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test), or doctor found failures. 4: doctor --strict found warnings.`
 
 // Run executes the command line. The error is a *UsageError, a config.Error,
 // ErrNo, or the reason why the command failed.
