@@ -106,7 +106,7 @@ func (r *Report) pooler(where string, p store.PostgresInspection) {
 	case err != nil:
 		r.unknown(id, where, "it is behind a pooler, by %s, which does not tell its version", p.Pooler)
 	case version < minPgBouncer:
-		r.find(Failure, id, where, "it is behind pgbouncer %s", p.PoolerVersion)
+		r.find(Failure, id, where, "it is behind pgbouncer %s, by %s", p.PoolerVersion, p.Pooler)
 	default:
 		r.pass(id, fmt.Sprintf("%s is behind pgbouncer %s, by %s", where, p.PoolerVersion, p.Pooler))
 	}
