@@ -18,7 +18,9 @@ var (
 	rerouting = []string{"grpc_json_transcoder", "grpc_json_reverse_transcoder", "mcp_json_rest_bridge", "on_demand"}
 	// harmless filters answer only with refusals, preflights or health, and change
 	// what the sidecar judges only as their configuration says.
-	harmless = []string{"router", "header_mutation", "header_to_metadata", "json_to_metadata", "set_metadata", "set_filter_state", "jwt_authn", "mcp", "rate_limit_quota", "cors", "csrf", "rbac", "fault", "buffer", "compressor", "decompressor", "grpc_stats", "grpc_web", "grpc_http1_bridge", "connect_grpc_bridge", "local_ratelimit", "ratelimit", "bandwidth_limit", "bandwidth_share", "admission_control", "adaptive_concurrency", "stateful_session", "health_check", "ip_tagging", "geoip", "tap", "cdn_loop", "original_src", "alternate_protocols_cache", "upstream_codec", "kill_request", "file_system_buffer", "body_size_limit", "custom_response", "gcp_authn", "aws_request_signing", "basic_auth", "api_key_auth", "oauth2", "dynamic_forward_proxy", "grpc_http1_reverse_bridge", "grpc_field_extraction", "proto_message_extraction", "proto_api_scrubber", "thrift_to_metadata", "sse_to_metadata", "credential_injector"}
+	harmless = []string{"router", "header_mutation", "header_to_metadata", "json_to_metadata", "set_metadata", "set_filter_state", "jwt_authn", "mcp", "rate_limit_quota", "cors", "csrf", "rbac", "fault", "buffer", "compressor", "decompressor", "grpc_stats", "grpc_web", "grpc_http1_bridge", "connect_grpc_bridge", "local_ratelimit", "ratelimit", "bandwidth_limit", "bandwidth_share", "admission_control", "adaptive_concurrency", "stateful_session", "health_check", "ip_tagging", "geoip", "tap", "cdn_loop", "original_src", "alternate_protocols_cache", "upstream_codec", "kill_request", "file_system_buffer", "body_size_limit", "custom_response", "gcp_authn", "aws_request_signing", "basic_auth", "api_key_auth", "oauth2", "dynamic_forward_proxy", "grpc_http1_reverse_bridge", "grpc_field_extraction", "proto_message_extraction", "proto_api_scrubber", "thrift_to_metadata", "sse_to_metadata", "credential_injector",
+		// Istio's, which report and negotiate.
+		"io.istio.http.peer_metadata.Config", "stats.PluginConfig", "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig"}
 )
 
 // kind is the package of an HTTP filter, such as "lua"; for filters of others, the
@@ -55,6 +57,16 @@ func (p *proxy) order(c chain, at int) {
 			} else {
 				p.unknown(id, fmt.Sprintf("%s, http_filters[%d] %s", c.where, i, f.name), "%s after ext_authz runs code that may change identity headers, path, or the route", kind)
 			}
+		case kind == "credential_injector" && before:
+			report(Failure, i, "credential_injector before ext_authz gives requests a credential that they did not bring")
+		case kind == "header_mutation" && before:
+			if names := appended(f.cfg, func(name string) bool { return slices.Contains(p.Credentials, strings.ToLower(name)) }); len(names) > 0 {
+				report(Failure, i, "request_mutations before ext_authz give requests a credential that they did not bring: %s", strings.Join(names, ", "))
+			}
+		case kind == "jwt_authn" && before:
+			if names := keepsToken(f.cfg); len(names) > 0 {
+				report(Warning, i, "jwt_authn before ext_authz removes the token, because forward is not true for %s", strings.Join(names, ", "))
+			}
 		case kind == "grpc_json_transcoder" && !before:
 			report(Warning, i, "grpc_json_transcoder after ext_authz changes the path: the sidecar judges another one than the upstream serves")
 		case kind == "header_mutation" && !before:
@@ -77,6 +89,28 @@ func (p *proxy) order(c chain, at int) {
 	}
 }
 
+// upstreamFilters examines the filters of the clusters behind the sidecar
+// (HttpProtocolOptions.http_filters), which run after all others.
+func (p *proxy) upstreamFilters(where string, t routeTable) {
+	for _, name := range t.clusters() {
+		for _, o := range p.clusters[name].get("typed_extension_protocol_options").fields() {
+			typ, options := o.message()
+			if typ != typeHTTPOptions {
+				continue
+			}
+			at := fmt.Sprintf("%s, cluster %s", where, name)
+			for _, f := range p.httpFilters(at, options.get("http_filters").list()) {
+				switch names := p.mutated(f.cfg); {
+				case f.kind() == "header_mutation" && len(names) > 0:
+					p.find(Failure, "envoy.identity", at, "its http_filters %s sets %s", f.name, strings.Join(names, ", "))
+				case slices.Contains(programs, f.kind()):
+					p.unknown("envoy.identity", at, "its http_filters %s runs code that may change identity headers", f.name)
+				}
+			}
+		}
+	}
+}
+
 // guarded reports whether a request header must not change after the check: who
 // the caller is, or what was checked.
 func (p *proxy) guarded(name string) bool {
@@ -87,13 +121,29 @@ func (p *proxy) guarded(name string) bool {
 
 // mutated returns the guarded headers that a HeaderMutation filter, or a route's
 // HeaderMutationPerRoute, sets. Removing one only takes rights away.
-func (p *proxy) mutated(cfg node) []string {
+func (p *proxy) mutated(cfg node) []string { return appended(cfg, p.guarded) }
+
+// appended returns the request headers that mutations set and that fit.
+func appended(cfg node, fit func(name string) bool) []string {
 	var out []string
-	for _, m := range cfg.get("mutations", "request_mutations").list() { // of HeaderMutation and HeaderMutationPerRoute
-		if name := m.get("append", "header", "key").str(); name != "" && p.guarded(name) {
+	for _, m := range cfg.get("mutations", "request_mutations").list() {
+		if name := m.get("append", "header", "key").str(); name != "" && fit(name) {
 			out = append(out, name)
 		}
 	}
+	return out
+}
+
+// keepsToken returns the providers of a JwtAuthentication filter that keep the
+// token from what follows.
+func keepsToken(cfg node) []string {
+	var out []string
+	for name, provider := range cfg.get("providers").fields() {
+		if !provider.get("forward").on() {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
 	return out
 }
 

@@ -29,7 +29,7 @@ import (
 
 // Needs returns what a sidecar with the settings needs of its proxy.
 func Needs(s sidecar.Settings) Requirements {
-	n := Requirements{AnswerTime: envoy.AnswerTime, Credentials: []string{"authorization"}, GRPC: s.Listen.GRPC, Metadata: len(s.Headers.Metadata) > 0}
+	n := Requirements{AnswerTime: envoy.AnswerTime, Credentials: []string{"authorization"}, GRPC: s.Listen.GRPC, Metadata: len(s.Headers.Metadata) > 0, ForwardedCert: s.Binding.TrustForwardedCertificate}
 	for name := range s.Headers.Claims {
 		n.IdentityHeaders = append(n.IdentityHeaders, strings.ToLower(name))
 	}
@@ -37,6 +37,7 @@ func Needs(s sidecar.Settings) Requirements {
 	for _, r := range s.Routes {
 		n.Certificate = n.Certificate || r.Require == "mtls" || r.Require == "any"
 		n.DPoP = n.DPoP || r.Require == "dpop" || r.Require == "any"
+		n.SourceAddress = n.SourceAddress || slices.ContainsFunc(r.Allow, func(e string) bool { return strings.Contains(e, "source.address") })
 		if len(r.Credentials.Cookies) > 0 {
 			n.Credentials = append(n.Credentials, "cookie")
 		}

@@ -156,11 +156,13 @@ func TestIssuerFindings(t *testing.T) {
 		issuer issuer.Config
 		want   []string
 	}{
-		"sound":              {issuer.Config{Issuer: sound.Name}, nil},
-		"another issuer":     {issuer.Config{Issuer: sound.Name + "/other"}, []string{"issuers.keys failure"}},
-		"nobody there":       {issuer.Config{Issuer: "http://127.0.0.1:1"}, []string{"issuers.keys failure"}},
-		"no keys":            {issuer.Config{Issuer: "https://a", JWKS: serve(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"keys":[]}`) })}, []string{"issuers.keys failure"}},
-		"a key for others":   {issuer.Config{Issuer: "https://a", JWKS: serve(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Replace(keys, `{"keys":[`, `{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"},`, 1)) })}, []string{"issuers.refused warning"}},
+		"sound":          {issuer.Config{Issuer: sound.Name}, nil},
+		"another issuer": {issuer.Config{Issuer: sound.Name + "/other"}, []string{"issuers.keys failure"}},
+		"nobody there":   {issuer.Config{Issuer: "http://127.0.0.1:1"}, []string{"issuers.keys failure"}},
+		"no keys":        {issuer.Config{Issuer: "https://a", JWKS: serve(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"keys":[]}`) })}, []string{"issuers.keys failure"}},
+		"a key for others": {issuer.Config{Issuer: "https://a", JWKS: serve(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, strings.Replace(keys, `{"keys":[`, `{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"},`, 1))
+		})}, []string{"issuers.refused warning"}},
 		"a clock ahead":      {issuer.Config{Issuer: "https://a", JWKS: withDate(at(time.Minute))}, []string{"clocks.issuer warning"}},
 		"within the leeway":  {issuer.Config{Issuer: "https://a", JWKS: withDate(at(20 * time.Second)), Leeway: 30 * time.Second}, nil},
 		"a clock far ahead":  {issuer.Config{Issuer: "https://a", JWKS: withDate(at(time.Hour))}, []string{"clocks.issuer failure"}},
@@ -187,11 +189,12 @@ func TestNeeds(t *testing.T) {
 routes:
   - {name: a, match: {paths: [{prefix: /a}]}, require: mtls}
   - {name: b, match: {paths: [{prefix: /b}]}, credentials: {cookies: [session]}}
-  - {name: c, credentials: {headers: [x-goog-iap-jwt-assertion]}}
+  - {name: c, credentials: {headers: [x-goog-iap-jwt-assertion]}, allow: ["cidr('10.0.0.0/8').containsIP(source.address)"]}
+binding: {trust_forwarded_certificate: true}
 `, 0o600)
 	require.NoError(t, err)
 	assert.Equal(t, Requirements{
-		AnswerTime: 190 * time.Millisecond, Certificate: true, Metadata: true, IdentityHeaders: []string{"x-jwt-sub"},
+		AnswerTime: 190 * time.Millisecond, Certificate: true, Metadata: true, SourceAddress: true, ForwardedCert: true, IdentityHeaders: []string{"x-jwt-sub"},
 		Credentials: []string{"authorization", "cookie", "x-goog-iap-jwt-assertion"}, GRPC: s.Listen.GRPC,
 	}, Needs(s))
 }

@@ -26,7 +26,8 @@ type Requirements struct {
 	Certificate     bool          // a route requires the client's certificate
 	DPoP            bool          // a route requires a DPoP proof
 	Metadata        bool          // headers.metadata names claims
-	Extensions      bool          // routes match context_extensions
+	SourceAddress   bool          // an expression reads source.address
+	ForwardedCert   bool          // binding.trust_forwarded_certificate
 	IdentityHeaders []string      // that the sidecar sets, in lower case
 	Credentials     []string      // request headers that may hold the token, in lower case
 	Cluster         string        // name of the sidecar's cluster in Envoy; empty: found out
@@ -61,6 +62,9 @@ func (r *Report) Proxy(text []byte, need Requirements) {
 	p := &proxy{proxyConfig: c, Report: r, Requirements: need, protected: map[string]bool{}, sidecars: map[string]bool{}}
 	p.pass("envoy.config", fmt.Sprintf("%d listener(s), %d cluster(s)", len(c.listeners), len(c.clusters)))
 	p.findSidecar()
+	for _, name := range c.rejected {
+		p.unknown("envoy.config", "listener "+name, "Envoy has refused its newest version, so that an older one or none is in force")
+	}
 	for i, l := range c.listeners {
 		p.listener(i, l)
 	}
@@ -205,6 +209,7 @@ func (p *proxy) chain(c chain) {
 	p.connection(c.where, c.manager)
 	p.order(c, at)
 	p.examineRoutes(c, at, routes)
+	p.upstreamFilters(c.where, routes)
 	for _, name := range routes.clusters() {
 		for _, address := range p.addresses(name) {
 			p.protected[address] = true

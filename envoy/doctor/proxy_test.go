@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,11 +11,10 @@ import (
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
-	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dynamic_forward_proxy/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cache/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
-	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/dynamic_forward_proxy/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/credential_injector/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_json_transcoder/v3"
@@ -25,7 +25,6 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
-	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/path/match/uri_template/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"github.com/goccy/go-yaml"
@@ -226,6 +225,17 @@ var findings = []struct {
 	{"identity header", []change{{routeAt, routeAt + "                          request_headers_to_add: [{header: {key: X-JWT-Sub, value: root}}]\n"}}, "envoy.identity", Failure, "route #0", "X-JWT-Sub", nil},
 	{"identity header with underscores", []change{{"                  virtual_hosts:\n", "                  request_headers_to_add: [{header: {key: x_jwt_sub, value: root}}]\n                  virtual_hosts:\n"}}, "envoy.identity", Failure, "listener ingress", "x_jwt_sub", nil},
 	{"identity by HeaderMutationPerRoute", []change{{routeAt, routeAt + `                          typed_per_filter_config: {m: {"@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute, mutations: {request_mutations: [{append: {header: {key: x-jwt-sub, value: a}}}]}}}` + "\n"}}, "envoy.identity", Failure, "route #0", "typed_per_filter_config m", nil},
+	{"identity by a filter of the cluster", []change{{"    - name: upstream\n", `    - name: upstream
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: {http_protocol_options: {}}
+          http_filters: [{name: late, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, mutations: {request_mutations: [{append: {header: {key: x-jwt-sub, value: a}}}]}}}]
+`}}, "envoy.identity", Failure, "cluster upstream", "late", nil},
+	{"misnamed", []change{{routeAt, routeAt + "                          typed_per_filter_config: {authz: " + settingsRoute + "}\n"}}, "envoy.route.misnamed", Warning, "route #0", "authz", nil},
+	{"source address", []change{{"use_remote_address: true", ""}}, "envoy.source_address", Failure, "listener ingress", "x-forwarded-for", func(n *Requirements) { n.SourceAddress = true }},
+	{"forged certificate", []change{{"use_remote_address: true", "forward_client_cert_details: ALWAYS_FORWARD_ONLY"}}, "envoy.forwarded_certificate", Failure, "listener ingress", "ALWAYS", func(n *Requirements) { n.ForwardedCert = true }},
+	{"forwarded certificate", []change{{"use_remote_address: true", "forward_client_cert_details: FORWARD_ONLY"}}, "envoy.forwarded_certificate", Warning, "listener ingress", "FORWARD_ONLY", func(n *Requirements) { n.ForwardedCert = true }},
 	{"matcher tree", []change{{"                      routes:\n" + routeAt, `                      matcher: {on_no_match: {action: {name: route, typed_config: {"@type": type.googleapis.com/envoy.config.route.v3.Route, match: {prefix: /}, route: {cluster: upstream}, typed_per_filter_config: {envoy.filters.http.ext_authz: ` + disabledRoute + "}}}}}\n"}}, "envoy.route.disabled", Failure, "matcher", "", nil},
 	{"unknown configuration of the filter", []change{{routeAt, perRoute(`{"@type": type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors}`)}}, "envoy.route.disabled", NotExamined, "route #0", "cors", nil},
 	{"rds in a file", []change{{"                route_config:\n                  virtual_hosts:\n                    - name: all\n                      domains: [\"*\"]\n                      routes:\n" + routeAt, "                rds: {route_config_name: far, config_source: {ads: {}}}\n"}}, "envoy.route.disabled", NotExamined, "listener ingress", "far", nil},
@@ -240,6 +250,9 @@ var findings = []struct {
 	{"Lua after", []change{{routerAt, httpFilterYAML("script", lua) + routerAt}}, "envoy.order", NotExamined, "http_filters[1] script", "after", nil},
 	{"mutation after", []change{{routerAt, httpFilterYAML("m", "header_mutation.v3.HeaderMutation, mutations: {request_mutations: [{append: {header: {key: \":path\", value: /admin}}}]}") + routerAt}}, "envoy.order", Failure, "http_filters[1] m", ":path", nil},
 	{"jwt_authn after", []change{{routerAt, httpFilterYAML("j", "jwt_authn.v3.JwtAuthentication, providers: {a: {claim_to_headers: [{header_name: x-jwt-sub, claim_name: sub}]}}") + routerAt}}, "envoy.order", Failure, "http_filters[1] j", "x-jwt-sub", nil},
+	{"jwt_authn before", []change{{filterAt, filterAt + httpFilterYAML("j", "jwt_authn.v3.JwtAuthentication, providers: {a: {issuer: a}, b: {forward: true}}")}}, "envoy.order", Warning, "http_filters[0] j", "for a", nil},
+	{"credential before", []change{{filterAt, filterAt + httpFilterYAML("c", "credential_injector.v3.CredentialInjector, overwrite: true")}}, "envoy.order", Failure, "http_filters[0] c", "did not bring", nil},
+	{"credential by mutation", []change{{filterAt, filterAt + httpFilterYAML("m", "header_mutation.v3.HeaderMutation, mutations: {request_mutations: [{append: {header: {key: Authorization, value: a}}}]}")}}, "envoy.order", Failure, "http_filters[0] m", "Authorization", nil},
 	{"transcoder after", []change{{routerAt, httpFilterYAML("t", "grpc_json_transcoder.v3.GrpcJsonTranscoder, services: [a]") + routerAt}}, "envoy.order", Warning, "http_filters[1] t", "transcoder", nil},
 
 	{"listener without the filter", []change{{"  clusters:\n", listenerYAML("", managerTo("route: {cluster: upstream}")) + "  clusters:\n"}}, "envoy.listener.unprotected", Failure, "listener other", "upstream", nil},
@@ -354,6 +367,26 @@ func TestEveryProxyCheckIsTested(t *testing.T) {
 	}
 }
 
+// TestDump: the sections of a config dump of Istio, where all but the bootstrap
+// comes from a control plane.
+func TestDump(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("testdata/istio.json")
+	require.NoError(t, err)
+	got := bad(examine(t, string(text), need))
+	var lines []string
+	for _, r := range got {
+		lines = append(lines, fmt.Sprintf("%s %s | %s | %s", r.Status, r.ID, r.Where, r.Found))
+	}
+	golden, err := os.ReadFile("testdata/istio.golden")
+	if os.Getenv("UPDATE") != "" {
+		require.NoError(t, os.WriteFile("testdata/istio.golden", []byte(strings.Join(lines, "\n")+"\n"), 0o600))
+	} else {
+		require.NoError(t, err)
+	}
+	assert.Equal(t, string(golden), strings.Join(lines, "\n")+"\n")
+}
+
 // TestUnknownExtension: a dump with an extension that nobody here knows is read,
 // and the filter is reported as not examined.
 func TestUnknownExtension(t *testing.T) {
@@ -365,6 +398,14 @@ func TestUnknownExtension(t *testing.T) {
 	require.Len(t, found, 1)
 	assert.Equal(t, NotExamined, found[0].Status)
 	assert.Contains(t, found[0].Found, "acme.Filter")
+}
+
+// TestUDPATypedStruct: a filter in the older envelope, which Istio writes.
+func TestUDPATypedStruct(t *testing.T) {
+	t.Parallel()
+	name, fields := node{map[string]any{"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": "x/acme.Filter", "value": map[string]any{"a": true}}}.message()
+	assert.Equal(t, "acme.Filter", name)
+	assert.True(t, fields.get("a").on())
 }
 
 func TestConfigurationThatCannotBeRead(t *testing.T) {

@@ -138,12 +138,14 @@ func (p *proxy) examineRoutes(c chain, at int, t routeTable) {
 
 func (p *proxy) routeConfig(where string, c chain, at int, config node) {
 	f := c.filters[at]
+	p.misnamed(where, c, config)
 	base := perFilterOf(config, f.name)
 	p.headersAdded(where, config)
 	for i, vh := range config.get("virtual_hosts").list() {
 		at := fmt.Sprintf("%s, virtual host %s", where, cmp.Or(vh.get("name").str(), fmt.Sprintf("#%d", i)))
 		host := perFilterOf(vh, f.name)
 		p.headersAdded(at, vh)
+		p.misnamed(at, c, vh)
 		if vh.get("matcher").exists() {
 			p.unknown("envoy.route.disabled", at, "matcher selects routes by a tree, which is not examined")
 			eachMessage([]node{vh.get("matcher")}, &proxyConfig{}, func(name string, m node) {
@@ -153,7 +155,9 @@ func (p *proxy) routeConfig(where string, c chain, at int, config node) {
 			})
 		}
 		for j, r := range vh.get("routes").list() {
-			p.route(fmt.Sprintf("%s, route %s", at, cmp.Or(r.get("name").str(), fmt.Sprintf("#%d (%s)", j, matchText(r.get("match"))))), f, r, base, host)
+			at := fmt.Sprintf("%s, route %s", at, cmp.Or(r.get("name").str(), fmt.Sprintf("#%d (%s)", j, matchText(r.get("match")))))
+			p.misnamed(at, c, r)
+			p.route(at, f, r, base, host)
 		}
 	}
 }
@@ -201,6 +205,21 @@ func (p *proxy) route(where string, f filter, r node, levels ...perFilter) {
 	}
 	if cluster := action.get("cluster").str(); cluster != "" && p.sameCluster(cluster) && p.Cluster != "" {
 		p.find(Warning, "envoy.route.to_sidecar", where, "route.cluster is the sidecar's own cluster %s", cluster)
+	}
+}
+
+// misnamed looks for settings of ext_authz under a name that no filter of the
+// chain has. Envoy ignores them.
+func (p *proxy) misnamed(where string, c chain, at node) {
+	for name, entry := range at.get("typed_per_filter_config").fields() {
+		typ, m := entry.message()
+		if typ == typeFilterCfg {
+			typ, _ = m.get("config").message()
+		}
+		if typ == typePerRoute {
+			known := slices.ContainsFunc(c.filters, func(f filter) bool { return f.name == name })
+			p.expect(known, "envoy.route.misnamed", where, "typed_per_filter_config has an ExtAuthzPerRoute for %s, and no filter has that name", name)
+		}
 	}
 }
 

@@ -76,6 +76,7 @@ type proxyConfig struct {
 	routes    map[string]node   // route configurations that a listener names
 	scopes    map[string][]node // scoped routes that a listener names
 	filters   map[string]node   // HTTP filters that a listener names (ECDS)
+	rejected  []string          // listeners of which Envoy has refused the newest version
 	file      bool              // a bootstrap file: nothing that a control plane adds is in it
 }
 
@@ -119,6 +120,9 @@ func (c *proxyConfig) addDump(root node) {
 				c.listeners = append(c.listeners, l.get("listener"))
 			}
 			for _, l := range s.get("dynamic_listeners").list() {
+				if l.get("error_state").exists() {
+					c.rejected = append(c.rejected, l.get("name").str())
+				}
 				for _, state := range []string{"active_state", "warming_state"} {
 					if in := l.get(state, "listener"); in.exists() {
 						c.listeners = append(c.listeners, in)
