@@ -51,7 +51,7 @@ var catalog = map[string]Check{
 	"clocks.redis":  {Warning, "Redis keeps used proofs and verdicts by its own clock.", "Synchronise both clocks (NTP)."},
 	"clocks.issuer": {Warning, "Tokens of an issuer whose clock is ahead are not valid yet here; of one behind, they live too long.", "Synchronise the clocks (NTP), or set the issuer's `leeway`."},
 
-	"envoy.config":                   {Failure, "What is not in the configuration cannot be examined.", "Give the doctor the admin address of a running Envoy, or the output of its /config_dump?include_eds."},
+	"envoy.config":                   {Failure, "What is not in the configuration cannot be examined.", "Give the doctor the admin address of a running Envoy, or the output of its /config_dump."},
 	"envoy.listener.unprotected":     {Failure, "Requests that come in there are forwarded without anybody asking about them.", "Add the ext_authz filter to the HTTP connection manager, delete the listener, or accept this result for it."},
 	"envoy.route.disabled":           {Failure, "Requests on this route are forwarded without a check, with whatever identity headers the client invents.", "Delete the setting and declare the route `public: true` in jwt-bouncer, which removes forged identity headers."},
 	"envoy.route.other_service":      {Failure, "Another service decides about requests on this route.", "Delete check_settings.grpc_service and http_service of the route."},

@@ -126,6 +126,7 @@ func TestDoctorExaminesEnvoy(t *testing.T) {
 			found: []string{"envoy.cluster.circuit_breakers warning", "envoy.ext_authz.encode_raw_headers warning", "envoy.ext_authz.status_on_error warning", "envoy.headers_with_underscores warning",
 				"envoy.path.escaped_slashes warning", "envoy.path.merge_slashes warning", "envoy.path.normalize_path warning"}},
 		{name: "direct response", status: 401, change: []string{"route: {cluster: upstream}", "direct_response: {status: 200}"}},
+		{name: "redirect", status: 401, change: []string{"route: {cluster: upstream}", "redirect: {path_redirect: /other}"}},
 		{name: "no route", status: 404, path: "/other", change: []string{"match: {prefix: /}", "match: {prefix: /served}"}},
 		{name: "no route until a script selects one", status: 200, path: "/other",
 			change: []string{"match: {prefix: /}", "match: {prefix: /served}", sampleRouter, rerouteScript + sampleRouter},
