@@ -13,10 +13,6 @@ func (p *proxy) connection(where string, m node) {
 	underscores := m.get("common_http_protocol_options", "headers_with_underscores_action")
 	p.pick(underscores.is("REJECT_REQUEST", 1) || underscores.is("DROP_HEADER", 2), Warning, "envoy.headers_with_underscores", where, "headers_with_underscores_action is %s", orText(underscores, "not set"))
 
-	if p.SourceAddress {
-		own := m.get("use_remote_address").on() || len(m.get("original_ip_detection_extensions").list()) > 0
-		p.expect(own, "envoy.source_address", where, "use_remote_address is not true, so x-forwarded-for, which clients send, is the source of the request")
-	}
 	if p.ForwardedCert {
 		const id = "envoy.forwarded_certificate"
 		switch d := m.get("forward_client_cert_details"); {

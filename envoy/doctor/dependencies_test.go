@@ -57,7 +57,7 @@ func install(t *testing.T, pg *harness.PG) installed {
 	pg.Exec(t, "alter role "+i.app+" set statement_timeout = '30s'")
 	t.Cleanup(func() {
 		c := pg.Connect(t)
-		_, _ = c.Exec(t.Context(), "drop owned by "+i.owner+" cascade; drop role "+i.app+"; drop role "+i.owner) //nolint:errcheck // roles are left behind at worst
+		_, _ = c.Exec(t.Context(), "drop owned by "+i.owner+" cascade; drop role "+i.app+"; drop role "+i.owner)
 	})
 	i.url = i.as(i.app)
 	return i
@@ -219,9 +219,9 @@ func TestSQLiteFile(t *testing.T) {
 	assert.NoFileExists(t, path, "the doctor creates nothing")
 	installed{}.migrate(t, s.Store)
 	assert.Empty(t, bad(examineStore(t, s).Results()))
-	require.NoError(t, os.Chmod(path, 0o644)) //nolint:gosec // that is the fault
+	require.NoError(t, os.Chmod(path, 0o644))
 	assert.Equal(t, []string{"store.file warning"}, found(examineStore(t, s)))
-	require.NoError(t, os.Chmod(path, 0o660)) //nolint:gosec // that is the fault
+	require.NoError(t, os.Chmod(path, 0o660))
 	assert.Equal(t, []string{"store.file failure"}, found(examineStore(t, s)))
 }
 

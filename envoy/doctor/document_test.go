@@ -43,7 +43,7 @@ func TestDocumentListsEveryCheck(t *testing.T) {
 	}
 	want := before + begin + b.String() + "\n" + end + after
 	if os.Getenv("UPDATE") != "" {
-		require.NoError(t, os.WriteFile(path, []byte(want), 0o644)) //nolint:gosec // a page
+		require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
 	}
 	assert.Equal(t, want, string(page), "run it with UPDATE=1 and review the difference")
 }

@@ -37,7 +37,6 @@ func Needs(s sidecar.Settings) Requirements {
 	for _, r := range s.Routes {
 		n.Certificate = n.Certificate || r.Require == "mtls" || r.Require == "any"
 		n.DPoP = n.DPoP || r.Require == "dpop" || r.Require == "any"
-		n.SourceAddress = n.SourceAddress || slices.ContainsFunc(r.Allow, func(e string) bool { return strings.Contains(e, "source.address") })
 		if len(r.Credentials.Cookies) > 0 {
 			n.Credentials = append(n.Credentials, "cookie")
 		}

@@ -93,7 +93,7 @@ func TestFileFindings(t *testing.T) {
 	t.Parallel()
 	open := filepath.Join(t.TempDir(), "open")
 	require.NoError(t, os.Mkdir(open, 0o700))
-	require.NoError(t, os.Chmod(open, 0o777)) //nolint:gosec // that is the fault
+	require.NoError(t, os.Chmod(open, 0o777))
 	secret := func(mode os.FileMode) string {
 		path := filepath.Join(t.TempDir(), "secret")
 		require.NoError(t, os.WriteFile(path, []byte("hunter22\n"), 0o600))
@@ -189,12 +189,12 @@ func TestNeeds(t *testing.T) {
 routes:
   - {name: a, match: {paths: [{prefix: /a}]}, require: mtls}
   - {name: b, match: {paths: [{prefix: /b}]}, credentials: {cookies: [session]}}
-  - {name: c, credentials: {headers: [x-goog-iap-jwt-assertion]}, allow: ["cidr('10.0.0.0/8').containsIP(source.address)"]}
+  - {name: c, credentials: {headers: [x-goog-iap-jwt-assertion]}}
 binding: {trust_forwarded_certificate: true}
 `, 0o600)
 	require.NoError(t, err)
 	assert.Equal(t, Requirements{
-		AnswerTime: 190 * time.Millisecond, Certificate: true, Metadata: true, SourceAddress: true, ForwardedCert: true, IdentityHeaders: []string{"x-jwt-sub"},
+		AnswerTime: 190 * time.Millisecond, Certificate: true, Metadata: true, ForwardedCert: true, IdentityHeaders: []string{"x-jwt-sub"},
 		Credentials: []string{"authorization", "cookie", "x-goog-iap-jwt-assertion"}, GRPC: s.Listen.GRPC,
 	}, Needs(s))
 }

@@ -26,7 +26,6 @@ type Requirements struct {
 	Certificate     bool          // a route requires the client's certificate
 	DPoP            bool          // a route requires a DPoP proof
 	Metadata        bool          // headers.metadata names claims
-	SourceAddress   bool          // an expression reads source.address
 	ForwardedCert   bool          // binding.trust_forwarded_certificate
 	IdentityHeaders []string      // that the sidecar sets, in lower case
 	Credentials     []string      // request headers that may hold the token, in lower case

@@ -242,31 +242,6 @@ func TestDynamicForwardProxy(t *testing.T) {
 	}
 }
 
-// TestDoctorKnowsWhoChoosesTheAddress: without use_remote_address, a client chooses
-// the address that rules judge.
-func TestDoctorKnowsWhoChoosesTheAddress(t *testing.T) {
-	t.Parallel()
-	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: `
-routes: [{name: office, allow: ["cidr('203.0.113.0/24').containsIP(source.address)"]}]
-`})
-	sample, err := envoy.SampleConfig(envoy.Sample{Listen: "127.0.0.1:0", Service: r.Bouncer.GRPC, Upstream: r.Upstream.Addr})
-	require.NoError(t, err)
-	for _, c := range []struct {
-		change []string
-		status int
-		found  []string
-	}{
-		{nil, 403, nil},
-		{[]string{"use_remote_address: true", "use_remote_address: false"}, 200, []string{"envoy.source_address failure"}},
-	} {
-		e := harness.Envoy(t, replaced(t, sample, c.change...))
-		reply := harness.FrontOf(t, e, "ingress").Get(t, "Authorization", "Bearer "+r.Token(nil), "X-Forwarded-For", "203.0.113.7")
-		assert.Equal(t, c.status, reply.Status)
-		d := doctor(t, r.Bouncer.Config, "--only", "envoy", "--envoy-admin", "http://"+e.Admin)
-		assert.Equalf(t, c.found, d.found(), "%+v", d.Results)
-	}
-}
-
 // TestDoctorKnowsWhoTakesTheToken: jwt_authn removes the token that it has
 // verified, unless it is told to forward it.
 func TestDoctorKnowsWhoTakesTheToken(t *testing.T) {
