@@ -200,12 +200,14 @@ func (r *Report) Issuers(ctx context.Context, s sidecar.Settings) {
 		switch {
 		case st.Err != "":
 			r.find(Failure, "issuers.keys", where, "%s", st.Err)
+		case st.Fetched.IsZero():
+			r.find(Failure, "issuers.keys", where, "its keys did not come in time")
 		case st.Keys == 0:
 			r.find(Failure, "issuers.keys", where, "the set has no usable key (%d refused)", st.Refused)
 		default:
 			r.pass("issuers.keys", fmt.Sprintf("%s: %d", st.Issuer, st.Keys))
 		}
-		if st.Err == "" {
+		if st.Err == "" && !st.Fetched.IsZero() {
 			r.expect(st.Refused == 0, "issuers.refused", where, "%d of its keys cannot be used: %s", st.Refused, strings.Join(st.Why, "; "))
 		}
 		c := s.Issuers[i]
@@ -214,7 +216,7 @@ func (r *Report) Issuers(ctx context.Context, s sidecar.Settings) {
 			continue // a file
 		}
 		r.expect(u.Scheme == "https" || authz.IsLoopback(u.Hostname()), "issuers.plaintext", where, "its keys come over http from %s", u.Host)
-		if st.Err == "" {
+		if st.Keys > 0 && st.Err == "" {
 			r.issuerClock(ctx, where, c)
 		}
 	}

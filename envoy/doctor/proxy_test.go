@@ -352,7 +352,7 @@ func TestCatchAllRoute(t *testing.T) {
 	assert.Empty(t, none(strings.Replace(text, after, after+catchAllR, 1)))
 }
 
-// TestEveryCheckIsDocumentedAndTested: each check of a proxy has a test.
+// TestEveryProxyCheckIsTested: each check of a proxy has a test.
 func TestEveryProxyCheckIsTested(t *testing.T) {
 	t.Parallel()
 	tested := map[string]bool{}
