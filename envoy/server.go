@@ -52,6 +52,9 @@ const (
 	// configuration decides about the request.
 	checkTime = 180 * time.Millisecond
 
+	// AnswerTime is the time within which every check is answered.
+	AnswerTime = 190 * time.Millisecond
+
 	// maxMessage is the maximum size of a CheckRequest in bytes. It is far above that of any
 	// request without a body: Envoy accepts 60 KiB of headers by default. Bodies
 	// (with_request_body) are ignored, but each check in flight keeps one in memory. To a
