@@ -165,7 +165,7 @@ func TestOperationsMetrics(t *testing.T) {
 	rules := regexp.MustCompile(`alert: (\S+)`).FindAllStringSubmatch(alerts, -1)
 	assert.NotEmpty(t, rules, "there are no alerts")
 	for _, m := range rules {
-		if !strings.Contains(page, "\n| `"+m[1]+"` | ") {
+		if !strings.Contains(page, "\n### "+m[1]+"\n") {
 			t.Errorf("operations.md does not say what to do about %s", m[1])
 		}
 	}
