@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 new=${1:?usage: module-path.sh NEWPATH}
 old=$(go list -m -f '{{.Path}}')
 # go refuses a path that is none, before anything has changed.
-go mod edit -module="$new"
+go mod edit -print -module="$new" >/dev/null
 [ "$old" != "$new" ] || exit 0
 # The path stands alone or before a slash. Names that only contain it stay.
 quoted=$(printf '%s' "$old" | sed 's/[.]/\\./g')
