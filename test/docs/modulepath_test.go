@@ -51,7 +51,7 @@ func TestModulePath(t *testing.T) {
 		}
 	}
 	// Every package but the programs is compiled; linking those would show no more.
-	out, err = run("go", "list", "-f", `{{if ne .Name "main"}}{{.ImportPath}}{{end}}`, "./...")
+	out, err = run("go", "list", "-f", `{{if and .GoFiles (ne .Name "main")}}{{.ImportPath}}{{end}}`, "./...")
 	require.NoErrorf(t, err, "%s", out)
 	out, err = run("go", append([]string{"build"}, strings.Fields(out)...)...)
 	require.NoErrorf(t, err, "%s", out)
