@@ -12,7 +12,7 @@ COPY . .
 ARG TARGETOS TARGETARCH VERSION=dev
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/jwt-bouncer .
+    go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /out/jwt-bouncer .
 # The two writable directories, for the embedded store and for the Unix socket.
 RUN mkdir -p /out/var/lib/jwt-bouncer /out/run/jwt-bouncer
 

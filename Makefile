@@ -12,6 +12,10 @@ GOVULNCHECK   := v1.9.0
 # The Go modules of this repository. k8s has its own, so that Kubernetes' types
 # stay out of the product's dependencies.
 MODULES := . $(dir $(wildcard k8s/go.mod))
+ALL_MODULES := $(MODULES) test/browser test/packages
+
+# grpcnotrace leaves net/trace and its templates out of the binary; docs/dependencies.md.
+TAGS := -tags grpcnotrace
 
 .DEFAULT_GOAL := help
 
@@ -27,7 +31,7 @@ tools: ## fetch what the tests need (Envoy, Valkey, PostgreSQL, pgbouncer, Schem
 
 .PHONY: build
 build: ## build bin/jwt-bouncer
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
+	CGO_ENABLED=0 $(GO) build -trimpath $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
 
 .PHONY: build-demo
 build-demo: ## build the demo program, bin/demo
@@ -43,11 +47,15 @@ run: build ## run the sidecar with CONFIG=FILE
 	bin/jwt-bouncer $(if $(CONFIG),--config $(CONFIG)) serve
 
 .PHONY: check
-check: fmt vet lint test ## run everything that must pass before a change is merged
+check: fmt tidy vet lint test ## run everything that must pass before a change is merged
 
 .PHONY: fmt
 fmt: ## fail if a file is not gofmt'ed
 	@files=$$(gofmt -l $$(find . -name '*.go' -not -path './.tools/*')); [ -z "$$files" ] || { echo "not gofmt'ed:"; echo "$$files"; exit 1; }
+
+.PHONY: tidy
+tidy: ## fail if a go.mod requires more or less than the code imports
+	@for m in $(ALL_MODULES); do echo "go mod tidy -diff $$m"; (cd $$m && $(GO) mod tidy -diff) || exit 1; done
 
 .PHONY: vet
 vet: ## run go vet
@@ -95,6 +103,10 @@ test-idp: tools ## test that a logout at a real OpenID Provider is enforced at a
 	$(GO) vet -tags idp ./test/idp
 	$(GO) test -tags idp ./test/idp
 
+.PHONY: test-packages
+test-packages: ## build the deb and the rpm, install one and unpack the other (needs root, dpkg, rpm2cpio and cpio)
+	cd test/packages && $(GO) test -count=1 .
+
 .PHONY: test-fast
 test-fast: ## run the tests that start no server, without the race detector, in under two minutes
 	$(GO) test -short ./...
@@ -134,11 +146,19 @@ release: ## build static binaries for amd64 and arm64, with manual page, complet
 	@scripts/release-files.sh bin/release $(VERSION)
 	@for r in $(RELEASES); do \
 		name=jwt-bouncer_$(VERSION)_$$(echo $$r | tr / _); mkdir dist/$$name; \
-		CGO_ENABLED=0 GOOS=$${r%/*} GOARCH=$${r#*/} $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/$$name/jwt-bouncer . || exit 1; \
+		CGO_ENABLED=0 GOOS=$${r%/*} GOARCH=$${r#*/} $(GO) build -trimpath $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)' -o dist/$$name/jwt-bouncer . || exit 1; \
 		cp -R LICENSE README.md bin/release/* dist/$$name/; $(GO) version -m dist/$$name/jwt-bouncer >dist/$$name/modules.txt; \
 		tar -C dist --sort=name --owner=0 --group=0 --numeric-owner --mtime='@0' -czf dist/$$name.tar.gz $$name && rm -rf dist/$$name; echo dist/$$name.tar.gz; \
 	done
 	@cd dist && sha256sum *.tar.gz >SHA256SUMS
+
+.PHONY: chart
+chart: ## package the chart as dist/jwt-bouncer-VERSION.tgz, with the published image
+	@scripts/chart.sh $(VERSION)
+
+.PHONY: names
+names: ## write the names of scripts/names.env into the files that must contain them
+	cd k8s && $(GO) test -count=1 -run '^TestNames$$' . -args -update
 
 .PHONY: clean
 clean: ## remove build results, but keep .tools

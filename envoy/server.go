@@ -10,14 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	_ "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3" // registers the descriptors for reflection
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/envoy/wire"
@@ -140,7 +138,7 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	s.grpc = grpc.NewServer(opts...)
 	s.grpc.RegisterService(&serviceDesc, s)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
-	reflection.Register(s.grpc)
+	registerReflection(s.grpc)
 	s.SetReady(false)
 	return s, nil
 }

@@ -16,6 +16,9 @@ import (
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -79,6 +82,56 @@ func TestChart(t *testing.T) {
 			assert.NoError(t, check(append(render(t, values), there...)))
 		})
 	}
+}
+
+// What users add arrives in the sidecars' pods and in the migration's.
+func TestChartAdditions(t *testing.T) {
+	t.Parallel()
+	values, err := chartutil.ReadValues([]byte(`
+serviceAccount: {annotations: {eks.amazonaws.com/role-arn: "arn:aws:iam::123456789012:role/jwt-bouncer"}}
+podLabels: {azure.workload.identity/use: "true"}
+podAnnotations: {sidecar.istio.io/inject: "true"}
+extraEnv:
+  - {name: GODEBUG, value: netdns=go}
+  - {name: HOST_IP, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}
+extraVolumes: [{name: postgres-ca, configMap: {name: postgres-ca}}]
+extraVolumeMounts: [{name: postgres-ca, mountPath: /etc/postgres-ca, readOnly: true}]
+`))
+	require.NoError(t, err)
+	objects := render(t, values)
+	missing := check(append(objects, secrets(t)...))
+	require.ErrorContains(t, missing, "postgres-ca", "the additions are validated with the objects they name")
+
+	values["extraVolumes"] = []any{map[string]any{"name": "postgres-ca", "emptyDir": map[string]any{}}}
+	objects = render(t, values)
+	require.NoError(t, check(append(objects, secrets(t)...)))
+	assert.Equal(t, "arn:aws:iam::123456789012:role/jwt-bouncer", at(find(t, objects, "ServiceAccount/jwt-bouncer").tree, "metadata", "annotations", "eks.amazonaws.com/role-arn"))
+	pods := 0
+	for _, o := range objects {
+		if o.kind != "Deployment" && o.kind != "Job" {
+			continue
+		}
+		pods++
+		v, err := schema(o)
+		require.NoError(t, err)
+		var p corev1.PodTemplateSpec
+		switch v := v.(type) {
+		case *appsv1.Deployment:
+			p = v.Spec.Template
+			assert.Equal(t, "true", p.Annotations["sidecar.istio.io/inject"])
+		case *batchv1.Job:
+			p = v.Spec.Template
+		}
+		assert.Equalf(t, "true", p.Labels["azure.workload.identity/use"], "%s", o)
+		assert.Equalf(t, "jwt-bouncer", p.Labels["app.kubernetes.io/name"], "%s", o)
+		c := p.Spec.Containers[0]
+		assert.Containsf(t, c.Env, corev1.EnvVar{Name: "GODEBUG", Value: "netdns=go"}, "%s", o)
+		assert.Containsf(t, c.Env, corev1.EnvVar{Name: "HOST_IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.hostIP"}}}, "%s", o)
+		assert.Containsf(t, c.VolumeMounts, corev1.VolumeMount{Name: "postgres-ca", MountPath: "/etc/postgres-ca", ReadOnly: true}, "%s", o)
+		assert.Lenf(t, c.VolumeMounts, 3, "%s", o)
+		assert.Lenf(t, p.Spec.Volumes, 3, "%s", o)
+	}
+	assert.Equal(t, 2, pods)
 }
 
 // The chart and the overlays deploy the same objects.

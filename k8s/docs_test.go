@@ -205,7 +205,7 @@ func TestReleaseConfig(t *testing.T) {
 	var c struct {
 		Version int `json:"version"`
 		Builds  []struct {
-			Env, Goos, Goarch, Flags, Ldflags []string
+			Env, Goos, Goarch, Flags, Tags, Ldflags []string
 		} `json:"builds"`
 		Archives []struct{ Files []string } `json:"archives"`
 		Dockers  []struct {
@@ -223,6 +223,11 @@ func TestReleaseConfig(t *testing.T) {
 	build, image := c.Builds[0], c.Dockers[0]
 	assert.Containsf(t, build.Env, "CGO_ENABLED=0", "build: %+v", build)
 	assert.Containsf(t, build.Flags, "-trimpath", "build: %+v", build)
+	for _, name := range []string{"../Dockerfile", "../Makefile"} {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		assert.Containsf(t, string(text), "-tags "+strings.Join(build.Tags, ","), "%s builds with other tags", name)
+	}
 	assert.Containsf(t, strings.Join(build.Ldflags, " "), "-X main.version=", "build: %+v", build)
 	for _, arch := range build.Goarch {
 		assert.Containsf(t, image.Platforms, "linux/"+arch, "no image for %s", arch)

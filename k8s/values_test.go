@@ -66,6 +66,17 @@ func TestChartRefusesMistakes(t *testing.T) {
 		"word that is none":                {file: "config: {revocation: {on_revocation_unknown: alow}}", want: "/config/revocation/on_revocation_unknown"},
 		"pull policy":                      {set: "image.pullPolicy=always", want: "/image/pullPolicy"},
 		"password as a value":              {set: "migration.store_password=x", want: "store_password"},
+		"environment that the chart sets":  {file: "extraEnv: [{name: JWT_BOUNCER_STORE, value: x}]", want: "/extraEnv/0/name"},
+		"number for an environment":        {file: "extraEnv: [{name: A, value: 1}]", want: "/extraEnv/0/value"},
+		"misspelt environment":             {file: "extraEnv: [{nam: A}]", want: "/extraEnv/0"},
+		"volume of the chart":              {file: "extraVolumes: [{name: secrets, emptyDir: {}}]", want: "/extraVolumes/0/name"},
+		"mount without a path":             {file: "extraVolumeMounts: [{name: a}]", want: "/extraVolumeMounts/0"},
+		"misspelt mount":                   {file: "extraVolumeMounts: [{name: a, mountPath: /a, readonly: true}]", want: "readonly"},
+		"label of the selector":            {file: "podLabels: {app.kubernetes.io/name: x}", want: "app.kubernetes.io/name"},
+		"number for a label":               {file: "podLabels: {a: 1}", want: "/podLabels/a"},
+		"misspelt ServiceAccount":          {file: "serviceAccount: {annotation: {a: b}}", want: "annotation"},
+		"runbook that is no page":          {set: "monitoring.runbook=wiki", want: "/monitoring/runbook"},
+		"misspelt key on --set":            {set: "config.isuer=x", want: "isuer"},
 		"pooler as text":                   {set: "pgbouncer.replicas=two", want: "/pgbouncer/replicas"},
 	} {
 		t.Run(name, func(t *testing.T) {

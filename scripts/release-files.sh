@@ -4,7 +4,9 @@
 #
 #   scripts/release-files.sh DIR [VERSION]
 set -eu
-dir=$1
+mkdir -p "$1"
+dir=$(cd "$1" && pwd)
+cd "$(dirname "$0")/.."
 mkdir -p "$dir/completions"
 go run -ldflags "-X main.version=${2:-dev}" . man >"$dir/jwt-bouncer.1"
 for shell in bash zsh fish; do

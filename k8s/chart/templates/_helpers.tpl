@@ -36,4 +36,7 @@ securityContext:
 volumeMounts:
   - {name: config, mountPath: /etc/jwt-bouncer, readOnly: true}
   - {name: secrets, mountPath: /etc/jwt-bouncer-secrets, readOnly: true}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
