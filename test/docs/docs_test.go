@@ -27,7 +27,7 @@ func pages(t *testing.T) map[string]string {
 			return err
 		}
 		name := d.Name()
-		if d.IsDir() && path != harness.Root() && (strings.HasPrefix(name, ".") || name == "testdata" || name == "node_modules") {
+		if d.IsDir() && path != harness.Root() && (strings.HasPrefix(name, ".") && name != ".github" || name == "testdata" || name == "node_modules") {
 			return fs.SkipDir
 		}
 		if !d.IsDir() && strings.HasSuffix(name, ".md") {
