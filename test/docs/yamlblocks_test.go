@@ -118,19 +118,46 @@ func runPolicyTests(t *testing.T, b block) error {
 	return nil
 }
 
-// isEnvoy: a whole bootstrap configuration, or a part of one of its routes.
+const (
+	sampleOptions = "                common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}\n"
+	sampleRoute   = "                        - match: {prefix: /}\n                          route: {cluster: upstream}\n"
+	sampleHosts   = "                  virtual_hosts:\n                    - name: all\n                      domains: [\"*\"]\n" + sampleRoutes
+	sampleRoutes  = "                      routes:\n" + sampleRoute
+	anyCluster    = "                  validate_clusters: false\n" // the page's clusters are not the sample's
+)
+
+// envoyParts are the parts of a bootstrap configuration that pages show, by their
+// first key: what the part stands in for in the sample, what is kept of that, and
+// how far the part is indented.
+var envoyParts = map[string]struct {
+	of, kept string
+	columns  int
+}{
+	"common_http_protocol_options": {sampleOptions, "", 16},
+	"virtual_hosts":                {sampleHosts, anyCluster, 18},
+	"routes":                       {sampleHosts, anyCluster + strings.TrimSuffix(sampleHosts, sampleRoutes), 22},
+	"typed_per_filter_config":      {sampleRoute, sampleRoute, 26},
+}
+
+var envoyRoute = regexp.MustCompile(`(?m)^    (route|direct_response|redirect):`)
+
+// isEnvoy: a whole bootstrap configuration, or one of its parts. The product's
+// configuration has routes, too.
 func isEnvoy(b block) bool {
-	return allOf(b, func(k string) bool {
-		return k == "static_resources" || k == "admin" || k == "typed_per_filter_config"
-	})
+	keys := topKeys(b)
+	if len(keys) == 0 {
+		return false
+	}
+	_, part := envoyParts[keys[0]]
+	return keys[0] == "static_resources" || part && len(keys) == 1 && (keys[0] != "routes" || envoyRoute.MatchString(b.text))
 }
 
 func validateEnvoy(t *testing.T, b block) error {
-	if strings.Contains(b.text, "static_resources:") {
+	part, ok := envoyParts[topKeys(b)[0]]
+	if !ok {
 		return harness.ValidateEnvoy(t, b.text)
 	}
-	const route = "                          route: {cluster: upstream}\n"
-	return inSample(t, route, route+indented(b.text, 26))
+	return inSample(t, part.of, part.kept+indented(b.text, part.columns))
 }
 
 // inSample has Envoy validate the sample configuration with a part replaced.
