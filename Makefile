@@ -24,10 +24,17 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools: ## fetch what the tests need (Envoy, Valkey, PostgreSQL, pgbouncer, Schemathesis) into .tools
+tools: ## fetch what the tests need (Envoy, Valkey, PostgreSQL, pgbouncer, Schemathesis, mkdocs) into .tools
 	@scripts/servers.sh
 	@scripts/pgbouncer.sh
 	@scripts/schemathesis.sh
+	@scripts/docs.sh
+
+.PHONY: docs
+SITE := .site
+docs: ## build the documentation as a site in .site, where every link must lead somewhere
+	@scripts/docs.sh
+	@PYTHONPATH=$(TOOLS)/docs NO_MKDOCS_2_WARNING=1 python3 -B -m mkdocs build --strict --config-file .mkdocs.yml --site-dir '$(abspath $(SITE))'
 
 .PHONY: build
 build: ## build bin/jwt-bouncer
@@ -162,4 +169,4 @@ names: ## write the names of scripts/names.env into the files that must contain 
 
 .PHONY: clean
 clean: ## remove build results, but keep .tools
-	rm -rf bin dist coverage.out
+	rm -rf bin dist .site coverage.out

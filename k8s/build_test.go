@@ -159,7 +159,7 @@ func envoyValidate(text string) error {
 	if err != nil {
 		return err
 	}
-	// docs/operations.md promises how Envoy answers when the sidecar is down.
+	// docs/how-it-fails.md promises how Envoy answers when the sidecar is down.
 	filters := strings.Count(text, "ext_authz.v3.ExtAuthz")
 	for _, setting := range []string{"failure_mode_allow: false", "status_on_error: {code: ServiceUnavailable}"} {
 		if n := strings.Count(text, setting); n != filters {

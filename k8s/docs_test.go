@@ -19,9 +19,6 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// pages are the documentation pages about deployment.
-var pages = []string{"kubernetes.md", "envoy.md", "istio.md", "envoy-gateway.md", "comparison.md", "migration.md", "metrics.md"}
-
 // fenced returns the code blocks of a page in one language.
 func fenced(t *testing.T, page, language string) []string {
 	t.Helper()
@@ -174,27 +171,6 @@ func TestExtraEgress(t *testing.T) {
 	after := egress(own(t, block(t, "yaml", "# my/kustomization.yaml")+block(t, "yaml", "# added to my/kustomization.yaml"), nil))
 	assert.Empty(t, cmp.Diff(after, egress(render(t, values), nil)), "kustomize (-) and chart (+) differ")
 	assert.Lenf(t, after, len(before)+2, "%d rules became %d", len(before), len(after))
-}
-
-// The manifests in the pages are valid.
-func TestManifestsInDocs(t *testing.T) {
-	t.Parallel()
-	n := 0
-	for _, page := range pages {
-		for _, block := range fenced(t, "../docs/"+page, "yaml") {
-			if !strings.Contains(block, "\nkind: SecurityPolicy") {
-				continue
-			}
-			objects, err := split([]byte(block))
-			assert.NoErrorf(t, err, "%s", page)
-			for _, o := range objects {
-				n++
-				_, err := schema(o)
-				assert.NoErrorf(t, err, "%s", page)
-			}
-		}
-	}
-	assert.NotZero(t, n, "no manifest found")
 }
 
 // A release builds the same image as the Dockerfile, and all of its files exist.

@@ -28,6 +28,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -50,6 +51,7 @@ var decoders = map[string]func(object) (any, error){
 	"gateway.networking.k8s.io/v1 GatewayClass":          typed[gatewayv1.GatewayClass],
 	"gateway.networking.k8s.io/v1 Gateway":               typed[gatewayv1.Gateway],
 	"gateway.networking.k8s.io/v1 HTTPRoute":             typed[gatewayv1.HTTPRoute],
+	"gateway.networking.k8s.io/v1beta1 ReferenceGrant":   typed[gatewayv1beta1.ReferenceGrant],
 	"gateway.envoyproxy.io/v1alpha1 SecurityPolicy":      typed[egv1alpha1.SecurityPolicy],
 	"gateway.envoyproxy.io/v1alpha1 ClientTrafficPolicy": typed[egv1alpha1.ClientTrafficPolicy],
 	"security.istio.io/v1 AuthorizationPolicy":           istio[istiosecurity.AuthorizationPolicy],
@@ -225,7 +227,7 @@ func readCRDs(file string, into map[string]*jsonschema.Schema) error {
 		for _, v := range d.Spec.Versions {
 			name := d.Spec.Group + "/" + v.Name + " " + d.Spec.Names.Kind
 			switch d.Spec.Names.Kind {
-			case "GatewayClass", "Gateway", "HTTPRoute", "SecurityPolicy", "ClientTrafficPolicy", "AuthorizationPolicy", "PeerAuthentication", "ServiceEntry":
+			case "GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant", "SecurityPolicy", "ClientTrafficPolicy", "AuthorizationPolicy", "PeerAuthentication", "ServiceEntry":
 			default:
 				continue
 			}

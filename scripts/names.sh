@@ -21,6 +21,7 @@ check)
     for value in "$REPOSITORY" "$IMAGE" "$CHART" "$RUNBOOK"; do
         case "$value" in *.example/*) fail "$value is an example: set the names in scripts/names.env, run \`make names\`, and commit" ;; esac
     done
+    grep -qx "module $REPOSITORY" go.mod || fail "the Go module is not importable: run \`scripts/module-path.sh $REPOSITORY\`, and commit"
     [ "${IMAGE%%/*}" = "${CHART%%/*}" ] || fail "IMAGE and CHART are in different registries, and the workflow logs in to one"
     grep -q "^## \[$version\]" CHANGELOG.md || fail "CHANGELOG.md has no section [$version]"
     grep -qx "version: $version" k8s/chart/Chart.yaml || fail "k8s/chart/Chart.yaml is not version $version"

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -19,7 +18,6 @@ import (
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/authz/policytest"
-	"jwtbouncer/authz/statuslist"
 )
 
 // policyFile is a configuration as far as routes are concerned.
@@ -240,33 +238,6 @@ func TestExplainNeedsNoNetwork(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	require.Equal(t, authz.Passed, find(false))
-}
-
-// The other stanzas in the documentation are good ones too.
-func TestDocumentedStanzas(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policy.md"))
-	require.NoError(t, err)
-	stanzas := struct {
-		Binding       policy.BindingConfig  `yaml:"binding"`
-		Introspection []introspect.Config   `yaml:"introspection"`
-		StatusLists   statuslist.Config     `yaml:"status_lists"`
-		Resource      policy.ResourceConfig `yaml:"resource"`
-	}{Binding: policy.DefaultBindingConfig()}
-	var all strings.Builder
-	for _, first := range []string{"binding:", "introspection:", "status_lists:", "resource:"} {
-		blocks := yamlBlock(string(text), first)
-		require.Len(t, blocks, 1, first)
-		all.WriteString(blocks[0])
-	}
-	f := config.Parse("policy.md", []byte(all.String()), &stanzas)
-	stanzas.Binding.Validate(f.At("binding"))
-	introspect.ValidateAll(stanzas.Introspection, 30*time.Second, f.At("introspection"))
-	stanzas.StatusLists.Validate(30*time.Second, f.At("status_lists"))
-	stanzas.Resource.Validate(f.At("resource"))
-	require.NoError(t, f.Err())
-	require.Len(t, stanzas.Introspection, 1)
-	require.NotEmpty(t, stanzas.StatusLists.Hosts)
 }
 
 func TestResourceMetadata(t *testing.T) {

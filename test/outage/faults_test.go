@@ -303,7 +303,7 @@ func (f fault) run(t *testing.T, r *harness.Rig, lookup, allow bool) {
 	// some miss their deadline anyway.
 	slack := 0.15
 	if f.name == "postgres sessions terminated" {
-		slack = 0 // promised in docs/operations.md
+		slack = 0 // promised in docs/how-it-fails.md
 	}
 	assert.GreaterOrEqualf(t, passed, want-slack, "%.1f %% of valid tokens were allowed during the fault, want %.0f %%", 100*passed, 100*want)
 	heal()
