@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // packer is an engine that keeps a packed snapshot for full loads. SQLite needs
@@ -243,7 +244,7 @@ func (p *postgresStore) inTurn(full bool, load func(gate string) (bool, error)) 
 	case admitted:
 		*t = turn{}
 	case t.since.IsZero():
-		*t = turn{since: time.Now(), limit: jitter(maxTurn, 0.5)}
+		*t = turn{since: time.Now(), limit: breaker.Jitter(maxTurn, 0.5)}
 	}
 	return admitted, err
 }
