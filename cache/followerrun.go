@@ -82,9 +82,9 @@ func (f *Follower) interval() time.Duration {
 }
 
 // pause returns the time until the next sync that nobody requests. An error comes
-// at once and costs the store little, so that it is asked again soon. After silence,
-// half of the fleet may be silent in step: the next questions are spread over up to
-// twice the interval.
+// at once and costs the store little, so that it is asked again soon. Silence may
+// have met the whole fleet at once: its next questions are spread over up to twice
+// the interval.
 func (f *Follower) pause(failed int) time.Duration {
 	every := f.interval()
 	spread := 0.75 + f.jitter()/2
