@@ -50,6 +50,7 @@ type Follower struct {
 	position  authz.Position
 	swept     time.Duration // boot time of the last sweep
 	fullTries int           // full loads in a row that were given up for silence
+	silent    int           // syncs in a row that were
 
 	syncs syncState
 	await func(ctx context.Context, ended <-chan struct{}) bool // waits for a sync to end
@@ -231,15 +232,22 @@ func (f *Follower) sweep(wall, store time.Time, now time.Duration) {
 	}
 }
 
+// patience returns how long the feed may be silent. A store, or a pooler before it,
+// that cannot keep up with its fleet gets more time after each silence: a question
+// that is given up costs it more than one that it answers.
+func (f *Follower) patience() time.Duration {
+	own := f.config.SyncTimeout
+	if f.fromStart() {
+		return own * time.Duration(10<<min(f.fullTries, 4))
+	}
+	return max(own, min(own<<min(f.silent, 10), time.Duration(f.maxStaleness.Load())/3))
+}
+
 // changes reads the feed and gives up when it is silent for too long. A hanging
 // connection must not hang the follower, and a load of millions of rows must not
 // be cut off because it takes long.
 func (f *Follower) changes(ctx context.Context, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
-	patience := f.config.SyncTimeout
-	full := f.fromStart()
-	if full {
-		patience *= time.Duration(10 << min(f.fullTries, 4))
-	}
+	patience, full := f.patience(), f.fromStart()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watchdog := time.AfterFunc(patience, func() { cancel(errSilent) })
@@ -253,13 +261,17 @@ func (f *Follower) changes(ctx context.Context, nonce string, row func(authz.Row
 	})
 	f.metrics.rows.Add(float64(n))
 	switch {
-	case err == nil:
-		f.fullTries = 0
-	case errors.Is(context.Cause(ctx), errSilent):
+	case errors.Is(context.Cause(ctx), errSilent) && err != nil:
+		f.silent++
 		if full {
 			f.fullTries++
 		}
 		err = fmt.Errorf("%w: %w", errSilent, err)
+	default:
+		f.silent = 0
+		if err == nil {
+			f.fullTries = 0
+		}
 	}
 	return snap, err
 }

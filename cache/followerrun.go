@@ -81,11 +81,18 @@ func (f *Follower) interval() time.Duration {
 	return min(f.config.SyncInterval, time.Duration(f.maxStaleness.Load())/3)
 }
 
-// pause returns the time until the next sync that nobody requests.
+// pause returns the time until the next sync that nobody requests. An error comes
+// at once and costs the store little, so that it is asked again soon. Silence may
+// have met the whole fleet at once: its next questions are spread over up to twice
+// the interval.
 func (f *Follower) pause(failed int) time.Duration {
 	every := f.interval()
 	spread := 0.75 + f.jitter()/2
-	if failed > 0 {
+	switch silent := f.silent; {
+	case silent > 0:
+		every <<= min(silent-1, 1)
+		spread = f.jitter()
+	case failed > 0:
 		every = min(every, firstRetry<<min(failed-1, 16))
 		spread = 0.5 + f.jitter()
 	}

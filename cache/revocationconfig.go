@@ -14,7 +14,7 @@ type RevocationConfig struct {
 	Replica             bool          `yaml:"replica" doc:"Whether to hold every live revocation in memory, so that a check needs no network. When off, every check asks Redis, then the store."`
 	MaxStaleness        time.Duration `yaml:"max_staleness" doc:"Maximum age of the knowledge on which a token is allowed; the bound of the guarantee. A smaller value in the store wins."`
 	SyncInterval        time.Duration `yaml:"sync_interval" doc:"Mean time between two syncs with the store, ± 25 %; at most half of max_staleness."`
-	SyncTimeout         time.Duration `yaml:"sync_timeout" doc:"Maximum time that a sync waits for data from the store before it fails. A full load waits at least ten times as long."`
+	SyncTimeout         time.Duration `yaml:"sync_timeout" doc:"Maximum time that a sync waits for data from the store before it fails. After a sync that failed so, the next one waits twice as long, up to a third of max_staleness; a full load waits at least ten times as long."`
 	CatchUpWait         time.Duration `yaml:"catch_up_wait" doc:"Maximum time that a check waits for a shared sync when the replica is not fresh; 0 means no wait."`
 	MaxTokenTTL         time.Duration `yaml:"max_token_ttl" doc:"Maximum lifetime (exp - iat) of a token. Longer ones are refused, because their revocation could expire first."`
 	OnRevocationUnknown string        `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What to do with a valid token when nothing can prove that it is not revoked; deny answers 503. Routes can override it."`

@@ -25,7 +25,7 @@ func (f *Follower) unpack(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	patience := f.config.SyncTimeout * time.Duration(10<<min(f.fullTries, 4))
+	patience := f.patience()
 	watchdog := time.AfterFunc(patience, func() { cancel(errSilent) })
 	defer watchdog.Stop()
 

@@ -110,7 +110,7 @@ func TestStatementsAreCheap(t *testing.T) {
 			for _, operation := range []string{"sync", "lookup"} {
 				got := c.ratio(t, operation)
 				t.Logf("%s: %.1f times select 1", operation, got)
-				assert.LessOrEqualf(t, got, 6.0, "%s costs more than 6 times select 1", operation)
+				assert.LessOrEqualf(t, got, 4.0, "%s costs more than 4 times select 1", operation)
 			}
 		})
 	}

@@ -548,7 +548,7 @@ func TestSearchPathIsNoWayIn(t *testing.T) {
 	require.Error(t, err, "the temporary types have no effect and the test shows nothing")
 	for _, path := range []string{"default", "evil, pg_catalog", "pg_temp, evil, pg_catalog"} {
 		sql(t, c, `set search_path = `+path)
-		for _, text := range []string{`select authz.changes(0, '{}', 'n')`, `select authz.lookup('{}', 'n', 0)`, `select authz.about()`, `select authz.gc()`,
+		for _, text := range []string{`select authz.changes(0, '{}', 'n')`, `select authz.lookup('{}', 'n', 0, 0)`, `select authz.about()`, `select authz.gc()`,
 			`select authz.revoke('{1}', '{i}', '{v}', '{null}', '{null}', '{a}', '{r}')`, `insert into authz.revocations (kind, iss, value) values (1, 'i', '` + path + `')`,
 			`insert into public.bridged values ('` + path + `', '2099-12-31 00:00:00'), ('4102358400', '4102358400')`} {
 			sql(t, c, text)

@@ -3,11 +3,9 @@ package store
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,7 +24,9 @@ type postgresStore struct {
 	writes   *pgxpool.Pool // append, collect, Limits
 	lists    *pgxpool.Pool // page
 	feed     feedConn
-	standbys []*pgx.ConnConfig // serve chunks of packed snapshots
+	calls    caller
+	limit    atomic.Pointer[knownLimit] // of the last lookup that told it; nil: none yet
+	standbys []*pgx.ConnConfig          // serve chunks of packed snapshots
 	o        *Options
 	met      *metrics
 }
@@ -40,7 +40,7 @@ func openPostgres(ctx context.Context, t target, o *Options, met *metrics) (*pos
 		return nil, fmt.Errorf("store: postgres: %w", err)
 	}
 	c := pool.ConnConfig
-	p := &postgresStore{where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database), o: o, met: met}
+	p := &postgresStore{where: fmt.Sprintf("%s:%d/%s", c.Host, c.Port, c.Database), o: o, met: met, calls: caller{log: o.Logger}}
 
 	p.session(c)
 	p.config = c
@@ -193,67 +193,6 @@ const (
 )
 
 func micro(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
-
-// read asks the primary for the strictest not_before.
-func (p *postgresStore) read(ctx context.Context, keys []authz.Key) (result, error) {
-	r, err := p.readOnce(ctx, keys)
-	var pg *pgconn.PgError
-	if err != nil && ctx.Err() == nil && (!errors.As(err, &pg) || strings.HasPrefix(pg.Code, "57")) && !errors.Is(err, ErrUnproven) {
-		// The pooled connection had died since its last use: reading again
-		// on another one is harmless.
-		r, err = p.readOnce(ctx, keys)
-	}
-	return r, err
-}
-
-const lookupFields = 9 // of authz.lookup
-
-func (p *postgresStore) readOnce(ctx context.Context, keys []authz.Key) (result, error) {
-	raw := make([][]byte, len(keys))
-	for i := range keys {
-		raw[i] = keys[i][:]
-	}
-	// A revocation has expired when both clocks say so: the database is told ours.
-	nonce, wall := rand.Text(), p.o.Clock.Now().Unix()
-	// In the select list, because the server would spool what a function returns
-	// into "from". The text of the row needs no quotes.
-	var line string
-	var r result
-	if err := p.reads.QueryRow(ctx, `select authz.lookup($1::bytea[], $2, $3)::text`, raw, nonce, wall).Scan(&line); err != nil {
-		return result{}, p.fail(err)
-	}
-	f := strings.Split(strings.Trim(line, "()"), ",")
-	if len(f) < lookupFields {
-		return result{}, p.fail(fmt.Errorf("%w: lookup returned %d fields", ErrSchema, len(f)))
-	}
-	var bad error
-	number := func(i int) int64 {
-		n, err := strconv.ParseInt(f[i], 10, 64)
-		bad = errors.Join(bad, err)
-		return n
-	}
-	version, echo, follows, fresh := int(number(0)), f[1], f[2] != "f", f[3] == "t"
-	r.notBefore = number(4)
-	clock, maxTTL, previousTTL := number(5), number(6), number(7)
-	r.tokens.Raised = number(8)
-	if bad != nil {
-		return result{}, p.fail(fmt.Errorf("%w: lookup: %w", ErrSchema, bad))
-	}
-	if err := checkSchema(version); err != nil {
-		return r, p.fail(err)
-	}
-	r.tokens.Max, r.tokens.RaisedFrom = time.Duration(maxTTL)*time.Second, time.Duration(previousTTL)*time.Second
-	switch {
-	case follows:
-		return r, fmt.Errorf("postgres %s: %w: %s", p.where, ErrUnproven, followsAnother)
-	case echo != nonce || !fresh:
-		return r, fmt.Errorf("postgres %s: %w: it is the answer to another question, or from inside a transaction", p.where, ErrUnproven)
-	case clock-wall > int64(authz.MaxClockLag/time.Second):
-		return r, fmt.Errorf("postgres %s: %w: the wall clock here is %s behind the database's, which may have deleted revocations that still matter here",
-			p.where, ErrUnproven, time.Duration(clock-wall)*time.Second)
-	}
-	return r, nil
-}
 
 func (p *postgresStore) collect(ctx context.Context, now time.Time) (n int64, err error) {
 	err = p.writes.QueryRow(ctx, `select authz.gc($1::timestamptz)`, now).Scan(&n)

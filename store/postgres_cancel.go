@@ -26,6 +26,9 @@ const cancelTimeout = time.Second
 
 func newCanceller(c *pgconn.PgConn) ctxwatch.Handler { return &canceller{conn: c} }
 
+// closeTimeout bounds the attempt to take leave of the server.
+const closeTimeout = 100 * time.Millisecond
+
 // HandleCancel implements ctxwatch.Handler.
 func (c *canceller) HandleCancel(context.Context) {
 	c.done = make(chan struct{})

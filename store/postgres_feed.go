@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // feedConn is the feed's own connection, opened when needed. After a failed
@@ -54,7 +55,7 @@ func (p *postgresStore) feedConn(ctx context.Context) (*pgx.Conn, error) {
 	}
 	if err != nil {
 		f.wait = min(max(2*f.wait, firstRedial), lastRedial)
-		f.next, f.last = time.Now().Add(jitter(f.wait, 0.25)), err
+		f.next, f.last = time.Now().Add(breaker.Jitter(f.wait, 0.25)), err
 		return nil, err
 	}
 	p.met.connects.WithLabelValues("ok").Inc()
@@ -68,7 +69,7 @@ func (f *feedConn) drop(ctx context.Context) {
 	f.conn = nil
 	f.mu.Unlock()
 	if conn != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
 		conn.Close(ctx)
 	}

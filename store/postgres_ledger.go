@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // append sends the whole batch in one statement, which is its own transaction. A
@@ -28,7 +29,7 @@ func (p *postgresStore) append(ctx context.Context, b *batch) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(jitter(wait, 0.25)):
+		case <-time.After(breaker.Jitter(wait, 0.25)):
 		}
 		if p.appendOnce(ctx, b, now) == nil {
 			return nil

@@ -16,9 +16,10 @@ import (
 )
 
 // serverFacts are what authz.sync sends only to a caller that does not know it
-// yet. They hold for one start of one server and one epoch of its store.
+// yet. They hold for one start of one primary and one epoch of its store.
 type serverFacts struct {
 	started, epoch int64 // in microseconds since 1970; meta.epoch
+	timeline       string
 	system         string
 	staleness, ttl time.Duration
 	previous       time.Duration
@@ -33,17 +34,10 @@ var errMany = errors.New("more changes than one answer holds")
 func (p *postgresStore) sync(ctx context.Context, since authz.Position, nonce string, row func(authz.Row)) (authz.Snapshot, error) {
 	known := p.feed.facts
 	var line string
-	err := p.onFeed(ctx, func(ctx context.Context, c *pgx.Conn, _ func()) error {
-		results, err := c.PgConn().Exec(ctx, fmt.Sprintf(`select authz.sync(%d, '%s', '%s', %d, %d)`,
-			since.Last, bigints(since.Open), nonce, known.started, known.epoch)).ReadAll()
-		switch {
-		case err != nil:
-			return err
-		case len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1:
-			return fmt.Errorf("%w: sync returned no line", ErrSchema)
-		}
-		line = string(results[0].Rows[0][0])
-		return nil
+	err := p.onFeed(ctx, func(ctx context.Context, c *pgx.Conn, _ func()) (err error) {
+		line, err = p.calls.call(ctx, c, "authz.sync(bigint,bigint[],pg_catalog.text,bigint,pg_catalog.text,bigint)",
+			strconv.FormatUint(since.Last, 10), bigints(since.Open), nonce, strconv.FormatInt(known.started, 10), known.timeline, strconv.FormatInt(known.epoch, 10))
+		return err
 	})
 	if err != nil {
 		return authz.Snapshot{}, err
@@ -83,9 +77,24 @@ const (
 	syncFields
 )
 
+// Fields of the line if nothing has changed and all is as the caller knows.
+const (
+	idleNonce = iota
+	idleClock
+	idleSnapshot
+	idleFields
+)
+
 // parseSync reads the line. rows is nil if there are too many of them.
 func parseSync(line string, known serverFacts) (snap authz.Snapshot, rows []authz.Row, facts serverFacts, err error) {
 	f := strings.Split(line, " ")
+	if len(f) == idleFields {
+		f = []string{
+			syncSchema: strconv.Itoa(SchemaVersion), syncNonce: f[idleNonce],
+			syncStarted: strconv.FormatInt(known.started, 10), syncEpoch: strconv.FormatInt(known.epoch, 10), syncTimeline: known.timeline,
+			syncFollows: "f", syncFresh: "t", syncClock: f[idleClock], syncSnapshot: f[idleSnapshot], syncFacts: "-", syncRows: "{}",
+		}
+	}
 	var bad error
 	number := func(text string) int64 {
 		n, err := strconv.ParseInt(text, 10, 64)
@@ -113,15 +122,15 @@ func parseSync(line string, known serverFacts) (snap authz.Snapshot, rows []auth
 		}
 		facts = serverFacts{started: started, epoch: epoch, system: v[0], staleness: secs(v[1]), ttl: secs(v[2]), previous: secs(v[3]), raised: number(v[4])}
 	}
+	facts.timeline = strings.TrimPrefix(f[syncTimeline], "-") // none in recovery
 	xmin, rest, ok1 := strings.Cut(f[syncSnapshot], ":")
 	xmax, open, ok2 := strings.Cut(rest, ":")
 	number(xmin)
 	if facts.started != started || facts.epoch != epoch || !ok1 || !ok2 {
 		bad = errors.Join(bad, errors.New("sync contradicts itself"))
 	}
-	timeline := strings.TrimPrefix(f[syncTimeline], "-")
 	snap = authz.Snapshot{
-		Nonce: f[syncNonce], Epoch: facts.system + "/" + timeline + "/" + f[syncEpoch], Xmax: uint64(number(xmax)),
+		Nonce: f[syncNonce], Epoch: facts.system + "/" + facts.timeline + "/" + f[syncEpoch], Xmax: uint64(number(xmax)),
 		Proves:       f[syncFollows] == "f" && f[syncFresh] == "t",
 		Clock:        time.Unix(0, int64(secs(f[syncClock]))),
 		MaxStaleness: facts.staleness, MaxTokenTTL: facts.ttl, RaisedFrom: facts.previous, Raised: facts.raised,

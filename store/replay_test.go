@@ -18,11 +18,12 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-// replayer is a pooler gone wrong: it answers every question about changes
-// after the first with the first one's answer.
+// replayer is a pooler gone wrong: it answers every question about changes, and
+// every function call, after the first with the first one's answer.
 type replayer struct {
 	listener net.Listener
 	upstream string
+	noCalls  atomic.Bool // a function call ends the connection
 	wg       sync.WaitGroup
 	queries  atomic.Int64
 
@@ -72,7 +73,10 @@ func (r *replayer) serve(client net.Conn) {
 		if head[0] == 'Q' {
 			r.queries.Add(1)
 		}
-		question := head[0] == 'Q' && bytes.Contains(body, []byte("authz.changes"))
+		if head[0] == 'F' && r.noCalls.Load() {
+			return
+		}
+		question := head[0] == 'F' || head[0] == 'Q' && bytes.Contains(body, []byte("authz.changes"))
 		r.mu.Lock()
 		answer := r.answer
 		r.mu.Unlock()

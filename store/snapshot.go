@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // packer is an engine that keeps a packed snapshot for full loads. SQLite needs
@@ -69,6 +70,9 @@ func (p *postgresStore) pack(ctx context.Context) error {
 func (p *postgresStore) packed(ctx context.Context, nonce string) (*authz.Pack, error) {
 	if !nonceForm.MatchString(nonce) {
 		return nil, errors.New("postgres: nonce must be 1 to 64 letters, digits, - or _")
+	}
+	if err := p.vacancy(ctx); err != nil {
+		return nil, err
 	}
 	pack, err := p.describe(ctx, nonce)
 	if pack != nil || err != nil {
@@ -229,12 +233,21 @@ type turn struct {
 // sidecar from loading.
 const maxTurn = time.Minute
 
+// over reports whether it has waited long enough to load without a place.
+func (t *turn) over() bool { return !t.since.IsZero() && time.Since(t.since) > t.limit }
+
+func (t *turn) wait() {
+	if t.since.IsZero() {
+		*t = turn{since: time.Now(), limit: breaker.Jitter(maxTurn, 0.5)}
+	}
+}
+
 // inTurn makes a full load wait for its turn. load puts gate behind what it
 // selects, and reports whether it was admitted.
 func (p *postgresStore) inTurn(full bool, load func(gate string) (bool, error)) (bool, error) {
 	t := &p.feed.turn
 	gate := " from (select authz.admit() as ok offset 0) a where a.ok"
-	if !full || !t.since.IsZero() && time.Since(t.since) > t.limit {
+	if !full || t.over() {
 		gate = ""
 	}
 	admitted, err := load(gate)
@@ -242,10 +255,30 @@ func (p *postgresStore) inTurn(full bool, load func(gate string) (bool, error)) 
 	case err != nil || !full:
 	case admitted:
 		*t = turn{}
-	case t.since.IsZero():
-		*t = turn{since: time.Now(), limit: jitter(maxTurn, 0.5)}
+	default:
+		t.wait()
 	}
 	return admitted, err
+}
+
+// vacancy returns authz.ErrTurn if all places are taken at the moment, and no standby
+// may serve instead. It takes none. A fleet that waits asks this again and again, so
+// it must cost next to nothing: a description of the pack, and the question for its
+// chunks, are long.
+func (p *postgresStore) vacancy(ctx context.Context) error {
+	if len(p.standbys) > 0 || p.feed.turn.over() {
+		return nil
+	}
+	var vacant string
+	err := p.onFeed(ctx, func(ctx context.Context, c *pgx.Conn, _ func()) (err error) {
+		vacant, err = p.calls.call(ctx, c, "authz.admit()")
+		return err
+	})
+	if err == nil && !strings.HasPrefix(vacant, "t") {
+		p.feed.turn.wait()
+		err = fmt.Errorf("postgres %s: %w", p.where, authz.ErrTurn)
+	}
+	return err
 }
 
 // openStandbys reads the URLs of the standbys. It makes no connection.

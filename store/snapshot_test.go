@@ -194,10 +194,16 @@ func TestFullLoadsTakeTurns(t *testing.T) {
 	chunks := func() error {
 		return s.Chunks(t.Context(), pack, func(authz.PackSum, []byte) error { return nil })
 	}
+	describe := func() error {
+		_, err := s.Pack(t.Context(), "n")
+		return err
+	}
 	require.ErrorIs(t, rows(), authz.ErrTurn)
 	require.ErrorIs(t, chunks(), authz.ErrTurn)
+	require.ErrorIs(t, describe(), authz.ErrTurn, "describing the pack to everybody who waits would keep the server busy")
 	f.sync(t) // who has loaded does not wait
 	sql(t, holders[0], "commit")
+	require.NoError(t, describe())
 	require.NoError(t, rows())
 	require.NoError(t, chunks())
 }

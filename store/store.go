@@ -13,12 +13,12 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 )
 
 // SchemaVersion is the version of the schema that this program works with, and
@@ -278,7 +278,7 @@ func (s *Store) collectBatch(ctx context.Context) (n int64, err error) {
 // failures are logged, and the next interval tries again.
 func (s *Store) RunGC(ctx context.Context) {
 	for {
-		timer := time.NewTimer(jitter(s.o.GCInterval, 0.25))
+		timer := time.NewTimer(breaker.Jitter(s.o.GCInterval, 0.25))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -301,9 +301,4 @@ func (s *Store) RunGC(ctx context.Context) {
 			s.o.Logger.InfoContext(ctx, "deleted expired revocations", "store", s.Name(), "rows", n)
 		}
 	}
-}
-
-// jitter returns d, randomly changed by up to the given fraction of it.
-func jitter(d time.Duration, fraction float64) time.Duration {
-	return time.Duration(float64(d) * (1 + fraction*(2*rand.Float64()-1))) //nolint:gosec // spreads load, guards nothing
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"time"
@@ -261,7 +260,7 @@ func (b *Breaker) probe() {
 		select {
 		case <-b.stop.Done():
 			return
-		case <-time.After(wait*3/4 + rand.N(wait/2)): //nolint:gosec // only spreads load
+		case <-time.After(Jitter(wait, 0.25)):
 		}
 		ctx, cancel := context.WithTimeout(b.stop, b.o.ProbeTimeout)
 		err := b.guard(func() error { return b.o.Probe(ctx) })

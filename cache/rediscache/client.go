@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -135,7 +134,7 @@ func (c *Client) Limit(maxStaleness time.Duration, identity string) {
 // without a look at their length.
 func (c *Client) run(ctx context.Context, loop func(context.Context)) {
 	c.loops.Go(func() {
-		for !c.returned(ctx, loop) && sleep(ctx, jitter(time.Second)) {
+		for !c.returned(ctx, loop) && sleep(ctx, breaker.Jitter(time.Second, 0.25)) {
 		}
 	})
 }
@@ -174,12 +173,6 @@ func (c *Client) suspectTopology(ctx context.Context, err error) {
 	if cluster, ok := c.client.(*redis.ClusterClient); ok && err != nil {
 		cluster.ReloadState(ctx)
 	}
-}
-
-// jitter returns d ± 25 %, so that sidecars that failed together do not come
-// back together.
-func jitter(d time.Duration) time.Duration {
-	return d*3/4 + rand.N(d/2+1) //nolint:gosec // only spreads load; nobody gains by guessing it
 }
 
 // sleep waits for d and reports whether ctx is still alive.

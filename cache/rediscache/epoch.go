@@ -210,7 +210,7 @@ func (c *Client) runEpochs(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.epochs.moved:
-		case <-time.After(jitter(c.epochs.every)):
+		case <-time.After(breaker.Jitter(c.epochs.every, 0.25)):
 		}
 	}
 }

@@ -219,7 +219,7 @@ func (p *publisher) run(ctx context.Context) {
 		case <-p.wake:
 		}
 		wait := retryFirst
-		for sleep(ctx, jitter(wait)) {
+		for sleep(ctx, breaker.Jitter(wait, 0.25)) {
 			if p.c.breaker.Ready() && p.flush(ctx) == nil {
 				break
 			}
@@ -289,7 +289,7 @@ func (p *publisher) drain(limit time.Duration) error {
 		if err == nil {
 			return nil
 		}
-		if !sleep(ctx, jitter(wait)) {
+		if !sleep(ctx, breaker.Jitter(wait, 0.25)) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			return fmt.Errorf("redis: %d %w; sidecars learn of them by their own sync: %w", len(p.queue), ErrNotPublished, err)

@@ -150,7 +150,7 @@ func (s *sentinels) ask(ctx context.Context, i int) (addr string, err error) {
 // follow closes the connections to a former master. Usually the Sentinels close
 // them, but they cannot when that master is cut off from them.
 func (s *sentinels) follow(ctx context.Context) {
-	for sleep(ctx, jitter(sentinelEvery)) {
+	for sleep(ctx, breaker.Jitter(sentinelEvery, 0.25)) {
 		limited, cancel := context.WithTimeout(ctx, sentinelEvery)
 		addr, err := s.masterAddr(limited)
 		cancel()

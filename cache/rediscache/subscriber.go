@@ -58,7 +58,7 @@ func (c *Client) Subscribe(ctx context.Context, learn func(entries []authz.Entry
 				level, failing = slog.LevelWarn, true
 			}
 			c.log.Log(ctx, level, "subscription lost; trying again", "error", err, "retry_in", wait.String())
-			if !sleep(ctx, jitter(wait)) {
+			if !sleep(ctx, breaker.Jitter(wait, 0.25)) {
 				break
 			}
 			wait = min(2*wait, 5*time.Second)
@@ -87,7 +87,7 @@ func (c *Client) listen(ctx context.Context, learn func([]authz.Entry, bool)) (c
 	if err != nil {
 		return false, fmt.Errorf("redis: subscribe: %w", err)
 	}
-	end := time.Now().Add(jitter(c.sub.life))
+	end := time.Now().Add(breaker.Jitter(c.sub.life, 0.25))
 	last := time.Now()
 	for time.Now().Before(end) {
 		msg, err := ps.ReceiveTimeout(ctx, c.sub.ping)

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/breaker"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
 	"jwtbouncer/authz/secretfile"
@@ -208,11 +209,16 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
+// firstStoreRetry is the mean wait after the store could not be prepared. It doubles
+// with every further failure up to two seconds.
+const firstStoreRetry = 250 * time.Millisecond
+
 // watchStore prepares the store as soon as it can be reached. With a follower it
 // returns then, because syncs report the store's health; without one it goes on
 // reading the store's limits.
 func (c *core) watchStore(ctx context.Context) {
 	var last error
+	retry := firstStoreRetry
 	for tried := false; ; tried = true {
 		err := c.prepareStore(ctx)
 		c.contact.record(err)
@@ -238,9 +244,11 @@ func (c *core) watchStore(ctx context.Context) {
 		wait := 2 * time.Second
 		switch {
 		case err != nil:
-			wait = 500 * time.Millisecond
+			wait, retry = breaker.Jitter(retry, 0.5), min(2*retry, wait)
 		case c.follower != nil:
 			return
+		default:
+			retry = firstStoreRetry
 		}
 		if !pause(ctx, wait) {
 			return

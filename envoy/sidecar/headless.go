@@ -56,9 +56,6 @@ func (h *Headless) Close() error {
 // whether the store has been reached.
 func (h *Headless) Ready() bool { return h.core.revocationsReady() == nil }
 
-// Migrate installs the store's schema.
-func (h *Headless) Migrate(ctx context.Context) error { return h.core.store.Migrate(ctx) }
-
 // Revoke stores revocations and publishes them, as every endpoint does.
 func (h *Headless) Revoke(ctx context.Context, revocations ...authz.Revocation) (authz.Receipt, error) {
 	return h.core.revoker.Revoke(ctx, revocations)

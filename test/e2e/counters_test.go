@@ -10,7 +10,7 @@ import (
 	"jwtbouncer/test/harness"
 )
 
-var statementLine = regexp.MustCompile(`(?m)(statement|execute [^:]*): `)
+var statementLine = regexp.MustCompile(`LOG:  (statement:|execute |fastpath function call:)`)
 
 // statements counts the SQL statements in the server's log (log_statement = all).
 func statements(r *harness.Rig) int {

