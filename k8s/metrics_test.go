@@ -274,6 +274,12 @@ func scrape(ctx context.Context, url string) (map[string]metric, error) {
 			}
 		}
 	}
+	// A vector is exposed from its first use on, and the answer may be a second old.
+	for _, name := range []string{"jwt_bouncer_store_operations_total", "jwt_bouncer_store_operation_duration_seconds", "jwt_bouncer_http_requests_total"} {
+		if found[name].Type == "" {
+			return nil, fmt.Errorf("%s is not exposed yet", name)
+		}
+	}
 	for name := range found {
 		if !strings.HasPrefix(name, "jwt_bouncer_") && !strings.HasPrefix(name, "auth_") {
 			delete(found, name) // metrics of Go and of the process, documented by their library

@@ -91,7 +91,9 @@ func TestOpenAPIStatuses(t *testing.T) {
 	})
 	keyless := port(func(o *httpapitest.Setup) {
 		o.Verifier = noKeys{}
-		o.Conditions = func() []httpapi.Condition { return []httpapi.Condition{{Part: "keys", State: httpapi.StateNotReady, Age: -1}} }
+		o.Conditions = func() []httpapi.Condition {
+			return []httpapi.Condition{{Part: "keys", State: httpapi.StateNotReady, Age: -1}}
+		}
 	})
 	bare := httpapitest.New(t, func(o *httpapitest.Setup) { o.Verifier = normal.Verifier })
 

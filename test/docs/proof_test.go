@@ -56,7 +56,7 @@ func TestFaultMetrics(t *testing.T) {
 		assert.Contains(t, metrics, "| `"+name+"` |", "how-it-fails.md names the metric %s, which does not exist", name)
 	}
 	for _, name := range alerts {
-		assert.Contains(t, operations, "\n| `"+name+"` | ", "how-it-fails.md names the alert %s, which operations.md does not explain", name)
+		assert.Contains(t, operations, "\n### "+name+"\n", "how-it-fails.md names the alert %s, which operations.md does not explain", name)
 	}
 }
 
