@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -234,10 +235,39 @@ type Filter struct {
 	Value  string
 	// ValuePrefix selects the values that begin with it, compared byte by byte.
 	// The list is then in the order of the values, and oldest first among equals.
-	ValuePrefix    string
+	ValuePrefix string
+	// Since selects revocations that were requested then or later.
+	Since time.Time
+	// By selects those of one actor or, if it ends with a colon, through one source,
+	// such as "cli:"; see Requester.
+	By             string
 	IncludeExpired bool
 	Limit          int    // maximum entries per page, up to 1000; 0 means 100
 	After          string // cursor that List returned; empty: from the beginning
+}
+
+// ByMatches reports whether By selects a revocation that actor requested.
+func (f Filter) ByMatches(actor string) bool {
+	return f.By == "" || actor == f.By || strings.HasSuffix(f.By, ":") && strings.HasPrefix(actor, f.By)
+}
+
+// Requester reads a Revocation's Actor: who requested it, and through what. Both are
+// as the way to revoke has stated them; a writer with SQL can state anything.
+func Requester(actor string) (name, through string) {
+	source, name, ok := strings.Cut(actor, ":")
+	if through, known := sources[source]; ok && known {
+		return name, through
+	}
+	if actor == "local" {
+		return "someone on this machine", "page or API, without a token"
+	}
+	return cmp.Or(actor, "unknown"), "SQL"
+}
+
+// sources are the beginnings of actors.
+var sources = map[string]string{
+	"cli": "command line", "api": "HTTP API", "page": "page", "client": "RFC 7009 (OAuth revocation)", "logout": "back-channel logout",
+	"ssf": "Shared Signals event", "keycloak": "Keycloak",
 }
 
 // Lister is the read side for people, newest first.

@@ -178,8 +178,10 @@ func (p *postgresStore) page(ctx context.Context, f authz.Filter, after place, l
 	}
 	b.Queue(`select id, kind, iss, value, `+pgNotBefore+`, `+pgExpiresAt+`, `+pgRevokedAt+`, actor, reason from authz.revocations
 		where `+from+` and ($2 = 0 or kind = $2) and ($3 = '' or iss = $3)
-			and ($5::bytea is null or key = $5::bytea) and ($6 or `+pgExpiry+` > now()) order by `+order+` limit $7`,
-		after.id, int16(f.Kind), f.Issuer, value, key, f.IncludeExpired, limit, after.value, prefixEnd(f.ValuePrefix))
+			and ($5::bytea is null or key = $5::bytea)
+			and ($10 = '' or revoked_at >= nullif($10, '')::timestamptz)
+			and ($11 = '' or actor = $11 or right($11, 1) = ':' and left(actor, length($11)) = $11) and ($6 or `+pgExpiry+` > now()) order by `+order+` limit $7`,
+		after.id, int16(f.Kind), f.Issuer, value, key, f.IncludeExpired, limit, after.value, prefixEnd(f.ValuePrefix), timestamp(f.Since), f.By)
 	results := p.lists.SendBatch(ctx, &b)
 	var page []authz.Revocation
 	var err error

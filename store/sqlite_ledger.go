@@ -103,6 +103,9 @@ func sqlitePage(f authz.Filter, after place, live int64, limit int) (query strin
 		{`id < ?`, []any{after.id}, f.ValuePrefix == ""}, {`value >= ?`, []any{f.ValuePrefix}, first},
 		{`(value, id) > (?, ?)`, []any{after.value, after.id}, f.ValuePrefix != "" && !first}, {`value < ?`, []any{end}, end != ""},
 		{`kind = ?`, []any{f.Kind}, f.Kind != authz.KindUnknown}, {`iss = ?`, []any{f.Issuer}, f.Issuer != ""}, {`value = ?`, []any{f.Value}, f.Value != ""},
+		{`revoked_at >= ?`, []any{f.Since.UnixMicro()}, !f.Since.IsZero()},
+		{`actor = ?`, []any{f.By}, f.By != "" && !strings.HasSuffix(f.By, ":")},
+		{`substr(actor, 1, length(?)) = ?`, []any{f.By, f.By}, strings.HasSuffix(f.By, ":")},
 	} {
 		if c.restrict {
 			query += ` and ` + c.condition

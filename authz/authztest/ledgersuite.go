@@ -40,6 +40,7 @@ func LedgerCases() []Case[authz.Ledger] {
 		{"lists newest first, page by page", ledgerPages},
 		{"lists by filter", ledgerFilters},
 		{"lists by prefix", ledgerPrefixes},
+		{"lists by time and requester", ledgerRequesters},
 		{"hides expired ones unless requested", ledgerExpired},
 		{"refuses a malformed page", ledgerBadPage},
 	}
@@ -504,6 +505,45 @@ func ledgerFilters(ctx context.Context, l authz.Ledger) error {
 			if c.f.Issuer != r.Issuer || c.f.Kind != 0 && c.f.Kind != r.Kind || c.f.Value != "" && c.f.Value != r.Value {
 				bad.addf("%+v lists %+v", c.f, r)
 			}
+		}
+	}
+	return bad.err()
+}
+
+func ledgerRequesters(ctx context.Context, l authz.Ledger) error {
+	lister, ok := listing(l)
+	if !ok {
+		return nil
+	}
+	var bad collect
+	iss := issuerFor("requesters")
+	var stored []authz.Revocation
+	for _, actor := range []string{"cli:bob", "cli:bobby", "api:bob", "cli", "CLI:bob", `cl%:b_b`} {
+		r := of(authz.KindJTI, iss, actor)
+		r.Actor = actor
+		r, err := append1(ctx, l, r)
+		if err != nil {
+			return err
+		}
+		stored = append(stored, r)
+	}
+	for by, want := range map[string]int{"": 6, "cli:bob": 1, "cli:": 2, "cli": 1, "api:": 1, ":": 0, "bob": 0, "cl%:": 1, "%": 0} {
+		page, _, err := lister.List(ctx, authz.Filter{Issuer: iss, By: by})
+		if err != nil || len(page) != want {
+			bad.addf("by %q: %d, want %d, %v", by, len(page), want, err)
+		}
+	}
+	middle := stored[3].RevokedAt
+	want := 0
+	for _, r := range stored {
+		if !r.RevokedAt.Before(middle) {
+			want++
+		}
+	}
+	for since, want := range map[time.Time]int{{}: 6, middle: want, middle.Add(time.Hour): 0, middle.Add(-time.Hour): 6} {
+		page, _, err := lister.List(ctx, authz.Filter{Issuer: iss, Since: since})
+		if err != nil || len(page) != want {
+			bad.addf("since %s: %d, want %d, %v", since, len(page), want, err)
 		}
 	}
 	return bad.err()

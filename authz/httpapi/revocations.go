@@ -234,7 +234,7 @@ func (a *API) getRevocations(w http.ResponseWriter, r *http.Request) {
 
 // List returns one page of the ledger and the cursor of the next.
 func (a *API) List(r *http.Request, f authz.Filter) (page []authz.Revocation, next string, p *Problem) {
-	for field, text := range map[string]string{"iss": f.Issuer, "value": f.Value} {
+	for field, text := range map[string]string{"iss": f.Issuer, "value": f.Value, "by": f.By} {
 		if len(text) > authz.MaxIdentifier || !authz.ValidText(text) { // PostgreSQL refuses it
 			return nil, "", invalid("the list could not be read", InvalidMember{Field: field, Detail: fmt.Sprintf("must be valid UTF-8 without NUL, of at most %d bytes", authz.MaxIdentifier)})
 		}
@@ -254,7 +254,7 @@ func (a *API) List(r *http.Request, f authz.Filter) (page []authz.Revocation, ne
 
 func filterParameters(r *http.Request) (authz.Filter, *Problem) {
 	var f authz.Filter
-	q, p := query(r, "kind", "iss", "value", "include_expired", "limit", "cursor")
+	q, p := query(r, "kind", "iss", "value", "since", "by", "include_expired", "limit", "cursor")
 	if p != nil {
 		return f, p
 	}
@@ -264,8 +264,13 @@ func filterParameters(r *http.Request) (authz.Filter, *Problem) {
 			return f, invalid("unknown kind", InvalidMember{Field: "kind", Detail: "must be one of " + strings.Join(authz.KindNames(), ", ")})
 		}
 	}
-	f.Issuer, f.Value, f.After = q.Get("iss"), q.Get("value"), q.Get("cursor")
+	f.Issuer, f.Value, f.By, f.After = q.Get("iss"), q.Get("value"), q.Get("by"), q.Get("cursor")
 	var err error
+	if s := q.Get("since"); s != "" {
+		if f.Since, err = authz.ParseTime(s); err != nil {
+			return f, invalid("unknown time", InvalidMember{Field: "since", Detail: err.Error()})
+		}
+	}
 	if s := q.Get("include_expired"); s != "" {
 		if f.IncludeExpired, err = strconv.ParseBool(s); err != nil {
 			return f, invalid("unknown value", InvalidMember{Field: "include_expired", Detail: "must be true or false"})

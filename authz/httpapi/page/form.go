@@ -1,7 +1,6 @@
 package page
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -137,16 +136,6 @@ type who struct{ Name, Through string }
 
 // whoOf reads the actor that a way to revoke has written.
 func whoOf(actor string) who {
-	prefix, name, ok := strings.Cut(actor, ":")
-	through := map[string]string{
-		"cli": "command line", "api": "HTTP API", "page": "this page", "client": "RFC 7009 (OAuth revocation)", "logout": "back-channel logout",
-		"ssf": "Shared Signals event", "keycloak": "Keycloak",
-	}[prefix]
-	switch {
-	case ok && through != "":
-		return who{name, through}
-	case actor == "local":
-		return who{"someone on this machine", "page or API, without a token"}
-	}
-	return who{cmp.Or(actor, "unknown"), "SQL"}
+	name, through := authz.Requester(actor)
+	return who{name, through}
 }

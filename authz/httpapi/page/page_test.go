@@ -303,7 +303,7 @@ func TestPageNamesSources(t *testing.T) {
 	t.Parallel()
 	b := httpapitest.New(t, nil)
 	for actor, want := range map[string]string{
-		"cli:bob": `bob <small>command line<`, "api:ci": `ci <small>HTTP API<`, "page:alice": `alice <small>this page<`, "client:shop": `shop <small>RFC 7009 (OAuth revocation)<`,
+		"cli:bob": `bob <small>command line<`, "api:ci": `ci <small>HTTP API<`, "page:alice": `alice <small>page<`, "client:shop": `shop <small>RFC 7009 (OAuth revocation)<`,
 		"logout:https://a.example": `https://a.example <small>back-channel logout<`, "ssf:https://a.example": `https://a.example <small>Shared Signals event<`,
 		"keycloak:https://a.example": `https://a.example <small>Keycloak<`, "postgres": `postgres <small>SQL<`, "": `unknown <small>SQL<`,
 		"local": `someone on this machine <small>page or API, without a token<`, "nightly:job": `nightly:job <small>SQL<`,
