@@ -183,7 +183,7 @@ func TestReleaseConfig(t *testing.T) {
 		Builds  []struct {
 			Env, Goos, Goarch, Flags, Tags, Ldflags []string
 		} `json:"builds"`
-		Archives []struct{ Files []string } `json:"archives"`
+		Archives []struct{ Files []any } `json:"archives"`
 		Dockers  []struct {
 			Dockerfile string   `json:"dockerfile"`
 			Platforms  []string `json:"platforms"`
@@ -208,7 +208,17 @@ func TestReleaseConfig(t *testing.T) {
 	for _, arch := range build.Goarch {
 		assert.Containsf(t, image.Platforms, "linux/"+arch, "no image for %s", arch)
 	}
-	for _, file := range append([]string{image.Dockerfile}, c.Archives[0].Files...) {
+	files := []string{image.Dockerfile}
+	for _, f := range c.Archives[0].Files {
+		switch f := f.(type) {
+		case string:
+			files = append(files, f)
+		case map[string]any: // made by the hook
+			src, _ := f["src"].(string)
+			assert.Truef(t, strings.HasPrefix(src, "bin/release/"), "%v", f)
+		}
+	}
+	for _, file := range files {
 		found, err := filepath.Glob("../" + file)
 		if assert.NoErrorf(t, err, "%s does not exist", file) {
 			assert.NotEmptyf(t, found, "%s does not exist", file)

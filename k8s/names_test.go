@@ -130,6 +130,7 @@ func TestNamesOfATag(t *testing.T) {
 	script, err := os.ReadFile("../scripts/names.sh")
 	require.NoError(t, err)
 	write("scripts/names.sh", string(script))
+	write("go.mod", "module git.test/a/b\n")
 	write("CHANGELOG.md", "## [0.1.0] - unreleased\n")
 	write("k8s/chart/Chart.yaml", "version: 0.1.0\nappVersion: 0.1.0\n")
 	run := func(args ...string) (string, error) {
@@ -151,10 +152,12 @@ func TestNamesOfATag(t *testing.T) {
 			write("CHANGELOG.md", "## [0.2.0] - unreleased\n")
 			write("k8s/chart/Chart.yaml", "version: 0.1.0\n")
 		},
+		"is not importable":    func() { write("go.mod", "module jwtbouncer\n") },
 		"is an example":        func() { write("scripts/names.env", strings.Replace(real, "git.test", "git.example", 1)) },
 		"different registries": func() { write("scripts/names.env", strings.Replace(real, "IMAGE=registry", "IMAGE=other", 1)) },
 	} {
 		write("scripts/names.env", real)
+		write("go.mod", "module git.test/a/b\n")
 		change()
 		out, err := run("check", "v0.2.0")
 		assert.Error(t, err, want)

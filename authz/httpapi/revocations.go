@@ -266,7 +266,7 @@ func filterParameters(r *http.Request) (authz.Filter, *Problem) {
 	}
 	f.Issuer, f.Value, f.By, f.After = q.Get("iss"), q.Get("value"), q.Get("by"), q.Get("cursor")
 	var err error
-	if s := q.Get("since"); s != "" {
+	if s := q.Get("since"); q.Has("since") {
 		if f.Since, err = authz.ParseTime(s); err != nil {
 			return f, invalid("unknown time", InvalidMember{Field: "since", Detail: err.Error()})
 		}

@@ -18,6 +18,7 @@ import (
 
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/authz/httpapi/httpapitest"
+	"jwtbouncer/envoy"
 	"jwtbouncer/test/harness"
 )
 
@@ -151,7 +152,7 @@ func newSandbox(t *testing.T, b block) *sandbox {
 		pg.Exec(t, "insert into revoked_tokens values ('the-jti', 'alice', now() + interval '1 hour')")
 		store = pg.URL
 	}
-	replaced := []string{"https://issuer.example", iss.URL, "https://a.example", iss.URL, "https://sso.example/realms/shop", iss.URL,
+	replaced := []string{"https://issuer.example", iss.URL, "https://a.example", iss.URL, "https://sso.example/realms/shop", iss.URL, "https://keycloak.example/realms/shop", iss.URL,
 		"sqlite:///var/lib/jwt-bouncer/revocations.db", store, "/etc/jwt-bouncer/", s.dir + "/"}
 	text := pageConfiguration(b)
 	if strings.Contains(text, "redis://127.0.0.1:6379") {
@@ -160,7 +161,14 @@ func newSandbox(t *testing.T, b block) *sandbox {
 	harness.WriteFile(t, s.dir, "api-token", "operator a-token-of-the-tests-of-the-pages\n")
 	harness.WriteFile(t, s.dir, "shop-secret", "a-client-secret-of-16\n")
 	s.sidecar = harness.Bouncer(t, strings.NewReplacer(replaced...).Replace(text), harness.BouncerOptions{Plain: true})
-	s.names = strings.NewReplacer(append(replaced, "http://127.0.0.1:9192", s.sidecar.HTTP)...)
+	replaced = append(replaced, "http://127.0.0.1:9192", s.sidecar.HTTP)
+	if strings.Contains(b.text, " doctor ") { // of the sidecar and the Envoy before it
+		sample, err := envoy.SampleConfig(envoy.Sample{Listen: "127.0.0.1:0", Service: s.sidecar.GRPC, Upstream: "127.0.0.1:1"})
+		require.NoError(t, err)
+		harness.WriteFile(t, s.dir, "envoy.yaml", sample)
+		replaced = append(replaced, "http://127.0.0.1:9901", "http://"+harness.Envoy(t, sample).Admin)
+	}
+	s.names = strings.NewReplacer(replaced...)
 
 	// The names under which the pages know the configuration.
 	config, err := os.ReadFile(s.sidecar.Config)

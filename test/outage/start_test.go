@@ -259,7 +259,7 @@ func TestSQLiteFaults(t *testing.T) {
 			out := harness.Run(t, "", "--config", r.Bouncer.Config, "migrate", "--bump-epoch")
 			require.Zerof(t, out.Code, "%v", out)
 			after := r.Token(nil)
-			out = harness.Run(t, "", "--config", r.Bouncer.Config, "revoke", "--jti", harness.Claim(after, "jti"), "--wait", "enforced")
+			out = harness.Run(t, "", "--config", r.Bouncer.Config, "revoke", "--jti="+harness.Claim(after, "jti"), "--wait", "enforced")
 			require.Zerof(t, out.Code, "%v", out)
 			a, ok := m.check(t.Context(), after)
 			assert.Falsef(t, ok && a.Status == http.StatusOK, "revoke reports the revocation as enforced, but the token is allowed: %+v", a)

@@ -29,7 +29,7 @@ def text(context, value):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Sign messages, name the configured issuer, and move expires_at into the future."""
+    """Sign messages, name what is configured, and move times to where they may lie."""
     if case.meta is None or case.meta.generation.mode != GenerationMode.POSITIVE:
         return
     path, body = case.path, case.body
@@ -42,6 +42,10 @@ def before_call(context, case, kwargs):
             if "." in (one.get("token") or ""):
                 one["token"] = sign("/oauth2/revoke")
                 one["not_before"] = None  # the token is issued now
+            if one.get("claim") is not None:
+                one["claim"] = "tenant=acme"  # one of revocation.claims
+            if one.get("not_before") is not None:
+                one["not_before"] = int(time.time()) - 60  # at most a day ahead
             if one.get("expires_at") is not None:
                 one["expires_at"] = int(time.time()) + 3600
                 one["not_before"] = None  # it would have to be earlier
