@@ -134,7 +134,7 @@ type Revocation struct {
 	// NotBefore the year 9999, because its key can sign tokens of any age.
 	ExpiresAt time.Time
 	RevokedAt time.Time // filled by the ledger
-	Actor     string    // who requested it, with the source: "cli:bob", "api:alice"
+	RevokedBy string    // who requested it, with the source: "cli:bob", "api:alice"
 	Reason    string    // free text for the audit trail
 }
 
@@ -181,8 +181,8 @@ func (r *Revocation) Normalize(now time.Time) error {
 	case r.Kind.named() && r.Value == "":
 		return invalid(r.Kind.String(), "must not be empty")
 	}
-	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}, {"actor", r.Actor}} {
-		if len(text.value) > MaxIdentifier && text.field != "actor" { // an actor may name an issuer behind a prefix
+	for _, text := range []struct{ field, value string }{{"iss", r.Issuer}, {r.Kind.String(), r.Value}, {"reason", r.Reason}, {"revoked_by", r.RevokedBy}} {
+		if len(text.value) > MaxIdentifier && text.field != "revoked_by" { // it may name an issuer behind a prefix
 			return invalid(text.field, "must not be longer than %d bytes", MaxIdentifier)
 		}
 		if !ValidText(text.value) {
@@ -251,7 +251,7 @@ func (f Filter) ByMatches(actor string) bool {
 	return f.By == "" || actor == f.By || strings.HasSuffix(f.By, ":") && strings.HasPrefix(actor, f.By)
 }
 
-// Requester reads a Revocation's Actor: who requested it, and through what. Both are
+// Requester reads a Revocation's RevokedBy: who requested it, and through what. Both are
 // as the way to revoke has stated them; a writer with SQL can state anything.
 func Requester(actor string) (name, through string) {
 	source, name, ok := strings.Cut(actor, ":")

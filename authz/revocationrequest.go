@@ -98,7 +98,7 @@ func (q *RevocationRequest) Normalize(issuers Issuers, now time.Time) ([]Revocat
 
 // selected returns the revocation without its issuer.
 func (q *RevocationRequest) selected() (Revocation, error) {
-	r := Revocation{NotBefore: q.NotBefore, ExpiresAt: q.ExpiresAt, Reason: q.Reason, Actor: q.RevokedBy}
+	r := Revocation{NotBefore: q.NotBefore, ExpiresAt: q.ExpiresAt, Reason: q.Reason, RevokedBy: q.RevokedBy}
 	selectors := 0
 	for _, s := range []struct {
 		kind  Kind

@@ -26,7 +26,7 @@ func TestRevocationRequestNormalize(t *testing.T) {
 		request authz.RevocationRequest
 		want    authz.Revocation
 	}{
-		"jti":           {authz.RevocationRequest{JTI: new("x"), Reason: "lost", RevokedBy: "cli:bob"}, authz.Revocation{Kind: authz.KindJTI, Value: "x", Reason: "lost", Actor: "cli:bob"}},
+		"jti":           {authz.RevocationRequest{JTI: new("x"), Reason: "lost", RevokedBy: "cli:bob"}, authz.Revocation{Kind: authz.KindJTI, Value: "x", Reason: "lost", RevokedBy: "cli:bob"}},
 		"sub until now": {authz.RevocationRequest{Sub: new("bob")}, authz.Revocation{Kind: authz.KindSub, Value: "bob", NotBefore: now}},
 		"issuer":        {authz.RevocationRequest{Issuer: new(issuerOne), All: true}, authz.Revocation{Kind: authz.KindIss, NotBefore: now}},
 		"client":        {authz.RevocationRequest{Client: new("app")}, authz.Revocation{Kind: authz.KindClient, Value: "app", NotBefore: now}},
@@ -54,7 +54,7 @@ func TestRevocationRequestNormalize(t *testing.T) {
 		"iss":        {SID: new("s"), Issuer: new("")},
 		"token":      {Token: new("abc")},
 		"reason":     {KID: new("k"), Reason: jwt},
-		"actor":      {KID: new("k"), RevokedBy: "\x00"},
+		"revoked_by": {KID: new("k"), RevokedBy: "\x00"},
 		"expires_at": {KID: new("k"), ExpiresAt: now},
 		"not_before": {Sub: new("bob"), NotBefore: now.Add(25 * time.Hour)},
 	} {

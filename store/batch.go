@@ -160,7 +160,7 @@ func scanRevocation(row interface{ Scan(...any) error }) (authz.Revocation, erro
 	var r authz.Revocation
 	var id, expires, revoked int64
 	var notBefore *int64
-	if err := row.Scan(&id, &r.Kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.Actor, &r.Reason); err != nil {
+	if err := row.Scan(&id, &r.Kind, &r.Issuer, &r.Value, &notBefore, &expires, &revoked, &r.RevokedBy, &r.Reason); err != nil {
 		return authz.Revocation{}, err
 	}
 	r.ID = strconv.FormatInt(id, 10)

@@ -53,7 +53,7 @@ func TestBridge(t *testing.T) {
 	page, _, err := s.List(t.Context(), authz.Filter{Value: "new"})
 	if assert.NoErrorf(t, err, "%+v", page) {
 		if assert.Lenf(t, page, 1, "%v", err) {
-			if assert.Equalf(t, "u-1", page[0].Actor, "%+v, %v", page, err) {
+			if assert.Equalf(t, "u-1", page[0].RevokedBy, "%+v, %v", page, err) {
 				assert.Equalf(t, "bridge: revoked_tokens", page[0].Reason, "%+v, %v", page, err)
 			}
 		}

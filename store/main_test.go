@@ -59,7 +59,7 @@ func both(t *testing.T, f func(t *testing.T, url string)) {
 const issuer = "https://issuer.example"
 
 func jti(value string) authz.Revocation {
-	return authz.Revocation{Kind: authz.KindJTI, Issuer: issuer, Value: value, Actor: "test"}
+	return authz.Revocation{Kind: authz.KindJTI, Issuer: issuer, Value: value, RevokedBy: "test"}
 }
 
 func queryFor(r authz.Revocation) *authz.Query {

@@ -47,7 +47,7 @@ func (p *postgresStore) appendOnce(ctx context.Context, b *batch, now time.Time)
 	for i := range b.unique {
 		r := &b.unique[i]
 		places[r.dedup] = r
-		kinds[i], issuers[i], values[i], actors[i], reasons[i] = int16(r.Kind), r.Issuer, r.Value, r.Actor, r.Reason
+		kinds[i], issuers[i], values[i], actors[i], reasons[i] = int16(r.Kind), r.Issuer, r.Value, r.RevokedBy, r.Reason
 		notBefores[i], expiries[i], byTTL[i] = timestamp(r.NotBefore), timestamp(r.ExpiresAt), r.byTTL
 	}
 	conn, err := p.writes.Acquire(ctx)
@@ -75,7 +75,7 @@ func (p *postgresStore) appendOnce(ctx context.Context, b *batch, now time.Time)
 		var id, expires, revoked, staleness int64
 		var notBefore *int64
 		var r authz.Revocation
-		err := rows.Scan(&key, &id, &notBefore, &expires, &revoked, &r.Actor, &r.Reason, &staleness)
+		err := rows.Scan(&key, &id, &notBefore, &expires, &revoked, &r.RevokedBy, &r.Reason, &staleness)
 		d := dedupKey{notBefore: authz.Always}
 		if err == nil {
 			_, err = hex.Decode(d.key[:], []byte(key[:min(len(key), 2*len(d.key))]))

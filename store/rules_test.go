@@ -27,13 +27,13 @@ func TestSchemaKeepsTheRules(t *testing.T) {
 	defer db.Close()
 	intoPostgres := func(r authz.Revocation) error {
 		_, err := c.Exec(t.Context(), `insert into authz.revocations (kind, iss, value, not_before, expires_at, actor, reason) values ($1, $2, $3, $4, $5, $6, $7)`,
-			int16(r.Kind), r.Issuer, r.Value, orNull(r.NotBefore), orNull(r.ExpiresAt), r.Actor, r.Reason)
+			int16(r.Kind), r.Issuer, r.Value, orNull(r.NotBefore), orNull(r.ExpiresAt), r.RevokedBy, r.Reason)
 		return err
 	}
 	intoSQLite := func(r authz.Revocation) error {
 		key := r.Key()
 		_, err := db.ExecContext(context.Background(), `insert into revocations (kind, iss, value, not_before, expires_at, ttl_from, actor, reason, key) values (?, ?, ?, ?, ?, 1, ?, ?, ?)`,
-			r.Kind, r.Issuer, r.Value, microsOrNull(r.NotBefore), microsOrNull(r.ExpiresAt), r.Actor, r.Reason, key[:])
+			r.Kind, r.Issuer, r.Value, microsOrNull(r.NotBefore), microsOrNull(r.ExpiresAt), r.RevokedBy, r.Reason, key[:])
 		return err
 	}
 
@@ -70,8 +70,8 @@ func TestSchemaKeepsTheRules(t *testing.T) {
 			func(r *authz.Revocation) { r.Reason = long },
 			func(r *authz.Revocation) { r.Reason = long + "a" },
 			func(r *authz.Revocation) { r.Reason = "a\x00" },
-			func(r *authz.Revocation) { r.Actor = "api:" + long },
-			func(r *authz.Revocation) { r.Actor = "a\x00" },
+			func(r *authz.Revocation) { r.RevokedBy = "api:" + long },
+			func(r *authz.Revocation) { r.RevokedBy = "a\x00" },
 			func(r *authz.Revocation) { r.ExpiresAt = time.Now().Add(time.Hour) },
 			func(r *authz.Revocation) { r.ExpiresAt = time.Now().Add(-time.Second) },
 			func(r *authz.Revocation) { r.ExpiresAt = time.Unix(1, 0) },

@@ -33,7 +33,7 @@ func TestSQLiteReopens(t *testing.T) {
 	t.Parallel()
 	st, s, path := openInternal(t)
 	revoke := func(value string) error {
-		_, err := st.Append(t.Context(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: value, Actor: "test"}})
+		_, err := st.Append(t.Context(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: "i", Value: value, RevokedBy: "test"}})
 		return err
 	}
 	require.NoError(t, revoke("old"))

@@ -52,7 +52,7 @@ func (s *sqliteStore) insert(ctx context.Context, tx *sql.Tx, b *batch) error {
 		default:
 			ttlFrom = ceilMicro(now)
 		}
-		if _, err := put.ExecContext(ctx, r.Kind, r.Issuer, r.Value, micros(r.NotBefore), micros(expires), micros(ttlFrom), r.Actor, r.Reason, r.dedup.key[:]); err != nil {
+		if _, err := put.ExecContext(ctx, r.Kind, r.Issuer, r.Value, micros(r.NotBefore), micros(expires), micros(ttlFrom), r.RevokedBy, r.Reason, r.dedup.key[:]); err != nil {
 			return err
 		}
 		got, err := scanRevocation(get.QueryRowContext(ctx, r.dedup.key[:], r.dedup.notBefore))

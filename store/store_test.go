@@ -314,7 +314,7 @@ func raised(t *testing.T, s *store.Store) (from time.Duration, at time.Time) {
 func TestRaisedTokenLifeRevivesNothing(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		then := open(t, url, store.Options{Clock: pastClock{behind: 3 * day}})
-		logout := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "alice", Actor: "test", NotBefore: time.Now().Add(-3 * day), ExpiresAt: time.Now().Add(-2 * day)}
+		logout := authz.Revocation{Kind: authz.KindSub, Issuer: issuer, Value: "alice", RevokedBy: "test", NotBefore: time.Now().Add(-3 * day), ExpiresAt: time.Now().Add(-2 * day)}
 		_, err := then.Append(t.Context(), []authz.Revocation{logout})
 		require.NoError(t, err)
 		s := openOnly(t, url, store.Options{})

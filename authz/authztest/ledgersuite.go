@@ -84,12 +84,12 @@ func ledgerFills(ctx context.Context, l authz.Ledger) error {
 		} else if timed && r.NotBefore.Before(before.Add(-time.Minute)) {
 			bad.addf("%s: not_before %s", kind, r.NotBefore)
 		}
-		if r.Kind != in.Kind || r.Issuer != in.Issuer || r.Value != in.Value || r.Actor != in.Actor || r.Reason != in.Reason {
+		if r.Kind != in.Kind || r.Issuer != in.Issuer || r.Value != in.Value || r.RevokedBy != in.RevokedBy || r.Reason != in.Reason {
 			bad.addf("%s: changed into %+v", kind, r)
 		}
 	}
 	// No token of another suite on the same ledger is as old.
-	all, err := append1(ctx, l, authz.Revocation{Kind: authz.KindAll, NotBefore: time.Now().Add(-20 * time.Hour), Actor: "authztest"})
+	all, err := append1(ctx, l, authz.Revocation{Kind: authz.KindAll, NotBefore: time.Now().Add(-20 * time.Hour), RevokedBy: "authztest"})
 	if err != nil || all.Kind != authz.KindAll || all.Issuer != "" || all.Value != "" {
 		bad.addf("all issuers: %+v, %w", all, err)
 	}
@@ -122,7 +122,7 @@ func ledgerIdempotent(ctx context.Context, l authz.Ledger) error {
 		if err != nil {
 			return err
 		}
-		in.Reason, in.Actor = "another", "somebody else"
+		in.Reason, in.RevokedBy = "another", "somebody else"
 		second, err := append1(ctx, l, in)
 		if err != nil {
 			return err
@@ -283,7 +283,7 @@ func ledgerInvalid(ctx context.Context, l authz.Ledger) error {
 		"NUL in value":      change(func(r *authz.Revocation) { r.Value = "a\x00b" }),
 		"NUL in issuer":     change(func(r *authz.Revocation) { r.Issuer += "\x00" }),
 		"NUL in reason":     change(func(r *authz.Revocation) { r.Reason = "\x00" }),
-		"NUL in actor":      change(func(r *authz.Revocation) { r.Actor = "\x00" }),
+		"NUL in actor":      change(func(r *authz.Revocation) { r.RevokedBy = "\x00" }),
 		"not UTF-8":         change(func(r *authz.Revocation) { r.Value = "\xff\xfe" }),
 		"too long":          change(func(r *authz.Revocation) { r.Value = strings.Repeat("x", 1025) }),
 		"not a hash":        change(func(r *authz.Revocation) { r.Kind = authz.KindToken }),
@@ -320,13 +320,13 @@ func ledgerTexts(ctx context.Context, l authz.Ledger) error {
 	ids := map[string]string{}
 	for _, text := range oddTexts() {
 		in := of(authz.KindSID, iss, text)
-		in.Reason, in.Actor = text, text
+		in.Reason, in.RevokedBy = text, text
 		got, err := append1(ctx, l, in)
 		if err != nil {
 			bad.addf("%.20q: %w", text, err)
 			continue
 		}
-		if got.Value != text || got.Reason != text || got.Actor != text {
+		if got.Value != text || got.Reason != text || got.RevokedBy != text {
 			bad.addf("%.20q came back as %.20q", text, got.Value)
 		}
 		if other, taken := ids[got.ID]; taken {
@@ -520,7 +520,7 @@ func ledgerRequesters(ctx context.Context, l authz.Ledger) error {
 	var stored []authz.Revocation
 	for _, actor := range []string{"cli:bob", "cli:bobby", "api:bob", "cli", "CLI:bob", `cl%:b_b`} {
 		r := of(authz.KindJTI, iss, actor)
-		r.Actor = actor
+		r.RevokedBy = actor
 		r, err := append1(ctx, l, r)
 		if err != nil {
 			return err

@@ -148,7 +148,7 @@ func (m *Memory) List(ctx context.Context, f authz.Filter) (page []authz.Revocat
 	for i := range slices.Backward(m.rows) {
 		r := m.rows[i].Revocation
 		if (f.Kind == 0 || r.Kind == f.Kind) && (f.Issuer == "" || r.Issuer == f.Issuer) && (f.Value == "" || r.Value == f.Value) &&
-			strings.HasPrefix(r.Value, f.ValuePrefix) && !r.RevokedAt.Before(f.Since) && f.ByMatches(r.Actor) && (f.IncludeExpired || r.ExpiresAt.After(time.Now())) {
+			strings.HasPrefix(r.Value, f.ValuePrefix) && !r.RevokedAt.Before(f.Since) && f.ByMatches(r.RevokedBy) && (f.IncludeExpired || r.ExpiresAt.After(time.Now())) {
 			all = append(all, r)
 		}
 	}

@@ -85,7 +85,7 @@ func of(kind authz.Kind, issuer, value string) authz.Revocation {
 	case authz.KindClaim:
 		value = authz.ClaimValue(suiteClaim, value)
 	}
-	return authz.Revocation{Kind: kind, Issuer: issuer, Value: value, Actor: "authztest"}
+	return authz.Revocation{Kind: kind, Issuer: issuer, Value: value, RevokedBy: "authztest"}
 }
 
 // suiteClaim is the revocable claim of the suites' tokens.

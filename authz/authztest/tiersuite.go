@@ -357,7 +357,7 @@ func tierAnyKey(ctx context.Context, s TierSubject) error {
 // case is as old as.
 func tierAllIssuers(ctx context.Context, s TierSubject) error {
 	before := time.Now().Add(-12 * time.Hour).Unix()
-	r := authz.Revocation{Kind: authz.KindAll, NotBefore: time.Unix(before, 0), Actor: "authztest"}
+	r := authz.Revocation{Kind: authz.KindAll, NotBefore: time.Unix(before, 0), RevokedBy: "authztest"}
 	if err := s.Revoke(ctx, r); err != nil {
 		return err
 	}

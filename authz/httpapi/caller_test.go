@@ -37,7 +37,7 @@ func TestAPIToken(t *testing.T) {
 			w := b.Do("POST", "/v1/revocations", `{"jti":"x"}`, "Authorization", c.header, "Host", "api.example")
 			require.Equal(t, c.status, w.Code, w.Body)
 			if c.status == 201 {
-				assert.Equal(t, c.actor, b.Ledger.All()[0].Actor)
+				assert.Equal(t, c.actor, b.Ledger.All()[0].RevokedBy)
 				return
 			}
 			assert.Contains(t, w.Header().Get("WWW-Authenticate"), "Bearer")

@@ -23,7 +23,7 @@ type resource struct {
 	NotBefore string `json:"not_before,omitzero"`
 	ExpiresAt string `json:"expires_at"`
 	RevokedAt string `json:"revoked_at"`
-	Actor     string `json:"actor"`
+	RevokedBy string `json:"revoked_by"`
 	Reason    string `json:"reason,omitzero"`
 }
 
@@ -32,7 +32,7 @@ func newResources(all []authz.Revocation) []resource {
 	for i, r := range all {
 		out[i] = resource{
 			ID: r.ID, Kind: r.Kind.String(), Iss: r.Issuer, Value: r.Value, NotBefore: FormatTime(r.NotBefore),
-			ExpiresAt: FormatTime(r.ExpiresAt), RevokedAt: FormatTime(r.RevokedAt), Actor: r.Actor, Reason: r.Reason,
+			ExpiresAt: FormatTime(r.ExpiresAt), RevokedAt: FormatTime(r.RevokedAt), RevokedBy: r.RevokedBy, Reason: r.Reason,
 		}
 	}
 	return out
@@ -179,7 +179,7 @@ func (a *API) Store(r *http.Request, source string, revocations []authz.Revocati
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.o.Config.WriteTimeout)
 	defer cancel()
 	rec, err := a.o.Revoker.Revoke(ctx, revocations)
-	a.audit(r, source, revocations[0].Actor, revocations, rec, err)
+	a.audit(r, source, revocations[0].RevokedBy, revocations, rec, err)
 	outcome, p := "unknown", Fail(http.StatusGatewayTimeout,
 		"it is not known whether the revocation was stored; repeat the request until it succeeds, repeating is safe")
 	switch {

@@ -55,7 +55,7 @@ func TestRevoke(t *testing.T) {
 			assert.Equal(t, httpapitest.IssuerA, got.Issuer)
 			assert.Equal(t, c.want.Value, got.Value)
 			assert.Equal(t, c.want.Reason, got.Reason)
-			assert.Equal(t, "local", got.Actor)
+			assert.Equal(t, "local", got.RevokedBy)
 			if c.want.NotBefore.IsZero() && got.Kind.ByTime() {
 				assert.False(t, got.NotBefore.IsZero(), "filled by the core")
 			} else {

@@ -39,7 +39,7 @@ func (a *auditCmd) Run(ctx context.Context, c *command, p *Process) error {
 			_ = table.Write([]string{"id", "revoked_at", "by", "through", "kind", "iss", "value", "not_before", "in_force", "expires_at", "reason"}) // Flush says what failed
 		}
 		_, err := eachRevocation(ctx, l, f, 0, func(r authz.Revocation) error {
-			name, through := authz.Requester(r.Actor)
+			name, through := authz.Requester(r.RevokedBy)
 			inForce := r.ExpiresAt.After(time.Now())
 			if a.Output != "csv" {
 				j := newRevocationJSON(r)

@@ -94,7 +94,7 @@ func (p *Process) list(ctx context.Context, l authz.Lister, filter authz.Filter,
 		if table == nil {
 			return output.printEntry(p.Out, newRevocationJSON(r))
 		}
-		_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Kind, cell(r.Issuer), cell(r.Value), stamp(r.NotBefore), stamp(r.ExpiresAt), stamp(r.RevokedAt), cell(r.Actor), cell(r.Reason))
+		_, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Kind, cell(r.Issuer), cell(r.Value), stamp(r.NotBefore), stamp(r.ExpiresAt), stamp(r.RevokedAt), cell(r.RevokedBy), cell(r.Reason))
 		return err
 	})
 	if err != nil {
@@ -153,12 +153,12 @@ type revocationJSON struct {
 	NotBefore *time.Time `json:"not_before,omitempty"`
 	ExpiresAt time.Time  `json:"expires_at,omitzero"`
 	RevokedAt time.Time  `json:"revoked_at,omitzero"`
-	Actor     string     `json:"actor,omitempty"`
+	RevokedBy string     `json:"revoked_by,omitempty"`
 	Reason    string     `json:"reason,omitempty"`
 }
 
 func newRevocationJSON(r authz.Revocation) revocationJSON {
-	out := revocationJSON{ID: r.ID, Kind: r.Kind.String(), Issuer: r.Issuer, Value: r.Value, ExpiresAt: r.ExpiresAt.UTC(), RevokedAt: r.RevokedAt.UTC(), Actor: r.Actor, Reason: r.Reason}
+	out := revocationJSON{ID: r.ID, Kind: r.Kind.String(), Issuer: r.Issuer, Value: r.Value, ExpiresAt: r.ExpiresAt.UTC(), RevokedAt: r.RevokedAt.UTC(), RevokedBy: r.RevokedBy, Reason: r.Reason}
 	if !r.NotBefore.IsZero() {
 		nb := r.NotBefore.UTC()
 		out.NotBefore = &nb

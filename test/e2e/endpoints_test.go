@@ -182,13 +182,16 @@ func checkListed(t *testing.T, b *harness.BouncerServer, n int) {
 	defer resp.Body.Close()
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	var page struct {
-		Revocations []struct{ ID, Kind, Actor string }
+		Revocations []struct {
+			ID        string
+			RevokedBy string `json:"revoked_by"`
+		}
 	}
 	require.NoError(t, json.NewDecoder(resp.Body).Decode(&page))
 	require.Lenf(t, page.Revocations, n, "the API lists %d revocations", len(page.Revocations))
 	for _, r := range page.Revocations {
-		assert.NotEmptyf(t, r.ID, "a revocation without id or actor: %+v", r)
-		assert.NotEmptyf(t, r.Actor, "a revocation without id or actor: %+v", r)
+		assert.NotEmptyf(t, r.ID, "a revocation without id or requester: %+v", r)
+		assert.NotEmptyf(t, r.RevokedBy, "a revocation without id or requester: %+v", r)
 	}
 }
 

@@ -39,7 +39,7 @@ func loadStorm(t testing.TB, followers, revocations int) (alone, meanwhile []tim
 	revoke := func() time.Duration {
 		n++
 		start := time.Now()
-		_, err := revoker.Append(t.Context(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: "https://issuer.example", Value: fmt.Sprint(n), Actor: "test"}})
+		_, err := revoker.Append(t.Context(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: "https://issuer.example", Value: fmt.Sprint(n), RevokedBy: "test"}})
 		require.NoError(t, err)
 		return time.Since(start)
 	}

@@ -177,7 +177,7 @@ func TestPageRevoke(t *testing.T) {
 			require.Len(t, stored, 1)
 			assert.Equal(t, c.kind, stored[0].Kind)
 			assert.Equal(t, "why", stored[0].Reason)
-			assert.Equal(t, "local", stored[0].Actor)
+			assert.Equal(t, "local", stored[0].RevokedBy)
 			assert.Contains(t, b.Do("GET", w.Header().Get("Location"), "").Body.String(), "Revocation 1 is committed")
 		})
 	}
@@ -308,7 +308,7 @@ func TestPageNamesSources(t *testing.T) {
 		"keycloak:https://a.example": `https://a.example <small>Keycloak<`, "postgres": `postgres <small>SQL<`, "": `unknown <small>SQL<`,
 		"local": `someone on this machine <small>page or API, without a token<`, "nightly:job": `nightly:job <small>SQL<`,
 	} {
-		_, err := b.Ledger.Append(t.Context(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: httpapitest.IssuerA, Value: "by " + actor, Actor: actor}})
+		_, err := b.Ledger.Append(t.Context(), []authz.Revocation{{Kind: authz.KindJTI, Issuer: httpapitest.IssuerA, Value: "by " + actor, RevokedBy: actor}})
 		require.NoError(t, err)
 		assert.Contains(t, b.Do("GET", "/", "").Body.String(), want, actor)
 	}

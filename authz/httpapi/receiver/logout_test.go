@@ -77,7 +77,7 @@ func TestBackchannelLogout(t *testing.T) {
 				assert.True(t, d.Revokes(mine))
 				assert.False(t, d.Revokes(others))
 				assert.False(t, d.Revokes(keys.A.Mint(httpapitest.Claims{"sub": "bob", "sid": "s-3", "iat": time.Now().Add(5 * time.Second).Unix()})), "logging in again works")
-				assert.Equal(t, "logout:"+httpapitest.IssuerA, d.Ledger.All()[0].Actor)
+				assert.Equal(t, "logout:"+httpapitest.IssuerA, d.Ledger.All()[0].RevokedBy)
 				return
 			}
 			require.Equal(t, 400, w.Code, w.Body)

@@ -334,7 +334,7 @@ func TestOAuthRevokeClients(t *testing.T) {
 				assert.True(t, d.Revokes(token))
 			}
 			if c.actor != "" {
-				assert.Equal(t, c.actor, d.Ledger.All()[0].Actor)
+				assert.Equal(t, c.actor, d.Ledger.All()[0].RevokedBy)
 			}
 			if c.status == 401 {
 				assert.Contains(t, w.Header().Get("WWW-Authenticate"), "Basic")
