@@ -40,20 +40,27 @@ func TestSchemaKeepsTheRules(t *testing.T) {
 	const jwt = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
 	hash := authz.TokenValue(jwt)
 	long := strings.Repeat("ü", authz.MaxIdentifier/2) // as long as may be, in bytes
-	for kind := authz.KindUnknown; kind <= authz.KindToken+1; kind++ {
+	for kind := authz.KindUnknown; kind <= authz.KindAll+1; kind++ {
 		values := []string{"", "a", hash}
 		switch kind {
-		case authz.KindIss:
+		case authz.KindIss, authz.KindAll:
 			values = []string{"", "a", " "}
+		case authz.KindClaim:
+			values = append(values, "t=a", "=a", "t=", "=", "==a", "t==", "t=a=b", "t="+long, "ü=☃", "t=a\x00")
 		case authz.KindToken:
 			values = append(values, strings.ToUpper(hash), strings.ToUpper(hash[:1])+hash[1:], hash[1:], hash+"0", "g"+hash[1:], hash+"\n", " "+hash[1:],
 				jwt, jwt[:strings.LastIndexByte(jwt, '.')], "0x"+hash[2:], strings.Repeat("٣", 32), long)
-		case authz.KindJTI, authz.KindSub, authz.KindSID, authz.KindKID:
+		case authz.KindJTI, authz.KindSub, authz.KindSID, authz.KindKID, authz.KindClient, authz.KindActor:
 			values = append(values, long, long+"a", " ", "a\nb", "ünï ☃", `q'"\`, "a\x00b", "a\xff")
 		}
 		good := authz.Revocation{Kind: kind, Issuer: "https://i/" + kind.String(), Value: hash}
-		if kind == authz.KindIss {
+		switch kind {
+		case authz.KindIss:
 			good.Value = ""
+		case authz.KindAll:
+			good.Issuer, good.Value = "", ""
+		case authz.KindClaim:
+			good.Value = "t=" + hash
 		}
 		cases := []authz.Revocation{}
 		for _, v := range values {
@@ -63,6 +70,7 @@ func TestSchemaKeepsTheRules(t *testing.T) {
 		}
 		for _, change := range []func(*authz.Revocation){
 			func(r *authz.Revocation) { r.Issuer = "" },
+			func(r *authz.Revocation) { r.Issuer = "https://i" },
 			func(r *authz.Revocation) { r.Issuer = long },
 			func(r *authz.Revocation) { r.Issuer = long + "a" },
 			func(r *authz.Revocation) { r.Issuer = "a\x00" },
