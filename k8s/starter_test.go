@@ -84,13 +84,13 @@ func provider(t *testing.T) []string {
 			return
 		}
 		defer to.Close()
-		w.WriteHeader(http.StatusOK)
-		from, _, err := http.NewResponseController(w).Hijack()
+		from, early, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return
 		}
 		defer from.Close()
-		go func() { _, _ = io.Copy(to, from); _ = to.Close() }()
+		_, _ = io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { _, _ = io.Copy(to, early); _ = to.Close() }() // what the client has sent already lies in its buffer
 		_, _ = io.Copy(from, to)
 	}))
 	t.Cleanup(proxy.Close)
