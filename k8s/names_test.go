@@ -137,15 +137,15 @@ func TestNamesOfATag(t *testing.T) {
 		out, err := exec.CommandContext(t.Context(), filepath.Join(dir, "scripts/names.sh"), args...).CombinedOutput()
 		return string(out), err
 	}
-	real := "REPOSITORY=git.test/a/b\nIMAGE=registry.test/a/b\nCHART=registry.test/a/charts/b\nRUNBOOK=https://git.test/a/b/operations.md\n"
-	write("scripts/names.env", real)
+	named := "REPOSITORY=git.test/a/b\nIMAGE=registry.test/a/b\nCHART=registry.test/a/charts/b\nRUNBOOK=https://git.test/a/b/operations.md\n"
+	write("scripts/names.env", named)
 	out, err := run("check", "v0.1.0")
 	require.NoErrorf(t, err, "%s", out)
 	out, err = run("check", "v0.1.0-rc.1")
 	require.NoErrorf(t, err, "%s", out)
 	out, err = run("print", "v0.1.0")
 	require.NoError(t, err)
-	assert.Equal(t, real+"REGISTRY=registry.test\nVERSION=0.1.0\n", out)
+	assert.Equal(t, named+"REGISTRY=registry.test\nVERSION=0.1.0\n", out)
 	for want, change := range map[string]func(){
 		"no section [0.2.0]": func() { write("k8s/chart/Chart.yaml", "version: 0.2.0\nappVersion: 0.2.0\n") },
 		"Chart.yaml is not version": func() {
@@ -153,10 +153,10 @@ func TestNamesOfATag(t *testing.T) {
 			write("k8s/chart/Chart.yaml", "version: 0.1.0\n")
 		},
 		"is not importable":    func() { write("go.mod", "module jwtbouncer\n") },
-		"is an example":        func() { write("scripts/names.env", strings.Replace(real, "git.test", "git.example", 1)) },
-		"different registries": func() { write("scripts/names.env", strings.Replace(real, "IMAGE=registry", "IMAGE=other", 1)) },
+		"is an example":        func() { write("scripts/names.env", strings.Replace(named, "git.test", "git.example", 1)) },
+		"different registries": func() { write("scripts/names.env", strings.Replace(named, "IMAGE=registry", "IMAGE=other", 1)) },
 	} {
-		write("scripts/names.env", real)
+		write("scripts/names.env", named)
 		write("go.mod", "module git.test/a/b\n")
 		change()
 		out, err := run("check", "v0.2.0")
