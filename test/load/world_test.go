@@ -112,7 +112,6 @@ func (w *world) baseline(t testing.TB, kind string, more ...string) *server {
 	cmd := exec.Command(path, args...)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"} // no GOGC and no GOMEMLIMIT, as for the product
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
