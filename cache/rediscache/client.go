@@ -39,7 +39,7 @@ type Client struct {
 	publisher    *publisher
 	metrics      metrics
 	sub          subscriberTimes
-	contact      contact
+	contact      authz.Contact
 	stop         context.CancelFunc
 	loops        sync.WaitGroup
 	closing      sync.Once
@@ -109,7 +109,7 @@ func newClient(client redis.UniversalClient, cfg Config, o Options) *Client {
 		client: client, cfg: cfg, maxStaleness: o.MaxStaleness, clock: o.Clock,
 		log: o.Logger.With("tier", "redis"), sub: defaultSubscriberTimes,
 		fills: make(chan fillJob, fillQueue), metrics: newMetrics(o.Registry),
-		contact: contact{clock: o.Clock},
+		contact: authz.Contact{Clock: o.Clock},
 	}
 	c.publisher = newPublisher(c)
 	if o.Fill {

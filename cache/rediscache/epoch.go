@@ -201,7 +201,7 @@ func (c *Client) runEpochs(ctx context.Context) {
 	for {
 		if c.breaker.Ready() {
 			err := c.stepEpoch(ctx)
-			c.contact.record(err)
+			c.contact.Record(err)
 			if err != nil && ctx.Err() == nil {
 				c.log.Debug("freshness epoch failed; token:valid entries cannot be used", "error", err)
 			}

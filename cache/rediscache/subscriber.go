@@ -51,7 +51,7 @@ func (c *Client) Subscribe(ctx context.Context, learn func(entries []authz.Entry
 			wait, failing = c.sub.backoff, false
 		}
 		if err != nil {
-			c.contact.record(err)
+			c.contact.Record(err)
 			c.suspectTopology(ctx, err)
 			level := slog.LevelDebug // one warning for each outage rather than for each attempt
 			if !failing {
@@ -93,7 +93,7 @@ func (c *Client) listen(ctx context.Context, learn func([]authz.Entry, bool)) (c
 		msg, err := ps.ReceiveTimeout(ctx, c.sub.ping)
 		if err == nil {
 			last = time.Now()
-			c.contact.record(nil)
+			c.contact.Record(nil)
 			switch m := msg.(type) {
 			case *redis.Subscription:
 				confirmed = true

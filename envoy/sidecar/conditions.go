@@ -3,37 +3,10 @@ package sidecar
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
-	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
 )
-
-// contact remembers when the store last answered in lookup mode. With a replica,
-// the follower knows.
-type contact struct {
-	mu  sync.Mutex
-	at  time.Duration // authz.Clock.Boot; 0: never
-	err error         // why it did not answer since
-}
-
-func (c *contact) record(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err = err; err == nil {
-		c.at = authz.SystemClock{}.Boot()
-	}
-}
-
-func (c *contact) last() (age time.Duration, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at == 0 {
-		return -1, c.err
-	}
-	return authz.SystemClock{}.Boot() - c.at, c.err
-}
 
 // conditions returns the state of each part. A sidecar is ready when it has the
 // keys of an issuer and has loaded all revocations once or, in lookup mode, has
@@ -122,7 +95,7 @@ func (c *core) storeContact() (age time.Duration, err error) {
 	if c.follower != nil {
 		return c.follower.Staleness(), errors.Join(c.follower.Err(), c.store.Ready())
 	}
-	age, err = c.contact.last()
+	age, err = c.contact.Last()
 	return age, errors.Join(err, c.store.Ready())
 }
 

@@ -43,7 +43,7 @@ type core struct {
 	reloads      reloadMetrics
 	loops        sync.WaitGroup
 	storeErr     atomic.Pointer[error] // why the store has never been usable; nil: it has been
-	contact      contact               // with the store, in lookup mode
+	contact      authz.Contact         // with the store, in lookup mode
 	prepared     chan struct{}         // closed after the first attempt to reach the store and to install a missing schema
 }
 
@@ -53,7 +53,7 @@ var errNotContacted = errors.New("the store has not been contacted yet")
 // dependencies, and the sidecar recovers when they return.
 func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*core, error) {
 	clock := authz.SystemClock{}
-	c := &core{log: log, reloads: newReloadMetrics(registry), prepared: make(chan struct{}), allowUnknown: s.Revocation.OnRevocationUnknown == "allow"}
+	c := &core{log: log, reloads: newReloadMetrics(registry), prepared: make(chan struct{}), contact: authz.Contact{Clock: clock}, allowUnknown: s.Revocation.OnRevocationUnknown == "allow"}
 	c.storeErr.Store(&errNotContacted)
 	var err error
 	defer func() {
@@ -221,7 +221,7 @@ func (c *core) watchStore(ctx context.Context) {
 	retry := firstStoreRetry
 	for tried := false; ; tried = true {
 		err := c.prepareStore(ctx)
-		c.contact.record(err)
+		c.contact.Record(err)
 		if !tried {
 			close(c.prepared)
 		}
