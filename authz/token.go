@@ -85,7 +85,7 @@ func (t *Token) SetKeys(also ...Key) {
 	keys := make([]Key, 0, 7+len(names)+len(also))
 	for _, k := range append([]KeyName{{KindJTI, t.ID}, {KindSub, t.Subject}, {KindSID, t.Session}, {KindKID, t.KeyID}}, names...) {
 		if k.Value != "" {
-			keys = append(keys, RevocationKey(k.Kind, t.Issuer, k.Value))
+			keys = append(keys, k.Key(t.Issuer))
 		}
 	}
 	last := []Key{RevocationKey(KindIss, t.Issuer, ""), allKey, RevocationKey(KindToken, t.Issuer, TokenValue(t.Raw))}
@@ -130,8 +130,9 @@ func ClaimNames(claims map[string]any, revocable []string) ([]KeyName, *Failure)
 		if v == nil || v == "" {
 			continue
 		}
-		value := ClaimValue(name, scalarText(v))
-		if scalarText(v) == "" || len(value) > MaxIdentifier || !ValidText(value) {
+		text := scalarText(v)
+		value := ClaimValue(name, text)
+		if text == "" || len(value) > MaxIdentifier || !ValidText(value) {
 			return nil, Failuref(ReasonBadClaim, "%s can revoke tokens (revocation.claims), and is no text, number or boolean that a revocation could name", QuoteShort(name))
 		}
 		names = append(names, KeyName{KindClaim, value})
@@ -160,7 +161,7 @@ func scalarText(v any) string {
 func KeysOf(issuer string, names []KeyName) []Key {
 	keys := make([]Key, len(names))
 	for i, n := range names {
-		keys[i] = RevocationKey(n.Kind, issuer, n.Value)
+		keys[i] = n.Key(issuer)
 	}
 	return keys
 }

@@ -26,6 +26,18 @@ type KeyName struct {
 	Value string // as a revocation request spells it; for KindIss the issuer
 }
 
+// Key returns the revocation's key for a token of the issuer. For the kinds that
+// have no Value, KeyName.Value is for people.
+func (n KeyName) Key(issuer string) Key {
+	switch n.Kind {
+	case KindIss:
+		return RevocationKey(KindIss, issuer, "")
+	case KindAll:
+		return allKey
+	}
+	return RevocationKey(n.Kind, issuer, n.Value)
+}
+
 // Trace records the steps of one decision, to explain it. The Authorizer that
 // decides records them, so that the explanation cannot differ from the decision.
 //

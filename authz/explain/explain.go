@@ -66,7 +66,7 @@ func (e Explainer) keyNames(t *authz.Token, aliases []string) []RevocableBy {
 	claims, _ := authz.ClaimNames(t.Claims, e.RevocableClaims) // a token that this refuses was refused for it
 	names = append(names, claims...)
 	for _, own := range introspect.OwnNames(t.Raw) { // those that count of an introspected JWT
-		if !slices.Contains(names, own) && slices.Contains(t.Keys, authz.RevocationKey(own.Kind, t.Issuer, own.Value)) {
+		if !slices.Contains(names, own) && slices.Contains(t.Keys, own.Key(t.Issuer)) {
 			names = append(names, own)
 		}
 	}
@@ -86,14 +86,7 @@ func (e Explainer) findRevoking(ctx context.Context, t *authz.Token, keys []Revo
 	q.Status = nil
 	var names []string
 	for i, k := range keys {
-		issuer, value := t.Issuer, k.Value
-		switch k.Kind {
-		case authz.KindIss:
-			value = ""
-		case authz.KindAll:
-			issuer = ""
-		}
-		q.Keys = []authz.Key{authz.RevocationKey(k.Kind, issuer, value)}
+		q.Keys = []authz.Key{k.Key(t.Issuer)}
 		if e.Revocations == nil {
 			break
 		}
