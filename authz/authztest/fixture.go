@@ -37,6 +37,24 @@ func NewVerifier(t testing.TB, iss *Issuer, change ...func(*issuer.Config)) *iss
 	return v
 }
 
+// Verify is v.Verify, with AwaitKeys.
+func Verify(t testing.TB, v authz.Verifier, raw string) (*authz.Token, error) {
+	t.Helper()
+	return AwaitKeys(func() (*authz.Token, error) { return v.Verify(t.Context(), raw) })
+}
+
+// AwaitKeys repeats verify for up to a minute while the issuer's keys are being
+// fetched: a check waits for a fetch for a moment only, and a loaded machine may
+// need longer.
+func AwaitKeys(verify func() (*authz.Token, error)) (*authz.Token, error) {
+	for deadline := time.Now().Add(time.Minute); ; {
+		token, err := verify()
+		if ReasonOf(err) != authz.ReasonKeysUnavailable || time.Now().After(deadline) {
+			return token, err
+		}
+	}
+}
+
 // NewExplainer explains the decisions of an Authorizer without a token cache.
 func NewExplainer(p authz.Policy, v authz.Verifier, revocations authz.Tier) explain.Explainer {
 	return explain.Explainer{Authorizer: authz.NewAuthorizer(v, nil, revocations, p, authz.SystemClock{}), Revocations: revocations}

@@ -71,9 +71,9 @@ func TestUnconfiguredIssuer(t *testing.T) {
 	t.Parallel()
 	iss, other := authztest.StartIssuer(t), authztest.StartIssuer(t)
 	v := authztest.NewVerifier(t, iss)
-	_, err := v.Verify(t.Context(), other.Mint(nil))
+	_, err := authztest.Verify(t, v, other.Mint(nil))
 	require.Equal(t, authz.ReasonUnknownIssuer, authztest.ReasonOf(err))
-	_, err = v.Verify(t.Context(), other.Mint(map[string]any{"iss": iss.Name}))
+	_, err = authztest.Verify(t, v, other.Mint(map[string]any{"iss": iss.Name}))
 	require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))
 }
 
