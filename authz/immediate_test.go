@@ -93,6 +93,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 		w.verifier.panics = "in Verify"
 	default:
 		w.cache.token = w.verifier.token
+		if !current && r.IntN(2) == 0 { // it was valid when it was cached
+			w.verifier.token, w.verifier.err = nil, &authz.Failure{Reason: authz.ReasonExpired}
+		}
 	}
 	w.introspector = &fakeIntrospector{local: r.IntN(2) == 0, token: randomToken(r)}
 	for range 3 {
