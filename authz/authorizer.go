@@ -21,6 +21,10 @@ type Route interface {
 	Rule() *RouteRule
 	// Find takes the credential out of the request (RFC 6750, section 2).
 	Find(req *Request) (Credential, *Failure)
+	// AdmitWaits reports whether Admit may wait, verify a signature, or use up
+	// anything, such as a DPoP proof, for a request with the credential. It does
+	// none of these itself.
+	AdmitWaits(cred Credential) bool
 	// Admit applies the route's rules to a verified token; nil: admitted. It
 	// records each rule in req.Trace.
 	Admit(ctx context.Context, req *Request, cred Credential, t *Token, now time.Time) *Failure
@@ -65,42 +69,78 @@ func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 			d = Decision{Reason: ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
 		}
 	}()
-	d = a.walk(ctx, req)
+	d, _ = a.walk(ctx, req, waiting)
 	if fail := req.Trace.firstObjection(); fail != nil { // the walk continued only for the trace
 		return d.deny(fail)
 	}
 	return d
 }
 
-func (a *Authorizer) walk(ctx context.Context, req *Request) (d Decision) {
+// AuthorizeNow decides about one request on the calling goroutine if nothing has to
+// be waited for: the credential decides by itself, or its token is cached and the
+// nearest tier has proof. The Decision is then the one that Authorize returns.
+// Otherwise decided is false and the call has had no effect: no metric has changed,
+// no cache, and no proof is used up. It verifies no signature, and decides no
+// request with a Trace. It never panics.
+func (a *Authorizer) AuthorizeNow(req *Request) (d Decision, decided bool) {
+	if req.Trace != nil {
+		return Decision{}, false
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			d, decided = Decision{Reason: ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}, true
+		}
+	}()
+	d, err := a.walk(context.Background(), req, immediate)
+	return d, err == nil
+}
+
+// mode says whether a walk may wait.
+type mode uint8
+
+const (
+	waiting   mode = iota // the walk always decides
+	immediate             // the walk ends with errWouldWait before it waits or has an effect
+)
+
+// errWouldWait is the only error of a walk: it has decided nothing.
+var errWouldWait = errors.New("the decision would have to wait")
+
+func (a *Authorizer) walk(ctx context.Context, req *Request, m mode) (d Decision, err error) {
 	tr := req.Trace
 	route, fail := (*a.policy.Load()).Match(req)
 	if route == nil && fail == nil {
 		fail = &Failure{Reason: ReasonNoRoute, Detail: "no route matches"}
 	}
 	if tr.Halt("route", fail, func() string { return describeRoute(route.Rule()) }) {
-		return d.deny(fail)
+		return d.deny(fail), nil
 	}
 	rule := route.Rule()
 	d.Route, d.RequiredScopes = rule.Name, rule.RequiredScopes
 	if rule.Public {
 		d.Reason = ReasonAllowedAnonymous
-		return d
+		return d, nil
 	}
 	cred, fail := route.Find(req)
 	if tr.Halt("credential", fail, func() string { return cred.Scheme + " token found in " + cred.Source }) {
-		return d.deny(fail)
+		return d.deny(fail), nil
 	}
 	d.Credential = cred
-	token, err := a.identify(ctx, rule, req, cred.Raw)
-	if err != nil {
-		return d.deny(err)
+	token, err := a.identify(ctx, rule, req, cred.Raw, m)
+	switch {
+	case errors.Is(err, errWouldWait):
+		return Decision{}, errWouldWait
+	case err != nil:
+		return d.deny(err), nil
+	case m == immediate && route.AdmitWaits(cred):
+		return Decision{}, errWouldWait
 	}
 	d.Token = token
 	if fail := route.Admit(ctx, req, cred, token, a.clock.Now()); fail != nil {
-		return d.deny(fail)
+		a.countHit(cred.Raw, m)
+		return d.deny(fail), nil
 	}
-	return a.revocation(ctx, rule, d, tr)
+	return a.revocation(ctx, rule, d, tr, m)
 }
 
 func describeRoute(r *RouteRule) string {
@@ -112,13 +152,17 @@ func describeRoute(r *RouteRule) string {
 
 // revocation completes d with the last step. Only a proof allows, or a route
 // that says on_revocation_unknown: allow.
-func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision, tr *Trace) Decision {
+func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision, tr *Trace, m mode) (Decision, error) {
 	if why := tr.skipsLookup(); why != "" {
 		tr.Skip("revocation", ReasonRevocationUnknown, why)
-		return d
+		return d, nil
 	}
 	q := d.Token.Query()
-	verdict, err := a.revocations.Lookup(ctx, &q)
+	verdict, err := a.lookup(ctx, &q, m)
+	if errors.Is(err, errWouldWait) {
+		return Decision{}, errWouldWait
+	}
+	a.countHit(d.Credential.Raw, m)
 	var fail *Failure
 	detail := "not revoked"
 	switch {
@@ -136,17 +180,39 @@ func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision
 		}
 	}
 	if tr.Halt("revocation", fail, func() string { return detail }) {
-		return d.deny(fail)
+		return d.deny(fail), nil
 	}
-	return d
+	return d, nil
+}
+
+func (a *Authorizer) lookup(ctx context.Context, q *Query, m mode) (Verdict, error) {
+	if m == waiting {
+		return a.revocations.Lookup(ctx, q)
+	}
+	verdict, proven := a.revocations.LookupNow(q)
+	if !proven || verdict != Revoked && verdict != NotRevoked {
+		return Unknown, errWouldWait
+	}
+	return verdict, nil
+}
+
+// countHit makes an immediate walk that has decided count as a use of the cached
+// token, which verify has only looked at.
+func (a *Authorizer) countHit(raw string, m mode) {
+	if m == immediate {
+		_, _ = a.tokens.Get(raw)
+	}
 }
 
 // identify turns the credential's text into a Token. The verifier judges JWTs of
 // configured issuers. On routes with introspection, the issuer judges all others,
 // and JWTs of configured issuers too unless the introspector leaves them to the
 // verifier.
-func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, req *Request, raw string) (*Token, error) {
+func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, req *Request, raw string, m mode) (*Token, error) {
 	in, tr := rule.Introspector, req.Trace
+	if m == immediate {
+		return a.cached(in, raw)
+	}
 	if in == nil {
 		return a.verify(ctx, raw, tr, false)
 	}
@@ -168,6 +234,19 @@ func (a *Authorizer) identify(ctx context.Context, rule *RouteRule, req *Request
 	t, err := requireToken(in.Introspect(ctx, raw, verified, req.Source.Address))
 	if tr.Halt("introspection", AsFailure(err), func() string { return "the issuer reports an active token" }) {
 		return nil, err
+	}
+	return t, nil
+}
+
+// cached is identify for an immediate walk: it finds only tokens that the verifier
+// alone judges and has accepted before.
+func (a *Authorizer) cached(in Introspector, raw string) (*Token, error) {
+	if a.tokens == nil || in != nil && !in.Local(raw) {
+		return nil, errWouldWait
+	}
+	t, ok := a.tokens.Peek(raw)
+	if !ok || !a.verifier.Current(t, a.clock.Now().Unix()) {
+		return nil, errWouldWait
 	}
 	return t, nil
 }

@@ -152,6 +152,8 @@ func (f *fakeCache) Get(string) (*authz.Token, bool) {
 	return f.token, f.token != nil
 }
 
+func (f *fakeCache) Peek(string) (*authz.Token, bool) { return f.token, f.token != nil }
+
 func (f *fakeCache) Put(t *authz.Token) {
 	if f.putPanic {
 		panic("in Put")

@@ -57,6 +57,24 @@ func (c *Chain) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 	return Unknown, errors.Join(errs...)
 }
 
+// LookupNow implements Tier. Only the nearest tier can answer: without its proof the
+// next one is asked, which would have to wait. The observer sees a lookup only if
+// it is proven.
+func (c *Chain) LookupNow(q *Query) (Verdict, bool) {
+	if len(c.tiers) == 0 {
+		return Unknown, false
+	}
+	var start time.Time
+	if c.seen != nil {
+		start = time.Now()
+	}
+	v, proven := c.tiers[0].LookupNow(q)
+	if proven && c.seen != nil {
+		c.seen(c.tiers[0].Name(), v, nil, time.Since(start))
+	}
+	return v, proven
+}
+
 type fill struct {
 	to   Filler
 	mark time.Duration
@@ -101,4 +119,19 @@ func (a all) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 		return NotRevoked, nil
 	}
 	return Unknown, errors.Join(errs...)
+}
+
+// LookupNow implements Tier. It asks the first tier last: that one alone may have an
+// effect, such as a Chain's observer, which must not come about if another tier
+// would wait.
+func (a all) LookupNow(q *Query) (Verdict, bool) {
+	for i := len(a) - 1; i >= 0; i-- {
+		if v, proven := a[i].LookupNow(q); !proven || v != NotRevoked {
+			return v, proven
+		}
+	}
+	if len(a) == 0 {
+		return Unknown, false
+	}
+	return NotRevoked, true
 }

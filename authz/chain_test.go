@@ -20,6 +20,7 @@ type fakeTier struct {
 	then    func() // called during each lookup; nil: nothing
 	lookups int
 	query   authz.Query // of the last lookup
+	waits   bool        // LookupNow proves nothing
 }
 
 var _ authz.Tier = (*fakeTier)(nil)
@@ -33,6 +34,13 @@ func (f *fakeTier) Lookup(_ context.Context, q *authz.Query) (authz.Verdict, err
 		f.then()
 	}
 	return f.verdict, f.err
+}
+
+func (f *fakeTier) LookupNow(*authz.Query) (authz.Verdict, bool) {
+	if f.waits || f.err != nil || f.verdict == authz.Unknown {
+		return authz.Unknown, false
+	}
+	return f.verdict, true
 }
 
 // fakeFiller is a fakeTier that records its fills.

@@ -30,6 +30,9 @@ type Peer struct {
 	Address     string // IP without port; empty when unknown
 	Principal   string // identity from the mTLS certificate, as Envoy states it
 	Certificate string // URL-encoded PEM of the client certificate (include_peer_certificate); empty: none
+	// CertificateSHA256 is the SHA-256 of the client certificate (DER) in hex, where
+	// Envoy reports that instead of the certificate; empty: it does not.
+	CertificateSHA256 string
 }
 
 // Credential is a token as presented, and where it was found.

@@ -131,6 +131,8 @@ func TestRevokePromisesTheLedgersBound(t *testing.T) {
 
 // stage is a Filler with a fixed verdict that records its fills.
 type stage struct {
+	authz.AlwaysWaits
+
 	name   string
 	v      authz.Verdict
 	err    error

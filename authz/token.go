@@ -247,6 +247,9 @@ type Introspector interface {
 // and it proves nothing: Verifier.Current checks every hit.
 type TokenCache interface {
 	Get(raw string) (*Token, bool)
+	// Peek is Get without its effects: it counts neither a hit nor a miss, and the
+	// token is no more recently used than before. It does not block.
+	Peek(raw string) (*Token, bool)
 	Put(t *Token)
 }
 

@@ -107,7 +107,18 @@ type Tier interface {
 	// failed. It returns Revoked or NotRevoked only with proof and a nil error, and
 	// it ends by ctx's deadline. Callers deny on Revoked whatever the error.
 	Lookup(ctx context.Context, q *Query) (Verdict, error)
+	// LookupNow returns the verdict that Lookup would return, if memory alone proves
+	// it: Revoked or NotRevoked, and true. Otherwise it returns Unknown and false,
+	// and has had no effect. It never blocks.
+	LookupNow(q *Query) (v Verdict, proven bool)
 }
+
+// AlwaysWaits is LookupNow of a tier that proves nothing from memory; such a tier
+// embeds it.
+type AlwaysWaits struct{}
+
+// LookupNow implements Tier.
+func (AlwaysWaits) LookupNow(*Query) (Verdict, bool) { return Unknown, false }
 
 // Filler is a Tier that stores what a later tier proved.
 type Filler interface {

@@ -419,6 +419,8 @@ const simCacheTTL = time.Hour
 
 func (simSeedTier) Name() string { return "seed" }
 
+func (simSeedTier) LookupNow(*authz.Query) (authz.Verdict, bool) { return authz.Unknown, false }
+
 func (t simSeedTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	c, key := t.node.seed, fmt.Sprintf("%x", q.TokenKey)
 	if c.Get(ctx, "token:revoked:"+q.ID).Err() == nil {

@@ -240,6 +240,8 @@ type simPoint struct {
 
 func (simPoint) Name() string { return "postgres" }
 
+func (simPoint) LookupNow(*authz.Query) (authz.Verdict, bool) { return authz.Unknown, false }
+
 func (t simPoint) Lookup(_ context.Context, q *authz.Query) (authz.Verdict, error) {
 	w := t.p.w
 	w.travel()

@@ -93,6 +93,12 @@ func (c *TokenCache) Get(raw string) (*authz.Token, bool) {
 	return r.token, true
 }
 
+// Peek implements authz.TokenCache.
+func (c *TokenCache) Peek(raw string) (*authz.Token, bool) {
+	e, ok := c.tokens.GetEntryQuietly(raw)
+	return e.Value.token, ok
+}
+
 // Put implements authz.TokenCache. t.Raw must not alias memory that is reused.
 func (c *TokenCache) Put(t *authz.Token) { c.tokens.Set(t.Raw, remembered{t, time.Now()}) }
 

@@ -53,6 +53,25 @@ func TestTokenCacheKeepsNoReferenceToTheRequest(t *testing.T) {
 	}
 }
 
+// Peek leaves no trace: neither in the metrics nor in the order of eviction.
+func TestTokenCachePeek(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	c := newTestTokens(1<<20, time.Hour, reg)
+	defer c.Close()
+	one := token(1)
+	c.Put(one)
+	got, ok := c.Peek(one.Raw)
+	assert.True(t, ok)
+	assert.Same(t, one, got)
+	got, ok = c.Peek(token(2).Raw)
+	assert.False(t, ok)
+	assert.Nil(t, got)
+	for _, name := range []string{"auth_cache_hits_total", "auth_cache_misses_total"} {
+		assert.Zero(t, metric(t, reg, name), name)
+	}
+}
+
 func metric(t *testing.T, reg *prometheus.Registry, name string) float64 {
 	t.Helper()
 	all, err := reg.Gather()

@@ -13,7 +13,7 @@ import (
 
 func TestChallengeForProof(t *testing.T) {
 	t.Parallel()
-	d := newDenials(RepliesConfig{Realm: "api", ResourceMetadata: "https://api.example/meta"})
+	d := newDenials(RepliesConfig{Realm: "api", ResourceMetadata: "https://api.example/meta"}, encodeCheckResponse)
 	for name, tt := range map[string]struct {
 		decision authz.Decision
 		status   int32

@@ -152,7 +152,7 @@ func splitAddress(s string) (network, address string, err error) {
 
 // Validate reports every invalid value in c.
 func (c *HeadersConfig) Validate(report authz.Report) {
-	newUpstreamHeaders(*c, report)
+	newUpstreamHeaders(*c, nil, report)
 	if c.MaxBytes < 0 || c.MaxBytes > 1<<16 {
 		report("max_bytes", "must be between 0 and 65536, got %d", c.MaxBytes)
 	}

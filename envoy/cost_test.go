@@ -119,7 +119,7 @@ func BenchmarkEncodeAllow(b *testing.B) {
 	headers, token, req := headersOf(b, DefaultConfig().Headers), testToken(), &authz.Request{}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := headers.encode(token, authz.Credential{Source: "authorization"}, req); err != nil {
+		if _, err := headers.build(token, authz.Credential{Source: "authorization"}, req); err != nil {
 			b.Fatal(err)
 		}
 	}

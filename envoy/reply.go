@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/envoy/wire"
 )
 
 // reply is what a denied caller receives for a reason.
@@ -60,14 +59,16 @@ func replyTo(r authz.Reason) reply {
 
 // denials encodes the responses to denied checks. It is immutable.
 type denials struct {
+	encode           encoder
 	realm            string
 	resourceMetadata string                 // URL; empty: not sent
 	retryAfter       string                 // in seconds
 	encoded          [2][]map[string][]byte // [grpc][reason][scheme]: responses that never vary
 }
 
-func newDenials(c RepliesConfig) *denials {
+func newDenials(c RepliesConfig, encode encoder) *denials {
 	d := &denials{
+		encode:           encode,
 		realm:            c.Realm,
 		resourceMetadata: c.ResourceMetadata,
 		retryAfter:       strconv.Itoa(int(c.RetryAfter / time.Second)),
@@ -77,14 +78,14 @@ func newDenials(c RepliesConfig) *denials {
 		for _, r := range authz.Reasons() {
 			d.encoded[grpc][r] = map[string][]byte{}
 			for _, scheme := range []string{"bearer", "dpop"} {
-				d.encoded[grpc][r][scheme] = d.encode(r, scheme, nil, grpc == 1)
+				d.encoded[grpc][r][scheme] = d.plain(r, scheme, nil, grpc == 1)
 			}
 		}
 	}
 	return d
 }
 
-// response returns the CheckResponse that denies a check. It is shared between checks, so it must
+// response returns the encoded answer that denies a check. It is shared between checks, so it must
 // not be modified. grpc tells whether the caller speaks gRPC.
 func (d *denials) response(dec *authz.Decision, grpc bool) []byte {
 	scheme := "bearer"
@@ -92,10 +93,10 @@ func (d *denials) response(dec *authz.Decision, grpc bool) []byte {
 		scheme = "dpop"
 	}
 	if dec.Challenge != nil {
-		return d.encodeChallenge(dec.Reason, dec.Challenge, grpc)
+		return d.withProof(dec.Reason, dec.Challenge, grpc)
 	}
 	if dec.Reason == authz.ReasonInsufficientScope && len(dec.RequiredScopes) > 0 {
-		return d.encode(dec.Reason, scheme, dec.RequiredScopes, grpc)
+		return d.plain(dec.Reason, scheme, dec.RequiredScopes, grpc)
 	}
 	i := 0
 	if grpc {
@@ -107,52 +108,52 @@ func (d *denials) response(dec *authz.Decision, grpc bool) []byte {
 	return d.encoded[i][authz.ReasonUnset][scheme]
 }
 
-// encode returns the CheckResponse for a reason.
-func (d *denials) encode(reason authz.Reason, scheme string, scopes []string, grpc bool) []byte {
+// plain returns the encoded answer for a reason.
+func (d *denials) plain(reason authz.Reason, scheme string, scopes []string, grpc bool) []byte {
 	row := replyTo(reason)
-	r := wire.DeniedResponse{Status: row.status, Code: row.grpc}
+	a := answer{status: row.status, code: row.grpc}
 	if row.status == http.StatusUnauthorized || row.code != "" {
-		r.SetHeader("www-authenticate", d.challenge(row, scheme, scopes))
+		a.setHeader("www-authenticate", d.challenge(row, scheme, scopes))
 	}
-	return d.finish(r, row, grpc)
+	return d.finish(&a, row, grpc)
 }
 
-// encodeChallenge returns the CheckResponse that requires a proof of possession (RFC 9449,
+// withProof returns the encoded answer that requires a proof of possession (RFC 9449,
 // sections 7.1 and 9). It is encoded each time, because c varies and only callers with a
 // sender-constrained token receive it.
-func (d *denials) encodeChallenge(reason authz.Reason, c *authz.Challenge, grpc bool) []byte {
+func (d *denials) withProof(reason authz.Reason, c *authz.Challenge, grpc bool) []byte {
 	row := replyTo(reason)
 	if c.Error != "" {
 		row.code = c.Error
 	}
-	r := wire.DeniedResponse{Status: row.status, Code: row.grpc}
+	a := answer{status: row.status, code: row.grpc}
 	challenge := d.challenge(row, c.Scheme, nil)
 	if algs := strings.Join(c.Algorithms, " "); algs != "" && quotable(algs) {
 		challenge += `, algs="` + algs + `"`
 	}
-	r.SetHeader("www-authenticate", challenge)
+	a.setHeader("www-authenticate", challenge)
 	if c.Nonce != "" && quotable(c.Nonce) {
-		r.SetHeader("dpop-nonce", c.Nonce)
+		a.setHeader("dpop-nonce", c.Nonce)
 	}
-	return d.finish(r, row, grpc)
+	return d.finish(&a, row, grpc)
 }
 
-// finish completes and encodes r. Envoy sends the body to gRPC callers as grpc-message, so they
+// finish completes and encodes a. Envoy sends the body to gRPC callers as grpc-message, so they
 // receive the bare sentence.
-func (d *denials) finish(r wire.DeniedResponse, row reply, grpc bool) []byte {
+func (d *denials) finish(a *answer, row reply, grpc bool) []byte {
 	if row.status == http.StatusServiceUnavailable {
-		r.SetHeader("retry-after", d.retryAfter)
+		a.setHeader("retry-after", d.retryAfter)
 	}
 	// The same request may be allowed a moment later, or from another caller.
-	r.SetHeader("cache-control", "no-store")
+	a.setHeader("cache-control", "no-store")
 	if grpc {
-		r.SetHeader("grpc-status", strconv.Itoa(int(row.grpc)))
-		r.Body = row.sentence
-		return r.Encode()
+		a.setHeader("grpc-status", strconv.Itoa(int(row.grpc)))
+		a.body = row.sentence
+		return d.encode(a)
 	}
-	r.SetHeader("content-type", "application/problem+json")
-	r.Body = problemDetails(row)
-	return r.Encode()
+	a.setHeader("content-type", "application/problem+json")
+	a.body = problemDetails(row)
+	return d.encode(a)
 }
 
 // challenge returns the value of WWW-Authenticate (RFC 6750, section 3; RFC 9449, section 7.1;

@@ -77,7 +77,7 @@ func TestEveryReasonHasAReply(t *testing.T) {
 
 func TestReplies(t *testing.T) {
 	t.Parallel()
-	d := newDenials(DefaultConfig().Replies)
+	d := newDenials(DefaultConfig().Replies, encodeCheckResponse)
 	var b strings.Builder
 	for _, reason := range authz.Reasons() {
 		if (authz.Decision{Reason: reason}).Allowed() {
@@ -88,7 +88,7 @@ func TestReplies(t *testing.T) {
 		b.WriteString("-- to gRPC\n")
 		show(t, &b, d.response(&authz.Decision{Reason: reason}, true))
 	}
-	more := newDenials(RepliesConfig{Realm: "api", ResourceMetadata: "https://api.test/.well-known/oauth-protected-resource", RetryAfter: 7e9})
+	more := newDenials(RepliesConfig{Realm: "api", ResourceMetadata: "https://api.test/.well-known/oauth-protected-resource", RetryAfter: 7e9}, encodeCheckResponse)
 	b.WriteString("== insufficient_scope of a route, with resource metadata\n")
 	show(t, &b, more.response(&authz.Decision{Reason: authz.ReasonInsufficientScope, RequiredScopes: []string{"read", "write"}}, false))
 	b.WriteString("== no_credential, with resource metadata\n")
@@ -117,7 +117,7 @@ func show(t *testing.T, b *strings.Builder, answer []byte) {
 
 func TestReasonsOutOfRangeAreDenied(t *testing.T) {
 	t.Parallel()
-	d := newDenials(DefaultConfig().Replies)
+	d := newDenials(DefaultConfig().Replies, encodeCheckResponse)
 	for _, reason := range []authz.Reason{authz.ReasonUnset, authz.ReasonAllowed, authz.ReasonAllowedAnonymous, authz.Reason(len(authz.Reasons())), 255} {
 		r := strict(t, d.response(&authz.Decision{Reason: reason}, false))
 		assert.Equal(t, int32(codes.PermissionDenied), r.GetStatus().GetCode(), "reason %d", reason)

@@ -64,12 +64,8 @@ const (
 
 // Server is the ext_authz gRPC service, together with gRPC health and reflection.
 type Server struct {
+	*responder
 	authorizer Authorizer
-	headers    *upstreamHeaders
-	denials    *denials
-	metrics    *metrics
-	log        *decisionLog
-	tracer     trace.Tracer // nil: no tracing
 	grpc       *grpc.Server
 	health     *healthServer
 	workers    workerPool
@@ -109,9 +105,6 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Registerer == nil {
-		o.Registerer = prometheus.NewRegistry()
-	}
 	opts := append(TransportOptions(cfg.Listen.MaxStreams), grpc.ForceServerCodecV2(wire.NewCodec()))
 	if cfg.Listen.TLS.Certificate != "" {
 		t, err := newServerTLS(cfg.Listen.TLS, o.Logger)
@@ -120,21 +113,11 @@ func NewServer(a Authorizer, cfg Config, o Options) (*Server, error) {
 		}
 		opts = append(opts, grpc.Creds(credentials.NewTLS(t.config())))
 	}
-	m, err := newMetrics(o.Registerer, o.Issuers)
+	r, err := newResponder(cfg, o, encodeCheckResponse)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		authorizer: a,
-		headers:    newUpstreamHeaders(cfg.Headers, func(string, string, ...any) {}), // it is valid
-		denials:    newDenials(cfg.Replies),
-		metrics:    m,
-		log:        newDecisionLog(cfg.DecisionLog, o.Logger, m.logDropped),
-		health:     newHealthServer(),
-	}
-	if o.TracerProvider != nil {
-		s.tracer = o.TracerProvider.Tracer("jwtbouncer/envoy")
-	}
+	s := &Server{responder: r, authorizer: a, health: newHealthServer()}
 	s.grpc = grpc.NewServer(opts...)
 	s.grpc.RegisterService(&serviceDesc, s)
 	healthpb.RegisterHealthServer(s.grpc, s.health)

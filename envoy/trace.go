@@ -15,8 +15,8 @@ type checkSpan struct{ span trace.Span }
 
 // startSpan starts a span in the trace of Envoy's call or, if that has none, of the checked
 // request. ctx carries it to the Authorizer.
-func (s *Server) startSpan(ctx *deadlineContext, req *authz.Request) checkSpan {
-	if s.tracer == nil {
+func (r *responder) startSpan(ctx *deadlineContext, req *authz.Request, o ...trace.SpanStartOption) checkSpan {
+	if r.tracer == nil {
 		return checkSpan{}
 	}
 	headers := propagation.MapCarrier{}
@@ -30,7 +30,7 @@ func (s *Server) startSpan(ctx *deadlineContext, req *authz.Request) checkSpan {
 		carrier = propagation.HeaderCarrier{"Traceparent": md["traceparent"], "Tracestate": md["tracestate"]}
 	}
 	parent := propagation.TraceContext{}.Extract(ctx.parent, carrier)
-	parent, span := s.tracer.Start(parent, "jwt-bouncer check", trace.WithSpanKind(trace.SpanKindServer))
+	parent, span := r.tracer.Start(parent, "jwt-bouncer check", append(o, trace.WithSpanKind(trace.SpanKindServer))...)
 	ctx.parent = parent
 	return checkSpan{span}
 }

@@ -19,6 +19,7 @@ type upstreamHeaders struct {
 	forwardAuthorization bool
 	metadata             []string // top-level claims for dynamic metadata, sorted
 	allMetadata          bool     // all claims become dynamic metadata
+	encode               encoder
 }
 
 // identityHeader is a request header that is set from claims.
@@ -29,8 +30,8 @@ type identityHeader struct {
 }
 
 // newUpstreamHeaders compiles the stanza "headers" and reports every invalid value in it.
-func newUpstreamHeaders(c HeadersConfig, report authz.Report) *upstreamHeaders {
-	h := &upstreamHeaders{forwardAuthorization: c.ForwardAuthorization, maxBytes: c.MaxBytes}
+func newUpstreamHeaders(c HeadersConfig, encode encoder, report authz.Report) *upstreamHeaders {
+	h := &upstreamHeaders{encode: encode, forwardAuthorization: c.ForwardAuthorization, maxBytes: c.MaxBytes}
 	names := map[string]string{} // by folded name
 	for _, name := range slices.Sorted(maps.Keys(c.Claims)) {
 		path := "claims." + name
@@ -69,23 +70,23 @@ func fold(name string) string { return strings.ReplaceAll(name, "_", "-") }
 // cachedResponse is an encoded allow response. It is attached to its token, so it leaves memory
 // together with the token.
 type cachedResponse struct {
-	headers *upstreamHeaders // the configuration that it was encoded with
+	headers *upstreamHeaders // the configuration and the encoding that it was encoded with
 	message []byte
 }
 
-// response returns the CheckResponse that allows req. token is nil on a public route. The
+// response returns the encoded answer that allows req. token is nil on a public route. The
 // response may be shared between checks, so it must not be modified. An error means that HTTP
 // cannot carry a claim unaltered.
 func (h *upstreamHeaders) response(token *authz.Token, cred authz.Credential, req *authz.Request) ([]byte, error) {
 	if token == nil || !cacheable(cred, req) {
-		return h.encode(token, cred, req)
+		return h.build(token, cred, req)
 	}
 	if p := token.Encoded.Load(); p != nil {
 		if r, ok := (*p).(*cachedResponse); ok && r.headers == h {
 			return r.message, nil
 		}
 	}
-	message, err := h.encode(token, cred, req)
+	message, err := h.build(token, cred, req)
 	if err != nil {
 		return nil, err
 	}
@@ -109,63 +110,70 @@ func cacheable(cred authz.Credential, req *authz.Request) bool {
 	return true
 }
 
-// encode returns the CheckResponse that allows req. See response for the parameters.
-func (h *upstreamHeaders) encode(token *authz.Token, cred authz.Credential, req *authz.Request) ([]byte, error) {
-	var (
-		response = make(wire.OKResponse, 0, 512)
-		value    []byte
-		remove   = make([]string, 0, len(h.identity)+2)
-		metadata wire.Metadata
-	)
+// build returns the encoded answer that allows req. See response for the parameters.
+func (h *upstreamHeaders) build(token *authz.Token, cred authz.Credential, req *authz.Request) ([]byte, error) {
+	a := newAnswer()
+	defer a.free()
+	a.allowed = true
+	if err := h.setIdentity(a, token); err != nil {
+		return nil, err
+	}
+	if !h.forwardAuthorization {
+		a.remove = append(a.remove, "authorization")
+	}
+	a.remove = h.lookalikes(a.remove, req)
+	h.removeCredential(a, cred, req)
+	if token != nil {
+		a.metadata = h.dynamicMetadata(token.Claims)
+	}
+	return h.encode(a), nil
+}
+
+// setIdentity sets the identity headers that the token has claims for and removes all others.
+func (h *upstreamHeaders) setIdentity(a *answer, token *authz.Token) error {
 	for i := range h.identity {
 		header := &h.identity[i]
-		set := false
+		start, set := len(a.values), false
 		if token != nil {
 			var err error
-			if value, set, err = header.value.expand(value[:0], token.Claims); err != nil {
-				return nil, err
+			if a.values, set, err = header.value.expand(a.values, token.Claims); err != nil {
+				return err
 			}
-			if len(value) > h.maxBytes {
-				return nil, &unfitClaimError{"a claim is longer than headers.max_bytes"}
+			if len(a.values)-start > h.maxBytes {
+				return &unfitClaimError{"a claim is longer than headers.max_bytes"}
 			}
 		}
 		if set {
-			response = response.SetHeader(header.name, string(value))
+			a.setHeader(header.name, "")
+			a.ends = append(a.ends, len(a.values))
 		} else {
-			remove = append(remove, header.name)
+			a.remove = append(a.remove, header.name)
 		}
 		// lookalikes only finds names with "_", so the name without any is removed from
 		// every request.
 		if header.folded != header.name {
-			remove = append(remove, header.folded)
+			a.remove = append(a.remove, header.folded)
 		}
 	}
-	if !h.forwardAuthorization {
-		remove = append(remove, "authorization")
-	}
-	remove = h.lookalikes(remove, req)
-	if name, ok := strings.CutPrefix(cred.Source, "cookie:"); ok {
+	a.cutValues()
+	return nil
+}
+
+// removeCredential removes the credential from where it was found.
+func (h *upstreamHeaders) removeCredential(a *answer, cred authz.Credential, req *authz.Request) {
+	where, name, _ := strings.Cut(cred.Source, ":")
+	switch {
+	case where == "cookie":
 		if rest := withoutCookie(req, name); rest != "" {
-			response = response.SetHeader("cookie", rest)
+			a.setHeader("cookie", rest)
 		} else {
-			remove = append(remove, "cookie")
+			a.remove = append(a.remove, "cookie")
 		}
+	case where == "query":
+		a.removeQuery = querySpellings(req.Path, name)
+	case where == "header" && (cred.Remove || !h.forwardAuthorization):
+		a.remove = append(a.remove, name)
 	}
-	if name, ok := strings.CutPrefix(cred.Source, "header:"); ok && (cred.Remove || !h.forwardAuthorization) {
-		remove = append(remove, name)
-	}
-	for _, name := range remove {
-		response = response.RemoveHeader(name)
-	}
-	if name, ok := strings.CutPrefix(cred.Source, "query:"); ok {
-		for _, spelling := range querySpellings(req.Path, name) {
-			response = response.RemoveQueryParameter(spelling)
-		}
-	}
-	if token != nil {
-		metadata = h.dynamicMetadata(token.Claims)
-	}
-	return response.Encode(metadata), nil
 }
 
 // lookalikes appends the names of request headers that some upstreams, but not Envoy, take for

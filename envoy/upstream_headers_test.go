@@ -22,7 +22,7 @@ func headersOf(t testing.TB, c HeadersConfig) *upstreamHeaders {
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 8192
 	}
-	return newUpstreamHeaders(c, func(path, format string, args ...any) {
+	return newUpstreamHeaders(c, encodeCheckResponse, func(path, format string, args ...any) {
 		t.Fatalf("%s: %s", path, fmt.Sprintf(format, args...))
 	})
 }
@@ -140,9 +140,9 @@ func TestLongClaimsAreDenied(t *testing.T) {
 	t.Parallel()
 	headers := headersOf(t, HeadersConfig{Claims: map[string]string{"x-jwt-sub": "sub"}, MaxBytes: 10})
 	var e *unfitClaimError
-	_, err := headers.encode(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 11)}}, authz.Credential{}, &authz.Request{})
+	_, err := headers.build(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 11)}}, authz.Credential{}, &authz.Request{})
 	require.ErrorAs(t, err, &e)
-	_, err = headers.encode(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 10)}}, authz.Credential{}, &authz.Request{})
+	_, err = headers.build(&authz.Token{Claims: map[string]any{"sub": strings.Repeat("a", 10)}}, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 }
 
@@ -151,7 +151,7 @@ func TestDynamicMetadata(t *testing.T) {
 	const text = `{"sub":"alice","n":12,"big":9007199254740993,"huge":1e999,"f":0.1,"t":true,"no":null,"l":[1,"a",{"x":[]}],"o":{"a":{"b":"c"}},"z":""}`
 	token := &authz.Token{Claims: claims(t, text)}
 	all := headersOf(t, HeadersConfig{Metadata: []string{"*"}})
-	b, err := all.encode(token, authz.Credential{}, &authz.Request{})
+	b, err := all.build(token, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 	want, err := structpb.NewStruct(map[string]any{
 		"sub": "alice", "n": 12, "big": "9007199254740993", "huge": "1e999", "f": 0.1, "t": true, "no": nil,
@@ -161,11 +161,11 @@ func TestDynamicMetadata(t *testing.T) {
 	assert.Empty(t, diff(want, strict(t, b).GetDynamicMetadata()))
 
 	some := headersOf(t, HeadersConfig{Metadata: []string{"sub", "missing", "sub"}})
-	b, err = some.encode(token, authz.Credential{}, &authz.Request{})
+	b, err = some.build(token, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 	assert.Equal(t, map[string]any{"sub": "alice"}, strict(t, b).GetDynamicMetadata().AsMap())
 
-	b, err = some.encode(nil, authz.Credential{}, &authz.Request{})
+	b, err = some.build(nil, authz.Credential{}, &authz.Request{})
 	require.NoError(t, err)
 	assert.Nil(t, strict(t, b).GetDynamicMetadata(), "a public route has no claims")
 }
@@ -194,13 +194,13 @@ func FuzzAllowResponse(f *testing.F) {
 		}
 		faults := 0
 		config := HeadersConfig{Claims: map[string]string{header: template, "x-fixed": "sub"}, Metadata: []string{"*"}, MaxBytes: 64}
-		headers := newUpstreamHeaders(config, func(string, string, ...any) { faults++ })
+		headers := newUpstreamHeaders(config, encodeCheckResponse, func(string, string, ...any) { faults++ })
 		if faults > 0 {
 			return
 		}
 		req := &authz.Request{Path: path, Headers: []authz.Header{{Name: strings.ToLower(spoofed), Value: "root"}, {Name: "cookie", Value: cookie}}}
 		for _, token := range []*authz.Token{{Claims: m}, nil} {
-			b, err := headers.encode(token, authz.Credential{Source: source}, req)
+			b, err := headers.build(token, authz.Credential{Source: source}, req)
 			if err != nil {
 				var e *unfitClaimError
 				require.ErrorAs(t, err, &e)

@@ -2,7 +2,6 @@ package envoy
 
 import (
 	"context"
-	"fmt"
 	"runtime"
 	"sync"
 	"time"
@@ -49,7 +48,7 @@ func (w *worker) run() {
 func (w *worker) authorize() {
 	defer func() {
 		if p := recover(); p != nil {
-			w.decision = authz.Decision{Reason: authz.ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
+			w.decision = panicDecision(p)
 		}
 	}()
 	w.decision = w.server.authorizer.Authorize(w.ctx, w.request)

@@ -150,6 +150,7 @@ type engine interface {
 // All methods but Changes may be called concurrently.
 type Store struct {
 	engine
+	authz.AlwaysWaits
 	o      Options
 	met    *metrics
 	clock  cautiousClock

@@ -13,6 +13,8 @@ import (
 // MemoryCache is a cache of verdicts in memory, the tier and the filler of it. It
 // passes their contract suites. The zero MemoryCache believes a verdict for 30 s.
 type MemoryCache struct {
+	authz.AlwaysWaits
+
 	Clock authz.Clock // nil: authz.SystemClock
 
 	mu      sync.Mutex
@@ -77,6 +79,8 @@ func (c *MemoryCache) Fill(q authz.Query, v authz.Verdict, mark time.Duration) {
 // MemoryPublisher publishes into memory. It is the tier that sees the published
 // revocations, too, and passes both contract suites.
 type MemoryPublisher struct {
+	authz.AlwaysWaits
+
 	mu      sync.Mutex
 	entries map[authz.Key]authz.Entry
 }
@@ -138,6 +142,9 @@ func (c *MemoryTokens) Get(raw string) (*authz.Token, bool) {
 	}
 	return t.(*authz.Token), true //nolint:forcetypeassert // only Put stores
 }
+
+// Peek implements authz.TokenCache.
+func (c *MemoryTokens) Peek(raw string) (*authz.Token, bool) { return c.Get(raw) }
 
 // Put implements authz.TokenCache.
 func (c *MemoryTokens) Put(t *authz.Token) { c.tokens.Store(t.Raw, t) }

@@ -113,6 +113,12 @@ func (k KeyTier) Lookup(_ context.Context, q *authz.Query) (authz.Verdict, error
 	return authz.NotRevoked, nil
 }
 
+// LookupNow implements authz.Tier.
+func (k KeyTier) LookupNow(q *authz.Query) (authz.Verdict, bool) {
+	v, err := k.Lookup(context.Background(), q)
+	return v, err == nil
+}
+
 // FixedTier gives the same answer to every query. The zero FixedTier cannot
 // tell.
 type FixedTier struct {
@@ -126,4 +132,9 @@ func (FixedTier) Name() string { return "fixed" }
 // Lookup implements authz.Tier.
 func (f FixedTier) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
 	return f.Verdict, f.Err
+}
+
+// LookupNow implements authz.Tier.
+func (f FixedTier) LookupNow(*authz.Query) (authz.Verdict, bool) {
+	return f.Verdict, f.Err == nil && f.Verdict != authz.Unknown
 }

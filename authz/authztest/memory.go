@@ -16,6 +16,8 @@ import (
 // Memory is an authority in memory: a ledger, and a tier and a feed on it. It
 // passes the contract suites.
 type Memory struct {
+	authz.AlwaysWaits
+
 	// Fail, if set, is called before each operation ("append", "list",
 	// "lookup", "changes"). If it returns an error, the operation fails with it.
 	Fail func(operation string) error

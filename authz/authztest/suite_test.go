@@ -194,9 +194,17 @@ type brokenTier struct {
 	*Memory
 	lookup func(ctx context.Context, m *Memory, q *authz.Query) (authz.Verdict, error)
 	name   string
+	now    func(m *Memory, q *authz.Query) (authz.Verdict, bool) // nil: it would wait
 }
 
 func (b brokenTier) Name() string { return b.name }
+
+func (b brokenTier) LookupNow(q *authz.Query) (authz.Verdict, bool) {
+	if b.now == nil {
+		return authz.Unknown, false
+	}
+	return b.now(b.Memory, q)
+}
 
 func (b brokenTier) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, error) {
 	return b.lookup(ctx, b.Memory, q)
@@ -236,6 +244,18 @@ func TestTierSuiteCatches(t *testing.T) {
 			return m.Lookup(ctx, q)
 		}}, "does not touch the query"},
 		"remembers misses":     {brokenTier{lookup: remembersMisses()}, "revoked means revoked, under concurrency"},
+		"a verdict that would wait": {brokenTier{lookup: right, now: func(*Memory, *authz.Query) (authz.Verdict, bool) { return authz.NotRevoked, false }},
+			"says without waiting what it can prove"},
+		"another verdict at once": {brokenTier{lookup: right, now: func(*Memory, *authz.Query) (authz.Verdict, bool) { return authz.NotRevoked, true }},
+			"says without waiting what it can prove"},
+		"asks somebody at once": {brokenTier{lookup: right, now: func(m *Memory, q *authz.Query) (authz.Verdict, bool) {
+			v, err := m.Lookup(context.Background(), q)
+			return v, err == nil
+		}}, "says without waiting what it can prove"},
+		"changes the query at once": {brokenTier{lookup: right, now: func(_ *Memory, q *authz.Query) (authz.Verdict, bool) {
+			q.Keys[0] = authz.Key{}
+			return authz.Unknown, false
+		}}, "says without waiting what it can prove"},
 		"a name with a number": {brokenTier{lookup: right, name: "tier-1"}, "has a name"},
 	} {
 		t.Run(name, func(t *testing.T) {

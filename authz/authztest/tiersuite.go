@@ -22,6 +22,9 @@ type TierSubject struct {
 	// Lossy: the tier may answer Unknown for a revoked token, as a cache does that
 	// knows only single tokens.
 	Lossy bool
+	// Immediate: LookupNow has proof wherever Lookup has. Without it, LookupNow never
+	// has any, because the tier has to ask somebody.
+	Immediate bool
 }
 
 // TestTier runs the contract of authz.Tier.
@@ -45,6 +48,7 @@ func TierCases() []Case[TierSubject] {
 		{"does not touch the query", tierQuery},
 		{"revoked means revoked, under concurrency", tierConcurrent},
 		{"the tokens of every issuer", tierAllIssuers},
+		{"says without waiting what it can prove", tierNow},
 	}
 }
 
@@ -445,5 +449,41 @@ func tierConcurrent(ctx context.Context, s TierSubject) error {
 		})
 	}
 	wg.Wait()
+	return bad.err()
+}
+
+// tierNow asks without waiting about a token before and after its revocation.
+func tierNow(ctx context.Context, s TierSubject) error {
+	iss := issuerFor("now")
+	hit, other := someone(iss).with(authz.KindJTI, "hit"), someone(iss)
+	var bad collect
+	for _, step := range []struct {
+		when string
+		k    token
+	}{{"before", hit}, {"after", hit}, {"another token", other}} {
+		if step.when == "after" {
+			if err := s.Revoke(ctx, of(authz.KindJTI, iss, "hit")); err != nil {
+				return err
+			}
+		}
+		want, err := s.Tier.Lookup(ctx, step.k.query())
+		if err != nil {
+			return err
+		}
+		q, untouched := step.k.query(), step.k.query()
+		v, proven := s.Tier.LookupNow(q)
+		switch {
+		case !slices.Equal(q.Keys, untouched.Keys):
+			bad.addf("%s: it changed the query", step.when)
+		case !proven && v != authz.Unknown:
+			bad.addf("%s: %s without proof", step.when, v)
+		case proven && v != want:
+			bad.addf("%s: %s at once, but %s after a wait", step.when, v, want)
+		case proven && !s.Immediate:
+			bad.addf("%s: proof without asking anybody", step.when)
+		case !proven && s.Immediate && want != authz.Unknown:
+			bad.addf("%s: it would wait to say %s", step.when, want)
+		}
+	}
 	return bad.err()
 }

@@ -182,9 +182,11 @@ type onlyToken struct{ token *authz.Token }
 
 func (o *onlyToken) Get(string) (*authz.Token, bool) { return o.token, o.token != nil }
 
+func (o *onlyToken) Peek(raw string) (*authz.Token, bool) { return o.Get(raw) }
+
 func (o *onlyToken) Put(t *authz.Token) { o.token = t }
 
-type notRevoked struct{}
+type notRevoked struct{ authz.AlwaysWaits }
 
 func (notRevoked) Name() string { return "not revoked" }
 

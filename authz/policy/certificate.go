@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 
@@ -39,10 +40,37 @@ func (b *Binding) certificateThumbprint(req *authz.Request) (sum [sha256.Size]by
 			return sum, errors.New("more than one x-forwarded-client-cert header")
 		}
 	}
-	if req.Source.Certificate == "" {
-		return sum, errors.New("the connection has no client certificate (is include_peer_certificate set in Envoy?)")
+	sum, err = thumbprint(req.Source.Certificate, req.Source.CertificateSHA256)
+	if errors.Is(err, errNoCertificate) {
+		err = errors.New("the connection has no client certificate (is include_peer_certificate set in Envoy?)")
 	}
-	return pemThumbprint(req.Source.Certificate)
+	return sum, err
+}
+
+var errNoCertificate = errors.New("no client certificate")
+
+// thumbprint returns the SHA-256 of a certificate that is given as URL-encoded PEM,
+// as the hash itself in hex, or as both, which must then agree. Either may be empty.
+func thumbprint(cert, hash string) (sum [sha256.Size]byte, err error) {
+	if cert == "" && hash == "" {
+		return sum, errNoCertificate
+	}
+	if cert != "" {
+		if sum, err = pemThumbprint(cert); err != nil {
+			return sum, err
+		}
+	}
+	if hash == "" {
+		return sum, nil
+	}
+	b, err := hex.DecodeString(hash)
+	switch {
+	case err != nil || len(b) != sha256.Size:
+		return sum, errors.New("the hash of the client certificate is not a SHA-256 in hex")
+	case cert != "" && string(b) != string(sum[:]):
+		return sum, errors.New("the client certificate and its hash do not match")
+	}
+	return [sha256.Size]byte(b), nil
 }
 
 // pemThumbprint returns the SHA-256 of the first certificate (DER) in URL-encoded
@@ -69,22 +97,10 @@ func forwardedThumbprint(v string) (sum [sha256.Size]byte, err error) {
 	if !ok || hash == "" && cert == "" {
 		return sum, errors.New("x-forwarded-client-cert must contain exactly one certificate")
 	}
-	if cert != "" {
-		if sum, err = pemThumbprint(cert); err != nil {
-			return sum, err
-		}
+	if sum, err = thumbprint(cert, hash); err != nil {
+		return sum, fmt.Errorf("x-forwarded-client-cert: %w", err)
 	}
-	if hash == "" {
-		return sum, nil
-	}
-	b, err := hex.DecodeString(hash)
-	if err != nil || len(b) != sha256.Size {
-		return sum, errors.New("x-forwarded-client-cert contains a malformed Hash")
-	}
-	if cert != "" && string(b) != string(sum[:]) {
-		return sum, errors.New("x-forwarded-client-cert contains a Hash and a Cert that do not match")
-	}
-	return [sha256.Size]byte(b), nil
+	return sum, nil
 }
 
 // splitForwarded parses a header with one element: key=value pairs separated by

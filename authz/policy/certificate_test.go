@@ -87,6 +87,32 @@ func TestCertificateBinding(t *testing.T) {
 	}
 }
 
+// Envoy's own process knows the certificate by its hash alone.
+func TestCertificateBindingByHash(t *testing.T) {
+	t.Parallel()
+	cert, hash, x5t := newCertificate(t)
+	_, otherHash, _ := newCertificate(t)
+	const allowed, mismatch = authz.ReasonAllowed, authz.ReasonBindingMismatch
+	for name, tt := range map[string]struct {
+		peer authz.Peer
+		want authz.Reason
+	}{
+		"the hash":                     {authz.Peer{CertificateSHA256: hash}, allowed},
+		"in upper case":                {authz.Peer{CertificateSHA256: strings.ToUpper(hash)}, allowed},
+		"another":                      {authz.Peer{CertificateSHA256: otherHash}, mismatch},
+		"short":                        {authz.Peer{CertificateSHA256: hash[:62]}, mismatch},
+		"long":                         {authz.Peer{CertificateSHA256: hash + "00"}, mismatch},
+		"not hex":                      {authz.Peer{CertificateSHA256: strings.Repeat("x", 64)}, mismatch},
+		"with its certificate":         {authz.Peer{Certificate: cert, CertificateSHA256: hash}, allowed},
+		"with another's certificate":   {authz.Peer{Certificate: cert, CertificateSHA256: otherHash}, mismatch},
+		"with a malformed certificate": {authz.Peer{Certificate: "x", CertificateSHA256: hash}, mismatch},
+	} {
+		token := boundToken("a.b.c", map[string]any{"x5t#S256": x5t})
+		fail := boundRoute(t, newBinding(t), "mtls").Admit(t.Context(), &authz.Request{Source: tt.peer}, authz.Credential{Raw: "a.b.c", Scheme: "bearer"}, token, proofTime)
+		require.Equal(t, tt.want, reason(fail), "%s: %v", name, fail)
+	}
+}
+
 // A token bound to both a key and a certificate needs both.
 func TestBothBindings(t *testing.T) {
 	t.Parallel()

@@ -31,6 +31,10 @@ var _ authz.Route = (*Route)(nil)
 // Rule implements authz.Route.
 func (r *Route) Rule() *authz.RouteRule { return &r.RouteRule }
 
+// AdmitWaits implements authz.Route: only a DPoP proof is verified and used up, and
+// only a credential of that scheme has one.
+func (r *Route) AdmitWaits(cred authz.Credential) bool { return cred.Scheme == "dpop" }
+
 // Admit applies the rules of the route to a verified token. It returns nil if the
 // token is admitted. It checks whether the caller may use the token before it
 // checks what the token permits.

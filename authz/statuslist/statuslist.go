@@ -183,6 +183,29 @@ func (s *Lists) Lookup(ctx context.Context, q *authz.Query) (authz.Verdict, erro
 	return authz.Unknown, fmt.Errorf("status list could not be fetched: %w", cmp.Or(f.err, errors.New("it is too old")))
 }
 
+// LookupNow implements authz.Tier. A list that is due for a refresh is left to Lookup.
+// So Lookup also marks a list that is used all the time as used.
+func (s *Lists) LookupNow(q *authz.Query) (authz.Verdict, bool) {
+	if q.Status == nil {
+		return authz.NotRevoked, true
+	}
+	if s.mayFetch(q.Status.URI) != nil {
+		return authz.Unknown, false
+	}
+	s.mu.RLock()
+	e := s.lists[listKey{issuer: q.Issuer, uri: q.Status.URI}]
+	s.mu.RUnlock()
+	if e == nil {
+		return authz.Unknown, false
+	}
+	list := e.list.Load()
+	v, err := list.verdict(q.Status.Index)
+	if err != nil || s.age(list) > s.cfg.MaxAge/2 {
+		return authz.Unknown, false
+	}
+	return v, true
+}
+
 // age returns the time since the list was requested. It is infinite for a list
 // that is absent or beyond its ttl or exp.
 func (s *Lists) age(l *statusList) time.Duration {

@@ -138,6 +138,33 @@ func TestStatusListExamples(t *testing.T) {
 	require.EqualValues(t, 2, s.fetched.Load())
 }
 
+// Without waiting, a list answers while no fetch is due. No question fetches it, not even one that it
+// cannot answer.
+func TestStatusListNow(t *testing.T) {
+	t.Parallel()
+	iss, s, clock := authztest.StartIssuer(t), newStatusServer(t), &authztest.MovableClock{}
+	s.body = func(uri string) string { return mintList(iss, uri, packList(1, 0, 1), nil) }
+	l := newStatusLists(t, s, authztest.NewVerifier(t, iss), clock, func(c *statuslist.Config) { c.MaxAge = 20 * time.Second })
+	now := func(q *authz.Query) string {
+		v, proven := l.LookupNow(q)
+		return fmt.Sprint(v, proven)
+	}
+	good, revoked, beyond := statusQuery(iss, s.URL+"/1", 0), statusQuery(iss, s.URL+"/1", 1), statusQuery(iss, s.URL+"/1", 100)
+	require.Equal(t, "not_revoked true", now(&authz.Query{}), "a token without a status list")
+	require.Equal(t, "unknown false", now(good), "before the first fetch")
+	_, err := l.Lookup(t.Context(), good)
+	require.NoError(t, err)
+	require.Equal(t, "not_revoked true", now(good))
+	require.Equal(t, "revoked true", now(revoked))
+	require.Equal(t, "unknown false", now(beyond))
+	require.Equal(t, "unknown false", now(statusQuery(iss, "https://elsewhere.example/1", 0)))
+	require.Equal(t, "unknown false", now(statusQuery(iss, s.URL+"/2", 0)))
+	clock.Move(11 * time.Second)
+	require.Equal(t, "unknown false", now(good), "a refresh is due")
+	require.Equal(t, "unknown false", now(revoked), "a refresh is due")
+	require.EqualValues(t, 1, s.fetched.Load())
+}
+
 func TestStatusListWidths(t *testing.T) {
 	t.Parallel()
 	iss, s := authztest.StartIssuer(t), newStatusServer(t)

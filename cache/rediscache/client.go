@@ -26,6 +26,7 @@ import (
 
 // Client is a sidecar's client of Redis. Its methods may be called concurrently.
 type Client struct {
+	authz.AlwaysWaits
 	client       redis.UniversalClient
 	sentinels    *sentinels // nil: no Sentinels
 	cfg          Config

@@ -320,6 +320,7 @@ func TestStoreLimitsStaleness(t *testing.T) {
 type fixedStore authz.Verdict
 
 func (fixedStore) Name() string { return "store" }
+func (fixedStore) LookupNow(*authz.Query) (authz.Verdict, bool) { return authz.Unknown, false }
 func (s fixedStore) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
 	return authz.Verdict(s), nil
 }

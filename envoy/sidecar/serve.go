@@ -10,12 +10,10 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
@@ -43,42 +41,12 @@ type Process struct {
 // accepts no new connections, and answers the checks in flight. The error says
 // what could not be started, or which checks were not answered.
 func Serve(ctx context.Context, s Settings, p Process) error {
-	level, err := s.logLevel()
+	i, err := newInstance(ctx, s, p)
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewJSONHandler(p.Log, &slog.HandlerOptions{Level: level}))
-	defer PaceCollector()()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(p.Version))
-
-	provider, endTracing, err := newTracing(ctx, s.Tracing, p.Version)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = endTracing(flush) // spans that cannot be delivered now are lost
-	}()
-
-	// Checks need the background loops, so the loops end last.
-	loops, endLoops := context.WithCancel(context.WithoutCancel(ctx))
-	core, err := newCore(s, log, registry)
-	if err != nil {
-		endLoops()
-		return err
-	}
-	core.start(loops)
-	defer func() {
-		endLoops()
-		if err := core.close(); err != nil {
-			log.Warn("closing", "error", err)
-		}
-	}()
-
-	server, err := envoy.NewServer(core.authorizer, envoy.Config{Listen: s.Listen.ListenConfig, Headers: s.Headers, Replies: s.replies(), DecisionLog: s.DecisionLog},
-		envoy.Options{Logger: log, Registerer: registry, Issuers: s.RevocableIssuers(), TracerProvider: provider})
+	defer i.close()
+	server, err := envoy.NewServer(i.core.authorizer, i.envoyConfig(), i.envoyOptions())
 	if err != nil {
 		return err
 	}
@@ -86,62 +54,36 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	if err != nil {
 		return err
 	}
-	draining := make(chan struct{})
-	var api *http.Server // nil: HTTP is not served
-	var httpL net.Listener
-	if s.Listen.HTTP != "" {
-		if api, httpL, err = newHTTPServer(loops, s, core, draining, log, registry); err != nil {
-			_ = grpcL.Close()
-			return err
-		}
+	if err := i.listenHTTP(); err != nil {
+		_ = grpcL.Close()
+		return err
 	}
-	log.Info("listening", "grpc", grpcL.Addr().String(), "http", s.Listen.HTTP, "store", core.store.Name(), "replica", s.Revocation.Replica, "version", p.Version)
+	i.log.Info("listening", "grpc", grpcL.Addr().String(), "http", s.Listen.HTTP, "store", i.core.store.Name(), "replica", s.Revocation.Replica, "version", p.Version)
 
-	var wg sync.WaitGroup
-	failed := make(chan error, 2)
-	wg.Go(func() {
+	i.group.Go(func() {
 		if err := server.Serve(grpcL); err != nil {
-			failed <- fmt.Errorf("grpc: %w", err)
+			i.failed <- fmt.Errorf("grpc: %w", err)
 		}
 	})
-	httpCtx, endHTTP := context.WithCancel(context.WithoutCancel(ctx))
-	if api != nil {
-		wg.Go(func() {
-			if err := httpapi.Serve(httpCtx, api, httpL, time.Second); err != nil {
-				failed <- fmt.Errorf("http: %w", err)
-			}
-		})
-	}
-	watching, endWatching := context.WithCancel(ctx)
-	wg.Go(func() {
-		core.loop(watching, "readiness", func(ctx context.Context) error { return watchReadiness(ctx, core, server, log) })
-	})
+	hup := make(chan os.Signal, 1)
 	if p.File != "" {
-		hup := make(chan os.Signal, 1)
 		signal.Notify(hup, syscall.SIGHUP)
 		defer signal.Stop(hup)
-		wg.Go(func() {
-			core.loop(watching, "configuration file", func(ctx context.Context) error {
-				return watchFile(ctx, p.File, s.text, 2*time.Second, hup, func() { core.reload(s, p.Reload, log) })
-			})
-		})
 	}
-
+	i.run(server.SetReady, hup)
 	select {
 	case <-ctx.Done():
-		log.Info("draining")
-	case err = <-failed:
-		log.Error("stopping", "error", err)
+		i.log.Info("draining")
+	case err = <-i.failed:
+		i.log.Error("stopping", "error", err)
 	}
-	endWatching()
-	close(draining)
+	i.drain()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	if derr := server.Drain(drain); derr != nil {
 		err = errors.Join(err, fmt.Errorf("draining: %w", derr))
 	}
-	endHTTP()
-	wg.Wait()
+	i.end()
 	return err
 }
 
@@ -158,8 +100,8 @@ func buildInfo(version string) prometheus.Collector {
 	return g
 }
 
-// watchReadiness makes gRPC health report the same as /readyz until ctx ends.
-func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slog.Logger) error {
+// watchReadiness reports the same to setReady as /readyz does until ctx ends.
+func watchReadiness(ctx context.Context, c *core, setReady func(bool), log *slog.Logger) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	was := false
@@ -167,7 +109,7 @@ func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slo
 		err := c.ready()
 		if now := err == nil; now != was {
 			was = now
-			server.SetReady(now)
+			setReady(now)
 			if now {
 				log.Info("ready")
 			} else {
@@ -176,7 +118,7 @@ func watchReadiness(ctx context.Context, c *core, server *envoy.Server, log *slo
 		}
 		select {
 		case <-ctx.Done():
-			server.SetReady(false)
+			setReady(false)
 			return ctx.Err()
 		case <-tick.C:
 		}

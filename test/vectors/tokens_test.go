@@ -49,7 +49,7 @@ func newVerifier(t *testing.T, k keys) *issuer.Verifier {
 
 // clean is a tier that proves every token not revoked, so that only verification
 // denies.
-type clean struct{}
+type clean struct{ authz.AlwaysWaits }
 
 func (clean) Name() string { return "clean" }
 func (clean) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
