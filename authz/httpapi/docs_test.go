@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/httpapi/httpapitest"
+	"jwtbouncer/authz/sharedsignals"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -147,7 +148,7 @@ func TestDocsComplete(t *testing.T) {
 	}{httpapi.DefaultConfig()}
 	require.NoError(t, yaml.NewDecoder(strings.NewReader(stanza), yaml.DisallowUnknownField()).Decode(&file))
 	file.API.Validate(func(path, format string, args ...any) { t.Errorf("%s: "+format, append([]any{path}, args...)...) })
-	for _, of := range []reflect.Type{reflect.TypeFor[httpapi.Config](), reflect.TypeFor[httpapi.ClientConfig](), reflect.TypeFor[httpapi.LogoutConfig](), reflect.TypeFor[httpapi.EventsConfig](), reflect.TypeFor[httpapi.KeycloakConfig]()} {
+	for _, of := range []reflect.Type{reflect.TypeFor[httpapi.Config](), reflect.TypeFor[httpapi.ClientConfig](), reflect.TypeFor[httpapi.LogoutConfig](), reflect.TypeFor[sharedsignals.Config](), reflect.TypeFor[httpapi.KeycloakConfig]()} {
 		for i := range of.NumField() {
 			assert.Contains(t, stanza, of.Field(i).Tag.Get("yaml")+":", "setting")
 		}

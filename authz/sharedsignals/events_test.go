@@ -1,4 +1,4 @@
-package receiver_test
+package sharedsignals_test
 
 import (
 	"fmt"
@@ -6,7 +6,7 @@ import (
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/httpapi/httpapitest"
-	"jwtbouncer/authz/httpapi/receiver"
+	"jwtbouncer/authz/sharedsignals"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -49,31 +49,31 @@ func TestSecurityEvents(t *testing.T) {
 		"session-revoked, user + device": {sub(httpapitest.Claims{"format": "complex", "user": issSub(httpapitest.IssuerA, "bob"), "device": opaque("d")}), "", &yes},
 		"complex without format":         {sub(httpapitest.Claims{"user": issSub(httpapitest.IssuerA, "bob")}), "", &yes},
 		"complex, opaque user":           {sub(httpapitest.Claims{"format": "complex", "user": opaque("bob")}), "", &yes},
-		"subject inside the event":       {join(sub(nil), events(receiver.CAEP+"session-revoked", httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "bob")})), "", &yes},
-		"legacy RISC subject":            {join(sub(nil), events(receiver.RISC+"account-disabled", httpapitest.Claims{"subject": httpapitest.Claims{"subject_type": "iss-sub", "iss": httpapitest.IssuerA, "sub": "bob"}})), "", &yes},
+		"subject inside the event":       {join(sub(nil), events(sharedsignals.CAEP+"session-revoked", httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "bob")})), "", &yes},
+		"legacy RISC subject":            {join(sub(nil), events(sharedsignals.RISC+"account-disabled", httpapitest.Claims{"subject": httpapitest.Claims{"subject_type": "iss-sub", "iss": httpapitest.IssuerA, "sub": "bob"}})), "", &yes},
 		"aliases":                        {sub(httpapitest.Claims{"format": "aliases", "identifiers": []any{httpapitest.Claims{"format": "email", "email": "b@x"}, issSub(httpapitest.IssuerA, "bob")}}), "", &yes},
-		"jwt_id":                         {join(sub(httpapitest.Claims{"format": "jwt_id", "iss": httpapitest.IssuerA, "jti": "j-1"}), events(receiver.CAEP+"token-claims-change", httpapitest.Claims{"claims": httpapitest.Claims{"role": "x"}})), "", &yes},
-		"token-claims-change":            {events(receiver.CAEP+"token-claims-change", httpapitest.Claims{}), "", &yes},
-		"password changed":               {events(receiver.CAEP+"credential-change", httpapitest.Claims{"credential_type": "password", "change_type": "update"}), "", &yes},
-		"credential added":               {events(receiver.CAEP+"credential-change", httpapitest.Claims{"credential_type": "fido2-roaming", "change_type": "create"}), "", &no},
-		"change of unknown type":         {events(receiver.CAEP+"credential-change", httpapitest.Claims{"credential_type": "password"}), "", &yes},
-		"account-disabled":               {events(receiver.RISC+"account-disabled", httpapitest.Claims{"reason": "hijacking"}), "", &yes},
-		"account-purged":                 {events(receiver.RISC+"account-purged", httpapitest.Claims{}), "", &yes},
-		"sessions-revoked":               {events(receiver.RISC+"sessions-revoked", httpapitest.Claims{}), "", &yes},
-		"credential-compromise":          {events(receiver.RISC+"credential-compromise", httpapitest.Claims{}), "", &yes},
-		"account-enabled":                {events(receiver.RISC+"account-enabled", httpapitest.Claims{}), "", &no},
-		"verification":                   {join(sub(opaque("stream-1")), events(receiver.SSF+"verification", httpapitest.Claims{"state": "x"})), "", &no},
+		"jwt_id":                         {join(sub(httpapitest.Claims{"format": "jwt_id", "iss": httpapitest.IssuerA, "jti": "j-1"}), events(sharedsignals.CAEP+"token-claims-change", httpapitest.Claims{"claims": httpapitest.Claims{"role": "x"}})), "", &yes},
+		"token-claims-change":            {events(sharedsignals.CAEP+"token-claims-change", httpapitest.Claims{}), "", &yes},
+		"password changed":               {events(sharedsignals.CAEP+"credential-change", httpapitest.Claims{"credential_type": "password", "change_type": "update"}), "", &yes},
+		"credential added":               {events(sharedsignals.CAEP+"credential-change", httpapitest.Claims{"credential_type": "fido2-roaming", "change_type": "create"}), "", &no},
+		"change of unknown type":         {events(sharedsignals.CAEP+"credential-change", httpapitest.Claims{"credential_type": "password"}), "", &yes},
+		"account-disabled":               {events(sharedsignals.RISC+"account-disabled", httpapitest.Claims{"reason": "hijacking"}), "", &yes},
+		"account-purged":                 {events(sharedsignals.RISC+"account-purged", httpapitest.Claims{}), "", &yes},
+		"sessions-revoked":               {events(sharedsignals.RISC+"sessions-revoked", httpapitest.Claims{}), "", &yes},
+		"credential-compromise":          {events(sharedsignals.RISC+"credential-compromise", httpapitest.Claims{}), "", &yes},
+		"account-enabled":                {events(sharedsignals.RISC+"account-enabled", httpapitest.Claims{}), "", &no},
+		"verification":                   {join(sub(opaque("stream-1")), events(sharedsignals.SSF+"verification", httpapitest.Claims{"state": "x"})), "", &no},
 		"unknown event":                  {events("https://example.com/event", httpapitest.Claims{}), "", &no},
-		"two subjects of two events":     {join(sub(nil), httpapitest.Claims{"events": httpapitest.Claims{receiver.CAEP + "session-revoked": httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "bob")}, receiver.RISC + "account-disabled": httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "eve")}}}), "", &yes},
-		"two events":                     {httpapitest.Claims{"events": httpapitest.Claims{"urn:x": httpapitest.Claims{}, receiver.RISC + "account-purged": httpapitest.Claims{}}}, "", &yes},
-		"happened before the token":      {events(receiver.CAEP+"session-revoked", httpapitest.Claims{"event_timestamp": httpapitest.Ago(time.Hour)}), "", &no},
-		"the same in milliseconds":       {events(receiver.CAEP+"session-revoked", httpapitest.Claims{"event_timestamp": httpapitest.Ago(time.Hour) * 1000}), "", &no},
+		"two subjects of two events":     {join(sub(nil), httpapitest.Claims{"events": httpapitest.Claims{sharedsignals.CAEP + "session-revoked": httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "bob")}, sharedsignals.RISC + "account-disabled": httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "eve")}}}), "", &yes},
+		"two events":                     {httpapitest.Claims{"events": httpapitest.Claims{"urn:x": httpapitest.Claims{}, sharedsignals.RISC + "account-purged": httpapitest.Claims{}}}, "", &yes},
+		"happened before the token":      {events(sharedsignals.CAEP+"session-revoked", httpapitest.Claims{"event_timestamp": httpapitest.Ago(time.Hour)}), "", &no},
+		"the same in milliseconds":       {events(sharedsignals.CAEP+"session-revoked", httpapitest.Claims{"event_timestamp": httpapitest.Ago(time.Hour) * 1000}), "", &no},
 		"toe before the token":           {httpapitest.Claims{"toe": httpapitest.Ago(time.Hour)}, "", &no},
-		"claims to be from the future":   {events(receiver.CAEP+"session-revoked", httpapitest.Claims{"event_timestamp": time.Now().Add(time.Hour).Unix()}), "", &yes},
+		"claims to be from the future":   {events(sharedsignals.CAEP+"session-revoked", httpapitest.Claims{"event_timestamp": time.Now().Add(time.Hour).Unix()}), "", &yes},
 		"another issuer's user":          {sub(issSub(httpapitest.IssuerB, "bob")), "invalid_request", &no},
 		"another issuer's token":         {sub(httpapitest.Claims{"format": "jwt_id", "iss": httpapitest.IssuerB, "jti": "j-1"}), "invalid_request", &no},
 		"email":                          {sub(httpapitest.Claims{"format": "email", "email": "bob@example.com"}), "invalid_request", &no},
-		"email, no effect":               {join(sub(httpapitest.Claims{"format": "email", "email": "b@x"}), events(receiver.RISC+"account-enabled", httpapitest.Claims{})), "", &no},
+		"email, no effect":               {join(sub(httpapitest.Claims{"format": "email", "email": "b@x"}), events(sharedsignals.RISC+"account-enabled", httpapitest.Claims{})), "", &no},
 		"aliases without a token":        {sub(httpapitest.Claims{"format": "aliases", "identifiers": []any{httpapitest.Claims{"format": "email", "email": "b@x"}}}), "invalid_request", &no},
 		"tenant only":                    {sub(httpapitest.Claims{"format": "complex", "tenant": opaque("t")}), "invalid_request", &no},
 		"nested for ever":                {sub(httpapitest.Claims{"format": "complex", "user": httpapitest.Claims{"format": "complex", "user": httpapitest.Claims{"format": "complex", "user": httpapitest.Claims{"format": "complex", "user": issSub(httpapitest.IssuerA, "bob")}}}}), "invalid_request", &no},
@@ -81,10 +81,10 @@ func TestSecurityEvents(t *testing.T) {
 		"NUL in sub":                     {sub(issSub(httpapitest.IssuerA, "a\x00")), "invalid_request", &no},
 		"subject a string":               {sub("bob"), "invalid_request", &no},
 		"no subject":                     {sub(nil), "invalid_request", &no},
-		"only one of two has a subject":  {join(sub(nil), httpapitest.Claims{"events": httpapitest.Claims{receiver.CAEP + "session-revoked": httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "bob")}, receiver.RISC + "account-disabled": httpapitest.Claims{}}}), "invalid_request", &no},
+		"only one of two has a subject":  {join(sub(nil), httpapitest.Claims{"events": httpapitest.Claims{sharedsignals.CAEP + "session-revoked": httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "bob")}, sharedsignals.RISC + "account-disabled": httpapitest.Claims{}}}), "invalid_request", &no},
 		"no jti":                         {httpapitest.Claims{"jti": nil}, "invalid_request", &no},
 		"no events":                      {httpapitest.Claims{"events": httpapitest.Claims{}}, "invalid_request", &no},
-		"event not an object":            {httpapitest.Claims{"events": httpapitest.Claims{receiver.CAEP + "session-revoked": "x"}}, "invalid_request", &no},
+		"event not an object":            {httpapitest.Claims{"events": httpapitest.Claims{sharedsignals.CAEP + "session-revoked": "x"}}, "invalid_request", &no},
 		"audience":                       {httpapitest.Claims{"aud": "api"}, "invalid_audience", &no},
 		"issuer":                         {httpapitest.Claims{"iss": "https://c.example"}, "invalid_issuer", &no},
 		"neither iat nor exp":            {httpapitest.Claims{"iat": nil}, "invalid_request", &no},
@@ -169,7 +169,7 @@ func TestSecurityEventWithoutIAT(t *testing.T) {
 	t.Parallel()
 	d := httpapitest.NewReceivers(t, nil)
 	w := d.Post("/ssf/events", httpapitest.EventType, d.EventToken(httpapitest.Claims{
-		"iat": nil, "exp": time.Now().Add(time.Minute).Unix(), "events": httpapitest.Claims{receiver.CAEP + "token-claims-change": httpapitest.Claims{}},
+		"iat": nil, "exp": time.Now().Add(time.Minute).Unix(), "events": httpapitest.Claims{sharedsignals.CAEP + "token-claims-change": httpapitest.Claims{}},
 	}))
 	assert.Equal(t, 400, w.Code, w.Body.String())
 	assert.Contains(t, w.Body.String(), "invalid_request")

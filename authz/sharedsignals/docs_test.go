@@ -1,4 +1,4 @@
-package receiver
+package sharedsignals
 
 import (
 	"os"
@@ -10,7 +10,7 @@ import (
 
 func TestDocsNameEveryEvent(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../../docs/api.md")
+	text, err := os.ReadFile("../../docs/api.md")
 	require.NoError(t, err)
 	for uri := range effects {
 		assert.Contains(t, string(text), "`"+eventName(uri)+"`")
