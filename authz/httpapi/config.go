@@ -22,7 +22,7 @@ type Config struct {
 	Logout              LogoutConfig         `yaml:"logout" doc:"OpenID Connect back-channel logout."`
 	Events              sharedsignals.Config `yaml:"events" doc:"Shared Signals events pushed according to RFC 8935."`
 	Keycloak            KeycloakConfig       `yaml:"keycloak" doc:"Keycloak's pushed admin actions."`
-	Global              GlobalConfig         `yaml:"global_token_revocation" doc:"Global Token Revocation, which Okta\'s Universal Logout calls."`
+	Global              GlobalConfig         `yaml:"global_token_revocation" doc:"Global Token Revocation, which Okta's Universal Logout calls."`
 	Page                bool                 `yaml:"page" doc:"Serve the operator's page at /. Default true."`
 	ReadTimeout         time.Duration        `yaml:"read_timeout" doc:"Maximum time to receive a request; 0 means 15s."`
 	WriteTimeout        time.Duration        `yaml:"write_timeout" doc:"Maximum time to answer a request, including the ledger's commit but not the wait of wait=enforced; 0 means 15s."`
