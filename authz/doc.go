@@ -17,6 +17,7 @@
 //   - policytest, explain: a policy's unit tests, a decision's steps
 //   - fetch, breaker: bounded HTTP requests, bounded calls to a dependency
 //   - secretfile: files that hold secrets
+//   - sharedsignals: security events and what they end
 //   - config, httpapi: configuration files, the HTTP endpoints
 //   - authztest: test issuer, fixtures and contract suites
 //

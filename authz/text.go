@@ -88,6 +88,17 @@ func QuoteShort(s string) string {
 	return strconv.QuoteToASCII(s[:cut]) + "…"
 }
 
+// Shorten makes a name that the caller chose fit for a response or a log: valid
+// UTF-8 of limited length, and [token] in place of a token.
+func Shorten(s string) string {
+	const longest = 40 // characters
+	s = Redact(strings.ToValidUTF8(s, "?"), len(s))
+	if runes := []rune(s); len(runes) > longest {
+		s = string(runes[:longest]) + "…"
+	}
+	return s
+}
+
 // IsToken68 reports whether s is a b64token of RFC 6750, section 2.1, which is
 // RFC 9110's token68. It reads the whole token on every check: a table costs a
 // tenth of comparisons, which a processor cannot predict.

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/sharedsignals"
 )
 
 // Revoker is the write path.
@@ -56,8 +57,9 @@ const (
 	SourcePage     = "page"
 	SourceOAuth    = "rfc7009"
 	SourceLogout   = "backchannel_logout"
-	SourceEvents   = "security_events"
+	SourceEvents   = sharedsignals.Source
 	SourceKeycloak = "keycloak"
+	SourceGlobal   = "global_token_revocation"
 )
 
 // Access says who may call an endpoint.
@@ -83,6 +85,7 @@ type Endpoint struct {
 type API struct {
 	o         Options
 	metrics   *metrics
+	writer    *Writer
 	audits    *slog.Logger                   // of the audit log, which is complete; Options.Logger limits repeated lines
 	tokens    *TokenFile                     // nil: no token is required
 	endpoints map[string]map[string]Endpoint // by path and method
@@ -95,7 +98,7 @@ type API struct {
 func (o *Options) validate(report authz.Report) {
 	o.Config.Validate(func(path, format string, args ...any) { report("api."+path, format, args...) })
 	o.Config.ValidateListen(o.Listen, report)
-	o.Config.ValidateIssuers(o.Issuers.Verified, o.Issuers.All(), report)
+	o.Config.ValidateIssuers(o.Issuers, report)
 	for name, missing := range map[string]bool{
 		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,
 		"Registry": o.Registry == nil, "Logger": o.Logger == nil, "Clock": o.Clock == nil,
@@ -127,6 +130,10 @@ func New(o Options) (*API, error) {
 	if a.metrics, err = newMetrics(o.Registry); err != nil {
 		return nil, err
 	}
+	a.writer, err = NewWriter(WriterOptions{Issuers: o.Issuers, Revoker: o.Revoker, Timeout: o.Config.WriteTimeout, Registry: o.Registry, Logger: audits, Clock: o.Clock})
+	if err != nil {
+		return nil, err
+	}
 	scrape := promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{
 		ErrorLog:           slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
 		DisableCompression: true, // it would cost as much as gathering, for each caller
@@ -153,6 +160,22 @@ func (a *API) Options() Options { return a.o }
 // AuditLog returns the logger of the audit log, which leaves no line out. Only
 // what authenticated callers do belongs there.
 func (a *API) AuditLog() *slog.Logger { return a.audits }
+
+// Writer returns the write path, for what requests revocations by another way than
+// an endpoint.
+func (a *API) Writer() *Writer { return a.writer }
+
+// Revoke is Writer.Revoke for an endpoint.
+func (a *API) Revoke(ctx context.Context, source, actor string, requests []authz.RevocationRequest) (authz.Receipt, *Problem) {
+	rec, err := a.writer.Revoke(ctx, source, actor, requests)
+	return rec, ProblemOf(err)
+}
+
+// Store is Writer.Store for an endpoint.
+func (a *API) Store(ctx context.Context, source string, revocations []authz.Revocation) (authz.Receipt, *Problem) {
+	rec, err := a.writer.Store(ctx, source, revocations)
+	return rec, ProblemOf(err)
+}
 
 // Handle adds endpoints. It must not be called once requests are served.
 func (a *API) Handle(endpoints ...Endpoint) {
@@ -203,7 +226,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			p.Write(w)
 			return
 		}
-		e.Serve(w, r)
+		e.Serve(w, withOrigin(r))
 	})
 }
 

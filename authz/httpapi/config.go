@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"cmp"
-	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -10,21 +9,23 @@ import (
 	"time"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/sharedsignals"
 )
 
 // Config is the stanza "api". It includes the settings of packages receiver and
 // page, because they share the stanza.
 type Config struct {
-	TokenFile           string         `yaml:"token_file" doc:"File with the API's bearer tokens, one per line as TOKEN or NAME TOKEN, at least 16 characters each; read again when it changes. Required unless listen.http is a loopback address. Empty: no token is required."`
-	Hosts               []string       `yaml:"hosts" doc:"Host names, besides localhost and IP addresses, under which callers without a token may reach the API. They keep other sites from reaching a loopback API by DNS rebinding."`
-	Clients             []ClientConfig `yaml:"clients" doc:"OAuth clients that may call POST /oauth2/revoke (RFC 7009) with their secret. Empty: only the API token is accepted."`
-	UnverifiedPerMinute int            `yaml:"unverified_per_minute" doc:"How many tokens one caller of POST /oauth2/revoke may have revoked per minute although this sidecar cannot verify them, such as those of introspected issuers; as many may come at once. Further ones are answered 503 with Retry-After. Each occupies a row of the ledger for up to max_token_ttl. Between 1 and 60000; 0 means 60."`
-	Logout              LogoutConfig   `yaml:"logout" doc:"OpenID Connect back-channel logout."`
-	Events              EventsConfig   `yaml:"events" doc:"Shared Signals events pushed according to RFC 8935."`
-	Keycloak            KeycloakConfig `yaml:"keycloak" doc:"Keycloak's pushed admin actions."`
-	Page                bool           `yaml:"page" doc:"Serve the operator's page at /. Default true."`
-	ReadTimeout         time.Duration  `yaml:"read_timeout" doc:"Maximum time to receive a request; 0 means 15s."`
-	WriteTimeout        time.Duration  `yaml:"write_timeout" doc:"Maximum time to answer a request, including the ledger's commit but not the wait of wait=enforced; 0 means 15s."`
+	TokenFile           string               `yaml:"token_file" doc:"File with the API's bearer tokens, one per line as TOKEN or NAME TOKEN, at least 16 characters each; read again when it changes. Required unless listen.http is a loopback address. Empty: no token is required."`
+	Hosts               []string             `yaml:"hosts" doc:"Host names, besides localhost and IP addresses, under which callers without a token may reach the API. They keep other sites from reaching a loopback API by DNS rebinding."`
+	Clients             []ClientConfig       `yaml:"clients" doc:"OAuth clients that may call POST /oauth2/revoke (RFC 7009) with their secret. Empty: only the API token is accepted."`
+	UnverifiedPerMinute int                  `yaml:"unverified_per_minute" doc:"How many tokens one caller of POST /oauth2/revoke may have revoked per minute although this sidecar cannot verify them, such as those of introspected issuers; as many may come at once. Further ones are answered 503 with Retry-After. Each occupies a row of the ledger for up to max_token_ttl. Between 1 and 60000; 0 means 60."`
+	Logout              LogoutConfig         `yaml:"logout" doc:"OpenID Connect back-channel logout."`
+	Events              sharedsignals.Config `yaml:"events" doc:"Shared Signals events pushed according to RFC 8935."`
+	Keycloak            KeycloakConfig       `yaml:"keycloak" doc:"Keycloak's pushed admin actions."`
+	Global              GlobalConfig         `yaml:"global_token_revocation" doc:"Global Token Revocation, which Okta's Universal Logout calls."`
+	Page                bool                 `yaml:"page" doc:"Serve the operator's page at /. Default true."`
+	ReadTimeout         time.Duration        `yaml:"read_timeout" doc:"Maximum time to receive a request; 0 means 15s."`
+	WriteTimeout        time.Duration        `yaml:"write_timeout" doc:"Maximum time to answer a request, including the ledger's commit but not the wait of wait=enforced; 0 means 15s."`
 }
 
 // ClientConfig is an OAuth client that may revoke tokens (RFC 7009).
@@ -40,16 +41,15 @@ type LogoutConfig struct {
 	AlsoSubject bool          `yaml:"also_subject" doc:"Revoke the subject's tokens as well if a logout token names session and subject; for issuers whose access tokens carry no sid. Default false."`
 }
 
-// EventsConfig is the stanza "api.events".
-type EventsConfig struct {
-	Audiences []string            `yaml:"audiences" doc:"The audiences (aud) under which the transmitter knows this receiver. Empty: the endpoint does not exist."`
-	SpeaksFor map[string][]string `yaml:"speaks_for" doc:"For a transmitter that is not the issuer of the tokens: its iss, and the issuers whose subjects and sessions it may report. The transmitter must be under issuers; the issuers must be there or under introspection. Empty: every transmitter reports its own subjects only."`
-}
-
 // KeycloakConfig is the stanza "api.keycloak".
 type KeycloakConfig struct {
 	Issuer  string   `yaml:"issuer" doc:"The configured issuer (realm) whose admin actions are accepted; the actions themselves name none. Optional if exactly one issuer is configured."`
 	Clients []string `yaml:"clients" doc:"The client ids that the actions are addressed to (resource). Empty: the endpoints do not exist."`
+}
+
+// GlobalConfig is the stanza "api.global_token_revocation".
+type GlobalConfig struct {
+	Audiences []string `yaml:"audiences" doc:"The audiences (aud) of the JWTs with which identity providers, which must be under issuers, authenticate their requests; Okta's is the URL of the endpoint. Each may end the tokens of its own subjects and those of api.events.speaks_for. Empty: the endpoint accepts API tokens only."`
 }
 
 // DefaultConfig returns the stanza's defaults.
@@ -95,13 +95,14 @@ func (c Config) Validate(report authz.Report) {
 	if c.UnverifiedPerMinute < 0 || c.UnverifiedPerMinute > 60_000 {
 		report("unverified_per_minute", "must be between 1 and 60000, not %d", c.UnverifiedPerMinute)
 	}
-	for path, list := range map[string][]string{"logout.audiences": c.Logout.Audiences, "events.audiences": c.Events.Audiences, "keycloak.clients": c.Keycloak.Clients} {
+	for path, list := range map[string][]string{"logout.audiences": c.Logout.Audiences, "keycloak.clients": c.Keycloak.Clients, "global_token_revocation.audiences": c.Global.Audiences} {
 		for i, s := range list {
 			if s == "" {
 				report(authz.ItemPath(path, i), "must not be empty")
 			}
 		}
 	}
+	c.Events.Validate(func(path, format string, args ...any) { report("events."+path, format, args...) })
 	for path, d := range map[string]time.Duration{"read_timeout": c.ReadTimeout, "write_timeout": c.WriteTimeout, "logout.max_age": c.Logout.MaxAge} {
 		if d < 0 {
 			report(path, "%s is negative; use a duration such as 15s", d)
@@ -135,6 +136,7 @@ func (c Config) ValidateUnserved(report authz.Report) {
 	for path, n := range map[string]int{
 		"clients": len(c.Clients), "logout.audiences": len(c.Logout.Audiences),
 		"events.audiences": len(c.Events.Audiences), "keycloak.clients": len(c.Keycloak.Clients),
+		"global_token_revocation.audiences": len(c.Global.Audiences),
 	} {
 		if n > 0 {
 			report(path, "the endpoint is served on listen.http, which is empty; set listen.http, or remove this setting")
@@ -142,27 +144,20 @@ func (c Config) ValidateUnserved(report authz.Report) {
 	}
 }
 
-// ValidateIssuers checks the issuers that the stanza names against those with
-// configured keys, and all. It reports paths of the whole configuration.
-func (c Config) ValidateIssuers(issuers, all []string, report authz.Report) {
+// ValidateIssuers checks the issuers that the stanza names. It reports paths of the
+// whole configuration.
+func (c Config) ValidateIssuers(issuers authz.Issuers, report authz.Report) {
 	verified := func(path, iss string) {
-		if !slices.Contains(issuers, iss) {
+		if !slices.Contains(issuers.Verified, iss) {
 			report(path, "%q is not under issuers; its keys are needed to verify its messages", iss)
 		}
 	}
-	for _, transmitter := range slices.Sorted(maps.Keys(c.Events.SpeaksFor)) {
-		verified("api.events.speaks_for", transmitter)
-		for _, iss := range c.Events.SpeaksFor[transmitter] {
-			if !slices.Contains(all, iss) {
-				report("api.events.speaks_for", "%q is neither under issuers nor the issuer of an introspection", iss)
-			}
-		}
-	}
+	c.Events.ValidateIssuers(issuers, func(path, format string, args ...any) { report("api.events."+path, format, args...) })
 	switch {
 	case len(c.Keycloak.Clients) == 0:
 	case c.Keycloak.Issuer != "":
 		verified("api.keycloak.issuer", c.Keycloak.Issuer)
-	case len(issuers) != 1:
+	case len(issuers.Verified) != 1:
 		report("api.keycloak.issuer", "is required unless exactly one issuer is configured")
 	}
 }

@@ -12,7 +12,6 @@ import (
 type metrics struct {
 	requests     *prometheus.CounterVec
 	duration     *prometheus.HistogramVec
-	revocations  *prometheus.CounterVec
 	authFailures prometheus.Counter
 }
 
@@ -25,31 +24,16 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "jwt_bouncer_http_request_duration_seconds", Help: "Time to answer a request to the HTTP port, by source.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"source"}),
-		revocations: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "jwt_bouncer_revocations_ordered_total", Help: "Revocations requested over HTTP, by source and outcome (stored, refused, unavailable, unknown).",
-		}, []string{"source", "outcome"}),
 		authFailures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "jwt_bouncer_http_auth_failures_total", Help: "Requests to the HTTP port that were refused because they had no valid token, client secret or session.",
 		}),
 	}
-	// All series exist from the start: rate and increase miss the first event of
-	// a series that begins with it.
-	for _, source := range []string{SourceAPI, SourcePage, SourceOAuth, SourceLogout, SourceEvents, SourceKeycloak} {
-		for _, outcome := range []string{"stored", "refused", "unavailable", "unknown"} {
-			m.revocations.WithLabelValues(source, outcome)
-		}
-	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.revocations, m.authFailures} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.authFailures} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
-}
-
-// requested counts n revocations.
-func (m *metrics) requested(source, outcome string, n int) {
-	m.revocations.WithLabelValues(source, outcome).Add(float64(n))
 }
 
 // measure counts and times one request.

@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -131,18 +130,7 @@ func decodeError(err error, list bool) *authz.InvalidError {
 		path = path[1:]
 	}
 	if len(path) > 0 {
-		out.Field = Shorten(path[0])
+		out.Field = authz.Shorten(path[0])
 	}
 	return out
-}
-
-// Shorten makes a name that the caller chose fit for a response or a log: valid
-// UTF-8 of limited length, and [token] in place of a token.
-func Shorten(s string) string {
-	const longest = 40 // characters
-	s = authz.Redact(strings.ToValidUTF8(s, "?"), len(s))
-	if runes := []rune(s); len(runes) > longest {
-		s = string(runes[:longest]) + "…"
-	}
-	return s
 }

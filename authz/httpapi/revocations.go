@@ -97,10 +97,11 @@ func (a *API) revokeBody(w http.ResponseWriter, r *http.Request) (rec authz.Rece
 	if err != nil {
 		return rec, list, invalid("the body could not be read", invalidMember(err))
 	}
-	revocations, p := a.normalize(ActorOf(r), requests)
-	if p == nil {
-		rec, p = a.Store(r, SourceAPI, revocations)
+	revocations, err := a.writer.normalize(ActorOf(r), requests)
+	if err != nil {
+		return rec, list, ProblemOf(err)
 	}
+	rec, p = a.Store(r.Context(), SourceAPI, revocations)
 	return rec, list, p
 }
 
@@ -114,7 +115,7 @@ func query(r *http.Request, known ...string) (url.Values, *Problem) {
 	}
 	for name, values := range q {
 		if !slices.Contains(known, name) || len(values) != 1 {
-			return nil, invalid("unknown or repeated query parameter", InvalidMember{Field: Shorten(name), Detail: "allowed, once each: " + strings.Join(known, ", ")})
+			return nil, invalid("unknown or repeated query parameter", InvalidMember{Field: authz.Shorten(name), Detail: "allowed, once each: " + strings.Join(known, ", ")})
 		}
 	}
 	return q, nil
@@ -132,66 +133,6 @@ func waitParameter(r *http.Request) (enforced bool, p *Problem) {
 		return true, nil
 	}
 	return false, invalid("unknown wait", InvalidMember{Field: "wait", Detail: "must be none or enforced"})
-}
-
-// normalize returns the revocations that fulfil all requests of actor, or a
-// problem that lists the invalid members.
-func (a *API) normalize(actor string, requests []authz.RevocationRequest) ([]authz.Revocation, *Problem) {
-	const maxErrors = 20 // in one response
-	now := a.o.Clock.Now()
-	out := make([]authz.Revocation, 0, len(requests))
-	var members []InvalidMember
-	for i := range requests {
-		requests[i].RevokedBy = actor
-		revocations, err := requests[i].Normalize(a.o.Issuers, now)
-		if err != nil {
-			members = append(members, invalidMember(err))
-			members[len(members)-1].Index = i
-			if len(members) == maxErrors {
-				break
-			}
-		}
-		out = append(out, revocations...)
-	}
-	if len(members) > 0 {
-		return nil, invalid("nothing was revoked", members...)
-	}
-	return out, nil
-}
-
-// Revoke fulfils the requests of actor, all or none. It logs and counts invalid
-// requests.
-func (a *API) Revoke(r *http.Request, source, actor string, requests []authz.RevocationRequest) (authz.Receipt, *Problem) {
-	revocations, p := a.normalize(actor, requests)
-	if p != nil {
-		a.metrics.requested(source, "refused", len(requests))
-		a.auditInvalid(r, source, actor, p)
-		return authz.Receipt{}, p
-	}
-	return a.Store(r, source, revocations)
-}
-
-// Store hands revocations that RevocationRequest.Normalize returned to the
-// write path, and logs and counts the outcome.
-func (a *API) Store(r *http.Request, source string, revocations []authz.Revocation) (authz.Receipt, *Problem) {
-	// Not the caller's context: hanging up during the commit must not leave the
-	// outcome unknown. Revoking is idempotent and errs on the safe side.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.o.Config.WriteTimeout)
-	defer cancel()
-	rec, err := a.o.Revoker.Revoke(ctx, revocations)
-	a.audit(r, source, revocations[0].RevokedBy, revocations, rec, err)
-	outcome, p := "unknown", Fail(http.StatusGatewayTimeout,
-		"it is not known whether the revocation was stored; repeat the request until it succeeds, repeating is safe")
-	switch {
-	case err == nil:
-		outcome, p = "stored", nil
-	case errors.Is(err, authz.ErrInvalid):
-		outcome, p = "refused", invalid("nothing was revoked", invalidMember(err))
-	case errors.Is(err, authz.ErrUnavailable) && !errors.Is(err, authz.ErrOutcomeUnknown):
-		outcome, p = "unavailable", Unavailable("the revocation ledger cannot be reached or written; nothing was revoked, repeat the request")
-	}
-	a.metrics.requested(source, outcome, len(revocations))
-	return rec, p
 }
 
 // waitEnforced waits until the receipt's bound has passed, the caller has gone,

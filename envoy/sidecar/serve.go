@@ -20,6 +20,7 @@ import (
 	"jwtbouncer/authz/httpapi/page"
 	"jwtbouncer/authz/httpapi/receiver"
 	"jwtbouncer/authz/policy"
+	"jwtbouncer/authz/sharedsignals"
 	"jwtbouncer/envoy"
 )
 
@@ -139,7 +140,13 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := receiver.Register(api, c.events); err != nil {
+	signals, err := sharedsignals.New(sharedsignals.Options{
+		Config: s.API.Events, Verifier: c.events, Revoker: api.Writer(), Registry: registry, Logger: api.Options().Logger, Clock: authz.SystemClock{},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := receiver.Register(api, c.events, signals); err != nil {
 		return nil, nil, err
 	}
 	if s.API.Page {

@@ -25,6 +25,7 @@ import (
 	"jwtbouncer/authz/httpapi"
 	"jwtbouncer/authz/httpapi/page"
 	"jwtbouncer/authz/httpapi/receiver"
+	"jwtbouncer/authz/sharedsignals"
 )
 
 // The configured issuers, an API token, and media types of request bodies.
@@ -73,7 +74,12 @@ func New(t *testing.T, change func(*Setup)) *Bench {
 	b.API, err = httpapi.New(b.Setup.Options)
 	require.NoError(t, err)
 	if b.Setup.Verifier != nil {
-		require.NoError(t, receiver.Register(b.API, b.Setup.Verifier))
+		signals, err := sharedsignals.New(sharedsignals.Options{
+			Config: b.Setup.Config.Events, Verifier: b.Setup.Verifier, Revoker: b.API.Writer(),
+			Registry: b.Metrics, Logger: b.API.Options().Logger, Clock: b.Setup.Clock,
+		})
+		require.NoError(t, err)
+		require.NoError(t, receiver.Register(b.API, b.Setup.Verifier, signals))
 	}
 	if b.Setup.Config.Page {
 		page.Register(b.API)

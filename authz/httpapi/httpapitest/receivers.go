@@ -44,16 +44,17 @@ func NewReceivers(t *testing.T, change func(*Setup)) *Receivers {
 		d.keys = append(d.keys, path)
 	}
 	var err error
-	d.Verifier, err = issuer.NewVerifier(configs, issuer.VerifierOptions{})
+	d.Verifier, err = issuer.NewVerifier(configs, issuer.VerifierOptions{RevocableClaims: revocableClaims})
 	require.NoError(t, err)
 	t.Cleanup(d.Verifier.Close)
 	require.NoError(t, d.Verifier.Refresh(t.Context()))
 	d.Bench = New(t, func(s *Setup) {
-		s.Issuers.Verified = []string{IssuerA, IssuerB}
+		s.Issuers.Verified, s.Issuers.Claims = []string{IssuerA, IssuerB}, revocableClaims
 		s.Verifier = d.Verifier
 		s.Config.Logout.Audiences = []string{"shop"}
 		s.Config.Events.Audiences = []string{"https://bouncer.example/ssf"}
 		s.Config.Keycloak = httpapi.KeycloakConfig{Issuer: IssuerA, Clients: []string{"shop-backend"}}
+		s.Config.Global.Audiences = []string{GlobalEndpoint}
 		s.Resource = metadata()
 		if change != nil {
 			change(s)
@@ -61,6 +62,9 @@ func NewReceivers(t *testing.T, change func(*Setup)) *Receivers {
 	})
 	return d
 }
+
+// revocableClaims are the claims by which tokens can be revoked.
+var revocableClaims = []string{"email", "phone", "uid", "tenant"}
 
 // metadata is the document of a resource with every member, as the product
 // makes it.
@@ -108,6 +112,17 @@ func (d *Receivers) EventToken(change Claims, how ...authztest.Minting) string {
 		"events": Claims{"https://schemas.openid.net/secevent/caep/event-type/session-revoked": Claims{}}}
 	maps.Copy(all, change)
 	return d.A.Mint(all, append([]authztest.Minting{authztest.Header("typ", "secevent+jwt")}, how...)...)
+}
+
+// GlobalEndpoint is the audience of GlobalJWT.
+const GlobalEndpoint = "https://bouncer.example/oauth2/global-token-revocation"
+
+// GlobalJWT returns a JWT with which issuer A authenticates a request for global
+// token revocation, as Okta makes it.
+func (d *Receivers) GlobalJWT(change Claims, how ...authztest.Minting) string {
+	all := Claims{"aud": GlobalEndpoint, "sub": "client-id-of-the-application", "nbf": Ago(5 * time.Minute)}
+	maps.Copy(all, change)
+	return d.A.Mint(all, append([]authztest.Minting{authztest.Header("typ", "global-token-revocation+jwt"), authztest.Lifetime(5 * time.Minute)}, how...)...)
 }
 
 // AdminAction returns an admin action of Keycloak, issuer A: LOGOUT of session

@@ -214,7 +214,7 @@ func (p *page) live(w http.ResponseWriter, r *http.Request) {
 func (p *page) show(w http.ResponseWriter, r *http.Request) {
 	v := view{Form: p.emptyForm()}
 	if id := r.URL.Query().Get("done"); id != "" && strings.Trim(id, "0123456789") == "" {
-		v.Done = httpapi.Shorten(id)
+		v.Done = authz.Shorten(id)
 	}
 	// Nobody asked for the list yet, so the rest of the page waits for it only briefly.
 	ctx, cancel := context.WithTimeout(r.Context(), listWait)
@@ -288,7 +288,7 @@ func (p *page) revoke(w http.ResponseWriter, r *http.Request) {
 		p.render(w, r, http.StatusBadRequest, "confirm.html", confirm)
 		return
 	}
-	rec, problem := p.api.Store(r, httpapi.SourcePage, revocations)
+	rec, problem := p.api.Store(r.Context(), httpapi.SourcePage, revocations)
 	if problem != nil {
 		confirm.Error = upper(problem.Detail) + "."
 		p.render(w, r, problem.Status, "confirm.html", confirm)

@@ -4,7 +4,4 @@ package receiver
 // httpapitest imports the package.
 const (
 	LogoutEvent = logoutEvent
-	CAEP        = caep
-	RISC        = risc
-	SSF         = ssf
 )

@@ -46,7 +46,7 @@ func (c *receiver) adminAction(action string) http.HandlerFunc {
 			return
 		}
 		if len(requests) > 0 { // none: a test, or a not-before that was cleared
-			if _, p := c.api.Revoke(r, httpapi.SourceKeycloak, "keycloak:"+issuer, requests); p != nil {
+			if _, p := c.api.Revoke(r.Context(), httpapi.SourceKeycloak, "keycloak:"+issuer, requests); p != nil {
 				p.Write(w)
 				return
 			}
@@ -58,7 +58,7 @@ func (c *receiver) adminAction(action string) http.HandlerFunc {
 // checkAction checks the members of an action whose signature is valid. It
 // returns what is wrong; "": nothing.
 func (c *receiver) checkAction(claims map[string]any, action string, now time.Time) string {
-	expires, _ := secondsOf(claims["expiration"])
+	expires, _ := authz.MessageTime(claims["expiration"])
 	switch {
 	case text(claims, "action") != action:
 		return "this address is for another action"
@@ -85,12 +85,12 @@ func actionRequests(claims map[string]any, issuer string) (out []authz.Revocatio
 	}
 	reason := "Keycloak " + strings.ToLower(strings.ReplaceAll(action, "_", " "))
 	limit, given := claims["notBefore"]
-	at, set := secondsOf(limit)
+	at, set := authz.MessageTime(limit)
 	if n, _ := limit.(json.Number); given && limit != nil && !set && n != "0" {
 		return nil, "notBefore is not a time"
 	}
 	if set {
-		out = append(out, authz.RevocationRequest{Issuer: &issuer, All: true, NotBefore: notBefore(at), Reason: reason})
+		out = append(out, authz.RevocationRequest{Issuer: &issuer, All: true, NotBefore: authz.IssuedThrough(at), Reason: reason})
 	}
 	sessions, list := claims["keycloakSessionIds"].([]any)
 	if !list && claims["keycloakSessionIds"] != nil {

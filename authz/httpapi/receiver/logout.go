@@ -6,6 +6,7 @@ import (
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/sharedsignals"
 )
 
 // logoutEvent is the member of "events" that makes a JWT a logout token.
@@ -41,14 +42,14 @@ func (c *receiver) logoutForm(w http.ResponseWriter, r *http.Request) *oauthErro
 	if description := c.checkLogoutToken(t, now); description != "" {
 		return invalidRequest(description)
 	}
-	id := messageID(t.Issuer, t.ID)
-	if c.logouts.has(id, now) {
+	id := sharedsignals.MessageID(t.Issuer, t.ID)
+	if c.logouts.Has(id, now) {
 		return invalidRequest("the logout token has been received before (jti)")
 	}
-	if _, p := c.api.Revoke(r, httpapi.SourceLogout, "logout:"+t.Issuer, c.logoutRequests(t)); p != nil {
+	if _, p := c.api.Revoke(r.Context(), httpapi.SourceLogout, "logout:"+t.Issuer, c.logoutRequests(t)); p != nil {
 		return oauthProblem(p)
 	}
-	c.logouts.add(id, now)
+	c.logouts.Add(id, now)
 	return nil
 }
 
@@ -83,7 +84,7 @@ func (c *receiver) logoutRequests(t *authz.Token) []authz.RevocationRequest {
 		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, SID: &t.Session, Reason: reason, FromClaims: true})
 	}
 	if t.Subject != "" && (t.Session == "" || c.logout.AlsoSubject) {
-		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, Sub: &t.Subject, NotBefore: notBefore(t.IssuedAt), Reason: reason, FromClaims: true})
+		out = append(out, authz.RevocationRequest{Issuer: &t.Issuer, Sub: &t.Subject, NotBefore: authz.IssuedThrough(t.IssuedAt), Reason: reason, FromClaims: true})
 	}
 	return out
 }

@@ -52,7 +52,7 @@ func TestBackchannelLogout(t *testing.T) {
 		"events an array":    {keys.LogoutToken(event([]string{receiver.LogoutEvent})), "events"},
 		"event not object":   {keys.LogoutToken(event(httpapitest.Claims{receiver.LogoutEvent: true})), "events"},
 		"event null":         {keys.LogoutToken(event(httpapitest.Claims{receiver.LogoutEvent: json.RawMessage("null")})), "events"},
-		"another event":      {keys.LogoutToken(event(httpapitest.Claims{receiver.CAEP + "session-revoked": httpapitest.Claims{}})), "events"},
+		"another event":      {keys.LogoutToken(event(httpapitest.Claims{"https://schemas.openid.net/secevent/caep/event-type/" + "session-revoked": httpapitest.Claims{}})), "events"},
 		"neither sub or sid": {keys.LogoutToken(httpapitest.Claims{"sub": nil, "sid": nil}), "neither"},
 		"an access token":    {keys.A.Mint(httpapitest.Claims{"aud": "shop"}), "events"},
 		"at+jwt":             {keys.LogoutToken(nil, authztest.Header("typ", "at+jwt")), "unsupported_token"},

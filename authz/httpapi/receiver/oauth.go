@@ -54,7 +54,7 @@ func (c *receiver) revokeForm(w http.ResponseWriter, r *http.Request) *oauthErro
 				Description: "too many tokens that cannot be verified here; the token has not been revoked, repeat the request later",
 			}
 		}
-		_, p = c.api.Revoke(r, httpapi.SourceOAuth, actor, requests)
+		_, p = c.api.Revoke(r.Context(), httpapi.SourceOAuth, actor, requests)
 	}
 	switch {
 	case p == nil:

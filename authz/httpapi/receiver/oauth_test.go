@@ -376,7 +376,7 @@ func TestClientSecretIsTheWholeLine(t *testing.T) {
 		options.Config.Clients = []httpapi.ClientConfig{{ID: "shop", SecretFile: httpapitest.SecretFile(t, text)}}
 		api, err := httpapi.New(options)
 		require.NoError(t, err)
-		err = receiver.Register(api, refusing{})
+		err = receiver.Register(api, refusing{}, nil)
 		require.ErrorContains(t, err, "api.clients[0].secret_file: ", text)
 		require.ErrorContains(t, err, says)
 		assert.NotContains(t, err.Error(), "0123", "no secret in an error")

@@ -7,18 +7,16 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/httpapi"
+	"jwtbouncer/authz/sharedsignals"
 )
 
 // Verifier verifies tokens, and messages about tokens.
 type Verifier interface {
 	// Verify is that of authz.Verifier.
 	Verify(ctx context.Context, raw string) (*authz.Token, error)
-	// VerifySecurityEvent checks form, signature, typ, audience and times.
-	VerifySecurityEvent(ctx context.Context, raw string, rules authz.SecurityEventRules) (*authz.Token, error)
+	sharedsignals.Verifier
 }
 
 // receiver has the handlers. An endpoint without configuration does not exist.
@@ -29,26 +27,29 @@ type receiver struct {
 	log      *slog.Logger
 	clock    authz.Clock
 
-	clients      []oauthClient
-	maxTokenTTL  time.Duration
-	unverified   *quota
-	logout       httpapi.LogoutConfig
-	logouts      *seen
-	events       httpapi.EventsConfig
-	pushed       *seen
-	eventCounter *prometheus.CounterVec
-	keycloak     httpapi.KeycloakConfig
+	clients     []oauthClient
+	maxTokenTTL time.Duration
+	unverified  *quota
+	logout      httpapi.LogoutConfig
+	logouts     *sharedsignals.Seen
+	signals     *sharedsignals.Receiver // nil: no events are received
+	keycloak    httpapi.KeycloakConfig
+	global      httpapi.GlobalConfig
+	globals     *sharedsignals.Seen
+	claims      map[string]string                          // of sharedsignals.Config
+	speaks      func(speaker string) sharedsignals.Subject // whose tokens an issuer may end
 }
 
-// Register adds the endpoints that the configuration of api asks for.
-func Register(api *httpapi.API, v Verifier) error {
+// Register adds the endpoints that the configuration of api asks for. signals
+// receives the pushed security events.
+func Register(api *httpapi.API, v Verifier, signals *sharedsignals.Receiver) error {
 	o := api.Options()
 	c := &receiver{
 		api: api, issuers: o.Issuers, verifier: v, log: o.Logger, clock: o.Clock,
 		maxTokenTTL: o.MaxTokenTTL, unverified: newQuota(o.Config.UnverifiedPerMinute, o.Clock),
-		logout: o.Config.Logout, logouts: newSeen(2 * o.Config.Logout.MaxAge),
-		events: o.Config.Events, pushed: newSeen(time.Hour), eventCounter: newEventCounter(),
-		keycloak: o.Config.Keycloak,
+		logout: o.Config.Logout, logouts: sharedsignals.NewSeen(2 * o.Config.Logout.MaxAge),
+		signals: signals, keycloak: o.Config.Keycloak,
+		global: o.Config.Global, globals: sharedsignals.NewSeen(2 * maxRequestLife), claims: o.Config.Events.SubjectClaims, speaks: o.Config.Events.Subject,
 	}
 	for i, client := range o.Config.Clients {
 		secrets, err := httpapi.OpenSecretFile(client.SecretFile)
@@ -57,16 +58,15 @@ func Register(api *httpapi.API, v Verifier) error {
 		}
 		c.clients = append(c.clients, oauthClient{client.ID, secrets})
 	}
-	for _, m := range []prometheus.Collector{c.eventCounter, c.unverified.outcomes} {
-		if err := o.Registry.Register(m); err != nil {
-			return err
-		}
+	if err := o.Registry.Register(c.unverified.outcomes); err != nil {
+		return err
 	}
 	api.Handle(httpapi.Endpoint{Method: "POST", Path: "/oauth2/revoke", Source: httpapi.SourceOAuth, Access: httpapi.AccessCaller, Serve: c.revokeToken})
+	api.Handle(httpapi.Endpoint{Method: "POST", Path: "/oauth2/global-token-revocation", Source: httpapi.SourceGlobal, Access: httpapi.AccessCaller, Serve: c.revokeGlobally})
 	if len(c.logout.Audiences) > 0 {
 		api.Handle(httpapi.Endpoint{Method: "POST", Path: "/oidc/backchannel-logout", Source: httpapi.SourceLogout, Access: httpapi.AccessOpen, Serve: c.backchannelLogout})
 	}
-	if len(c.events.Audiences) > 0 {
+	if len(o.Config.Events.Audiences) > 0 {
 		api.Handle(httpapi.Endpoint{Method: "POST", Path: "/ssf/events", Source: httpapi.SourceEvents, Access: httpapi.AccessOpen, Serve: c.receiveEvent})
 	}
 	if len(c.keycloak.Clients) > 0 {
@@ -96,24 +96,8 @@ func (c *receiver) verify(r *http.Request, raw, name string, rules authz.Securit
 		return t, nil, authz.ReasonUnset
 	}
 	c.log.InfoContext(r.Context(), "message refused", "message", name, "error", err)
-	if c.retryable(err, raw) {
+	if sharedsignals.Retryable(authz.AsFailure(err), raw, c.clock.Now()) {
 		return nil, httpapi.Unavailable("the " + name + " cannot be verified at the moment"), reasonOf(err)
 	}
 	return nil, httpapi.Fail(http.StatusBadRequest, "the "+name+" is not valid: "+reasonOf(err).String()), reasonOf(err)
-}
-
-// retryable reports whether the sender of raw should retry after err. Unless the
-// issuer's keys were fetched moments ago, an unknown key or a bad signature (of a
-// message without kid) may mean the issuer's next key, which other sidecars may
-// know already. An expired message is never retryable.
-func (c *receiver) retryable(err error, raw string) bool {
-	f := authz.AsFailure(err)
-	switch f.Reason {
-	case authz.ReasonKeysUnavailable, authz.ReasonRevocationUnknown, authz.ReasonOverloaded, authz.ReasonInternal, authz.ReasonUnset:
-		return true
-	case authz.ReasonUnknownKey, authz.ReasonBadSignature:
-		claims, ok := authz.ReadUnverifiedClaims(raw)
-		return !f.Settled && ok && !claims.Expired(c.clock.Now())
-	}
-	return false
 }

@@ -1,4 +1,4 @@
-package receiver
+package sharedsignals
 
 import (
 	"crypto/sha256"
@@ -9,10 +9,10 @@ import (
 // maxSeen bounds the memory for processed messages, about 6 MiB.
 const maxSeen = 1 << 16
 
-// seen remembers the messages that this process has processed. Another process
+// Seen remembers the messages that this process has processed. Another process
 // may process a replayed message again, which changes nothing: the revocations
 // depend on the message alone.
-type seen struct {
+type Seen struct {
 	ttl time.Duration
 
 	mu    sync.Mutex
@@ -25,16 +25,18 @@ type seenAt struct {
 	at time.Time
 }
 
-func newSeen(ttl time.Duration) *seen {
-	return &seen{ttl: ttl, ids: map[[sha256.Size]byte]struct{}{}}
+// NewSeen returns a memory that forgets a message after ttl.
+func NewSeen(ttl time.Duration) *Seen {
+	return &Seen{ttl: ttl, ids: map[[sha256.Size]byte]struct{}{}}
 }
 
-func messageID(issuer, jti string) [sha256.Size]byte {
+// MessageID identifies a message by its issuer and the id that the issuer gave it.
+func MessageID(issuer, jti string) [sha256.Size]byte {
 	return sha256.Sum256([]byte(issuer + "\x00" + jti)) // issuers contain no NUL
 }
 
-// has reports whether the message was processed within ttl.
-func (s *seen) has(id [sha256.Size]byte, now time.Time) bool {
+// Has reports whether the message was processed within ttl.
+func (s *Seen) Has(id [sha256.Size]byte, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	drop := 0
@@ -47,9 +49,9 @@ func (s *seen) has(id [sha256.Size]byte, now time.Time) bool {
 	return ok
 }
 
-// add remembers a message. It is called after success only, so that a sender
+// Add remembers a message. It is called after success only, so that a sender
 // that was told to retry can.
-func (s *seen) add(id [sha256.Size]byte, now time.Time) {
+func (s *Seen) Add(id [sha256.Size]byte, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.ids[id]; ok {

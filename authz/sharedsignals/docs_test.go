@@ -1,7 +1,8 @@
-package receiver
+package sharedsignals
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -10,9 +11,9 @@ import (
 
 func TestDocsNameEveryEvent(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../../docs/api.md")
+	text, err := os.ReadFile("../../docs/api.md")
 	require.NoError(t, err)
 	for uri := range effects {
-		assert.Contains(t, string(text), "`"+eventName(uri)+"`")
+		assert.True(t, strings.Contains(string(text), "`"+eventName(uri)+"`"), uri)
 	}
 }
