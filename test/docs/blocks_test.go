@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/test/docs/fence"
 )
 
 // block is a fenced code block of a page.
@@ -143,24 +144,11 @@ func TestValidatorsRefuse(t *testing.T) {
 	}
 }
 
-var fenceLine = regexp.MustCompile("^( *)```(\\S*)(.*)$")
-
 // blocks returns the code blocks of a page.
 func blocks(page, text string) []block {
 	var all []block
-	var open *block
-	indent := ""
-	for n, line := range strings.Split(text, "\n") {
-		m := fenceLine.FindStringSubmatch(line)
-		switch {
-		case m == nil && open != nil:
-			open.text += strings.TrimPrefix(line, indent) + "\n"
-		case m != nil && open == nil:
-			indent, open = m[1], &block{page: page, line: n + 1, language: m[2]}
-		case m != nil:
-			all = append(all, *open)
-			open = nil
-		}
+	for _, b := range fence.Blocks(text) {
+		all = append(all, block{page: page, line: b.Line, language: b.Language, text: b.Text})
 	}
 	for i := range all {
 		all[i].siblings = all
