@@ -50,6 +50,7 @@ var validators = []validator{
 	{"drawing", drawing, isDrawing, func(*testing.T, block) error { return nil }},
 	{"syntax of a command that cannot be run here", exception, isException, checkShellSyntax},
 	{"quick start, run by TestQuickStart (test/e2e)", run, isQuickStart, namesTest("test/e2e/quickstart_test.go", "TestQuickStart")},
+	{"commands for a cluster, run by TestGuide (test/live/kubernetes)", run, isCluster, namesTest("test/live/kubernetes/guide_test.go", "TestGuide")},
 	{"commands, run against real servers", run, isShell, runShell},
 	{"policy tests, run by config test", run, isPolicyTests, runPolicyTests},
 	{"part of Envoy's configuration, validated by Envoy", run, isEnvoy, validateEnvoy},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -77,14 +78,34 @@ func (k *Kubelet) sync(ctx context.Context) error {
 			continue
 		}
 		k.next++
-		status, err := json.Marshal(map[string]any{"status": p.running(fmt.Sprintf("10.244.%d.%d", k.next/250, 1+k.next%250))})
-		if err != nil {
-			return err
-		}
 		// The pod may have been deleted meanwhile.
-		_ = k.cluster.do(ctx, http.MethodPatch, "/api/v1/namespaces/"+p.Metadata.Namespace+"/pods/"+p.Metadata.Name+"/status", string(status), nil)
+		_ = k.cluster.setRunning(ctx, p, fmt.Sprintf("10.244.%d.%d", k.next/250, 1+k.next%250))
 	}
 	return nil
+}
+
+// RunPod says of the first pod that a selector finds that it runs, with an address
+// (see AddAddress).
+func (c *Cluster) RunPod(t testing.TB, namespace, selector, ip string) {
+	t.Helper()
+	harness.Eventually(t, patience, "there is a pod "+selector, func(ctx context.Context) error {
+		var pods struct{ Items []pod }
+		if err := c.get(ctx, "/api/v1/namespaces/"+namespace+"/pods?labelSelector="+url.QueryEscape(selector), &pods); err != nil {
+			return err
+		}
+		if len(pods.Items) == 0 {
+			return errAgain
+		}
+		return c.setRunning(ctx, pods.Items[0], ip)
+	})
+}
+
+func (c *Cluster) setRunning(ctx context.Context, p pod, ip string) error {
+	status, err := json.Marshal(map[string]any{"status": p.running(ip)})
+	if err != nil {
+		return err
+	}
+	return c.do(ctx, http.MethodPatch, "/api/v1/namespaces/"+p.Metadata.Namespace+"/pods/"+p.Metadata.Name+"/status", string(status), nil)
 }
 
 func (p pod) running(ip string) map[string]any {
