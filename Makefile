@@ -12,7 +12,7 @@ GOVULNCHECK   := v1.9.0
 # The Go modules of this repository. k8s has its own, so that Kubernetes' types
 # stay out of the product's dependencies.
 MODULES := . $(dir $(wildcard k8s/go.mod))
-ALL_MODULES := $(MODULES) test/browser test/packages
+ALL_MODULES := $(MODULES) test/browser test/packages test/live
 
 # grpcnotrace leaves net/trace and its templates out of the binary; docs/dependencies.md.
 TAGS := -tags grpcnotrace
@@ -113,6 +113,17 @@ test-idp: tools ## test that a logout at a real OpenID Provider is enforced at a
 .PHONY: test-packages
 test-packages: ## build the deb and the rpm, install one and unpack the other (needs root, dpkg, rpm2cpio and cpio)
 	cd test/packages && $(GO) test -count=1 .
+
+# Outside `make test`: the first run builds Kubernetes, Istio, Envoy Gateway and Helm.
+.PHONY: live-tools
+live-tools: tools ## build the control planes of test-live into .tools/live: a quarter of an hour, once
+	@scripts/live-tools.sh
+
+.PHONY: test-live
+test-live: live-tools ## run the guides and manifests on a real Kubernetes API, Istio, Envoy Gateway and Helm (the first run builds them for a quarter of an hour)
+	@# The tests build the product in a namespace without a network.
+	@$(GO) mod download
+	cd test/live && $(GO) vet ./... && $(GO) test -count=1 -p 1 -timeout 20m ./...
 
 .PHONY: test-fast
 test-fast: ## run the tests that start no server, without the race detector, in under two minutes

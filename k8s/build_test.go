@@ -76,7 +76,7 @@ func monitored(dir string) edit {
 // pooled returns the edit that adds the pgbouncer component to an overlay.
 func pooled(dir string) edit {
 	file := dir + "/kustomization.yaml"
-	return edit{file, "\ncomponents:\n", "\ncomponents:\n  - ../../components/pgbouncer\n"}
+	return edit{file, "\ncomponents:\n", "\nsecretGenerator: [{name: pgbouncer-users, literals: [userlist.txt=a], options: {disableNameSuffixHash: true}}]\ncomponents:\n  - ../../components/pgbouncer\n"}
 }
 
 // split reads a stream of manifests.

@@ -151,6 +151,33 @@ func TestOwnServers(t *testing.T) {
 	assert.NotContains(t, job, "@postgres:", "the migration uses another database")
 }
 
+// The guide's blocks can all be used together, and what they add is in the namespace
+// of the sidecars: pgbouncer anywhere else could not be found under its name.
+func TestOwnFleet(t *testing.T) {
+	t.Parallel()
+	mine := map[string]any{}
+	for _, first := range []string{"# my/kustomization.yaml", "# also added to my/kustomization.yaml", "# for your own servers, added to my/kustomization.yaml",
+		"# for a fleet, added to my/kustomization.yaml", "# added to my/kustomization.yaml"} {
+		var part map[string]any
+		require.NoError(t, yaml.Unmarshal([]byte(block(t, "yaml", first)), &part))
+		for key, value := range part {
+			if list, ok := value.([]any); ok {
+				old, _ := mine[key].([]any)
+				value = append(old, list...)
+			}
+			mine[key] = value
+		}
+	}
+	text, err := yaml.Marshal(mine)
+	require.NoError(t, err)
+	objects, err := own(t, string(text), map[string]string{"userlist.txt": "\"jwt_bouncer\" \"the password\"\n"})
+	require.NoError(t, err)
+	assert.NoError(t, check(objects))
+	for _, name := range []string{"Deployment/pgbouncer", "Service/pgbouncer", "Secret/pgbouncer-users", "PodMonitor/jwt-bouncer", "Deployment/jwt-bouncer"} {
+		assert.Equal(t, "jwt-bouncer", find(t, objects, name).namespace, name)
+	}
+}
+
 // The guide's egress rules for a managed PostgreSQL are the same with kustomize
 // and with Helm, and keep the existing rules.
 func TestExtraEgress(t *testing.T) {

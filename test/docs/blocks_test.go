@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/test/docs/fence"
 )
 
 // block is a fenced code block of a page.
@@ -49,6 +50,7 @@ var validators = []validator{
 	{"drawing", drawing, isDrawing, func(*testing.T, block) error { return nil }},
 	{"syntax of a command that cannot be run here", exception, isException, checkShellSyntax},
 	{"quick start, run by TestQuickStart (test/e2e)", run, isQuickStart, namesTest("test/e2e/quickstart_test.go", "TestQuickStart")},
+	{"commands for a cluster, run by TestGuide (test/live/kubernetes)", run, isCluster, namesTest("test/live/kubernetes/guide_test.go", "TestGuide")},
 	{"commands, run against real servers", run, isShell, runShell},
 	{"policy tests, run by config test", run, isPolicyTests, runPolicyTests},
 	{"part of Envoy's configuration, validated by Envoy", run, isEnvoy, validateEnvoy},
@@ -143,24 +145,11 @@ func TestValidatorsRefuse(t *testing.T) {
 	}
 }
 
-var fenceLine = regexp.MustCompile("^( *)```(\\S*)(.*)$")
-
 // blocks returns the code blocks of a page.
 func blocks(page, text string) []block {
 	var all []block
-	var open *block
-	indent := ""
-	for n, line := range strings.Split(text, "\n") {
-		m := fenceLine.FindStringSubmatch(line)
-		switch {
-		case m == nil && open != nil:
-			open.text += strings.TrimPrefix(line, indent) + "\n"
-		case m != nil && open == nil:
-			indent, open = m[1], &block{page: page, line: n + 1, language: m[2]}
-		case m != nil:
-			all = append(all, *open)
-			open = nil
-		}
+	for _, b := range fence.Blocks(text) {
+		all = append(all, block{page: page, line: b.Line, language: b.Language, text: b.Text})
 	}
 	for i := range all {
 		all[i].siblings = all

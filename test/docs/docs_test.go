@@ -47,7 +47,7 @@ func pages(t *testing.T) map[string]string {
 var (
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ +(.+)$`)
-	fence   = regexp.MustCompile("(?ms)^```.*?^```")
+	fences  = regexp.MustCompile("(?ms)^```.*?^```")
 	notWord = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
@@ -55,7 +55,7 @@ func TestLinks(t *testing.T) {
 	t.Parallel()
 	all := pages(t)
 	for path, text := range all {
-		for _, m := range link.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
+		for _, m := range link.FindAllStringSubmatch(fences.ReplaceAllString(text, ""), -1) {
 			target := m[1]
 			if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
 				continue
@@ -79,7 +79,7 @@ func TestLinks(t *testing.T) {
 // anchors returns the anchors that GitHub makes of a page's headings.
 func anchors(page string) []string {
 	var out []string
-	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
+	for _, m := range heading.FindAllStringSubmatch(fences.ReplaceAllString(page, ""), -1) {
 		s := notWord.ReplaceAllString(strings.ToLower(strings.ReplaceAll(m[1], "`", "")), "")
 		out = append(out, strings.ReplaceAll(strings.TrimSpace(s), " ", "-"))
 	}

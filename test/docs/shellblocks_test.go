@@ -38,6 +38,11 @@ func isQuickStart(b block) bool {
 	return isShell(b) && b.page == "README.md" && strings.Contains(b.text, " init --issuer ")
 }
 
+// isCluster: the commands of a guide that `make test-live` runs on a real API server.
+func isCluster(b block) bool {
+	return isShell(b) && b.page == "docs/kubernetes.md" && outside.MatchString(b.text)
+}
+
 func isException(b block) bool { return isShell(b) && reason.MatchString(b.text) }
 
 func checkShellSyntax(t *testing.T, b block) error {

@@ -198,7 +198,7 @@ var (
 // with different programs, which disagree about lists and what is in them.
 func shows(t *testing.T, name, source string, p sitePage) {
 	t.Helper()
-	prose := fence.ReplaceAllString(indentedFence.ReplaceAllString(source, ""), "")
+	prose := fences.ReplaceAllString(indentedFence.ReplaceAllString(source, ""), "")
 	assert.Equal(t, len(blocks(name, source)), p.counts["pre"], "%s: code blocks", name)
 	assert.Equal(t, len(listItem.FindAllString(prose, -1)), p.counts["li"], "%s: items of lists", name)
 	assert.Equal(t, len(tableRow.FindAllString(prose, -1))-p.counts["table"], p.counts["tr"], "%s: rows of tables", name)
@@ -214,7 +214,7 @@ func TestExternalLinks(t *testing.T) {
 	t.Parallel()
 	found := 0
 	for path, text := range pages(t) {
-		prose := span.ReplaceAllString(fence.ReplaceAllString(indentedFence.ReplaceAllString(text, ""), ""), "")
+		prose := span.ReplaceAllString(fences.ReplaceAllString(indentedFence.ReplaceAllString(text, ""), ""), "")
 		for _, m := range regexp.MustCompile(`(?:\]\(|<|\]: )([a-z]+://[^)>\s]*)`).FindAllStringSubmatch(prose, -1) {
 			found++
 			u, err := url.Parse(m[1])

@@ -58,6 +58,9 @@ func TestDependencies(t *testing.T) {
 	modules := files(t, func(path string) bool { return filepath.Base(path) == "go.mod" })
 	require.GreaterOrEqual(t, len(modules), 3)
 	for _, file := range modules {
+		if strings.HasPrefix(file, liveTools) {
+			continue
+		}
 		text := strings.ReplaceAll(read(t, file), "jwtbouncer v0.0.0", "") // the product itself
 		var want, got []string
 		for _, m := range required.FindAllStringSubmatch(text, -1) {
@@ -72,6 +75,32 @@ func TestDependencies(t *testing.T) {
 		assert.Equalf(t, want, got, "direct requirements of %s (expected) and the rows of docs/dependencies.md (actual)", file)
 	}
 }
+
+// liveTools holds the modules that pin the programs of `make test-live`. They
+// contain no code, so they require nothing directly.
+const liveTools = "test/live/tools/"
+
+// TestLiveTools: docs/dependencies.md lists exactly the modules whose programs
+// `make live-tools` builds.
+func TestLiveTools(t *testing.T) {
+	t.Parallel()
+	_, section, _ := strings.Cut(read(t, "docs/dependencies.md"), "\n## test/live/tools\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	want, got := map[string]bool{}, map[string]bool{}
+	for _, file := range files(t, func(path string) bool { return strings.HasPrefix(path, liveTools) && filepath.Base(path) == "go.mod" }) {
+		for _, m := range toolLine.FindAllStringSubmatch(read(t, file), -1) {
+			want[m[1]] = true
+		}
+	}
+	for _, m := range listed.FindAllStringSubmatch(section, -1) {
+		got[m[1]] = true
+	}
+	require.Greater(t, len(want), 4)
+	assert.Equal(t, want, got, "the tools (expected) and the rows of docs/dependencies.md (actual)")
+}
+
+// toolLine is a tool of a go.mod; its package follows the module's path.
+var toolLine = regexp.MustCompile(`(?m)^(?:tool |\t)([\w.-]+\.[\w./-]+?)(?:/(?:pilot/)?cmd/[\w-]+)?$`)
 
 // TestDependabot: each file that names dependencies is in .github/dependabot.yml, and
 // `make tidy` checks each go.mod.
@@ -99,7 +128,8 @@ func TestDependabot(t *testing.T) {
 		switch {
 		case name == "go.mod":
 			want["gomod "+dir] = true
-			assert.Containsf(t, read(t, "Makefile"), "ALL_MODULES := $(MODULES) test/browser test/packages\n", "make tidy must check %s", file)
+			// go mod tidy would fetch what the tests of all of Kubernetes need.
+			assert.Containsf(t, read(t, "Makefile"), "ALL_MODULES := $(MODULES) test/browser test/packages test/live\n", "make tidy must check %s", file)
 		case name == "package.json":
 			want["npm "+dir] = true
 		case strings.HasPrefix(name, "Dockerfile"):

@@ -16,8 +16,8 @@ import (
 
 // Front is an Envoy with ext_authz in front of an upstream.
 type Front struct {
-	*EnvoyServer
-	URL string
+	*EnvoyServer // nil if the harness has not started it
+	URL          string
 
 	client *http.Client
 }
@@ -93,9 +93,18 @@ static_resources:
 // FrontOf returns a client of a listener of e.
 func FrontOf(t testing.TB, e *EnvoyServer, listener string) *Front {
 	t.Helper()
+	f := FrontAt(t, "http://"+e.Addr(listener))
+	f.EnvoyServer = e
+	return f
+}
+
+// FrontAt returns a client of an Envoy that the harness has not started. Its
+// EnvoyServer is nil.
+func FrontAt(t testing.TB, url string) *Front {
+	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &Front{EnvoyServer: e, URL: "http://" + e.Addr(listener), client: &http.Client{
+	return &Front{URL: url, client: &http.Client{
 		Transport: transport, Timeout: 20 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -1,0 +1,9 @@
+package kubernetes
+
+import (
+	"testing"
+
+	"jwtbouncer/test/live"
+)
+
+func TestMain(m *testing.M) { live.Main(m) }
