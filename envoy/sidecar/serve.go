@@ -22,7 +22,6 @@ import (
 	"jwtbouncer/authz/httpapi/page"
 	"jwtbouncer/authz/httpapi/receiver"
 	"jwtbouncer/authz/policy"
-	"jwtbouncer/authz/sharedsignals"
 	"jwtbouncer/envoy"
 )
 
@@ -95,6 +94,13 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 			_ = grpcL.Close()
 			return err
 		}
+	} else if len(s.EventStreams) > 0 {
+		signals, err := newSignals(s, core.events, nil, core.revoker, log, registry)
+		if err != nil {
+			_ = grpcL.Close()
+			return err
+		}
+		core.poll(loops, signals)
 	}
 	log.Info("listening", "grpc", grpcL.Addr().String(), "http", s.Listen.HTTP, "store", core.store.Name(), "replica", s.Revocation.Replica, "version", p.Version)
 
@@ -198,15 +204,15 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	if err != nil {
 		return nil, nil, err
 	}
-	signals, err := sharedsignals.New(sharedsignals.Options{
-		Config: s.API.Events, Verifier: c.events, Revoker: api.Writer(), Registry: registry, Logger: api.Options().Logger, Clock: authz.SystemClock{},
-	})
+	signals, err := newSignals(s, c.events, api.Writer(), nil, api.Options().Logger, registry)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := receiver.Register(api, c.events, signals); err != nil {
+	if err := receiver.Register(api, c.events, signals.receiver); err != nil {
 		return nil, nil, err
 	}
+	receiver.RegisterVerification(api, signals.received)
+	c.poll(ctx, signals)
 	if s.API.Page {
 		sample := page.Register(api)
 		c.loops.Go(func() { c.loop(ctx, "samples of the page", sample) })
