@@ -97,7 +97,7 @@ type API struct {
 func (o *Options) validate(report authz.Report) {
 	o.Config.Validate(func(path, format string, args ...any) { report("api."+path, format, args...) })
 	o.Config.ValidateListen(o.Listen, report)
-	o.Config.ValidateIssuers(o.Issuers.Verified, o.Issuers.All(), report)
+	o.Config.ValidateIssuers(o.Issuers, report)
 	for name, missing := range map[string]bool{
 		"Revoker": o.Revoker == nil, "Lister": o.Lister == nil, "Gatherer": o.Gatherer == nil,
 		"Registry": o.Registry == nil, "Logger": o.Logger == nil, "Clock": o.Clock == nil,

@@ -137,20 +137,20 @@ func (c Config) ValidateUnserved(report authz.Report) {
 	}
 }
 
-// ValidateIssuers checks the issuers that the stanza names against those with
-// configured keys, and all. It reports paths of the whole configuration.
-func (c Config) ValidateIssuers(issuers, all []string, report authz.Report) {
+// ValidateIssuers checks the issuers that the stanza names. It reports paths of the
+// whole configuration.
+func (c Config) ValidateIssuers(issuers authz.Issuers, report authz.Report) {
 	verified := func(path, iss string) {
-		if !slices.Contains(issuers, iss) {
+		if !slices.Contains(issuers.Verified, iss) {
 			report(path, "%q is not under issuers; its keys are needed to verify its messages", iss)
 		}
 	}
-	c.Events.ValidateIssuers(issuers, all, func(path, format string, args ...any) { report("api.events."+path, format, args...) })
+	c.Events.ValidateIssuers(issuers, func(path, format string, args ...any) { report("api.events."+path, format, args...) })
 	switch {
 	case len(c.Keycloak.Clients) == 0:
 	case c.Keycloak.Issuer != "":
 		verified("api.keycloak.issuer", c.Keycloak.Issuer)
-	case len(issuers) != 1:
+	case len(issuers.Verified) != 1:
 		report("api.keycloak.issuer", "is required unless exactly one issuer is configured")
 	}
 }

@@ -2,6 +2,7 @@ package sharedsignals
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -13,6 +14,6 @@ func TestDocsNameEveryEvent(t *testing.T) {
 	text, err := os.ReadFile("../../docs/api.md")
 	require.NoError(t, err)
 	for uri := range effects {
-		assert.Contains(t, string(text), "`"+eventName(uri)+"`")
+		assert.True(t, strings.Contains(string(text), "`"+eventName(uri)+"`"), uri)
 	}
 }

@@ -13,10 +13,13 @@ import (
 type effect uint8
 
 const (
-	noEffect            effect = iota // acknowledged; no token is revoked
-	revokeSession                     // the session's tokens, or the subject's if no session is named
-	revokeSubject                     // the subject's tokens issued up to the event
-	revokeUnlessCreated               // like revokeSubject, unless a credential was merely added
+	noEffect      effect = iota // acknowledged; no token is revoked
+	revokeSession               // the session's tokens, or the subject's if no session is named
+	revokeSubject               // the subject's tokens issued up to the event
+	byChange                    // CAEP 1.0, section 3.3: revokeSubject, unless a credential was merely added
+	byAssurance                 // section 3.4: Policy.AssuranceLevel decides
+	byCompliance                // section 3.5: Policy.DeviceCompliance decides
+	byRisk                      // section 3.8: Policy.RiskLevel decides
 )
 
 const (
@@ -26,50 +29,85 @@ const (
 	ssf   = "https://schemas.openid.net/secevent/ssf/event-type/"
 )
 
-// effects of the known events. Others are acknowledged and counted as ignored:
-// the transmitter did its part.
+// effects of the events of CAEP 1.0 (section 3), RISC 1.0 (section 2), SSF 1.0 and
+// the OAuth event types. Others are acknowledged and counted as ignored: the
+// transmitter did its part.
 var effects = map[string]effect{
-	caep + "session-revoked":                    revokeSession,
-	caep + "credential-change":                  revokeUnlessCreated,
-	caep + "token-claims-change":                revokeSubject,
-	risc + "account-disabled":                   revokeSubject,
-	risc + "account-purged":                     revokeSubject,
+	caep + "session-revoked":          revokeSession,
+	caep + "token-claims-change":      revokeSubject,
+	caep + "credential-change":        byChange,
+	caep + "assurance-level-change":   byAssurance,
+	caep + "device-compliance-change": byCompliance,
+	caep + "risk-level-change":        byRisk,
+	caep + "session-established":      noEffect,
+	caep + "session-presented":        noEffect,
+
 	risc + "account-credential-change-required": revokeSubject,
-	risc + "credential-compromise":              revokeSubject,
-	risc + "sessions-revoked":                   revokeSubject,
-	oauth + "tokens-revoked":                    revokeSubject,
+	risc + "account-purged":                     revokeSubject,
+	risc + "account-disabled":                   revokeSubject,
 	risc + "account-enabled":                    noEffect,
-	ssf + "verification":                        noEffect,
-	ssf + "stream-updated":                      noEffect,
+	risc + "identifier-changed":                 revokeSubject, // the subject is the old value: tokens with it are out of date
+	risc + "identifier-recycled":                revokeSubject, // it is somebody else's from now on
+	risc + "credential-compromise":              revokeSubject,
+	risc + "opt-in":                             noEffect,
+	risc + "opt-out-initiated":                  noEffect,
+	risc + "opt-out-cancelled":                  noEffect,
+	risc + "opt-out-effective":                  noEffect, // the transmitter falls silent about the account; its tokens stay good
+	risc + "recovery-activated":                 noEffect,
+	risc + "recovery-information-changed":       noEffect,
+	risc + "sessions-revoked":                   revokeSubject,
+
+	oauth + "tokens-revoked": revokeSubject,
+
+	ssf + "verification":   noEffect,
+	ssf + "stream-updated": noEffect,
+}
+
+// effectOf returns what an event does under the policy: noEffect, revokeSession or
+// revokeSubject. What the event does not say is read strictly.
+func (p Policy) effectOf(uri string, payload map[string]any) effect {
+	spared := false
+	switch e := effects[uri]; e {
+	case byChange:
+		spared = text(payload, "change_type") == "create"
+	case byAssurance:
+		spared = p.AssuranceLevel == never || p.AssuranceLevel != onChange && text(payload, "change_direction") == "increase"
+	case byCompliance:
+		spared = p.DeviceCompliance == never || text(payload, "current_status") == "compliant"
+	case byRisk:
+		level := strings.ToUpper(text(payload, "current_level"))
+		spared = p.RiskLevel == never || level == "LOW" || level == "MEDIUM" && p.RiskLevel != onMedium
+	default:
+		return e
+	}
+	if spared {
+		return noEffect
+	}
+	return revokeSubject
 }
 
 // eventRequests derives revocation requests from the events of one token. It is
 // an error if an event that has an effect identifies no token: it must not be
 // acknowledged as if it were enforced.
 func (r *Receiver) eventRequests(t *authz.Token, events map[string]any) ([]authz.RevocationRequest, error) {
-	issuers := r.o.Config.SpeaksFor[t.Issuer] // that the transmitter may report about
-	if len(issuers) == 0 {
-		issuers = []string{t.Issuer}
-	}
 	var out []authz.RevocationRequest
 	for _, uri := range slices.Sorted(maps.Keys(events)) {
 		payload, ok := events[uri].(map[string]any)
 		if !ok {
 			return nil, fmt.Errorf("event %s is not an object", eventName(uri))
 		}
-		effect := effects[uri]
-		if effect == noEffect || effect == revokeUnlessCreated && text(payload, "change_type") == "create" {
+		effect := r.o.Config.RevokeOn.effectOf(uri, payload)
+		if effect == noEffect {
 			continue
 		}
-		s := subject{
-			issuers: issuers, transmitter: t.Issuer, session: effect == revokeSession,
-			notBefore: authz.IssuedThrough(eventTime(t, payload)), reason: eventReason(uri, payload),
-		}
+		s := r.o.Config.Subject(t.Issuer)
+		s.session, s.alsoSubject = effect == revokeSession, r.o.Config.AlsoSubject
+		s.NotBefore, s.Reason = authz.IssuedThrough(eventTime(t, payload)), eventReason(uri, payload)
 		subjects := slices.DeleteFunc([]any{t.Claims["sub_id"], payload["subject"]}, func(id any) bool { return id == nil })
 		for _, id := range subjects {
-			requests, err := s.requests(id, 0)
+			requests, err := s.Requests(id)
 			if err != nil {
-				return nil, fmt.Errorf("subject of %s: %w", eventName(uri), err)
+				return nil, fmt.Errorf("the subject of %s %w", eventName(uri), err)
 			}
 			out = append(out, requests...)
 		}

@@ -177,7 +177,7 @@ func (s *Settings) validate(f *config.File) {
 	s.API.Validate(f.At("api"))
 	if s.Listen.HTTP != "" {
 		s.API.ValidateListen(s.Listen.HTTP, f.At(""))
-		s.API.ValidateIssuers(s.RevocableIssuers().Verified, s.TokenIssuers(), f.At(""))
+		s.API.ValidateIssuers(s.RevocableIssuers(), f.At(""))
 	}
 	introspectors := introspect.ValidateAll(s.Introspection, s.Revocation.MaxStaleness, f.At("introspection"))
 	// Errors of the binding stanza itself are reported below.

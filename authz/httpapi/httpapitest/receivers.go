@@ -44,12 +44,12 @@ func NewReceivers(t *testing.T, change func(*Setup)) *Receivers {
 		d.keys = append(d.keys, path)
 	}
 	var err error
-	d.Verifier, err = issuer.NewVerifier(configs, issuer.VerifierOptions{})
+	d.Verifier, err = issuer.NewVerifier(configs, issuer.VerifierOptions{RevocableClaims: revocableClaims})
 	require.NoError(t, err)
 	t.Cleanup(d.Verifier.Close)
 	require.NoError(t, d.Verifier.Refresh(t.Context()))
 	d.Bench = New(t, func(s *Setup) {
-		s.Issuers.Verified = []string{IssuerA, IssuerB}
+		s.Issuers.Verified, s.Issuers.Claims = []string{IssuerA, IssuerB}, revocableClaims
 		s.Verifier = d.Verifier
 		s.Config.Logout.Audiences = []string{"shop"}
 		s.Config.Events.Audiences = []string{"https://bouncer.example/ssf"}
@@ -61,6 +61,9 @@ func NewReceivers(t *testing.T, change func(*Setup)) *Receivers {
 	})
 	return d
 }
+
+// revocableClaims are the claims by which tokens can be revoked.
+var revocableClaims = []string{"email", "phone", "uid", "tenant"}
 
 // metadata is the document of a resource with every member, as the product
 // makes it.
