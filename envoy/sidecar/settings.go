@@ -189,7 +189,7 @@ func (s *Settings) validate(f *config.File) {
 	s.Resource.Validate(f.At("resource"))
 	if s.Listen.HTTP == "" {
 		s.API.ValidateUnserved(f.At("api"))
-		s.API.Events.ValidateIssuers(s.RevocableIssuers().Verified, s.TokenIssuers(), f.At("api.events"))
+		s.API.Events.ValidateIssuers(s.RevocableIssuers(), f.At("api.events"))
 		if s.Resource.Resource != "" {
 			f.Invalid("resource", "the metadata is served on listen.http, which is empty")
 		}
