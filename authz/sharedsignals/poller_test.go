@@ -40,7 +40,9 @@ func (l *ledger) Revoke(_ context.Context, _, _ string, requests []authz.Revocat
 		return authz.Receipt{}, l.fail
 	}
 	for _, q := range requests {
-		l.subs = append(l.subs, *q.Sub)
+		if q.Sub != nil {
+			l.subs = append(l.subs, *q.Sub)
+		}
 	}
 	return authz.Receipt{}, nil
 }
@@ -186,6 +188,20 @@ func TestPollReportsErrors(t *testing.T) {
 	assert.NotEmpty(t, errs["no-jwt"].Description)
 	assert.Len(t, errs, 3)
 	assert.Equal(t, []string{"carol"}, p.ledger.subs)
+}
+
+// Keycloak's event for a user who is signed out everywhere names no session, but
+// "ALL": the user's tokens are revoked, not those of a session of that name.
+func TestPollEverySession(t *testing.T) {
+	t.Parallel()
+	p := newPolling(t, nil)
+	for _, session := range []string{"ALL", "s-1"} {
+		p.Send(sessionRevoked, map[string]any{"format": "complex", "user": p.user(session + "'s user"), "session": map[string]any{"format": "opaque", "id": session}}, nil)
+	}
+	p.step(t)
+	p.step(t)
+	assert.Len(t, p.Acked(), 2)
+	assert.Equal(t, []string{"ALL's user"}, p.ledger.subs)
 }
 
 func TestPollTakesMore(t *testing.T) {
