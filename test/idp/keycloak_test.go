@@ -32,7 +32,7 @@ type keycloak struct {
 
 func (k *keycloak) send(method, path, contentType, body string, header ...string) []byte {
 	k.t.Helper()
-	req, err := http.NewRequestWithContext(k.t.Context(), method, *keycloakURL+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.WithoutCancel(k.t.Context()), method, *keycloakURL+path, strings.NewReader(body))
 	if err != nil {
 		k.t.Fatal(err)
 	}
