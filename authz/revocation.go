@@ -267,7 +267,7 @@ func Requester(actor string) (name, through string) {
 // sources are the beginnings of actors.
 var sources = map[string]string{
 	"cli": "command line", "api": "HTTP API", "page": "page", "client": "RFC 7009 (OAuth revocation)", "logout": "back-channel logout",
-	"ssf": "Shared Signals event", "keycloak": "Keycloak",
+	"ssf": "Shared Signals event", "keycloak": "Keycloak", "gtr": "Global Token Revocation",
 }
 
 // Lister is the read side for people, newest first.

@@ -59,6 +59,7 @@ const (
 	SourceLogout   = "backchannel_logout"
 	SourceEvents   = sharedsignals.Source
 	SourceKeycloak = "keycloak"
+	SourceGlobal   = "global_token_revocation"
 )
 
 // Access says who may call an endpoint.

@@ -22,6 +22,7 @@ type Config struct {
 	Logout              LogoutConfig         `yaml:"logout" doc:"OpenID Connect back-channel logout."`
 	Events              sharedsignals.Config `yaml:"events" doc:"Shared Signals events pushed according to RFC 8935."`
 	Keycloak            KeycloakConfig       `yaml:"keycloak" doc:"Keycloak's pushed admin actions."`
+	Global              GlobalConfig         `yaml:"global_token_revocation" doc:"Global Token Revocation, which Okta\'s Universal Logout calls."`
 	Page                bool                 `yaml:"page" doc:"Serve the operator's page at /. Default true."`
 	ReadTimeout         time.Duration        `yaml:"read_timeout" doc:"Maximum time to receive a request; 0 means 15s."`
 	WriteTimeout        time.Duration        `yaml:"write_timeout" doc:"Maximum time to answer a request, including the ledger's commit but not the wait of wait=enforced; 0 means 15s."`
@@ -44,6 +45,11 @@ type LogoutConfig struct {
 type KeycloakConfig struct {
 	Issuer  string   `yaml:"issuer" doc:"The configured issuer (realm) whose admin actions are accepted; the actions themselves name none. Optional if exactly one issuer is configured."`
 	Clients []string `yaml:"clients" doc:"The client ids that the actions are addressed to (resource). Empty: the endpoints do not exist."`
+}
+
+// GlobalConfig is the stanza "api.global_token_revocation".
+type GlobalConfig struct {
+	Audiences []string `yaml:"audiences" doc:"The audiences (aud) of the JWTs with which identity providers, which must be under issuers, authenticate their requests; Okta's is the URL of the endpoint. Each may end the tokens of its own subjects and those of api.events.speaks_for. Empty: the endpoint accepts API tokens only."`
 }
 
 // DefaultConfig returns the stanza's defaults.
@@ -89,7 +95,7 @@ func (c Config) Validate(report authz.Report) {
 	if c.UnverifiedPerMinute < 0 || c.UnverifiedPerMinute > 60_000 {
 		report("unverified_per_minute", "must be between 1 and 60000, not %d", c.UnverifiedPerMinute)
 	}
-	for path, list := range map[string][]string{"logout.audiences": c.Logout.Audiences, "keycloak.clients": c.Keycloak.Clients} {
+	for path, list := range map[string][]string{"logout.audiences": c.Logout.Audiences, "keycloak.clients": c.Keycloak.Clients, "global_token_revocation.audiences": c.Global.Audiences} {
 		for i, s := range list {
 			if s == "" {
 				report(authz.ItemPath(path, i), "must not be empty")
@@ -130,6 +136,7 @@ func (c Config) ValidateUnserved(report authz.Report) {
 	for path, n := range map[string]int{
 		"clients": len(c.Clients), "logout.audiences": len(c.Logout.Audiences),
 		"events.audiences": len(c.Events.Audiences), "keycloak.clients": len(c.Keycloak.Clients),
+		"global_token_revocation.audiences": len(c.Global.Audiences),
 	} {
 		if n > 0 {
 			report(path, "the endpoint is served on listen.http, which is empty; set listen.http, or remove this setting")

@@ -42,7 +42,7 @@ func TestDocsCommands(t *testing.T) {
 		o.Draining = draining
 	})
 	variables := strings.NewReplacer(
-		"$API_TOKEN", httpapitest.APIToken, "$ACCESS_TOKEN", d.A.Mint(nil), "$LOGOUT_TOKEN", d.LogoutToken(nil), "$SECURITY_EVENT", d.EventToken(nil),
+		"$API_TOKEN", httpapitest.APIToken, "$ACCESS_TOKEN", d.A.Mint(nil), "$LOGOUT_TOKEN", d.LogoutToken(nil), "$SECURITY_EVENT", d.EventToken(nil), "$LOGOUT_JWT", d.GlobalJWT(nil),
 		"$KEYCLOAK_NOT_BEFORE", d.AdminAction(httpapitest.Claims{"action": "PUSH_NOT_BEFORE", "notBefore": httpapitest.Ago(time.Minute)}), "$KEYCLOAK_LOGOUT", d.AdminAction(nil),
 		"$KEYCLOAK_TEST", d.AdminAction(httpapitest.Claims{"action": "TEST_AVAILABILITY"}))
 	visited := map[string]bool{}
@@ -148,7 +148,7 @@ func TestDocsComplete(t *testing.T) {
 	}{httpapi.DefaultConfig()}
 	require.NoError(t, yaml.NewDecoder(strings.NewReader(stanza), yaml.DisallowUnknownField()).Decode(&file))
 	file.API.Validate(func(path, format string, args ...any) { t.Errorf("%s: "+format, append([]any{path}, args...)...) })
-	for _, of := range []reflect.Type{reflect.TypeFor[httpapi.Config](), reflect.TypeFor[httpapi.ClientConfig](), reflect.TypeFor[httpapi.LogoutConfig](), reflect.TypeFor[sharedsignals.Config](), reflect.TypeFor[httpapi.KeycloakConfig]()} {
+	for _, of := range []reflect.Type{reflect.TypeFor[httpapi.Config](), reflect.TypeFor[httpapi.ClientConfig](), reflect.TypeFor[httpapi.LogoutConfig](), reflect.TypeFor[sharedsignals.Config](), reflect.TypeFor[httpapi.KeycloakConfig](), reflect.TypeFor[httpapi.GlobalConfig](), reflect.TypeFor[sharedsignals.Policy]()} {
 		for i := range of.NumField() {
 			assert.Contains(t, stanza, of.Field(i).Tag.Get("yaml")+":", "setting")
 		}

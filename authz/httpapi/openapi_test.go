@@ -122,6 +122,14 @@ func TestOpenAPIStatuses(t *testing.T) {
 	form := httpapitest.FormBody
 	post("/v1/revocations", "application/json", `{}`, func(*httpapitest.Receivers) string { return `{"jti":"x","iss":"` + httpapitest.IssuerA + `"}` }, bearer...)
 	post("/oauth2/revoke", httpapitest.FormType, form("token", "x"), func(d *httpapitest.Receivers) string { return form("token", d.A.Mint(nil)) }, bearer...)
+	const global = "/oauth2/global-token-revocation"
+	subject := func(sub string) string {
+		return `{"sub_id":{"format":"iss_sub","iss":"` + httpapitest.IssuerA + `","sub":"` + sub + `"}}`
+	}
+	post(global, "application/json", `{}`, func(*httpapitest.Receivers) string { return subject("bob") }, bearer...)
+	calls["POST "+global] = append(calls["POST "+global],
+		call{normal.Bench, global, subject(strings.Repeat("x", authz.MaxIdentifier+1)), append([]string{"Content-Type", "application/json"}, bearer...)},
+		call{keyless.Bench, global, subject("bob"), []string{"Content-Type", "application/json", "Authorization", "Bearer " + keyless.GlobalJWT(nil)}})
 	post("/oidc/backchannel-logout", httpapitest.FormType, form("x", "x"), func(d *httpapitest.Receivers) string { return form("logout_token", d.LogoutToken(nil)) })
 	post("/ssf/events", httpapitest.EventType, "x", func(d *httpapitest.Receivers) string { return d.EventToken(nil) })
 	for path, action := range map[string]string{"k_push_not_before": "PUSH_NOT_BEFORE", "k_logout": "LOGOUT", "k_test_available": "TEST_AVAILABILITY"} {

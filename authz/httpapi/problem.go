@@ -24,6 +24,7 @@ var problemTypes = map[int]struct{ name, title string }{
 	http.StatusMethodNotAllowed:      {"method-not-allowed", "The resource does not have this method"},
 	http.StatusRequestEntityTooLarge: {"content-too-large", "The body is too large"},
 	http.StatusUnsupportedMediaType:  {"unsupported-media-type", "The body has another type than is needed"},
+	http.StatusUnprocessableEntity:   {"not-revocable", "The subject cannot be revoked"},
 	http.StatusInternalServerError:   {"internal-error", "Internal error"},
 	http.StatusServiceUnavailable:    {"unavailable", "Temporarily unavailable"},
 	http.StatusGatewayTimeout:        {"outcome-unknown", "Outcome unknown"},

@@ -40,7 +40,7 @@ func NewWriter(o WriterOptions) (*Writer, error) {
 	}, []string{"source", "outcome"})}
 	// All series exist from the start: rate and increase miss the first event of
 	// a series that begins with it.
-	for _, source := range []string{SourceAPI, SourcePage, SourceOAuth, SourceLogout, SourceEvents, SourceKeycloak} {
+	for _, source := range []string{SourceAPI, SourcePage, SourceOAuth, SourceLogout, SourceEvents, SourceKeycloak, SourceGlobal} {
 		for _, outcome := range []string{"stored", "refused", "unavailable", "unknown"} {
 			w.counter.WithLabelValues(source, outcome)
 		}

@@ -50,6 +50,7 @@ func TestSecurityEvents(t *testing.T) {
 		"session-revoked, complex":           {sub(httpapitest.Claims{"format": "complex", "session": opaque("s-1"), "user": issSub(httpapitest.IssuerA, "someone else"), "tenant": opaque("t")}), "", &yes},
 		"session-revoked, user + device":     {sub(httpapitest.Claims{"format": "complex", "user": issSub(httpapitest.IssuerA, "bob"), "device": opaque("d")}), "", &yes},
 		"complex without format":             {sub(httpapitest.Claims{"user": issSub(httpapitest.IssuerA, "bob")}), "", &yes},
+		"complex, format a number":           {sub(httpapitest.Claims{"format": 7, "user": issSub(httpapitest.IssuerA, "bob")}), "invalid_request", &no},
 		"complex, opaque user":               {sub(httpapitest.Claims{"format": "complex", "user": opaque("bob")}), "", &yes},
 		"subject inside the event":           {join(sub(nil), events(sharedsignals.CAEP+"session-revoked", httpapitest.Claims{"subject": issSub(httpapitest.IssuerA, "bob")})), "", &yes},
 		"legacy RISC subject":                {join(sub(nil), events(sharedsignals.RISC+"account-disabled", httpapitest.Claims{"subject": httpapitest.Claims{"subject_type": "iss-sub", "iss": httpapitest.IssuerA, "sub": "bob"}})), "", &yes},

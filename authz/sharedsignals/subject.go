@@ -49,6 +49,9 @@ func (s Subject) requests(v any, depth int) ([]authz.RevocationRequest, error) {
 	if !ok || depth > 2 {
 		return nil, errNoIdentifier
 	}
+	if err := checkIssuer(id); err != nil {
+		return nil, err
+	}
 	switch format := formatOf(id); format {
 	case "jwt_id":
 		return s.request(authz.KindJTI, text(id, "iss"), text(id, "jti"))
@@ -71,11 +74,25 @@ func (s Subject) requests(v any, depth int) ([]authz.RevocationRequest, error) {
 // 9493, and transmitters use it still (RISC 1.0, section 3); complex subjects had
 // no format in earlier drafts.
 func formatOf(id map[string]any) string {
-	format := cmp.Or(text(id, "format"), strings.ReplaceAll(text(id, "subject_type"), "-", "_"))
-	if format == "" && (id["user"] != nil || id["session"] != nil) {
+	if _, named := id["format"]; named {
+		return text(id, "format")
+	}
+	if legacy := text(id, "subject_type"); legacy != "" {
+		return strings.ReplaceAll(legacy, "-", "_")
+	}
+	if id["user"] != nil || id["session"] != nil {
 		return "complex"
 	}
-	return format
+	return ""
+}
+
+// checkIssuer refuses an identifier that must name its issuer, and does not: without
+// a name it would be one of every issuer that the speaker speaks for.
+func checkIssuer(id map[string]any) error {
+	if format := formatOf(id); (format == "iss_sub" || format == "jwt_id") && text(id, "iss") == "" {
+		return errEmpty
+	}
+	return nil
 }
 
 // opaque is an identifier of the issuer's own: the sub or, in an event about a
@@ -239,6 +256,9 @@ func (s Subject) memberSession(id map[string]any, depth int) ([]authz.Revocation
 	if !ok {
 		return nil, errNoIdentifier
 	}
+	if err := checkIssuer(session); err != nil {
+		return nil, err
+	}
 	var out []authz.RevocationRequest
 	var err error
 	switch formatOf(session) {
@@ -266,6 +286,9 @@ func (s Subject) member(name string, v any) ([]authz.RevocationRequest, error) {
 	id, ok := v.(map[string]any)
 	if !ok {
 		return nil, errNoIdentifier
+	}
+	if err := checkIssuer(id); err != nil {
+		return nil, err
 	}
 	if name != "application" || s.Claims[name] != "" {
 		return s.byClaim(name, id)

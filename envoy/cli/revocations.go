@@ -20,7 +20,7 @@ type filterFlags struct {
 	Iss     string `name:"iss" help:"Only revocations of this issuer's tokens."`
 	Value   string `help:"Only revocations of this value: a jti, sub, sid, kid, client or actor, or NAME=VALUE of a claim."`
 	Since   string `placeholder:"TIME" help:"Only revocations requested then or later (RFC 3339 or Unix seconds)."`
-	By      string `placeholder:"NAME" help:"Only revocations of this requester, such as cli:bob, or through this source: cli:, api:, page:, client:, logout:, ssf: or keycloak:."`
+	By      string `placeholder:"NAME" help:"Only revocations of this requester, such as cli:bob, or through this source: cli:, api:, page:, client:, logout:, ssf:, keycloak: or gtr:."`
 	Expired bool   `help:"Include expired revocations that are still stored."`
 }
 

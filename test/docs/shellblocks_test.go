@@ -188,7 +188,7 @@ func newSandbox(t *testing.T, b block) *sandbox {
 	s.env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + s.dir, "LC_ALL=C", "TZ=UTC"}
 	for name, value := range map[string]string{
 		"API_TOKEN": "a-token-of-the-tests-of-the-pages", "ACCESS_TOKEN": iss.Mint(nil), "TOKEN": iss.Mint(nil),
-		"LOGOUT_TOKEN": provider.LogoutToken(nil), "SECURITY_EVENT": provider.EventToken(nil),
+		"LOGOUT_TOKEN": provider.LogoutToken(nil), "SECURITY_EVENT": provider.EventToken(nil), "LOGOUT_JWT": provider.GlobalJWT(nil),
 		"KEYCLOAK_NOT_BEFORE": inShop(httpapitest.Claims{"action": "PUSH_NOT_BEFORE", "notBefore": httpapitest.Ago(time.Minute)}),
 		"KEYCLOAK_LOGOUT":     inShop(httpapitest.Claims{}), "KEYCLOAK_TEST": inShop(httpapitest.Claims{"action": "TEST_AVAILABILITY"}),
 	} {

@@ -31,8 +31,12 @@ api:
   token_file: %s
   clients: [{id: shop, secret_file: %s}]
   logout: {audiences: [shop]}
-  events: {audiences: ["https://bouncer.example/ssf"]}
+  events:
+    audiences: ["https://bouncer.example/ssf"]
+    subject_claims: {account: tenant, email: tenant, phone_number: tenant, did: tenant, uri: tenant, device: tenant}
+  global_token_revocation: {audiences: ["https://bouncer.example/oauth2/global-token-revocation"]}
   keycloak: {clients: [shop]}
+revocation: {claims: [tenant]}
 %s`, iss.Name, store, token, secret, extra)
 }
 
@@ -119,6 +123,13 @@ func TestEveryEndpoint(t *testing.T) {
 		}},
 		{"RISC account-disabled", func(id, _ string) message {
 			return message{"/ssf/events", "application/secevent+jwt", event("https://schemas.openid.net/secevent/risc/event-type/account-disabled", map[string]any{"format": "iss_sub", "iss": iss.Name, "sub": "user-" + id}), nil, 202}
+		}},
+		{"global token revocation, Okta's", func(id, _ string) message {
+			jwt := securityEventToken("global-token-revocation+jwt", map[string]any{"aud": "https://bouncer.example/oauth2/global-token-revocation", "sub": "the-application"})
+			return message{"/oauth2/global-token-revocation", "application/json", `{"sub_id":{"format":"iss_sub","iss":"` + iss.Name + `","sub":"user-` + id + `"}}`, []string{"Authorization", "Bearer " + jwt}, 204}
+		}},
+		{"global token revocation, API token", func(id, _ string) message {
+			return message{"/oauth2/global-token-revocation", "application/json", `{"sub_id":{"format":"opaque","id":"user-` + id + `"}}`, []string{"Authorization", apiToken}, 204}
 		}},
 		{"Keycloak logout", func(id, _ string) message {
 			return message{"/keycloak/k_logout", "text/plain", action("LOGOUT", map[string]any{"keycloakSessionIds": []string{"session-" + id}}), nil, 204}

@@ -40,7 +40,7 @@ func TestGeneratedRequests(t *testing.T) {
 	iss := authztest.NewIssuer()
 	t.Cleanup(iss.Close)
 	b := harness.Bouncer(t, endpointsConfig(t, iss, "sqlite://"+harness.Dir(t)+"/revocations.db",
-		"resource: {resource: https://api.example}\nrevocation: {claims: [tenant]}\n"))
+		"resource: {resource: https://api.example}\n"))
 	signer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(messageFor(iss, r.URL.Path)))
 	}))

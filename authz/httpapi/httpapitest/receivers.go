@@ -54,6 +54,7 @@ func NewReceivers(t *testing.T, change func(*Setup)) *Receivers {
 		s.Config.Logout.Audiences = []string{"shop"}
 		s.Config.Events.Audiences = []string{"https://bouncer.example/ssf"}
 		s.Config.Keycloak = httpapi.KeycloakConfig{Issuer: IssuerA, Clients: []string{"shop-backend"}}
+		s.Config.Global.Audiences = []string{GlobalEndpoint}
 		s.Resource = metadata()
 		if change != nil {
 			change(s)
@@ -111,6 +112,17 @@ func (d *Receivers) EventToken(change Claims, how ...authztest.Minting) string {
 		"events": Claims{"https://schemas.openid.net/secevent/caep/event-type/session-revoked": Claims{}}}
 	maps.Copy(all, change)
 	return d.A.Mint(all, append([]authztest.Minting{authztest.Header("typ", "secevent+jwt")}, how...)...)
+}
+
+// GlobalEndpoint is the audience of GlobalJWT.
+const GlobalEndpoint = "https://bouncer.example/oauth2/global-token-revocation"
+
+// GlobalJWT returns a JWT with which issuer A authenticates a request for global
+// token revocation, as Okta makes it.
+func (d *Receivers) GlobalJWT(change Claims, how ...authztest.Minting) string {
+	all := Claims{"aud": GlobalEndpoint, "sub": "client-id-of-the-application", "nbf": Ago(5 * time.Minute)}
+	maps.Copy(all, change)
+	return d.A.Mint(all, append([]authztest.Minting{authztest.Header("typ", "global-token-revocation+jwt"), authztest.Lifetime(5 * time.Minute)}, how...)...)
 }
 
 // AdminAction returns an admin action of Keycloak, issuer A: LOGOUT of session

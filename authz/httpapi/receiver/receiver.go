@@ -34,6 +34,10 @@ type receiver struct {
 	logouts     *sharedsignals.Seen
 	signals     *sharedsignals.Receiver // nil: no events are received
 	keycloak    httpapi.KeycloakConfig
+	global      httpapi.GlobalConfig
+	globals     *sharedsignals.Seen
+	claims      map[string]string                          // of sharedsignals.Config
+	speaks      func(speaker string) sharedsignals.Subject // whose tokens an issuer may end
 }
 
 // Register adds the endpoints that the configuration of api asks for. signals
@@ -45,6 +49,7 @@ func Register(api *httpapi.API, v Verifier, signals *sharedsignals.Receiver) err
 		maxTokenTTL: o.MaxTokenTTL, unverified: newQuota(o.Config.UnverifiedPerMinute, o.Clock),
 		logout: o.Config.Logout, logouts: sharedsignals.NewSeen(2 * o.Config.Logout.MaxAge),
 		signals: signals, keycloak: o.Config.Keycloak,
+		global: o.Config.Global, globals: sharedsignals.NewSeen(2 * maxRequestLife), claims: o.Config.Events.SubjectClaims, speaks: o.Config.Events.Subject,
 	}
 	for i, client := range o.Config.Clients {
 		secrets, err := httpapi.OpenSecretFile(client.SecretFile)
@@ -57,6 +62,7 @@ func Register(api *httpapi.API, v Verifier, signals *sharedsignals.Receiver) err
 		return err
 	}
 	api.Handle(httpapi.Endpoint{Method: "POST", Path: "/oauth2/revoke", Source: httpapi.SourceOAuth, Access: httpapi.AccessCaller, Serve: c.revokeToken})
+	api.Handle(httpapi.Endpoint{Method: "POST", Path: "/oauth2/global-token-revocation", Source: httpapi.SourceGlobal, Access: httpapi.AccessCaller, Serve: c.revokeGlobally})
 	if len(c.logout.Audiences) > 0 {
 		api.Handle(httpapi.Endpoint{Method: "POST", Path: "/oidc/backchannel-logout", Source: httpapi.SourceLogout, Access: httpapi.AccessOpen, Serve: c.backchannelLogout})
 	}

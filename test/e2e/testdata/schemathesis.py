@@ -27,6 +27,18 @@ def text(context, value):
     return value if isinstance(value, bytes) else str(value).encode()
 
 
+def own(subject):
+    """Give the configured issuer to a subject identifier and those in it."""
+    if isinstance(subject, dict):
+        if "iss" in subject:
+            subject["iss"] = ISSUER
+        for member in subject.values():
+            own(member)
+    elif isinstance(subject, list):
+        for member in subject:
+            own(member)
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     """Sign messages, name what is configured, and move times to where they may lie."""
@@ -49,6 +61,8 @@ def before_call(context, case, kwargs):
             if one.get("expires_at") is not None:
                 one["expires_at"] = int(time.time()) + 3600
                 one["not_before"] = None  # it would have to be earlier
+    elif path == "/oauth2/global-token-revocation":
+        own(body)
     elif isinstance(body, dict):
         for name in ("token", "logout_token"):
             if name in body:
