@@ -110,6 +110,12 @@ test-idp: tools ## test that a logout at a real OpenID Provider is enforced at a
 	$(GO) vet -tags idp ./test/idp
 	$(GO) test -tags idp ./test/idp
 
+.PHONY: test-keycloak
+test-keycloak: tools ## test logouts and Shared Signals of a real Keycloak at a real Envoy (needs Java 17 and Maven)
+	@scripts/keycloak.sh
+	$(GO) vet -tags keycloak ./test/idp
+	$(GO) test -count=1 -tags keycloak ./test/idp
+
 .PHONY: test-packages
 test-packages: ## build the deb and the rpm, install one and unpack the other (needs root, dpkg, rpm2cpio and cpio)
 	cd test/packages && $(GO) test -count=1 .

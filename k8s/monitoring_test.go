@@ -161,6 +161,10 @@ func TestAlertsFire(t *testing.T) {
 	}{
 		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 1`}, 2, ""},
 		{"JWTBouncerConfigNotReloaded", recorded{`jwt_bouncer_config_last_reload_successful{pod="a"} 1 1 0`}, 2, `{__name__="jwt_bouncer_config_last_reload_successful", pod="a"}`},
+		{"JWTBouncerEventStreamNotPolled", recorded{`jwt_bouncer_event_polls_total{pod="a",transmitter="t",result="failed"} 0+1x10`, `jwt_bouncer_event_polls_total{pod="a",transmitter="t",result="answered"} 7x10`}, 10, `{pod="a", transmitter="t"}`},
+		{"JWTBouncerEventStreamNotPolled", recorded{`jwt_bouncer_event_polls_total{pod="a",transmitter="t",result="failed"} 0+1x10`, `jwt_bouncer_event_polls_total{pod="a",transmitter="t",result="answered"} 0+1x10`}, 10, ""},
+		{"JWTBouncerEventStreamStopped", recorded{`jwt_bouncer_event_stream_enabled{pod="a",transmitter="t"} 1 1 0`}, 2, `{__name__="jwt_bouncer_event_stream_enabled", pod="a", transmitter="t"}`},
+		{"JWTBouncerEventStreamStopped", recorded{`jwt_bouncer_event_stream_enabled{pod="a",transmitter="t"} 1 1 1`}, 2, ""},
 		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} 2`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, ""},
 		{"JWTBouncerRevocationsNotProven", recorded{`jwt_bouncer_replica_staleness_seconds{pod="a"} Inf`, `jwt_bouncer_replica_max_staleness_seconds{pod="a"} 30`}, 0, `{__name__="jwt_bouncer_replica_staleness_seconds", pod="a"}`},
 		{"JWTBouncerRevocationRefused", recorded{`jwt_bouncer_revocations_ordered_total{source="api",outcome="stored"} 0 1 1`, `jwt_bouncer_revocations_ordered_total{source="api",outcome="unavailable"} 0 0 0`}, 2, ""},

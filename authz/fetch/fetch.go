@@ -21,26 +21,56 @@ func (s StatusError) Error() string { return "status " + strconv.Itoa(int(s)) }
 // is another (see StatusError), the media type is not mediaType (empty: any) or
 // the body has more than maxBytes, packed or unpacked.
 func Do(client *http.Client, req *http.Request, mediaType string, maxBytes int) (Document, error) {
+	r, err := send(client, req, func(status int) bool { return status == http.StatusOK }, mediaType, maxBytes)
+	if err == nil && r.Status != http.StatusOK {
+		err = named(req, StatusError(r.Status))
+	}
+	if err != nil {
+		return Document{}, err
+	}
+	return r.Document, nil
+}
+
+// Response is a response of any status.
+type Response struct {
+	Status   int
+	Header   http.Header
+	Document // empty unless the status is one of success (2xx)
+}
+
+// Send is Do for a caller that tells the statuses apart: each is a Response and no
+// error. Only the body of a success (2xx) is read.
+func Send(client *http.Client, req *http.Request, maxBytes int) (Response, error) {
+	return send(client, req, func(status int) bool { return status/100 == 2 }, "", maxBytes)
+}
+
+// send reads the body if the status is one that wanted names.
+func send(client *http.Client, req *http.Request, wanted func(status int) bool, mediaType string, maxBytes int) (Response, error) {
 	req.Header.Set("User-Agent", "jwt-bouncer")
 	// Without the header, RFC 9110, section 12.5.3, permits any coding.
 	req.Header.Set("Accept-Encoding", "identity")
 	resp, err := client.Do(req)
 	if err != nil {
-		return Document{}, err // contains the URL
+		return Response{}, err // contains the URL
 	}
 	defer resp.Body.Close()
-	d, err := readResponse(resp, mediaType, maxBytes)
-	if err != nil {
-		return Document{}, fmt.Errorf("%s %s: %w", req.Method, req.URL.Redacted(), err)
+	r := Response{Status: resp.StatusCode, Header: resp.Header}
+	if !wanted(resp.StatusCode) {
+		return r, nil
 	}
-	d.From = req.URL.Redacted()
-	return d, nil
+	if r.Document, err = readDocument(resp, mediaType, maxBytes); err != nil {
+		return Response{}, named(req, err)
+	}
+	r.From = req.URL.Redacted()
+	return r, nil
 }
 
-func readResponse(resp *http.Response, mediaType string, maxBytes int) (d Document, err error) {
-	if resp.StatusCode != http.StatusOK {
-		return d, StatusError(resp.StatusCode)
-	}
+// named adds method and URL of the request to an error about its response.
+func named(req *http.Request, err error) error {
+	return fmt.Errorf("%s %s: %w", req.Method, req.URL.Redacted(), err)
+}
+
+func readDocument(resp *http.Response, mediaType string, maxBytes int) (d Document, err error) {
 	got, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err == nil {
 		d.MediaType = got

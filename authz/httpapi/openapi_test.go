@@ -148,6 +148,10 @@ func TestOpenAPIStatuses(t *testing.T) {
 	calls["GET /.well-known/oauth-protected-resource"] = append(calls["GET /.well-known/oauth-protected-resource"],
 		call{bare, "/.well-known/oauth-protected-resource", "", nil})
 
+	for _, query := range []string{"", "?state=" + httpapitest.VerifiedState, "?state=" + strings.Repeat("x", 2000)} {
+		calls["GET /ssf/verification"] = append(calls["GET /ssf/verification"], call{normal.Bench, "/ssf/verification" + query, "", nil})
+	}
+
 	paths, _ := normal.Document().At("paths")
 	for path, item := range paths.(map[string]any) {
 		for method := range item.(map[string]any) {

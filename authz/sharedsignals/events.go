@@ -152,9 +152,9 @@ func (r *Receiver) tellStream(t *authz.Token, events map[string]any) {
 			}
 		},
 		ssf + "stream-updated": func(payload map[string]any) {
-			r.o.Logger.Warn("the transmitter changed the status of a stream", "iss", t.Issuer, "status", authz.Shorten(text(payload, "status")))
+			r.o.Logger.Warn("the transmitter changed the status of a stream", "iss", t.Issuer, "status", authz.Shorten(streamStatus(payload)))
 			if r.o.Updated != nil {
-				r.o.Updated(t.Issuer, text(id, "id"), text(payload, "status"))
+				r.o.Updated(t.Issuer, text(id, "id"), streamStatus(payload))
 			}
 		},
 	} {
@@ -162,6 +162,15 @@ func (r *Receiver) tellStream(t *authz.Token, events map[string]any) {
 			tell(payload)
 		}
 	}
+}
+
+// streamStatus returns the status in a stream updated event. Keycloak 26 wraps it in
+// an object that is the body of the status endpoint.
+func streamStatus(payload map[string]any) string {
+	if wrapped, ok := payload["status"].(map[string]any); ok {
+		payload = wrapped
+	}
+	return text(payload, "status")
 }
 
 // text returns a claim that is text; "" for any other.

@@ -108,8 +108,14 @@ func New(o Options) (*Receiver, error) {
 // Receive processes one security event token: it verifies the token, derives
 // revocation requests from its events, and has them committed.
 func (r *Receiver) Receive(ctx context.Context, raw string) Result {
+	return r.ReceiveFor(ctx, raw, r.o.Config.Audiences)
+}
+
+// ReceiveFor is Receive for a token that must have one of the given audiences, rather
+// than of those in Config.
+func (r *Receiver) ReceiveFor(ctx context.Context, raw string, audiences []string) Result {
 	t, err := r.o.Verifier.VerifySecurityEvent(ctx, raw, authz.SecurityEventRules{
-		Types: []string{"secevent+jwt"}, Audiences: r.o.Config.Audiences, ExpOptional: true, // RFC 8417, section 2.2
+		Types: []string{"secevent+jwt"}, Audiences: audiences, ExpOptional: true, // RFC 8417, section 2.2
 	})
 	if err != nil {
 		return r.unverified(ctx, raw, err)

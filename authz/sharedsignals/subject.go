@@ -213,7 +213,7 @@ func (s Subject) complex(id map[string]any, depth int) ([]authz.RevocationReques
 		is       bool
 		requests func() ([]authz.RevocationRequest, error)
 	}{
-		{id["session"] != nil && (s.session || id["user"] == nil), func() ([]authz.RevocationRequest, error) { return s.memberSession(id, depth) }},
+		{id["session"] != nil && (s.session && !isEverySession(id["session"]) || id["user"] == nil), func() ([]authz.RevocationRequest, error) { return s.memberSession(id, depth) }},
 		{id["user"] != nil, func() ([]authz.RevocationRequest, error) { return s.memberUser(id["user"], depth) }},
 		{id["device"] != nil, func() ([]authz.RevocationRequest, error) { return s.member("device", id["device"]) }},
 	} {
@@ -235,6 +235,13 @@ func (s Subject) complex(id map[string]any, depth int) ([]authz.RevocationReques
 		}
 	}
 	return nil, fmt.Errorf("has no member that is known, and %w", ErrUnmappable)
+}
+
+// isEverySession reports whether the session of a complex subject stands for all
+// sessions of its user: Keycloak 26.7 names none then, but "ALL".
+func isEverySession(session any) bool {
+	id, _ := session.(map[string]any)
+	return text(id, "id") == "ALL"
 }
 
 func (s Subject) memberUser(user any, depth int) ([]authz.RevocationRequest, error) {

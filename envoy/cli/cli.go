@@ -54,10 +54,11 @@ type command struct {
 	Init        initCmd        `cmd:"" help:"Write a configuration for an identity provider, and the files for the proxy."`
 	Revoke      revokeCmd      `cmd:"" help:"Revoke one token or a group of tokens, or import revocations from standard input."`
 	Revocations revocationsCmd `cmd:"" help:"List or export revocations."`
+	Streams     streamsCmd     `cmd:"" help:"Manage the Shared Signals event streams that a transmitter sends to this receiver."`
 	Check       checkCmd       `cmd:"" help:"Explain step by step whether a token would be allowed."`
 	Conf        configCmd      `cmd:"" name:"config" help:"Check and describe the configuration."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the revocation store's schema up to date."`
-	Doctor      doctorCmd      `cmd:"" help:"Examine files, issuers, store, Redis, clocks and the configuration of Envoy, and say what to do."`
+	Doctor      doctorCmd      `cmd:"" help:"Examine files, issuers, event streams, store, Redis, clocks and the configuration of Envoy, and say what to do."`
 	Health      healthCmd      `cmd:"" help:"Ask a running sidecar whether it is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 
@@ -78,7 +79,7 @@ func (c *command) AfterApply() error {
 
 const description = `Envoy external authorization: verifies JWTs and makes revoked ones stop working.
 
-Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test), or there are failures (doctor). 4: the schema is there, but roles are missing (migrate). 5: allowed as far as checked, but steps were skipped (check). 6: ready, but degraded (health --strict), or there are warnings (doctor --strict).`
+Exit codes: 0: done. 1: failed. 2: the command line or the configuration is invalid. 3: the answer is no (check, health, config test, streams status, streams verify), or there are failures (doctor). 4: the schema is there, but roles are missing (migrate). 5: allowed as far as checked, but steps were skipped (check). 6: ready, but degraded (health --strict), or there are warnings (doctor --strict).`
 
 // Run executes the command line. The error is a *UsageError, a config.Error, an
 // Answer, or the reason why the command failed.

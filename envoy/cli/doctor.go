@@ -18,7 +18,7 @@ type doctorCmd struct {
 	EnvoyAdminPlaintext bool          `help:"Also ask an admin address over http that is not a loopback address."`
 	EnvoyConfigDump     string        `placeholder:"FILE" xor:"envoy" help:"File with the output of Envoy's /config_dump, or with a bootstrap configuration (YAML or JSON)."`
 	EnvoyCluster        string        `placeholder:"NAME" help:"Envoy's cluster of the sidecar; default: found out."`
-	Only                []string      `placeholder:"SECTION" enum:"files,issuers,store,redis,envoy" help:"Examine these sections only: files, issuers, store, redis, envoy."`
+	Only                []string      `placeholder:"SECTION" enum:"files,issuers,streams,store,redis,envoy" help:"Examine these sections only: files, issuers, streams, store, redis, envoy."`
 	Accept              []string      `placeholder:"ID[@TEXT]" sep:"none" help:"Accept the findings of a check or, with @TEXT, those at places that contain the text."`
 	Strict              bool          `help:"Exit with 6 if there are warnings and no failures."`
 	Timeout             time.Duration `default:"20s" help:"Longest time for everything."`

@@ -21,6 +21,10 @@ var catalog = map[string]Check{
 	"issuers.refused":   {Warning, "Tokens signed with a refused key are answered 401.", "Ask the issuer to publish the key in a form that is accepted (docs/security.md), or ignore keys for other purposes."},
 	"issuers.plaintext": {Warning, "Whoever is between the sidecar and the issuer can replace the keys, and then sign any token.", "Use https for `issuer` and `jwks`."},
 
+	"streams.found":   {Failure, "What the transmitter reports revokes nothing.", "Create the stream (`jwt-bouncer streams create`), correct the credentials or `audiences`, and let the network reach the transmitter."},
+	"streams.enabled": {Failure, "A paused stream sends nothing, and a disabled one loses events.", "`jwt-bouncer streams status --set enabled`, once the transmitter's reason has passed."},
+	"streams.store":   {Warning, "An event reaches one sidecar; others enforce it only if they share its store.", "Let sidecars share a Postgres store, give each a stream of its own, or accept this result for a single sidecar."},
+
 	"store.reachable":          {Failure, "Revocations can neither be stored nor read; after `max_staleness` every token is answered 503.", "Start the store, and let the network and its credentials reach it."},
 	"store.schema":             {Failure, "A sidecar works with one version of the schema only.", "Run `jwt-bouncer migrate`, or upgrade jwt-bouncer."},
 	"store.version":            {Failure, "The schema needs PostgreSQL 14.", "Upgrade the server."},

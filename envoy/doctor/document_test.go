@@ -29,8 +29,8 @@ func TestDocumentListsEveryCheck(t *testing.T) {
 	require.True(t, ok)
 	var b strings.Builder
 	title := ""
-	titles := map[string]string{"config": "Configuration and files", "files": "Configuration and files", "issuers": "Issuers", "store": "Store", "redis": "Redis", "clocks": "Clocks", "envoy": "Envoy"}
-	for _, section := range []string{"config", "files", "issuers", "store", "redis", "clocks", "envoy"} {
+	titles := map[string]string{"config": "Configuration and files", "files": "Configuration and files", "issuers": "Issuers", "streams": "Event streams", "store": "Store", "redis": "Redis", "clocks": "Clocks", "envoy": "Envoy"}
+	for _, section := range []string{"config", "files", "issuers", "streams", "store", "redis", "clocks", "envoy"} {
 		if titles[section] != title {
 			title = titles[section]
 			fmt.Fprintf(&b, "\n### %s\n\n| check | finding | without it | what to do |\n| --- | --- | --- | --- |\n", title)

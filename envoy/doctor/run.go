@@ -10,7 +10,7 @@ import (
 )
 
 // Sections are the parts of an examination, by name.
-var Sections = []string{"files", "issuers", "store", "redis", "envoy"}
+var Sections = []string{"files", "issuers", "streams", "store", "redis", "envoy"}
 
 // Examination says what to examine.
 type Examination struct {
@@ -38,6 +38,7 @@ func (x *Examination) Run(ctx context.Context, r *Report) {
 	}
 	if x.LoadErr == nil {
 		sections["issuers"] = func(r *Report) { r.Issuers(ctx, x.Settings) }
+		sections["streams"] = func(r *Report) { r.Streams(ctx, x.Settings) }
 		sections["store"] = func(r *Report) { r.Store(ctx, x.Settings) }
 		sections["redis"] = func(r *Report) { r.Redis(ctx, x.Settings) }
 	}

@@ -32,7 +32,7 @@ func (c *core) conditions() []httpapi.Condition {
 		}
 		all = append(all, k)
 	}
-	return all
+	return append(all, c.streamConditions()...)
 }
 
 func (c *core) keysCondition() httpapi.Condition {

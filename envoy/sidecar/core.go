@@ -42,9 +42,10 @@ type core struct {
 	log          *slog.Logger
 	reloads      reloadMetrics
 	loops        sync.WaitGroup
-	storeErr     atomic.Pointer[error] // why the store has never been usable; nil: it has been
-	contact      authz.Contact         // with the store, in lookup mode
-	prepared     chan struct{}         // closed after the first attempt to reach the store and to install a missing schema
+	signals      atomic.Pointer[signals] // nil: not started, or no events are received
+	storeErr     atomic.Pointer[error]   // why the store has never been usable; nil: it has been
+	contact      authz.Contact           // with the store, in lookup mode
+	prepared     chan struct{}           // closed after the first attempt to reach the store and to install a missing schema
 }
 
 var errNotContacted = errors.New("the store has not been contacted yet")

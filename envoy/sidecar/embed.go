@@ -89,7 +89,7 @@ func (h *Host) start(file string) (*Embedded, error) {
 		i.close()
 		return nil, err
 	}
-	if err = i.listenHTTP(); err != nil {
+	if err = i.receive(); err != nil {
 		e.Local.Close()
 		i.close()
 		return nil, err

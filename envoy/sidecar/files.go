@@ -61,10 +61,15 @@ func (s *Settings) files() []namedFile {
 	for i, c := range s.Issuers {
 		at := fmt.Sprintf("issuers[%d].", i)
 		out = append(out, servers(at, c.Config)...)
-		out = append(out, namedFile{at + "bearer_token_file", c.BearerTokenFile, func(path string) error { _, err := fetch.ReadBearerToken(path); return err }})
+		out = append(out, namedFile{at + "bearer_token_file", c.BearerTokenFile, checkBearerToken})
 		if path := strings.TrimPrefix(c.JWKS, "file://"); !strings.Contains(path, "://") {
 			out = append(out, namedFile{at + "jwks", path, func(path string) error { return checkKeys(path, c.SetRules(s.Limits)) }})
 		}
+	}
+	for i, c := range s.EventStreams {
+		at := fmt.Sprintf("event_streams[%d].", i)
+		out = append(out, servers(at, c.Config)...)
+		out = append(out, namedFile{at + "token_file", c.TokenFile, checkBearerToken}, namedFile{at + "client_secret_file", c.ClientSecretFile, checkSecret})
 	}
 	for i, c := range s.Introspection {
 		at := fmt.Sprintf("introspection[%d].", i)
@@ -94,6 +99,11 @@ func checkReadable(path string) error {
 
 func checkSecret(path string) error {
 	_, err := secretfile.Read(path)
+	return err
+}
+
+func checkBearerToken(path string) error {
+	_, err := fetch.ReadBearerToken(path)
 	return err
 }
 

@@ -110,12 +110,22 @@ func (i *instance) envoyOptions() envoy.Options {
 	return envoy.Options{Logger: i.log, Registerer: i.registry, Issuers: i.settings.RevocableIssuers(), TracerProvider: i.provider}
 }
 
-// listenHTTP opens the HTTP port, if there is one.
-func (i *instance) listenHTTP() (err error) {
-	if i.settings.Listen.HTTP != "" {
-		i.api, i.httpL, err = newHTTPServer(i.loops, i.settings, i.core, i.draining, i.log, i.registry)
+// receive opens the HTTP port, if there is one, and polls the event streams.
+func (i *instance) receive() (err error) {
+	s, c := i.settings, i.core
+	if s.Listen.HTTP != "" {
+		i.api, i.httpL, err = newHTTPServer(i.loops, s, c, i.draining, i.log, i.registry)
+		return err
 	}
-	return err
+	if len(s.EventStreams) == 0 {
+		return nil
+	}
+	signals, err := newSignals(s, c.events, nil, c.revoker, i.log, i.registry)
+	if err != nil {
+		return err
+	}
+	c.poll(i.loops, signals)
+	return nil
 }
 
 // run serves HTTP, reports readiness to setReady, and reloads the routes when the

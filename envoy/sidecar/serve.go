@@ -20,7 +20,6 @@ import (
 	"jwtbouncer/authz/httpapi/page"
 	"jwtbouncer/authz/httpapi/receiver"
 	"jwtbouncer/authz/policy"
-	"jwtbouncer/authz/sharedsignals"
 	"jwtbouncer/envoy"
 )
 
@@ -55,7 +54,7 @@ func Serve(ctx context.Context, s Settings, p Process) error {
 	if err != nil {
 		return err
 	}
-	if err := i.listenHTTP(); err != nil {
+	if err := i.receive(); err != nil {
 		_ = grpcL.Close()
 		return err
 	}
@@ -140,15 +139,15 @@ func newHTTPServer(ctx context.Context, s Settings, c *core, draining <-chan str
 	if err != nil {
 		return nil, nil, err
 	}
-	signals, err := sharedsignals.New(sharedsignals.Options{
-		Config: s.API.Events, Verifier: c.events, Revoker: api.Writer(), Registry: registry, Logger: api.Options().Logger, Clock: authz.SystemClock{},
-	})
+	signals, err := newSignals(s, c.events, api.Writer(), nil, api.Options().Logger, registry)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := receiver.Register(api, c.events, signals); err != nil {
+	if err := receiver.Register(api, c.events, signals.receiver); err != nil {
 		return nil, nil, err
 	}
+	receiver.RegisterVerification(api, signals.received)
+	c.poll(ctx, signals)
 	if s.API.Page {
 		sample := page.Register(api)
 		c.loops.Go(func() { c.loop(ctx, "samples of the page", sample) })

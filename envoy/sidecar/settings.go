@@ -20,6 +20,7 @@ import (
 	"jwtbouncer/authz/introspect"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
+	"jwtbouncer/authz/sharedsignals"
 	"jwtbouncer/authz/statuslist"
 	"jwtbouncer/cache"
 	"jwtbouncer/cache/rediscache"
@@ -30,26 +31,27 @@ import (
 // Settings is the configuration file. Each stanza belongs to the package that it
 // configures.
 type Settings struct {
-	Listen            ListenSettings          `yaml:"listen" doc:"Where the sidecar listens."`
-	Issuers           []issuer.Config         `yaml:"issuers" doc:"Issuers whose tokens are accepted; at least one is needed."`
-	Limits            issuer.LimitsConfig     `yaml:"limits" doc:"How much of what clients and issuers send is read."`
-	Store             string                  `yaml:"store" doc:"The authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
-	StorePasswordFile string                  `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the password in the URL, or none."`
-	StoreStandby      []string                `yaml:"store_standby" doc:"URLs of hot standbys of the Postgres store, from which a sidecar reads the bulk of a full load. They prove nothing, and what they cannot serve the store serves. Empty: none."`
-	Redis             rediscache.Config       `yaml:"redis" doc:"Redis or Valkey, which distributes revocations quickly: a URL or a mapping. Left out: none."`
-	Revocation        cache.RevocationConfig  `yaml:"revocation" doc:"How revocation is enforced."`
-	Tokens            cache.TokenCacheConfig  `yaml:"token_cache" doc:"The cache of verified tokens."`
-	Headers           envoy.HeadersConfig     `yaml:"headers" doc:"Headers sent to the upstream."`
-	Replies           envoy.RepliesConfig     `yaml:"replies" doc:"Replies to denied callers."`
-	DecisionLog       envoy.DecisionLogConfig `yaml:"decision_log" doc:"Which decisions are logged."`
-	API               httpapi.Config          `yaml:"api" doc:"Who may revoke over HTTP."`
-	Routes            []policy.RouteConfig    `yaml:"routes" doc:"Rules per route; the first route that matches decides. None: every path needs a valid token."`
-	Binding           policy.BindingConfig    `yaml:"binding" doc:"Proof of possession for sender-constrained tokens (RFC 8705, RFC 9449)."`
-	Introspection     []introspect.Config     `yaml:"introspection" doc:"Issuers whose introspection endpoint is asked about opaque tokens (RFC 7662), for routes that name them."`
-	StatusLists       statuslist.Config       `yaml:"status_lists" doc:"Token Status Lists that issuers publish."`
-	Resource          policy.ResourceConfig   `yaml:"resource" doc:"Metadata of the protected resource (RFC 9728), served on listen.http and named in challenges."`
-	Log               LogConfig               `yaml:"log" doc:"The log of the process (JSON, standard error)."`
-	Tracing           TracingConfig           `yaml:"tracing" doc:"OpenTelemetry traces."`
+	Listen            ListenSettings               `yaml:"listen" doc:"Where the sidecar listens."`
+	Issuers           []issuer.Config              `yaml:"issuers" doc:"Issuers whose tokens are accepted; at least one is needed."`
+	Limits            issuer.LimitsConfig          `yaml:"limits" doc:"How much of what clients and issuers send is read."`
+	Store             string                       `yaml:"store" doc:"The authority on revocations: sqlite:///absolute/path or postgres://user@host/database."`
+	StorePasswordFile string                       `yaml:"store_password_file" doc:"File with the password of the Postgres store, read for every new connection so that it can be rotated. Empty: the password in the URL, or none."`
+	StoreStandby      []string                     `yaml:"store_standby" doc:"URLs of hot standbys of the Postgres store, from which a sidecar reads the bulk of a full load. They prove nothing, and what they cannot serve the store serves. Empty: none."`
+	Redis             rediscache.Config            `yaml:"redis" doc:"Redis or Valkey, which distributes revocations quickly: a URL or a mapping. Left out: none."`
+	Revocation        cache.RevocationConfig       `yaml:"revocation" doc:"How revocation is enforced."`
+	Tokens            cache.TokenCacheConfig       `yaml:"token_cache" doc:"The cache of verified tokens."`
+	Headers           envoy.HeadersConfig          `yaml:"headers" doc:"Headers sent to the upstream."`
+	Replies           envoy.RepliesConfig          `yaml:"replies" doc:"Replies to denied callers."`
+	DecisionLog       envoy.DecisionLogConfig      `yaml:"decision_log" doc:"Which decisions are logged."`
+	API               httpapi.Config               `yaml:"api" doc:"Who may revoke over HTTP."`
+	Routes            []policy.RouteConfig         `yaml:"routes" doc:"Rules per route; the first route that matches decides. None: every path needs a valid token."`
+	Binding           policy.BindingConfig         `yaml:"binding" doc:"Proof of possession for sender-constrained tokens (RFC 8705, RFC 9449)."`
+	Introspection     []introspect.Config          `yaml:"introspection" doc:"Issuers whose introspection endpoint is asked about opaque tokens (RFC 7662), for routes that name them."`
+	EventStreams      []sharedsignals.StreamConfig `yaml:"event_streams" doc:"Shared Signals event streams that are polled (RFC 8936), one of each transmitter; for places that nothing can reach from outside."`
+	StatusLists       statuslist.Config            `yaml:"status_lists" doc:"Token Status Lists that issuers publish."`
+	Resource          policy.ResourceConfig        `yaml:"resource" doc:"Metadata of the protected resource (RFC 9728), served on listen.http and named in challenges."`
+	Log               LogConfig                    `yaml:"log" doc:"The log of the process (JSON, standard error)."`
+	Tracing           TracingConfig                `yaml:"tracing" doc:"OpenTelemetry traces."`
 
 	text fingerprint // of the file, without environment and flags
 }
@@ -182,10 +184,12 @@ func (s *Settings) validate(f *config.File) {
 	options, _ := s.policyOptions(introspectors, nil)
 	policy.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.IsInvalid("routes" + path) })
 	s.Binding.Validate(f.At("binding"))
+	sharedsignals.ValidateStreams(s.EventStreams, s.RevocableIssuers().Verified, f.At("event_streams"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
 	s.Resource.Validate(f.At("resource"))
 	if s.Listen.HTTP == "" {
 		s.API.ValidateUnserved(f.At("api"))
+		s.API.Events.ValidateIssuers(s.RevocableIssuers(), f.At("api.events"))
 		if s.Resource.Resource != "" {
 			f.Invalid("resource", "the metadata is served on listen.http, which is empty")
 		}

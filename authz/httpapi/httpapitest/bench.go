@@ -80,12 +80,16 @@ func New(t *testing.T, change func(*Setup)) *Bench {
 		})
 		require.NoError(t, err)
 		require.NoError(t, receiver.Register(b.API, b.Setup.Verifier, signals))
+		receiver.RegisterVerification(b.API, func(state string) bool { return state == VerifiedState })
 	}
 	if b.Setup.Config.Page {
 		page.Register(b.API)
 	}
 	return b
 }
+
+// VerifiedState is the state of the only verification event that was received.
+const VerifiedState = "a-state"
 
 type lockedWriter struct {
 	mu sync.Mutex
