@@ -46,6 +46,8 @@ func TestSecurityEvents(t *testing.T) {
 		"session-revoked, opaque":        {sub(opaque("s-1")), "", &yes},
 		"session-revoked, other session": {sub(opaque("s-2")), "", &no},
 		"session-revoked, complex":       {sub(httpapitest.Claims{"format": "complex", "session": opaque("s-1"), "user": issSub(httpapitest.IssuerA, "someone else"), "tenant": opaque("t")}), "", &yes},
+		"session-revoked, every session": {sub(httpapitest.Claims{"format": "complex", "session": opaque("ALL"), "user": issSub(httpapitest.IssuerA, "bob")}), "", &yes},
+		"every session of another user":  {sub(httpapitest.Claims{"format": "complex", "session": opaque("ALL"), "user": issSub(httpapitest.IssuerA, "someone else")}), "", &no},
 		"session-revoked, user + device": {sub(httpapitest.Claims{"format": "complex", "user": issSub(httpapitest.IssuerA, "bob"), "device": opaque("d")}), "", &yes},
 		"complex without format":         {sub(httpapitest.Claims{"user": issSub(httpapitest.IssuerA, "bob")}), "", &yes},
 		"complex, opaque user":           {sub(httpapitest.Claims{"format": "complex", "user": opaque("bob")}), "", &yes},

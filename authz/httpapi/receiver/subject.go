@@ -79,12 +79,19 @@ func (s subject) aliases(v any, depth int) ([]authz.RevocationRequest, error) {
 	return out, nil
 }
 
+// everySession is the id of a session by which Keycloak 26.7 names all sessions of
+// the user that a complex subject also names. Its administrators log users out so.
+const everySession = "ALL"
+
 // complex is the intersection of several identifiers. Without a session, it
 // revokes all of the user's tokens, although the event may be about one device.
 func (s subject) complex(id map[string]any, depth int) ([]authz.RevocationRequest, error) {
 	user, session := id["user"], id["session"]
 	one, _ := session.(map[string]any)
 	switch {
+	case user != nil && text(one, "id") == everySession:
+		s.session = false
+		return s.requests(user, depth+1)
 	case text(one, "format") == "opaque" && (s.session || user == nil):
 		return s.request(authz.KindSID, s.transmitter, text(one, "id"))
 	case user != nil:
