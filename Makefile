@@ -12,7 +12,7 @@ GOVULNCHECK   := v1.9.0
 # The Go modules of this repository. k8s has its own, so that Kubernetes' types
 # stay out of the product's dependencies.
 MODULES := . $(dir $(wildcard k8s/go.mod))
-ALL_MODULES := $(MODULES) test/browser test/packages test/live
+ALL_MODULES := $(MODULES) test/browser test/packages test/live test/live/idp
 
 # grpcnotrace leaves net/trace and its templates out of the binary; docs/dependencies.md.
 TAGS := -tags grpcnotrace
@@ -104,12 +104,6 @@ test-page: tools ## test the operator's page in Chromium: every state, accessibi
 screenshots: tools ## run test-page and write the page's pictures to docs/images
 	cd test/browser && npm ci --no-audit --no-fund && $(GO) test -mod=mod . -args -images $(abspath docs/images)
 
-.PHONY: test-idp
-test-idp: tools ## test that a logout at a real OpenID Provider is enforced at a real Envoy (needs Node.js)
-	cd test/idp && npm ci --no-audit --no-fund
-	$(GO) vet -tags idp ./test/idp
-	$(GO) test -tags idp ./test/idp
-
 .PHONY: test-packages
 test-packages: ## build the deb and the rpm, install one and unpack the other (needs root, dpkg, rpm2cpio and cpio)
 	cd test/packages && $(GO) test -count=1 .
@@ -124,6 +118,11 @@ test-live: live-tools ## run the guides and manifests on a real Kubernetes API, 
 	@# The tests build the product in a namespace without a network.
 	@$(GO) mod download
 	cd test/live && $(GO) vet ./... && $(GO) test -count=1 -p 1 -timeout 20m ./...
+
+.PHONY: test-live-idp
+test-live-idp: tools ## test with real identity providers, from configuration to logout: Keycloak, oidc-provider, Zitadel's library (needs Java 17 and Node.js)
+	test/live/idp/keycloak.sh
+	cd test/live/idp && npm ci --no-audit --no-fund && $(GO) vet . && $(GO) test -count=1 -timeout 20m .
 
 .PHONY: test-fast
 test-fast: ## run the tests that start no server, without the race detector, in under two minutes
