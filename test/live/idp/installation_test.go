@@ -121,15 +121,20 @@ func initialized(t *testing.T, provider, issuer, audience, client string) string
 	return store.ReplaceAllString("issuers:\n"+rest, fmt.Sprintf("store: %q", "sqlite://"+filepath.Join(harness.Dir(t), "revocations.db")))
 }
 
-// keyID returns the kid of a token, which it does not verify.
+// keyID returns the kid of a token.
 func keyID(t *testing.T, token string) string {
 	t.Helper()
-	text, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])
+	kid, _ := segment(t, token, 0)["kid"].(string)
+	require.NotEmpty(t, kid)
+	return kid
+}
+
+// segment returns a segment of a token, which it does not verify: 0 is the header, 1
+// the claims.
+func segment(t *testing.T, token string, n int) (members map[string]any) {
+	t.Helper()
+	text, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[n])
 	require.NoError(t, err)
-	var header struct {
-		KID string `json:"kid"`
-	}
-	require.NoError(t, json.Unmarshal(text, &header))
-	require.NotEmpty(t, header.KID)
-	return header.KID
+	require.NoError(t, json.Unmarshal(text, &members))
+	return members
 }

@@ -184,6 +184,7 @@ func TestKeycloak(t *testing.T) {
 	}
 	i.awaitReady()
 
+	t.Run("shape", func(t *testing.T) { keycloakShape(t, k.signIn("shop", "alice")) })
 	t.Run("logout", func(t *testing.T) { keycloakLogout(t, k, i) })
 	t.Run("rotation", func(t *testing.T) {
 		old := k.signIn("shop", "bob")
@@ -191,6 +192,35 @@ func TestKeycloak(t *testing.T) {
 	})
 	t.Run("admin actions", func(t *testing.T) { keycloakAdminActions(t, k, i) })
 	t.Run("shared signals", func(t *testing.T) { keycloakSharedSignals(t, k, i) })
+}
+
+// keycloakShape requires that a token has the shape of testdata/providers in
+// test/vectors: the claims that every access token of a user has, and the prefix of
+// its jti.
+func keycloakShape(t *testing.T, token string) {
+	text, err := os.ReadFile(filepath.Join(harness.Root(), "test", "vectors", "testdata", "providers", "keycloak.json"))
+	require.NoError(t, err)
+	var shapes struct {
+		Tokens []struct{ Header, Claims map[string]any }
+	}
+	require.NoError(t, json.Unmarshal(text, &shapes))
+	shape := shapes.Tokens[0]
+	header, claims := segment(t, token, 0), segment(t, token, 1)
+	for name := range shape.Header {
+		assert.Contains(t, header, name)
+	}
+	for name := range shape.Claims {
+		switch name {
+		case "auth_time": // only of a sign-in with a browser
+		case "allowed-origins": // only if the client has web origins
+		default:
+			assert.Contains(t, claims, name)
+		}
+	}
+	assert.Equal(t, shape.Claims["aud"], claims["aud"])
+	assert.Equal(t, shape.Claims["typ"], claims["typ"])
+	assert.Regexp(t, "^[a-z]{6}:[0-9a-f-]{36}$", claims["jti"])
+	assert.Regexp(t, "^[a-z]{6}:[0-9a-f-]{36}$", shape.Claims["jti"])
 }
 
 func keycloakLogout(t *testing.T, k *keycloak, i *installation) {
