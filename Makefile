@@ -12,7 +12,7 @@ GOVULNCHECK   := v1.9.0
 # The Go modules of this repository. k8s has its own, so that Kubernetes' types
 # stay out of the product's dependencies.
 MODULES := . $(dir $(wildcard k8s/go.mod))
-ALL_MODULES := $(MODULES) test/browser test/packages test/live test/live/idp
+ALL_MODULES := $(MODULES) test/browser test/packages test/live test/live/idp test/live/image test/live/monitoring test/live/monitoring/collector
 
 # grpcnotrace leaves net/trace and its templates out of the binary; docs/dependencies.md.
 TAGS := -tags grpcnotrace
@@ -120,9 +120,22 @@ test-live: live-tools ## run the guides and manifests on a real Kubernetes API, 
 	cd test/live && $(GO) vet ./... && $(GO) test -count=1 -p 1 -timeout 20m ./...
 
 .PHONY: test-live-idp
-test-live-idp: tools ## test with real identity providers, from configuration to logout: Keycloak, oidc-provider, Zitadel's library (needs Java 17 and Node.js)
+test-live-idp: tools ## test with real identity providers, from configuration to logout: Keycloak, oidc-provider, Zitadel's library (needs Java 17, Maven and Node.js)
 	test/live/idp/keycloak.sh
 	cd test/live/idp && npm ci --no-audit --no-fund && $(GO) vet . && $(GO) test -count=1 -timeout 20m .
+
+.PHONY: test-live-monitoring
+test-live-monitoring: tools $(TOOLS)/live/bin/otelcol ## run every alert rule through an outage in a real Prometheus, the dashboard's queries, and the traces (needs apt-get; IMAGES=docs/images draws the pictures)
+	test/live/monitoring/prometheus.sh
+	cd test/live/monitoring && $(GO) vet . && $(GO) test -count=1 -timeout 25m . -args -images '$(if $(IMAGES),$(abspath $(IMAGES)))'
+
+$(TOOLS)/live/bin/otelcol: $(wildcard test/live/monitoring/collector/*)
+	@mkdir -p $(@D)
+	cd test/live/monitoring/collector && $(GO) build -trimpath -o '$(abspath $@)' .
+
+.PHONY: test-live-image
+test-live-image: tools ## build the image as the Dockerfile says, without an engine, and run it in a chroot behind a real Envoy (needs root)
+	cd test/live/image && $(GO) vet . && $(GO) test -count=1 -timeout 15m .
 
 .PHONY: test-fast
 test-fast: ## run the tests that start no server, without the race detector, in under two minutes
