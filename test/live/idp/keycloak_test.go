@@ -41,7 +41,7 @@ func startKeycloak(t *testing.T) *keycloak {
 	}
 	require.NoError(t, os.CopyFS(filepath.Join(home, "conf"), os.DirFS(filepath.Join(installed, "conf"))))
 	require.NoError(t, os.Mkdir(filepath.Join(home, "data"), 0o700))
-	k := &keycloak{t, fmt.Sprint("http://127.0.0.1:", harness.Port(t)), &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
+	k := &keycloak{t, fmt.Sprint("http://127.0.0.1:", harness.Port(t)), &http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}}
 	management := fmt.Sprint("http://127.0.0.1:", harness.Port(t))
 	harness.Server(t, harness.ServerOptions{
 		Name: "keycloak", Path: "java", Self: true, Within: 5 * time.Minute,
@@ -56,6 +56,9 @@ func startKeycloak(t *testing.T) *keycloak {
 		},
 		Ready: func(ctx context.Context) error {
 			_, err := harness.Get(ctx, management+"/health/ready")
+			if err != nil {
+				harness.Pause(ctx, 500*time.Millisecond) // each question costs the server a log line
+			}
 			return err
 		},
 	})
