@@ -12,7 +12,7 @@ GOVULNCHECK   := v1.9.0
 # The Go modules of this repository. k8s has its own, so that Kubernetes' types
 # stay out of the product's dependencies.
 MODULES := . $(dir $(wildcard k8s/go.mod))
-ALL_MODULES := $(MODULES) test/browser test/packages test/live
+ALL_MODULES := $(MODULES) test/browser test/packages test/live test/live/idp test/live/image test/live/monitoring test/live/monitoring/collector
 
 # grpcnotrace leaves net/trace and its templates out of the binary; docs/dependencies.md.
 TAGS := -tags grpcnotrace
@@ -104,18 +104,6 @@ test-page: tools ## test the operator's page in Chromium: every state, accessibi
 screenshots: tools ## run test-page and write the page's pictures to docs/images
 	cd test/browser && npm ci --no-audit --no-fund && $(GO) test -mod=mod . -args -images $(abspath docs/images)
 
-.PHONY: test-idp
-test-idp: tools ## test that a logout at a real OpenID Provider is enforced at a real Envoy (needs Node.js)
-	cd test/idp && npm ci --no-audit --no-fund
-	$(GO) vet -tags idp ./test/idp
-	$(GO) test -tags idp ./test/idp
-
-.PHONY: test-keycloak
-test-keycloak: tools ## test logouts and Shared Signals of a real Keycloak at a real Envoy (needs Java 17 and Maven)
-	@scripts/keycloak.sh
-	$(GO) vet -tags keycloak ./test/idp
-	$(GO) test -count=1 -tags keycloak ./test/idp
-
 .PHONY: test-packages
 test-packages: ## build the deb and the rpm, install one and unpack the other (needs root, dpkg, rpm2cpio and cpio)
 	cd test/packages && $(GO) test -count=1 .
@@ -126,10 +114,31 @@ live-tools: tools ## build the control planes of test-live into .tools/live: a q
 	@scripts/live-tools.sh
 
 .PHONY: test-live
-test-live: live-tools ## run the guides and manifests on a real Kubernetes API, Istio, Envoy Gateway and Helm (the first run builds them for a quarter of an hour)
+test-live: test-live-platforms test-live-idp test-live-monitoring test-live-image ## run the product on the platforms that it is for: all of the following (the first run builds them for a quarter of an hour)
+
+.PHONY: test-live-platforms
+test-live-platforms: tools live-tools ## run the guides and manifests on a real Kubernetes API, Istio, Envoy Gateway and Helm
 	@# The tests build the product in a namespace without a network.
 	@$(GO) mod download
 	cd test/live && $(GO) vet ./... && $(GO) test -count=1 -p 1 -timeout 20m ./...
+
+.PHONY: test-live-idp
+test-live-idp: tools ## test with real identity providers, from configuration to logout: Keycloak, oidc-provider, Zitadel's library (needs Java 17, Maven and Node.js)
+	test/live/idp/keycloak.sh
+	cd test/live/idp && npm ci --no-audit --no-fund && $(GO) vet . && $(GO) test -count=1 -timeout 20m .
+
+.PHONY: test-live-monitoring
+test-live-monitoring: tools $(TOOLS)/live/bin/otelcol ## run every alert rule through an outage in a real Prometheus, the dashboard's queries, and the traces (needs apt-get; IMAGES=docs/images draws the pictures)
+	test/live/monitoring/prometheus.sh
+	cd test/live/monitoring && $(GO) vet . && $(GO) test -count=1 -timeout 25m . -args -images '$(if $(IMAGES),$(abspath $(IMAGES)))'
+
+$(TOOLS)/live/bin/otelcol: $(wildcard test/live/monitoring/collector/*)
+	@mkdir -p $(@D)
+	cd test/live/monitoring/collector && $(GO) build -trimpath -o '$(abspath $@)' .
+
+.PHONY: test-live-image
+test-live-image: tools ## build the image as the Dockerfile says, without an engine, and run it in a chroot behind a real Envoy (needs root)
+	cd test/live/image && $(GO) vet . && $(GO) test -count=1 -timeout 15m .
 
 .PHONY: test-fast
 test-fast: ## run the tests that start no server, without the race detector, in under two minutes

@@ -179,6 +179,9 @@ func TestAlertsFire(t *testing.T) {
 		{"JWTBouncerLoadStorm", fleet(60, `jwt_bouncer_replica_entries{namespace="n",pod="p%d"} 100x30`, `process_start_time_seconds{namespace="n",pod="p%d"} 900x30`, `jwt_bouncer_replica_reloads_total{namespace="n",pod="p%d",cause="epoch"} 0x30`), 20, ""},
 		{"JWTBouncerStoreRefusesConnections", recorded{`jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="tried"} 0+60x10`, `jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="ok"} 0+60x10`}, 10, ""},
 		{"JWTBouncerStoreRefusesConnections", recorded{`jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="tried"} 0+60x10`, `jwt_bouncer_store_connects_total{namespace="n",pod="a",outcome="ok"} 0+20x10`}, 10, `{namespace="n"}`},
+		// A replica that is not fresh answers with an error, not with a miss.
+		{"JWTBouncerReplicaPassedBy", recorded{`jwt_bouncer_tier_lookups_total{namespace="n",pod="a",tier="replica",result="error"} 0+60x10`}, 10, `{namespace="n"}`},
+		{"JWTBouncerReplicaPassedBy", recorded{`jwt_bouncer_tier_lookups_total{namespace="n",pod="a",tier="replica",result="error"} 0x10`, `jwt_bouncer_tier_lookups_total{namespace="n",pod="a",tier="redis",result="error"} 0+60x10`}, 10, ""},
 		{"JWTBouncerRevocationQuota", recorded{`jwt_bouncer_unverified_revocations_total{outcome="over_quota"} 0 0 1`}, 2, "{}"},
 		{"JWTBouncerRevocationQuota", recorded{`jwt_bouncer_unverified_revocations_total{outcome="over_quota"} 0 0 0`, `jwt_bouncer_unverified_revocations_total{outcome="admitted"} 0 9 60`}, 2, ""},
 	} {

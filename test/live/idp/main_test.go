@@ -1,5 +1,3 @@
-//go:build idp || keycloak
-
 package idp
 
 import (

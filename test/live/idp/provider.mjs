@@ -1,13 +1,16 @@
 // An OpenID Provider (panva's oidc-provider, OpenID certified) that issues JWT
 // access tokens for the audience "api" and tells the client's back-channel
-// logout address when a session ends.
+// logout address when a session ends. It signs with a key of its own, so that a
+// provider that is started again has rotated its keys.
 //
 //   node provider.mjs PORT BACKCHANNEL_LOGOUT_URI
 
+import { generateKeyPairSync, randomUUID } from "node:crypto";
 import Provider from "oidc-provider";
 
 const [port, logoutURI] = process.argv.slice(2);
 const issuer = `http://127.0.0.1:${port}`;
+const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
 
 const provider = new Provider(issuer, {
   clients: [
@@ -21,6 +24,7 @@ const provider = new Provider(issuer, {
       backchannel_logout_session_required: true,
     },
   ],
+  jwks: { keys: [{ ...privateKey.export({ format: "jwk" }), kid: randomUUID(), use: "sig", alg: "RS256" }] },
   // The provider sends nothing to private addresses by default; the test is on one.
   fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
   cookies: { keys: ["test"] },

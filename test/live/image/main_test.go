@@ -1,0 +1,9 @@
+package image
+
+import (
+	"testing"
+
+	"jwtbouncer/test/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
