@@ -60,13 +60,13 @@ func planHead(kind byte, status int) []byte {
 		status = http.StatusForbidden
 	}
 	b := append(make([]byte, 0, 256), kind)
-	return binary.LittleEndian.AppendUint32(b, uint32(status)) //nolint:gosec // 0, or an HTTP status
+	return binary.LittleEndian.AppendUint32(b, uint32(status))
 }
 
 func appendOrder[T string | ~[]byte](b []byte, code byte, name string, value T) []byte {
 	b = append(b, code)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(name)))  //nolint:gosec // headers are far shorter
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(value))) //nolint:gosec // metadata too
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(name)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(value)))
 	b = append(b, name...)
 	return append(b, value...)
 }

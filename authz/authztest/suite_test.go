@@ -243,7 +243,7 @@ func TestTierSuiteCatches(t *testing.T) {
 			q.Keys[0] = authz.Key{}
 			return m.Lookup(ctx, q)
 		}}, "does not touch the query"},
-		"remembers misses":     {brokenTier{lookup: remembersMisses()}, "revoked means revoked, under concurrency"},
+		"remembers misses": {brokenTier{lookup: remembersMisses()}, "revoked means revoked, under concurrency"},
 		"a verdict that would wait": {brokenTier{lookup: right, now: func(*Memory, *authz.Query) (authz.Verdict, bool) { return authz.NotRevoked, false }},
 			"says without waiting what it can prove"},
 		"another verdict at once": {brokenTier{lookup: right, now: func(*Memory, *authz.Query) (authz.Verdict, bool) { return authz.NotRevoked, true }},

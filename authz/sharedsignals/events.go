@@ -66,7 +66,7 @@ var effects = map[string]effect{
 // effectOf returns what an event does under the policy: noEffect, revokeSession or
 // revokeSubject. What the event does not say is read strictly.
 func (p Policy) effectOf(uri string, payload map[string]any) effect {
-	spared := false
+	var spared bool
 	switch e := effects[uri]; e {
 	case byChange:
 		spared = text(payload, "change_type") == "create"

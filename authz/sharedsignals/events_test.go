@@ -218,7 +218,7 @@ func TestSubjectsByClaim(t *testing.T) {
 	simple := func(format, member, value string) httpapitest.Claims {
 		return httpapitest.Claims{"format": format, member: value}
 	}
-	complex := func(members httpapitest.Claims) httpapitest.Claims {
+	complexOf := func(members httpapitest.Claims) httpapitest.Claims {
 		members["format"] = "complex"
 		return members
 	}
@@ -238,12 +238,12 @@ func TestSubjectsByClaim(t *testing.T) {
 		"DID in sub":                  {simple("did", "url", "did:example:123"), httpapitest.Claims{"sub": "did:example:123"}, true},
 		"iss_sub in uid":              {issSub, httpapitest.Claims{"uid": "x-1"}, true},
 		"iss_sub in sub":              {issSub, httpapitest.Claims{"sub": "x-1", "uid": "x-2"}, true},
-		"device":                      {complex(httpapitest.Claims{"device": opaque}), httpapitest.Claims{"uid": "x-1"}, true},
-		"another device":              {complex(httpapitest.Claims{"device": opaque}), httpapitest.Claims{"uid": "x-2"}, false},
-		"device, not its tenant":      {complex(httpapitest.Claims{"device": opaque, "tenant": simple("opaque", "id", "t-1")}), httpapitest.Claims{"uid": "x-2", "tenant": "t-1"}, false},
-		"unmappable user of a device": {complex(httpapitest.Claims{"user": simple("uri", "uri", "urn:bob"), "device": opaque}), httpapitest.Claims{"uid": "x-1"}, true},
-		"tenant":                      {complex(httpapitest.Claims{"tenant": opaque}), httpapitest.Claims{"tenant": "x-1"}, true},
-		"user by email":               {complex(httpapitest.Claims{"user": simple("email", "email", "bob@example.com")}), httpapitest.Claims{"email": "bob@example.com"}, true},
+		"device":                      {complexOf(httpapitest.Claims{"device": opaque}), httpapitest.Claims{"uid": "x-1"}, true},
+		"another device":              {complexOf(httpapitest.Claims{"device": opaque}), httpapitest.Claims{"uid": "x-2"}, false},
+		"device, not its tenant":      {complexOf(httpapitest.Claims{"device": opaque, "tenant": simple("opaque", "id", "t-1")}), httpapitest.Claims{"uid": "x-2", "tenant": "t-1"}, false},
+		"unmappable user of a device": {complexOf(httpapitest.Claims{"user": simple("uri", "uri", "urn:bob"), "device": opaque}), httpapitest.Claims{"uid": "x-1"}, true},
+		"tenant":                      {complexOf(httpapitest.Claims{"tenant": opaque}), httpapitest.Claims{"tenant": "x-1"}, true},
+		"user by email":               {complexOf(httpapitest.Claims{"user": simple("email", "email", "bob@example.com")}), httpapitest.Claims{"email": "bob@example.com"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -263,7 +263,7 @@ func TestSubjectsByClaim(t *testing.T) {
 		d := httpapitest.NewReceivers(t, func(s *httpapitest.Setup) {
 			s.Config.Events.SubjectClaims = claims
 		})
-		w := d.Post("/ssf/events", httpapitest.EventType, d.EventToken(httpapitest.Claims{"sub_id": complex(httpapitest.Claims{id: opaque})}))
+		w := d.Post("/ssf/events", httpapitest.EventType, d.EventToken(httpapitest.Claims{"sub_id": complexOf(httpapitest.Claims{id: opaque})}))
 		if says == "" {
 			assert.Equal(t, 202, w.Code, w.Body)
 		} else {

@@ -319,7 +319,7 @@ func TestStoreLimitsStaleness(t *testing.T) {
 // fixedStore always gives the same answer.
 type fixedStore authz.Verdict
 
-func (fixedStore) Name() string { return "store" }
+func (fixedStore) Name() string                                 { return "store" }
 func (fixedStore) LookupNow(*authz.Query) (authz.Verdict, bool) { return authz.Unknown, false }
 func (s fixedStore) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
 	return authz.Verdict(s), nil
