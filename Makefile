@@ -40,8 +40,7 @@ docs: ## build the documentation as a site in .site, where every link must lead 
 build: ## build bin/jwt-bouncer
 	CGO_ENABLED=0 $(GO) build -trimpath $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
 
-# The dynamic module needs a C compiler. For older C libraries than this machine's, or
-# arm64, set CC (and GOARCH); docs/in-process.md has an example.
+# The dynamic module needs a C compiler. CC chooses another one.
 MODULE_LDFLAGS := -s -w -X main.version=$(VERSION) -extldflags=-Wl,--version-script=$(CURDIR)/envoy/module/exports.map
 .PHONY: module
 module: ## build bin/libjwt_bouncer.so, the dynamic module for Envoy (needs a C compiler)

@@ -230,7 +230,7 @@ func readCRDs(file string, into map[string]*jsonschema.Schema) error {
 		for _, v := range d.Spec.Versions {
 			name := d.Spec.Group + "/" + v.Name + " " + d.Spec.Names.Kind
 			switch d.Spec.Names.Kind {
-			case "GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant", "SecurityPolicy", "ClientTrafficPolicy", "AuthorizationPolicy", "PeerAuthentication", "ServiceEntry":
+			case "GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant", "SecurityPolicy", "ClientTrafficPolicy", "EnvoyProxy", "EnvoyExtensionPolicy", "EnvoyFilter", "AuthorizationPolicy", "PeerAuthentication", "ServiceEntry":
 			default:
 				continue
 			}

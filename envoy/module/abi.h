@@ -39,6 +39,9 @@ void envoy_dynamic_module_callback_http_filter_scheduler_delete(void *scheduler)
 // Since Envoy 1.40; weak, so that the module loads in older ones.
 bool envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(void *stream, jwtb_text space, jwtb_text value) __attribute__((weak));
 
+// Since Envoy 1.39; never called. It tells an Envoy that knows the server name.
+void envoy_dynamic_module_callback_get_log_level(void) __attribute__((weak));
+
 // One stream, from filter_new to filter_destroy.
 typedef struct {
   void *stream;     // Envoy's

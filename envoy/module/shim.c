@@ -51,11 +51,13 @@ static void put_attributes(buffer *b, void *stream) {
   put(b, attribute(stream, jwtb_protocol));
   put(b, attribute(stream, jwtb_source_address));
   put(b, attribute(stream, jwtb_destination_address));
-  if (!attribute(stream, jwtb_tls_version).size) { // plain text; Envoy 1.38 logs an error when it is asked for the server name
-    for (int i = 0; i < 4; i++) put(b, (jwtb_text){NULL, 0});
+  const jwtb_text none = {NULL, 0};
+  if (!attribute(stream, jwtb_tls_version).size) { // plain text
+    for (int i = 0; i < 4; i++) put(b, none);
     return;
   }
-  put(b, attribute(stream, jwtb_server_name));
+  // Envoy 1.38 does not know the server name, and logs an error when it is asked.
+  put(b, envoy_dynamic_module_callback_get_log_level ? attribute(stream, jwtb_server_name) : none);
   put(b, attribute(stream, jwtb_peer_sha256));
   put(b, principal(stream, jwtb_peer_uri, jwtb_peer_dns, jwtb_peer_subject));
   put(b, principal(stream, jwtb_local_uri, jwtb_local_dns, jwtb_local_subject));

@@ -354,3 +354,86 @@ func storm(t *testing.T, lasts time.Duration) {
 	assert.Equal(t, 1, strings.Count(e.Log(), "running in this process"), "cores that were started")
 	endsCleanly(t, f)
 }
+
+// TestModuleProtocols opens every kind of stream through the module, with and without a
+// token, and speaks HTTP/2.
+func TestModuleProtocols(t *testing.T) {
+	t.Parallel()
+	harness.NeedsCompiler(t)
+	r := harness.NewRig(t, harness.RigOptions{Module: true})
+	up := newStreamUpstream(t)
+	lines := strings.Split(fmt.Sprintf(streamListener, "front", "", "0s"), "\n")
+	for i, line := range lines {
+		if strings.Contains(line, "name: envoy.filters.http.ext_authz") {
+			lines[i], lines[i+1] = "          - "+harness.ModuleFilter(r.Bouncer.Config), ""
+		}
+	}
+	// This Envoy has its own core, without a port for HTTP.
+	b, err := os.ReadFile(r.Bouncer.Config)
+	require.NoError(t, err)
+	own := harness.WriteFile(t, harness.Dir(t), "own.yaml", strings.Replace(string(b), strings.TrimPrefix(r.Bouncer.HTTP, "http://"), "''", 1))
+	text := strings.ReplaceAll(strings.Join(lines, "\n"), r.Bouncer.Config, own)
+	e := harness.Envoy(t, "static_resources:\n  listeners:"+text+"  clusters:\n"+cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true), harness.ModuleEnvoy(t))
+	token := r.Token(nil)
+	harness.Eventually(t, 20*time.Second, "the second core is ready", func(ctx context.Context) error {
+		status, err := http2Get(ctx, e.Addr("front"), token)
+		if err == nil && status == http.StatusServiceUnavailable {
+			err = fmt.Errorf("status %d", status)
+		}
+		return err
+	})
+	for kind, open := range map[string]func(*testing.T, string, string) *stream{"WebSocket": up.openWebSocket, "event stream": up.openEvents, "gRPC stream": up.openGRPC} {
+		assert.NoError(t, open(t, e.Addr("front"), token).exchange(), kind)
+	}
+	status, err := http2Get(t.Context(), strings.TrimPrefix(r.Front.URL, "http://"), token)
+	require.NoError(t, err)
+	assert.Equal(t, 200, status, "HTTP/2")
+	denied, err := r.Front.Do(t.Context(), http.MethodPost, "/", "Content-Type", "application/grpc")
+	require.NoError(t, err)
+	assert.Equal(t, "16", denied.Header.Get("Grpc-Status"), "a denied gRPC call: %d %q", denied.Status, denied.Header)
+}
+
+// http2Get sends a GET over HTTP/2 without TLS.
+func http2Get(ctx context.Context, addr, token string) (status int, err error) {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: protocols}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/", http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
+// TestModuleMetadata: later filters and access logs find the claims, and an Envoy that
+// cannot keep them is denied rather than left without.
+func TestModuleMetadata(t *testing.T) {
+	t.Parallel()
+	harness.NeedsCompiler(t)
+	o := harness.ModuleEnvoy(t)
+	path := o.Binary
+	if path == "" {
+		var err error
+		path, err = harness.EnvoyPath()
+		require.NoError(t, err)
+	}
+	version, err := filter.CheckABI(path, false)
+	require.NoError(t, err)
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "headers: {metadata: [sub]}\n"})
+	config := harness.WriteFile(t, harness.Dir(t), "config.yaml", "listen: {http: ''}\n"+r.Config)
+	text := strings.Replace(moduleListeners(config), "route_config: {", `route_config: {response_headers_to_add: [{header: {key: x-sub, value: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:sub)%"}}], `, 1)
+	f := harness.FrontOf(t, harness.Envoy(t, text, o), "listener-0")
+	token := r.Token(map[string]any{"sub": "alice"})
+	if version == "v0.1.0" {
+		f.AwaitStatus(t, token, 503, 20*time.Second)
+		return
+	}
+	f.AwaitStatus(t, token, 200, 20*time.Second)
+	assert.Equal(t, "alice", f.Bearer(t, token).Header.Get("X-Sub"))
+}
