@@ -6,6 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// The executable of Envoy has these functions. They are weak, so that the library links
+// without it, with any linker, and loads where one is missing.
+#define ENVOYS __attribute__((weak))
+
 // A piece of memory: Envoy's if Envoy passes it, and then good until the hook
 // returns or the headers change; ours if we pass it, and copied by Envoy.
 typedef struct { const char *at; size_t size; } jwtb_text;
@@ -26,21 +30,21 @@ enum {
   jwtb_local_uri = 36, jwtb_peer_uri = 37, jwtb_peer_sha256 = 38,
 };
 
-bool envoy_dynamic_module_callback_is_validation_mode(void);
-size_t envoy_dynamic_module_callback_http_get_headers_size(void *stream, int kind);
-bool envoy_dynamic_module_callback_http_get_headers(void *stream, int kind, jwtb_header *into);
-bool envoy_dynamic_module_callback_http_set_header(void *stream, int kind, jwtb_text name, jwtb_text value); // value.at NULL: remove
-void envoy_dynamic_module_callback_http_send_response(void *stream, uint32_t status, jwtb_header *headers, size_t count, jwtb_text body, jwtb_text details);
-bool envoy_dynamic_module_callback_http_filter_get_attribute_string(void *stream, int attribute, jwtb_text *into);
-void envoy_dynamic_module_callback_http_filter_continue_decoding(void *stream);
-void *envoy_dynamic_module_callback_http_filter_scheduler_new(void *stream);
-void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *scheduler, uint64_t event);
-void envoy_dynamic_module_callback_http_filter_scheduler_delete(void *scheduler);
-// Since Envoy 1.40; weak, so that the module loads in older ones.
-bool envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(void *stream, jwtb_text space, jwtb_text value) __attribute__((weak));
+bool envoy_dynamic_module_callback_is_validation_mode(void) ENVOYS;
+size_t envoy_dynamic_module_callback_http_get_headers_size(void *stream, int kind) ENVOYS;
+bool envoy_dynamic_module_callback_http_get_headers(void *stream, int kind, jwtb_header *into) ENVOYS;
+bool envoy_dynamic_module_callback_http_set_header(void *stream, int kind, jwtb_text name, jwtb_text value) ENVOYS; // value.at NULL: remove
+void envoy_dynamic_module_callback_http_send_response(void *stream, uint32_t status, jwtb_header *headers, size_t count, jwtb_text body, jwtb_text details) ENVOYS;
+bool envoy_dynamic_module_callback_http_filter_get_attribute_string(void *stream, int attribute, jwtb_text *into) ENVOYS;
+void envoy_dynamic_module_callback_http_filter_continue_decoding(void *stream) ENVOYS;
+void *envoy_dynamic_module_callback_http_filter_scheduler_new(void *stream) ENVOYS;
+void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *scheduler, uint64_t event) ENVOYS;
+void envoy_dynamic_module_callback_http_filter_scheduler_delete(void *scheduler) ENVOYS;
+// Since Envoy 1.40; NULL in older ones.
+bool envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(void *stream, jwtb_text space, jwtb_text value) ENVOYS;
 
 // Since Envoy 1.39; never called. It tells an Envoy that knows the server name.
-void envoy_dynamic_module_callback_get_log_level(void) __attribute__((weak));
+void envoy_dynamic_module_callback_get_log_level(void) ENVOYS;
 
 // One stream, from filter_new to filter_destroy.
 typedef struct {

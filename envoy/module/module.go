@@ -10,7 +10,6 @@ package main
 
 /*
 #cgo CFLAGS: -std=c11 -Wall -Wno-unused-parameter
-#cgo LDFLAGS: -Wl,--unresolved-symbols=ignore-all
 #include "abi.h"
 */
 import "C"
