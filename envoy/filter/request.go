@@ -28,7 +28,7 @@ func ParseRequest(b []byte) *authz.Request {
 		if b = b[4:]; n > len(b) {
 			return &authz.Request{}
 		}
-		texts = append(texts, unsafe.String(unsafe.SliceData(b), n))
+		texts = append(texts, unsafe.String(unsafe.SliceData(b), n)) //nolint:gosec // n bytes of b, which nobody changes
 		b = b[n:]
 	}
 	if len(texts) < attributes || (len(texts)-attributes)%2 != 0 {

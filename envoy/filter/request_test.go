@@ -41,7 +41,7 @@ func FuzzParseRequest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		req := filter.ParseRequest(append([]byte(nil), b...))
-		if len(b) < len(whole)-7 && req.Method == "GET" && len(req.Headers) == 0 {
+		if len(b) < len(whole)-7 && req.Method != "" && len(req.Headers) == 0 {
 			t.Errorf("a method without a header: %v", b)
 		}
 	})

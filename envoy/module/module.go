@@ -27,7 +27,7 @@ import (
 
 var version = "dev" // set by the linker
 
-var host = sidecar.NewHost(version, os.Stderr, os.LookupEnv)
+var host = sidecar.NewHost(version, os.Stderr, os.LookupEnv) //nolint:forbidigo // this is main
 
 // abiVersion is what Envoy is told. C may keep it.
 var abiVersion *C.char
@@ -40,7 +40,7 @@ func main() {}
 //export jwtbInit
 func jwtbInit() (abi *C.char) {
 	defer recovered("start", func() { abi = nil })
-	v, err := filter.CheckABI("/proc/self/exe", os.Getenv(filter.UntestedVariable) == "allow")
+	v, err := filter.CheckABI("/proc/self/exe", os.Getenv(filter.UntestedVariable) == "allow") //nolint:forbidigo // this is main
 	if err != nil {
 		complain(err)
 		if v == "" {
