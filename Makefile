@@ -40,6 +40,14 @@ docs: ## build the documentation as a site in .site, where every link must lead 
 build: ## build bin/jwt-bouncer
 	CGO_ENABLED=0 $(GO) build -trimpath $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/jwt-bouncer .
 
+# The dynamic module needs a C compiler. CC chooses another one.
+MODULE_LDFLAGS := -s -w -X main.version=$(VERSION) -extldflags=-Wl,--version-script=$(CURDIR)/envoy/module/exports.map
+.PHONY: module
+module: ## build bin/libjwt_bouncer.so, the dynamic module for Envoy (needs a C compiler)
+	@command -v $(firstword $(CC)) >/dev/null || { echo "make module: the dynamic module needs a C compiler, and $(firstword $(CC)) is not installed" >&2; exit 1; }
+	CGO_ENABLED=1 CC='$(CC)' $(GO) build -trimpath -buildmode=c-shared $(TAGS) -ldflags '$(MODULE_LDFLAGS)' -o bin/libjwt_bouncer.so ./envoy/module
+	@rm -f bin/libjwt_bouncer.h
+
 .PHONY: build-demo
 build-demo: ## build the demo program, bin/demo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./test/demo
@@ -94,6 +102,16 @@ test: tools ## run every test, with the race detector, on real servers
 	@# -count=1 outside the main module: the test cache ignores files above a module's directory.
 	@failed=; for m in $(MODULES); do count=; [ $$m = . ] || count=-count=1; echo "go test -race $$m"; (cd $$m && $(GO) test -race $$count -timeout 20m $$($(GO) list ./... | grep -v /test/outage)) || failed=1; done; \
 		echo "go test -race ./test/outage"; $(GO) test -race -timeout 20m ./test/outage || failed=1; [ -z "$$failed" ]
+
+# The tests of the dynamic module are part of `make test`, on the newest Envoy.
+MODULE_TESTS := '^Test(Module|DPoP|CertificateBoundToken|PathTricks|OtherSources|TokenInHeader)'
+.PHONY: test-module
+test-module: tools module ## run the tests of the dynamic module (MATRIX=1: with every supported Envoy)
+	$(GO) test -count=1 -timeout 20m ./envoy/filter ./test/e2e -run $(MODULE_TESTS)
+	@[ -z "$(MATRIX)" ] || scripts/old-envoys.sh
+	@[ -z "$(MATRIX)" ] || for e in $(patsubst test/%.txt,$(TOOLS)/%,$(wildcard test/envoy-*.txt)); do \
+		echo "$$e"; JWT_BOUNCER_MODULE_ENVOY=$(CURDIR)/$$e/envoy/_bin/envoy $(GO) test -count=1 -timeout 20m ./test/e2e -run $(MODULE_TESTS) || exit 1; \
+	done
 
 # `make test` does not include these three, because they need a browser and Node.js.
 .PHONY: test-page

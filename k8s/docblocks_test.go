@@ -65,7 +65,7 @@ func ofTheProduct(t *testing.T, block string) bool {
 	}
 	for key := range tree {
 		switch key {
-		case "tests", "static_resources", "admin", "typed_per_filter_config", "virtual_hosts", "common_http_protocol_options":
+		case "tests", "static_resources", "http_filters", "admin", "typed_per_filter_config", "virtual_hosts", "common_http_protocol_options":
 		default:
 			if _, ok := schema.Properties[key]; !ok {
 				return false

@@ -35,28 +35,31 @@ import (
 // decoders are the real types, by apiVersion and kind. A kind that is not listed
 // fails the test, so that every object is checked.
 var decoders = map[string]func(object) (any, error){
-	"v1 Namespace":                                       typed[corev1.Namespace],
-	"v1 ServiceAccount":                                  typed[corev1.ServiceAccount],
-	"v1 Service":                                         typed[corev1.Service],
-	"v1 ConfigMap":                                       typed[corev1.ConfigMap],
-	"v1 Secret":                                          typed[corev1.Secret],
-	"apps/v1 Deployment":                                 typed[appsv1.Deployment],
-	"apps/v1 StatefulSet":                                typed[appsv1.StatefulSet],
-	"batch/v1 Job":                                       typed[batchv1.Job],
-	"autoscaling/v2 HorizontalPodAutoscaler":             typed[autoscalingv2.HorizontalPodAutoscaler],
-	"policy/v1 PodDisruptionBudget":                      typed[policyv1.PodDisruptionBudget],
-	"networking.k8s.io/v1 NetworkPolicy":                 typed[networkingv1.NetworkPolicy],
-	"monitoring.coreos.com/v1 PodMonitor":                typed[monitoringv1.PodMonitor],
-	"monitoring.coreos.com/v1 PrometheusRule":            typed[monitoringv1.PrometheusRule],
-	"gateway.networking.k8s.io/v1 GatewayClass":          typed[gatewayv1.GatewayClass],
-	"gateway.networking.k8s.io/v1 Gateway":               typed[gatewayv1.Gateway],
-	"gateway.networking.k8s.io/v1 HTTPRoute":             typed[gatewayv1.HTTPRoute],
-	"gateway.networking.k8s.io/v1beta1 ReferenceGrant":   typed[gatewayv1beta1.ReferenceGrant],
-	"gateway.envoyproxy.io/v1alpha1 SecurityPolicy":      typed[egv1alpha1.SecurityPolicy],
-	"gateway.envoyproxy.io/v1alpha1 ClientTrafficPolicy": typed[egv1alpha1.ClientTrafficPolicy],
-	"security.istio.io/v1 AuthorizationPolicy":           istio[istiosecurity.AuthorizationPolicy],
-	"security.istio.io/v1 PeerAuthentication":            istio[istiosecurity.PeerAuthentication],
-	"networking.istio.io/v1 ServiceEntry":                istio[istionetworking.ServiceEntry],
+	"v1 Namespace":                                        typed[corev1.Namespace],
+	"v1 ServiceAccount":                                   typed[corev1.ServiceAccount],
+	"v1 Service":                                          typed[corev1.Service],
+	"v1 ConfigMap":                                        typed[corev1.ConfigMap],
+	"v1 Secret":                                           typed[corev1.Secret],
+	"apps/v1 Deployment":                                  typed[appsv1.Deployment],
+	"apps/v1 StatefulSet":                                 typed[appsv1.StatefulSet],
+	"batch/v1 Job":                                        typed[batchv1.Job],
+	"autoscaling/v2 HorizontalPodAutoscaler":              typed[autoscalingv2.HorizontalPodAutoscaler],
+	"policy/v1 PodDisruptionBudget":                       typed[policyv1.PodDisruptionBudget],
+	"networking.k8s.io/v1 NetworkPolicy":                  typed[networkingv1.NetworkPolicy],
+	"monitoring.coreos.com/v1 PodMonitor":                 typed[monitoringv1.PodMonitor],
+	"monitoring.coreos.com/v1 PrometheusRule":             typed[monitoringv1.PrometheusRule],
+	"gateway.networking.k8s.io/v1 GatewayClass":           typed[gatewayv1.GatewayClass],
+	"gateway.networking.k8s.io/v1 Gateway":                typed[gatewayv1.Gateway],
+	"gateway.networking.k8s.io/v1 HTTPRoute":              typed[gatewayv1.HTTPRoute],
+	"gateway.networking.k8s.io/v1beta1 ReferenceGrant":    typed[gatewayv1beta1.ReferenceGrant],
+	"gateway.envoyproxy.io/v1alpha1 SecurityPolicy":       typed[egv1alpha1.SecurityPolicy],
+	"gateway.envoyproxy.io/v1alpha1 ClientTrafficPolicy":  typed[egv1alpha1.ClientTrafficPolicy],
+	"gateway.envoyproxy.io/v1alpha1 EnvoyProxy":           typed[egv1alpha1.EnvoyProxy],
+	"gateway.envoyproxy.io/v1alpha1 EnvoyExtensionPolicy": typed[egv1alpha1.EnvoyExtensionPolicy],
+	"networking.istio.io/v1alpha3 EnvoyFilter":            istio[istionetworking.EnvoyFilter],
+	"security.istio.io/v1 AuthorizationPolicy":            istio[istiosecurity.AuthorizationPolicy],
+	"security.istio.io/v1 PeerAuthentication":             istio[istiosecurity.PeerAuthentication],
+	"networking.istio.io/v1 ServiceEntry":                 istio[istionetworking.ServiceEntry],
 }
 
 // schema checks a manifest against its type, its enumerations and its CRD.
@@ -227,7 +230,7 @@ func readCRDs(file string, into map[string]*jsonschema.Schema) error {
 		for _, v := range d.Spec.Versions {
 			name := d.Spec.Group + "/" + v.Name + " " + d.Spec.Names.Kind
 			switch d.Spec.Names.Kind {
-			case "GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant", "SecurityPolicy", "ClientTrafficPolicy", "AuthorizationPolicy", "PeerAuthentication", "ServiceEntry":
+			case "GatewayClass", "Gateway", "HTTPRoute", "ReferenceGrant", "SecurityPolicy", "ClientTrafficPolicy", "EnvoyProxy", "EnvoyExtensionPolicy", "EnvoyFilter", "AuthorizationPolicy", "PeerAuthentication", "ServiceEntry":
 			default:
 				continue
 			}

@@ -149,15 +149,39 @@ func isEnvoy(b block) bool {
 		return false
 	}
 	_, part := envoyParts[keys[0]]
-	return keys[0] == "static_resources" || part && len(keys) == 1 && (keys[0] != "routes" || envoyRoute.MatchString(b.text))
+	return keys[0] == "static_resources" || keys[0] == "http_filters" || part && len(keys) == 1 && (keys[0] != "routes" || envoyRoute.MatchString(b.text))
 }
 
 func validateEnvoy(t *testing.T, b block) error {
 	part, ok := envoyParts[topKeys(b)[0]]
+	if topKeys(b)[0] == "http_filters" {
+		return validateModule(t, b)
+	}
 	if !ok {
 		return harness.ValidateEnvoy(t, b.text)
 	}
 	return inSample(t, part.of, part.kept+indented(b.text, part.columns))
+}
+
+// validateModule has Envoy validate a list of filters with the dynamic module, which
+// reads the configuration file that the filter names.
+func validateModule(t *testing.T, b block) error {
+	t.Helper()
+	o, dir := harness.ModuleEnvoy(t), harness.Dir(t)
+	config := harness.WriteFile(t, dir, "config.yaml", ownIssuers+"store: sqlite://"+dir+"/revocations.db\n")
+	filters := strings.Replace(b.text, "/etc/jwt-bouncer/config.yaml", config, 1)
+	return harness.ValidateEnvoy(t, `static_resources:
+  listeners:
+  - address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /}, direct_response: {status: 200}}]}]}
+`+indented(filters, 10)+`          - {name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+`, o)
 }
 
 // inSample has Envoy validate the sample configuration with a part replaced.

@@ -71,7 +71,12 @@ func (p *prover) proof(method, url, token string, change map[string]any) string 
 // once in the whole fleet.
 func TestDPoP(t *testing.T) {
 	t.Parallel()
-	r := harness.NewRig(t, harness.RigOptions{Redis: true, Sidecars: 2, Config: `
+	throughDoors(t, testDPoP)
+}
+
+func testDPoP(t *testing.T, module bool) {
+	t.Helper()
+	r := harness.NewRig(t, harness.RigOptions{Module: module, Redis: true, Sidecars: 2, Config: `
 binding: {dpop: {max_age: 60s}}
 routes:
   - {name: needed, match: {paths: [{prefix: /payments}]}, require: dpop}
@@ -169,12 +174,17 @@ func selfSigned(t *testing.T, name string) (cert tls.Certificate, certPEM, keyPE
 // that certificate, as Envoy reports it.
 func TestCertificateBoundToken(t *testing.T) {
 	t.Parallel()
+	throughDoors(t, testCertificateBoundToken)
+}
+
+func testCertificateBoundToken(t *testing.T, module bool) {
+	t.Helper()
 	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "routes:\n  - {name: needed, match: {paths: [{prefix: /bank}]}, require: mtls}\n  - {name: rest}\n"})
 	_, serverPEM, serverKey := selfSigned(t, "front")
 	mine, minePEM, _ := selfSigned(t, "mine")
 	theirs, theirsPEM, _ := selfSigned(t, "theirs")
 	inline := func(s string) string { text, _ := json.Marshal(s); return string(text) }
-	front := harness.NewFront(t, r.Bouncer.GRPC, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Extra: "include_peer_certificate: true",
+	front := r.Door(t, module, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Extra: "include_peer_certificate: true",
 		Transport: fmt.Sprintf(`{name: envoy.transport_sockets.tls, typed_config: {
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: false, common_tls_context: {
             tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}], validation_context: {trusted_ca: {inline_string: %s}}}}}`,

@@ -160,7 +160,12 @@ func TestCredentialsAreRemoved(t *testing.T) {
 // it, through Envoy and the sidecar.
 func TestTokenInHeader(t *testing.T) {
 	t.Parallel()
-	r := harness.NewRig(t, harness.RigOptions{Config: "routes: [{name: iap, credentials: {headers: [Cf-Access-Jwt-Assertion], remove_headers: on}}]\n"})
+	throughDoors(t, testTokenInHeader)
+}
+
+func testTokenInHeader(t *testing.T, module bool) {
+	t.Helper()
+	r := harness.NewRig(t, harness.RigOptions{Module: module, Config: "routes: [{name: iap, credentials: {headers: [Cf-Access-Jwt-Assertion], remove_headers: on}}]\n"})
 	token := r.Token(nil)
 	for name, c := range map[string]struct {
 		headers []string

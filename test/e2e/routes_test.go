@@ -111,6 +111,11 @@ routes:
 // normalises paths and with one that does not.
 func TestPathTricks(t *testing.T) {
 	t.Parallel()
+	throughDoors(t, testPathTricks)
+}
+
+func testPathTricks(t *testing.T, module bool) {
+	t.Helper()
 	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: tricksRoutes + "headers: {claims: {x-jwt-sub: sub}}\n"})
 	upstream := newRawUpstream(t)
 	token := "Bearer " + r.Token(nil)
@@ -125,7 +130,7 @@ func TestPathTricks(t *testing.T) {
 		"http://api.example/admin", "http://api.example/public/../admin", "http://other.example/public/../admin", "/healthz/../admin", "/healthz;/../admin", "/healthz/", "/healthz%2f", "/healthz%00", "/publicx", "/public.", "/public%20/../admin", "/PUBLIC",
 	}
 	for name, normalise := range map[string]bool{"as it comes": false, "normalised": true} {
-		front := harness.NewFront(t, r.Bouncer.GRPC, upstream.addr, harness.FrontOptions{
+		front := r.Door(t, module, upstream.addr, harness.FrontOptions{
 			Timeout: 5 * time.Second, Extra: "encode_raw_headers: true", RawPaths: !normalise, MergeSlashes: normalise,
 		}).Addr("front")
 		for _, good := range []string{"/public", "/public/x?a=/../b", "/healthz", "/public/%61", "http://api.example/public/x"} {
@@ -182,6 +187,11 @@ func loosely(p string) string {
 // resource's metadata.
 func TestOtherSources(t *testing.T) {
 	t.Parallel()
+	throughDoors(t, testOtherSources)
+}
+
+func testOtherSources(t *testing.T, module bool) {
+	t.Helper()
 	var mu sync.Mutex
 	active := true
 	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -205,7 +215,7 @@ func TestOtherSources(t *testing.T) {
 	}))
 	t.Cleanup(lists.Close)
 	secret := harness.WriteFile(t, harness.Dir(t), "secret", "introspection-secret\n")
-	r := harness.NewRig(t, harness.RigOptions{Issuer: issuer, MaxStaleness: maxStaleness, SyncInterval: time.Second, Config: fmt.Sprintf(`
+	r := harness.NewRig(t, harness.RigOptions{Module: module, Issuer: issuer, MaxStaleness: maxStaleness, SyncInterval: time.Second, Config: fmt.Sprintf(`
 routes:
   - {name: legacy, match: {paths: [{prefix: /legacy}]}, introspection: login}
   - {name: rest, scopes: [read]}

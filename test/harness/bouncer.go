@@ -44,6 +44,9 @@ type BouncerOptions struct {
 	Within time.Duration // time to become ready; 0 means 30s
 }
 
+// readyTime is how long the product may take to become ready.
+const readyTime = 30 * time.Second
+
 // Bouncer builds the product, once per test process, and runs `serve` with the
 // configuration and a listen stanza.
 func Bouncer(t testing.TB, configYAML string, options ...BouncerOptions) *BouncerServer {
@@ -64,7 +67,7 @@ func Bouncer(t testing.TB, configYAML string, options ...BouncerOptions) *Bounce
 			b.GRPC = "127.0.0.1:" + fmt.Sprint(Port(t))
 		}
 		b.Config = WriteFile(t, b.dir, fmt.Sprintf("config-%s.yaml", strings.ReplaceAll(http, ":", "-")),
-			fmt.Sprintf("listen:\n  grpc: %s\n  http: %s\n%s", b.GRPC, http, configYAML))
+			b.listen()+configYAML)
 		if err = b.run(); err == nil {
 			t.Cleanup(func() { b.attach(t); b.Process.Stop(syscall.SIGTERM, 12*time.Second) })
 			return b
@@ -88,8 +91,7 @@ func (b *BouncerServer) Start(t testing.TB) {
 // renames a new file over the old one, as an editor or a ConfigMap does.
 func (b *BouncerServer) SetConfig(t testing.TB, configYAML string) {
 	t.Helper()
-	text := fmt.Sprintf("listen:\n  grpc: %s\n  http: %s\n%s", b.GRPC, strings.TrimPrefix(b.HTTP, "http://"), configYAML)
-	next := WriteFile(t, filepath.Dir(b.Config), "next.yaml", text)
+	next := WriteFile(t, filepath.Dir(b.Config), "next.yaml", b.listen()+configYAML)
 	require.NoError(t, os.Rename(next, b.Config))
 }
 
@@ -144,7 +146,7 @@ func (b *BouncerServer) run() error {
 	if b.options.NoWait {
 		return nil
 	}
-	if err := p.await(cmp.Or(b.options.Within, 30*time.Second), b.Ready); err != nil {
+	if err := p.await(cmp.Or(b.options.Within, readyTime), b.Ready); err != nil {
 		p.Kill()
 		return err
 	}

@@ -24,12 +24,19 @@ type EnvoyServer struct {
 	listeners map[string]string
 }
 
+// EnvoyOptions configures how Envoy starts. The zero value is the Envoy of the tests
+// with an empty environment.
+type EnvoyOptions struct {
+	Binary string   // path; empty means EnvoyPath
+	Env    []string // NAME=value
+}
+
 // Envoy starts Envoy with a bootstrap configuration and adds an admin listener.
 // Listeners should have port_value 0; Addr returns their addresses.
-func Envoy(t testing.TB, configYAML string) *EnvoyServer {
+func Envoy(t testing.TB, configYAML string, options ...EnvoyOptions) *EnvoyServer {
 	t.Helper()
 	NeedsProcess(t)
-	e, err := startEnvoy(t, configYAML)
+	e, err := TryEnvoy(t, configYAML, options...)
 	require.NoError(t, err)
 	return e
 }
@@ -70,13 +77,13 @@ func (e *EnvoyServer) Stats(t testing.TB, filter string) map[string]int64 {
 }
 
 // ValidateEnvoy runs `envoy --mode validate` on a bootstrap configuration.
-func ValidateEnvoy(t testing.TB, configYAML string) error {
+func ValidateEnvoy(t testing.TB, configYAML string, options ...EnvoyOptions) error {
 	t.Helper()
 	NeedsProcess(t)
 	dir := Dir(t)
-	path, err := envoyPath()
+	path, env, err := envoyCommand(options)
 	require.NoError(t, err)
-	p, err := start(command{name: "envoy-validate", path: path, dir: dir,
+	p, err := start(command{name: "envoy-validate", path: path, dir: dir, env: env,
 		args: []string{"--mode", "validate", "-c", WriteFile(t, dir, "envoy.yaml", configYAML), "-l", "warn"}})
 	require.NoError(t, err)
 	defer p.Kill()
@@ -92,14 +99,30 @@ func EnvoyPath() (string, error) { return envoyPath() }
 
 func envoyPath() (string, error) { return find("Envoy", []string{"envoy"}, "envoy/_bin/envoy") }
 
-func startEnvoy(t testing.TB, configYAML string) (*EnvoyServer, error) {
-	path, err := envoyPath()
+func envoyCommand(options []EnvoyOptions) (path string, env []string, err error) {
+	var o EnvoyOptions
+	if len(options) > 0 {
+		o = options[0]
+	}
+	if o.Binary != "" {
+		return o.Binary, o.Env, nil
+	}
+	path, err = envoyPath()
+	return path, o.Env, err
+}
+
+// TryEnvoy is Envoy for a configuration that Envoy may refuse. The error has the end of
+// Envoy's log then.
+func TryEnvoy(t testing.TB, configYAML string, options ...EnvoyOptions) (*EnvoyServer, error) {
+	t.Helper()
+	NeedsProcess(t)
+	path, env, err := envoyCommand(options)
 	if err != nil {
 		return nil, err
 	}
 	dir := Dir(t)
 	adminFile := dir + "/admin"
-	p, err := start(command{name: "envoy", path: path, dir: dir, args: []string{
+	p, err := start(command{name: "envoy", path: path, dir: dir, env: env, args: []string{
 		"-c", WriteFile(t, dir, "envoy.yaml", configYAML),
 		"--config-yaml", "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}",
 		"--admin-address-path", adminFile, "--use-dynamic-base-id", "--disable-hot-restart",

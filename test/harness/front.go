@@ -35,20 +35,13 @@ type FrontOptions struct {
 }
 
 // NewFront starts Envoy between clients and upstream (host:port). authz is the
-// address of the authorization service, host:port or unix:///path.
+// address of the authorization service, host:port or unix:///path, or module:// and the
+// path of a configuration file, with which the dynamic module runs in this Envoy.
 func NewFront(t testing.TB, authz, upstream string, options ...FrontOptions) *Front {
 	t.Helper()
 	var o FrontOptions
 	if len(options) > 0 {
 		o = options[0]
-	}
-	timeout := ""
-	if o.Timeout > 0 {
-		timeout = fmt.Sprintf(", timeout: %.3fs", o.Timeout.Seconds())
-	}
-	extra := ""
-	if o.Extra != "" {
-		extra = ", " + o.Extra
 	}
 	const http2 = `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}`
 	upstreamProtocol := ""
@@ -59,6 +52,7 @@ func NewFront(t testing.TB, authz, upstream string, options ...FrontOptions) *Fr
 	if o.Transport != "" {
 		transport = "transport_socket: " + o.Transport
 	}
+	filter, clusters, envoy := o.door(t, authz, http2)
 	e := Envoy(t, fmt.Sprintf(`
 static_resources:
   listeners:
@@ -79,32 +73,49 @@ static_resources:
               domains: ["*"]
               routes: [{match: {prefix: /}, route: {cluster: upstream, timeout: 15s}}]
           http_filters:
-          - name: envoy.filters.http.ext_authz
-            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, failure_mode_allow: %t, grpc_service: {envoy_grpc: {cluster_name: authz}%s}%s}
+          - %s
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
   clusters:
   - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}%s}
-  - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}, %s}
-`, transport, !o.RawPaths, o.MergeSlashes, o.FailureModeAllow, timeout, extra, envoyAddress(upstream), upstreamProtocol, envoyAddress(authz), http2))
+%s
+`, transport, !o.RawPaths, o.MergeSlashes, filter, envoyAddress(upstream), upstreamProtocol, clusters), envoy)
 	return FrontOf(t, e, "front")
+}
+
+// door returns the HTTP filter that asks the authorization service, the cluster of the
+// service, and what Envoy needs to start with it.
+func (o FrontOptions) door(t testing.TB, authz, http2 string) (filter, clusters string, envoy EnvoyOptions) {
+	t.Helper()
+	if file, ok := strings.CutPrefix(authz, "module://"); ok {
+		return ModuleFilter(file), "", ModuleEnvoy(t)
+	}
+	timeout := ""
+	if o.Timeout > 0 {
+		timeout = fmt.Sprintf(", timeout: %.3fs", o.Timeout.Seconds())
+	}
+	extra := ""
+	if o.Extra != "" {
+		extra = ", " + o.Extra
+	}
+	return fmt.Sprintf(`{name: envoy.filters.http.ext_authz, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, transport_api_version: V3, failure_mode_allow: %t, grpc_service: {envoy_grpc: {cluster_name: authz}%s}%s}}`, o.FailureModeAllow, timeout, extra),
+		fmt.Sprintf("  - {name: authz, connect_timeout: 1s, load_assignment: {cluster_name: authz, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}, %s}", envoyAddress(authz), http2),
+		EnvoyOptions{}
 }
 
 // FrontOf returns a client of a listener of e.
 func FrontOf(t testing.TB, e *EnvoyServer, listener string) *Front {
 	t.Helper()
-	f := FrontAt(t, "http://"+e.Addr(listener))
-	f.EnvoyServer = e
-	return f
+	return FrontAt(t, e, e.Addr(listener))
 }
 
-// FrontAt returns a client of an Envoy that the harness has not started. Its
-// EnvoyServer is nil.
-func FrontAt(t testing.TB, url string) *Front {
+// FrontAt is FrontOf for a listener with a known address, host:port. e is nil if the
+// harness has not started the Envoy.
+func FrontAt(t testing.TB, e *EnvoyServer, address string) *Front {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &Front{URL: url, client: &http.Client{
+	return &Front{EnvoyServer: e, URL: "http://" + address, client: &http.Client{
 		Transport: transport, Timeout: 20 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

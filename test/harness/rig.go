@@ -57,6 +57,7 @@ type RigOptions struct {
 	Issuers       string // further items of the issuers stanza, as YAML lines
 	Front         FrontOptions
 	NoFront       bool
+	Module        bool // the product runs in each Envoy, as a dynamic module
 	Bouncer       BouncerOptions
 	// Wall clocks of the servers; nil means the machine's. Bouncer.Clock is the
 	// sidecars'.
@@ -122,6 +123,11 @@ func NewRig(t testing.TB, o RigOptions) *Rig {
 		onOff(!o.Lookup, "on", "off"), o.MaxStaleness, o.SyncInterval, onOff(o.Allow, "allow", "deny"), more, o.Config)
 	r.Config = c.String()
 	for range max(o.Sidecars, 1) {
+		if o.Module {
+			b, f := Module(t, r.Config, r.Upstream.Addr, o.Front)
+			r.Bouncers, r.Fronts = append(r.Bouncers, b), append(r.Fronts, f)
+			continue
+		}
 		b := Bouncer(t, r.Config, o.Bouncer)
 		r.Bouncers = append(r.Bouncers, b)
 		if !o.NoFront {

@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { live.Main(m) }
 
 const (
-	listener = "http://127.0.0.1:10080"
+	listener = "127.0.0.1:10080"
 	host     = "app.example" // of the overlay's HTTPRoute
 )
 
@@ -42,7 +42,7 @@ func overTCP(t *testing.T, guide *live.Guide) {
 	g := startGateway(t)
 	g.write(t, "overlay.yaml", overlay(t, guide))
 	g.write(t, "backends.yaml", backend("", "app", tcp(rig.Upstream.Addr))+backend("", "jwt-bouncer", tcp(rig.Bouncer.GRPC)))
-	live.Requests(t, harness.FrontAt(t, listener), host, rig)
+	live.Requests(t, harness.FrontAt(t, nil, listener), host, rig)
 	paths(t, rig)
 }
 
@@ -54,7 +54,7 @@ func overUnixSocket(t *testing.T, guide *live.Guide) {
 	g := startGateway(t)
 	g.write(t, "overlay.yaml", overlay(t, guide))
 	g.write(t, "backends.yaml", backend("", "app", tcp(rig.Upstream.Addr))+backend("", "jwt-bouncer", "{unix: {path: "+socket+"}}"))
-	live.Requests(t, harness.FrontAt(t, listener), host, rig)
+	live.Requests(t, harness.FrontAt(t, nil, listener), host, rig)
 }
 
 // anotherNamespace: a Gateway in another namespace than jwt-bouncer's lets no request
@@ -72,7 +72,7 @@ func anotherNamespace(t *testing.T, guide *live.Guide) {
 	g := startGateway(t)
 	g.write(t, "overlay.yaml", manifests)
 	g.write(t, "backends.yaml", backend("ingress", "app", tcp(rig.Upstream.Addr))+backend("jwt-bouncer", "jwt-bouncer", tcp(rig.Bouncer.GRPC)))
-	front := harness.FrontAt(t, listener)
+	front := harness.FrontAt(t, nil, listener)
 	token := rig.Token(nil)
 	harness.Eventually(t, 2*time.Minute, "the Gateway refuses requests", func(ctx context.Context) error {
 		r, err := front.DoAs(ctx, host, http.MethodGet, "/orders", "Authorization", "Bearer "+token)
@@ -91,7 +91,7 @@ func anotherNamespace(t *testing.T, guide *live.Guide) {
 // paths: the upstream receives the path and the headers that were checked.
 func paths(t *testing.T, rig *harness.Rig) {
 	t.Helper()
-	front := harness.FrontAt(t, listener)
+	front := harness.FrontAt(t, nil, listener)
 	bearer := []string{"Authorization", "Bearer " + rig.Token(nil)}
 	for name, request := range map[string][]string{"/a%2Fb": bearer, "/orders": append(bearer, "x_jwt_sub", "admin")} {
 		r, err := front.DoAs(t.Context(), host, http.MethodGet, name, request...)

@@ -52,7 +52,7 @@ endpoints: [{addresses: [`+authorizerIP+`], conditions: {ready: true}}]
 		gateway := proxy{namespace: "istio-system", name: "ingressgateway", ip: live.AddAddress(t, gatewayIP), labels: map[string]string{"istio": "ingressgateway"}}
 		gateway.create(t, c, rig.Upstream.Addr, "")
 		gateway.start(t)
-		live.Requests(t, harness.FrontAt(t, gateway.url()), host, rig)
+		live.Requests(t, harness.FrontAt(t, nil, gateway.listener()), host, rig)
 	})
 
 	t.Run("workload's pod", func(t *testing.T) {
@@ -70,7 +70,7 @@ endpoints: [{addresses: [`+authorizerIP+`], conditions: {ready: true}}]
 		workload := proxy{namespace: "jwt-bouncer", name: "workload", ip: live.AddAddress(t, workloadIP), labels: template.Metadata.Labels}
 		workload.create(t, c, rig.Upstream.Addr, string(annotations))
 		workload.start(t)
-		live.Requests(t, harness.FrontAt(t, workload.url()), host, rig)
+		live.Requests(t, harness.FrontAt(t, nil, workload.listener()), host, rig)
 	})
 }
 
@@ -105,7 +105,7 @@ type proxy struct {
 	labels              map[string]string
 }
 
-func (p proxy) url() string { return "http://" + p.ip + ":8080" }
+func (p proxy) listener() string { return p.ip + ":8080" }
 
 // create creates the proxy's objects and its route to an upstream.
 func (p proxy) create(t *testing.T, c *live.Cluster, upstream, annotations string) {
