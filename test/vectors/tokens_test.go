@@ -81,7 +81,7 @@ func TestTokens(t *testing.T) {
 // judge verifies raw and names the outcome as the decision would.
 func judge(t *testing.T, v authz.Verifier, raw string) (outcome, detail string) {
 	t.Helper()
-	token, err := v.Verify(t.Context(), raw)
+	token, err := authztest.Verify(t, v, raw)
 	if err != nil {
 		require.Nil(t, token, "a token together with an error")
 		var f *authz.Failure

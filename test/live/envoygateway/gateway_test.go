@@ -60,7 +60,8 @@ func overUnixSocket(t *testing.T, guide *live.Guide) {
 // anotherNamespace: a Gateway in another namespace than jwt-bouncer's lets no request
 // through while no ReferenceGrant allows it to ask. That the guide's ReferenceGrant
 // does cannot be seen here: without Kubernetes, Envoy Gateway 1.9.1 does not know the
-// kind of its policies, so no grant matches. test/live/kubernetes applies it.
+// kind of its policies, so no grant matches. test/live/kubernetes has an API server
+// accept it.
 func anotherNamespace(t *testing.T, guide *live.Guide) {
 	t.Helper()
 	rig := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: live.Configuration(t)})

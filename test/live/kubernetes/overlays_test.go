@@ -3,10 +3,12 @@ package kubernetes
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"jwtbouncer/test/docs/fence"
 	"jwtbouncer/test/harness"
 	"jwtbouncer/test/live"
 )
@@ -38,6 +40,20 @@ func TestOverlays(t *testing.T) {
 	for _, dir := range dirs {
 		t.Run(filepath.Base(dir), func(t *testing.T) { applyOverlay(t, c, dir) })
 	}
+	// Envoy Gateway's own test cannot apply the grant of its guide.
+	t.Run("grant", func(t *testing.T) {
+		text, err := os.ReadFile(filepath.Join(harness.Root(), "docs", "envoy-gateway.md"))
+		require.NoError(t, err)
+		c.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: jwt-bouncer}\n")
+		applied := 0
+		for _, b := range fence.Blocks(string(text)) {
+			if strings.Contains(b.Text, "kind: ReferenceGrant") {
+				c.Apply(t, b.Text)
+				applied++
+			}
+		}
+		require.Equal(t, 1, applied)
+	})
 }
 
 func applyOverlay(t *testing.T, c *live.Cluster, dir string) {
