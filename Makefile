@@ -104,7 +104,7 @@ test: tools ## run every test, with the race detector, on real servers
 		echo "go test -race ./test/outage"; $(GO) test -race -timeout 20m ./test/outage || failed=1; [ -z "$$failed" ]
 
 # The tests of the dynamic module are part of `make test`, on the newest Envoy.
-MODULE_TESTS := '^Test(Module|DPoP|CertificateBoundToken|PathTricks|OtherSources|TokenInHeader)'
+MODULE_TESTS := '^Test(Module|DPoP|CertificateBoundToken|PathTricks|OtherSources|TokenInHeader|ForwardedFor)'
 .PHONY: test-module
 test-module: tools module ## run the tests of the dynamic module (MATRIX=1: with every supported Envoy)
 	$(GO) test -count=1 -timeout 20m ./envoy/filter ./test/e2e -run $(MODULE_TESTS)

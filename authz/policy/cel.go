@@ -221,6 +221,9 @@ func (v *celVariables) ResolveName(name string) (any, bool) {
 	case "request.extensions":
 		return textMap(v.req.ContextExtensions), true
 	case "source.address":
+		if v.req.Source.Address == "" {
+			return types.WrapErr(unreadable("the peer's address is not known")), true
+		}
 		return v.req.Source.Address, true
 	case "source.principal":
 		return v.req.Source.Principal, true

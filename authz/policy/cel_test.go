@@ -258,6 +258,7 @@ func TestExpressionErrorsContainNoValues(t *testing.T) {
 		"token.list[9] == 'x'":                                       "index out of bounds",
 		"request.host == 'a'":                                        "host is missing or malformed",
 		"request.path == '/'":                                        pathDotSegment,
+		"source.address != '10.1.2.3'":                               "the peer's address is not known",
 		"!(request.path.startsWith('/x') || request.host == 'b')":    "",
 	} {
 		e, err := compileExpression("allow[0]", text)

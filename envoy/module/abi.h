@@ -24,7 +24,7 @@ enum { jwtb_continue = 0, jwtb_stop = 1, jwtb_stop_everything = 4 };
 
 // Attributes of a request that are strings.
 enum {
-  jwtb_protocol = 10, jwtb_source_address = 24, jwtb_destination_address = 26,
+  jwtb_protocol = 10, jwtb_destination_address = 26,
   jwtb_server_name = 30, jwtb_tls_version = 31,
   jwtb_local_subject = 32, jwtb_peer_subject = 33, jwtb_local_dns = 34, jwtb_peer_dns = 35,
   jwtb_local_uri = 36, jwtb_peer_uri = 37, jwtb_peer_sha256 = 38,
@@ -40,7 +40,10 @@ void envoy_dynamic_module_callback_http_filter_continue_decoding(void *stream) E
 void *envoy_dynamic_module_callback_http_filter_scheduler_new(void *stream) ENVOYS;
 void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *scheduler, uint64_t event) ENVOYS;
 void envoy_dynamic_module_callback_http_filter_scheduler_delete(void *scheduler) ENVOYS;
-// Since Envoy 1.40; NULL in older ones.
+// Since Envoy 1.40; NULL in older ones. The address of the connection's peer, ip:port.
+// The attribute source.address (24) is another: with use_remote_address false, as is
+// Envoy's default, the client writes that in x-forwarded-for.
+bool envoy_dynamic_module_callback_http_get_downstream_direct_remote_address(void *stream, jwtb_text *into) ENVOYS;
 bool envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(void *stream, jwtb_text space, jwtb_text value) ENVOYS;
 
 // Since Envoy 1.39; never called. It tells an Envoy that knows the server name.

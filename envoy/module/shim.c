@@ -38,6 +38,14 @@ static jwtb_text attribute(void *stream, int id) {
   return t;
 }
 
+// peer_address is empty if this Envoy cannot say whose it is.
+static jwtb_text peer_address(void *stream) {
+  jwtb_text t = {NULL, 0};
+  if (!envoy_dynamic_module_callback_http_get_downstream_direct_remote_address ||
+      !envoy_dynamic_module_callback_http_get_downstream_direct_remote_address(stream, &t)) t = (jwtb_text){NULL, 0};
+  return t;
+}
+
 // principal is the first name of a certificate, in the order of ext_authz.
 static jwtb_text principal(void *stream, int uri, int dns, int subject) {
   jwtb_text t = attribute(stream, uri);
@@ -49,7 +57,7 @@ static jwtb_text principal(void *stream, int uri, int dns, int subject) {
 // The order of the attributes is that of filter.ParseRequest.
 static void put_attributes(buffer *b, void *stream) {
   put(b, attribute(stream, jwtb_protocol));
-  put(b, attribute(stream, jwtb_source_address));
+  put(b, peer_address(stream));
   put(b, attribute(stream, jwtb_destination_address));
   const jwtb_text none = {NULL, 0};
   if (!attribute(stream, jwtb_tls_version).size) { // plain text

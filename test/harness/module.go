@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"jwtbouncer/envoy/filter"
 )
 
 // moduleName is the name by which Envoy finds the library of envoy/module.
@@ -43,6 +45,18 @@ func ModuleEnvoy(t testing.TB) EnvoyOptions {
 		require.NoError(t, err)
 	}
 	return o
+}
+
+// OldModuleEnvoy reports whether the Envoy of ModuleEnvoy is older than 1.40.
+func OldModuleEnvoy(t testing.TB) bool {
+	t.Helper()
+	path := os.Getenv("JWT_BOUNCER_MODULE_ENVOY")
+	if path == "" {
+		return false
+	}
+	version, err := filter.CheckABI(path, false)
+	require.NoError(t, err)
+	return version == "v0.1.0"
 }
 
 // ModuleFilter returns the HTTP filter that runs the dynamic module with the
