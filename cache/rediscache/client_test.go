@@ -108,8 +108,16 @@ func ask(t testing.TB, r *Client, q authz.Query) authz.Verdict {
 	return v
 }
 
-// teach fills NotRevoked as a chain does, until the reader believes it.
+// teach fills NotRevoked as a chain does, until the reader believes it. Then no fill
+// of q is pending that could come later: the writer fills in order, and has filled
+// another token since.
 func teach(t testing.TB, writer, reader *Client, q authz.Query) {
+	t.Helper()
+	fillUntilBelieved(t, writer, reader, q)
+	fillUntilBelieved(t, writer, reader, tokenOf("behind "+q.ID, q.IssuedAt))
+}
+
+func fillUntilBelieved(t testing.TB, writer, reader *Client, q authz.Query) {
 	t.Helper()
 	harness.Eventually(t, 10*time.Second, "a filled entry is believed", func(ctx context.Context) error {
 		if mark, ok := writer.Begin(ctx, &q); ok {
