@@ -59,7 +59,8 @@ type world struct {
 	t                        *testing.T
 	issuer                   *authztest.Issuer
 	keys, store, redis, slow *harness.FaultProxy
-	web, lookup              *harness.BouncerServer
+	away, paused             *authztest.Transmitter // of event streams
+	web, lookup, polling     *harness.BouncerServer
 	front, lookupFront       *harness.Front
 	webConfig                string
 	forging                  atomic.Bool
@@ -83,10 +84,27 @@ api:
   clients: [{id: shop, secret_file: %s}]
 `, w.issuers(), pg.Via(w.store.Addr), strings.Replace(redis.URL, redis.Addr, w.redis.Addr, 1), secret)
 	w.web = harness.Bouncer(t, w.webConfig)
+	w.newPolling()
 	w.lookup = harness.Bouncer(t, fmt.Sprintf("%sstore: %s\nrevocation: {replica: off}\n", w.issuers(), pg.Via(w.slow.Addr)))
 	upstream := harness.Upstream(t).Addr
 	w.front, w.lookupFront = harness.NewFront(t, w.web.GRPC, upstream), harness.NewFront(t, w.lookup.GRPC, upstream)
 	return w
+}
+
+// newPolling starts a sidecar that polls two event streams.
+func (w *world) newPolling() {
+	w.t.Helper()
+	var issuers, streams strings.Builder
+	transmitter := func() *authztest.Transmitter {
+		tr := authztest.NewTransmitter()
+		w.t.Cleanup(tr.Close)
+		fmt.Fprintf(&issuers, "  - {issuer: %q, audiences: [api]}\n", tr.URL)
+		token := harness.WriteFile(w.t, harness.Dir(w.t), "token", tr.Token+"\n")
+		fmt.Fprintf(&streams, "  - {transmitter: %q, url: \"%s/poll/%s\", audiences: [%q], token_file: %q, interval: 1s}\n", tr.URL, tr.URL, tr.StreamID, tr.Audience, token)
+		return tr
+	}
+	w.away, w.paused = transmitter(), transmitter()
+	w.polling = harness.Bouncer(w.t, fmt.Sprintf("issuers:\n%sstore: %q\nevent_streams:\n%s", &issuers, "sqlite://"+filepath.Join(harness.Dir(w.t), "r.db"), &streams))
 }
 
 // issuers returns the stanza, with keys that are fetched often through the proxy.
@@ -157,7 +175,7 @@ func alertNames(t *testing.T) []string {
 }
 
 // TestOutage: while nothing is wrong, no alert fires in a real Prometheus. In an
-// outage of store, Redis, keys and configuration, with forged tokens and a client that
+// outage of store, Redis, keys, event streams and configuration, with forged tokens and a client that
 // makes tokens up, every alert fires. After the repair every alert resolves. Every
 // query of the dashboard then returns data of the time.
 func TestOutage(t *testing.T) {
@@ -169,6 +187,7 @@ func TestOutage(t *testing.T) {
 	begin := time.Now()
 	p.watch("web-0", w.web)
 	p.watch("web-1", w.lookup)
+	p.watch("polling-0", w.polling)
 	w.drive()
 	harness.Eventually(t, 3*time.Minute, "20 s of allowed requests", func(context.Context) error {
 		busy := p.queryRange(`rate(jwt_bouncer_decisions_total{reason="allowed",pod="web-0"}[5s]) > 0`, begin, time.Now(), time.Second)
@@ -223,6 +242,11 @@ func (w *world) breakAll() {
 	w.store.Down()
 	assert.Contains(w.t, []int{http.StatusServiceUnavailable, http.StatusGatewayTimeout}, w.revoke("refused"), "504: the connection broke before the store's answer")
 	w.keys.Down()
+	w.away.Fail(func(r http.ResponseWriter, _ authztest.Poll) bool {
+		r.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	w.paused.Update("paused", "maintenance")
 	w.web.SetConfig(w.t, w.webConfig+"no_such_key: 1\n")
 	w.forging.Store(true)
 	time.AfterFunc(20*time.Second, func() { w.forging.Store(false) })
@@ -238,6 +262,8 @@ func (w *world) startLate(p *prometheus) *harness.BouncerServer {
 
 func (w *world) repair() {
 	w.t.Helper()
+	w.away.Fail(nil)
+	w.paused.Update("enabled", "")
 	w.web.SetConfig(w.t, w.webConfig)
 	for _, proxy := range []*harness.FaultProxy{w.keys, w.store, w.redis, w.slow} {
 		proxy.Heal()
