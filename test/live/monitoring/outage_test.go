@@ -98,7 +98,7 @@ func (w *world) newPolling() {
 	transmitter := func() *authztest.Transmitter {
 		tr := authztest.NewTransmitter()
 		w.t.Cleanup(tr.Close)
-		fmt.Fprintf(&issuers, "  - {issuer: %q, audiences: [api]}\n", tr.URL)
+		fmt.Fprintf(&issuers, "  - {issuer: %q, audiences: [api], refresh_interval: 10s}\n", tr.URL)
 		token := harness.WriteFile(w.t, harness.Dir(w.t), "token", tr.Token+"\n")
 		fmt.Fprintf(&streams, "  - {transmitter: %q, url: \"%s/poll/%s\", audiences: [%q], token_file: %q, interval: 1s}\n", tr.URL, tr.URL, tr.StreamID, tr.Audience, token)
 		return tr
@@ -185,9 +185,9 @@ func TestOutage(t *testing.T) {
 	}
 	p := startPrometheus(t, hurried(t))
 	begin := time.Now()
-	p.watch("web-0", w.web)
-	p.watch("web-1", w.lookup)
-	p.watch("polling-0", w.polling)
+	p.watch("shop", "web-0", w.web)
+	p.watch("shop", "web-1", w.lookup)
+	p.watch("signals", "polling-0", w.polling) // its store stays, so it is no part of the fleet that lags
 	w.drive()
 	harness.Eventually(t, 3*time.Minute, "20 s of allowed requests", func(context.Context) error {
 		busy := p.queryRange(`rate(jwt_bouncer_decisions_total{reason="allowed",pod="web-0"}[5s]) > 0`, begin, time.Now(), time.Second)
@@ -256,7 +256,7 @@ func (w *world) breakAll() {
 func (w *world) startLate(p *prometheus) *harness.BouncerServer {
 	w.t.Helper()
 	late := harness.Bouncer(w.t, w.issuers()+fmt.Sprintf("store: %q\n", "sqlite://"+filepath.Join(harness.Dir(w.t), "r.db")), harness.BouncerOptions{NoWait: true})
-	p.watch("late-0", late)
+	p.watch("shop", "late-0", late)
 	return late
 }
 

@@ -53,10 +53,10 @@ scrape_configs:
 	return p
 }
 
-// watch has Prometheus scrape a sidecar, under the name of a pod.
-func (p *prometheus) watch(pod string, sidecar *harness.BouncerServer) {
+// watch has Prometheus scrape a sidecar, under the names of a namespace and a pod.
+func (p *prometheus) watch(namespace, pod string, sidecar *harness.BouncerServer) {
 	p.t.Helper()
-	text, err := json.Marshal([]map[string]any{{"targets": []string{strings.TrimPrefix(sidecar.HTTP, "http://")}, "labels": map[string]string{"namespace": "shop", "pod": pod}}})
+	text, err := json.Marshal([]map[string]any{{"targets": []string{strings.TrimPrefix(sidecar.HTTP, "http://")}, "labels": map[string]string{"namespace": namespace, "pod": pod}}})
 	require.NoError(p.t, err)
 	harness.WriteFile(p.t, p.dir, "targets-"+pod+".json", string(text))
 }
