@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -127,3 +128,16 @@ func IsLoopback(host string) bool {
 
 // FormatTime returns Unix seconds as RFC 3339 text in UTC.
 func FormatTime(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
+
+// CheckSecretURL reports a URL to which no token and no secret should be sent.
+func CheckSecretURL(path, text string, report Report) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		report(path, "an absolute https URL is required")
+	case u.User != nil || u.Fragment != "":
+		report(path, "URL must not have a user name or a fragment")
+	case u.Scheme == "http" && !IsLoopback(u.Hostname()):
+		report(path, "http is for loopback addresses only: tokens and secrets are sent there")
+	}
+}

@@ -3,7 +3,6 @@ package introspect
 import (
 	"cmp"
 	"context"
-	"net/url"
 	"strings"
 	"time"
 
@@ -63,7 +62,7 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	if !authz.IsLabel(c.Name) {
 		report("name", "%q: use letters, digits, - and _, at most 64", c.Name)
 	}
-	checkEndpoint("endpoint", c.Endpoint, report)
+	authz.CheckSecretURL("endpoint", c.Endpoint, report)
 	c.Config.Validate(report)
 	if c.Issuer == "" || len(c.Issuer) > authz.MaxIdentifier || !authz.ValidText(c.Issuer) {
 		report("issuer", "must be text of 1 to %d bytes", authz.MaxIdentifier)
@@ -105,19 +104,6 @@ func (c Config) Validate(maxStaleness time.Duration, report authz.Report) {
 	}
 	if c.MaxConcurrent < 1 || c.MaxConcurrent > 1000 {
 		report("max_concurrent", "%d is out of range: 1 to 1000", c.MaxConcurrent)
-	}
-}
-
-// checkEndpoint rejects a URL to which no secret should be sent.
-func checkEndpoint(path, text string, report authz.Report) {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		report(path, "an absolute https URL is required")
-	case u.User != nil || u.Fragment != "":
-		report(path, "URL must not have a user name or a fragment")
-	case u.Scheme == "http" && !authz.IsLoopback(u.Hostname()):
-		report(path, "http is for loopback addresses only: tokens and secrets are sent there")
 	}
 }
 

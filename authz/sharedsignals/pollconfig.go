@@ -40,7 +40,7 @@ func (c StreamConfig) Validate(report authz.Report) {
 		report(authz.ItemPath("audiences", i), "must not be empty")
 	}
 	if c.URL != "" {
-		checkURL("url", c.URL, report)
+		authz.CheckSecretURL("url", c.URL, report)
 		if len(c.Audiences) == 0 {
 			report("audiences", "are required with url, because no stream's configuration is read")
 		}

@@ -38,7 +38,7 @@ type TransmitterConfig struct {
 
 // Validate reports every invalid value.
 func (c TransmitterConfig) Validate(report authz.Report) {
-	checkURL("transmitter", c.Transmitter, report)
+	authz.CheckSecretURL("transmitter", c.Transmitter, report)
 	if u, err := url.Parse(c.Transmitter); err == nil && u.RawQuery != "" {
 		report("transmitter", "must have no query (SSF 1.0, section 7.1)")
 	}
@@ -60,20 +60,7 @@ func (c TransmitterConfig) Validate(report authz.Report) {
 		report("token_file", "is required, or token_url with client_id and client_secret_file, or cert_file: a transmitter must know who asks (SSF 1.0, section 8)")
 	}
 	if c.TokenURL != "" {
-		checkURL("token_url", c.TokenURL, report)
-	}
-}
-
-// checkURL rejects a URL to which no secret should be sent.
-func checkURL(path, text string, report authz.Report) {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		report(path, "an absolute https URL is required")
-	case u.User != nil || u.Fragment != "":
-		report(path, "URL must not have a user name or a fragment")
-	case u.Scheme == "http" && !authz.IsLoopback(u.Hostname()):
-		report(path, "http is for loopback addresses only: tokens are sent there")
+		authz.CheckSecretURL("token_url", c.TokenURL, report)
 	}
 }
 
@@ -157,7 +144,7 @@ func (t *Transmitter) endpoint(name, raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("the transmitter %s has no %s", t.cfg.Transmitter, name)
 	}
 	var wrong error
-	checkURL(name, raw, func(path, format string, args ...any) {
+	authz.CheckSecretURL(name, raw, func(path, format string, args ...any) {
 		wrong = fmt.Errorf("the transmitter's "+path+": "+format, args...)
 	})
 	if wrong != nil {
