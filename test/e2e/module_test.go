@@ -235,12 +235,7 @@ func TestModuleABI(t *testing.T) {
 	t.Parallel()
 	harness.NeedsCompiler(t)
 	o := harness.ModuleEnvoy(t)
-	path := o.Binary
-	if path == "" {
-		var err error
-		path, err = harness.EnvoyPath()
-		require.NoError(t, err)
-	}
+	path := harness.ModuleEnvoyPath(t)
 	sum, err := filter.Fingerprint(path)
 	require.NoError(t, err)
 	known := false
@@ -425,20 +420,12 @@ func TestModuleMetadata(t *testing.T) {
 	t.Parallel()
 	harness.NeedsCompiler(t)
 	o := harness.ModuleEnvoy(t)
-	path := o.Binary
-	if path == "" {
-		var err error
-		path, err = harness.EnvoyPath()
-		require.NoError(t, err)
-	}
-	version, err := filter.CheckABI(path, false)
-	require.NoError(t, err)
 	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "headers: {metadata: [sub]}\n"})
 	config := harness.WriteFile(t, harness.Dir(t), "config.yaml", "listen: {http: ''}\n"+r.Config)
 	text := strings.Replace(moduleListeners(config), "route_config: {", `route_config: {response_headers_to_add: [{header: {key: x-sub, value: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:sub)%"}}], `, 1)
 	f := harness.FrontOf(t, harness.Envoy(t, text, o), "listener-0")
 	token := r.Token(map[string]any{"sub": "alice"})
-	if version == "v0.1.0" {
+	if harness.OldModuleEnvoy(t) {
 		f.AwaitStatus(t, token, 503, 20*time.Second)
 		return
 	}

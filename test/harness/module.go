@@ -47,14 +47,21 @@ func ModuleEnvoy(t testing.TB) EnvoyOptions {
 	return o
 }
 
+// ModuleEnvoyPath returns the path of the Envoy of ModuleEnvoy.
+func ModuleEnvoyPath(t testing.TB) string {
+	t.Helper()
+	if path := os.Getenv("JWT_BOUNCER_MODULE_ENVOY"); path != "" {
+		return path
+	}
+	path, err := envoyPath()
+	require.NoError(t, err)
+	return path
+}
+
 // OldModuleEnvoy reports whether the Envoy of ModuleEnvoy is older than 1.40.
 func OldModuleEnvoy(t testing.TB) bool {
 	t.Helper()
-	path := os.Getenv("JWT_BOUNCER_MODULE_ENVOY")
-	if path == "" {
-		return false
-	}
-	version, err := filter.CheckABI(path, false)
+	version, err := filter.CheckABI(ModuleEnvoyPath(t), false)
 	require.NoError(t, err)
 	return version == "v0.1.0"
 }
