@@ -38,6 +38,7 @@ type RouteRule struct {
 	RequiredScopes         []string     // named in the challenge when scopes are missing (RFC 6750, section 3)
 	Introspector           Introspector // judges tokens that the verifier does not know; nil: they are refused
 	AllowRevocationUnknown bool         // on_revocation_unknown: allow; false: deny
+	EndStreams             bool         // an open stream ends with its token; false: it is not asked about again
 }
 
 // Authorizer is the decision: match route → find credential → verify token →
@@ -66,7 +67,7 @@ func (a *Authorizer) SetPolicy(p Policy) { a.policy.Store(&p) }
 func (a *Authorizer) Authorize(ctx context.Context, req *Request) (d Decision) {
 	defer func() {
 		if p := recover(); p != nil {
-			d = Decision{Reason: ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}
+			d = panicked(p)
 		}
 	}()
 	d, _ = a.walk(ctx, req, waiting)
@@ -88,11 +89,17 @@ func (a *Authorizer) AuthorizeNow(req *Request) (d Decision, decided bool) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			d, decided = Decision{Reason: ReasonInternal, Detail: fmt.Sprintf("panic: %T", p)}, true
+			d, decided = panicked(p), true
 		}
 	}()
 	d, err := a.walk(context.Background(), req, immediate)
 	return d, err == nil
+}
+
+// panicked is the decision of a walk that ended with a panic. The value is not part of
+// it, because it may quote the request.
+func panicked(value any) Decision {
+	return Decision{Reason: ReasonInternal, Detail: fmt.Sprintf("panic: %T", value)}
 }
 
 // mode says whether a walk may wait.
@@ -140,7 +147,11 @@ func (a *Authorizer) walk(ctx context.Context, req *Request, m mode) (d Decision
 		a.countHit(cred.Raw, m)
 		return d.deny(fail), nil
 	}
-	return a.revocation(ctx, rule, d, tr, m)
+	d, err = a.revocation(ctx, rule, d, tr, m)
+	if rule.EndStreams && d.Reason == ReasonAllowed {
+		d.Grant = newGrant(rule, &d, req.Source.Address)
+	}
+	return d, err
 }
 
 func describeRoute(r *RouteRule) string {

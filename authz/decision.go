@@ -70,6 +70,7 @@ type Decision struct {
 	RevocationUnknown bool       // allowed although nothing could prove it (on_revocation_unknown: allow)
 	Challenge         *Challenge // what a denial asks for instead of a bearer token; nil: a bearer token
 	Credential        Credential // the token as presented, so that an adapter can remove it from the upstream request
+	Grant             *Grant     // what an open stream rests on, if it is allowed on a route with EndStreams; else nil
 }
 
 // Allowed reports whether the request may pass.

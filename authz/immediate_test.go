@@ -107,7 +107,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	require.NoError(t, err)
 	route := pick(r, policy.RouteConfig{}, policy.RouteConfig{Public: true}, policy.RouteConfig{Scopes: []string{"write"}}, policy.RouteConfig{OnRevocationUnknown: "allow"},
 		policy.RouteConfig{Introspection: "as"}, policy.RouteConfig{Require: "dpop"}, policy.RouteConfig{Match: policy.MatchConfig{Paths: []policy.PathConfig{{Prefix: "/v2"}}}})
-	route.Name = "route"
+	route.Name, route.EndStreams = "route", !route.Public && r.IntN(2) == 0
 	p, err := policy.Compile([]policy.RouteConfig{route}, policy.Options{Binding: binding, Introspectors: map[string]authz.Introspector{"as": w.introspector}})
 	require.NoError(t, err)
 	var tokens authz.TokenCache = w.cache

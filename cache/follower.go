@@ -52,8 +52,9 @@ type Follower struct {
 	fullTries int           // full loads in a row that were given up for silence
 	silent    int           // syncs in a row that were
 
-	syncs syncState
-	await func(ctx context.Context, ended <-chan struct{}) bool // waits for a sync to end
+	revoked chan struct{} // see Revoked
+	syncs   syncState
+	await   func(ctx context.Context, ended <-chan struct{}) bool // waits for a sync to end
 }
 
 const never = math.MinInt64
@@ -83,8 +84,9 @@ func NewFollower(feed authz.Feed, r *Replica, o FollowerOptions) *Follower {
 	f := &Follower{
 		feed: feed, replica: r, config: o.Config,
 		clock: cmp.Or(o.Clock, authz.Clock(authz.SystemClock{})), log: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)),
-		syncs:  syncState{now: syncSnapshot{next: make(chan struct{})}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1)},
-		jitter: mrand.Float64, await: awaitSync,
+		syncs:   syncState{now: syncSnapshot{next: make(chan struct{})}, wake: make(chan struct{}, 1), soon: make(chan struct{}, 1)},
+		revoked: make(chan struct{}, 1),
+		jitter:  mrand.Float64, await: awaitSync,
 	}
 	f.asof.Store(never)
 	f.maxStaleness.Store(int64(o.Config.MaxStaleness))
@@ -109,6 +111,7 @@ func (f *Follower) Sync(ctx context.Context) error {
 	err := f.sync(ctx)
 	f.metrics.synced(err, f.clock.Boot()-start)
 	f.syncs.end(err)
+	request(f.revoked) // also after an error: rows may have been added before it
 	return err
 }
 

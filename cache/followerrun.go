@@ -123,10 +123,25 @@ func (f *Follower) Notify() { f.syncs.request() }
 func (f *Follower) Learn(entries []authz.Entry, complete bool) {
 	dead := f.clock.Now().Unix() - dropAfter
 	entries = slices.DeleteFunc(entries, func(e authz.Entry) bool { return e.Expires < dead })
-	if !f.provisional.add(entries) || !complete {
+	all := f.provisional.add(entries)
+	request(f.revoked)
+	if !all || !complete {
 		request(f.syncs.soon)
 	}
 }
+
+// Add adds revocations that this process itself has committed. It may be called
+// concurrently and does not block.
+func (f *Follower) Add(revocations []authz.Revocation) {
+	for i := range revocations {
+		f.replica.Add(revocations[i].Entry())
+	}
+	request(f.revoked)
+}
+
+// Revoked returns the channel that receives after revocations may have been added. It
+// holds one message, for one receiver.
+func (f *Follower) Revoked() <-chan struct{} { return f.revoked }
 
 // Ready reports whether all revocations have been loaded once. It never becomes
 // false again: Lookup, not readiness, reports a replica that is not fresh.

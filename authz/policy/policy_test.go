@@ -209,7 +209,7 @@ func TestInvalidRoutes(t *testing.T) {
 	}{
 		"name":                  {[]RouteConfig{{Name: "a b", Match: path("/x")}}, []string{"[0].name: letters, digits"}},
 		"duplicate name":        {[]RouteConfig{{Name: "a", Match: path("/x")}, {Name: "a", Match: path("/y")}}, []string{"[1].name: duplicate name"}},
-		"public with rules":     {[]RouteConfig{{Public: true, Scopes: []string{"x"}, Require: "mtls", Allow: []string{"true"}, OnRevocationUnknown: "allow"}}, []string{"[0].scopes: public route ignores tokens", "[0].allow: ", "[0].on_revocation_unknown: ", "[0].require: a public", "[0].require: not configured"}},
+		"public with rules":     {[]RouteConfig{{Public: true, Scopes: []string{"x"}, Require: "mtls", Allow: []string{"true"}, OnRevocationUnknown: "allow", EndStreams: true}}, []string{"[0].end_streams: a public", "[0].scopes: public route ignores tokens", "[0].allow: ", "[0].on_revocation_unknown: ", "[0].require: a public", "[0].require: not configured"}},
 		"public by header":      {[]RouteConfig{{Public: true, Match: MatchConfig{Headers: map[string]string{"x": "y"}}}}, []string{"[0].match.headers: clients choose"}},
 		"header case":           {[]RouteConfig{{Match: MatchConfig{Headers: map[string]string{"X": "y"}}}}, []string{"[0].match.headers.X: lower case"}},
 		"host":                  {[]RouteConfig{{Match: MatchConfig{Hosts: []string{"a:80", "*a", "*.", "a/b", "*.10.0.0.1", "ä.example", ""}}}}, []string{"hosts[0]: port", "hosts[1]: whole labels", "hosts[2]: ", "hosts[3]: ", "hosts[4]: address", "hosts[5]: xn--", "hosts[6]: "}},

@@ -28,6 +28,7 @@ type RouteConfig struct {
 	OnRevocationUnknown string            `yaml:"on_revocation_unknown" enum:"deny,allow" doc:"What to do if nothing can prove that the token is not revoked. Empty: revocation.on_revocation_unknown."`
 	Require             string            `yaml:"require" enum:"any,dpop,mtls" doc:"Accept only sender-constrained tokens: dpop, mtls, or any for both. Empty: unbound tokens are accepted, too; a bound token always needs its proof."`
 	Credentials         CredentialsConfig `yaml:"credentials" doc:"Where the token may be besides the Authorization header. Empty: nowhere."`
+	EndStreams          bool              `yaml:"end_streams" doc:"true: an open stream (WebSocket, gRPC, server-sent events, a long download) ends when its token is revoked, expires, or can no longer be proven good. Only the dynamic module can do that (docs/in-process.md), with revocation.replica on. false: an open stream outlives its token."`
 	Introspection       string            `yaml:"introspection" doc:"Name of the introspection stanza that verifies opaque tokens. Empty: only JWTs are accepted."`
 }
 
@@ -108,7 +109,7 @@ func (o Options) knowsIssuer(iss string) bool {
 
 func (c *RouteConfig) compile(i int, o Options, report authz.Report) *Route {
 	r := &Route{
-		RouteRule: authz.RouteRule{Name: c.Name, Public: c.Public, RequiredScopes: slices.Clone(c.Scopes), AllowRevocationUnknown: o.AllowRevocationUnknown},
+		RouteRule: authz.RouteRule{Name: c.Name, Public: c.Public, RequiredScopes: slices.Clone(c.Scopes), AllowRevocationUnknown: o.AllowRevocationUnknown, EndStreams: c.EndStreams},
 		Audiences: slices.Clone(c.Audiences), AnyScopes: slices.Clone(c.AnyScopes), credentials: c.Credentials, binding: o.Binding,
 	}
 	if r.Name == "" {
@@ -165,7 +166,7 @@ func (c *RouteConfig) checkPublic(report authz.Report) {
 	}{
 		{"issuers", len(c.Issuers) > 0}, {"audiences", len(c.Audiences) > 0}, {"scopes", len(c.Scopes) > 0},
 		{"any_scopes", len(c.AnyScopes) > 0}, {"allow", len(c.Allow) > 0}, {"on_revocation_unknown", c.OnRevocationUnknown != ""},
-		{"require", c.Require != ""}, {"introspection", c.Introspection != ""},
+		{"require", c.Require != ""}, {"introspection", c.Introspection != ""}, {"end_streams", c.EndStreams},
 		{"credentials", !c.Credentials.empty()},
 	} {
 		if rule.set {
