@@ -81,6 +81,13 @@ func (l *decisionLog) decision(req *authz.Request, d *authz.Decision, took time.
 	}
 }
 
+// ended queues the record of an open stream that d has ended after the time open.
+func (l *decisionLog) ended(requestID string, d *authz.Decision, open time.Duration) {
+	ended := *d
+	ended.Detail = "open stream ended: " + d.Detail
+	l.decision(&authz.Request{Headers: []authz.Header{{Name: "x-request-id", Value: requestID}}}, &ended, open)
+}
+
 // take reports whether one more record may be logged in this second.
 func (l *decisionLog) take(second int64) bool {
 	l.mu.Lock()

@@ -18,6 +18,7 @@ type ImmediateAuthorizer interface {
 	// AuthorizeNow returns the decision that Authorize would return. decided is false if Authorize
 	// might wait; the call has had no effect then. It does not block.
 	AuthorizeNow(req *authz.Request) (d authz.Decision, decided bool)
+	StreamAuthorizer
 }
 
 var _ ImmediateAuthorizer = (*authz.Authorizer)(nil)
@@ -26,9 +27,10 @@ var _ ImmediateAuthorizer = (*authz.Authorizer)(nil)
 // and log as Server, but as plans (see PlanAllow) and without gRPC.
 //
 // The filter calls AnswerNow on Envoy's worker thread. If that would have to wait, the filter pauses
-// the request and calls AnswerLater.
+// the request and calls AnswerLater. It calls Watch with an answer that is Watched.
 type Local struct {
 	*responder
+	streams    *streams
 	authorizer ImmediateAuthorizer
 	maxPending int64
 	pending    atomic.Int64 // decisions of AnswerLater that the Authorizer has not returned yet
@@ -40,8 +42,10 @@ type Local struct {
 const maxPending = 4096
 
 // NewLocal returns a Local. It returns an error if the configuration, of which Listen is ignored, is
-// invalid, or if a metric is already registered. The caller calls Close in the end.
-func NewLocal(a ImmediateAuthorizer, cfg Config, o Options) (*Local, error) {
+// invalid, or if a metric is already registered. revoked receives when revocations have become known,
+// so that open streams end at once; nil: they end within two seconds. The caller calls Close in the
+// end.
+func NewLocal(a ImmediateAuthorizer, cfg Config, o Options, revoked <-chan struct{}) (*Local, error) {
 	cfg.Listen = DefaultConfig().Listen
 	cfg = cfg.withDefaults()
 	if err := authz.ValidationErrors("", cfg.Validate); err != nil {
@@ -51,7 +55,7 @@ func NewLocal(a ImmediateAuthorizer, cfg Config, o Options) (*Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Local{responder: r, authorizer: a, maxPending: maxPending}, nil
+	return &Local{responder: r, streams: newStreams(a, r, revoked), authorizer: a, maxPending: maxPending}, nil
 }
 
 // UnavailablePlan returns a plan that replies 503 and needs no Local: for a filter that has none, or
@@ -60,39 +64,40 @@ func UnavailablePlan() []byte {
 	return encodePlan(&answer{status: http.StatusServiceUnavailable})
 }
 
-// AnswerNow returns the plan for req if nothing has to be waited for. Otherwise ok is false and the
+// AnswerNow returns the answer to req if nothing has to be waited for. Otherwise ok is false and the
 // call has had no effect. It keeps neither req nor any part of it. It never panics.
-func (l *Local) AnswerNow(req *authz.Request) (plan []byte, ok bool) {
+func (l *Local) AnswerNow(req *authz.Request) (answer LocalAnswer, ok bool) {
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			plan, ok = l.panicked(p, isGRPC(req), start), true
+			answer, ok = LocalAnswer{Plan: l.panicked(p, isGRPC(req), start)}, true
 		}
 	}()
 	if req.Method == "" {
-		return l.malformed("not an HTTP request", start), true
+		return LocalAnswer{Plan: l.malformed("not an HTTP request", start)}, true
 	}
 	d, decided := l.authorizer.AuthorizeNow(req)
 	if !decided {
-		return nil, false
+		return LocalAnswer{}, false
 	}
-	plan = l.respond(req, &d, isGRPC(req), start)
+	grpc := isGRPC(req)
+	plan := l.respond(req, &d, grpc, start)
 	if l.tracer != nil {
 		// The request is traced only now, because a span must not begin for a check that has to wait.
 		span := l.startSpan(&deadlineContext{parent: context.Background()}, req, trace.WithTimestamp(start))
 		span.end(&d)
 	}
-	return plan, true
+	return newLocalAnswer(plan, req, &d, grpc), true
 }
 
-// AnswerLater decides about req in the background and passes the plan to finish: exactly once, from
+// AnswerLater decides about req in the background and passes the answer to finish: exactly once, from
 // another goroutine, and within AnswerTime. It returns nil then. If too many decisions are pending, it
-// returns the plan, and finish is never called.
+// returns the plan of a denial, and finish is never called.
 //
 // The request, and the memory that its strings refer to, belong to Local for good: a decision that
 // comes too late may still read them. The end of ctx ends the wait early; finish is called all the
 // same.
-func (l *Local) AnswerLater(ctx context.Context, req *authz.Request, finish func(plan []byte)) (plan []byte) {
+func (l *Local) AnswerLater(ctx context.Context, req *authz.Request, finish func(LocalAnswer)) (plan []byte) {
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -120,10 +125,17 @@ func (l *Local) overloaded(req *authz.Request, start time.Time) []byte {
 	return l.respond(req, &d, isGRPC(req), start)
 }
 
+// Watch watches the stream of a request that was allowed with an answer that is Watched. It calls end
+// with the plan that ends the stream once the token is no longer good: at most once, from any
+// goroutine, and not after the return of Close of the Watch unless that call has begun before. end
+// must not block. A revocation that arrives between the decision and Watch is not missed.
+func (l *Local) Watch(a LocalAnswer, end func(plan []byte)) *Watch { return l.streams.watch(a, end) }
+
 // Close waits for the pending decisions and writes the decision log. No other method may be called
 // any more.
 func (l *Local) Close() {
 	l.background.Close()
+	l.streams.close()
 	l.log.stop()
 }
 
@@ -132,7 +144,7 @@ type pendingAnswer struct {
 	local  *Local
 	ctx    deadlineContext
 	req    *authz.Request
-	finish func(plan []byte)
+	finish func(LocalAnswer)
 	grpc   bool
 	start  time.Time
 	span   checkSpan
@@ -167,16 +179,16 @@ func (p *pendingAnswer) answer(decision func() authz.Decision) {
 		return
 	}
 	p.answered = true
-	p.finish(p.plan(decision()))
+	p.finish(p.encode(decision()))
 }
 
-func (p *pendingAnswer) plan(d authz.Decision) (plan []byte) {
+func (p *pendingAnswer) encode(d authz.Decision) (answer LocalAnswer) {
 	defer func() {
 		if v := recover(); v != nil {
-			plan = p.local.panicked(v, p.grpc, p.start)
+			answer = LocalAnswer{Plan: p.local.panicked(v, p.grpc, p.start)}
 		}
 	}()
-	plan = p.local.respond(p.req, &d, p.grpc, p.start)
+	plan := p.local.respond(p.req, &d, p.grpc, p.start)
 	p.span.end(&d)
-	return plan
+	return newLocalAnswer(plan, p.req, &d, p.grpc)
 }

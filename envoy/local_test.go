@@ -37,9 +37,15 @@ func (i immediately) AuthorizeNow(req *authz.Request) (authz.Decision, bool) {
 	return i.Authorize(context.Background(), req), true
 }
 
+// Recheck implements StreamAuthorizer. No stream is watched.
+func (immediately) Recheck(context.Context, *authz.Grant) authz.Decision { panic("no stream is open") }
+
+// RecheckNow implements StreamAuthorizer.
+func (immediately) RecheckNow(*authz.Grant) (authz.Decision, bool) { panic("no stream is open") }
+
 func newLocal(t testing.TB, a ImmediateAuthorizer, cfg Config, o Options) *Local {
 	t.Helper()
-	l, err := NewLocal(a, cfg, o)
+	l, err := NewLocal(a, cfg, o, nil)
 	require.NoError(t, err)
 	t.Cleanup(l.Close)
 	return l
@@ -138,20 +144,20 @@ func doors(t *testing.T, cfg Config, d authz.Decision, req *authz.Request) (answ
 			return door{func() said { return saidByResponse(t, s.check(t.Context(), messageOf(t, req))) }, func() { require.NoError(t, s.Drain(t.Context())) }}
 		},
 		func(o Options) door {
-			l, err := NewLocal(immediately{decide(d), true}, cfg, o)
+			l, err := NewLocal(immediately{decide(d), true}, cfg, o, nil)
 			require.NoError(t, err)
 			return door{func() said {
-				plan, ok := l.AnswerNow(req)
+				answer, ok := l.AnswerNow(req)
 				require.True(t, ok)
-				return saidByPlan(t, plan)
+				return saidByPlan(t, answer.Plan)
 			}, l.Close}
 		},
 		func(o Options) door {
-			l, err := NewLocal(immediately{decide(d), false}, cfg, o)
+			l, err := NewLocal(immediately{decide(d), false}, cfg, o, nil)
 			require.NoError(t, err)
 			return door{func() said {
-				plan, ok := l.AnswerNow(req)
-				require.True(t, !ok && plan == nil)
+				answer, ok := l.AnswerNow(req)
+				require.True(t, !ok && answer.Plan == nil)
 				return saidByPlan(t, later(t, l, req))
 			}, l.Close}
 		},
@@ -176,7 +182,7 @@ func doors(t *testing.T, cfg Config, d authz.Decision, req *authz.Request) (answ
 func later(t testing.TB, l *Local, req *authz.Request) []byte {
 	t.Helper()
 	plans := make(chan []byte, 2)
-	require.Nil(t, l.AnswerLater(context.Background(), req, func(plan []byte) { plans <- plan }))
+	require.Nil(t, l.AnswerLater(context.Background(), req, func(a LocalAnswer) { plans <- a.Plan }))
 	return <-plans
 }
 
@@ -282,9 +288,9 @@ func TestDoorsAgree(t *testing.T) {
 func TestLocalMalformed(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t, immediately{allowAll(), true}, testConfig(), Options{})
-	plan, ok := l.AnswerNow(&authz.Request{})
+	answer, ok := l.AnswerNow(&authz.Request{})
 	require.True(t, ok)
-	assert.Equal(t, 400, saidByPlan(t, plan).Status)
+	assert.Equal(t, 400, saidByPlan(t, answer.Plan).Status)
 	assert.Equal(t, 400, saidByPlan(t, l.AnswerLater(t.Context(), &authz.Request{}, nil)).Status)
 	assert.InDelta(t, 2, testutil.ToFloat64(l.metrics.undecodable), 0)
 }
@@ -295,12 +301,12 @@ func TestLocalPanics(t *testing.T) {
 	for _, now := range []bool{true, false} {
 		l := newLocal(t, immediately{func(context.Context, *authz.Request) authz.Decision { panic("boom") }, now}, testConfig(), Options{})
 		for range 2 {
-			plan, ok := l.AnswerNow(localRequest())
+			answer, ok := l.AnswerNow(localRequest())
 			require.Equal(t, now, ok)
 			if !ok {
-				plan = later(t, l, localRequest())
+				answer.Plan = later(t, l, localRequest())
 			}
-			assert.Equal(t, 503, saidByPlan(t, plan).Status)
+			assert.Equal(t, 503, saidByPlan(t, answer.Plan).Status)
 		}
 		assert.InDelta(t, 2, testutil.ToFloat64(l.metrics.decisions[authz.ReasonInternal]), 0)
 	}
@@ -312,7 +318,7 @@ func TestLocalSurvivesTheFilter(t *testing.T) {
 	l := newLocal(t, immediately{allowAll(), false}, testConfig(), Options{})
 	l.maxPending = 1
 	called := make(chan struct{})
-	require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func([]byte) { close(called); panic("in the filter") }))
+	require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func(LocalAnswer) { close(called); panic("in the filter") }))
 	<-called
 	require.Eventually(t, func() bool { return l.pending.Load() == 0 }, 10*time.Second, time.Millisecond)
 	assert.True(t, saidByPlan(t, later(t, l, localRequest())).Allowed)
@@ -333,7 +339,7 @@ func TestLocalLate(t *testing.T) {
 				l, err := NewLocal(immediately{func(context.Context, *authz.Request) authz.Decision {
 					<-release
 					return authz.Decision{Reason: authz.ReasonAllowedAnonymous}
-				}, false}, testConfig(), Options{})
+				}, false}, testConfig(), Options{}, nil)
 				require.NoError(t, err)
 				ctx, cancel := context.Background(), context.CancelFunc(func() {})
 				if c.callers != 0 {
@@ -341,7 +347,7 @@ func TestLocalLate(t *testing.T) {
 				}
 				defer cancel()
 				start, plans := time.Now(), make(chan []byte, 2)
-				require.Nil(t, l.AnswerLater(ctx, localRequest(), func(plan []byte) { plans <- plan }))
+				require.Nil(t, l.AnswerLater(ctx, localRequest(), func(a LocalAnswer) { plans <- a.Plan }))
 				assert.Equal(t, 503, saidByPlan(t, <-plans).Status)
 				assert.Equal(t, c.want, time.Since(start))
 				close(release)
@@ -364,7 +370,7 @@ func TestLocalStreamEnds(t *testing.T) {
 	}, false}, testConfig(), Options{})
 	ctx, end := context.WithCancel(t.Context())
 	plans := make(chan []byte, 1)
-	require.Nil(t, l.AnswerLater(ctx, localRequest(), func(plan []byte) { plans <- plan }))
+	require.Nil(t, l.AnswerLater(ctx, localRequest(), func(a LocalAnswer) { plans <- a.Plan }))
 	end()
 	assert.Equal(t, 503, saidByPlan(t, <-plans).Status)
 }
@@ -380,10 +386,10 @@ func TestLocalIsBounded(t *testing.T) {
 	l.maxPending = 3
 	plans := make(chan []byte, 3)
 	for range 3 {
-		require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func(plan []byte) { plans <- plan }))
+		require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func(a LocalAnswer) { plans <- a.Plan }))
 	}
 	over := func() said {
-		return saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func([]byte) { t.Error("called for a request that was answered") }))
+		return saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func(LocalAnswer) { t.Error("called for a request that was answered") }))
 	}
 	assert.Equal(t, 503, over().Status)
 	for range 3 { // the deadline passes
@@ -400,10 +406,10 @@ func TestLocalAfterClose(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig()
 	cfg.DecisionLog.Decisions = logNone
-	l, err := NewLocal(immediately{allowAll(), false}, cfg, Options{})
+	l, err := NewLocal(immediately{allowAll(), false}, cfg, Options{}, nil)
 	require.NoError(t, err)
 	l.Close()
-	assert.Equal(t, 503, saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func([]byte) { t.Error("called") })).Status)
+	assert.Equal(t, 503, saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func(LocalAnswer) { t.Error("called") })).Status)
 }
 
 func TestLocalSpans(t *testing.T) {
@@ -431,11 +437,11 @@ func TestLocalConfig(t *testing.T) {
 	cfg.Listen = ListenConfig{GRPC: "nonsense"} // there is no gRPC service
 	newLocal(t, immediately{allowAll(), true}, cfg, Options{})
 	cfg.Headers.Claims = map[string]string{"host": "sub"}
-	_, err := NewLocal(immediately{allowAll(), true}, cfg, Options{})
+	_, err := NewLocal(immediately{allowAll(), true}, cfg, Options{}, nil)
 	require.Error(t, err)
 	reg := prometheus.NewRegistry()
 	newLocal(t, immediately{allowAll(), true}, testConfig(), Options{Registerer: reg})
-	_, err = NewLocal(immediately{allowAll(), true}, testConfig(), Options{Registerer: reg})
+	_, err = NewLocal(immediately{allowAll(), true}, testConfig(), Options{Registerer: reg}, nil)
 	require.Error(t, err, "the metrics are registered already")
 }
 

@@ -21,8 +21,11 @@ type metrics struct {
 	undecodable prometheus.Counter
 	late        prometheus.Counter
 	logDropped  prometheus.Counter
+	openStreams prometheus.Gauge
 	routes      *outcomes
 	issuers     *outcomes
+
+	streamsEnded *prometheus.CounterVec // by reason
 }
 
 func newMetrics(r prometheus.Registerer, issuers authz.Issuers) (*metrics, error) {
@@ -52,17 +55,26 @@ func newMetrics(r prometheus.Registerer, issuers authz.Issuers) (*metrics, error
 			Name: "jwt_bouncer_decision_log_dropped_total",
 			Help: "Decisions not logged because they exceeded decision_log.per_second.",
 		}),
+		openStreams: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "jwt_bouncer_open_streams",
+			Help: "Requests in progress on routes with end_streams; 0 with ext_authz.",
+		}),
+		streamsEnded: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "jwt_bouncer_streams_ended_total",
+			Help: "Open streams ended (end_streams), by the reason for which a new request with the token would be denied; 0 with ext_authz.",
+		}, []string{"reason"}),
 		routes: newOutcomes("jwt_bouncer_route_decisions_total", "route",
 			`Checks answered, by the matched route ("" without one) and outcome (allowed, denied, error).`),
 		issuers: newOutcomes("jwt_bouncer_issuer_decisions_total", "issuer",
 			"Checks of verified or introspected tokens that were answered, by configured issuer and outcome (allowed, denied, error)."),
 	}
 	m.routes.add("") // the metric exists from the start
+	m.streamsEnded.WithLabelValues(authz.ReasonRevoked.String())
 	m.issuers.fix(issuers.All(), issuers.Templates)
 	for _, reason := range authz.Reasons() {
 		m.decisions = append(m.decisions, decisions.WithLabelValues(reason.String()))
 	}
-	for _, c := range []prometheus.Collector{decisions, m.duration, m.errors, m.undecodable, m.late, m.logDropped, m.routes.total, m.issuers.total} {
+	for _, c := range []prometheus.Collector{decisions, m.duration, m.errors, m.undecodable, m.late, m.logDropped, m.openStreams, m.streamsEnded, m.routes.total, m.issuers.total} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}

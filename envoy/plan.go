@@ -9,7 +9,7 @@ import (
 // without pointers, so that C may walk it in Go's memory. Numbers are 32 bits, little-endian.
 //
 //	plan  = kind status *order end
-//	kind  = PlanAllow / PlanDeny, one byte
+//	kind  = PlanAllow / PlanDeny / PlanEndStream, one byte
 //	status = HTTP status of the reply; 0 if the request is allowed
 //	order = code, one byte; length of name; length of value; name; value
 //	end   = PlanEnd, one byte
@@ -18,6 +18,10 @@ import (
 const (
 	PlanAllow byte = 'A' // the request is passed on with the changes that follow
 	PlanDeny  byte = 'D' // the client receives a reply with the status and the parts that follow
+
+	// PlanEndStream ends a stream that was allowed: with a reply as PlanDeny does if the response has
+	// not begun, else without.
+	PlanEndStream byte = 'X'
 
 	PlanSet         byte = 'S' // set a request header, replacing every value
 	PlanRemove      byte = 'R' // remove a request header; without value

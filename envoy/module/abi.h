@@ -53,9 +53,9 @@ void envoy_dynamic_module_callback_get_log_level(void) ENVOYS;
 typedef struct {
   void *stream;     // Envoy's
   uintptr_t config; // Go's handle of the configuration
-  uintptr_t waits;  // Go's handle of the pending decision; 0: none
+  uintptr_t kept;   // Go's handle of what the stream waits for; 0: nothing
 } jwtb_filter;
 
 // jwtb_apply carries out a plan (envoy/plan.go) and returns true if the request may
-// pass. After false a reply has been sent, and the stream may be gone.
+// pass. After false a reply has been sent or the stream was reset, and it may be gone.
 bool jwtb_apply(void *stream, const char *plan, size_t size);

@@ -90,49 +90,61 @@ func jwtbConfigDestroy(handle C.uintptr_t) {
 //
 //export jwtbRequest
 func jwtbRequest(f *C.jwtb_filter, request *C.char, size C.size_t) (status C.int) {
-	stream := f.stream
-	defer recovered("request", func() { status = apply(stream, envoy.UnavailablePlan()) })
+	envoys := f.stream
+	defer recovered("request", func() { status = apply(envoys, envoy.UnavailablePlan()) })
 	e, _ := cgo.Handle(f.config).Value().(*sidecar.Embedded)
 	if e == nil {
-		return apply(stream, envoy.UnavailablePlan())
+		return apply(envoys, envoy.UnavailablePlan())
 	}
 	// The copy is Go's. Envoy's memory changes with the headers, and a decision may outlive the stream.
 	req := filter.ParseRequest(C.GoBytes(unsafe.Pointer(request), C.int(size)))
 	harm(req)
-	if plan, ok := e.Local.AnswerNow(req); ok {
-		return apply(stream, plan)
+	answer, decided := e.Local.AnswerNow(req)
+	if decided && !answer.Watched() {
+		return apply(envoys, answer.Plan)
 	}
-	p := filter.NewPending(scheduler{C.envoy_dynamic_module_callback_http_filter_scheduler_new(stream)})
-	h := cgo.NewHandle(p)
-	f.waits = C.uintptr_t(h)
-	if plan := p.Start(e.Local, req, uint64(h)); plan != nil {
-		return apply(stream, plan)
+	s := filter.NewStream(e.Local, scheduler{C.envoy_dynamic_module_callback_http_filter_scheduler_new(envoys)})
+	h := cgo.NewHandle(s)
+	f.kept = C.uintptr_t(h)
+	if decided {
+		s.Watch(answer, uint64(h))
+		return apply(envoys, answer.Plan)
+	}
+	if plan := s.Decide(req, uint64(h)); plan != nil {
+		return apply(envoys, plan)
 	}
 	return C.jwtb_stop_everything
 }
 
-// jwtbScheduled ends the wait of a request, on the worker thread of its stream.
+// jwtbScheduled continues with a stream, on its worker thread: with its decision, or with its end.
 //
 //export jwtbScheduled
-func jwtbScheduled(stream unsafe.Pointer, waits C.uintptr_t) {
-	defer recovered("decision", func() {})
-	p, _ := cgo.Handle(waits).Value().(*filter.Pending)
-	plan := p.Take()
-	if plan == nil {
-		return
-	}
-	if apply(stream, plan) == C.jwtb_continue {
-		C.envoy_dynamic_module_callback_http_filter_continue_decoding(stream)
+func jwtbScheduled(envoys unsafe.Pointer, kept C.uintptr_t) {
+	plan := take(kept)
+	if plan != nil && apply(envoys, plan) == C.jwtb_continue {
+		C.envoy_dynamic_module_callback_http_filter_continue_decoding(envoys)
 	}
 }
 
+// take returns the plan that has been committed, and nil if there is none.
+func take(kept C.uintptr_t) (plan []byte) {
+	defer recovered("decision", func() { plan = envoy.UnavailablePlan() })
+	s, _ := cgo.Handle(kept).Value().(*filter.Stream)
+	answer, ok := s.Take()
+	if !ok {
+		return nil
+	}
+	s.Watch(answer, uint64(kept))
+	return answer.Plan
+}
+
 //export jwtbDestroy
-func jwtbDestroy(waits C.uintptr_t) {
+func jwtbDestroy(kept C.uintptr_t) {
 	defer recovered("end of a stream", func() {})
-	h := cgo.Handle(waits)
-	p, _ := h.Value().(*filter.Pending)
+	h := cgo.Handle(kept)
+	s, _ := h.Value().(*filter.Stream)
 	h.Delete()
-	p.Close()
+	s.Close()
 }
 
 // apply carries out a plan. After a denial the stream may be gone.

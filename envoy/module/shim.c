@@ -8,8 +8,8 @@ extern const char *jwtbInit(void);
 extern uintptr_t jwtbConfigNew(const char *text, size_t size);
 extern void jwtbConfigDestroy(uintptr_t config);
 extern int jwtbRequest(jwtb_filter *filter, const char *request, size_t size);
-extern void jwtbScheduled(void *stream, uintptr_t waits);
-extern void jwtbDestroy(uintptr_t waits);
+extern void jwtbScheduled(void *stream, uintptr_t kept);
+extern void jwtbDestroy(uintptr_t kept);
 
 #define TEXT(literal) ((jwtb_text){literal, sizeof literal - 1})
 
@@ -99,7 +99,7 @@ const void *envoy_dynamic_module_on_http_filter_new(const void *config, void *st
 
 void envoy_dynamic_module_on_http_filter_destroy(const void *filter) {
   jwtb_filter *f = (jwtb_filter *)filter;
-  if (f->waits) jwtbDestroy(f->waits);
+  if (f->kept) jwtbDestroy(f->kept);
   free(f);
 }
 
@@ -115,7 +115,7 @@ int envoy_dynamic_module_on_http_filter_request_headers(void *stream, const void
 
 void envoy_dynamic_module_on_http_filter_scheduled(void *stream, const void *filter, uint64_t event) {
   jwtb_filter *f = (jwtb_filter *)filter;
-  if (f->waits && f->waits == (uintptr_t)event) jwtbScheduled(stream, f->waits);
+  if (f->kept && f->kept == (uintptr_t)event) jwtbScheduled(stream, f->kept);
 }
 
 // While everything is stopped, Envoy calls none of these for the request.
@@ -157,7 +157,8 @@ static void refuse(void *stream) {
   envoy_dynamic_module_callback_http_send_response(stream, 503, NULL, 0, (jwtb_text){NULL, 0}, TEXT("jwt_bouncer_failed"));
 }
 
-static bool deny(void *stream, uint32_t status, const char *at, const char *end) {
+// reply replies to the client, or resets the stream if its response has begun.
+static bool reply(void *stream, uint32_t status, const char *at, const char *end, jwtb_text details) {
   jwtb_header headers[16];
   size_t count = 0;
   jwtb_text body = {NULL, 0};
@@ -166,7 +167,7 @@ static bool deny(void *stream, uint32_t status, const char *at, const char *end)
     if (o.code == 'H' && count < sizeof headers / sizeof *headers) headers[count++] = (jwtb_header){o.name, o.value};
     if (o.code == 'B') body = o.value;
   }
-  envoy_dynamic_module_callback_http_send_response(stream, status, headers, count, body, TEXT("jwt_bouncer_denied"));
+  envoy_dynamic_module_callback_http_send_response(stream, status, headers, count, body, details);
   return false;
 }
 
@@ -230,9 +231,9 @@ bool jwtb_apply(void *stream, const char *plan, size_t size) {
   const char *at = plan + 5, *end = plan + size;
   uint32_t status;
   order o;
-  if (size >= 6 && *plan == 'D') {
+  if (size >= 6 && (*plan == 'D' || *plan == 'X')) {
     memcpy(&status, plan + 1, 4);
-    return deny(stream, status, at, end);
+    return reply(stream, status, at, end, *plan == 'D' ? TEXT("jwt_bouncer_denied") : TEXT("jwt_bouncer_ended"));
   }
   bool good = size >= 6 && *plan == 'A';
   while (good && next(&at, end, &o)) good = change(stream, &o);

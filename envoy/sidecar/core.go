@@ -113,6 +113,15 @@ func newCore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*cor
 	return c, nil
 }
 
+// revoked returns the channel that receives when revocations have become known; nil in
+// lookup mode.
+func (c *core) revoked() <-chan struct{} {
+	if c.follower == nil {
+		return nil
+	}
+	return c.follower.Revoked()
+}
+
 // OpenStore returns the store that s names. It needs no network.
 func OpenStore(s Settings, log *slog.Logger, registry prometheus.Registerer) (*store.Store, error) {
 	var password func() (string, error)
@@ -149,10 +158,7 @@ type publisher struct{ *core }
 // Publish implements authz.Publisher.
 func (p publisher) Publish(ctx context.Context, revocations []authz.Revocation) bool {
 	if p.follower != nil {
-		// A caller that has its receipt may send a revoked token here next.
-		for i := range revocations {
-			p.replica.Add(revocations[i].Entry())
-		}
+		p.follower.Add(revocations) // a caller that has its receipt may send a revoked token here next
 	}
 	return p.redis != nil && p.redis.Publish(ctx, revocations)
 }

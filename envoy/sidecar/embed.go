@@ -85,7 +85,7 @@ func (h *Host) start(file string) (*Embedded, error) {
 		return nil, err
 	}
 	e := &Embedded{host: h, file: file, uses: 1, instance: i}
-	if e.Local, err = envoy.NewLocal(i.core.authorizer, i.envoyConfig(), i.envoyOptions()); err != nil {
+	if e.Local, err = envoy.NewLocal(i.core.authorizer, i.envoyConfig(), i.envoyOptions(), i.core.revoked()); err != nil {
 		i.close()
 		return nil, err
 	}

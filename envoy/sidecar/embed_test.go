@@ -79,11 +79,11 @@ func ask(t *testing.T, l *envoy.Local, path, token string) (plan []byte, now boo
 	if token != "" {
 		req.Headers = []authz.Header{{Name: "authorization", Value: "Bearer " + token}}
 	}
-	if plan, now = l.AnswerNow(req); now {
-		return plan, true
+	if answer, now := l.AnswerNow(req); now {
+		return answer.Plan, true
 	}
 	plans := make(chan []byte, 1)
-	require.Nil(t, l.AnswerLater(t.Context(), req, func(p []byte) { plans <- p }))
+	require.Nil(t, l.AnswerLater(t.Context(), req, func(a envoy.LocalAnswer) { plans <- a.Plan }))
 	return <-plans, false
 }
 

@@ -39,8 +39,21 @@ type Process struct {
 
 // Serve runs the sidecar until ctx ends. Then it drains: it reports not ready,
 // accepts no new connections, and answers the checks in flight. The error says
-// what could not be started, or which checks were not answered.
+// what could not be started, or which checks were not answered. Settings that need Envoy's
+// own process are an error; see Embed.
 func Serve(ctx context.Context, s Settings, p Process) error {
+	if err := s.checkServed(); err != nil {
+		return err
+	}
+	if load := p.Reload; load != nil {
+		p.Reload = func() (Settings, error) {
+			next, err := load()
+			if err == nil {
+				err = next.checkServed()
+			}
+			return next, err
+		}
+	}
 	i, err := newInstance(ctx, s, p)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -183,6 +184,9 @@ func (s *Settings) validate(f *config.File) {
 	// Errors of the binding stanza itself are reported below.
 	options, _ := s.policyOptions(introspectors, nil)
 	policy.ValidateRoutes(s.Routes, options, f.At("routes"), func(path string) bool { return f.IsInvalid("routes" + path) })
+	if i := s.endsStreams(); i >= 0 && !s.Revocation.Replica {
+		f.Invalid(fmt.Sprintf("routes[%d].end_streams", i), "needs revocation.replica: on, because every open stream is examined whenever a revocation arrives")
+	}
 	s.Binding.Validate(f.At("binding"))
 	sharedsignals.ValidateStreams(s.EventStreams, s.RevocableIssuers().Verified, f.At("event_streams"))
 	s.StatusLists.Validate(s.Revocation.MaxStaleness, f.At("status_lists"))
@@ -198,6 +202,20 @@ func (s *Settings) validate(f *config.File) {
 	if _, err := s.logLevel(); err != nil {
 		f.Invalid("log.level", "must be debug, info, warn or error, not %q", s.Log.Level)
 	}
+}
+
+// endsStreams returns the index of the first route with end_streams; -1: there is none.
+func (s *Settings) endsStreams() int {
+	return slices.IndexFunc(s.Routes, func(r policy.RouteConfig) bool { return r.EndStreams })
+}
+
+// checkServed returns an error if a setting needs Envoy's own process, which Serve does
+// not run in.
+func (s *Settings) checkServed() error {
+	if i := s.endsStreams(); i >= 0 {
+		return fmt.Errorf("routes[%d].end_streams: ext_authz cannot end open streams, only the dynamic module can (docs/in-process.md); remove it, and bound them with Envoy's max_stream_duration", i)
+	}
+	return nil
 }
 
 func (s *Settings) logLevel() (slog.Level, error) {

@@ -82,6 +82,16 @@ func TestMisspeltRouteHasNoFurtherErrors(t *testing.T) {
 	}
 }
 
+// Open streams are examined in memory.
+func TestEndStreamsNeedsTheReplica(t *testing.T) {
+	t.Parallel()
+	text := strings.Replace(good, "routes: []", "routes: [{match: {paths: [{prefix: /a}]}}, {end_streams: true}]", 1)
+	_, err := parse("f", []byte(text), nil)
+	require.NoError(t, err)
+	_, err = parse("f", []byte(strings.Replace(text, "replica: on", "replica: off", 1)), nil)
+	require.ErrorContains(t, err, "routes[1].end_streams: needs revocation.replica: on")
+}
+
 // A missing key is on no line.
 func TestMissingKeysHaveNoLine(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,240 @@
+package envoy
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"jwtbouncer/authz"
+)
+
+const (
+	// recheckInterval is the time after which every open stream is examined again, whatever
+	// happened: tokens expire, and proofs of freshness end.
+	recheckInterval = time.Second
+	// recheckTime limits one question about a stream to the store or to an issuer.
+	recheckTime = 2 * time.Second
+	// recheckers is the maximum number of such questions at the same time.
+	recheckers = 8
+)
+
+// StreamAuthorizer decides again about the token of an open stream; see authz.Authorizer.
+type StreamAuthorizer interface {
+	Recheck(ctx context.Context, g *authz.Grant) authz.Decision
+	RecheckNow(g *authz.Grant) (d authz.Decision, decided bool)
+}
+
+// streams holds the open streams that end with their tokens. It examines all of them when
+// revocations arrive and every recheckInterval: an examination is a few lookups in memory, and needs
+// no index from revocations to streams that could be wrong. Streams that memory alone cannot decide
+// about are asked about by another goroutine, so that a slow store or issuer delays no other.
+type streams struct {
+	authorizer StreamAuthorizer
+	responder  *responder
+
+	mu   sync.Mutex
+	open []*Watch
+
+	undecided chan struct{} // wakes the goroutine that asks
+	done      chan struct{}
+	loops     sync.WaitGroup
+}
+
+// Watch is an open stream that ends when its token does.
+type Watch struct {
+	streams   *streams
+	end       func(plan []byte)
+	grant     atomic.Pointer[authz.Grant]
+	requestID string
+	grpc      bool
+	opened    time.Time
+	index     int // in streams.open; -1: not there any more; under streams.mu
+}
+
+// newStreams starts the examinations. revoked receives when revocations have become known.
+func newStreams(a StreamAuthorizer, r *responder, revoked <-chan struct{}) *streams {
+	s := &streams{authorizer: a, responder: r, undecided: make(chan struct{}, 1), done: make(chan struct{})}
+	s.loops.Go(func() { s.loop(revoked, s.examine) })
+	s.loops.Go(func() { s.loop(s.undecided, s.ask) })
+	return s
+}
+
+func (s *streams) close() {
+	close(s.done)
+	s.loops.Wait()
+}
+
+// watch adds a stream and examines it: what has become known since its decision, and before it was
+// added, nobody else would notice.
+func (s *streams) watch(a LocalAnswer, end func(plan []byte)) *Watch {
+	w := &Watch{streams: s, end: end, requestID: a.requestID, grpc: a.grpc, opened: time.Now()}
+	w.grant.Store(a.grant)
+	s.add(w)
+	w.recheckNow()
+	return w
+}
+
+func (s *streams) add(w *Watch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.index = len(s.open)
+	s.open = append(s.open, w)
+	s.responder.metrics.openStreams.Inc()
+}
+
+// Close ends the watch of a stream that has ended by itself. It may be called more than once.
+func (w *Watch) Close() { w.streams.remove(w) }
+
+// remove reports whether w was still there.
+func (s *streams) remove(w *Watch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w.index < 0 {
+		return false
+	}
+	last := len(s.open) - 1
+	s.open[w.index] = s.open[last]
+	s.open[w.index].index = w.index
+	s.open[last], w.index = nil, -1
+	s.open = s.open[:last]
+	s.responder.metrics.openStreams.Dec()
+	if cap(s.open) > 1024 && last < cap(s.open)/4 {
+		s.open = slices.Clip(slices.Clone(s.open))
+	}
+	return true
+}
+
+// all returns the open streams, in a copy: worker threads of Envoy must not wait for an examination.
+func (s *streams) all() []*Watch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.open)
+}
+
+// loop calls sweep after each wake, and every recheckInterval. After a sweep it rests nine times as
+// long, so that a flood of revocations keeps no core busy.
+func (s *streams) loop(wake <-chan struct{}, sweep func()) {
+	tick := time.NewTicker(recheckInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-tick.C:
+		case <-wake:
+		}
+		start := time.Now()
+		sweep()
+		rest := time.NewTimer(min(9*time.Since(start), recheckInterval))
+		select {
+		case <-s.done:
+			rest.Stop()
+			return
+		case <-rest.C:
+		}
+	}
+}
+
+// examine ends the streams that memory proves to be over.
+func (s *streams) examine() {
+	decided := true
+	for _, w := range s.all() {
+		decided = w.recheckNow() && decided
+	}
+	if !decided {
+		select {
+		case s.undecided <- struct{}{}:
+		default: // it is awake
+		}
+	}
+}
+
+// ask ends the streams about which memory proves nothing unless the store or the issuer confirms
+// them.
+func (s *streams) ask() {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	slots := make(chan struct{}, recheckers)
+	for _, w := range s.all() {
+		if w.recheckNow() {
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-s.done:
+			return
+		}
+		asking.Go(func() {
+			defer func() { <-slots }()
+			w.recheck()
+		})
+	}
+}
+
+// recheckNow reports whether memory alone has decided about the stream.
+func (w *Watch) recheckNow() bool {
+	d, decided := w.streams.authorizer.RecheckNow(w.grant.Load())
+	if decided {
+		w.judge(&d)
+	}
+	return decided
+}
+
+func (w *Watch) recheck() {
+	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
+	defer cancel()
+	d := w.streams.authorizer.Recheck(ctx, w.grant.Load())
+	w.judge(&d)
+}
+
+// judge ends the stream unless d allows it. A stream is ended once.
+func (w *Watch) judge(d *authz.Decision) {
+	if d.Allowed() && d.Grant != nil {
+		w.grant.Store(d.Grant)
+		return
+	}
+	if w.streams.remove(w) {
+		w.finish(d)
+	}
+}
+
+// finish ends the stream first, and then records that. A panic ends there: it must not end Envoy.
+func (w *Watch) finish(d *authz.Decision) {
+	defer func() { _ = recover() }()
+	r := w.streams.responder
+	w.end(endingPlan(r.denials.response(d, w.grpc)))
+	r.metrics.streamsEnded.WithLabelValues(d.Reason.String()).Inc()
+	r.log.ended(w.requestID, d, time.Since(w.opened))
+}
+
+// endingPlan returns a denial as the plan that ends a stream.
+func endingPlan(denial []byte) []byte {
+	plan := slices.Clone(denial)
+	plan[0] = PlanEndStream
+	return plan
+}
+
+// LocalAnswer is what the filter does with a request.
+type LocalAnswer struct {
+	Plan []byte // see PlanAllow
+
+	grant     *authz.Grant // nil: the stream is not watched
+	requestID string
+	grpc      bool
+}
+
+// newLocalAnswer returns the answer to a decided request. It keeps no part of it.
+func newLocalAnswer(plan []byte, req *authz.Request, d *authz.Decision, grpc bool) LocalAnswer {
+	a := LocalAnswer{Plan: plan, grant: d.Grant, grpc: grpc}
+	if a.grant != nil {
+		a.requestID = strings.Clone(requestID(req))
+	}
+	return a
+}
+
+// Watched reports whether the filter must pass the answer to Local.Watch before it lets the request
+// pass.
+func (a LocalAnswer) Watched() bool { return a.grant != nil }
