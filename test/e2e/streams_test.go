@@ -183,6 +183,16 @@ func (s *stream) awaitSilentEnd(t *testing.T) {
 	endedByEnvoy(t, s.receive())
 }
 
+// awaitReset receives what is on its way until Envoy ends the stream.
+func (s *stream) awaitReset(t *testing.T) {
+	t.Helper()
+	var err error
+	for err == nil {
+		err = s.receive()
+	}
+	endedByEnvoy(t, err)
+}
+
 // endedByEnvoy requires an error that is not of the client's own deadline.
 func endedByEnvoy(t *testing.T, err error) {
 	t.Helper()
@@ -208,6 +218,7 @@ func newStreamUpstream(t *testing.T) *streamUpstream {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/socket", echoLines)
 	mux.HandleFunc("/events", u.sendEvents)
+	mux.HandleFunc("/silent", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	s := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: mux}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
