@@ -63,14 +63,13 @@ func TestRetiredNames(t *testing.T) {
 	}
 }
 
-// TestNoSleeps: tests wait for signals or with harness.Eventually. Only the load
-// driver sleeps, because it sends checks on a schedule.
+// TestNoSleeps: tests wait for signals or with harness.Eventually.
 func TestNoSleeps(t *testing.T) {
 	t.Parallel()
 	sleep := "time." + "Sleep("
 	for path, text := range texts(t, ".go") {
 		name := filepath.ToSlash(rel(path))
-		if name != "test/load/driver.go" && (strings.HasPrefix(name, "test/") || strings.HasPrefix(name, "k8s/") || strings.HasPrefix(name, "authz/authztest/")) {
+		if strings.HasPrefix(name, "test/") || strings.HasPrefix(name, "k8s/") || strings.HasPrefix(name, "authz/authztest/") {
 			assert.NotContains(t, text, sleep, "%s sleeps", name)
 		}
 	}

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +31,8 @@ type EnvoyServer struct {
 type EnvoyOptions struct {
 	Binary string   // path; empty means EnvoyPath
 	Env    []string // NAME=value
+	// Workers is the number of worker threads; 0 means 2.
+	Workers int
 }
 
 // Envoy starts Envoy with a bootstrap configuration and adds an admin listener.
@@ -120,13 +124,17 @@ func TryEnvoy(t testing.TB, configYAML string, options ...EnvoyOptions) (*EnvoyS
 	if err != nil {
 		return nil, err
 	}
+	workers := 2
+	if len(options) > 0 {
+		workers = cmp.Or(options[0].Workers, workers)
+	}
 	dir := Dir(t)
 	adminFile := dir + "/admin"
 	p, err := start(command{name: "envoy", path: path, dir: dir, env: env, args: []string{
 		"-c", WriteFile(t, dir, "envoy.yaml", configYAML),
 		"--config-yaml", "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}",
 		"--admin-address-path", adminFile, "--use-dynamic-base-id", "--disable-hot-restart",
-		"--concurrency", "2", "-l", "warn",
+		"--concurrency", strconv.Itoa(workers), "-l", "warn",
 	}})
 	if err != nil {
 		return nil, err

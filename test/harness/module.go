@@ -36,8 +36,19 @@ func NeedsCompiler(t testing.TB) {
 // JWT_BOUNCER_MODULE_ENVOY, a path, if it is set.
 func ModuleEnvoy(t testing.TB) EnvoyOptions {
 	t.Helper()
+	return moduleEnvoy(t, harmLibrary)
+}
+
+// ReleaseModuleEnvoy is ModuleEnvoy with the library that `make module` builds.
+func ReleaseModuleEnvoy(t testing.TB) EnvoyOptions {
+	t.Helper()
+	return moduleEnvoy(t, releaseLibrary)
+}
+
+func moduleEnvoy(t testing.TB, library func() (string, error)) EnvoyOptions {
+	t.Helper()
 	NeedsCompiler(t)
-	path, err := moduleLibrary()
+	path, err := library()
 	require.NoError(t, err)
 	o := EnvoyOptions{Env: []string{"ENVOY_DYNAMIC_MODULES_SEARCH_PATH=" + filepath.Dir(path)}}
 	if o.Binary = os.Getenv("JWT_BOUNCER_MODULE_ENVOY"); o.Binary != "" {
@@ -72,15 +83,20 @@ func ModuleFilter(file string) string {
 	return fmt.Sprintf(`{name: envoy.filters.http.dynamic_modules, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter, dynamic_module_config: {name: %s, do_not_close: true}, filter_name: jwt_bouncer, filter_config: {"@type": type.googleapis.com/google.protobuf.StringValue, value: %s}}}`, moduleName, file)
 }
 
-var moduleLibrary = sync.OnceValues(func() (string, error) {
+var (
+	harmLibrary    = sync.OnceValues(func() (string, error) { return buildModule("grpcnotrace,harm") })
+	releaseLibrary = sync.OnceValues(func() (string, error) { return buildModule("grpcnotrace") })
+)
+
+func buildModule(tags string) (path string, err error) {
 	dir, err := newDir()
 	if err != nil {
 		return "", err
 	}
 	atEnd(func() { _ = os.RemoveAll(dir) })
-	path := filepath.Join(dir, "lib"+moduleName+".so")
+	path = filepath.Join(dir, "lib"+moduleName+".so")
 	exports := filepath.Join(Root(), "envoy/module/exports.map")
-	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-tags", "grpcnotrace,harm",
+	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-tags", tags,
 		"-ldflags", "-s -w -extldflags=-Wl,--version-script="+exports, "-o", path, "./envoy/module")
 	cmd.Dir = Root()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
@@ -88,7 +104,7 @@ var moduleLibrary = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return path, os.Chmod(path, 0o755)
-})
+}
 
 // Module starts an Envoy in which the product runs, with the configuration and a port
 // for HTTP, and waits until the product is ready. The BouncerServer is that process: it

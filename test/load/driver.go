@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -16,7 +17,8 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Check is an encoded CheckRequest and the expected answer.
+// Check is an encoded request and the expected answer: a CheckRequest for the Driver of
+// NewDriver, an HTTP/1.1 request for that of NewHTTPDriver.
 type Check struct {
 	Wire  []byte
 	Allow bool
@@ -56,11 +58,18 @@ func (r Result) Quantile(q float64) time.Duration {
 	return time.Duration(r.Latency.ValueAtQuantile(100 * q))
 }
 
-// Driver is a client of one server.
-type Driver struct{ conns []*grpc.ClientConn }
+// Driver is a client of one server. Only one Run may use it at a time.
+type Driver struct{ conns []connection }
 
-// NewDriver returns a client with the given number of connections to target.
-// Each is made when it is first used.
+// connection sends encoded requests.
+type connection interface {
+	// ask sends a request and reports whether the answer allows.
+	ask(ctx context.Context, wire []byte) (allowed bool, err error)
+	Close() error
+}
+
+// NewDriver returns a client with the given number of gRPC connections to target.
+// Each is made when it is first used. Workers share them.
 func NewDriver(target string, connections int) (*Driver, error) {
 	d := &Driver{}
 	for range max(connections, 1) {
@@ -69,7 +78,7 @@ func NewDriver(target string, connections int) (*Driver, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("driver: %w", err), d.Close())
 		}
-		d.conns = append(d.conns, c)
+		d.conns = append(d.conns, grpcConnection{c})
 	}
 	return d, nil
 }
@@ -93,33 +102,39 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 	ctx, cancel := context.WithTimeout(ctx, l.Duration+10*time.Second)
 	defer cancel()
 	var (
-		next    atomic.Int64
+		count   atomic.Int64
+		turn    sync.Mutex // held by the worker that waits for the next check to be due
 		workers sync.WaitGroup
 		start   = time.Now()
 		end     = start.Add(l.Duration)
 		results = make([]Result, l.InFlight)
 	)
+	next := func() (n int64, due time.Time) {
+		if l.Rate == 0 {
+			return count.Add(1) - 1, time.Now()
+		}
+		turn.Lock()
+		defer turn.Unlock()
+		n = count.Add(1) - 1
+		due = start.Add(time.Duration(float64(n) / l.Rate * float64(time.Second)))
+		sleepUntil(due)
+		return n, due
+	}
 	for w := range results {
 		workers.Go(func() {
 			r := &results[w]
 			r.Latency = hdrhistogram.New(1, highest, 3)
-			var answer []byte
 			for {
-				n := next.Add(1) - 1
+				n, due := next()
 				if l.Checks > 0 && n >= l.Checks {
 					return
-				}
-				due := time.Now()
-				if l.Rate > 0 {
-					due = start.Add(time.Duration(float64(n) / l.Rate * float64(time.Second)))
-					time.Sleep(time.Until(due)) // the open loop's schedule
 				}
 				if due.After(end) || ctx.Err() != nil {
 					return
 				}
 				c := l.Source(n)
-				answer = nil
-				if err := d.conns[w%len(d.conns)].Invoke(ctx, checkMethod, &c.Wire, &answer); err != nil {
+				allowed, err := d.conns[w%len(d.conns)].ask(ctx, c.Wire)
+				if err != nil {
 					r.Errors++
 					if r.First == nil {
 						r.First = err
@@ -128,7 +143,7 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 				}
 				_ = r.Latency.RecordValue(min(int64(time.Since(due)), highest)) // never out of range
 				r.Checks++
-				if allowed(answer) != c.Allow {
+				if allowed != c.Allow {
 					r.Wrong++
 				}
 			}
@@ -146,6 +161,23 @@ func (d *Driver) Run(ctx context.Context, l Load) Result {
 		total.Latency.Merge(r.Latency)
 	}
 	return total
+}
+
+// sleepUntil keeps its thread. Go's own sleep would be late by up to a millisecond in an idle
+// process, because the runtime waits in whole milliseconds.
+func sleepUntil(due time.Time) {
+	for d := time.Until(due); d > 0; d = time.Until(due) {
+		ts := syscall.NsecToTimespec(int64(d))
+		_ = syscall.Nanosleep(&ts, nil) // ends early on a signal
+	}
+}
+
+type grpcConnection struct{ *grpc.ClientConn }
+
+func (c grpcConnection) ask(ctx context.Context, wire []byte) (bool, error) {
+	var answer []byte
+	err := c.Invoke(ctx, checkMethod, &wire, &answer)
+	return allowed(answer), err
 }
 
 // allowed reports whether the answer explicitly allows: its first field is a

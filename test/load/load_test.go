@@ -2,6 +2,9 @@ package load
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -69,6 +72,35 @@ func TestDriverSeesWrongAnswers(t *testing.T) {
 	r = d.Run(context.Background(), Load{Duration: 10 * time.Second, Checks: 100, InFlight: 4, Source: InTurn([]Check{{Wire: []byte{0xff}, Allow: true}})})
 	assert.Equalf(t, int64(100), r.Errors, "errors, %d answers; want 100 and 0", r.Checks)
 	assert.Zerof(t, r.Checks, "%d errors, answers; want 100 and 0", r.Errors)
+}
+
+// The HTTP driver tells right answers, wrong answers and errors apart.
+func TestHTTPDriver(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Header.Get("Authorization") {
+		case "Bearer good":
+			_, _ = io.WriteString(w, "ok")
+		case "Bearer bad":
+			w.WriteHeader(http.StatusUnauthorized)
+		default:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(s.Close)
+	d, err := NewHTTPDriver(s.Listener.Addr().String(), 4)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, d.Close()) })
+	good, bad := Check{Wire: HTTPWire("good"), Allow: true}, Check{Wire: HTTPWire("bad")}
+	wrong, broken := Check{Wire: HTTPWire("bad"), Allow: true}, Check{Wire: HTTPWire("other")}
+	l := Load{Duration: 20 * time.Second, Checks: 400, InFlight: 4, Source: InTurn([]Check{good, bad, wrong, broken})}
+	for _, l.Rate = range []float64{0, 4000} {
+		r := d.Run(context.Background(), l)
+		assert.Equal(t, int64(300), r.Checks)
+		assert.Equal(t, int64(100), r.Wrong)
+		assert.Equal(t, int64(100), r.Errors)
+		require.ErrorContains(t, r.First, "503")
+	}
 }
 
 func TestZipf(t *testing.T) {

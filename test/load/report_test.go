@@ -36,6 +36,9 @@ var sections = []section{
 	{"mixes", mixesSection},
 	{"calls", callsSection},
 	{"envoy", envoySection},
+	{"envoy-cold", envoyColdSection},
+	{"envoy-low", envoyLowSection},
+	{"envoy-two", envoyTwoSection},
 	{"growth", growthSection},
 }
 

@@ -23,6 +23,7 @@ type sample struct {
 	p50, p99, max time.Duration // max: the 99.9th percentile
 	cpu           time.Duration // of the server, per check
 	peak          int64
+	checks        int64
 }
 
 // measure puts s under load once. Every answer must be right.
@@ -38,7 +39,7 @@ func measure(t testing.TB, s *server, d *Driver, l Load) sample {
 	require.NotZerof(t, r.Checks, "%s: checks, %d wrong, %d errors, the first: %v", s.name, r.Wrong, r.Errors, r.First)
 	return sample{
 		perSecond: r.PerSecond(), p50: r.Quantile(0.5), p99: r.Quantile(0.99), max: r.Quantile(0.999),
-		cpu: (after.CPU - before.CPU) / time.Duration(r.Checks), peak: after.Peak,
+		cpu: (after.CPU - before.CPU) / time.Duration(r.Checks), peak: after.Peak, checks: r.Checks,
 	}
 }
 

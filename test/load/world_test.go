@@ -45,12 +45,17 @@ func newWorld(t testing.TB) *world {
 // checks mints n tokens, each with a jti of its own ("PREFIX-i") and one of 500
 // subjects, and returns a check for each token.
 func (w *world) checks(alg, prefix string, n int) []Check {
+	return w.checksAs(Wire, alg, prefix, n)
+}
+
+// checksAs is checks with the encoding of a request with a token.
+func (w *world) checksAs(wire func(token string) []byte, alg, prefix string, n int) []Check {
 	checks := make([]Check, n)
 	var group sync.WaitGroup
 	for part := range runtime.GOMAXPROCS(0) {
 		group.Go(func() {
 			for i := part; i < n; i += runtime.GOMAXPROCS(0) {
-				checks[i] = Check{Wire: Wire(w.token(alg, fmt.Sprintf("%s-%d", prefix, i), i)), Allow: true}
+				checks[i] = Check{Wire: wire(w.token(alg, fmt.Sprintf("%s-%d", prefix, i), i)), Allow: true}
 			}
 		})
 	}
