@@ -51,6 +51,7 @@ type Follower struct {
 	swept     time.Duration // boot time of the last sweep
 	fullTries int           // full loads in a row that were given up for silence
 	silent    int           // syncs in a row that were
+	added     bool          // the sync has added revocations
 
 	revoked chan struct{} // see Revoked
 	syncs   syncState
@@ -111,8 +112,17 @@ func (f *Follower) Sync(ctx context.Context) error {
 	err := f.sync(ctx)
 	f.metrics.synced(err, f.clock.Boot()-start)
 	f.syncs.end(err)
-	request(f.revoked) // also after an error: rows may have been added before it
+	if f.added { // also after an error
+		f.added = false
+		request(f.revoked)
+	}
 	return err
+}
+
+// add adds a revocation that a sync has read.
+func (f *Follower) add(e authz.Entry) {
+	f.replica.Add(e)
+	f.added = true
 }
 
 func (f *Follower) sync(ctx context.Context) error {
@@ -147,7 +157,7 @@ func (f *Follower) read(ctx context.Context, packed bool) (again bool, err error
 	nonce := rand.Text()
 	var highest uint64
 	snap, err := f.changes(ctx, nonce, func(row authz.Row) {
-		f.replica.Add(row.Entry)
+		f.add(row.Entry)
 		highest = max(highest, row.XID)
 	})
 	switch {

@@ -536,3 +536,38 @@ func TestLookupOrder(t *testing.T) {
 		sync1(t, f)
 	})
 }
+
+// Whoever waits for revocations hears of every way by which one becomes known, once it
+// can be looked up, and of nothing else.
+func TestFollowerTellsOfRevocations(t *testing.T) {
+	t.Parallel()
+	f, feed, _ := newTestFollower(t)
+	told := func(n int) bool {
+		select {
+		case <-f.Revoked():
+			assert.Equal(t, authz.Revoked, lookup(t, f, query(entry(n).Key)), "told before it can be looked up")
+			return true
+		default:
+			return false
+		}
+	}
+	sync1(t, f)
+	assert.False(t, told(0), "nothing was read")
+	feed.commit(entry(1))
+	sync1(t, f)
+	assert.True(t, told(1), "a sync")
+	sync1(t, f)
+	assert.False(t, told(0), "nothing is new")
+	f.Learn([]authz.Entry{entry(2)}, true)
+	assert.True(t, told(2), "a message")
+	own := authz.Revocation{Kind: authz.KindJTI, Issuer: "https://issuer.example", Value: "own", ExpiresAt: time.Now().Add(time.Hour)}
+	f.Add([]authz.Revocation{own})
+	f.Add([]authz.Revocation{own})
+	<-f.Revoked()
+	assert.Equal(t, authz.Revoked, lookup(t, f, query(own.Key())))
+	assert.False(t, told(0), "two arrived together")
+	feed.commit(entry(3), entry(4))
+	feed.err, feed.after = errors.New("the connection broke"), 1
+	require.Error(t, f.Sync(t.Context()))
+	assert.True(t, told(3), "a sync that failed after its first row")
+}

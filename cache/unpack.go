@@ -45,7 +45,7 @@ func (f *Follower) unpack(ctx context.Context) error {
 		}
 		err = feed.Chunks(ctx, pack, func(sum authz.PackSum, data []byte) error {
 			watchdog.Reset(patience)
-			n, err := authz.UnpackChunk(sum, data, f.replica.Add)
+			n, err := authz.UnpackChunk(sum, data, f.add)
 			if missing[sum] {
 				delete(missing, sum)
 				entries += n

@@ -114,7 +114,7 @@ func (s *streams) all() []*Watch {
 	return slices.Clone(s.open)
 }
 
-// loop calls sweep after each wake, and every recheckInterval. After a sweep it rests nine times as
+// loop calls sweep after each wake, and every recheckInterval. After a sweep it rests three times as
 // long, so that a flood of revocations keeps no core busy.
 func (s *streams) loop(wake <-chan struct{}, sweep func()) {
 	tick := time.NewTicker(recheckInterval)
@@ -128,7 +128,7 @@ func (s *streams) loop(wake <-chan struct{}, sweep func()) {
 		}
 		start := time.Now()
 		sweep()
-		rest := time.NewTimer(min(9*time.Since(start), recheckInterval))
+		rest := time.NewTimer(min(3*time.Since(start), recheckInterval))
 		select {
 		case <-s.done:
 			rest.Stop()

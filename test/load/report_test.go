@@ -39,6 +39,7 @@ var sections = []section{
 	{"envoy-cold", envoyColdSection},
 	{"envoy-low", envoyLowSection},
 	{"envoy-two", envoyTwoSection},
+	{"streams", streamsSection},
 	{"growth", growthSection},
 }
 
