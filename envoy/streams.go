@@ -15,10 +15,14 @@ const (
 	// recheckInterval is the time after which every open stream is examined again, whatever
 	// happened: tokens expire, and proofs of freshness end.
 	recheckInterval = time.Second
-	// recheckTime limits one question about a stream to the store or to an issuer.
-	recheckTime = 2 * time.Second
-	// recheckers is the maximum number of such questions at the same time.
-	recheckers = 8
+	// askInterval is the least time between two questions about one stream to the store or to an
+	// issuer.
+	askInterval = 5 * time.Second
+	// askTime limits one such question. It is the longest introspection[].timeout: nobody waits for
+	// the answer, and a slow issuer must not end streams.
+	askTime = 10 * time.Second
+	// maxAsking is the maximum number of such questions at the same time.
+	maxAsking = 8
 )
 
 // StreamAuthorizer decides again about the token of an open stream; see authz.Authorizer.
@@ -38,8 +42,9 @@ type streams struct {
 	mu   sync.Mutex
 	open []*Watch
 
-	undecided chan struct{} // wakes the goroutine that asks
-	done      chan struct{}
+	undecided chan struct{}   // wakes the goroutine that asks
+	ctx       context.Context // of the questions; it ends with close
+	cancel    context.CancelFunc
 	loops     sync.WaitGroup
 }
 
@@ -51,19 +56,21 @@ type Watch struct {
 	requestID string
 	grpc      bool
 	opened    time.Time
-	index     int // in streams.open; -1: not there any more; under streams.mu
+	asked     time.Time // when the last question was sent; used by ask alone
+	index     int       // in streams.open; -1: not there any more; under streams.mu
 }
 
 // newStreams starts the examinations. revoked receives when revocations have become known.
 func newStreams(a StreamAuthorizer, r *responder, revoked <-chan struct{}) *streams {
-	s := &streams{authorizer: a, responder: r, undecided: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &streams{authorizer: a, responder: r, undecided: make(chan struct{}, 1)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.loops.Go(func() { s.loop(revoked, s.examine) })
 	s.loops.Go(func() { s.loop(s.undecided, s.ask) })
 	return s
 }
 
 func (s *streams) close() {
-	close(s.done)
+	s.cancel()
 	s.loops.Wait()
 }
 
@@ -121,7 +128,7 @@ func (s *streams) loop(wake <-chan struct{}, sweep func()) {
 	defer tick.Stop()
 	for {
 		select {
-		case <-s.done:
+		case <-s.ctx.Done():
 			return
 		case <-tick.C:
 		case <-wake:
@@ -130,7 +137,7 @@ func (s *streams) loop(wake <-chan struct{}, sweep func()) {
 		sweep()
 		rest := time.NewTimer(min(3*time.Since(start), recheckInterval))
 		select {
-		case <-s.done:
+		case <-s.ctx.Done():
 			rest.Stop()
 			return
 		case <-rest.C:
@@ -157,14 +164,15 @@ func (s *streams) examine() {
 func (s *streams) ask() {
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	slots := make(chan struct{}, recheckers)
+	slots := make(chan struct{}, maxAsking)
 	for _, w := range s.all() {
-		if w.recheckNow() {
+		if time.Since(w.asked) < askInterval || w.recheckNow() {
 			continue
 		}
+		w.asked = time.Now()
 		select {
 		case slots <- struct{}{}:
-		case <-s.done:
+		case <-s.ctx.Done():
 			return
 		}
 		asking.Go(func() {
@@ -184,7 +192,7 @@ func (w *Watch) recheckNow() bool {
 }
 
 func (w *Watch) recheck() {
-	ctx, cancel := context.WithTimeout(context.Background(), recheckTime)
+	ctx, cancel := context.WithTimeout(w.streams.ctx, askTime)
 	defer cancel()
 	d := w.streams.authorizer.Recheck(ctx, w.grant.Load())
 	w.judge(&d)
