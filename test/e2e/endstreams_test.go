@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,7 +61,7 @@ func TestModuleEndStreams(t *testing.T) {
 			first.awaitReset(t)
 			second.awaitReset(t)
 
-			short := open(t, e.Addr("front"), r.Token(map[string]any{"exp": time.Now().Add(3 * time.Second).Unix()}))
+			short := open(t, e.Addr("front"), r.Token(map[string]any{"exp": time.Now().Add(8 * time.Second).Unix()}))
 			require.NoError(t, short.exchange())
 			short.awaitReset(t)
 			assert.NoError(t, good.exchange(), "the stream of a good token")
@@ -101,6 +104,45 @@ func TestModuleEndStreamsRecords(t *testing.T) {
 		})
 	}
 	endsCleanly(t, harness.FrontOf(t, e, "front"))
+}
+
+// TestModuleEndStreamsByIssuer: a stream with an opaque token stays open while its issuer reports the
+// token active, and ends when it no longer does.
+func TestModuleEndStreamsByIssuer(t *testing.T) {
+	t.Parallel()
+	harness.NeedsCompiler(t)
+	var asked atomic.Int64
+	var logout atomic.Bool
+	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.PostFormValue("token") != "opaque-token" || logout.Load() { // a probe, or the end
+			fmt.Fprint(w, `{"active":false}`)
+			return
+		}
+		asked.Add(1)
+		fmt.Fprintf(w, `{"active":true,"sub":"carol","aud":"api","exp":%d}`, time.Now().Add(time.Hour).Unix())
+	}))
+	t.Cleanup(login.Close)
+	secret := harness.WriteFile(t, harness.Dir(t), "secret", "introspection-secret\n")
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true})
+	up := newStreamUpstream(t)
+	e, _ := newStreamEnvoy(t, r, up, fmt.Sprintf(`
+routes: [{name: ended, introspection: login, end_streams: true}]
+introspection:
+- {name: login, endpoint: %q, issuer: "https://login.example", audiences: [api], client_id: bouncer, client_secret_file: %s, cache_ttl: 1s}
+`, login.URL, secret))
+	harness.FrontOf(t, e, "front").AwaitStatus(t, "opaque-token", 404, 20*time.Second) // the upstream's
+	socket := up.openWebSocket(t, e.Addr("front"), "opaque-token")
+	before := asked.Load()
+	harness.Eventually(t, 30*time.Second, "the issuer is asked again", func(context.Context) error {
+		if asked.Load() == before {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	require.NoError(t, socket.exchange(), "the token is still active")
+	logout.Store(true)
+	socket.awaitReset(t)
 }
 
 // awaitMetric waits until the metrics contain the text.
