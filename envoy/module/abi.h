@@ -31,6 +31,7 @@ enum {
 };
 
 bool envoy_dynamic_module_callback_is_validation_mode(void) ENVOYS;
+uint32_t envoy_dynamic_module_callback_get_concurrency(void) ENVOYS; // on the main thread
 size_t envoy_dynamic_module_callback_http_get_headers_size(void *stream, int kind) ENVOYS;
 bool envoy_dynamic_module_callback_http_get_headers(void *stream, int kind, jwtb_header *into) ENVOYS;
 bool envoy_dynamic_module_callback_http_set_header(void *stream, int kind, jwtb_text name, jwtb_text value) ENVOYS; // value.at NULL: remove

@@ -17,6 +17,7 @@ import "C"
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/cgo"
 	"unsafe"
 
@@ -72,7 +73,21 @@ func jwtbConfigNew(text *C.char, size C.size_t) (handle C.uintptr_t) {
 		complain(err)
 		return 0
 	}
+	makeRoom(int(C.envoy_dynamic_module_callback_get_concurrency()))
 	return C.uintptr_t(cgo.NewHandle(e))
+}
+
+// makeRoom raises GOMAXPROCS above the number of Envoy's workers, unless it is set in the
+// environment.
+//
+// Between two requests a worker keeps its share of GOMAXPROCS until Go's monitor takes it away. If
+// there are no more shares than workers, a decision in the background has to wait for the monitor; if
+// there are fewer, so has a worker, with all its streams. A container's limit of CPUs makes GOMAXPROCS
+// small, and not the number of workers.
+func makeRoom(workers int) {
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) <= workers { //nolint:forbidigo // this is main
+		runtime.GOMAXPROCS(workers + 1)
+	}
 }
 
 //export jwtbConfigDestroy

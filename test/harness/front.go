@@ -32,6 +32,7 @@ type FrontOptions struct {
 	RawPaths         bool          // forward paths as received; false normalises them
 	MergeSlashes     bool          // replace adjacent slashes by one
 	Transport        string        // transport_socket of the listener, a YAML flow mapping; empty means plain text
+	Workers          int           // of Envoy; 0 means 2
 }
 
 // NewFront starts Envoy between clients and upstream (host:port). authz is the
@@ -53,6 +54,7 @@ func NewFront(t testing.TB, authz, upstream string, options ...FrontOptions) *Fr
 		transport = "transport_socket: " + o.Transport
 	}
 	filter, clusters, envoy := o.door(t, authz, http2)
+	envoy.Workers = o.Workers
 	e := Envoy(t, fmt.Sprintf(`
 static_resources:
   listeners:
