@@ -31,21 +31,6 @@ var stormTime = flag.Duration("module-storm", 5*time.Second, "how long TestModul
 
 const bodySize = 100 << 10
 
-// throughDoors runs the same requests through ext_authz and a sidecar, and through the
-// dynamic module.
-func throughDoors(t *testing.T, test func(t *testing.T, module bool)) {
-	t.Helper()
-	t.Run("ext_authz", func(t *testing.T) {
-		t.Parallel()
-		test(t, false)
-	})
-	t.Run("module", func(t *testing.T) {
-		t.Parallel()
-		harness.NeedsCompiler(t)
-		test(t, true)
-	})
-}
-
 // post sends POST / with a body and the token, if there is one.
 func post(t *testing.T, f *harness.Front, token string) (status int) {
 	t.Helper()

@@ -71,7 +71,7 @@ func TestOpenStreams(t *testing.T) {
 		listeners += fmt.Sprintf(streamListener, name, limits, "0s")
 	}
 	listeners += fmt.Sprintf(streamListener, "timeout", "", "2s")
-	envoy := harness.Envoy(t, "static_resources:\n  listeners:"+listeners+"  clusters:\n"+
+	envoy := rig.Envoy(t, harness.ThroughModule(), "static_resources:\n  listeners:"+listeners+"  clusters:\n"+
 		cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true)+cluster("authz", rig.Bouncer.GRPC, true))
 	for kind, open := range map[string]func(*testing.T, string, string) *stream{"WebSocket": up.openWebSocket, "event stream": up.openEvents, "gRPC stream": up.openGRPC} {
 		t.Run(kind, func(t *testing.T) {
