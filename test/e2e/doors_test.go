@@ -80,7 +80,7 @@ const doorsConfig = `
 routes:
   - {name: public, public: true, match: {paths: [{prefix: /public}, {prefix: /redirect-public}]}}
   - {name: admin, match: {paths: [{prefix: /admin}]}, scopes: [admin]}
-  - {name: cookie, match: {paths: [{prefix: /cookie}]}, credentials: {cookies: [session]}}
+  - {name: cookie, match: {paths: [{prefix: /cookie}, {prefix: /redirect-cookie}]}, credentials: {cookies: [session]}}
   - {name: repeated, match: {paths: [{prefix: /repeated}]}, allow: ["request.headers['x-repeated'] == 'a,b'"]}
   - {name: proxied, match: {paths: [{prefix: /proxied}]}, allow: ["source.address == '192.0.2.7'"]}
   - {name: here, match: {paths: [{prefix: /here}]}, allow: ["source.address == '127.0.0.1'"]}
@@ -276,7 +276,7 @@ func (f frames) send(t *testing.T, addr string) (o outcome) {
 	}
 }
 
-// hostile is a request, with TOKEN in place of the token, and the status in both doors.
+// hostile is a request, with TOKEN in place of the token, and its status with ext_authz.
 type hostile struct {
 	name string
 	send func(t *testing.T, addr, token string) outcome
@@ -427,6 +427,18 @@ func TestDoors(t *testing.T) {
 				}
 				assert.Equal(t, a, b, h.name)
 			}
+			revoked, unfit := d.Token(map[string]any{"jti": "gone"}), d.Token(map[string]any{"sub": "a\r\nx-admin: true"})
+			d.Revoke(t, map[string]any{"jti": "gone"})
+			for door, e := range d.envoys {
+				front := harness.FrontOf(t, e, "front")
+				front.AwaitStatus(t, revoked, 401, 20*time.Second)
+				assert.Equal(t, 401, front.Bearer(t, unfit).Status, "%s: a claim that is no header", door)
+				d.up.take()
+				o := http1("POST /x HTTP/1.1", "Host: a", "Authorization: Bearer TOKEN", "Content-Length: 3", "", "abc")(t, e.Addr("front"), revoked)
+				assert.Equal(t, "401", o.Status, door)
+				assert.Equal(t, door == within && !lookup, o.Close, "%s: connection: close", door)
+				assert.Empty(t, d.up.take(), door)
+			}
 		})
 	}
 }
@@ -443,6 +455,8 @@ func TestInternalRedirect(t *testing.T) {
 			from, to, token string
 			want            int
 		}{
+			{"/redirect-cookie", "/public", d.token, 200},
+			{"/redirect-cookie", "/cookie", d.token, 401}, // the first decision has removed the cookie
 			{"/redirect", "/x", d.token, 200},
 			{"/redirect", "/admin", d.token, 403},
 			{"/redirect", "/admin", admin, 200},
@@ -454,7 +468,10 @@ func TestInternalRedirect(t *testing.T) {
 			name := fmt.Sprintf("%s: %s to %s, token %t", door, c.from, c.to, c.token != "")
 			for range 2 { // the second answer may be one that was kept with the token
 				var header []string
-				if c.token != "" {
+				switch {
+				case c.from == "/redirect-cookie":
+					header = []string{"Cookie", "session=" + c.token}
+				case c.token != "":
 					header = []string{"Authorization", "Bearer " + c.token}
 				}
 				reply, err := f.Do(t.Context(), http.MethodGet, c.from+"?to="+f.URL+c.to, append(header, "X-Jwt-Sub", "root")...)
