@@ -350,26 +350,8 @@ func TestModuleProtocols(t *testing.T) {
 	harness.NeedsCompiler(t)
 	r := harness.NewRig(t, harness.RigOptions{Module: true})
 	up := newStreamUpstream(t)
-	lines := strings.Split(fmt.Sprintf(streamListener, "front", "", "0s"), "\n")
-	for i, line := range lines {
-		if strings.Contains(line, "name: envoy.filters.http.ext_authz") {
-			lines[i], lines[i+1] = "          - "+harness.ModuleFilter(r.Bouncer.Config), ""
-		}
-	}
-	// This Envoy has its own core, without a port for HTTP.
-	b, err := os.ReadFile(r.Bouncer.Config)
-	require.NoError(t, err)
-	own := harness.WriteFile(t, harness.Dir(t), "own.yaml", strings.Replace(string(b), strings.TrimPrefix(r.Bouncer.HTTP, "http://"), "''", 1))
-	text := strings.ReplaceAll(strings.Join(lines, "\n"), r.Bouncer.Config, own)
-	e := harness.Envoy(t, "static_resources:\n  listeners:"+text+"  clusters:\n"+cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true), harness.ModuleEnvoy(t))
+	e := r.Envoy(t, true, "static_resources:\n  listeners:"+fmt.Sprintf(streamListener, "front", "", "0s")+"  clusters:\n"+cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true))
 	token := r.Token(nil)
-	harness.Eventually(t, 20*time.Second, "the second core is ready", func(ctx context.Context) error {
-		status, err := http2Get(ctx, e.Addr("front"), token)
-		if err == nil && status == http.StatusServiceUnavailable {
-			err = fmt.Errorf("status %d", status)
-		}
-		return err
-	})
 	for kind, open := range map[string]func(*testing.T, string, string) *stream{"WebSocket": up.openWebSocket, "event stream": up.openEvents, "gRPC stream": up.openGRPC} {
 		assert.NoError(t, open(t, e.Addr("front"), token).exchange(), kind)
 	}
