@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -66,8 +67,8 @@ const doorsListeners = `static_resources:
 // doorsManager is the connection manager of doorsListeners.
 const doorsManager = `"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: front, normalize_path: true,
       upgrade_configs: [{upgrade_type: websocket}],
-      access_log: [{name: envoy.access_loggers.stdout, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {text_format_source: {inline_string: "case=%REQ(X-CASE)% protocol=%PROTOCOL% flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% sub=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:sub)%\n"}}}}],
-      route_config: {virtual_hosts: [{name: nowhere, domains: [nowhere.example]}, {name: all, domains: ["*"], routes: [
+      access_log: [{name: envoy.access_loggers.stdout, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {text_format_source: {inline_string: "case=%REQ(X-CASE)% flags=%RESPONSE_FLAGS% details=%RESPONSE_CODE_DETAILS% sub=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:sub)%\n"}}}}],
+      route_config: {request_headers_to_add: [{header: {key: x-protocol, value: "%PROTOCOL%"}}], virtual_hosts: [{name: nowhere, domains: [nowhere.example]}, {name: all, domains: ["*"], routes: [
         {match: {prefix: /redirect}, route: {cluster: upstream, internal_redirect_policy: {max_internal_redirects: 2}}},
         {match: {prefix: /disabled}, route: {cluster: upstream}, typed_per_filter_config: {envoy.filters.http.ext_authz: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, disabled: true}}},
         {match: {prefix: /off}, route: {cluster: upstream}, typed_per_filter_config: {envoy.filters.http.ext_authz: {"@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}, envoy.filters.http.dynamic_modules: {"@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}},
@@ -128,7 +129,7 @@ func quoted(s string) string { text, _ := json.Marshal(s); return string(text) }
 type doorsUpstream struct {
 	addr string
 	mu   sync.Mutex
-	seen []string // method, path, length of the body, trailer, and the headers that the product sets
+	seen []string // protocol between client and Envoy, method, path, length of the body, trailer, and the headers that the product sets
 }
 
 func newDoorsUpstream(t *testing.T) *doorsUpstream {
@@ -140,7 +141,7 @@ func newDoorsUpstream(t *testing.T) *doorsUpstream {
 	s := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.Copy(io.Discard, r.Body)
 		u.mu.Lock()
-		u.seen = append(u.seen, fmt.Sprintf("%s %s body=%d trailer=%q sub=%q groups=%q cookie=%q bytes=%q", r.Method, r.RequestURI, body, r.Trailer.Get("X-Trailer"),
+		u.seen = append(u.seen, fmt.Sprintf("%s %s %s body=%d trailer=%q sub=%q groups=%q cookie=%q bytes=%q", r.Header.Get("X-Protocol"), r.Method, r.RequestURI, body, r.Trailer.Get("X-Trailer"),
 			r.Header["X-Jwt-Sub"], r.Header["X-Jwt-Groups"], r.Header["Cookie"], r.Header["X-Bytes"]))
 		u.mu.Unlock()
 		switch {
@@ -276,6 +277,19 @@ func (f frames) send(t *testing.T, addr string) (o outcome) {
 	}
 }
 
+// decided repeats a request that is answered with 503: a busy machine may miss the
+// deadline of a decision.
+func decided(t *testing.T, send func() outcome) (o outcome) {
+	t.Helper()
+	harness.Eventually(t, 20*time.Second, "a decision", func(context.Context) error {
+		if o = send(); o.Status == "503" {
+			return errors.New("status 503")
+		}
+		return nil
+	})
+	return o
+}
+
 // hostile is a request, with TOKEN in place of the token, and its status with ext_authz.
 type hostile struct {
 	name string
@@ -406,7 +420,7 @@ func TestDoors(t *testing.T) {
 			for _, h := range hostiles {
 				got := map[string]outcome{}
 				for door, e := range d.envoys {
-					o := h.send(t, e.Addr("front"), d.token)
+					o := decided(t, func() outcome { return h.send(t, e.Addr("front"), d.token) })
 					o.Upstream = strings.ReplaceAll(strings.Join(d.up.take(), "\n"), d.token, "TOKEN")
 					assert.NotContains(t, o.Upstream, "root", "%s, %s: a spoofed identity", h.name, door)
 					got[door] = o
@@ -434,7 +448,8 @@ func TestDoors(t *testing.T) {
 				front.AwaitStatus(t, revoked, 401, 20*time.Second)
 				assert.Equal(t, 401, front.Bearer(t, unfit).Status, "%s: a claim that is no header", door)
 				d.up.take()
-				o := http1("POST /x HTTP/1.1", "Host: a", "Authorization: Bearer TOKEN", "Content-Length: 3", "", "abc")(t, e.Addr("front"), revoked)
+				post := http1("POST /x HTTP/1.1", "Host: a", "Authorization: Bearer TOKEN", "Content-Length: 3", "", "abc")
+				o := decided(t, func() outcome { return post(t, e.Addr("front"), revoked) })
 				assert.Equal(t, "401", o.Status, door)
 				assert.Equal(t, door == within && !lookup, o.Close, "%s: connection: close", door)
 				assert.Empty(t, d.up.take(), door)
@@ -501,37 +516,39 @@ func TestHTTP3(t *testing.T) {
 					want          int
 				}{{"GET", d.token, 200}, {"GET", "", 401}, {"POST", d.token, 200}, {"POST", "", 401}} {
 					d.up.take()
-					text := fmt.Sprintf("%s /x HTTP/1.1\r\nHost: api.example\r\nX-Case: h3\r\nX-Jwt-Sub: root\r\n", c.method)
+					text := fmt.Sprintf("%s /x HTTP/1.1\r\nHost: api.example\r\nX-Jwt-Sub: root\r\n", c.method)
 					if c.token != "" {
 						text += "Authorization: Bearer " + c.token + "\r\n"
 					}
 					if c.method == "POST" {
 						text += "Content-Length: 3\r\n\r\nabc"
 					}
-					got := raw(t, strings.TrimPrefix(f.URL, "http://"), text+"\r\n")
+					got := decided(t, func() outcome { return raw(t, strings.TrimPrefix(f.URL, "http://"), text+"\r\n") })
 					assert.Equal(t, fmt.Sprint(c.want), got.Status, "%s: %s, token %t", door, c.method, c.token != "")
 					seen := d.up.take()
 					assert.Len(t, seen, map[int]int{200: 1}[c.want], "%s: %s", door, c.method)
 					assert.NotContains(t, strings.Join(seen, ""), "root", door)
+					for _, request := range seen {
+						assert.Contains(t, request, "HTTP/3", door)
+					}
 				}
-				assert.Equal(t, 4, strings.Count(awaitLog(t, e, "case=h3", 4), "protocol=HTTP/3"), "the requests came over HTTP/3")
 			}
 		})
 	}
 }
 
-// awaitLog waits until Envoy's log has n lines with the text, and returns them.
-func awaitLog(t *testing.T, e *harness.EnvoyServer, text string, n int) (lines string) {
+// awaitLog waits until Envoy's log has lines with the text, and returns them. Envoy writes
+// its access log every ten seconds.
+func awaitLog(t *testing.T, e *harness.EnvoyServer, text string) (lines string) {
 	t.Helper()
-	harness.Eventually(t, 20*time.Second, "access log", func(context.Context) error {
-		lines = ""
+	harness.Eventually(t, 30*time.Second, "log", func(context.Context) error {
 		for line := range strings.Lines(e.Log()) {
 			if strings.Contains(line, text) {
 				lines += line
 			}
 		}
-		if got := strings.Count(lines, text); got < n {
-			return fmt.Errorf("%d lines with %s", got, text)
+		if lines == "" {
+			return fmt.Errorf("no line with %s", text)
 		}
 		return nil
 	})
@@ -553,15 +570,9 @@ func TestDoorsDiffer(t *testing.T) {
 		return reply
 	}
 	bearer := "Bearer " + d.token
-	for door, want := range map[string]string{asking: "flags=UAEX details=ext_authz_denied", within: "flags=- details=jwt_bouncer_denied"} {
+	for door := range d.envoys {
 		assert.Equal(t, 401, get(door, "/x", "X-Case", "denied").Status)
-		assert.Contains(t, awaitLog(t, d.envoys[door], "case=denied", 1), want, "the access log of a denial")
 		assert.Equal(t, 200, get(door, "/x", "X-Case", "allowed", "Authorization", bearer).Status)
-		sub := "sub=alice"
-		if old {
-			sub = "sub=-"
-		}
-		assert.Contains(t, awaitLog(t, d.envoys[door], "case=allowed", 1), sub, "%s: dynamic metadata", door)
 	}
 	for path, want := range map[string]byDoor{
 		"/disabled": {asking: 200, within: 401}, // by the settings of ext_authz
@@ -590,7 +601,16 @@ func TestDoorsDiffer(t *testing.T) {
 	for door, status := range (byDoor{asking: 403, within: 200}) {
 		assert.Equal(t, status, get(door, "/x", "Authorization", bearer).Status, "%s: the sidecar is gone", door)
 	}
-	assert.Contains(t, awaitLog(t, d.envoys[within], "SIGHUP", 1), "eating SIGHUP", "the signal is Envoy's")
+	assert.Contains(t, awaitLog(t, d.envoys[within], "SIGHUP"), "eating SIGHUP", "the signal is Envoy's")
+
+	sub := "sub=alice"
+	if old {
+		sub = "sub=-"
+	}
+	for door, want := range map[string]string{asking: "flags=UAEX details=ext_authz_denied", within: "flags=- details=jwt_bouncer_denied"} {
+		assert.Contains(t, awaitLog(t, d.envoys[door], "case=denied"), want, "the access log of a denial")
+		assert.Contains(t, awaitLog(t, d.envoys[door], "case=allowed"), sub, "%s: dynamic metadata", door)
+	}
 }
 
 // TestDoorsDifferByDefault measures what ext_authz passes on only if it is told to.
