@@ -24,7 +24,6 @@ import (
 var onlyExtAuthz = map[string]string{
 	"TestEnvoyBehaviour":              "is about Envoy's ext_authz filter, without the product",
 	"TestContextExtensions":           "context_extensions are a setting of ext_authz",
-	"TestRouteBypass":                 "is a defect of ext_authz; TestDoorsDiffer has the module's answer",
 	"TestDoctorExaminesEnvoy":         "is about the configuration of ext_authz",
 	"TestDoctorKnowsWhoTakesTheToken": "is about the configuration of ext_authz",
 	"TestDynamicForwardProxy":         "is about the configuration of ext_authz",
