@@ -142,8 +142,7 @@ func TestEveryEndpoint(t *testing.T) {
 			if storage == "postgres" {
 				store = harness.Postgres(t).URL
 			}
-			b := harness.Bouncer(t, endpointsConfig(t, iss, store, ""))
-			front := harness.NewFront(t, b.GRPC, upstream.Addr)
+			b, front := harness.BouncerAndFront(t, endpointsConfig(t, iss, store, ""), upstream.Addr)
 			bystander := mint("bystander")
 			for i, endpoint := range endpoints {
 				id := fmt.Sprint(i)
@@ -214,7 +213,7 @@ func TestEndpointsDuringStoreOutage(t *testing.T) {
 	t.Cleanup(iss.Close)
 	pg := harness.Postgres(t)
 	proxy := harness.Proxy(t, pg.Addr)
-	b := harness.Bouncer(t, endpointsConfig(t, iss, pg.Via(proxy.Addr), ""))
+	b, _ := harness.BouncerAndFront(t, endpointsConfig(t, iss, pg.Via(proxy.Addr), ""), "127.0.0.1:9")
 	token := iss.Mint(map[string]any{"client_id": "shop"})
 	revokeByAPI := func() (int, string) {
 		return send(t, b, "/v1/revocations", "application/json", `{"token":"`+token+`"}`, "Authorization", apiToken)

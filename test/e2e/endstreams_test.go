@@ -20,21 +20,11 @@ import (
 // accessLog is a setting of streamListener that writes why a stream ended to Envoy's output.
 const accessLog = `access_log: [{name: envoy.access_loggers.stdout, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: {text_format_source: {inline_string: "ended %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS%\n"}}}}]`
 
-// newStreamEnvoy starts an Envoy with the module and the listener "front" in front of up. Its core is
-// configured like the rig, with a port for HTTP, and with more stanzas.
+// newStreamEnvoy starts an Envoy with the module and the listener "front" in front of up. The product
+// in it is configured like the rig, and with more stanzas.
 func newStreamEnvoy(t *testing.T, r *harness.Rig, up *streamUpstream, more string) (*harness.EnvoyServer, *harness.BouncerServer) {
 	t.Helper()
-	b := &harness.BouncerServer{HTTP: "http://127.0.0.1:" + fmt.Sprint(harness.Port(t))}
-	file := harness.WriteFile(t, harness.Dir(t), "streams.yaml", fmt.Sprintf("listen: {http: '%s'}\n", strings.TrimPrefix(b.HTTP, "http://"))+r.Config+more)
-	lines := strings.Split(fmt.Sprintf(streamListener, "front", accessLog, "0s"), "\n")
-	for i, line := range lines {
-		if strings.Contains(line, "name: envoy.filters.http.ext_authz") {
-			lines[i], lines[i+1] = "          - "+harness.ModuleFilter(file), ""
-		}
-	}
-	e := harness.Envoy(t, "static_resources:\n  listeners:"+strings.Join(lines, "\n")+"  clusters:\n"+cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true), harness.ModuleEnvoy(t))
-	harness.Eventually(t, 30*time.Second, "the product is ready", b.Ready)
-	return e, b
+	return r.ModuleEnvoy(t, more, "static_resources:\n  listeners:"+fmt.Sprintf(streamListener, "front", accessLog, "0s")+"  clusters:\n"+cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true))
 }
 
 // TestModuleEndStreams: on a route with end_streams, an open WebSocket, event stream or gRPC stream ends
@@ -160,7 +150,7 @@ func awaitMetric(t *testing.T, b *harness.BouncerServer, text string) {
 // keep.
 func TestServeRefusesEndStreams(t *testing.T) {
 	t.Parallel()
-	r := harness.NewRig(t, harness.RigOptions{})
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true})
 	config := "listen: {grpc: '127.0.0.1:0', http: ''}\n" + r.Config + "routes: [{name: ended, end_streams: true}]\n"
 	result := harness.Run(t, "", "serve", "--config", harness.WriteFile(t, harness.Dir(t), "config.yaml", config))
 	assert.Equal(t, 1, result.Code)

@@ -41,8 +41,7 @@ func TestEveryEvent(t *testing.T) {
 	simple := func(format, name, prefix string) func(string) object {
 		return func(id string) object { return object{"format": format, name: prefix + "tenant-" + id} }
 	}
-	b := harness.Bouncer(t, endpointsConfig(t, iss, "sqlite://"+harness.Dir(t)+"/revocations.db", ""))
-	front := harness.NewFront(t, b.GRPC, harness.Upstream(t).Addr)
+	b, front := harness.BouncerAndFront(t, endpointsConfig(t, iss, "sqlite://"+harness.Dir(t)+"/revocations.db", ""), harness.Upstream(t).Addr)
 	bystander := mint("bystander")
 	for i, c := range []struct {
 		event   string

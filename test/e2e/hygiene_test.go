@@ -2,18 +2,19 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/authz/policy"
 	"jwtbouncer/envoy"
 	"jwtbouncer/test/harness"
 )
@@ -30,18 +31,6 @@ func (byPath) Authorize(_ context.Context, req *authz.Request) authz.Decision {
 	path, _, _ := strings.Cut(req.Path, "?")
 	switch path {
 	case "/token":
-	case "/other":
-		token.Claims = map[string]any{"groups": []any{"a", "b"}, "sub": "zoë"}
-	case "/public":
-		allow.Reason, allow.Token = authz.ReasonAllowedAnonymous, nil
-	case "/cookie":
-		allow.Credential.Source = "cookie:session"
-	case "/query":
-		allow.Credential.Source = "query:access_token"
-	case "/header":
-		allow.Credential.Source = "header:x-goog-iap-jwt-assertion"
-	case "/header-removed":
-		allow.Credential.Source, allow.Credential.Remove = "header:x-goog-iap-jwt-assertion", true
 	case "/bad":
 		token.Claims["sub"] = token.Claims["bad"]
 	case "/revocation_unknown":
@@ -56,18 +45,12 @@ func (byPath) Authorize(_ context.Context, req *authz.Request) authz.Decision {
 	return allow
 }
 
-func serveByPath(t *testing.T, address string, forward bool) string {
-	t.Helper()
-	return serve(t, byPath{}, address, forward)
-}
-
-func serve(t *testing.T, a envoy.Authorizer, address string, forward bool) string {
+func serveByPath(t *testing.T, address string) string {
 	t.Helper()
 	cfg := envoy.DefaultConfig()
 	cfg.Listen.GRPC = address
-	cfg.Headers.Claims = map[string]string{"x-jwt-sub": "sub", "x-jwt-groups": "groups", "x-jwt-none": "none"}
-	cfg.Headers.ForwardAuthorization = forward
-	s, err := envoy.NewServer(a, cfg, envoy.Options{})
+	cfg.Headers.Claims = map[string]string{"x-jwt-sub": "sub"}
+	s, err := envoy.NewServer(byPath{}, cfg, envoy.Options{})
 	require.NoError(t, err)
 	l, err := envoy.Listen(cfg.Listen)
 	require.NoError(t, err)
@@ -85,42 +68,67 @@ func serve(t *testing.T, a envoy.Authorizer, address string, forward bool) strin
 	return l.Addr().String()
 }
 
+const hygieneConfig = `
+routes:
+  - {name: public, public: true, match: {paths: [{prefix: /public}]}}
+  - {name: cookie, match: {paths: [{prefix: /cookie}]}, credentials: {cookies: [session]}}
+  - {name: query, match: {paths: [{prefix: /query}]}, credentials: {queries: [access_token]}}
+  - {name: removed, match: {paths: [{prefix: /header-removed}]}, credentials: {headers: [X-Goog-IAP-JWT-Assertion], remove_headers: on}}
+  - {name: header, match: {paths: [{prefix: /header}]}, credentials: {headers: [X-Goog-IAP-JWT-Assertion]}}
+  - {name: rest}
+headers: {claims: {x-jwt-sub: sub, x-jwt-groups: groups, x-jwt-none: none}, forward_authorization: %t}
+`
+
 // An identity header that a client sends never reaches the upstream: on any
 // allowed path, in any spelling, and in either way in which Envoy passes headers.
 func TestSpoofedIdentityHeaders(t *testing.T) {
 	t.Parallel()
-	upstream := harness.Upstream(t)
-	for name, extra := range map[string]string{"joined headers": "", "raw headers": "encode_raw_headers: true, validate_mutations: true"} {
+	throughDoors(t, testSpoofedIdentityHeaders)
+}
+
+func testSpoofedIdentityHeaders(t *testing.T, module bool) {
+	t.Helper()
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: fmt.Sprintf(hygieneConfig, false)})
+	passes := map[string]string{"joined headers": "", "raw headers": "encode_raw_headers: true, validate_mutations: true"}
+	if module {
+		passes = map[string]string{"in process": ""}
+	}
+	alice, zoë := r.Token(map[string]any{"sub": "alice"}), r.Token(map[string]any{"sub": "zoë", "groups": []any{"a", "b"}})
+	for name, extra := range passes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			front := harness.NewFront(t, serveByPath(t, "127.0.0.1:0", false), upstream.Addr, harness.FrontOptions{Extra: extra})
+			front := r.Door(t, module, r.Upstream.Addr, harness.FrontOptions{Extra: extra})
+			front.AwaitStatus(t, alice, 200, 20*time.Second)
 			spoof := []string{
-				"Authorization", "Bearer x",
 				"X-Jwt-Sub", "root", "X-Jwt-Sub", "admin", "x-jwt-groups", "root", "X-JWT-NONE", "root",
 				"x_jwt_sub", "root", "x-jwt_sub", "root", "x_jwt_none", "root", "X-Other", "kept",
 			}
-			for path, want := range map[string]http.Header{
-				"/token":  {"X-Jwt-Sub": {"alice"}},
-				"/other":  {"X-Jwt-Sub": {"zoë"}, "X-Jwt-Groups": {`["a","b"]`}},
-				"/public": {},
-				"/cookie": {"X-Jwt-Sub": {"alice"}},
-				"/query":  {"X-Jwt-Sub": {"alice"}},
+			for _, c := range []struct {
+				path   string
+				header []string
+				want   http.Header
+			}{
+				{"/token", []string{"Authorization", "Bearer " + alice}, http.Header{"X-Jwt-Sub": {"alice"}}},
+				{"/other", []string{"Authorization", "Bearer " + zoë}, http.Header{"X-Jwt-Sub": {"zoë"}, "X-Jwt-Groups": {`["a","b"]`}}},
+				{"/public", []string{"Authorization", "Bearer x"}, http.Header{}},
+				{"/cookie", []string{"Cookie", "session=" + alice}, http.Header{"X-Jwt-Sub": {"alice"}}},
+				{"/query?access_token=" + alice, nil, http.Header{"X-Jwt-Sub": {"alice"}}},
 			} {
 				for range 2 { // the second answer may be the one encoded with the token
-					r, err := front.Do(t.Context(), "GET", path, spoof...)
+					r, err := front.Do(t.Context(), "GET", c.path, append(c.header, spoof...)...)
 					require.NoError(t, err)
-					require.NotNilf(t, r.Upstream, "%s: %d %s", path, r.Status, r.Body)
+					require.NotNilf(t, r.Upstream, "%s: %d %s", c.path, r.Status, r.Body)
 					for name, values := range r.Upstream.Header {
 						if like := strings.ReplaceAll(strings.ToLower(name), "_", "-"); !strings.HasPrefix(like, "x-jwt-") {
 							continue
 						}
-						assert.Truef(t, slices.Equal(values, want[name]), "%s: the upstream received %s: %q, want %q", path, name, values, want[name])
+						assert.Truef(t, slices.Equal(values, c.want[name]), "%s: the upstream received %s: %q, want %q", c.path, name, values, c.want[name])
 					}
-					for name := range want {
-						assert.NotEmptyf(t, r.Upstream.Header[name], "%s: the upstream did not receive %s", path, name)
+					for name := range c.want {
+						assert.NotEmptyf(t, r.Upstream.Header[name], "%s: the upstream did not receive %s", c.path, name)
 					}
-					assert.Equalf(t, "kept", r.Upstream.Header.Get("X-Other"), "%s: the client's header X-Other did not reach the upstream", path)
-					assert.Emptyf(t, r.Upstream.Header.Get("Authorization"), "%s: Authorization reached the upstream", path)
+					assert.Equalf(t, "kept", r.Upstream.Header.Get("X-Other"), "%s: the client's header X-Other did not reach the upstream", c.path)
+					assert.Emptyf(t, r.Upstream.Header.Get("Authorization"), "%s: Authorization reached the upstream", c.path)
 				}
 			}
 		})
@@ -129,30 +137,31 @@ func TestSpoofedIdentityHeaders(t *testing.T) {
 
 func TestCredentialsAreRemoved(t *testing.T) {
 	t.Parallel()
-	front := harness.NewFront(t, serveByPath(t, "127.0.0.1:0", true), harness.Upstream(t).Addr)
-	r, err := front.Do(t.Context(), "GET", "/cookie", "Cookie", "a=1; session=secret; b=2")
-	require.NoErrorf(t, err, "%v %v", r, err)
-	require.NotNilf(t, r.Upstream, "%v %v", r, err)
-	assert.Equal(t, []string{"a=1; b=2"}, r.Upstream.Header["Cookie"], "cookies")
-	r, err = front.Do(t.Context(), "GET", "/cookie", "Cookie", "session=secret")
-	require.NoErrorf(t, err, "%v %v", r, err)
-	require.NotNilf(t, r.Upstream, "%v %v", r, err)
-	assert.Nil(t, r.Upstream.Header["Cookie"], "cookies")
-	r, err = front.Do(t.Context(), "GET", "/query?a=1&access_token=secret&b=2&access%5Ftoken=secret")
-	require.NoErrorf(t, err, "%v %v", r, err)
-	require.NotNilf(t, r.Upstream, "%v %v", r, err)
-	assert.NotContains(t, r.Upstream.Path, "secret", "path")
-	assert.Contains(t, r.Upstream.Path, "a=1", "path")
-	assert.Contains(t, r.Upstream.Path, "b=2", "path")
-	r, err = front.Do(t.Context(), "GET", "/token", "Authorization", "Bearer x")
-	require.NoErrorf(t, err, "%v %v", r, err)
-	require.NotNilf(t, r.Upstream, "%v %v", r, err)
-	assert.Equal(t, "Bearer x", r.Upstream.Header.Get("Authorization"), "Authorization")
-	for path, want := range map[string]string{"/header": "a.b.c", "/header-removed": ""} {
-		r, err = front.Do(t.Context(), "GET", path, "X-Goog-IAP-JWT-Assertion", "a.b.c")
-		require.NoErrorf(t, err, "%v %v", r, err)
-		require.NotNilf(t, r.Upstream, "%v %v", r, err)
-		assert.Equal(t, want, r.Upstream.Header.Get("X-Goog-IAP-JWT-Assertion"), path)
+	throughDoors(t, testCredentialsAreRemoved)
+}
+
+func testCredentialsAreRemoved(t *testing.T, module bool) {
+	t.Helper()
+	rig := harness.NewRig(t, harness.RigOptions{Module: module, Config: fmt.Sprintf(hygieneConfig, true)})
+	token := rig.Token(nil)
+	get := func(path string, header ...string) *harness.Seen {
+		t.Helper()
+		r, err := rig.Front.Do(t.Context(), "GET", path, header...)
+		require.NoError(t, err)
+		require.NotNilf(t, r.Upstream, "%s: %d %s", path, r.Status, r.Body)
+		return r.Upstream
+	}
+	assert.Equal(t, []string{"a=1; b=2"}, get("/cookie", "Cookie", "a=1; session="+token+"; b=2").Header["Cookie"])
+	assert.Nil(t, get("/cookie", "Cookie", "session="+token).Header["Cookie"])
+	path := get("/query?a=1&access_token=" + token + "&b=2").Path
+	assert.NotContains(t, path, token)
+	assert.Contains(t, path, "a=1")
+	assert.Contains(t, path, "b=2")
+	path = get("/query?a=1&b=2&access%5Ftoken=" + token).Path
+	assert.NotContains(t, path, token, "however the parameter is spelled")
+	assert.Equal(t, "Bearer "+token, get("/token", "Authorization", "Bearer "+token).Header.Get("Authorization"))
+	for path, want := range map[string]string{"/header": token, "/header-removed": ""} {
+		assert.Equal(t, want, get(path, "X-Goog-IAP-JWT-Assertion", token).Header.Get("X-Goog-IAP-JWT-Assertion"), path)
 	}
 }
 
@@ -196,8 +205,8 @@ func TestDenialsThroughSampleConfig(t *testing.T) {
 	t.Parallel()
 	upstream := harness.Upstream(t)
 	for _, service := range []string{
-		serveByPath(t, "127.0.0.1:0", true),
-		serveByPath(t, "unix://"+filepath.Join(harness.Dir(t), "authz.sock"), true),
+		serveByPath(t, "127.0.0.1:0"),
+		serveByPath(t, "unix://"+filepath.Join(harness.Dir(t), "authz.sock")),
 	} {
 		text, err := envoy.SampleConfig(envoy.Sample{Listen: "127.0.0.1:0", Service: service, Upstream: upstream.Addr, FailureModeAllow: true, Extensions: map[string]string{"route": "api"}})
 		require.NoError(t, err)
@@ -241,40 +250,34 @@ func TestDenialsThroughSampleConfig(t *testing.T) {
 	}
 }
 
-// noVerifier fails the test when it is called: a request with two credentials is
-// denied before either is verified.
-type noVerifier struct{ t *testing.T }
-
-var _ authz.Verifier = noVerifier{}
-
-func (v noVerifier) Verify(context.Context, string) (*authz.Token, error) {
-	v.t.Error("a token was verified")
-	return nil, &authz.Failure{Reason: authz.ReasonInternal}
-}
-
-func (noVerifier) Current(*authz.Token, int64) bool { return false }
-
 func TestTwoAuthorizationHeadersThroughEnvoy(t *testing.T) {
 	t.Parallel()
-	policy, err := policy.Compile(nil, policy.Options{})
-	require.NoError(t, err)
-	service := serve(t, authz.NewAuthorizer(noVerifier{t}, nil, authz.NewChain(nil), policy, authz.SystemClock{}), "127.0.0.1:0", true)
-	upstream := harness.Upstream(t)
-	for name, extra := range map[string]string{"joined headers": "", "raw headers": "encode_raw_headers: true"} {
-		front := harness.NewFront(t, service, upstream.Addr, harness.FrontOptions{Extra: extra, FailureModeAllow: true})
+	throughDoors(t, testTwoAuthorizationHeadersThroughEnvoy)
+}
+
+// Of two credentials neither is taken, even if each would be allowed.
+func testTwoAuthorizationHeadersThroughEnvoy(t *testing.T, module bool) {
+	t.Helper()
+	rig := harness.NewRig(t, harness.RigOptions{NoFront: true})
+	passes := map[string]string{"joined headers": "", "raw headers": "encode_raw_headers: true"}
+	if module {
+		passes = map[string]string{"in process": ""}
+	}
+	one, other := "Bearer "+rig.Token(nil), "Bearer "+rig.Token(nil)
+	for name, extra := range passes {
+		front := rig.Door(t, module, rig.Upstream.Addr, harness.FrontOptions{Extra: extra, FailureModeAllow: true, Timeout: 5 * time.Second})
+		front.AwaitStatus(t, strings.TrimPrefix(one, "Bearer "), 200, 20*time.Second)
 		for _, values := range [][]string{
-			{"Bearer a.b.c", "Bearer d.e.f"}, {"Bearer a.b.c", "Bearer a.b.c"}, {"Bearer a.b.c,Bearer d.e.f"}, {"Basic eA==, Bearer d.e.f"},
+			{one, other}, {one, one}, {one + "," + other}, {"Basic eA==, " + other}, {"Basic eA==", other},
 		} {
 			var header []string
 			for _, v := range values {
 				header = append(header, "Authorization", v)
 			}
 			r := front.Get(t, header...)
-			if assert.Equalf(t, 400, r.Status, "%s: %q: %q", name, values, r.Header) {
-				if assert.Nilf(t, r.Upstream, "%s: %q: %d %q", name, values, r.Status, r.Header) {
-					assert.Containsf(t, r.Header.Get("Www-Authenticate"), `error="invalid_request"`, "%s: %q: %d %q", name, values, r.Status, r.Header)
-				}
-			}
+			assert.Equalf(t, 400, r.Status, "%s: %q: %q", name, values, r.Header)
+			assert.Nilf(t, r.Upstream, "%s: %q: %d %q", name, values, r.Status, r.Header)
+			assert.Containsf(t, r.Header.Get("Www-Authenticate"), `error="invalid_request"`, "%s: %q: %d %q", name, values, r.Status, r.Header)
 		}
 	}
 }

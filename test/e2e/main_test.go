@@ -14,5 +14,10 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
+	if harness.ThroughModule() {
+		if err := skipOnlyExtAuthz(); err != nil {
+			panic(err)
+		}
+	}
 	harness.Main(m)
 }

@@ -31,21 +31,6 @@ var stormTime = flag.Duration("module-storm", 5*time.Second, "how long TestModul
 
 const bodySize = 100 << 10
 
-// throughDoors runs the same requests through ext_authz and a sidecar, and through the
-// dynamic module.
-func throughDoors(t *testing.T, test func(t *testing.T, module bool)) {
-	t.Helper()
-	t.Run("ext_authz", func(t *testing.T) {
-		t.Parallel()
-		test(t, false)
-	})
-	t.Run("module", func(t *testing.T) {
-		t.Parallel()
-		harness.NeedsCompiler(t)
-		test(t, true)
-	})
-}
-
 // post sends POST / with a body and the token, if there is one.
 func post(t *testing.T, f *harness.Front, token string) (status int) {
 	t.Helper()
@@ -365,26 +350,8 @@ func TestModuleProtocols(t *testing.T) {
 	harness.NeedsCompiler(t)
 	r := harness.NewRig(t, harness.RigOptions{Module: true})
 	up := newStreamUpstream(t)
-	lines := strings.Split(fmt.Sprintf(streamListener, "front", "", "0s"), "\n")
-	for i, line := range lines {
-		if strings.Contains(line, "name: envoy.filters.http.ext_authz") {
-			lines[i], lines[i+1] = "          - "+harness.ModuleFilter(r.Bouncer.Config), ""
-		}
-	}
-	// This Envoy has its own core, without a port for HTTP.
-	b, err := os.ReadFile(r.Bouncer.Config)
-	require.NoError(t, err)
-	own := harness.WriteFile(t, harness.Dir(t), "own.yaml", strings.Replace(string(b), strings.TrimPrefix(r.Bouncer.HTTP, "http://"), "''", 1))
-	text := strings.ReplaceAll(strings.Join(lines, "\n"), r.Bouncer.Config, own)
-	e := harness.Envoy(t, "static_resources:\n  listeners:"+text+"  clusters:\n"+cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true), harness.ModuleEnvoy(t))
+	e := r.Envoy(t, true, "static_resources:\n  listeners:"+fmt.Sprintf(streamListener, "front", "", "0s")+"  clusters:\n"+cluster("upstream", up.http, false)+cluster("grpc", up.grpc, true))
 	token := r.Token(nil)
-	harness.Eventually(t, 20*time.Second, "the second core is ready", func(ctx context.Context) error {
-		status, err := http2Get(ctx, e.Addr("front"), token)
-		if err == nil && status == http.StatusServiceUnavailable {
-			err = fmt.Errorf("status %d", status)
-		}
-		return err
-	})
 	for kind, open := range map[string]func(*testing.T, string, string) *stream{"WebSocket": up.openWebSocket, "event stream": up.openEvents, "gRPC stream": up.openGRPC} {
 		assert.NoError(t, open(t, e.Addr("front"), token).exchange(), kind)
 	}

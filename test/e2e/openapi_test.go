@@ -39,8 +39,8 @@ func TestGeneratedRequests(t *testing.T) {
 	require.NoError(t, err, "Schemathesis is not installed for this python3: run `make tools`\n%s", out)
 	iss := authztest.NewIssuer()
 	t.Cleanup(iss.Close)
-	b := harness.Bouncer(t, endpointsConfig(t, iss, "sqlite://"+harness.Dir(t)+"/revocations.db",
-		"resource: {resource: https://api.example}\n"))
+	b, _ := harness.BouncerAndFront(t, endpointsConfig(t, iss, "sqlite://"+harness.Dir(t)+"/revocations.db",
+		"resource: {resource: https://api.example}\n"), "127.0.0.1:9")
 	signer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(messageFor(iss, r.URL.Path)))
 	}))

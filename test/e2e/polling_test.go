@@ -35,13 +35,13 @@ func newPollingRig(t *testing.T, store string) *pollingRig {
 	t.Cleanup(tr.Close)
 	tr.Hold(time.Minute)
 	secret := harness.WriteFile(t, harness.Dir(t), "secret", "a-secret-of-the-test\n")
-	b := harness.Bouncer(t, fmt.Sprintf(`issuers:
+	b, front := harness.BouncerAndFront(t, fmt.Sprintf(`issuers:
   - {issuer: %q, audiences: [api]}
 store: %q
 event_streams:
   - {transmitter: %q, token_url: "%s/token", client_id: receiver, client_secret_file: %s, interval: 1h, long_poll: 1m, max_events: 2}
-`, tr.URL, store, tr.URL, tr.URL, secret))
-	return &pollingRig{tr, b, harness.NewFront(t, b.GRPC, harness.Upstream(t).Addr)}
+`, tr.URL, store, tr.URL, tr.URL, secret), harness.Upstream(t).Addr)
+	return &pollingRig{tr, b, front}
 }
 
 // streams runs a streams command with the sidecar's configuration.

@@ -29,6 +29,7 @@ type BouncerServer struct {
 
 	options BouncerOptions
 	dir     string
+	front   *Front // the Envoy in which it runs; nil for a sidecar
 }
 
 // BouncerOptions configures how Bouncer starts the product. The zero value
@@ -84,6 +85,10 @@ func Bouncer(t testing.TB, configYAML string, options ...BouncerOptions) *Bounce
 // addresses.
 func (b *BouncerServer) Start(t testing.TB) {
 	t.Helper()
+	if b.front != nil {
+		b.startModule(t)
+		return
+	}
 	require.NoError(t, b.run())
 }
 

@@ -20,6 +20,7 @@ type Front struct {
 	URL          string
 
 	client *http.Client
+	start  func(testing.TB) *EnvoyServer // starts another Envoy like it; nil if unknown
 }
 
 // FrontOptions configures Envoy's ext_authz filter. The zero value denies on
@@ -55,7 +56,7 @@ func NewFront(t testing.TB, authz, upstream string, options ...FrontOptions) *Fr
 	}
 	filter, clusters, envoy := o.door(t, authz, http2)
 	envoy.Workers = o.Workers
-	e := Envoy(t, fmt.Sprintf(`
+	config := fmt.Sprintf(`
 static_resources:
   listeners:
   - name: front
@@ -81,8 +82,11 @@ static_resources:
   clusters:
   - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}%s}
 %s
-`, transport, !o.RawPaths, o.MergeSlashes, filter, envoyAddress(upstream), upstreamProtocol, clusters), envoy)
-	return FrontOf(t, e, "front")
+`, transport, !o.RawPaths, o.MergeSlashes, filter, envoyAddress(upstream), upstreamProtocol, clusters)
+	start := func(t testing.TB) *EnvoyServer { t.Helper(); return Envoy(t, config, envoy) }
+	f := FrontOf(t, start(t), "front")
+	f.start = start
+	return f
 }
 
 // door returns the HTTP filter that asks the authorization service, the cluster of the

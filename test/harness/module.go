@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/envoy/filter"
@@ -106,28 +108,43 @@ func buildModule(tags string) (path string, err error) {
 	return path, os.Chmod(path, 0o755)
 }
 
+// ThroughModule reports whether the rigs of this run have the dynamic module as their
+// door, in place of ext_authz: if JWT_BOUNCER_DOOR is "module".
+func ThroughModule() bool { return os.Getenv("JWT_BOUNCER_DOOR") == "module" }
+
 // Module starts an Envoy in which the product runs, with the configuration and a port
 // for HTTP, and waits until the product is ready. The BouncerServer is that process: it
-// has no gRPC address and cannot be started again.
+// has no gRPC address, and Start starts the Envoy again.
 func Module(t testing.TB, configYAML, upstream string, options ...FrontOptions) (*BouncerServer, *Front) {
 	t.Helper()
 	ModuleEnvoy(t) // builds it before the port is chosen
 	http := "127.0.0.1:" + fmt.Sprint(Port(t))
 	b := &BouncerServer{HTTP: "http://" + http, dir: Dir(t)}
 	b.Config = WriteFile(t, b.dir, "config.yaml", b.listen()+configYAML)
-	f := NewFront(t, "module://"+b.Config, upstream, options...)
-	b.Process = f.Process
+	b.front = NewFront(t, "module://"+b.Config, upstream, options...)
+	b.Process = b.front.Process
 	require.NoError(t, b.await(readyTime, b.Ready))
-	return b, f
+	return b, b.front
 }
 
-// listen is the listen stanza.
-func (b *BouncerServer) listen() string {
-	text := "listen:\n"
-	if b.GRPC != "" {
-		text += "  grpc: " + b.GRPC + "\n"
+// startModule starts the Envoy again. Its listener has another port then, which the Front
+// learns.
+func (b *BouncerServer) startModule(t testing.TB) {
+	t.Helper()
+	e := b.front.start(t)
+	b.front.EnvoyServer, b.front.URL, b.Process = e, "http://"+e.Addr("front"), e.Process
+	require.NoError(t, b.await(readyTime, b.Ready))
+}
+
+// BouncerAndFront starts the product, and an Envoy in front of upstream that asks it or,
+// if ThroughModule, in which it runs.
+func BouncerAndFront(t testing.TB, configYAML, upstream string) (*BouncerServer, *Front) {
+	t.Helper()
+	if ThroughModule() {
+		return Module(t, configYAML, upstream)
 	}
-	return text + "  http: " + strings.TrimPrefix(b.HTTP, "http://") + "\n"
+	b := Bouncer(t, configYAML)
+	return b, NewFront(t, b.GRPC, upstream)
 }
 
 // Door returns an Envoy in front of upstream (host:port) that asks the first sidecar, or
@@ -139,4 +156,64 @@ func (r *Rig) Door(t testing.TB, module bool, upstream string, o FrontOptions) *
 		return f
 	}
 	return NewFront(t, r.Bouncer.GRPC, upstream, o)
+}
+
+// Envoy starts an Envoy whose configuration has ext_authz filters, which ask the first
+// sidecar. With module, the dynamic module takes the place of each of them: it has the
+// rig's configuration and store. Envoy waits until it is ready.
+func (r *Rig) Envoy(t testing.TB, module bool, configYAML string) *EnvoyServer {
+	t.Helper()
+	if !module {
+		return Envoy(t, configYAML)
+	}
+	e, _ := r.ModuleEnvoy(t, "", configYAML)
+	return e
+}
+
+// ModuleEnvoy is Envoy with the dynamic module, whose configuration has more stanzas. The
+// BouncerServer is the product in it.
+func (r *Rig) ModuleEnvoy(t testing.TB, more, configYAML string) (*EnvoyServer, *BouncerServer) {
+	t.Helper()
+	o := ModuleEnvoy(t)
+	b := &BouncerServer{HTTP: "http://127.0.0.1:" + fmt.Sprint(Port(t))}
+	file := WriteFile(t, Dir(t), "config.yaml", b.listen()+r.Config+more)
+	var config, filter any
+	require.NoError(t, yaml.Unmarshal([]byte(configYAML), &config))
+	require.NoError(t, yaml.Unmarshal([]byte(ModuleFilter(file)), &filter))
+	require.NotZero(t, replaceExtAuthz(config, filter), "there is no ext_authz to replace")
+	text, err := json.Marshal(config)
+	require.NoError(t, err)
+	e := Envoy(t, string(text), o)
+	require.NoError(t, e.await(readyTime, b.Ready))
+	return e, b
+}
+
+// replaceExtAuthz replaces each ext_authz filter in a configuration, and returns how many
+// there were.
+func replaceExtAuthz(config, by any) (n int) {
+	switch c := config.(type) {
+	case map[string]any:
+		for _, v := range c {
+			n += replaceExtAuthz(v, by)
+		}
+	case []any:
+		for i, v := range c {
+			if m, ok := v.(map[string]any); ok && m["name"] == "envoy.filters.http.ext_authz" {
+				c[i] = by
+				n++
+				continue
+			}
+			n += replaceExtAuthz(v, by)
+		}
+	}
+	return n
+}
+
+// listen is the listen stanza.
+func (b *BouncerServer) listen() string {
+	text := "listen:\n"
+	if b.GRPC != "" {
+		text += "  grpc: " + b.GRPC + "\n"
+	}
+	return text + "  http: " + strings.TrimPrefix(b.HTTP, "http://") + "\n"
 }

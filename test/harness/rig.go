@@ -57,7 +57,7 @@ type RigOptions struct {
 	Issuers       string // further items of the issuers stanza, as YAML lines
 	Front         FrontOptions
 	NoFront       bool
-	Module        bool // the product runs in each Envoy, as a dynamic module
+	Module        bool // the product runs in each Envoy, as a dynamic module; see ThroughModule
 	Bouncer       BouncerOptions
 	// Wall clocks of the servers; nil means the machine's. Bouncer.Clock is the
 	// sidecars'.
@@ -123,7 +123,7 @@ func NewRig(t testing.TB, o RigOptions) *Rig {
 		onOff(!o.Lookup, "on", "off"), o.MaxStaleness, o.SyncInterval, onOff(o.Allow, "allow", "deny"), more, o.Config)
 	r.Config = c.String()
 	for range max(o.Sidecars, 1) {
-		if o.Module {
+		if o.Module || ThroughModule() && !o.NoFront {
 			b, f := Module(t, r.Config, r.Upstream.Addr, o.Front)
 			r.Bouncers, r.Fronts = append(r.Bouncers, b), append(r.Fronts, f)
 			continue

@@ -151,14 +151,14 @@ func judgeShapes(t *testing.T, config []byte, s shapes, otherwise map[string]str
 		c := &settings.Issuers[i]
 		c.JWKS, c.Config, c.BearerTokenFile = keys, fetch.Config{}, ""
 	}
-	v, err := issuer.NewVerifier(settings.Issuers, issuer.VerifierOptions{Clock: stopped{}, MaxTokenTTL: settings.Revocation.MaxTokenTTL, Limits: settings.Limits})
+	v, err := issuer.NewVerifier(settings.Issuers, issuer.VerifierOptions{Clock: stopped(0), MaxTokenTTL: settings.Revocation.MaxTokenTTL, Limits: settings.Limits})
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	require.NoError(t, v.Refresh(t.Context()))
 	require.Equal(t, 2, v.Status()[0].Keys, "%v", v.Status()[0].Why)
 	rules, err := settings.OfflinePolicy()
 	require.NoError(t, err)
-	a := authz.NewAuthorizer(v, nil, authz.NewChain(nil, clean{}), rules, stopped{})
+	a := authz.NewAuthorizer(v, nil, authz.NewChain(nil, clean{}), rules, stopped(0))
 
 	reasons := map[string]bool{}
 	for _, token := range s.Tokens {

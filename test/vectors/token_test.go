@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"jwtbouncer/authz/authztest"
@@ -92,11 +94,24 @@ func payload(s stanza) (string, error) {
 }
 
 // build makes the token that a stanza describes.
-func build(s stanza, k keys) (string, error) {
+func build(s stanza, k keys) (string, error) { return buildAt(s, k, now) }
+
+// nearNow are the times of the vectors around now, in seconds.
+var nearNow = regexp.MustCompile(`\b1893[45][0-9]{5}\b|1\.8934563e9`)
+
+// buildAt is build, with the times in the payload moved from now to at.
+func buildAt(s stanza, k keys, at int64) (string, error) {
 	body, err := payload(s)
 	if err != nil {
 		return "", err
 	}
+	body = nearNow.ReplaceAllStringFunc(body, func(n string) string {
+		v, err := strconv.ParseInt(n, 10, 64)
+		if err != nil {
+			return strconv.FormatFloat(float64(at+300), 'e', -1, 64) // the one with an exponent
+		}
+		return strconv.FormatInt(v-now+at, 10)
+	})
 	sign, header, err := signer(s.fields["sign"], k)
 	if err != nil {
 		return "", err

@@ -9,25 +9,25 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"jwtbouncer/authz"
 	"jwtbouncer/authz/authztest"
 	"jwtbouncer/authz/issuer"
 	"jwtbouncer/authz/policy"
+	"jwtbouncer/test/harness"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { harness.Main(m) }
 
-// stopped is a clock that stands at the vectors' time.
-type stopped struct{}
+// stopped is a clock that stands so many seconds after the vectors' time.
+type stopped int64
 
-func (stopped) Now() time.Time      { return time.Unix(now, 0) }
+func (c stopped) Now() time.Time    { return time.Unix(now+int64(c), 0) }
 func (stopped) Boot() time.Duration { return time.Hour }
 
 // newVerifier returns a verifier with four issuers. The vectors try to confuse the
 // second and third with the first. The last one's ID tokens are accepted.
-func newVerifier(t *testing.T, k keys) *issuer.Verifier {
+func newVerifier(t *testing.T, k keys, clock authz.Clock) *issuer.Verifier {
 	t.Helper()
 	dir := t.TempDir()
 	file := func(name string, set []byte) string {
@@ -40,7 +40,7 @@ func newVerifier(t *testing.T, k keys) *issuer.Verifier {
 		{Issuer: "https://other.test", Audiences: []string{"api"}, JWKS: file("other.json", authztest.KeySet(authztest.NewKey("ES256")))},
 		{Issuer: "https://only-ed.test", Audiences: []string{"api"}, JWKS: file("main.json", k.set()), Algorithms: []string{"EdDSA"}},
 		{Issuer: "https://id.test", Audiences: []string{"api"}, JWKS: file("main.json", k.set()), AcceptIDTokens: true},
-	}, issuer.VerifierOptions{Clock: stopped{}, Leeway: 30 * time.Second})
+	}, issuer.VerifierOptions{Clock: clock, Leeway: 30 * time.Second})
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	require.NoError(t, v.Refresh(t.Context()))
@@ -61,14 +61,14 @@ func TestTokens(t *testing.T) {
 	list, err := load("testdata/tokens/*.txt", tokenDirectives...)
 	require.NoError(t, err)
 	k := newKeys()
-	v := newVerifier(t, k)
-	whole := authz.NewAuthorizer(v, nil, authz.NewChain(nil, clean{}), policy.New(), stopped{})
+	v := newVerifier(t, k, stopped(0))
+	whole := authz.NewAuthorizer(v, nil, authz.NewChain(nil, clean{}), policy.New(), stopped(0))
 	for _, s := range list {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			raw, err := build(s, k)
 			require.NoError(t, err, "%s:%d", s.file, s.line)
-			got, detail := judge(t, v, raw)
+			got, detail := judge(t, v, raw, now)
 			require.Equal(t, s.expect, got, "%s:%d: %s", s.file, s.line, detail)
 
 			d := whole.Authorize(t.Context(), &authz.Request{Method: "GET", Path: "/",
@@ -78,8 +78,8 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// judge verifies raw and names the outcome as the decision would.
-func judge(t *testing.T, v authz.Verifier, raw string) (outcome, detail string) {
+// judge verifies raw at a time, in Unix seconds, and names the outcome as the decision would.
+func judge(t *testing.T, v authz.Verifier, raw string, at int64) (outcome, detail string) {
 	t.Helper()
 	token, err := authztest.Verify(t, v, raw)
 	if err != nil {
@@ -88,7 +88,7 @@ func judge(t *testing.T, v authz.Verifier, raw string) (outcome, detail string) 
 		require.True(t, errors.As(err, &f), "%v", err)
 		return f.Reason.String(), f.Detail
 	}
-	require.True(t, v.Current(token, now))
+	require.True(t, v.Current(token, at))
 	if !token.Accepted {
 		return authz.ReasonWrongAudience.String(), ""
 	}
