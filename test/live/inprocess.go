@@ -45,7 +45,7 @@ func NewInProcess(t testing.TB, rig *harness.Rig) InProcess {
 	require.NoErrorf(t, err, "%s", out)
 	b, err := os.ReadFile(filepath.Join(harness.Root(), "bin", "libjwt_bouncer.so"))
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(p.Library, b, 0o755)) //nolint:gosec // another user loads it
+	require.NoError(t, os.WriteFile(p.Library, b, 0o755))
 	rig.Bouncer = &harness.BouncerServer{HTTP: fmt.Sprintf("http://127.0.0.1:%d", port)}
 	return p
 }
