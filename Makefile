@@ -113,6 +113,17 @@ test-module: tools module ## run the end-to-end tests through the dynamic module
 		echo "$$e"; JWT_BOUNCER_MODULE_ENVOY=$(CURDIR)/$$e/envoy/_bin/envoy $(MODULE_TESTS) || exit 1; \
 	done
 
+# The module's C and Go code are built with the sanitizers, and loaded into the real Envoy.
+STORM ?= 10m
+.PHONY: test-module-asan
+test-module-asan: tools ## abort, reload and revoke for STORM (10m) with the dynamic module under AddressSanitizer and UBSan (needs gcc)
+	JWT_BOUNCER_MODULE_ASAN=1 $(GO) test -count=1 -v -timeout 0 ./test/e2e -run '^TestModule(|Aborts|ListenerUpdate|Metadata|Protocols|Sanitizer|StoreAway)$$' -args -module-storm=$(STORM)
+
+.PHONY: test-module-arm64
+test-module-arm64: tools ## cross-build the dynamic module for arm64 with Zig, and run it in arm64's Envoy under QEMU (needs qemu-user-static and libc6-arm64-cross)
+	@scripts/arm64.sh
+	JWT_BOUNCER_MODULE_ENVOY=$(CURDIR)/$(TOOLS)/arm64/envoy/_bin/envoy $(GO) test -count=1 -timeout 30m ./test/e2e -run '^TestModule(|Library)$$'
+
 # `make test` does not include these three, because they need a browser and Node.js.
 .PHONY: test-page
 test-page: tools ## test the operator's page in Chromium: every state, accessibility, narrow screens (needs npm)

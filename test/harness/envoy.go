@@ -147,7 +147,11 @@ func TryEnvoy(t testing.TB, configYAML string, options ...EnvoyOptions) (*EnvoyS
 	}
 	t.Cleanup(func() { p.attach(t); p.Stop(syscall.SIGTERM, 5*time.Second) })
 	e := &EnvoyServer{Process: p, listeners: map[string]string{}}
-	err = p.await(30*time.Second, func(ctx context.Context) error {
+	patience := 30 * time.Second
+	if ModuleForARM64() {
+		patience = 5 * time.Minute // QEMU
+	}
+	err = p.await(patience, func(ctx context.Context) error {
 		b, err := os.ReadFile(adminFile)
 		if err != nil {
 			return err

@@ -57,18 +57,44 @@ func moduleEnvoy(t testing.TB, library func() (string, error)) EnvoyOptions {
 		o.Binary, err = reachable(o.Binary)
 		require.NoError(t, err)
 	}
+	if ModuleForARM64() {
+		o.Binary, err = emulatedEnvoy()
+		require.NoError(t, err)
+	}
+	if ModuleSanitized() {
+		path, err := moduleEnvoyPath()
+		require.NoError(t, err)
+		binary, env, err := sanitizedEnvoy(path)
+		require.NoError(t, err)
+		o.Binary, o.Env = binary, append(o.Env, env...)
+	}
 	return o
+}
+
+// ModuleLibrary returns the path of the library that ModuleEnvoy builds.
+func ModuleLibrary(t testing.TB) string {
+	t.Helper()
+	dir, _ := strings.CutPrefix(ModuleEnvoy(t).Env[0], "ENVOY_DYNAMIC_MODULES_SEARCH_PATH=")
+	return filepath.Join(dir, "lib"+moduleName+".so")
 }
 
 // ModuleEnvoyPath returns the path of the Envoy of ModuleEnvoy.
 func ModuleEnvoyPath(t testing.TB) string {
 	t.Helper()
-	if path := os.Getenv("JWT_BOUNCER_MODULE_ENVOY"); path != "" {
-		return path
-	}
-	path, err := envoyPath()
+	path, err := moduleEnvoyPath()
 	require.NoError(t, err)
+	if ModuleSanitized() {
+		path, _, err = sanitizedEnvoy(path)
+		require.NoError(t, err)
+	}
 	return path
+}
+
+func moduleEnvoyPath() (string, error) {
+	if path := os.Getenv("JWT_BOUNCER_MODULE_ENVOY"); path != "" {
+		return path, nil
+	}
+	return envoyPath()
 }
 
 // OldModuleEnvoy reports whether the Envoy of ModuleEnvoy is older than 1.40.
@@ -102,6 +128,12 @@ func buildModule(tags string) (path string, err error) {
 		"-ldflags", "-s -w -extldflags=-Wl,--version-script="+exports, "-o", path, "./envoy/module")
 	cmd.Dir = Root()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if ModuleSanitized() {
+		sanitizeBuild(cmd)
+	}
+	if ModuleForARM64() {
+		crossBuild(cmd)
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -24,9 +25,39 @@ type Guide struct {
 // out that is not one of the exceptions (see test/docs).
 func ReadGuide(t testing.TB, name string) *Guide {
 	t.Helper()
+	return newGuide(t, name, fence.Blocks(page(t, name)))
+}
+
+// ReadSection is ReadGuide for the section of a page that has this heading, such as
+// "### Istio".
+func ReadSection(t testing.TB, name, heading string) *Guide {
+	t.Helper()
+	text := page(t, name)
+	start := strings.Index(text, "\n"+heading+"\n")
+	require.GreaterOrEqualf(t, start, 0, "docs/%s has no %q", name, heading)
+	start += 1 + len(heading)
+	level := strings.Index(heading, " ")
+	end := len(text)
+	if next := regexp.MustCompile(fmt.Sprintf(`(?m)^#{1,%d} `, level)).FindStringIndex(text[start:]); next != nil {
+		end = start + next[0]
+	}
+	blocks := fence.Blocks(text[start:end])
+	for i := range blocks {
+		blocks[i].Line += strings.Count(text[:start], "\n")
+	}
+	return newGuide(t, name, blocks)
+}
+
+func page(t testing.TB, name string) string {
+	t.Helper()
 	text, err := os.ReadFile(filepath.Join(harness.Root(), "docs", name))
 	require.NoError(t, err)
-	g := &Guide{name: name, blocks: fence.Blocks(string(text))}
+	return string(text)
+}
+
+func newGuide(t testing.TB, name string, blocks []fence.Block) *Guide {
+	t.Helper()
+	g := &Guide{name: name, blocks: blocks}
 	g.used = make([]bool, len(g.blocks))
 	t.Cleanup(func() {
 		for i, b := range g.blocks {

@@ -33,10 +33,28 @@ func Configuration(t testing.TB) string {
 }
 
 // Requests sends what every platform must answer alike, to an Envoy that asks the
-// first sidecar of the rig: 200 with the identity header, none of the caller's own,
-// 401 without a token, 401 after a revocation, and 503 while the sidecar is down. The
+// first sidecar of the rig: what Decisions sends, and 503 while the sidecar is down. The
 // sidecar runs again afterwards.
 func Requests(t *testing.T, front *harness.Front, host string, rig *harness.Rig) {
+	t.Helper()
+	revoked, other := Decisions(t, front, host, rig)
+	e := exchange{front, host}
+	rig.Bouncer.Stop(syscall.SIGTERM, 12*time.Second)
+	for range 3 { // not the first alone: Envoy first learns that the connection is gone
+		r, err := e.send(t.Context(), "/orders", other...)
+		require.NoError(t, err)
+		assert.Equal(t, http.StatusServiceUnavailable, r.Status, "while the sidecar is down: %s", r.Body)
+		assert.Nil(t, r.Upstream)
+	}
+	rig.Bouncer.Start(t)
+	e.answer(t, http.StatusOK, "/orders", other...)
+	e.answer(t, http.StatusUnauthorized, "/orders", revoked...)
+}
+
+// Decisions sends requests that are decided: 200 with the identity header, none of the
+// caller's own, 401 without a token, and 401 after a revocation, which the rig's first
+// sidecar is sent. It returns the headers with the revoked token, and with another.
+func Decisions(t *testing.T, front *harness.Front, host string, rig *harness.Rig) (revoked, other []string) {
 	t.Helper()
 	e := exchange{front, host}
 	token := rig.Token(map[string]any{"sub": "alice"})
@@ -62,19 +80,9 @@ func Requests(t *testing.T, front *harness.Front, host string, rig *harness.Rig)
 	rig.Revoke(t, map[string]any{"token": token})
 	r = e.answer(t, http.StatusUnauthorized, "/orders", bearer...)
 	assert.Nil(t, r.Upstream)
-	other := []string{"Authorization", "Bearer " + rig.Token(map[string]any{"sub": "bob"})}
+	other = []string{"Authorization", "Bearer " + rig.Token(map[string]any{"sub": "bob"})}
 	e.answer(t, http.StatusOK, "/orders", other...)
-
-	rig.Bouncer.Stop(syscall.SIGTERM, 12*time.Second)
-	for range 3 { // not the first alone: Envoy first learns that the connection is gone
-		r, err := e.send(t.Context(), "/orders", other...)
-		require.NoError(t, err)
-		assert.Equal(t, http.StatusServiceUnavailable, r.Status, "while the sidecar is down: %s", r.Body)
-		assert.Nil(t, r.Upstream)
-	}
-	rig.Bouncer.Start(t)
-	e.answer(t, http.StatusOK, "/orders", other...)
-	e.answer(t, http.StatusUnauthorized, "/orders", bearer...)
+	return bearer, other
 }
 
 // exchange sends requests to a host behind an Envoy.

@@ -101,10 +101,22 @@ func paths(t *testing.T, rig *harness.Rig) {
 	}
 }
 
-// overlay returns the manifests of the overlay for Envoy Gateway, with the guide's
-// SecurityPolicy, changed for a Gateway without Kubernetes: it has no Services, so
-// they become Backends; it runs the harness's Envoy; and that may not bind port 80.
+// overlay returns the manifests of the overlay for Envoy Gateway with the guide's
+// SecurityPolicy, changed for a Gateway without Kubernetes.
 func overlay(t *testing.T, g *live.Guide) string {
+	t.Helper()
+	text := withoutKubernetes(t, func(overlays string) string {
+		policy := g.Block(t, `kind: SecurityPolicy\nmetadata`)
+		assert.Equal(t, decode(t, overlays), decode(t, policy), "the overlay's SecurityPolicy (expected) and the guide's (actual)")
+		return policy
+	})
+	return live.Patch(t, text, "backendRefs: [{name: jwt-bouncer, port: 9191}]", "backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: jwt-bouncer}]")
+}
+
+// withoutKubernetes returns the manifests of the overlay for Envoy Gateway with another
+// SecurityPolicy, changed for a Gateway without Kubernetes: it has no Services, so they
+// become Backends; it runs the harness's Envoy; and that may not bind port 80.
+func withoutKubernetes(t *testing.T, securityPolicy func(overlays string) string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(harness.Root(), "k8s", "overlays", "envoy-gateway", "gateway.yaml"))
 	require.NoError(t, err)
@@ -112,9 +124,7 @@ func overlay(t *testing.T, g *live.Guide) string {
 	replaced := 0
 	for i, d := range documents {
 		if strings.Contains(d, "\nkind: SecurityPolicy\n") {
-			policy := g.Block(t, `kind: SecurityPolicy\nmetadata`)
-			assert.Equal(t, decode(t, d), decode(t, policy), "the overlay's SecurityPolicy (expected) and the guide's (actual)")
-			documents[i] = policy
+			documents[i] = securityPolicy(d)
 			replaced++
 		}
 	}
@@ -122,7 +132,6 @@ func overlay(t *testing.T, g *live.Guide) string {
 	text := strings.Join(documents, "\n---\n")
 	text = live.Patch(t, text, "listeners: [{name: http, protocol: HTTP, port: 80}]", "listeners: [{name: http, protocol: HTTP, port: 10080}]")
 	text = live.Patch(t, text, "backendRefs: [{name: app, port: 80}]", "backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: app}]")
-	text = live.Patch(t, text, "backendRefs: [{name: jwt-bouncer, port: 9191}]", "backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: jwt-bouncer}]")
 	text = live.Patch(t, text, "spec: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}",
 		"spec: {controllerName: gateway.envoyproxy.io/gatewayclass-controller, parametersRef: {group: gateway.envoyproxy.io, kind: EnvoyProxy, name: host, namespace: envoy-gateway-system}}")
 	return text + `
@@ -157,7 +166,7 @@ func tcp(addr string) string {
 
 // gateway is an Envoy Gateway that reads manifests from a directory and starts Envoy
 // itself.
-type gateway struct{ manifests string }
+type gateway struct{ dir, manifests string }
 
 // envoyVersion names the directory from which Envoy Gateway takes Envoy, so that it
 // downloads none.
@@ -167,7 +176,7 @@ func startGateway(t *testing.T) *gateway {
 	t.Helper()
 	path := harness.LivePath(t, "envoy-gateway")
 	dir := harness.Dir(t)
-	g := &gateway{manifests: dir + "/manifests"}
+	g := &gateway{dir: dir, manifests: dir + "/manifests"}
 	bin := fmt.Sprintf("%s/data/envoy-versions/%s/bin", dir, envoyVersion)
 	for _, d := range []string{g.manifests, bin} {
 		require.NoError(t, os.MkdirAll(d, 0o755))
@@ -185,7 +194,7 @@ func startGateway(t *testing.T) *gateway {
 apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: EnvoyGateway
 gateway: {controllerName: gateway.envoyproxy.io/gatewayclass-controller}
-extensionApis: {enableBackend: true}
+extensionApis: {enableBackend: true, enableLua: true}
 provider:
   type: Custom
   custom:
@@ -193,6 +202,12 @@ provider:
     infrastructure: {type: Host, host: {configHome: %[2]s/config, dataHome: %[2]s/data, stateHome: %[2]s/state, runtimeDir: %[2]s/run}}
 `, g.manifests, dir))}})
 	return g
+}
+
+// remove takes a file of manifests away.
+func (g *gateway) remove(t *testing.T, name string) {
+	t.Helper()
+	require.NoError(t, os.Remove(filepath.Join(g.manifests, name)))
 }
 
 // write gives the gateway a file of manifests, in one step.

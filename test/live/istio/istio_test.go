@@ -22,17 +22,40 @@ const (
 	authorizerIP = "10.244.1.10"
 	gatewayIP    = "10.244.1.20"
 	workloadIP   = "10.244.1.30"
+	inProcessIP  = "10.244.1.40"
 	host         = "app.example"
 )
+
+// TestInProcess applies the EnvoyFilter of docs/in-process.md, and sends requests through
+// an ingress gateway that decides in its own process.
+func TestInProcess(t *testing.T) {
+	guide := live.ReadSection(t, "in-process.md", "### Istio")
+	c := cluster(t)
+	istiod(t, c)
+	rig := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: live.Configuration(t)})
+	c.Apply(t, live.NewInProcess(t, rig).Paths(t, guide.Block(t, `kind: EnvoyFilter`)))
+	gateway := proxy{namespace: "istio-system", name: "ingressgateway", ip: live.AddAddress(t, inProcessIP), labels: map[string]string{"istio": "ingressgateway"}}
+	gateway.create(t, c, rig.Upstream.Addr, "")
+	envoy := gateway.start(t)
+	live.Decisions(t, harness.FrontAt(t, envoy, gateway.listener()), host, rig)
+	require.Equal(t, 1, strings.Count(envoy.Log(), "running in this process"))
+}
+
+// cluster returns a cluster with Istio's kinds.
+func cluster(t *testing.T) *live.Cluster {
+	t.Helper()
+	c := live.NewCluster(t)
+	c.ApplyCRDs(t, filepath.Join(live.ModuleDir(t, "istio", "istio.io/api"), "kubernetes", "customresourcedefinitions.gen.yaml"))
+	c.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n")
+	return c
+}
 
 // TestGuide applies the overlay for Istio, and sends requests through an ingress
 // gateway that asks the shared service, and through a proxy that asks the sidecar in
 // its own pod, over the Unix socket.
 func TestGuide(t *testing.T) {
 	guide := live.ReadGuide(t, "istio.md")
-	c := live.NewCluster(t)
-	c.ApplyCRDs(t, filepath.Join(live.ModuleDir(t, "istio", "istio.io/api"), "kubernetes", "customresourcedefinitions.gen.yaml"))
-	c.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n")
+	c := cluster(t)
 	c.Run(t, "kubectl apply --server-side --validate=strict --warnings-as-errors -k k8s/overlays/istio")
 	istiod(t, c)
 
@@ -168,11 +191,11 @@ spec:
 }
 
 // start starts the proxy's Envoy, which takes everything from istiod.
-func (p proxy) start(t *testing.T) {
+func (p proxy) start(t *testing.T) *harness.EnvoyServer {
 	t.Helper()
 	labels, err := yaml.MarshalWithOptions(p.labels, yaml.JSON())
 	require.NoError(t, err)
-	harness.Envoy(t, strings.NewReplacer("@namespace", p.namespace, "@name", p.name, "@labels", strings.TrimSpace(string(labels)), "@ip", p.ip).Replace(`
+	return harness.Envoy(t, strings.NewReplacer("@namespace", p.namespace, "@name", p.name, "@labels", strings.TrimSpace(string(labels)), "@ip", p.ip).Replace(`
 node:
   id: router~@ip~@name.@namespace~@namespace.svc.cluster.local
   cluster: @name.@namespace

@@ -40,6 +40,10 @@ func TestOverlays(t *testing.T) {
 	for _, dir := range dirs {
 		t.Run(filepath.Base(dir), func(t *testing.T) { applyOverlay(t, c, dir) })
 	}
+	// Envoy Gateway's own test has no pods, whose template this has.
+	t.Run("in process", func(t *testing.T) {
+		c.Apply(t, live.ReadSection(t, "in-process.md", "### Envoy Gateway").Block(t, `kind: EnvoyExtensionPolicy`))
+	})
 	// Envoy Gateway's own test cannot apply the grant of its guide.
 	t.Run("grant", func(t *testing.T) {
 		text, err := os.ReadFile(filepath.Join(harness.Root(), "docs", "envoy-gateway.md"))
