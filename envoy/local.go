@@ -27,7 +27,7 @@ var _ ImmediateAuthorizer = (*authz.Authorizer)(nil)
 // and log as Server, but as plans (see PlanAllow) and without gRPC.
 //
 // The filter calls AnswerNow on Envoy's worker thread. If that would have to wait, the filter pauses
-// the request and calls AnswerLater. It calls Watch with an answer that is Watched.
+// the request and calls AnswerLater.
 type Local struct {
 	*responder
 	streams    *streams
@@ -64,40 +64,41 @@ func UnavailablePlan() []byte {
 	return encodePlan(&answer{status: http.StatusServiceUnavailable})
 }
 
-// AnswerNow returns the answer to req if nothing has to be waited for. Otherwise ok is false and the
-// call has had no effect. It keeps neither req nor any part of it. It never panics.
-func (l *Local) AnswerNow(req *authz.Request) (answer LocalAnswer, ok bool) {
+// AnswerNow returns the plan for req if nothing has to be waited for. Otherwise ok is false and the
+// call has had no effect. If watch is not nil, the filter must call it before it lets the request
+// pass. AnswerNow keeps neither req nor any part of it. It never panics.
+func (l *Local) AnswerNow(req *authz.Request) (plan []byte, watch Watch, ok bool) {
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			answer, ok = LocalAnswer{Plan: l.panicked(p, isGRPC(req), start)}, true
+			plan, watch, ok = l.panicked(p, isGRPC(req), start), nil, true
 		}
 	}()
 	if req.Method == "" {
-		return LocalAnswer{Plan: l.malformed("not an HTTP request", start)}, true
+		return l.malformed("not an HTTP request", start), nil, true
 	}
 	d, decided := l.authorizer.AuthorizeNow(req)
 	if !decided {
-		return LocalAnswer{}, false
+		return nil, nil, false
 	}
 	grpc := isGRPC(req)
-	plan := l.respond(req, &d, grpc, start)
+	plan = l.respond(req, &d, grpc, start)
 	if l.tracer != nil {
 		// The request is traced only now, because a span must not begin for a check that has to wait.
 		span := l.startSpan(&deadlineContext{parent: context.Background()}, req, trace.WithTimestamp(start))
 		span.end(&d)
 	}
-	return newLocalAnswer(plan, req, &d, grpc), true
+	return plan, l.streams.watch(req, &d, grpc), true
 }
 
-// AnswerLater decides about req in the background and passes the answer to finish: exactly once, from
-// another goroutine, and within AnswerTime. It returns nil then. If too many decisions are pending, it
+// AnswerLater decides about req in the background and passes what AnswerNow returns to finish: exactly
+// once, from another goroutine, and within AnswerTime. It returns nil then. If too many decisions are pending, it
 // returns the plan of a denial, and finish is never called.
 //
 // The request, and the memory that its strings refer to, belong to Local for good: a decision that
 // comes too late may still read them. The end of ctx ends the wait early; finish is called all the
 // same.
-func (l *Local) AnswerLater(ctx context.Context, req *authz.Request, finish func(LocalAnswer)) (plan []byte) {
+func (l *Local) AnswerLater(ctx context.Context, req *authz.Request, finish func(plan []byte, watch Watch)) (plan []byte) {
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -125,12 +126,6 @@ func (l *Local) overloaded(req *authz.Request, start time.Time) []byte {
 	return l.respond(req, &d, isGRPC(req), start)
 }
 
-// Watch watches the stream of a request that was allowed with an answer that is Watched. It calls end
-// with the plan that ends the stream once the token is no longer good: at most once, from any
-// goroutine, and not after the return of Close of the Watch unless that call has begun before. end
-// must not block. A revocation that arrives between the decision and Watch is not missed.
-func (l *Local) Watch(a LocalAnswer, end func(plan []byte)) *Watch { return l.streams.watch(a, end) }
-
 // Close waits for the pending decisions and writes the decision log. No other method may be called
 // any more.
 func (l *Local) Close() {
@@ -144,7 +139,7 @@ type pendingAnswer struct {
 	local  *Local
 	ctx    deadlineContext
 	req    *authz.Request
-	finish func(LocalAnswer)
+	finish func(plan []byte, watch Watch)
 	grpc   bool
 	start  time.Time
 	span   checkSpan
@@ -182,13 +177,13 @@ func (p *pendingAnswer) answer(decision func() authz.Decision) {
 	p.finish(p.encode(decision()))
 }
 
-func (p *pendingAnswer) encode(d authz.Decision) (answer LocalAnswer) {
+func (p *pendingAnswer) encode(d authz.Decision) (plan []byte, watch Watch) {
 	defer func() {
 		if v := recover(); v != nil {
-			answer = LocalAnswer{Plan: p.local.panicked(v, p.grpc, p.start)}
+			plan, watch = p.local.panicked(v, p.grpc, p.start), nil
 		}
 	}()
-	plan := p.local.respond(p.req, &d, p.grpc, p.start)
+	plan = p.local.respond(p.req, &d, p.grpc, p.start)
 	p.span.end(&d)
-	return newLocalAnswer(plan, p.req, &d, p.grpc)
+	return plan, p.local.streams.watch(p.req, &d, p.grpc)
 }

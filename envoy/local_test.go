@@ -147,17 +147,17 @@ func doors(t *testing.T, cfg Config, d authz.Decision, req *authz.Request) (answ
 			l, err := NewLocal(immediately{decide(d), true}, cfg, o, nil)
 			require.NoError(t, err)
 			return door{func() said {
-				answer, ok := l.AnswerNow(req)
+				plan, _, ok := l.AnswerNow(req)
 				require.True(t, ok)
-				return saidByPlan(t, answer.Plan)
+				return saidByPlan(t, plan)
 			}, l.Close}
 		},
 		func(o Options) door {
 			l, err := NewLocal(immediately{decide(d), false}, cfg, o, nil)
 			require.NoError(t, err)
 			return door{func() said {
-				answer, ok := l.AnswerNow(req)
-				require.True(t, !ok && answer.Plan == nil)
+				plan, _, ok := l.AnswerNow(req)
+				require.True(t, !ok && plan == nil)
 				return saidByPlan(t, later(t, l, req))
 			}, l.Close}
 		},
@@ -182,7 +182,7 @@ func doors(t *testing.T, cfg Config, d authz.Decision, req *authz.Request) (answ
 func later(t testing.TB, l *Local, req *authz.Request) []byte {
 	t.Helper()
 	plans := make(chan []byte, 2)
-	require.Nil(t, l.AnswerLater(context.Background(), req, func(a LocalAnswer) { plans <- a.Plan }))
+	require.Nil(t, l.AnswerLater(context.Background(), req, func(plan []byte, _ Watch) { plans <- plan }))
 	return <-plans
 }
 
@@ -288,9 +288,9 @@ func TestDoorsAgree(t *testing.T) {
 func TestLocalMalformed(t *testing.T) {
 	t.Parallel()
 	l := newLocal(t, immediately{allowAll(), true}, testConfig(), Options{})
-	answer, ok := l.AnswerNow(&authz.Request{})
+	plan, _, ok := l.AnswerNow(&authz.Request{})
 	require.True(t, ok)
-	assert.Equal(t, 400, saidByPlan(t, answer.Plan).Status)
+	assert.Equal(t, 400, saidByPlan(t, plan).Status)
 	assert.Equal(t, 400, saidByPlan(t, l.AnswerLater(t.Context(), &authz.Request{}, nil)).Status)
 	assert.InDelta(t, 2, testutil.ToFloat64(l.metrics.undecodable), 0)
 }
@@ -301,12 +301,12 @@ func TestLocalPanics(t *testing.T) {
 	for _, now := range []bool{true, false} {
 		l := newLocal(t, immediately{func(context.Context, *authz.Request) authz.Decision { panic("boom") }, now}, testConfig(), Options{})
 		for range 2 {
-			answer, ok := l.AnswerNow(localRequest())
+			plan, _, ok := l.AnswerNow(localRequest())
 			require.Equal(t, now, ok)
 			if !ok {
-				answer.Plan = later(t, l, localRequest())
+				plan = later(t, l, localRequest())
 			}
-			assert.Equal(t, 503, saidByPlan(t, answer.Plan).Status)
+			assert.Equal(t, 503, saidByPlan(t, plan).Status)
 		}
 		assert.InDelta(t, 2, testutil.ToFloat64(l.metrics.decisions[authz.ReasonInternal]), 0)
 	}
@@ -318,7 +318,7 @@ func TestLocalSurvivesTheFilter(t *testing.T) {
 	l := newLocal(t, immediately{allowAll(), false}, testConfig(), Options{})
 	l.maxPending = 1
 	called := make(chan struct{})
-	require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func(LocalAnswer) { close(called); panic("in the filter") }))
+	require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func([]byte, Watch) { close(called); panic("in the filter") }))
 	<-called
 	require.Eventually(t, func() bool { return l.pending.Load() == 0 }, 10*time.Second, time.Millisecond)
 	assert.True(t, saidByPlan(t, later(t, l, localRequest())).Allowed)
@@ -347,7 +347,7 @@ func TestLocalLate(t *testing.T) {
 				}
 				defer cancel()
 				start, plans := time.Now(), make(chan []byte, 2)
-				require.Nil(t, l.AnswerLater(ctx, localRequest(), func(a LocalAnswer) { plans <- a.Plan }))
+				require.Nil(t, l.AnswerLater(ctx, localRequest(), func(plan []byte, _ Watch) { plans <- plan }))
 				assert.Equal(t, 503, saidByPlan(t, <-plans).Status)
 				assert.Equal(t, c.want, time.Since(start))
 				close(release)
@@ -370,7 +370,7 @@ func TestLocalStreamEnds(t *testing.T) {
 	}, false}, testConfig(), Options{})
 	ctx, end := context.WithCancel(t.Context())
 	plans := make(chan []byte, 1)
-	require.Nil(t, l.AnswerLater(ctx, localRequest(), func(a LocalAnswer) { plans <- a.Plan }))
+	require.Nil(t, l.AnswerLater(ctx, localRequest(), func(plan []byte, _ Watch) { plans <- plan }))
 	end()
 	assert.Equal(t, 503, saidByPlan(t, <-plans).Status)
 }
@@ -386,10 +386,10 @@ func TestLocalIsBounded(t *testing.T) {
 	l.maxPending = 3
 	plans := make(chan []byte, 3)
 	for range 3 {
-		require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func(a LocalAnswer) { plans <- a.Plan }))
+		require.Nil(t, l.AnswerLater(t.Context(), localRequest(), func(plan []byte, _ Watch) { plans <- plan }))
 	}
 	over := func() said {
-		return saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func(LocalAnswer) { t.Error("called for a request that was answered") }))
+		return saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func([]byte, Watch) { t.Error("called for a request that was answered") }))
 	}
 	assert.Equal(t, 503, over().Status)
 	for range 3 { // the deadline passes
@@ -409,7 +409,7 @@ func TestLocalAfterClose(t *testing.T) {
 	l, err := NewLocal(immediately{allowAll(), false}, cfg, Options{}, nil)
 	require.NoError(t, err)
 	l.Close()
-	assert.Equal(t, 503, saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func(LocalAnswer) { t.Error("called") })).Status)
+	assert.Equal(t, 503, saidByPlan(t, l.AnswerLater(t.Context(), localRequest(), func([]byte, Watch) { t.Error("called") })).Status)
 }
 
 func TestLocalSpans(t *testing.T) {
@@ -420,7 +420,7 @@ func TestLocalSpans(t *testing.T) {
 		l := newLocal(t, immediately{decide(authz.Decision{Reason: authz.ReasonRevoked, Route: "api"}), now}, testConfig(), Options{TracerProvider: provider})
 		req := localRequest()
 		req.Headers = []authz.Header{{Name: "traceparent", Value: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
-		if _, ok := l.AnswerNow(req); !ok {
+		if _, _, ok := l.AnswerNow(req); !ok {
 			later(t, l, req)
 			l.background.Close()
 		}
@@ -465,5 +465,5 @@ func TestLocalAllocations(t *testing.T) {
 	cfg.DecisionLog.Decisions = logNone
 	l := newLocal(t, immediately{decide(allowed()), true}, cfg, Options{})
 	req := localRequest()
-	assert.Zero(t, testing.AllocsPerRun(200, func() { _, _ = l.AnswerNow(req) }))
+	assert.Zero(t, testing.AllocsPerRun(200, func() { _, _, _ = l.AnswerNow(req) }))
 }

@@ -40,7 +40,7 @@ type streams struct {
 	responder  *responder
 
 	mu   sync.Mutex
-	open []*Watch
+	open []*openStream
 
 	undecided chan struct{}   // wakes the goroutine that asks
 	ctx       context.Context // of the questions; it ends with close
@@ -48,8 +48,8 @@ type streams struct {
 	loops     sync.WaitGroup
 }
 
-// Watch is an open stream that ends when its token does.
-type Watch struct {
+// openStream is a stream that ends when its token does.
+type openStream struct {
 	streams   *streams
 	end       func(plan []byte)
 	grant     atomic.Pointer[authz.Grant]
@@ -74,17 +74,7 @@ func (s *streams) close() {
 	s.loops.Wait()
 }
 
-// watch adds a stream and examines it: what has become known since its decision, and before it was
-// added, nobody else would notice.
-func (s *streams) watch(a LocalAnswer, end func(plan []byte)) *Watch {
-	w := &Watch{streams: s, end: end, requestID: a.requestID, grpc: a.grpc, opened: time.Now()}
-	w.grant.Store(a.grant)
-	s.add(w)
-	w.recheckNow()
-	return w
-}
-
-func (s *streams) add(w *Watch) {
+func (s *streams) add(w *openStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.index = len(s.open)
@@ -92,11 +82,8 @@ func (s *streams) add(w *Watch) {
 	s.responder.metrics.openStreams.Inc()
 }
 
-// Close ends the watch of a stream that has ended by itself. It may be called more than once.
-func (w *Watch) Close() { w.streams.remove(w) }
-
 // remove reports whether w was still there.
-func (s *streams) remove(w *Watch) bool {
+func (s *streams) remove(w *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w.index < 0 {
@@ -115,7 +102,7 @@ func (s *streams) remove(w *Watch) bool {
 }
 
 // all returns the open streams, in a copy: worker threads of Envoy must not wait for an examination.
-func (s *streams) all() []*Watch {
+func (s *streams) all() []*openStream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.open)
@@ -183,7 +170,7 @@ func (s *streams) ask() {
 }
 
 // recheckNow reports whether memory alone has decided about the stream.
-func (w *Watch) recheckNow() bool {
+func (w *openStream) recheckNow() bool {
 	d, decided := w.streams.authorizer.RecheckNow(w.grant.Load())
 	if decided {
 		w.judge(&d)
@@ -191,7 +178,7 @@ func (w *Watch) recheckNow() bool {
 	return decided
 }
 
-func (w *Watch) recheck() {
+func (w *openStream) recheck() {
 	ctx, cancel := context.WithTimeout(w.streams.ctx, askTime)
 	defer cancel()
 	d := w.streams.authorizer.Recheck(ctx, w.grant.Load())
@@ -199,7 +186,7 @@ func (w *Watch) recheck() {
 }
 
 // judge ends the stream unless d allows it. A stream is ended once.
-func (w *Watch) judge(d *authz.Decision) {
+func (w *openStream) judge(d *authz.Decision) {
 	if d.Allowed() && d.Grant != nil {
 		w.grant.Store(d.Grant)
 		return
@@ -210,7 +197,7 @@ func (w *Watch) judge(d *authz.Decision) {
 }
 
 // finish ends the stream first, and then records that. A panic ends there: it must not end Envoy.
-func (w *Watch) finish(d *authz.Decision) {
+func (w *openStream) finish(d *authz.Decision) {
 	defer func() { _ = recover() }()
 	r := w.streams.responder
 	w.end(endingPlan(r.denials.response(d, w.grpc)))
@@ -225,24 +212,25 @@ func endingPlan(denial []byte) []byte {
 	return plan
 }
 
-// LocalAnswer is what the filter does with a request.
-type LocalAnswer struct {
-	Plan []byte // see PlanAllow
+// Watch watches the stream of an allowed request. It calls end with the plan that ends the stream
+// once the token is no longer good: at most once, from any goroutine, perhaps before Watch returns,
+// and after stop only if the call has begun before. end must not block. A revocation that arrives
+// between the decision and the call of Watch is not missed. The caller calls stop when the stream has
+// ended by itself; further calls do nothing.
+type Watch = func(end func(plan []byte)) (stop func())
 
-	grant     *authz.Grant // nil: the stream is not watched
-	requestID string
-	grpc      bool
-}
-
-// newLocalAnswer returns the answer to a decided request. It keeps no part of it.
-func newLocalAnswer(plan []byte, req *authz.Request, d *authz.Decision, grpc bool) LocalAnswer {
-	a := LocalAnswer{Plan: plan, grant: d.Grant, grpc: grpc}
-	if a.grant != nil {
-		a.requestID = strings.Clone(requestID(req))
+// watch returns the Watch of a decided request; nil: its stream is not watched. It keeps no part of
+// the request.
+func (s *streams) watch(req *authz.Request, d *authz.Decision, grpc bool) Watch {
+	if d.Grant == nil {
+		return nil
 	}
-	return a
+	grant, id := d.Grant, strings.Clone(requestID(req))
+	return func(end func(plan []byte)) (stop func()) {
+		w := &openStream{streams: s, end: end, requestID: id, grpc: grpc, opened: time.Now()}
+		w.grant.Store(grant)
+		s.add(w)
+		w.recheckNow() // what has become known since the decision, nobody else would notice
+		return func() { s.remove(w) }
+	}
 }
-
-// Watched reports whether the filter must pass the answer to Local.Watch before it lets the request
-// pass.
-func (a LocalAnswer) Watched() bool { return a.grant != nil }

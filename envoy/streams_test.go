@@ -57,16 +57,16 @@ func (j *streamJudge) Recheck(ctx context.Context, g *authz.Grant) authz.Decisio
 	return authz.Decision{Reason: j.later(ctx, g), Route: "r", Grant: g}
 }
 
-// openStream opens a watched stream and returns the plans that end it.
-func openStream(t *testing.T, l *Local) (*Watch, chan []byte) {
+// watched opens a stream and returns the plans that end it.
+func watched(t *testing.T, l *Local) (stop func(), ends chan []byte) {
 	t.Helper()
 	req := localRequest()
 	req.Headers = append(req.Headers, authz.Header{Name: "x-request-id", Value: "4711"})
-	answer, ok := l.AnswerNow(req)
-	require.True(t, ok && answer.Watched())
-	require.Equal(t, PlanAllow, answer.Plan[0])
-	plans := make(chan []byte, 2)
-	return l.Watch(answer, func(plan []byte) { plans <- plan }), plans
+	plan, watch, ok := l.AnswerNow(req)
+	require.True(t, ok && watch != nil)
+	require.Equal(t, PlanAllow, plan[0])
+	ends = make(chan []byte, 2)
+	return watch(func(plan []byte) { ends <- plan }), ends
 }
 
 func newStreamLocal(t *testing.T, j *streamJudge, o Options, revoked <-chan struct{}) *Local {
@@ -92,11 +92,11 @@ func TestStreamsEnd(t *testing.T) {
 		var log bytes.Buffer
 		j, revoked := newStreamJudge(), make(chan struct{}, 1)
 		l := newStreamLocal(t, j, Options{Logger: slog.New(slog.NewJSONHandler(&log, nil))}, revoked)
-		_, first := openStream(t, l)
-		closed, second := openStream(t, l)
-		_, third := openStream(t, l)
-		closed.Close()
-		closed.Close()
+		_, first := watched(t, l)
+		closed, second := watched(t, l)
+		_, third := watched(t, l)
+		closed()
+		closed()
 		assert.InDelta(t, 2, testutil.ToFloat64(l.metrics.openStreams), 0)
 		start := time.Now()
 		j.set(authz.ReasonRevoked)
@@ -122,10 +122,10 @@ func TestStreamEndsBeforeItIsWatched(t *testing.T) {
 		j := newStreamJudge()
 		l := newStreamLocal(t, j, Options{}, nil)
 		defer l.Close()
-		answer, _ := l.AnswerNow(localRequest())
+		_, watch, _ := l.AnswerNow(localRequest())
 		j.set(authz.ReasonRevoked)
 		var plan []byte
-		l.Watch(answer, func(p []byte) { plan = p }).Close()
+		watch(func(p []byte) { plan = p })()
 		ended(t, plan, 401)
 	})
 }
@@ -137,7 +137,7 @@ func TestStreamsExpire(t *testing.T) {
 		j := newStreamJudge()
 		l := newStreamLocal(t, j, Options{}, nil)
 		defer l.Close()
-		_, plans := openStream(t, l)
+		_, plans := watched(t, l)
 		time.Sleep(time.Hour)
 		assert.Empty(t, plans)
 		j.set(authz.ReasonExpired)
@@ -164,7 +164,7 @@ func TestStreamsAreAskedAbout(t *testing.T) {
 		defer l.Close()
 		var all []chan []byte
 		for range 3 * maxAsking {
-			_, plans := openStream(t, l)
+			_, plans := watched(t, l)
 			all = append(all, plans)
 		}
 		j.set(authz.ReasonUnset)
@@ -194,7 +194,7 @@ func TestStreamsWithoutProof(t *testing.T) {
 		}
 		l := newStreamLocal(t, j, Options{}, nil)
 		defer l.Close()
-		_, plans := openStream(t, l)
+		_, plans := watched(t, l)
 		j.set(authz.ReasonUnset)
 		time.Sleep(time.Minute)
 		assert.Empty(t, plans, "it was confirmed")
@@ -211,9 +211,9 @@ func TestStreamEndPanics(t *testing.T) {
 		j := newStreamJudge()
 		l := newStreamLocal(t, j, Options{}, nil)
 		defer l.Close()
-		answer, _ := l.AnswerNow(localRequest())
-		l.Watch(answer, func([]byte) { panic("in the filter") })
-		_, plans := openStream(t, l)
+		_, watch, _ := l.AnswerNow(localRequest())
+		watch(func([]byte) { panic("in the filter") })
+		_, plans := watched(t, l)
 		j.set(authz.ReasonRevoked)
 		ended(t, <-plans, 401)
 	})
@@ -224,23 +224,23 @@ func TestStreamsChurn(t *testing.T) {
 	t.Parallel()
 	j, revoked := newStreamJudge(), make(chan struct{}, 1)
 	l := newStreamLocal(t, j, Options{}, revoked)
-	answer, _ := l.AnswerNow(localRequest())
+	_, watch, _ := l.AnswerNow(localRequest())
 	var threads sync.WaitGroup
 	for range 4 {
 		threads.Go(func() {
-			var open []*Watch
+			var open []func()
 			for i := range 3000 {
-				open = append(open, l.Watch(answer, func([]byte) { t.Error("a good stream was ended") }))
+				open = append(open, watch(func([]byte) { t.Error("a good stream was ended") }))
 				if i%3 == 2 {
-					open[i/3].Close()
+					open[i/3]()
 				}
 				select {
 				case revoked <- struct{}{}:
 				default:
 				}
 			}
-			for _, w := range open {
-				w.Close()
+			for _, stop := range open {
+				stop()
 			}
 		})
 	}

@@ -5,7 +5,6 @@ import (
 	"sync"
 
 	"jwtbouncer/authz"
-	"jwtbouncer/envoy"
 )
 
 // Scheduler lets a worker thread of Envoy continue with a stream. It is valid from the
@@ -17,28 +16,30 @@ type Scheduler interface {
 	Delete()
 }
 
-// Answerer decides in the background and watches open streams; see envoy.Local.
+// Watch watches an open stream; see envoy.Watch.
+type Watch = func(end func(plan []byte)) (stop func())
+
+// Answerer decides in the background; see envoy.Local.
 type Answerer interface {
-	AnswerLater(ctx context.Context, req *authz.Request, finish func(envoy.LocalAnswer)) (plan []byte)
-	Watch(a envoy.LocalAnswer, end func(plan []byte)) *envoy.Watch
+	AnswerLater(ctx context.Context, req *authz.Request, finish func(plan []byte, watch Watch)) (plan []byte)
 }
 
 // Stream is a stream of Envoy that waits for its decision, or for the end of its token.
 type Stream struct {
-	answerer Answerer
-	ctx      context.Context // of the decision; it ends with the stream
-	cancel   context.CancelFunc
+	ctx    context.Context // of the decision; it ends with the stream
+	cancel context.CancelFunc
 
 	mu        sync.Mutex
 	scheduler Scheduler // nil: the stream has ended
-	answer    envoy.LocalAnswer
-	watch     *envoy.Watch // nil: not watched
+	plan      []byte    // nil: none, or taken
+	watch     Watch     // comes with the plan; nil: not to be watched
+	stop      func()    // of the watch; nil: not watched
 }
 
 // NewStream returns a Stream that owns the scheduler. The caller calls Close when the
 // stream ends.
-func NewStream(a Answerer, s Scheduler) *Stream {
-	p := &Stream{answerer: a, scheduler: s}
+func NewStream(s Scheduler) *Stream {
+	p := &Stream{scheduler: s}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -46,40 +47,42 @@ func NewStream(a Answerer, s Scheduler) *Stream {
 // Decide starts the decision, which will be committed as event. It returns the plan of a
 // denial if there is one at once; then nothing will be committed. The request belongs
 // to the Answerer for good.
-func (s *Stream) Decide(req *authz.Request, event uint64) (plan []byte) {
-	return s.answerer.AnswerLater(s.ctx, req, func(a envoy.LocalAnswer) { s.commit(a, event) })
+func (s *Stream) Decide(a Answerer, req *authz.Request, event uint64) (plan []byte) {
+	return a.AnswerLater(s.ctx, req, func(plan []byte, watch Watch) { s.commit(plan, watch, event) })
 }
 
-// Watch has the plan that ends the stream committed as event once the token of the
-// answer is no longer good, if the answer is Watched. It may be called once.
-func (s *Stream) Watch(a envoy.LocalAnswer, event uint64) {
-	if !a.Watched() {
+// Watch has the plan that ends the stream committed as event once its token is no longer
+// good. It may be called once. nil: it does nothing.
+func (s *Stream) Watch(watch Watch, event uint64) {
+	if watch == nil {
 		return
 	}
-	w := s.answerer.Watch(a, func(plan []byte) { s.commit(envoy.LocalAnswer{Plan: plan}, event) })
+	stop := watch(func(plan []byte) { s.commit(plan, nil, event) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.watch = w
+	s.stop = stop
 }
 
-// commit stores the answer and commits it, unless the stream has ended. It holds the
-// lock that Close takes, so that the scheduler is not used after the stream.
-func (s *Stream) commit(a envoy.LocalAnswer, event uint64) {
+// commit stores the plan and commits it, unless the stream has ended. It holds the lock
+// that Close takes, so that the scheduler is not used after the stream.
+func (s *Stream) commit(plan []byte, watch Watch, event uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.scheduler == nil {
 		return
 	}
-	s.answer = a
+	s.plan, s.watch = plan, watch
 	s.scheduler.Commit(event)
 }
 
-// Take returns the answer once; ok is false before it is known and after it was taken.
-func (s *Stream) Take() (a envoy.LocalAnswer, ok bool) {
+// Take returns the plan and its Watch once, and nil before the plan is known and after it
+// was taken.
+func (s *Stream) Take() (plan []byte, watch Watch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a, s.answer = s.answer, envoy.LocalAnswer{}
-	return a, a.Plan != nil
+	plan, watch = s.plan, s.watch
+	s.plan, s.watch = nil, nil
+	return plan, watch
 }
 
 // Close ends the wait. When it returns, the scheduler is freed and will not be used.
@@ -87,8 +90,8 @@ func (s *Stream) Close() {
 	s.cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.watch != nil {
-		s.watch.Close()
+	if s.stop != nil {
+		s.stop()
 	}
 	if s.scheduler != nil {
 		s.scheduler.Delete()

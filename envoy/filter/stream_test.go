@@ -36,33 +36,31 @@ func (s *fakeScheduler) Delete() {
 
 // fakeAnswerer keeps what it has to finish.
 type fakeAnswerer struct {
-	filter.Answerer
 	now    []byte
 	ctx    context.Context
-	finish func(envoy.LocalAnswer)
+	finish func([]byte, filter.Watch)
 }
 
-func (a *fakeAnswerer) AnswerLater(ctx context.Context, _ *authz.Request, finish func(envoy.LocalAnswer)) []byte {
+var _ filter.Answerer = (*fakeAnswerer)(nil)
+
+func (a *fakeAnswerer) AnswerLater(ctx context.Context, _ *authz.Request, finish func([]byte, filter.Watch)) []byte {
 	a.ctx, a.finish = ctx, finish
 	return a.now
 }
 
-func planned(plan string) envoy.LocalAnswer { return envoy.LocalAnswer{Plan: []byte(plan)} }
-
 func TestStream(t *testing.T) {
 	t.Parallel()
 	s, a := &fakeScheduler{t: t}, &fakeAnswerer{}
-	stream := filter.NewStream(a, s)
-	assert.Nil(t, stream.Decide(&authz.Request{}, 7))
-	_, ok := stream.Take()
-	assert.False(t, ok, "it is undecided")
-	a.finish(planned("plan"))
+	stream := filter.NewStream(s)
+	assert.Nil(t, stream.Decide(a, &authz.Request{}, 7))
+	plan, _ := stream.Take()
+	assert.Nil(t, plan, "it is undecided")
+	a.finish([]byte("plan"), nil)
 	assert.Equal(t, []uint64{7}, s.events)
-	answer, ok := stream.Take()
-	assert.True(t, ok)
-	assert.Equal(t, "plan", string(answer.Plan))
-	_, ok = stream.Take()
-	assert.False(t, ok, "it was taken")
+	plan, _ = stream.Take()
+	assert.Equal(t, "plan", string(plan))
+	plan, _ = stream.Take()
+	assert.Nil(t, plan, "it was taken")
 	stream.Close()
 	assert.True(t, s.deleted)
 	stream.Close()
@@ -71,8 +69,8 @@ func TestStream(t *testing.T) {
 func TestStreamDecidedAtOnce(t *testing.T) {
 	t.Parallel()
 	s := &fakeScheduler{t: t}
-	stream := filter.NewStream(&fakeAnswerer{now: []byte("plan")}, s)
-	assert.Equal(t, "plan", string(stream.Decide(&authz.Request{}, 7)))
+	stream := filter.NewStream(s)
+	assert.Equal(t, "plan", string(stream.Decide(&fakeAnswerer{now: []byte("plan")}, &authz.Request{}, 7)))
 	assert.Empty(t, s.events)
 	stream.Close()
 }
@@ -83,10 +81,10 @@ func TestStreamEndsEarly(t *testing.T) {
 	t.Parallel()
 	for range 200 {
 		s, a := &fakeScheduler{t: t}, &fakeAnswerer{}
-		stream := filter.NewStream(a, s)
-		stream.Decide(&authz.Request{}, 7)
+		stream := filter.NewStream(s)
+		stream.Decide(a, &authz.Request{}, 7)
 		var wg sync.WaitGroup
-		wg.Go(func() { a.finish(planned("plan")) })
+		wg.Go(func() { a.finish([]byte("plan"), nil) })
 		stream.Close()
 		wg.Wait()
 		assert.True(t, s.deleted)
@@ -125,22 +123,22 @@ func TestStreamOutlivesToken(t *testing.T) {
 		o, revoked := &openEnded{}, make(chan struct{}, 1)
 		local, err := envoy.NewLocal(o, envoy.DefaultConfig(), envoy.Options{}, revoked)
 		require.NoError(t, err)
-		answer, ok := local.AnswerNow(&authz.Request{Method: "GET", Path: "/", Host: "a"})
-		require.True(t, ok && answer.Watched())
+		_, watch, ok := local.AnswerNow(&authz.Request{Method: "GET", Path: "/", Host: "a"})
+		require.True(t, ok && watch != nil)
 		s := &fakeScheduler{t: t}
-		stream := filter.NewStream(local, s)
+		stream := filter.NewStream(s)
 		if i%3 == 0 {
 			o.revoked.Store(true)
 		}
-		stream.Watch(answer, 7)
+		stream.Watch(watch, 7)
 		if i%3 > 0 {
 			o.revoked.Store(true)
 			revoked <- struct{}{}
 		}
 		if i%3 < 2 {
 			require.Eventually(t, func() bool {
-				end, ok := stream.Take()
-				return ok && end.Plan[0] == envoy.PlanEndStream
+				end, _ := stream.Take()
+				return end != nil && end[0] == envoy.PlanEndStream
 			}, time.Minute, time.Millisecond)
 			ends["open"]++
 		}
@@ -151,10 +149,10 @@ func TestStreamOutlivesToken(t *testing.T) {
 	assert.Equal(t, 200, ends["open"])
 }
 
-// An answer that is not to be watched is left alone.
+// A stream that is not to be watched is left alone.
 func TestStreamWithoutWatch(t *testing.T) {
 	t.Parallel()
-	stream := filter.NewStream(&fakeAnswerer{}, &fakeScheduler{t: t})
-	stream.Watch(planned("plan"), 7)
+	stream := filter.NewStream(&fakeScheduler{t: t})
+	stream.Watch(nil, 7)
 	stream.Close()
 }

@@ -114,18 +114,18 @@ func jwtbRequest(f *C.jwtb_filter, request *C.char, size C.size_t) (status C.int
 	// The copy is Go's. Envoy's memory changes with the headers, and a decision may outlive the stream.
 	req := filter.ParseRequest(C.GoBytes(unsafe.Pointer(request), C.int(size)))
 	harm(req)
-	answer, decided := e.Local.AnswerNow(req)
-	if decided && !answer.Watched() {
-		return apply(envoys, answer.Plan)
+	plan, watch, decided := e.Local.AnswerNow(req)
+	if decided && watch == nil {
+		return apply(envoys, plan)
 	}
-	s := filter.NewStream(e.Local, scheduler{C.envoy_dynamic_module_callback_http_filter_scheduler_new(envoys)})
+	s := filter.NewStream(scheduler{C.envoy_dynamic_module_callback_http_filter_scheduler_new(envoys)})
 	h := cgo.NewHandle(s)
 	f.kept = C.uintptr_t(h)
 	if decided {
-		s.Watch(answer, uint64(h))
-		return apply(envoys, answer.Plan)
+		s.Watch(watch, uint64(h))
+		return apply(envoys, plan)
 	}
-	if plan := s.Decide(req, uint64(h)); plan != nil {
+	if plan = s.Decide(e.Local, req, uint64(h)); plan != nil {
 		return apply(envoys, plan)
 	}
 	return C.jwtb_stop_everything
@@ -145,12 +145,9 @@ func jwtbScheduled(envoys unsafe.Pointer, kept C.uintptr_t) {
 func take(kept C.uintptr_t) (plan []byte) {
 	defer recovered("decision", func() { plan = envoy.UnavailablePlan() })
 	s, _ := cgo.Handle(kept).Value().(*filter.Stream)
-	answer, ok := s.Take()
-	if !ok {
-		return nil
-	}
-	s.Watch(answer, uint64(kept))
-	return answer.Plan
+	plan, watch := s.Take()
+	s.Watch(watch, uint64(kept))
+	return plan
 }
 
 //export jwtbDestroy

@@ -79,11 +79,11 @@ func ask(t *testing.T, l *envoy.Local, path, token string) (plan []byte, now boo
 	if token != "" {
 		req.Headers = []authz.Header{{Name: "authorization", Value: "Bearer " + token}}
 	}
-	if answer, now := l.AnswerNow(req); now {
-		return answer.Plan, true
+	if plan, _, now = l.AnswerNow(req); now {
+		return plan, true
 	}
 	plans := make(chan []byte, 1)
-	require.Nil(t, l.AnswerLater(t.Context(), req, func(a envoy.LocalAnswer) { plans <- a.Plan }))
+	require.Nil(t, l.AnswerLater(t.Context(), req, func(plan []byte, _ envoy.Watch) { plans <- plan }))
 	return <-plans, false
 }
 
