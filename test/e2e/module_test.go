@@ -265,7 +265,7 @@ func storm(t *testing.T, lasts time.Duration) {
 	dir := harness.Dir(t)
 	port := harness.Port(t)
 	b := &harness.BouncerServer{HTTP: "http://127.0.0.1:" + fmt.Sprint(port)}
-	file := harness.WriteFile(t, dir, "config.yaml", fmt.Sprintf("listen: {http: '127.0.0.1:%d'}\n%s", port, r.Config))
+	file := harness.WriteFile(t, dir, "config.yaml", fmt.Sprintf("listen: {http: '127.0.0.1:%d'}\n%sroutes: [{name: watched, end_streams: true}]\n", port, r.Config))
 	lds := filepath.Join(dir, "lds.yaml")
 	front := fmt.Sprint(harness.Port(t))
 	version := 0
