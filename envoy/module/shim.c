@@ -1,6 +1,7 @@
 // The hooks of Envoy's ABI. Nothing here decides about a request: the shim gathers
 // what a decision needs into one buffer, calls Go once, and carries out Go's plan.
 #include "abi.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,7 +83,27 @@ static void put_headers(buffer *b, void *stream) {
   free(h);
 }
 
-const char *envoy_dynamic_module_on_program_init(void) { return jwtbInit(); }
+// lacking is the first function that the module cannot do without and this Envoy does not have;
+// NULL: there is none.
+static const char *lacking(void) {
+  const struct { const char *name; void (*function)(void); } needed[] = {
+#define NEEDED(name) {#name, (void (*)(void))envoy_dynamic_module_callback_##name}
+    NEEDED(is_validation_mode), NEEDED(get_concurrency),
+    NEEDED(http_get_headers_size), NEEDED(http_get_headers), NEEDED(http_set_header), NEEDED(http_send_response),
+    NEEDED(http_filter_get_attribute_string), NEEDED(http_filter_continue_decoding),
+    NEEDED(http_filter_scheduler_new), NEEDED(http_filter_scheduler_commit), NEEDED(http_filter_scheduler_delete),
+  };
+  for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+    if (!needed[i].function) return needed[i].name;
+  return NULL;
+}
+
+const char *envoy_dynamic_module_on_program_init(void) {
+  const char *abi = jwtbInit(), *name = lacking();
+  if (!abi || !name) return abi;
+  fprintf(stderr, "jwt-bouncer: this Envoy lacks envoy_dynamic_module_callback_%s, so it cannot load this module\n", name);
+  return NULL;
+}
 
 const void *envoy_dynamic_module_on_http_filter_config_new(void *envoy, jwtb_text name, jwtb_text config) {
   return (const void *)jwtbConfigNew(config.at, config.size);

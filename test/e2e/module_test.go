@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -215,7 +216,7 @@ func TestModuleRemote(t *testing.T) {
 }
 
 // TestModuleABI: the module refuses an Envoy with callbacks that no tested Envoy has,
-// unless it is told otherwise.
+// unless it is told otherwise, and one that lacks what it needs in any case.
 func TestModuleABI(t *testing.T) {
 	t.Parallel()
 	harness.NeedsCompiler(t)
@@ -229,21 +230,28 @@ func TestModuleABI(t *testing.T) {
 	}
 	require.Truef(t, known, "the tests run with an Envoy that filter.TestedABIs lacks: %s", sum)
 
-	// An Envoy with one other callback.
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	name := []byte("\x00envoy_dynamic_module_callback_get_concurrency\x00")
-	changed := bytes.ReplaceAll(text, name, append(name[:len(name)-2:len(name)-2], "Y\x00"...))
-	require.NotEqual(t, text, changed)
-	o.Binary = filepath.Join(harness.Dir(t), "envoy")
-	require.NoError(t, os.WriteFile(o.Binary, changed, 0o755))
 	dir := harness.Dir(t)
 	config := moduleListeners(harness.WriteFile(t, dir, "config.yaml", "issuers: [{issuer: 'https://issuer.example', audiences: [api], jwks: 'http://127.0.0.1:9/keys'}]\nstore: sqlite://"+dir+"/revocations.db\nlisten: {http: ''}\n"))
-	_, err = harness.TryEnvoy(t, config, o)
+	// without returns an Envoy that has one callback under another name, with more environment.
+	without := func(callback string, more ...string) harness.EnvoyOptions {
+		name := []byte("\x00envoy_dynamic_module_callback_" + callback + "\x00")
+		changed := bytes.ReplaceAll(text, name, append(name[:len(name)-2:len(name)-2], "Y\x00"...))
+		require.NotEqual(t, text, changed, callback)
+		o := o
+		o.Binary = filepath.Join(harness.Dir(t), "envoy")
+		o.Env = append(slices.Clone(o.Env), more...)
+		require.NoError(t, os.WriteFile(o.Binary, changed, 0o755))
+		return o
+	}
+	const unused, needed = "http_send_response_trailers", "http_send_response"
+	_, err = harness.TryEnvoy(t, config, without(unused))
 	require.ErrorContains(t, err, filter.UntestedVariable)
-	o.Env = append(o.Env, filter.UntestedVariable+"=allow")
-	e := harness.Envoy(t, config, o)
+	e := harness.Envoy(t, config, without(unused, filter.UntestedVariable+"=allow"))
 	assert.Equal(t, 401, harness.FrontOf(t, e, "listener-0").Get(t).Status)
+	_, err = harness.TryEnvoy(t, config, without(needed, filter.UntestedVariable+"=allow"))
+	require.ErrorContains(t, err, "lacks envoy_dynamic_module_callback_"+needed)
 }
 
 // TestModuleListenerUpdate replaces the listener under load, as a control plane does. The

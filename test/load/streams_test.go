@@ -164,7 +164,7 @@ func endlessUpstream(t testing.TB) (port string) {
 func (s *openStreams) idleCPU(t testing.TB) float64 {
 	t.Helper()
 	before, start := usage(t, s.envoy.PID()), time.Now()
-	time.Sleep(10 * *length)
+	<-time.After(10 * *length)
 	return float64(usage(t, s.envoy.PID()).CPU-before.CPU) / float64(time.Since(start))
 }
 
