@@ -57,6 +57,7 @@ var celEnvironment = sync.OnceValues(func() (*cel.Env, error) {
 		cel.Variable("request.scheme", cel.StringType),
 		cel.Variable("request.protocol", cel.StringType),
 		cel.Variable("request.host", cel.StringType),
+		cel.Variable("request.server_name", cel.StringType),
 		cel.Variable("request.path", cel.StringType),
 		cel.Variable("request.query", cel.StringType),
 		cel.Variable("request.headers", text),
@@ -207,6 +208,11 @@ func (v *celVariables) ResolveName(name string) (any, bool) {
 			return types.WrapErr(unreadable("host is missing or malformed")), true
 		}
 		return host, true
+	case "request.server_name":
+		if v.req.ServerName == "" {
+			return types.WrapErr(unreadable("the server name of the TLS connection is not known")), true
+		}
+		return v.req.ServerName, true
 	case "request.path":
 		path := readPath(v.req.Path)
 		if path.unclear != "" {

@@ -29,7 +29,7 @@ func celAnswer(t *testing.T, ctx context.Context, text string, req *authz.Reques
 func TestExpressions(t *testing.T) {
 	t.Parallel()
 	req := &authz.Request{
-		Method: "GET", Scheme: "https", Host: "API.example:443", Path: "/v1/caf%C3%A9?x=%2e#f", Protocol: "HTTP/2",
+		Method: "GET", Scheme: "https", Host: "API.example:443", Path: "/v1/caf%C3%A9?x=%2e#f", Protocol: "HTTP/2", ServerName: "api.example",
 		Headers:           []authz.Header{{Name: "x-a", Value: "1"}, {Name: "x-b", Value: "2"}, {Name: "x-a", Value: "3"}},
 		ContextExtensions: []authz.Header{{Name: "policy", Value: "admin"}}, Source: authz.Peer{Address: "2001:db8::1", Principal: "spiffe://x"},
 	}
@@ -61,6 +61,7 @@ func TestExpressions(t *testing.T) {
 		"request.method == 'GET' && request.scheme == 'https' && request.protocol == 'HTTP/2'": authz.ReasonAllowed,
 		"request.host == 'api.example'":                                    authz.ReasonAllowed,
 		"request.path == '/v1/café'":                                       authz.ReasonAllowed,
+		"request.server_name == request.host":                              authz.ReasonAllowed,
 		"request.query == 'x=%2e#f'":                                       authz.ReasonAllowed,
 		"request.headers['x-a'] == '1,3' && request.headers['x-b'] == '2'": authz.ReasonAllowed,
 		"request.headers['x-c'] == ''":                                     authz.ReasonPolicyDenied,
@@ -71,6 +72,14 @@ func TestExpressions(t *testing.T) {
 		"token.sub.matches('^a.*e$')":                                      authz.ReasonAllowed,
 	} {
 		assert.Equalf(t, want, celAnswer(t, t.Context(), text, req, claims), "%s", text)
+	}
+}
+
+// What Envoy does not tell is no empty text, which a rule might allow.
+func TestUnknownConnection(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"request.server_name != 'admin.example'", "source.address != '192.0.2.1'"} {
+		assert.Equal(t, authz.ReasonPolicyDenied, celAnswer(t, t.Context(), text, &authz.Request{}, nil), text)
 	}
 }
 

@@ -44,6 +44,7 @@ type Request struct {
 	URL               string            `yaml:"url" doc:"https://host/path?query, or only /path?query; used as written, so that odd paths can be tested. $TOKEN stands for the token."`
 	Headers           map[string]string `yaml:"headers" doc:"Headers, names in lower case. $TOKEN stands for the token; if neither headers nor url contain it, Authorization is set."`
 	ContextExtensions map[string]string `yaml:"context_extensions" doc:"context_extensions of Envoy's route."`
+	ServerName        string            `yaml:"server_name" doc:"Server name (SNI) of the client's TLS connection. Empty: none."`
 	SourceAddress     string            `yaml:"source_address" doc:"IP address of the client."`
 	SourcePrincipal   string            `yaml:"source_principal" doc:"Identity in the client's certificate."`
 }
@@ -230,7 +231,7 @@ func (t *Test) request(token *authz.Token) *authz.Request {
 		raw = token.Raw
 	}
 	req := &authz.Request{
-		Method: cmp.Or(r.Method, "GET"), Scheme: "https", Host: "localhost", Path: r.URL, Protocol: "HTTP/2",
+		Method: cmp.Or(r.Method, "GET"), Scheme: "https", Host: "localhost", Path: r.URL, Protocol: "HTTP/2", ServerName: r.ServerName,
 		Source: authz.Peer{Address: r.SourceAddress, Principal: r.SourcePrincipal}, ContextExtensions: authz.HeadersFrom(r.ContextExtensions),
 	}
 	if scheme, rest, ok := strings.Cut(r.URL, "://"); ok && (scheme == "http" || scheme == "https") {

@@ -617,19 +617,25 @@ func TestDoorsDiffer(t *testing.T) {
 func TestDoorsDifferByDefault(t *testing.T) {
 	t.Parallel()
 	harness.NeedsCompiler(t)
-	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "routes:\n  - {name: repeated, match: {paths: [{prefix: /repeated}]}, allow: [\"request.headers['x-repeated'] == 'a,b'\"]}\n  - {name: rest}\n"})
+	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "routes:\n  - {name: repeated, match: {paths: [{prefix: /repeated}]}, allow: [\"request.headers['x-repeated'] == 'a,b'\"]}\n  - {name: named, match: {paths: [{prefix: /named}]}, allow: [\"request.server_name == 'front'\"]}\n  - {name: rest}\n"})
 	_, serverPEM, serverKey := selfSigned(t, "front")
 	mine, minePEM, _ := selfSigned(t, "mine")
 	bound := r.Token(map[string]any{"cnf": map[string]any{"x5t#S256": hash(string(mine.Certificate[0]))}})
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(serverPEM))
 	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{mine}}}}
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{mine}, ServerName: "front"}}}
+	named := 200
+	if harness.ModuleEnvoyVersion(t) == "1.38" {
+		named = 403
+	}
 	for _, c := range []struct {
-		module      bool
-		certificate int // status of a token that is bound to the client's certificate
-	}{{false, 401}, {true, 200}} {
-		f := r.Door(t, c.module, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Transport: fmt.Sprintf(`{name: envoy.transport_sockets.tls, typed_config: {
+		module, inspect bool
+		certificate     int // status of a token that is bound to the client's certificate
+		name            int // status of a request that needs the server name
+		extra           string
+	}{{false, true, 401, 403, ""}, {false, false, 401, 200, "include_tls_session: true"}, {true, false, 200, 403, ""}, {true, true, 200, named, ""}} {
+		f := r.Door(t, c.module, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Inspect: c.inspect, Extra: c.extra, Transport: fmt.Sprintf(`{name: envoy.transport_sockets.tls, typed_config: {
           "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {
             tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}], validation_context: {trusted_ca: {inline_string: %s}}}}}`,
 			quoted(serverPEM), quoted(serverKey), quoted(minePEM))})
@@ -645,6 +651,7 @@ func TestDoorsDifferByDefault(t *testing.T) {
 			return resp.StatusCode
 		}
 		assert.Equal(t, c.certificate, get("/", bound), "module %t: client certificate", c.module)
+		assert.Equal(t, c.name, get("/named", r.Token(nil)), "module %t: server name", c.module)
 		assert.Equal(t, 200, get("/repeated", r.Token(nil)), "module %t: repeated header", c.module)
 	}
 }

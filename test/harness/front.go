@@ -33,6 +33,7 @@ type FrontOptions struct {
 	RawPaths         bool          // forward paths as received; false normalises them
 	MergeSlashes     bool          // replace adjacent slashes by one
 	Transport        string        // transport_socket of the listener, a YAML flow mapping; empty means plain text
+	Inspect          bool          // the listener has Envoy's tls_inspector
 	Workers          int           // of Envoy; 0 means 2
 }
 
@@ -54,6 +55,10 @@ func NewFront(t testing.TB, authz, upstream string, options ...FrontOptions) *Fr
 	if o.Transport != "" {
 		transport = "transport_socket: " + o.Transport
 	}
+	inspector := ""
+	if o.Inspect {
+		inspector = `{name: envoy.filters.listener.tls_inspector, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}`
+	}
 	filter, clusters, envoy := o.door(t, authz, http2)
 	envoy.Workers = o.Workers
 	config := fmt.Sprintf(`
@@ -61,6 +66,7 @@ static_resources:
   listeners:
   - name: front
     address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    listener_filters: [%s]
     filter_chains:
     - %s
       filters:
@@ -82,7 +88,7 @@ static_resources:
   clusters:
   - {name: upstream, connect_timeout: 1s, load_assignment: {cluster_name: upstream, endpoints: [{lb_endpoints: [{endpoint: {address: %s}}]}]}%s}
 %s
-`, transport, !o.RawPaths, o.MergeSlashes, filter, envoyAddress(upstream), upstreamProtocol, clusters)
+`, inspector, transport, !o.RawPaths, o.MergeSlashes, filter, envoyAddress(upstream), upstreamProtocol, clusters)
 	start := func(t testing.TB) *EnvoyServer { t.Helper(); return Envoy(t, config, envoy) }
 	f := FrontOf(t, start(t), "front")
 	f.start = start
