@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,9 +101,18 @@ func moduleEnvoyPath() (string, error) {
 // OldModuleEnvoy reports whether the Envoy of ModuleEnvoy is older than 1.40.
 func OldModuleEnvoy(t testing.TB) bool {
 	t.Helper()
-	version, err := filter.CheckABI(ModuleEnvoyPath(t), false)
+	return slices.Contains([]string{"1.38", "1.39"}, ModuleEnvoyVersion(t))
+}
+
+// ModuleEnvoyVersion returns the minor version of the Envoy of ModuleEnvoy, such as 1.40.
+func ModuleEnvoyVersion(t testing.TB) string {
+	t.Helper()
+	sum, err := filter.Fingerprint(ModuleEnvoyPath(t))
 	require.NoError(t, err)
-	return version == "v0.1.0"
+	abis := filter.TestedABIs()
+	i := slices.IndexFunc(abis, func(abi filter.ABI) bool { return abi.Fingerprint == sum })
+	require.GreaterOrEqual(t, i, 0, "filter.TestedABIs lacks this Envoy: %s", sum)
+	return abis[i].Envoy
 }
 
 // ModuleFilter returns the HTTP filter that runs the dynamic module with the

@@ -168,8 +168,11 @@ func (s *openStreams) idleCPU(t testing.TB) float64 {
 	return float64(usage(t, s.envoy.PID()).CPU-before.CPU) / float64(time.Since(start))
 }
 
-// singleEnds is the number of streams that are ended one after another.
-const singleEnds = 200
+// Streams that are ended one by one.
+const (
+	singleEnds = 100                    // in each of the two rows
+	singlePace = 200 * time.Millisecond // from one revocation to the next, where they are apart
+)
 
 // streamsSection measures what it costs to end streams with their tokens, and how soon they end.
 func streamsSection(b *testing.B, w *world) string {
@@ -185,22 +188,33 @@ func streamsSection(b *testing.B, w *world) string {
 			s.envoy.Stop(syscall.SIGTERM, 10*time.Second)
 		}
 	}
-	var single, together []time.Duration
-	for i := range min(singleEnds, n/2) {
-		sent := ending.revoke(b, map[string]any{"jti": fmt.Sprintf("stream-%d", i)})
-		single = append(single, ending.awaitEnd(b, i).Sub(sent))
+	// each revokes streams one by one, from the first on.
+	next := 0
+	each := func(pace time.Duration) (took []time.Duration) {
+		for range min(singleEnds, n/4) {
+			<-time.After(pace)
+			sent := ending.revoke(b, map[string]any{"jti": fmt.Sprintf("stream-%d", next)})
+			took = append(took, ending.awaitEnd(b, next).Sub(sent))
+			next++
+		}
+		return took
 	}
+	apart, flood := each(singlePace), each(0)
+	var together []time.Duration
 	sent := ending.revoke(b, map[string]any{"client": "web-shop"})
-	for i := len(single); i < n; i++ {
+	for i := next; i < n; i++ {
 		together = append(together, ending.awaitEnd(b, i).Sub(sent))
 	}
-	slices.Sort(single)
-	slices.Sort(together)
 	text.WriteString("\n| revocation sent to stream ended | p50 | p99 | last |\n|---|---:|---:|---:|\n")
 	for _, row := range []struct {
 		name string
 		took []time.Duration
-	}{{fmt.Sprintf("%d revocations, each of one stream", len(single)), single}, {fmt.Sprintf("one revocation, of all other %d", len(together)), together}} {
+	}{
+		{fmt.Sprintf("%d revocations of one stream each, %.0f a second", len(apart), float64(time.Second)/float64(singlePace)), apart},
+		{fmt.Sprintf("%d revocations of one stream each, without a pause", len(flood)), flood},
+		{fmt.Sprintf("one revocation of all other %d", len(together)), together},
+	} {
+		slices.Sort(row.took)
 		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", row.name, at(row.took, 0.5), at(row.took, 0.99), at(row.took, 1))
 	}
 	return text.String()
