@@ -21,7 +21,7 @@ func newGrant(rule *RouteRule, d *Decision, client string) *Grant {
 	in := rule.Introspector
 	g := &Grant{token: d.Token, query: d.Token.Query(), rule: rule, client: strings.Clone(client), introspected: in != nil && !in.Local(d.Credential.Raw)}
 	g.credential = Credential{Raw: d.Token.Raw, Scheme: strings.Clone(d.Credential.Scheme)}
-	if g.introspected {
+	if in != nil { // the token may have been made of the request's memory
 		g.credential.Raw = strings.Clone(d.Credential.Raw)
 	}
 	return g

@@ -68,7 +68,7 @@ func (e *EnvoyServer) Stats(t testing.TB, filter string) map[string]int64 {
 			Value *int64
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	require.NoError(t, getJSON(ctx, "http://"+e.Admin+"/stats?format=json&filter="+filter, &body))
 	all := map[string]int64{}
