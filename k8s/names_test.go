@@ -147,17 +147,16 @@ func TestNamesOfATag(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, named+"REGISTRY=registry.test\nVERSION=0.1.0\n", out)
 	for want, change := range map[string]func(){
-		"no section [0.2.0]": func() { write("k8s/chart/Chart.yaml", "version: 0.2.0\nappVersion: 0.2.0\n") },
-		"Chart.yaml is not version": func() {
-			write("CHANGELOG.md", "## [0.2.0] - unreleased\n")
-			write("k8s/chart/Chart.yaml", "version: 0.1.0\n")
-		},
-		"is not importable":    func() { write("go.mod", "module jwtbouncer\n") },
-		"is an example":        func() { write("scripts/names.env", strings.Replace(named, "git.test", "git.example", 1)) },
-		"different registries": func() { write("scripts/names.env", strings.Replace(named, "IMAGE=registry", "IMAGE=other", 1)) },
+		"no section [0.2.0]":        func() { write("CHANGELOG.md", "## [0.1.0] - unreleased\n") },
+		"Chart.yaml is not version": func() { write("k8s/chart/Chart.yaml", "version: 0.1.0\n") },
+		"is not importable":         func() { write("go.mod", "module jwtbouncer\n") },
+		"is an example":             func() { write("scripts/names.env", strings.Replace(named, "git.test", "git.example", 1)) },
+		"different registries":      func() { write("scripts/names.env", strings.Replace(named, "IMAGE=registry", "IMAGE=other", 1)) },
 	} {
 		write("scripts/names.env", named)
 		write("go.mod", "module git.test/a/b\n")
+		write("CHANGELOG.md", "## [0.2.0] - unreleased\n")
+		write("k8s/chart/Chart.yaml", "version: 0.2.0\nappVersion: 0.2.0\n")
 		change()
 		out, err := run("check", "v0.2.0")
 		assert.Error(t, err, want)
