@@ -178,7 +178,7 @@ func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision
 	detail := "not revoked"
 	switch {
 	case verdict == Revoked:
-		fail = &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked"}
+		fail = revoked()
 	case verdict == NotRevoked && err == nil:
 		d.Reason = ReasonAllowed
 	case rule.AllowRevocationUnknown:
@@ -196,6 +196,12 @@ func (a *Authorizer) revocation(ctx context.Context, rule *RouteRule, d Decision
 	return d, nil
 }
 
+func revoked() *Failure {
+	return &Failure{Reason: ReasonRevoked, Detail: "the token has been revoked"}
+}
+
+// lookup asks the tiers. An immediate one returns Revoked or NotRevoked with proof, or
+// errWouldWait.
 func (a *Authorizer) lookup(ctx context.Context, q *Query, m mode) (Verdict, error) {
 	if m == waiting {
 		return a.revocations.Lookup(ctx, q)

@@ -59,14 +59,13 @@ func (a *Authorizer) RecheckNow(g *Grant) (d Decision, decided bool) {
 			d, decided = panicked(p), true
 		}
 	}()
-	verdict, proven := a.revocations.LookupNow(&g.query)
+	verdict, err := a.lookup(context.Background(), &g.query, immediate)
 	switch {
-	case !proven:
+	case err != nil:
 		return Decision{}, false
 	case verdict == Revoked:
-		d = g.decision()
-		return d.deny(&Failure{Reason: ReasonRevoked, Detail: "the token has been revoked"}), true
-	case verdict != NotRevoked, g.introspected, !a.verifier.Current(g.token, a.clock.Now().Unix()):
+		return g.decision().deny(revoked()), true
+	case g.introspected, !a.verifier.Current(g.token, a.clock.Now().Unix()):
 		return Decision{}, false
 	}
 	d = g.decision()

@@ -92,8 +92,8 @@ func (l *Local) AnswerNow(req *authz.Request) (plan []byte, watch Watch, ok bool
 }
 
 // AnswerLater decides about req in the background and passes what AnswerNow returns to finish: exactly
-// once, from another goroutine, and within AnswerTime. It returns nil then. If too many decisions are pending, it
-// returns the plan of a denial, and finish is never called.
+// once, from another goroutine, and within AnswerTime. It returns nil then. If too many decisions are
+// pending, it returns the plan of a denial, and finish is never called.
 //
 // The request, and the memory that its strings refer to, belong to Local for good: a decision that
 // comes too late may still read them. The end of ctx ends the wait early; finish is called all the
