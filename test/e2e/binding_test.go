@@ -177,18 +177,22 @@ func TestCertificateBoundToken(t *testing.T) {
 	throughDoors(t, testCertificateBoundToken)
 }
 
+// tlsTransport is a listener's TLS with a certificate, which asks for those of clients.
+func tlsTransport(certificate, key, clientCA string) string {
+	return fmt.Sprintf(`{name: envoy.transport_sockets.tls, typed_config: {
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: false, common_tls_context: {
+            tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}], validation_context: {trusted_ca: {inline_string: %s}}}}}`,
+		quoted(certificate), quoted(key), quoted(clientCA))
+}
+
 func testCertificateBoundToken(t *testing.T, module bool) {
 	t.Helper()
 	r := harness.NewRig(t, harness.RigOptions{NoFront: true, Config: "routes:\n  - {name: needed, match: {paths: [{prefix: /bank}]}, require: mtls}\n  - {name: rest}\n"})
 	_, serverPEM, serverKey := selfSigned(t, "front")
 	mine, minePEM, _ := selfSigned(t, "mine")
 	theirs, theirsPEM, _ := selfSigned(t, "theirs")
-	inline := func(s string) string { text, _ := json.Marshal(s); return string(text) }
 	front := r.Door(t, module, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Extra: "include_peer_certificate: true",
-		Transport: fmt.Sprintf(`{name: envoy.transport_sockets.tls, typed_config: {
-          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: false, common_tls_context: {
-            tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}], validation_context: {trusted_ca: {inline_string: %s}}}}}`,
-			inline(serverPEM), inline(serverKey), inline(minePEM+theirsPEM))})
+		Transport: tlsTransport(serverPEM, serverKey, minePEM+theirsPEM)})
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(serverPEM))
 	bound := r.Token(map[string]any{"cnf": map[string]any{"x5t#S256": hash(string(mine.Certificate[0]))}})

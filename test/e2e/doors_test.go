@@ -635,10 +635,7 @@ func TestDoorsDifferByDefault(t *testing.T) {
 		name            int // status of a request that needs the server name
 		extra           string
 	}{{false, true, 401, 403, ""}, {false, false, 401, 200, "include_tls_session: true"}, {true, false, 200, 403, ""}, {true, true, 200, named, ""}} {
-		f := r.Door(t, c.module, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Inspect: c.inspect, Extra: c.extra, Transport: fmt.Sprintf(`{name: envoy.transport_sockets.tls, typed_config: {
-          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {
-            tls_certificates: [{certificate_chain: {inline_string: %s}, private_key: {inline_string: %s}}], validation_context: {trusted_ca: {inline_string: %s}}}}}`,
-			quoted(serverPEM), quoted(serverKey), quoted(minePEM))})
+		f := r.Door(t, c.module, r.Upstream.Addr, harness.FrontOptions{Timeout: 5 * time.Second, Inspect: c.inspect, Extra: c.extra, Transport: tlsTransport(serverPEM, serverKey, minePEM)})
 		get := func(path, token string) int {
 			t.Helper()
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+f.Addr("front")+path, http.NoBody)

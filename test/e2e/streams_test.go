@@ -229,6 +229,7 @@ func newStreamUpstream(t *testing.T) *streamUpstream {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/socket", echoLines)
 	mux.HandleFunc("/events", u.sendEvents)
+	mux.HandleFunc("/kept", u.sendEvents)
 	mux.HandleFunc("/silent", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	s := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: mux}
 	go func() { _ = s.Serve(l) }()
@@ -311,9 +312,14 @@ func (u *streamUpstream) openWebSocket(t *testing.T, addr, token string) *stream
 
 func (u *streamUpstream) openEvents(t *testing.T, addr, token string) *stream {
 	t.Helper()
+	return u.openEventsAt(t, addr, "/events", token)
+}
+
+func (u *streamUpstream) openEventsAt(t *testing.T, addr, path, token string) *stream {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/events", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 	require.NoError(t, err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	transport := &http.Transport{DisableKeepAlives: true}
