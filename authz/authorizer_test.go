@@ -95,6 +95,7 @@ type fakeVerifier struct {
 	err       error
 	panics    any // value that Verify panics with
 	current   func(t *authz.Token, now int64) bool
+	expired   bool
 	verified  []string
 	confirmed int
 }
@@ -111,6 +112,8 @@ func (f *fakeVerifier) Current(t *authz.Token, now int64) bool {
 	f.confirmed++
 	return f.current(t, now)
 }
+
+func (f *fakeVerifier) Expired(*authz.Token, int64) bool { return f.expired }
 
 type fakeIntrospector struct {
 	local        bool

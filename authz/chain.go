@@ -61,6 +61,12 @@ func (c *Chain) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 // next one is asked, which would have to wait. The observer sees a lookup only if
 // it is proven.
 func (c *Chain) LookupNow(q *Query) (Verdict, bool) {
+	return c.lookupNow(q, false)
+}
+
+// lookupNow is LookupNow. If onlyRevoked, the caller uses no other verdict, so the
+// observer sees no other.
+func (c *Chain) lookupNow(q *Query, onlyRevoked bool) (Verdict, bool) {
 	if len(c.tiers) == 0 {
 		return Unknown, false
 	}
@@ -69,7 +75,7 @@ func (c *Chain) LookupNow(q *Query) (Verdict, bool) {
 		start = time.Now()
 	}
 	v, proven := c.tiers[0].LookupNow(q)
-	if proven && c.seen != nil {
+	if proven && c.seen != nil && (v == Revoked || !onlyRevoked) {
 		c.seen(c.tiers[0].Name(), v, nil, time.Since(start))
 	}
 	return v, proven
@@ -121,17 +127,30 @@ func (a all) Lookup(ctx context.Context, q *Query) (Verdict, error) {
 	return Unknown, errors.Join(errs...)
 }
 
-// LookupNow implements Tier. It asks the first tier last: that one alone may have an
-// effect, such as a Chain's observer, which must not come about if another tier
-// would wait.
+// LookupNow implements Tier. Revoked from one tier decides, whatever the others
+// cannot prove. It asks the first tier last: that one alone may have an effect, its
+// observer as a Chain, which must not come about if another tier would wait.
 func (a all) LookupNow(q *Query) (Verdict, bool) {
-	for i := len(a) - 1; i >= 0; i-- {
-		if v, proven := a[i].LookupNow(q); !proven || v != NotRevoked {
-			return v, proven
-		}
-	}
 	if len(a) == 0 {
 		return Unknown, false
 	}
-	return NotRevoked, true
+	waits := false
+	for _, t := range a[1:] {
+		v, proven := t.LookupNow(q)
+		if proven && v == Revoked {
+			return Revoked, true
+		}
+		waits = waits || !proven || v != NotRevoked
+	}
+	var v Verdict
+	var proven bool
+	if c, ok := a[0].(*Chain); ok {
+		v, proven = c.lookupNow(q, waits)
+	} else {
+		v, proven = a[0].LookupNow(q)
+	}
+	if proven && v == Revoked || !waits {
+		return v, proven
+	}
+	return Unknown, false
 }

@@ -12,20 +12,25 @@ type Grant struct {
 	query        Query
 	rule         *RouteRule
 	credential   Credential
-	introspected bool   // the issuer judges the token
+	introspected bool   // the issuer judges the token; see Introspected
 	client       string // IP address that the request came from; empty: unknown
 }
 
 // newGrant returns the grant of an allowed decision under rule.
 func newGrant(rule *RouteRule, d *Decision, client string) *Grant {
 	in := rule.Introspector
-	g := &Grant{token: d.Token, query: d.Token.Query(), rule: rule, client: strings.Clone(client), introspected: in != nil && !in.Local(d.Credential.Raw)}
+	g := &Grant{token: d.Token, query: d.Token.Query(), rule: rule, client: strings.Clone(client)}
+	// The issuer also judges what would be local and is of no configured issuer: generation 0.
+	g.introspected = in != nil && (!in.Local(d.Credential.Raw) || d.Token.Generation == 0)
 	g.credential = Credential{Raw: d.Token.Raw, Scheme: strings.Clone(d.Credential.Scheme)}
 	if in != nil { // the token may have been made of the request's memory
 		g.credential.Raw = strings.Clone(d.Credential.Raw)
 	}
 	return g
 }
+
+// Introspected reports whether Recheck asks the token's issuer.
+func (g *Grant) Introspected() bool { return g.introspected }
 
 // Recheck decides again about a stream that was allowed: whether its token is still
 // valid, its key not withdrawn, and the token proven not revoked. The rest of the
@@ -59,13 +64,17 @@ func (a *Authorizer) RecheckNow(g *Grant) (d Decision, decided bool) {
 			d, decided = panicked(p), true
 		}
 	}()
+	now := a.clock.Now().Unix()
+	if !g.introspected && a.verifier.Expired(g.token, now) {
+		return g.decision().deny(&Failure{Reason: ReasonExpired, Detail: "exp was " + FormatTime(g.token.Expires)}), true
+	}
 	verdict, err := a.lookup(context.Background(), &g.query, immediate)
 	switch {
 	case err != nil:
 		return Decision{}, false
 	case verdict == Revoked:
 		return g.decision().deny(revoked()), true
-	case g.introspected, !a.verifier.Current(g.token, a.clock.Now().Unix()):
+	case g.introspected, !a.verifier.Current(g.token, now):
 		return Decision{}, false
 	}
 	d = g.decision()

@@ -57,12 +57,14 @@ func TestRecheck(t *testing.T) {
 		now    bool // memory alone decides
 		want   authz.Reason
 	}{
-		"good":        {ends, func(*granting) {}, true, authz.ReasonAllowed},
-		"revoked":     {ends, func(g *granting) { g.tier.verdict = authz.Revoked }, true, authz.ReasonRevoked},
-		"expired":     {ends, func(g *granting) { outdated(g, &authz.Failure{Reason: authz.ReasonExpired}) }, false, authz.ReasonExpired},
-		"key is gone": {ends, func(g *granting) { outdated(g, &authz.Failure{Reason: authz.ReasonUnknownKey}) }, false, authz.ReasonUnknownKey},
-		"new keys":    {ends, func(g *granting) { outdated(g, nil) }, false, authz.ReasonAllowed},
-		"slow proof":  {ends, func(g *granting) { g.tier.waits = true }, false, authz.ReasonAllowed},
+		"good":                  {ends, func(*granting) {}, true, authz.ReasonAllowed},
+		"revoked":               {ends, func(g *granting) { g.tier.verdict = authz.Revoked }, true, authz.ReasonRevoked},
+		"expired":               {ends, func(g *granting) { g.verifier.expired = true }, true, authz.ReasonExpired},
+		"expired, and no proof": {ends, func(g *granting) { g.verifier.expired, g.tier.waits = true, true }, true, authz.ReasonExpired},
+		"over by nbf":           {ends, func(g *granting) { outdated(g, &authz.Failure{Reason: authz.ReasonExpired}) }, false, authz.ReasonExpired},
+		"key is gone":           {ends, func(g *granting) { outdated(g, &authz.Failure{Reason: authz.ReasonUnknownKey}) }, false, authz.ReasonUnknownKey},
+		"new keys":              {ends, func(g *granting) { outdated(g, nil) }, false, authz.ReasonAllowed},
+		"slow proof":            {ends, func(g *granting) { g.tier.waits = true }, false, authz.ReasonAllowed},
 		"unknown": {ends, func(g *granting) {
 			g.tier.waits, g.tier.verdict, g.tier.err = true, authz.Unknown, authz.ErrUnavailable
 		}, false, authz.ReasonRevocationUnknown},

@@ -219,6 +219,10 @@ type Verifier interface {
 	// Current reports whether a token verified earlier is still valid at now, by
 	// exp and nbf with leeway, and its signing key not withdrawn. It does no I/O.
 	Current(t *Token, now int64) bool
+	// Expired reports whether a token that it verified earlier is past its exp, with
+	// leeway, at now. It returns false for a token that it did not verify. It does
+	// no I/O.
+	Expired(t *Token, now int64) bool
 }
 
 // TracingVerifier is a Verifier that can record how it came to its answer.

@@ -318,6 +318,8 @@ func (v neverVerify) Verify(context.Context, string) (*authz.Token, error) {
 
 func (neverVerify) Current(*authz.Token, int64) bool { return false }
 
+func (neverVerify) Expired(*authz.Token, int64) bool { return false }
+
 // The real core denies a request with two credentials before it verifies either.
 func TestTwoAuthorizationHeaders(t *testing.T) {
 	t.Parallel()

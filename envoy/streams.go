@@ -21,8 +21,12 @@ const (
 	// askTime limits one such question. It is the longest introspection[].timeout: nobody waits for
 	// the answer, and a slow issuer must not end streams.
 	askTime = 10 * time.Second
-	// maxAsking is the maximum number of such questions at the same time.
+	// maxAsking is the maximum number of such questions at the same time: to the store, and to
+	// issuers.
 	maxAsking = 8
+	// retryInterval is the time after which a question is asked again that was refused because too
+	// many are under way.
+	retryInterval = 100 * time.Millisecond
 )
 
 // StreamAuthorizer decides again about the token of an open stream; see authz.Authorizer.
@@ -34,7 +38,8 @@ type StreamAuthorizer interface {
 // streams holds the open streams that end with their tokens. It examines all of them when
 // revocations arrive and every recheckInterval: an examination is a few lookups in memory, and needs
 // no index from revocations to streams that could be wrong. Streams that memory alone cannot decide
-// about are asked about by another goroutine, so that a slow store or issuer delays no other.
+// about are asked about by two other goroutines, one for those whose issuer is asked: so a slow issuer
+// delays no stream that needs only the store, and a slow store none that needs neither.
 type streams struct {
 	authorizer StreamAuthorizer
 	responder  *responder
@@ -42,8 +47,8 @@ type streams struct {
 	mu   sync.Mutex
 	open []*openStream
 
-	undecided chan struct{}   // wakes the goroutine that asks
-	ctx       context.Context // of the questions; it ends with close
+	undecided [2]chan struct{} // wakes the goroutine that asks the store, and the one for issuers
+	ctx       context.Context  // of the questions; it ends with close
 	cancel    context.CancelFunc
 	loops     sync.WaitGroup
 }
@@ -55,6 +60,7 @@ type openStream struct {
 	grant     atomic.Pointer[authz.Grant]
 	requestID string
 	grpc      bool
+	issuer    bool // its token's issuer is asked
 	opened    time.Time
 	asked     time.Time // when the last question was sent; used by ask alone
 	index     int       // in streams.open; -1: not there any more; under streams.mu
@@ -62,10 +68,14 @@ type openStream struct {
 
 // newStreams starts the examinations. revoked receives when revocations have become known.
 func newStreams(a StreamAuthorizer, r *responder, revoked <-chan struct{}) *streams {
-	s := &streams{authorizer: a, responder: r, undecided: make(chan struct{}, 1)}
+	s := &streams{authorizer: a, responder: r}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	for i, issuer := range []bool{false, true} {
+		wake := make(chan struct{}, 1)
+		s.undecided[i] = wake
+		s.loops.Go(func() { s.loop(wake, func() { s.ask(issuer) }) })
+	}
 	s.loops.Go(func() { s.loop(revoked, s.examine) })
-	s.loops.Go(func() { s.loop(s.undecided, s.ask) })
 	return s
 }
 
@@ -138,22 +148,25 @@ func (s *streams) examine() {
 	for _, w := range s.all() {
 		decided = w.recheckNow() && decided
 	}
-	if !decided {
+	if decided {
+		return
+	}
+	for _, wake := range s.undecided {
 		select {
-		case s.undecided <- struct{}{}:
+		case wake <- struct{}{}:
 		default: // it is awake
 		}
 	}
 }
 
-// ask ends the streams about which memory proves nothing unless the store or the issuer confirms
-// them.
-func (s *streams) ask() {
+// ask ends the streams about which memory proves nothing unless the store confirms them or, of those
+// with issuer, the issuer.
+func (s *streams) ask(issuer bool) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	slots := make(chan struct{}, maxAsking)
 	for _, w := range s.all() {
-		if time.Since(w.asked) < askInterval || w.recheckNow() {
+		if w.issuer != issuer || time.Since(w.asked) < askInterval || w.recheckNow() {
 			continue
 		}
 		w.asked = time.Now()
@@ -181,8 +194,19 @@ func (w *openStream) recheckNow() bool {
 func (w *openStream) recheck() {
 	ctx, cancel := context.WithTimeout(w.streams.ctx, askTime)
 	defer cancel()
-	d := w.streams.authorizer.Recheck(ctx, w.grant.Load())
-	w.judge(&d)
+	retry := time.NewTicker(retryInterval)
+	defer retry.Stop()
+	for {
+		d := w.streams.authorizer.Recheck(ctx, w.grant.Load())
+		if d.Reason != authz.ReasonOverloaded || ctx.Err() != nil { // others' questions must not end it
+			w.judge(&d)
+			return
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // judge ends the stream unless d allows it. A stream is ended once.
@@ -227,7 +251,7 @@ func (s *streams) watch(req *authz.Request, d *authz.Decision, grpc bool) Watch 
 	}
 	grant, id := d.Grant, strings.Clone(requestID(req))
 	return func(end func(plan []byte)) (stop func()) {
-		w := &openStream{streams: s, end: end, requestID: id, grpc: grpc, opened: time.Now()}
+		w := &openStream{streams: s, end: end, requestID: id, grpc: grpc, issuer: grant.Introspected(), opened: time.Now()}
 		w.grant.Store(grant)
 		s.add(w)
 		w.recheckNow() // what has become known since the decision, nobody else would notice

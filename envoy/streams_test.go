@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"jwtbouncer/authz"
+	"jwtbouncer/authz/policy"
 )
 
 // streamJudge allows every request and watches its stream. It decides about an open stream with now,
@@ -247,4 +248,95 @@ func TestStreamsChurn(t *testing.T) {
 	threads.Wait()
 	assert.Zero(t, testutil.ToFloat64(l.metrics.openStreams))
 	l.Close()
+}
+
+// activeToken is an Introspector that calls every token active.
+type activeToken struct{ token *authz.Token }
+
+func (activeToken) Local(string) bool { return false }
+
+func (i activeToken) Introspect(context.Context, string, *authz.Token, string) (*authz.Token, error) {
+	return i.token, nil
+}
+
+// notRevoked is a Tier that knows of no revocation.
+type notRevoked struct{ authz.AlwaysWaits }
+
+func (notRevoked) Name() string { return "none" }
+
+func (notRevoked) Lookup(context.Context, *authz.Query) (authz.Verdict, error) {
+	return authz.NotRevoked, nil
+}
+
+// introspectedGrant returns the grant of an introspected token, and the token.
+func introspectedGrant(t *testing.T) (*authz.Grant, *authz.Token) {
+	t.Helper()
+	token := &authz.Token{Raw: "opaque", Issuer: "https://issuer.example", Accepted: true, Expires: time.Now().Unix() + 3600}
+	token.SetKeys()
+	p, err := policy.Compile([]policy.RouteConfig{{Name: "r", EndStreams: true, Introspection: "as"}},
+		policy.Options{Introspectors: map[string]authz.Introspector{"as": activeToken{token}}})
+	require.NoError(t, err)
+	d := authz.NewAuthorizer(neverVerify{t}, nil, notRevoked{}, p, authz.SystemClock{}).Authorize(t.Context(),
+		&authz.Request{Method: "GET", Path: "/", Headers: []authz.Header{{Name: "authorization", Value: "Bearer opaque"}}})
+	require.True(t, d.Grant != nil && d.Grant.Introspected(), "%v", d)
+	return d.Grant, token
+}
+
+// A slow issuer delays only streams that it is asked about: not one whose token was verified here, be
+// it that memory decides about it, or that the store is asked.
+func TestStreamsOfASlowIssuer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		issuer, token := introspectedGrant(t)
+		j, grant := newStreamJudge(), issuer
+		j.now = authz.ReasonUnset
+		j.deciderFunc = func(context.Context, *authz.Request) authz.Decision {
+			return authz.Decision{Reason: authz.ReasonAllowed, Token: token, Grant: grant}
+		}
+		j.later = func(ctx context.Context, g *authz.Grant) authz.Reason {
+			if !g.Introspected() {
+				return authz.ReasonRevoked
+			}
+			<-ctx.Done()
+			return authz.ReasonRevocationUnknown
+		}
+		l := newStreamLocal(t, j, Options{}, nil)
+		defer l.Close()
+		for range 10 * maxAsking {
+			watched(t, l)
+		}
+		time.Sleep(2 * askTime)
+		grant = new(authz.Grant)
+		_, plans := watched(t, l)
+		start := time.Now()
+		ended(t, <-plans, 401)
+		assert.LessOrEqual(t, time.Since(start), 2*recheckInterval)
+	})
+}
+
+// An issuer that is asked too much at the moment ends no stream, unless that lasts.
+func TestStreamsSurviveOverload(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		j := newStreamJudge()
+		var free atomic.Bool
+		j.later = func(context.Context, *authz.Grant) authz.Reason {
+			if free.Load() {
+				return authz.ReasonAllowed
+			}
+			return authz.ReasonOverloaded
+		}
+		l := newStreamLocal(t, j, Options{}, nil)
+		defer l.Close()
+		_, plans := watched(t, l)
+		j.set(authz.ReasonUnset)
+		time.Sleep(askTime / 2)
+		free.Store(true)
+		time.Sleep(time.Minute)
+		assert.Empty(t, plans, "it was confirmed in the end")
+		free.Store(false)
+		start := time.Now()
+		ended(t, <-plans, 503)
+		assert.LessOrEqual(t, time.Since(start), askInterval+recheckInterval+askTime+time.Second)
+	})
 }

@@ -64,6 +64,7 @@ func TestRotationNeedsNoWaiting(t *testing.T) {
 		require.True(t, v.Current(before, time.Now().Unix()), "no fetch yet")
 		require.NoError(t, v.Refresh(t.Context()))
 		require.False(t, v.Current(before, time.Now().Unix()), "its key was withdrawn")
+		require.False(t, v.Expired(before, time.Now().Unix()))
 		_, err = v.Verify(t.Context(), before.Raw)
 		require.Equal(t, authz.ReasonUnknownKey, authztest.ReasonOf(err))
 		again, err := v.Verify(t.Context(), after.Raw)

@@ -382,11 +382,25 @@ func (c *Config) admits(h jose.Header, s *authz.SecurityEventRules) *authz.Failu
 
 // Current implements authz.Verifier. Every request with a cached token calls it.
 func (v *Verifier) Current(t *authz.Token, now int64) bool {
-	slot := t.Generation >> slotShift
-	if t.Generation == 0 || slot >= uint64(len(v.rings)) {
+	r := v.ringOf(t)
+	if r == nil {
 		return false
 	}
-	r := v.rings[slot]
 	leeway := r.leeway()
 	return r.generation.Load() == t.Generation && now < t.Expires+leeway && now+FutureLeeway(leeway) >= t.NotValidBefore
+}
+
+// Expired implements authz.Verifier.
+func (v *Verifier) Expired(t *authz.Token, now int64) bool {
+	r := v.ringOf(t)
+	return r != nil && now >= t.Expires+r.leeway()
+}
+
+// ringOf returns the keys of the issuer whose token it verified; nil: it did not.
+func (v *Verifier) ringOf(t *authz.Token) *KeyRing {
+	slot := t.Generation >> slotShift
+	if t.Generation == 0 || slot >= uint64(len(v.rings)) {
+		return nil
+	}
+	return v.rings[slot]
 }

@@ -38,6 +38,9 @@ func TestVerifyEveryAlgorithm(t *testing.T) {
 			require.True(t, v.Current(token, time.Now().Unix()))
 			require.False(t, v.Current(token, token.Expires))
 			require.True(t, v.Current(token, token.Expires-1))
+			require.True(t, v.Expired(token, token.Expires))
+			require.False(t, v.Expired(token, token.Expires-1))
+			require.False(t, v.Expired(&authz.Token{Expires: token.Expires}, token.Expires), "it was verified by others")
 
 			_, err = v.Verify(t.Context(), iss.Mint(nil, authztest.Alg(alg), authztest.Tampered()))
 			require.Equal(t, authz.ReasonBadSignature, authztest.ReasonOf(err), "%v", err)

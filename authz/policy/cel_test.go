@@ -187,6 +187,8 @@ func (o oneToken) Verify(context.Context, string) (*authz.Token, error) { return
 
 func (oneToken) Current(*authz.Token, int64) bool { return true }
 
+func (oneToken) Expired(*authz.Token, int64) bool { return false }
+
 type onlyToken struct{ token *authz.Token }
 
 func (o *onlyToken) Get(string) (*authz.Token, bool) { return o.token, o.token != nil }

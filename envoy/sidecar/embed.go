@@ -80,7 +80,14 @@ func (h *Host) start(file string) (*Embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	i, err := newInstance(context.Background(), s, Process{Version: h.version, Log: h.log, File: file, Reload: load})
+	reload := func() (Settings, error) {
+		next, err := load()
+		if i := next.endsStreams(); err == nil && i >= 0 && !s.Revocation.Replica {
+			err = fmt.Errorf("routes[%d].end_streams needs revocation.replica: on, which takes a restart; this process runs with off", i)
+		}
+		return next, err
+	}
+	i, err := newInstance(context.Background(), s, Process{Version: h.version, Log: h.log, File: file, Reload: reload})
 	if err != nil {
 		return nil, err
 	}

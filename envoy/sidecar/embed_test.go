@@ -197,6 +197,19 @@ func TestEmbeddedReload(t *testing.T) {
 	eventuallyAllowed(t, s.Local, "/x", "")
 }
 
+// A process that has no replica cannot get routes with end_streams, which need one, by a reload.
+func TestEmbeddedReloadWithoutReplica(t *testing.T) {
+	t.Parallel()
+	e := newEmbedding(t)
+	e.write(t, "revocation: {replica: off}\n")
+	s := e.embed(t)
+	defer s.Release()
+	e.write(t, "revocation: {replica: on}\nroutes: [{name: live, end_streams: true}]\n")
+	require.Eventually(t, func() bool { return strings.Contains(e.log.String(), "this process runs with off") }, 10*time.Second, 10*time.Millisecond)
+	e.write(t, "revocation: {replica: off}\nroutes: [{name: open, public: true}]\n")
+	eventuallyAllowed(t, s.Local, "/x", "")
+}
+
 // A failed start leaves nothing behind that would keep the next from working.
 func TestEmbedFails(t *testing.T) {
 	t.Parallel()
